@@ -1,0 +1,1 @@
+"""The Dash app. Imports the store and the analyses, never the model, observe or torch."""

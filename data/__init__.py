@@ -1,0 +1,1 @@
+"""ring-nano and the bundled problem sets."""

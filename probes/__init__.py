@@ -1,0 +1,1 @@
+"""Experiments on a lens and a store."""

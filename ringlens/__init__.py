@@ -1,0 +1,2 @@
+"""Ringlens."""
+__version__ = "0.1.0"

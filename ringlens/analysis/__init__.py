@@ -1,0 +1,1 @@
+"""Frames in, frames out: reads the store, never the model."""

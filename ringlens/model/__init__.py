@@ -1,0 +1,1 @@
+"""Ring on transformers 5. Knows nothing of observing."""

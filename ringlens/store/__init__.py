@@ -1,0 +1,1 @@
+"""From records to Parquet to SQL. Knows no torch."""

@@ -1,0 +1,235 @@
+"""Tables of the store: every column with its Arrow type, its unit and its meaning.
+
+One place for all of them: the writer builds Parquet from it, the reader builds views from it, and
+the documentation is printed from it.
+
+Shape letters: T tokens of a trace, k experts a token, E experts, H attention heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+PHASES = ("prompt", "think", "answer")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, Arrow type, what it means, and whether it may be null."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the store.
+
+    Attributes:
+        name: Folder in the store and name of the view in SQL.
+        meaning: One sentence: what a row is.
+        key: Columns that identify a row, in sort order.
+        columns: All columns, in file order.
+    """
+
+    name: str
+    meaning: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema of the table's files."""
+        return pa.schema(pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns)
+
+
+def expert_type(experts: int) -> pa.DataType:
+    """The smallest unsigned type that holds the expert ids of a model with ``experts`` experts."""
+    return pa.uint8() if experts <= 256 else pa.uint16()
+
+
+def _list(item: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("element", item, nullable=False))
+
+
+_TRACE = Column("trace_id", pa.int64(), "trace, unique in the store")
+_RUN = Column("run_id", pa.string(), "run that wrote the row")
+_LAYER = Column("layer", pa.uint16(), "layer, 0 is the first")
+_POS = Column("pos", pa.int32(), "token position in the trace, 0 is the first prompt token")
+_FLOATS = _list(pa.float32())
+
+RUNS = Table(
+    "runs",
+    "One row a run: the model, how it was run, and what was recorded.",
+    ("run_id",),
+    (
+        _RUN,
+        Column("mode", pa.string(), "'live' (during decoding) or 'replay' (teacher-forced)"),
+        Column("model", pa.string(), "name or folder the model was loaded from"),
+        Column("revision", pa.string(), "revision of the model, where one is known", nullable=True),
+        Column("layers", pa.int32(), "decoder layers"),
+        Column("sparse_layers", _list(pa.int32()), "layers that route to experts"),
+        Column("experts", pa.int32(), "routed experts a sparse layer, E"),
+        Column("experts_per_token", pa.int32(), "experts chosen for a token, k"),
+        Column("groups", pa.int32(), "expert groups"),
+        Column("groups_kept", pa.int32(), "groups that survive the group limit"),
+        Column("routed_scaling_factor", pa.float64(), "factor on the normalised routing weights"),
+        Column("heads", pa.int32(), "attention heads a layer, H"),
+        Column("kv_heads", pa.int32(), "key/value heads a layer"),
+        Column("head_dim", pa.int32(), "dimensions of a head"),
+        Column("hidden_size", pa.int32(), "dimensions of the residual stream"),
+        Column("dtype", pa.string(), "dtype of the weights"),
+        Column("quantization", pa.string(), "quantisation method", nullable=True),
+        Column("attention", pa.string(), "attention kernel"),
+        Column("experts_layout", pa.string(), "'fused' or 'modules'"),
+        Column("parallel", pa.string(), "JSON: parallel layout (processes, tensor, expert, pipeline)"),
+        Column("versions", pa.string(), "JSON: library versions"),
+        Column("sampling", pa.string(), "JSON: sampling parameters"),
+        Column("seed", pa.int64(), "seed of the run"),
+        Column("record", _list(pa.string()), "what was recorded"),
+        Column("started", pa.timestamp("us", tz="UTC"), "start of the run"),
+        Column("finished", pa.timestamp("us", tz="UTC"), "end; null while it runs", nullable=True),
+    ),
+)
+
+EXPERTS = Table(
+    "experts",
+    "One row an expert of a run's model: its group and its selection bias.",
+    ("run_id", "layer", "expert"),
+    (
+        _RUN,
+        _LAYER,
+        Column("expert", pa.uint16(), "expert id"),
+        Column("group", pa.uint16(), "group of the expert"),
+        Column("bias", pa.float32(), "expert_bias: added to the affinity for selection only"),
+    ),
+)
+
+TRACES = Table(
+    "traces",
+    "One row a trace: a prompt and what the model made of it.",
+    ("trace_id",),
+    (
+        _TRACE,
+        _RUN,
+        Column("problem_id", pa.string(), "problem, unique in its set", nullable=True),
+        Column("task", pa.string(), "task of the problem, for example 'countdown'", nullable=True),
+        Column("prompt", pa.string(), "what was asked, without the chat template"),
+        Column("text", pa.string(), "the whole text, prompt and template included"),
+        Column("answer", pa.string(), "the answer found in the text", nullable=True),
+        Column("expected", pa.string(), "the expected answer", nullable=True),
+        Column("correct", pa.bool_(), "whether the answer passes the verifier", nullable=True),
+        Column("n_prompt", pa.int32(), "tokens of the prompt"),
+        Column("n_think", pa.int32(), "tokens of the thinking phase"),
+        Column("n_answer", pa.int32(), "tokens of the answer"),
+        Column("finish_reason", pa.string(), "'stop', 'length' or 'replay'"),
+        Column("seed", pa.int64(), "seed of this trace's sampler"),
+        Column("source_trace_id", pa.int64(), "trace this one replays", nullable=True),
+    ),
+)
+
+TOKENS = Table(
+    "tokens",
+    "One row a token.",
+    ("trace_id", "pos"),
+    (
+        _TRACE,
+        _POS,
+        Column("token_id", pa.int32(), "id in the model's vocabulary"),
+        Column("text", pa.string(), "its text; empty inside a split multi-byte character"),
+        Column("start", pa.int32(), "first character in the trace's text"),
+        Column("end", pa.int32(), "character after the last; the spans tile the text"),
+        Column("phase", pa.string(), "'prompt', 'think' or 'answer'"),
+        Column("logprob", pa.float32(), "ln p(token | before), in nats; null at pos 0", nullable=True),
+        Column(
+            "entropy",
+            pa.float32(),
+            "entropy of the distribution the token was drawn from, over the whole vocabulary at "
+            "temperature 1, in nats; null at pos 0",
+            nullable=True,
+        ),
+    ),
+)
+
+
+def routing_table(experts: int) -> Table:
+    """The ``routing`` table for a model with ``experts`` experts."""
+    ids = _list(expert_type(experts))
+    return Table(
+        "routing",
+        "One row a token and sparse layer: which experts were chosen, and why.",
+        ("trace_id", "layer", "pos"),
+        (
+            _TRACE,
+            _LAYER,
+            _POS,
+            Column("expert_ids", ids, "the k chosen experts, heaviest first"),
+            Column("weights", _FLOATS, "their routing weights w, rounded to fp16"),
+            Column("affinities", _FLOATS, "their affinities s = sigmoid(router logit)"),
+            Column(
+                "margin",
+                pa.float32(),
+                "score c = s + bias of rank k minus rank k+1 inside the kept groups: what the last "
+                "chosen expert won by; inf when nothing could have displaced it",
+            ),
+            Column(
+                "group_margin",
+                pa.float32(),
+                "score of the last kept group minus that of the first rejected one; inf when no "
+                "group is rejected",
+            ),
+            Column(
+                "bias_flips", ids, "chosen experts that would not be chosen with a bias of zero"
+            ),
+            Column(
+                "group_flips",
+                ids,
+                "experts among the k best scores of all groups whose group was rejected",
+            ),
+            Column("entropy", pa.float32(), "entropy of s / sum(s) over all experts, in nats"),
+        ),
+    )
+
+
+ROUTER_LOGITS = Table(
+    "router_logits",
+    "One row a token and sparse layer: the router's logits for all experts.",
+    ("trace_id", "layer", "pos"),
+    (
+        _TRACE,
+        _LAYER,
+        _POS,
+        Column(
+            "logits",
+            _FLOATS,
+            "router logits by expert id, rounded to fp16 unless that would change the choice",
+        ),
+    ),
+)
+
+HEADS = Table(
+    "heads",
+    "One row a token and layer: what each attention head did, as lists by head.",
+    ("trace_id", "layer", "pos"),
+    (
+        _TRACE,
+        _LAYER,
+        _POS,
+        Column("entropy", _FLOATS, "entropy of the attention row, in nats, rounded to fp16"),
+        Column("first_weight", _FLOATS, "weight on the first token of the trace, fp16"),
+        Column("previous_weight", _FLOATS, "weight on the token before; 0 at pos 0, fp16"),
+        Column("output_norm", _FLOATS, "L2 norm of the head's output before the output projection"),
+    ),
+)
+
+
+def tables(experts: int = 256) -> tuple[Table, ...]:
+    """All tables, for a model with ``experts`` experts."""
+    return (RUNS, EXPERTS, TRACES, TOKENS, routing_table(experts), ROUTER_LOGITS, HEADS)
