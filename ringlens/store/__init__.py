@@ -1,1 +1,26 @@
-"""From records to Parquet to SQL. Knows no torch."""
+"""From records to Parquet to SQL. Knows no torch.
+
+Written by `StoreWriter`, read by `Store`; the tables are described in `ringlens.store.schema`.
+"""
+
+from ringlens.store.records import (
+    HeadArrays,
+    RoutingArrays,
+    RunRecord,
+    TokenArrays,
+    TraceRecord,
+)
+from ringlens.store.store import Store
+from ringlens.store.trace import Trace
+from ringlens.store.writer import StoreWriter
+
+__all__ = [
+    "HeadArrays",
+    "RoutingArrays",
+    "RunRecord",
+    "Store",
+    "StoreWriter",
+    "TokenArrays",
+    "Trace",
+    "TraceRecord",
+]

@@ -1,0 +1,201 @@
+"""Records to Arrow: numpy arrays of one trace become row groups of each table.
+
+Arrays are reshaped and offset, never walked token by token, and large ones are not copied.
+
+Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts, H heads, R rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ringlens.store import schema
+from ringlens.store.records import HeadArrays, RoutingArrays, RunRecord, TokenArrays, TraceRecord
+from ringlens.store.schema import Table
+from ringlens.store.shape import RunShape
+
+TOKEN_ROWS = 20_000
+LAYER_ROWS = 122_880
+LOGIT_ROWS = 4_096
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows of a table with one row a (layer, token): a slice ``start:stop`` of layer-major rows."""
+
+    trace_id: int
+    layers: tuple[int, ...]
+    tokens: int
+    start: int
+    stop: int
+
+    def keys(self) -> list[pa.Array]:
+        """The columns trace_id, layer and pos."""
+        row_R = np.arange(self.start, self.stop)
+        layer_R = np.asarray(self.layers, np.uint16)[row_R // self.tokens]
+        return [
+            pa.array(np.full(len(row_R), self.trace_id, np.int64)),
+            pa.array(layer_R),
+            pa.array((row_R % self.tokens).astype(np.int32)),
+        ]
+
+    def rows(self, array: NDArray) -> NDArray:
+        """This slice of an array [layers, T, …], as [R, …]."""
+        return array.reshape(len(self.layers) * self.tokens, *array.shape[2:])[
+            self.start : self.stop
+        ]
+
+
+def row_groups(
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape
+) -> Iterable[pa.RecordBatch]:
+    """The row groups of one trace in one table, sorted by the table's key.
+
+    Args:
+        table: The table.
+        trace_id: Id of the trace in the store.
+        record: The finished trace.
+        run: Sizes of the run it belongs to.
+
+    Returns:
+        Row groups, made one at a time; an empty list if the trace has no rows in this table.
+    """
+    tokens = len(record.tokens.token_id)
+    sparse, every = run.sparse_layers, tuple(range(run.layers))
+    if table.name == "tokens":
+        return _token_groups(trace_id, record.tokens)
+    if table.name == "routing" and (routing := record.routing) is not None:
+        grids = _grids(trace_id, sparse, tokens, LAYER_ROWS)
+        return (_routing_batch(grid, routing, table.arrow) for grid in grids)
+    if table.name == "router_logits" and (logits_STE := record.router_logits) is not None:
+        grids = _grids(trace_id, sparse, tokens, LOGIT_ROWS)
+        return (_batch(grid, [logits_STE], table.arrow) for grid in grids)
+    if table.name == "heads" and (heads := record.heads) is not None:
+        grids = _grids(trace_id, every, tokens, LAYER_ROWS)
+        return (_batch(grid, _head_arrays(heads), table.arrow) for grid in grids)
+    return []
+
+
+def trace_batch(
+    run_id: str, trace_ids: Sequence[int], records: Sequence[TraceRecord]
+) -> pa.RecordBatch:
+    """The rows of ``traces``."""
+    names = schema.TRACES.arrow.names
+    rows = [
+        {name: getattr(record, name, None) for name in names}
+        | {"trace_id": trace_id, "run_id": run_id}
+        for trace_id, record in zip(trace_ids, records, strict=True)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=schema.TRACES.arrow)
+
+
+def run_batch(run_id: str, run: RunRecord, started: datetime) -> pa.RecordBatch:
+    """The run's row of ``runs``, not yet finished."""
+    row = {name: getattr(run, name, None) for name in schema.RUNS.arrow.names}
+    for name in ("parallel", "versions", "sampling"):
+        row[name] = json.dumps(getattr(run, name), sort_keys=True)
+    row |= {"run_id": run_id, "started": started, "finished": None}
+    return pa.RecordBatch.from_pylist([row], schema=schema.RUNS.arrow)
+
+
+def expert_batch(run_id: str, run: RunRecord) -> pa.RecordBatch:
+    """The run's rows of ``experts``: every expert of every sparse layer."""
+    layers, experts = len(run.sparse_layers), run.experts
+    expert_R = np.tile(np.arange(experts, dtype=np.uint16), layers)
+    columns = [
+        pa.repeat(run_id, len(expert_R)),
+        pa.array(np.repeat(np.asarray(run.sparse_layers, np.uint16), experts)),
+        pa.array(expert_R),
+        pa.array((expert_R // (experts // run.groups)).astype(np.uint16)),
+        pa.array(_float32(run.expert_bias).reshape(-1)),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema.EXPERTS.arrow)
+
+
+def _token_groups(trace_id: int, tokens: TokenArrays) -> Iterator[pa.RecordBatch]:
+    total = len(tokens.token_id)
+    for start in range(0, total, TOKEN_ROWS):
+        part = slice(start, min(start + TOKEN_ROWS, total))
+        pos_R = np.arange(part.start, part.stop, dtype=np.int32)
+        columns = [
+            pa.array(np.full(len(pos_R), trace_id, np.int64)),
+            pa.array(pos_R),
+            pa.array(tokens.token_id[part].astype(np.int32, copy=False)),
+            pa.array(tokens.text[part], pa.string()),
+            pa.array(tokens.start[part].astype(np.int32, copy=False)),
+            pa.array(tokens.end[part].astype(np.int32, copy=False)),
+            pa.array(tokens.phase[part], pa.string()),
+            _nullable(tokens.logprob[part]),
+            _nullable(tokens.entropy[part]),
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema.TOKENS.arrow)
+
+
+def _grids(trace_id: int, layers: tuple[int, ...], tokens: int, limit: int) -> Iterator[Grid]:
+    """Cut layer-major rows into groups of at most ``limit``: whole layers, or parts of one."""
+    whole = max(1, limit // tokens) * tokens  # rows of as many whole layers as fit
+    total = len(layers) * tokens
+    for base in range(0, total, whole):
+        border = min(base + whole, total)
+        for start in range(base, border, limit):
+            yield Grid(trace_id, layers, tokens, start, min(start + limit, border))
+
+
+def _routing_batch(grid: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.RecordBatch:
+    ids = arrow.field("expert_ids").type
+    id_type = ids.value_type.to_pandas_dtype()
+    expert_ids_Rk = grid.rows(routing.expert_ids).astype(id_type, copy=False)
+    unlimited_Rk = grid.rows(routing.unlimited_ids).astype(id_type, copy=False)
+    columns = [
+        *grid.keys(),
+        _lists(expert_ids_Rk, ids),
+        _lists(_float32(grid.rows(routing.weights)), arrow.field("weights").type),
+        _lists(_float32(grid.rows(routing.affinities)), arrow.field("affinities").type),
+        pa.array(_float32(grid.rows(routing.margin))),
+        pa.array(_float32(grid.rows(routing.group_margin))),
+        _masked_lists(expert_ids_Rk, grid.rows(routing.bias_flips), ids),
+        _masked_lists(unlimited_Rk, grid.rows(routing.group_flips), ids),
+        pa.array(_float32(grid.rows(routing.entropy))),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=arrow)
+
+
+def _batch(grid: Grid, arrays: list[NDArray], arrow: pa.Schema) -> pa.RecordBatch:
+    """Keys and then one list column for each array [layers, T, width]."""
+    lists = [_lists(_float32(grid.rows(a)), arrow.field(3 + i).type) for i, a in enumerate(arrays)]
+    return pa.RecordBatch.from_arrays([*grid.keys(), *lists], schema=arrow)
+
+
+def _head_arrays(heads: HeadArrays) -> list[NDArray]:
+    return [heads.entropy, heads.first_weight, heads.previous_weight, heads.output_norm]
+
+
+def _float32(array: NDArray) -> NDArray:
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _nullable(values_R: NDArray) -> pa.Array:
+    """Floats with null for NaN."""
+    return pa.array(_float32(values_R), mask=np.isnan(values_R))
+
+
+def _lists(values_Rw: NDArray, arrow: pa.DataType) -> pa.Array:
+    """A list column whose row r is ``values_Rw[r]``, without copying the values."""
+    rows, width = values_Rw.shape
+    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
+    values = np.ascontiguousarray(values_Rw).reshape(-1)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=arrow)
+
+
+def _masked_lists(values_Rk: NDArray, mask_Rk: NDArray, arrow: pa.DataType) -> pa.Array:
+    """A list column whose row r is ``values_Rk[r][mask_Rk[r]]``."""
+    offsets = np.zeros(len(values_Rk) + 1, np.int32)
+    np.cumsum(mask_Rk.sum(axis=1), out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values_Rk[mask_Rk]), type=arrow)

@@ -1,0 +1,55 @@
+"""What failed, as a sentence that says what to do."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ringlens.errors import StoreError
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space or give a store on another disk",
+    errno.EDQUOT: "the disk quota is used up: free some space or give a store on another disk",
+    errno.EFBIG: "a file would grow past the size limit (`ulimit -f`): raise the limit",
+    errno.EROFS: "the disk is read-only: give a store on a disk that can be written",
+    errno.EACCES: "permission denied: give a folder that you may write, or change its permissions",
+    errno.EPERM: "permission denied: give a folder that you may write, or change its permissions",
+    errno.ENOTDIR: "a part of the path is a file: give the path of a folder",
+    errno.EEXIST: "the path is a file: give the path of a folder",
+}
+
+
+@contextmanager
+def sentences(root: Path, outcome: str) -> Iterator[None]:
+    """Turn failures of the disk and of the manifest into StoreError.
+
+    Args:
+        root: The store.
+        outcome: What the failure means, for example "nothing of this commit was stored".
+
+    Raises:
+        StoreError: In place of OSError and sqlite3.Error. All else passes.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, f"{error}")
+        raise StoreError(f"{root}: {advice}; {outcome}") from error
+    except sqlite3.Error as error:
+        raise StoreError(f"{root}: {_manifest_advice(error)}; {outcome}") from error
+
+
+def _manifest_advice(error: sqlite3.Error) -> str:
+    text = str(error)
+    if "full" in text:
+        return _ADVICE[errno.ENOSPC]
+    if "readonly" in text:
+        return _ADVICE[errno.EROFS]
+    if "locked" in text:
+        return "other writers held the manifest for a minute: try again, or stop them"
+    if "malformed" in text or "not a database" in text:
+        return f"manifest.sqlite is damaged ({text}): restore it from a copy"
+    return f"manifest.sqlite failed ({text})"

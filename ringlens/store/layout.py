@@ -1,0 +1,95 @@
+"""Where things lie in a store folder, and the file that says it is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from importlib.metadata import version
+from pathlib import Path
+
+from ringlens.errors import StoreError
+from ringlens.store.manifest import NAME, now
+from ringlens.store.schema import FORMAT_VERSION, tables
+
+MARKER = "store.json"
+STAGING = "staging"
+
+
+def table_names() -> tuple[str, ...]:
+    """All table folders."""
+    return tuple(table.name for table in tables())
+
+
+def file_path(table: str, run_id: str, commit_id: int) -> str:
+    """Path in the store of the file that a commit writes for a table."""
+    return f"{table}/run={run_id}/part-{commit_id:08d}.parquet"
+
+
+def staged_path(table: str, writer: str, commit_id: int) -> str:
+    """Path of the same file while it is written; never ends in .parquet."""
+    return f"{STAGING}/{writer}-{commit_id:08d}-{table}.part"
+
+
+def create(root: Path) -> None:
+    """Make a folder a store; do nothing if it is one.
+
+    Raises:
+        StoreError: It holds other things, or a store of a newer format.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / MARKER).exists():
+        ours = {STAGING, *table_names()}
+        strangers = [
+            entry.name for entry in root.iterdir()
+            if entry.name not in ours and not entry.name.startswith((MARKER, NAME))
+        ]  # fmt: skip
+        if strangers:
+            raise StoreError(
+                f"{root} is not a store and holds other files ({strangers[0]}, …): give the path "
+                f"of a new or empty folder"
+            )
+        _write_marker(root)
+    check(root)
+    (root / STAGING).mkdir(exist_ok=True)
+
+
+def check(root: Path) -> None:
+    """Check that a folder is a store that this version reads.
+
+    Raises:
+        StoreError: It is missing, no store, damaged or of a newer format.
+    """
+    marker = root / MARKER
+    if not root.exists():
+        raise StoreError(
+            f"there is no store at {root}: `ringlens capture … --store {root}` makes one"
+        )
+    if not marker.is_file():
+        raise StoreError(
+            f"{root} is not a store (it has no {MARKER}): give the folder that was passed to "
+            f"`ringlens capture --store`"
+        )
+    try:
+        found = json.loads(marker.read_text("utf-8"))["format_version"]
+    except (ValueError, TypeError, KeyError):
+        raise StoreError(
+            f"{marker} is damaged: it should read "
+            f'{{"format_version": {FORMAT_VERSION}}} or what a copy of the store holds'
+        ) from None
+    if not isinstance(found, int) or found > FORMAT_VERSION:
+        raise StoreError(
+            f"the store {root} has format version {found}, this ringlens reads up to "
+            f"{FORMAT_VERSION}: upgrade with `pip install --upgrade ringlens`"
+        )
+
+
+def _write_marker(root: Path) -> None:
+    marker = {
+        "format_version": FORMAT_VERSION,
+        "created_by": f"ringlens {version('ringlens')}",
+        "created": now(),
+    }
+    temporary = root / f"{MARKER}.{secrets.token_hex(4)}"
+    temporary.write_text(json.dumps(marker, indent=2) + "\n", "utf-8")
+    os.replace(temporary, root / MARKER)

@@ -1,0 +1,80 @@
+"""A DuckDB relation that fails with our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+
+from ringlens.errors import StoreError
+
+
+class Relation:
+    """What `Store.sql` returns: a DuckDB relation, which runs when its rows are read.
+
+    It has every method of ``duckdb.DuckDBPyRelation`` (``fetchall()``, ``df()``,
+    ``to_arrow_table()``, ``to_arrow_reader()``, ``fetchnumpy()``, ``pl()``, ``filter()``,
+    ``limit()``, ``columns`` …). The only difference: where DuckDB would raise, it raises
+    StoreError with a sentence that names a damaged file, or the tables and columns there are.
+
+    Attributes:
+        relation: DuckDB's own relation.
+    """
+
+    __slots__ = ("_explain", "relation")
+
+    def __init__(
+        self,
+        relation: duckdb.DuckDBPyRelation,
+        explain: Callable[[duckdb.Error], StoreError],
+    ) -> None:
+        self.relation = relation
+        self._explain = explain
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        with self._errors():
+            return self._guarded(getattr(self.relation, name))
+
+    def __getitem__(self, name: str) -> Any:
+        with self._errors():
+            return self._guarded(self.relation[name])
+
+    def __len__(self) -> int:
+        with self._errors():
+            return len(self.relation)
+
+    def __repr__(self) -> str:
+        with self._errors():
+            return repr(self.relation)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        with self._errors():
+            return self.relation.__arrow_c_stream__(requested_schema)
+
+    def _guarded(self, value: Any) -> Any:
+        if isinstance(value, duckdb.DuckDBPyRelation):
+            return Relation(value, self._explain)
+        if not callable(value):
+            return value
+
+        def call(*args: Any, **options: Any) -> Any:
+            with self._errors():
+                return self._guarded_result(value(*args, **options))
+
+        return call
+
+    def _guarded_result(self, value: Any) -> Any:
+        return (
+            Relation(value, self._explain) if isinstance(value, duckdb.DuckDBPyRelation) else value
+        )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise self._explain(error) from error

@@ -1,0 +1,152 @@
+"""Store: a folder of committed Parquet as SQL tables and numpy arrays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import duckdb
+
+from ringlens.errors import StoreError
+from ringlens.store import layout, schema, views
+from ringlens.store.damage import explain
+from ringlens.store.failure import sentences
+from ringlens.store.manifest import File, Manifest
+from ringlens.store.relation import Relation
+from ringlens.store.trace import Trace
+
+Parameters = Sequence[object] | Mapping[str, object]
+
+
+class Store:
+    """A store, opened for reading; nothing in it is ever changed.
+
+    Every query sees all commits that were complete when it was made, so a running capture can be
+    watched. Any thread may query.
+
+    Args:
+        path: Folder of the store.
+
+    Raises:
+        StoreError: There is no store, or one that this version cannot read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        layout.check(self.path)
+        self._lock = threading.Lock()
+        self._sequence = -1
+        self._files: list[File] = []
+        self._tables: dict[str, schema.Table] = {}
+        with sentences(self.path, "the store was not opened"):
+            self._manifest = Manifest.read(self.path)
+        self._connection = duckdb.connect(
+            config={
+                "python_enable_replacements": "false",  # names are tables, not Python variables
+                "autoinstall_known_extensions": "false",  # reading a store needs no network
+            }
+        )
+        self._refresh()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    def close(self) -> None:
+        """Close the store."""
+        self._manifest.close()
+        self._connection.close()
+
+    def sql(self, query: str, params: Parameters | None = None) -> Relation:
+        """Query the store.
+
+        Tables: ``runs``, ``experts``, ``traces``, ``tokens``, ``routing``, ``router_logits``,
+        ``heads`` (see `ringlens.store.schema`) and the view ``router_choices`` (trace_id, layer,
+        pos, rank from 0, expert, weight, affinity, bias_flip), one row a chosen expert.
+
+        Args:
+            query: SQL of DuckDB.
+            params: Values for ``?`` (a sequence) or ``$name`` (a mapping).
+
+        Returns:
+            A DuckDB relation: ``.fetchall()``, ``.df()``, ``.to_arrow_table()``, ``.limit(5)`` …
+
+        Raises:
+            StoreError: The query is wrong or a file is damaged. As DuckDB runs a query when its
+                rows are read, the relation's methods raise it as well.
+        """
+        files = self._refresh()
+
+        def sentence(error: duckdb.Error) -> StoreError:
+            return explain(error, query, self.path, files, self._tables)
+
+        try:
+            relation = self._connection.cursor().sql(query, params=params)
+        except duckdb.Error as error:
+            raise sentence(error) from error
+        if relation is None:
+            raise StoreError(
+                f"a store is read with SELECT; this statement returns no rows: {query}"
+            )
+        return Relation(relation, sentence)
+
+    def runs(self) -> Relation:
+        """All runs, oldest first."""
+        return self.sql("select * from runs order by started, run_id")
+
+    def traces(self) -> Relation:
+        """All traces in order of their ids."""
+        return self.sql("select * from traces order by trace_id")
+
+    def trace(self, trace_id: int) -> Trace:
+        """One trace.
+
+        Raises:
+            NotInStoreError: There is no such trace.
+        """
+        return Trace(self, trace_id)
+
+    def files(self, table: str, trace_id: int | None = None) -> list[File]:
+        """The committed files of a table, or those that can hold a given trace."""
+        return [
+            file
+            for file in self._refresh()
+            if file.table == table
+            and (trace_id is None or file.first_trace <= trace_id <= file.last_trace)
+        ]
+
+    def scan(self, table: str, trace_id: int) -> str:
+        """SQL of a table's rows in the files that can hold a trace; other files are not opened."""
+        paths = [self.path / file.path for file in self.files(table, trace_id)]
+        return views.scan(self._tables[table], paths)
+
+    def _refresh(self) -> list[File]:
+        """Bring the views up to the newest commit; return the committed files."""
+        with self._lock, sentences(self.path, "the manifest could not be read"):
+            if self._manifest.sequence() != self._sequence:
+                sequence, experts, files = self._manifest.snapshot()
+                self._make_views(experts, files)
+                self._sequence, self._files = sequence, files
+            return self._files
+
+    def _make_views(self, experts: int, files: list[File]) -> None:
+        self._tables = {table.name: table for table in schema.tables(experts)}
+        connection = self._connection
+        connection.execute("begin")
+        for name, table in self._tables.items():
+            paths = [self.path / file.path for file in files if file.table == name]
+            connection.execute(views.table_view(table, paths))
+        connection.execute(views.ROUTER_CHOICES)
+        connection.execute("commit")

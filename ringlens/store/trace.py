@@ -1,0 +1,185 @@
+"""Trace: one trace of a store, read layer by layer when it is asked for.
+
+Shape letters: T tokens, k experts a token, E experts, H attention heads.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ringlens.errors import NotInStoreError
+
+if TYPE_CHECKING:
+    from ringlens.store.store import Store
+
+Arrays = dict[str, Any]
+
+
+class Trace:
+    """One trace; made by `Store.trace`.
+
+    Attributes:
+        trace_id: Its id in the store.
+        summary: Its row of ``traces``.
+    """
+
+    def __init__(self, store: Store, trace_id: int) -> None:
+        self._store = store
+        self.trace_id = int(trace_id)
+        rows = self._rows("traces", "*").to_pylist()
+        if not rows:
+            raise NotInStoreError(_no_trace(store, trace_id))
+        self.summary: dict[str, Any] = rows[0]
+
+    def __repr__(self) -> str:
+        return f"Trace({self.trace_id}, {len(self)} tokens)"
+
+    def __len__(self) -> int:
+        return int(sum(self.summary[name] for name in ("n_prompt", "n_think", "n_answer")))
+
+    @property
+    def text(self) -> str:
+        """The whole text, prompt and chat template included."""
+        return str(self.summary["text"])
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """The run's row of ``runs``."""
+        run_id = self.summary["run_id"]
+        query = "select * from runs where run_id = ?"
+        return self._store.sql(query, [run_id]).to_arrow_table().to_pylist()[0]
+
+    def tokens(self) -> Arrays:
+        """The tokens, by column.
+
+        Returns:
+            ``pos``, ``token_id``, ``start``, ``end`` int32 [T]; ``logprob``, ``entropy`` float32
+            [T] with NaN where there is none; ``text``, ``phase`` lists of T strings.
+        """
+        table = self._rows("tokens", "* exclude (trace_id)")
+        strings = ("text", "phase")
+        return {
+            name: table[name].to_pylist() if name in strings else _floats_or_ints(table[name])
+            for name in table.column_names
+        }
+
+    def routing(self, layer: int) -> Arrays:
+        """The router's record on one layer.
+
+        Returns:
+            ``expert_ids`` [T, k] heaviest first; ``weights``, ``affinities`` float32 [T, k];
+            ``margin``, ``group_margin``, ``entropy`` float32 [T]; ``bias_flips`` bool [T, k],
+            which choices are due to the bias; ``group_flips``, a list of T arrays of expert ids
+            that lost to the group limit.
+
+        Raises:
+            NotInStoreError: The layer does not route, or routing was not recorded.
+        """
+        table = self._layer("routing", layer)
+        ids_Tk = _matrix(table["expert_ids"])
+        flips, flip_offsets = _ragged(table["bias_flips"])
+        # [T, k] flags from ragged ids: mark each (token, expert), then look the choices up.
+        marked_TE = np.zeros((len(ids_Tk), int(self.run["experts"])), bool)
+        marked_TE[np.repeat(np.arange(len(ids_Tk)), np.diff(flip_offsets)), flips] = True
+        group_flips, group_offsets = _ragged(table["group_flips"])
+        return {
+            "expert_ids": ids_Tk,
+            "weights": _matrix(table["weights"]),
+            "affinities": _matrix(table["affinities"]),
+            "margin": table["margin"].to_numpy(),
+            "group_margin": table["group_margin"].to_numpy(),
+            "bias_flips": np.take_along_axis(marked_TE, ids_Tk.astype(np.int64), axis=1),
+            "group_flips": np.split(group_flips, group_offsets[1:-1]),
+            "entropy": table["entropy"].to_numpy(),
+        }
+
+    def router_logits(self, layer: int) -> NDArray[np.float32]:
+        """The router's logits on one layer, [T, E].
+
+        Raises:
+            NotInStoreError: The layer does not route, or logits were not recorded.
+        """
+        return _matrix(self._layer("router_logits", layer)["logits"])
+
+    def heads(self, layer: int) -> dict[str, NDArray[np.float32]]:
+        """Statistics of the attention heads on one layer.
+
+        Returns:
+            ``entropy``, ``first_weight``, ``previous_weight``, ``output_norm``, each [T, H].
+
+        Raises:
+            NotInStoreError: There is no such layer, or heads were not recorded.
+        """
+        table = self._layer("heads", layer)
+        names = ("entropy", "first_weight", "previous_weight", "output_norm")
+        return {name: _matrix(table[name]) for name in names}
+
+    def layers(self, table: str) -> list[int]:
+        """The layers that a table holds for this trace."""
+        rows = self._store.sql(
+            f"select distinct layer from {self._store.scan(table, self.trace_id)}"
+            " where trace_id = ? order by layer",
+            [self.trace_id],
+        )
+        return [layer for (layer,) in rows.fetchall()]
+
+    def _layer(self, table: str, layer: int) -> pa.Table:
+        found = self._rows(table, "* exclude (trace_id, layer)", layer)
+        if not found.num_rows:
+            raise NotInStoreError(self._missing(table, layer))
+        return found
+
+    def _rows(self, table: str, columns: str, layer: int | None = None) -> pa.Table:
+        """Rows of this trace in key order, read from the files that hold them and no others."""
+        where, order = "", ""
+        if layer is not None:
+            where = f"and layer = {int(layer)}"
+        if table != "traces":
+            order = "order by pos"
+        source = self._store.scan(table, self.trace_id)
+        query = f"select {columns} from {source} where trace_id = ? {where} {order}"
+        return self._store.sql(query, [self.trace_id]).to_arrow_table().combine_chunks()
+
+    def _missing(self, table: str, layer: int) -> str:
+        layers = self.layers(table)
+        if layers:
+            return (
+                f"{table} has no layer {layer} in trace {self.trace_id}: it has "
+                f"{', '.join(map(str, layers))}"
+            )
+        recorded = ", ".join(self.run["record"]) or "nothing beside tokens"
+        return (
+            f"{table} was not recorded for trace {self.trace_id} (its run recorded {recorded}): "
+            f"replay the trace with record=[…, {table!r}]"
+        )
+
+
+def _no_trace(store: Store, trace_id: int) -> str:
+    query = "select count(*), min(trace_id), max(trace_id) from traces"
+    count, low, high = store.sql(query).fetchall()[0]
+    if not count:
+        return f"there is no trace {trace_id}: {store.path} holds no traces yet"
+    return f"there is no trace {trace_id}: {store.path} holds {count}, from {low} to {high}"
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray:
+    """Lists of one length as [T, length]."""
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), -1)
+
+
+def _ragged(column: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
+    """Lists as their values end to end and the T + 1 offsets into them."""
+    lists = column.combine_chunks()
+    offsets = lists.offsets.to_numpy()
+    return lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]
+
+
+def _floats_or_ints(column: pa.ChunkedArray) -> NDArray:
+    """A column as numpy; null floats as NaN."""
+    return column.to_numpy()

@@ -1,0 +1,89 @@
+"""SQL of the views: one for each table over the committed files, and those made for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from ringlens.store.schema import Table
+
+_TYPES = {
+    pa.int64(): "BIGINT",
+    pa.int32(): "INTEGER",
+    pa.uint16(): "USMALLINT",
+    pa.uint8(): "UTINYINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
+}
+
+ROUTER_CHOICES = """
+create or replace view router_choices as
+select trace_id, layer, pos, rank, expert, weight, affinity,
+       list_contains(bias_flips, expert) as bias_flip
+from (
+    select trace_id, layer, pos, bias_flips,
+           unnest(range(len(expert_ids))) as rank,
+           unnest(expert_ids) as expert,
+           unnest(weights) as weight,
+           unnest(affinities) as affinity
+    from routing)
+"""
+
+
+def sql_type(arrow: pa.DataType) -> str:
+    """DuckDB's name of an Arrow type."""
+    if pa.types.is_list(arrow):
+        return f"{sql_type(arrow.value_type)}[]"
+    return _TYPES[arrow]
+
+
+def table_view(table: Table, paths: Sequence[Path]) -> str:
+    """SQL that makes the view of one table; without files the view is empty."""
+    columns = ", ".join(_shown(field) for field in table.arrow)
+    return f"create or replace view {table.name} as select {columns} from {scan(table, paths)}"
+
+
+def scan(table: Table, paths: Sequence[Path]) -> str:
+    """SQL of the rows of the given files, with the table's columns and types.
+
+    The types are given, so DuckDB opens no file before a query needs it, and files of models with
+    up to 256 experts (UTINYINT ids) and above (USMALLINT) go together.
+    """
+    if not paths:
+        nulls = ", ".join(f"null::{sql_type(f.type)} as {quote(f.name)}" for f in table.arrow)
+        return f"(select {nulls} where false)"
+    files = ", ".join(literal(_without_glob(str(path))) for path in paths)
+    columns = ", ".join(
+        f"{literal(field.name)}: {{'name': {literal(field.name)}, "
+        f"'type': {literal(sql_type(field.type))}, 'default_value': NULL}}"
+        for field in table.arrow
+    )
+    return f"read_parquet([{files}], schema = MAP {{{columns}}}, hive_partitioning = false)"
+
+
+def quote(name: str) -> str:
+    """A name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string in SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _shown(field: pa.Field) -> str:
+    name = quote(field.name)
+    if pa.types.is_timestamp(field.type):
+        # UTC without the zone: with it, DuckDB's Python client needs pytz to hand out a row.
+        return f"make_timestamp(epoch_us({name})) as {name}"
+    return name
+
+
+def _without_glob(path: str) -> str:
+    """A path that DuckDB takes literally: it reads ``*``, ``?`` and ``[`` as patterns."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
