@@ -18,6 +18,9 @@ def __getattr__(name: str) -> Any:
 
         return configuration.BailingMoeV2Config
     if name in __all__:
+        # First: its import hook (registration.py) imports modeling, which imports from it.
+        import transformers.models.auto.modeling_auto  # noqa: F401
+
         from ringlens.model import modeling
 
         return getattr(modeling, name)
