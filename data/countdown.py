@@ -1,0 +1,349 @@
+"""Countdown: make a target from three or four numbers, by search told in sentences.
+
+A problem gives numbers and a target; a solution combines two numbers at a time with + - * / until
+the target is left. Every intermediate result is a whole number from 1 to 999. `trace` writes the
+search as text: a plan, tries, dead ends, ways back, a check, the answer.
+
+A state is a tuple of numbers in descending order; a move replaces two of them by its result.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import NamedTuple
+
+State = tuple[int, ...]
+
+TASK = "countdown"
+LARGEST = 999
+"""Largest intermediate result; every number up to it is one token of ring-nano."""
+NUMBERS = range(1, 21)
+TARGETS = range(10, 101)
+SIZES = (3, 4)
+TRAINING_SIZES = (3, 4, 4, 4)
+HELDOUT_SHARE = 40
+"""One problem in so many is held out."""
+
+# How many dead ends a trace walks into, as weights of 0, 1, 2, … of them.
+DEAD_LEAVES_OF_THREE = (35, 18, 13, 10, 8, 6, 4, 3, 2, 1)
+DEAD_BRANCHES = (36, 26, 17, 12, 9)
+DEAD_LEAVES_IN_DEAD_BRANCH = (0, 50, 30, 20)
+DEAD_LEAVES_IN_LAST_BRANCH = (50, 26, 15, 9)
+MOST_TRIES = 8
+"""After so many tries a trace of four numbers turns to the branch that leads on."""
+
+
+class Move(NamedTuple):
+    """One operation, the larger operand first."""
+
+    x: int
+    op: str
+    y: int
+    result: int
+
+    def __str__(self) -> str:
+        return f"{self.x} {self.op} {self.y} = {self.result}"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A problem and one way through its search.
+
+    Attributes:
+        numbers: The given numbers in the prompt's order.
+        target: The number to make.
+        thinking: Sentences between ``<think>`` and ``</think>``, one a line.
+        answer: Expression that uses each number once and equals the target.
+        led_on: For every "Let me try", whether that move lies on the way to the answer.
+    """
+
+    numbers: State
+    target: int
+    thinking: str
+    answer: str
+    led_on: tuple[bool, ...]
+
+    @property
+    def prompt(self) -> str:
+        """What is asked."""
+        return prompt(self.numbers, self.target)
+
+    @property
+    def completion(self) -> str:
+        """What the assistant writes: thinking and answer."""
+        return f"<think>\n{self.thinking}\n</think>\n{self.answer}"
+
+
+def prompt(numbers: State, target: int) -> str:
+    """The text of a problem.
+
+    >>> prompt((3, 7, 5), 26)
+    'Make 26 from 3, 7, 5, using each number once.'
+    """
+    return f"Make {target} from {_listed(numbers)}, using each number once."
+
+
+def parse_prompt(text: str) -> tuple[State, int] | None:
+    """Numbers and target of a prompt that `prompt` wrote; None for any other text."""
+    found = re.fullmatch(r"Make (\d+) from (\d+(?:, \d+)*), using each number once\.", text.strip())
+    if found is None:
+        return None
+    return tuple(int(number) for number in found[2].split(", ")), int(found[1])
+
+
+def is_heldout(numbers: State, target: int) -> bool:
+    """Whether the problem belongs to the held-out split, whatever the order of its numbers."""
+    key = f"{sorted(numbers)}:{target}"
+    return zlib.crc32(key.encode()) % HELDOUT_SHARE == 0
+
+
+@cache
+def moves(x: int, y: int) -> tuple[Move, ...]:
+    """Legal operations on two numbers, x ≥ y: sum, difference, product, quotient."""
+    found = [Move(x, "+", y, x + y), Move(x, "-", y, x - y), Move(x, "*", y, x * y)]
+    if x % y == 0:
+        found.append(Move(x, "/", y, x // y))
+    return tuple(move for move in found if 1 <= move.result <= LARGEST)
+
+
+@cache
+def results(x: int, y: int) -> frozenset[int]:
+    """What two numbers can give, x ≥ y."""
+    return frozenset(move.result for move in moves(x, y))
+
+
+@cache
+def partners(number: int, target: int) -> frozenset[int]:
+    """Numbers that give the target together with ``number``."""
+    wanted = {target - number, target + number, number - target, target * number}
+    if target % number == 0:
+        wanted.add(target // number)
+    if number % target == 0:
+        wanted.add(number // target)
+    return frozenset(other for other in wanted if 1 <= other <= LARGEST)
+
+
+def options(state: State) -> list[tuple[Move, State]]:
+    """Every move from a state with the state it leaves; equal moves once."""
+    found: dict[Move, State] = {}
+    for i in range(len(state)):
+        for j in range(i + 1, len(state)):
+            rest = state[:i] + state[i + 1 : j] + state[j + 1 :]
+            for move in moves(state[i], state[j]):
+                if move not in found:
+                    found[move] = tuple(sorted((*rest, move.result), reverse=True))
+    return list(found.items())
+
+
+def is_solvable(state: State, target: int) -> bool:
+    """Whether a state of two, three or four numbers can give the target."""
+    if len(state) == 2:
+        return target in results(*state)
+    if len(state) == 3:
+        a, b, c = state
+        return not (
+            partners(c, target).isdisjoint(results(a, b))
+            and partners(b, target).isdisjoint(results(a, c))
+            and partners(a, target).isdisjoint(results(b, c))
+        )
+    return any(is_solvable(left, target) for _, left in options(state))
+
+
+def compose(numbers: State, path: list[Move]) -> str:
+    """The moves of a solution as one expression.
+
+    >>> compose((7, 5, 3), [Move(7, "-", 3, 4), Move(5, "*", 4, 20)])
+    '5 * (7 - 3)'
+    """
+    parts = [(number, str(number)) for number in numbers]
+
+    def take(value: int) -> str:
+        index = next(i for i, part in enumerate(parts) if part[0] == value)
+        return parts.pop(index)[1]
+
+    for move in path:
+        x, y = take(move.x), take(move.y)
+        parts.append((move.result, f"({x} {move.op} {y})"))
+    return parts[0][1][1:-1]
+
+
+def sample(rng: random.Random, size: int) -> tuple[State, int, list[Move]]:
+    """A problem with the path it was made by: numbers in descending order, target, moves."""
+    while True:
+        numbers = tuple(sorted(rng.choices(NUMBERS, k=size), reverse=True))
+        state, path = numbers, []
+        while len(state) > 1:
+            i, j = sorted(rng.sample(range(len(state)), 2))
+            move = rng.choice(moves(state[i], state[j]))
+            rest = state[:i] + state[i + 1 : j] + state[j + 1 :]
+            state = tuple(sorted((*rest, move.result), reverse=True))
+            path.append(move)
+        if state[0] in TARGETS:
+            return numbers, state[0], path
+
+
+def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> Trace:
+    """Tell a search that walks into a random number of dead ends, then takes ``path``.
+
+    Args:
+        rng: Source of the dead ends and of the order of numbers in the prompt.
+        numbers: The given numbers in descending order.
+        target: The number to make.
+        path: Moves that lead to it.
+    """
+    story = _Story(target)
+    story.lines.append(f"I need {target} from {_listed(numbers)}, two numbers at a time.")
+    state = numbers
+    if len(numbers) == 4:
+        for move, left in _dead_options(rng, state, target, DEAD_BRANCHES):
+            story.try_branch(move, left, led_on=False)
+            story.try_dead_leaves(rng, left, DEAD_LEAVES_IN_DEAD_BRANCH)
+            story.lines[-1] = _back_to(state)  # the branch is given up, not only its last leaf
+            if len(story.led_on) >= MOST_TRIES:
+                break
+        state = _after(state, path[0])
+        story.try_branch(path[0], state, led_on=True)
+    story.try_dead_leaves(
+        rng, state, DEAD_LEAVES_OF_THREE if len(numbers) == 3 else DEAD_LEAVES_IN_LAST_BRANCH
+    )
+    story.try_leaf(path[-2], _after(state, path[-2]), led_on=True)
+    story.lines.append(f"Check: {', '.join(map(str, path))}.")
+    return Trace(
+        numbers=tuple(rng.sample(numbers, len(numbers))),
+        target=target,
+        thinking="\n".join(story.lines),
+        answer=compose(numbers, path),
+        led_on=tuple(story.led_on),
+    )
+
+
+def traces(seed: int, sizes: tuple[int, ...] = TRAINING_SIZES) -> Iterator[Trace]:
+    """Endless training traces; none is, or passes through, a problem of the held-out split."""
+    rng = random.Random(seed)
+    while True:
+        numbers, target, path = sample(rng, rng.choice(sizes))
+        if is_heldout(numbers, target):
+            continue
+        if len(numbers) == 4 and is_heldout(_after(numbers, path[0]), target):
+            continue
+        yield trace(rng, numbers, target, path)
+
+
+def value(expression: str) -> tuple[Fraction, Counter[int]]:
+    """Exact value of an expression of whole numbers, + - * / and parentheses.
+
+    Returns:
+        The value, and how often each number occurs.
+
+    Raises:
+        ValueError: If the text is anything else, or divides by zero.
+    """
+    if len(expression) > 200:
+        raise ValueError("expression of more than 200 characters")
+    try:
+        tree = ast.parse(expression.strip(), mode="eval")
+        used: Counter[int] = Counter()
+        return _value(tree.body, used), used
+    except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError) as error:
+        raise ValueError(f"not an arithmetic expression: {expression!r}") from error
+
+
+def verify(numbers: State, target: int, answer: str) -> bool:
+    """Whether ``answer`` uses each number exactly once and equals the target, exactly.
+
+    A closing ``= target`` and the signs × ÷ − are understood.
+    """
+    text = answer.translate(str.maketrans("×÷−·", "*/-*"))
+    expression, equals, claimed = text.partition("=")
+    if equals and claimed.strip().rstrip(".") != str(target):
+        return False
+    try:
+        result, used = value(expression.strip().rstrip("."))
+    except ValueError:
+        return False
+    return result == target and used == Counter(numbers)
+
+
+def _value(node: ast.expr, used: Counter[int]) -> Fraction:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        used[node.value] += 1
+        return Fraction(node.value)
+    if not isinstance(node, ast.BinOp):
+        raise ValueError(f"not arithmetic: {ast.unparse(node)}")
+    x, y = _value(node.left, used), _value(node.right, used)
+    match node.op:
+        case ast.Add():
+            return x + y
+        case ast.Sub():
+            return x - y
+        case ast.Mult():
+            return x * y
+        case ast.Div():
+            return x / y
+    raise ValueError(f"not one of + - * /: {ast.unparse(node)}")
+
+
+def _listed(numbers: State) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _after(state: State, move: Move) -> State:
+    left = list(state)
+    left.remove(move.x)
+    left.remove(move.y)
+    return tuple(sorted((*left, move.result), reverse=True))
+
+
+def _back_to(state: State) -> str:
+    return f"Wait, that is a dead end. Back to {_listed(state)}."
+
+
+class _Story:
+    """Lines of a search, and for each try whether it led on to the answer."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.lines: list[str] = []
+        self.led_on: list[bool] = []
+
+    def try_branch(self, move: Move, left: State, *, led_on: bool) -> None:
+        self.lines.append(f"Let me try {move}, leaving {_listed(left)}.")
+        self.led_on.append(led_on)
+
+    def try_leaf(self, move: Move, left: State, *, led_on: bool) -> None:
+        self.try_branch(move, left, led_on=led_on)
+        found = tuple(last.result for last in moves(*left))
+        verdict = "there" if self.target in found else "not there"
+        self.lines[-1] += f" They give {_listed(found)}: {self.target} is {verdict}."
+
+    def try_dead_leaves(self, rng: random.Random, state: State, weights: tuple[int, ...]) -> None:
+        for move, left in _dead_options(rng, state, self.target, weights):
+            self.try_leaf(move, left, led_on=False)
+            self.lines.append(_back_to(state))
+
+
+def _dead_options(
+    rng: random.Random, state: State, target: int, weights: tuple[int, ...]
+) -> list[tuple[Move, State]]:
+    """Moves that cannot lead on, in random order, as many as ``weights`` draws."""
+    wanted = rng.choices(range(len(weights)), weights)[0]
+    found: list[tuple[Move, State]] = []
+    if not wanted:
+        return found
+    candidates = options(state)
+    rng.shuffle(candidates)
+    for move, left in candidates:
+        if is_solvable(left, target):
+            continue
+        found.append((move, left))
+        if len(found) == wanted:
+            break
+    return found

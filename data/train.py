@@ -1,0 +1,264 @@
+"""Train ring-nano from scratch on one GPU, in minutes.
+
+    python -m ringlens.data.train --out DIR
+
+Shape letters: B traces of a batch, T tokens of its longest, P positions that a loss is taken at,
+N = B·T, E experts, k experts a token, L sparse layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from ringlens.data import corpus, tokenizer
+from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
+
+VOCABULARY_MULTIPLE = 64
+"""The embedding is padded to a multiple of this, as Ring's own is."""
+
+
+LOG_EVERY = 100
+"""Steps between two rows of the log."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        tokens: Tokens to train on, padding not counted.
+        minutes: Training stops by then: the schedule follows whichever budget is further spent.
+        batch_tokens: Tokens of a step, padding counted.
+        learning_rate: Peak of the cosine schedule.
+        warmup: Share of the budget over which the learning rate rises.
+        weight_decay: Of matrices; vectors have none.
+        bias_step: Step of the expert bias (sign rule); it falls to 0 over the last third.
+        seed: Of the weights and of the corpus.
+        workers: Processes that draw traces.
+    """
+
+    tokens: int = 350_000_000
+    minutes: float = 60.0
+    batch_tokens: int = 65_536
+    learning_rate: float = 2e-3
+    warmup: float = 0.03
+    weight_decay: float = 0.1
+    bias_step: float = 1e-3
+    seed: int = 1
+    workers: int = max(1, (os.cpu_count() or 2) - 2)
+
+
+def ring_nano(tok: Any) -> BailingMoeV2Config:
+    """The configuration of ring-nano for its tokenizer."""
+    return BailingMoeV2Config(
+        architectures=["BailingMoeV2ForCausalLM"],
+        vocab_size=math.ceil(tok.get_vocab_size() / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=8,
+        first_k_dense_replace=1,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_experts=32,
+        n_group=4,
+        topk_group=2,
+        num_experts_per_tok=4,
+        num_shared_experts=1,
+        moe_intermediate_size=64,
+        moe_router_enable_expert_bias=True,
+        routed_scaling_factor=2.5,
+        partial_rotary_factor=0.5,
+        rope_theta=10000.0,
+        rms_norm_eps=1e-6,
+        use_qk_norm=True,
+        max_position_embeddings=2048,
+        pad_token_id=tok.token_to_id(tokenizer.PAD),
+        eos_token_id=tok.token_to_id(tokenizer.EOS),
+    )
+
+
+class MasterWeights:
+    """Float32 copies of a model's bfloat16 parameters, with AdamW on the copies.
+
+    So every forward of training computes exactly what the shipped bfloat16 weights compute.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self.live = list(model.parameters())
+        self.master = [parameter.detach().float() for parameter in self.live]
+        for copy, parameter in zip(self.master, self.live, strict=True):
+            copy.grad = torch.zeros_like(copy)
+            parameter.data = parameter.data.bfloat16()
+        matrices = [copy for copy in self.master if copy.dim() > 1]
+        vectors = [copy for copy in self.master if copy.dim() == 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": recipe.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Take one step with the gradients of the live parameters, and clear them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        gradients = [copy.grad for copy in self.master]
+        torch._foreach_copy_(gradients, [parameter.grad for parameter in self.live])
+        nn.utils.clip_grad_norm_(self.master, 1.0)
+        self.optimizer.step()
+        torch._foreach_copy_(self.live, self.master)
+        for parameter in self.live:
+            parameter.grad = None
+
+
+class LoadBalancer:
+    """Balances the experts by their selection bias, without an auxiliary loss.
+
+    After each step bias += u · sign(mean load − load), layer by layer (Wang et al. 2024, "Auxiliary-
+    loss-free load balancing strategy for mixture-of-experts"; the rule of DeepSeek-V3).
+    """
+
+    def __init__(self, model: BailingMoeV2ForCausalLM) -> None:
+        sparse = [model.model.layers[layer] for layer in model.config.sparse_layers]
+        self.gates = [layer.mlp.gate for layer in sparse]
+        self.experts = model.config.num_experts
+        self.padding_N: Tensor | None = None
+        self.loads: list[Tensor] = []
+        for gate in self.gates:
+            gate.register_forward_hook(self._count)
+
+    def _count(self, gate: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        assert self.padding_N is not None
+        ids_Nk = output[2].masked_fill(self.padding_N[:, None], -1)
+        self.loads.append(
+            torch.histc(ids_Nk.float(), bins=self.experts, min=0, max=self.experts - 1)
+        )
+
+    @torch.no_grad()
+    def step(self, size: float) -> Tensor:
+        """Move the biases by ``size``; returns the load of every expert [L, E] in tokens."""
+        load_LE = torch.stack(self.loads)
+        self.loads.clear()
+        direction_LE = (load_LE.mean(dim=1, keepdim=True) - load_LE).sign()
+        for gate, direction_E in zip(self.gates, direction_LE, strict=True):
+            gate.expert_bias += size * direction_E
+        return load_LE
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """Linear warmup, then half a cosine to 0, at ``progress`` from 0 to 1."""
+    if progress < recipe.warmup:
+        return recipe.learning_rate * progress / recipe.warmup
+    rest = (progress - recipe.warmup) / (1 - recipe.warmup)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
+
+
+def loss_of(model: BailingMoeV2ForCausalLM, batch: corpus.Batch, device: str) -> Tensor:
+    """Mean cross-entropy in nats over the batch's learnt positions."""
+    input_ids_BT = _to(batch.input_ids_BT, device)
+    # No attention mask: padding stands on the right, where causal attention never looks.
+    hidden_BTD = model.model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+    hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, _to(batch.positions_P, device))
+    return F.cross_entropy(model.lm_head(hidden_PD).float(), _to(batch.targets_P, device))
+
+
+def train(
+    config: BailingMoeV2Config, recipe: Recipe, device: str
+) -> tuple[BailingMoeV2ForCausalLM, list[dict[str, float]]]:
+    """Train a model from scratch.
+
+    Returns:
+        The model (bfloat16, expert biases float32) and a log: one row every ``LOG_EVERY`` steps.
+    """
+    torch.manual_seed(recipe.seed)
+    shards = corpus.shards(recipe.seed, recipe.workers)
+    model = BailingMoeV2ForCausalLM(config).to(device).train()
+    weights, balancer = MasterWeights(model, recipe), LoadBalancer(model)
+    rng = np.random.default_rng(recipe.seed)
+    batches = (
+        batch
+        for shard in shards
+        for batch in corpus.batches(shard, recipe.batch_tokens, config.pad_token_id, rng)
+    )
+    log: list[dict[str, float]] = []
+    tokens, start = 0, 0.0
+    for step, batch in enumerate(batches):
+        start = start or time.monotonic()  # the first batch is there: the clock runs
+        seconds = time.monotonic() - start
+        progress = max(tokens / recipe.tokens, seconds / 60 / recipe.minutes)
+        if progress >= 1:
+            break
+        inside_BT = np.arange(batch.input_ids_BT.shape[1]) < batch.lengths_B[:, None]
+        balancer.padding_N = ~_to(inside_BT.ravel(), device)
+        loss = loss_of(model, batch, device)
+        loss.backward()
+        weights.step(learning_rate(recipe, progress))
+        load_LE = balancer.step(recipe.bias_step * min(1.0, 3 * (1 - progress)))
+        tokens += int(batch.lengths_B.sum())
+        if step % LOG_EVERY == 0:
+            peak = load_LE.max(dim=1).values / load_LE.mean(dim=1)
+            row = {"step": step, "tokens": tokens, "loss": loss.item(), "load": peak.mean().item()}
+            log.append({**row, "seconds": time.monotonic() - start, "progress": progress})
+            print(" ".join(f"{key} {value:,.5g}" for key, value in log[-1].items()), flush=True)
+    shards.close()
+    return model.eval(), log
+
+
+def save(
+    folder: Path, model: BailingMoeV2ForCausalLM, recipe: Recipe, log: list[dict[str, float]]
+) -> None:
+    """Write weights, config, generation config, tokenizer and the log of the training."""
+    ids = {"eos_token_id": model.config.eos_token_id, "pad_token_id": model.config.pad_token_id}
+    model.generation_config = GenerationConfig(**ids)
+    model.config.dtype = torch.bfloat16
+    model.save_pretrained(folder, max_shard_size="15MB")
+    tokenizer.save(folder)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    machine = torch.cuda.get_device_name() if model.device.type == "cuda" else "CPU"
+    report = {"recipe": dataclasses.asdict(recipe), "machine": machine, **versions, "log": log}
+    (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def main() -> None:
+    """Train and save."""
+    parser = argparse.ArgumentParser(description="Train ring-nano from scratch.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for setting in dataclasses.fields(Recipe):
+        kind = type(setting.default)
+        name = "--" + setting.name.replace("_", "-")
+        parser.add_argument(name, type=kind, default=setting.default, help=f"{setting.default}")
+    options = vars(parser.parse_args())
+    out, device = options.pop("out"), options.pop("device")
+    recipe = Recipe(**options)
+    model, log = train(ring_nano(tokenizer.build()), recipe, device)
+    save(out, model, recipe, log)
+
+
+def _to(array: np.ndarray, device: str) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device == "cuda" else tensor
+
+
+if __name__ == "__main__":
+    main()
