@@ -1,9 +1,44 @@
-"""Ringlens: see which experts a Ring model chose, why, and what its heads looked at."""
+"""Ringlens: see which experts a Ring model chose, why, and what its heads looked at.
+
+Importing this package costs milliseconds: torch, transformers and the store load when they are
+first used. It also lets transformers' Auto classes open Ring checkpoints, once those load.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import RinglensError
 from ringlens.model.registration import register_when_imported
 
+if TYPE_CHECKING:
+    from ringlens.lens import Lens, load
+    from ringlens.observe.session import capture, replay
+    from ringlens.problem import problems
+    from ringlens.store import Store
+
 __version__ = "0.1.0"
-__all__ = ["RinglensError", "__version__"]
+__all__ = ["Lens", "RinglensError", "Store", "capture", "load", "problems", "replay"]
+
+_HOMES = {
+    "Lens": "ringlens.lens",
+    "Store": "ringlens.store",
+    "capture": "ringlens.observe.session",
+    "load": "ringlens.lens",
+    "problems": "ringlens.problem",
+    "replay": "ringlens.observe.session",
+}
 
 register_when_imported()
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when the name is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ringlens' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -111,7 +111,10 @@ class BailingMoeV2Config(PreTrainedConfig):
             )
         _require(self.score_function == "sigmoid", "score_function", self.score_function, "sigmoid")
         _require(
-            self.experts_layout in LAYOUTS, "experts_layout", self.experts_layout, " or ".join(LAYOUTS)
+            self.experts_layout in LAYOUTS,
+            "experts_layout",
+            self.experts_layout,
+            " or ".join(LAYOUTS),
         )
         _require(
             self.num_attention_heads % (self.num_key_value_heads or 1) == 0,

@@ -138,7 +138,9 @@ def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
     if found is None:
         return
     if not any(name.startswith("model.") for name in found):  # saved from the bare base model
-        found = {name if name == "lm_head.weight" else f"model.{name}": s for name, s in found.items()}
+        found = {
+            name if name == "lm_head.weight" else f"model.{name}": s for name, s in found.items()
+        }
     expected = expected_tensors(config)
     missing = sorted(set(expected) - set(found))
     biases = {n for n in found if n.endswith("mlp.gate.expert_bias")}

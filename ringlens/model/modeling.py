@@ -4,34 +4,33 @@ Module names are those of published checkpoints, ``query_key_value`` stays fused
 a module of its own whose output holds everything that is needed to say why an expert was chosen.
 Mathematics: the published modelling code of the family; see docs/ring.md.
 
-Shape letters: B batch, T tokens, N = B·T, D hidden size, H heads, G kv heads, C head dimension,
-R rotated dimensions, V vocabulary.
+Shape letters: B batch, T tokens, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ringlens.errors import CheckpointError
+from ringlens.model.attention import (
+    BailingMoeV2Attention,
+    BailingMoeV2RMSNorm,
+    BailingMoeV2RotaryEmbedding,
+)
 from ringlens.model.configuration import BailingMoeV2Config
 from ringlens.model.conversion import check_checkpoint, prediction_layer_pattern
 from ringlens.model.moe import (
@@ -45,173 +44,12 @@ from ringlens.model.moe import (
 log = logging.getLogger(__name__)
 
 
-class BailingMoeV2RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension of x."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
-
-
-class BailingMoeV2RotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotated part of a head (default, YaRN, …)."""
-
-    inv_freq: Tensor
-
-    def __init__(self, config: BailingMoeV2Config) -> None:
-        super().__init__()
-        assert config.rope_parameters is not None
-        self.config = config
-        self.rope_type = config.rope_parameters["rope_type"]
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
-        compute = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
-        inv_freq, self.attention_scaling = compute(config)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(
-        config: BailingMoeV2Config, *_: object, **__: object
-    ) -> tuple[Tensor, float]:
-        """Inverse frequencies [R/2] without scaling (transformers calls it under this name)."""
-        assert config.rope_parameters is not None
-        exponent = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponent, 1.0
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [B, T, R] in x's dtype for positions [B, T]."""
-        frequencies = self.inv_freq.to(device=x.device, dtype=torch.float32)
-        angles = position_ids[..., None].float() * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(x.dtype), sin.to(x.dtype)
-
-
-def rotate(x_BHTC: Tensor, cos_BTR: Tensor, sin_BTR: Tensor) -> Tensor:
-    """Rotate the first R dimensions of every head, pass the rest through."""
-    cos, sin = cos_BTR.unsqueeze(1), sin_BTR.unsqueeze(1)
-    turned, passed = x_BHTC.split((cos.shape[-1], x_BHTC.shape[-1] - cos.shape[-1]), dim=-1)
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((turned, passed), dim=-1)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **_: object,
-) -> tuple[Tensor, Tensor]:
-    """Plain attention that also returns the weights [B, H, T, S]; softmax in float32."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-def flex_decode_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: BlockMask | None,
-    scaling: float,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """Flex attention without compiling it: for one query on the CPU, see attention_kernel."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of the memory it takes, which is O(n) here
-        output = flex_attention(
-            query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=True
-        )
-    return output.transpose(1, 2).contiguous(), None
-
-
-def attention_kernel(name: str, query: Tensor) -> Callable:
-    """The function registered under ``name``, with one exception.
-
-    torch 2.13's compiled flex attention reads unwritten memory when a single query decodes on the
-    CPU: results are wrong, and differ between runs, from some cache lengths on.
-    """
-    if name == "flex_attention" and query.device.type == "cpu" and query.shape[2] == 1:
-        return flex_decode_forward
-    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
-
-
-class BailingMoeV2Attention(nn.Module):
-    """Grouped-query attention with a fused projection and normalised queries and keys."""
-
-    def __init__(self, config: BailingMoeV2Config, layer_idx: int) -> None:
-        super().__init__()
-        assert config.head_dim is not None and config.num_key_value_heads is not None
-        self.config = config
-        self.layer_idx = layer_idx
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = self.heads // self.kv_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = True
-        width = (self.heads + 2 * self.kv_heads) * self.head_dim
-        self.query_key_value = nn.Linear(config.hidden_size, width, bias=config.use_qkv_bias)
-        self.dense = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=config.use_bias)
-        if config.use_qk_norm:
-            self.query_layernorm = BailingMoeV2RMSNorm(self.head_dim, config.rms_norm_eps)
-            self.key_layernorm = BailingMoeV2RMSNorm(self.head_dim, config.rms_norm_eps)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Map [B, T, D] to [B, T, D]; the second value is the weights where the kernel has them."""
-        B, T, _ = hidden_states.shape
-        qkv = self.query_key_value(hidden_states).view(B, T, -1, self.head_dim)
-        query, key, value = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        if self.config.use_qk_norm:
-            query, key = self.query_layernorm(query), self.key_layernorm(key)
-        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = attention_kernel(self.config._attn_implementation, query)
-        output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.dense(output.reshape(B, T, -1)), weights
-
-
 class BailingMoeV2DecoderLayer(GradientCheckpointingLayer):
     """Attention and feed-forward block with residual connections."""
 
-    def __init__(self, config: BailingMoeV2Config, layer_idx: int, experts: type[nn.Module]) -> None:
+    def __init__(
+        self, config: BailingMoeV2Config, layer_idx: int, experts: type[nn.Module]
+    ) -> None:
         super().__init__()
         self.attention = BailingMoeV2Attention(config, layer_idx)
         self.mlp: nn.Module
@@ -260,6 +98,10 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
         return True  # transformers looks for the decorator in this file; it stands in moe.py
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # likewise: the kernel is looked up in attention.py
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

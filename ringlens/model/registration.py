@@ -30,6 +30,7 @@ def _register_config(module: ModuleType) -> None:
 def _register_models(module: ModuleType) -> None:
     from ringlens.model import modeling
     from ringlens.model.configuration import BailingMoeV2Config
+
     module.AutoModel.register(BailingMoeV2Config, modeling.BailingMoeV2Model, exist_ok=True)
     module.AutoModelForCausalLM.register(
         BailingMoeV2Config, modeling.BailingMoeV2ForCausalLM, exist_ok=True

@@ -1,0 +1,168 @@
+"""The canonical router record: what was chosen and why, from logits, bias and group limit alone.
+
+z router logits, s = sigmoid(z) affinities, b expert bias, c = s + b selection scores. A group's
+score is the sum of its two best c; the ``groups_kept`` best groups stay; the k best c inside them
+are chosen, and their weights come from s (published modelling code of the Ring family).
+
+Shape letters: N tokens, E experts, k experts a token, g groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ringlens.errors import ObservationError
+
+# Two scores closer than this may change places between one way of rounding and another.
+TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """Constants of a router: experts, k, groups, groups that stay, factor on the weights."""
+
+    experts: int
+    experts_per_token: int
+    groups: int
+    groups_kept: int
+    routed_scaling_factor: float
+
+
+@dataclass(frozen=True)
+class RouterRecord:
+    """What one router did, a row a token; field by field as in ``store/records.py``."""
+
+    expert_ids_Nk: Tensor
+    weights_Nk: Tensor
+    affinities_Nk: Tensor
+    margin_N: Tensor
+    group_margin_N: Tensor
+    bias_flips_Nk: Tensor
+    unlimited_ids_Nk: Tensor
+    group_flips_Nk: Tensor
+    entropy_N: Tensor
+
+
+def limit_groups(scores_NE: Tensor, spec: RouterSpec) -> tuple[Tensor, Tensor]:
+    """Apply the group limit to selection scores.
+
+    Returns:
+        Scores [N, E] with −inf in rejected groups, and group scores [N, g].
+    """
+    grouped = scores_NE.unflatten(1, (spec.groups, -1))
+    group_scores_Ng = grouped.topk(2, dim=-1).values.sum(dim=-1)
+    kept = group_scores_Ng.topk(spec.groups_kept, dim=-1).indices
+    rejected_Ng = torch.ones_like(group_scores_Ng, dtype=torch.bool).scatter_(1, kept, False)
+    return grouped.masked_fill(rejected_Ng[..., None], -torch.inf).flatten(1), group_scores_Ng
+
+
+def choose(scores_NE: Tensor, spec: RouterSpec) -> Tensor:
+    """Expert ids [N, k] that the router chooses for selection scores c, best first."""
+    return limit_groups(scores_NE, spec)[0].topk(spec.experts_per_token, dim=-1).indices
+
+
+def contains(ids_Nk: Tensor, others_Nk: Tensor) -> Tensor:
+    """For each of ``ids`` [N, k]: is it among ``others`` of the same row? [N, k] bool."""
+    return (ids_Nk[:, :, None] == others_Nk[:, None, :]).any(dim=-1)
+
+
+def gap(scores_Nx: Tensor, kept: int) -> Tensor:
+    """Score of rank ``kept`` minus that of the next [N]; inf where nothing is left to lose."""
+    if scores_Nx.shape[1] <= kept:
+        return torch.full_like(scores_Nx[:, 0], torch.inf)
+    best = scores_Nx.topk(kept + 1, dim=-1).values
+    return best[:, kept - 1] - best[:, kept]
+
+
+def router_record(
+    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
+) -> RouterRecord:
+    """Say what a router chose and why.
+
+    The choice is recomputed from the logits and must be the one the model made: this catches a
+    router whose outputs come in another order, or that was changed by a hook.
+
+    Args:
+        logits_NE: Router logits z.
+        weights_Nk: The model's routing weights, in the order of ``ids_Nk``.
+        ids_Nk: The model's chosen experts, in any order.
+        bias_E: Expert bias b.
+        spec: Constants of the router.
+
+    Raises:
+        ObservationError: The model's choice does not follow from its logits.
+    """
+    logits_NE, weights_Nk = logits_NE.float(), weights_Nk.float()
+    affinity_NE = logits_NE.sigmoid()
+    scores_NE = affinity_NE + bias_E.to(affinity_NE)
+    limited_NE, group_scores_Ng = limit_groups(scores_NE, spec)
+    k = spec.experts_per_token
+    margin_N = gap(limited_NE, k)
+    group_margin_N = gap(group_scores_Ng, spec.groups_kept)
+    same_N = contains(ids_Nk, limited_NE.topk(k, dim=-1).indices).all(dim=-1)
+    refuse_other_choice(same_N, torch.minimum(margin_N, group_margin_N), ids_Nk)
+
+    order = weights_Nk.argsort(dim=-1, descending=True, stable=True)
+    ids_Nk = ids_Nk.gather(1, order)
+    unlimited_Nk = scores_NE.topk(k, dim=-1).indices
+    share_NE = affinity_NE / affinity_NE.sum(dim=-1, keepdim=True)
+    return RouterRecord(
+        expert_ids_Nk=ids_Nk,
+        weights_Nk=weights_Nk.gather(1, order),
+        affinities_Nk=affinity_NE.gather(1, ids_Nk),
+        margin_N=margin_N,
+        group_margin_N=group_margin_N,
+        bias_flips_Nk=~contains(ids_Nk, choose(affinity_NE, spec)),
+        unlimited_ids_Nk=unlimited_Nk,
+        group_flips_Nk=limited_NE.gather(1, unlimited_Nk) == -torch.inf,
+        entropy_N=torch.special.entr(share_NE).sum(dim=-1),
+    )
+
+
+def refuse_other_choice(same_N: Tensor, margin_N: Tensor, ids_Nk: Tensor) -> None:
+    """Raise ObservationError where a choice differs from the recomputed one and is no tie."""
+    wrong = (~same_N) & (margin_N > TIE)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ObservationError(
+            f"the router's choice {ids_Nk[row].tolist()} for token {row} does not follow from its "
+            f"logits ({int(wrong.sum())} of {len(wrong)} tokens). Something replaces the router's "
+            "output, or its outputs are not (logits, weights, ids); detach other hooks and retry."
+        )
+
+
+def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec) -> Tensor:
+    """Logits as they are stored: rounded to fp16 wherever that leaves the choice as it was.
+
+    Rows whose choice rounding would change keep float32. Where even float32 is a tie that float64
+    breaks the other way, the chosen logits are raised by units in the last place until the choice
+    recomputed in float64 is the recorded one.
+
+    Returns:
+        float32 [N, E]; the choice recomputed from it in float64 is ``ids_Nk`` in every row.
+    """
+    stored_NE = logits_NE.half().float()
+    rows = _rows_that_differ(stored_NE, ids_Nk, bias_E, spec)
+    stored_NE[rows] = logits_NE[rows].float()
+    for _ in range(64):
+        rows = rows[_rows_that_differ(stored_NE[rows], ids_Nk[rows], bias_E, spec)]
+        if not len(rows):
+            return stored_NE
+        chosen = stored_NE[rows].gather(1, ids_Nk[rows])
+        raised = chosen.nextafter(torch.full_like(chosen, torch.inf))
+        stored_NE[rows] = stored_NE[rows].scatter(1, ids_Nk[rows], raised)
+    raise ObservationError(
+        f"no logits within 64 units in the last place give the recorded choice of {len(rows)} "
+        "tokens: the recorded choice is not this router's."
+    )
+
+
+def _rows_that_differ(
+    logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
+) -> Tensor:
+    """Indices of rows whose choice, recomputed in float64, is not ``ids_Nk``."""
+    chosen_Nk = choose(logits_NE.double().sigmoid() + bias_E.to(logits_NE).double(), spec)
+    return (~contains(ids_Nk, chosen_Nk).all(dim=-1)).nonzero().flatten()

@@ -1,0 +1,97 @@
+"""From token ids to text: character spans that tile it, and the phase of each token.
+
+Phases are found on the text, not on ids: ``</think>`` is one token in Ring-1T and three in
+Ring-mini, and its pieces may run into their neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenizers.decoders import DecodeStream
+
+from ringlens.errors import ObservationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+THINK, END_THINK = "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """Text of a trace, cut into its tokens: ``pieces[i]`` is ``text[starts[i]:ends[i]]``."""
+
+    text: str
+    pieces: list[str]
+    starts: list[int]
+    ends: list[int]
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> TokenText:
+    """Decode ids one by one into pieces that join to the whole text, nothing lost.
+
+    A token that ends inside a multi-byte character gets an empty piece; the token that completes
+    the character gets it. Bytes that never complete one become "�" on the last token.
+
+    Raises:
+        ObservationError: The tokenizer is not backed by the ``tokenizers`` library.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ObservationError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, so its text spans are unknown. "
+            "Load the model with a tokenizer.json."
+        )
+    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    stream = DecodeStream(skip_special_tokens=False)
+    pieces = [stream.step(backend, token_id) or "" for token_id in token_ids]
+    whole = backend.decode(token_ids, skip_special_tokens=False)
+    decoded = "".join(pieces)
+    if pieces and whole.startswith(decoded):
+        pieces[-1] += whole[len(decoded) :]
+    ends, total = [], 0
+    for piece in pieces:
+        total += len(piece)
+        ends.append(total)
+    return TokenText("".join(pieces), pieces, [0, *ends[:-1]], ends)
+
+
+def phases(text: TokenText, n_prompt: int) -> list[str]:
+    """Phase of each token: "prompt", "think" or "answer".
+
+    Thinking starts after the prompt if the prompt's text ends in an open ``<think>``, else at the
+    first ``<think>`` after it, and ends behind ``</think>``; the marks belong to it. A token
+    belongs to the phase in which it starts. Without marks, all that follows the prompt is answer.
+    """
+    prompt_end = text.ends[n_prompt - 1] if n_prompt else 0
+    think_start, think_end = think_span(text.text, prompt_end)
+    names = []
+    for pos, start in enumerate(text.starts):
+        if pos < n_prompt:
+            names.append("prompt")
+        else:
+            names.append("think" if think_start <= start < think_end else "answer")
+    return names
+
+
+def think_span(text: str, prompt_end: int) -> tuple[int, int]:
+    """First character of the thinking phase and the one behind its end (equal: no thinking)."""
+    opened = text[:prompt_end].rfind(THINK)
+    if opened >= 0 and text.find(END_THINK, opened, prompt_end) < 0:
+        start = prompt_end
+    else:
+        start = text.find(THINK, prompt_end)
+    closed = text.find(END_THINK, max(start, prompt_end))
+    if start < 0:  # some templates open the phase out of sight: only its end is in the text
+        start = prompt_end if closed >= 0 else len(text)
+    return start, closed + len(END_THINK) if closed >= 0 else len(text)
+
+
+def split_prompt(text: str) -> int:
+    """Characters of finished text that are prompt: up to the assistant's turn or ``<think>``."""
+    opened = text.find(THINK)
+    turn = text.find("<role>ASSISTANT</role>")
+    if turn >= 0 and (opened < 0 or turn < opened):
+        return turn + len("<role>ASSISTANT</role>")
+    return max(opened, 0)
