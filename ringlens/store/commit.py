@@ -36,7 +36,8 @@ class CommitFiles:
         rows = parquet.write(staged, table, groups)
         path = replaces or layout.file_path(table.name, commit.run_id, commit.commit_id)
         traces = (commit.first_trace, commit.last_trace) if commit.traces else (0, 0)
-        self.files.append(File(path, table.name, *traces, rows, staged.stat().st_size))
+        size = staged.stat().st_size
+        self.files.append(File(path, table.name, commit.run_id, *traces, rows, size))
 
     def publish(self) -> None:
         """Rename all files to where they belong. They count only once the manifest has them."""

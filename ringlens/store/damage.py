@@ -12,57 +12,90 @@ import pyarrow.parquet as pq
 
 from ringlens.errors import StoreError
 from ringlens.store.manifest import File
-from ringlens.store.schema import Table
 
-_CHOICES = ("trace_id", "layer", "pos", "rank", "expert", "weight", "affinity", "bias_flip")
+Columns = Mapping[str, Sequence[str]]
+
+_UNREADABLE = re.compile(
+    "parquet|thrift|tprotocol|decompress|zstd|failed to read|cannot open|no files found|"
+    "could not read|end of file",
+    re.IGNORECASE,
+)
 
 
 def explain(
-    error: duckdb.Error,
-    query: str,
-    root: Path,
-    files: Sequence[File],
-    tables: Mapping[str, Table],
+    error: duckdb.Error, query: str, columns: Columns, root: Path, files: Sequence[File]
 ) -> StoreError:
-    """The StoreError that says what a DuckDB error means here."""
-    first = str(error).split("\n\n")[0].replace("\n", " ")
-    columns = {name: tuple(table.arrow.names) for name, table in tables.items()}
-    columns["router_choices"] = _CHOICES
+    """The StoreError that says what an error of DuckDB means.
+
+    Args:
+        error: What DuckDB raised.
+        query: The query that it raised it for.
+        columns: Tables and views of the store, each with its columns.
+        root: The store.
+        files: Its committed files.
+    """
+    reason = str(error).split("\n\n")[0].replace("\n", " ")
     used = [name for name in columns if re.search(rf"\b{name}\b", query)]
-    if isinstance(error, duckdb.CatalogException) and "Table with name" in first:
-        return StoreError(f"{first.split('!')[0]}. The store has: {', '.join(sorted(columns))}")
+    sources = {"routing" if name == "router_choices" else name for name in used}
+    read = [file for file in files if file.path in query]
+    read = read or [file for file in files if file.table in sources]
+    if isinstance(error, duckdb.CatalogException) and "Table with name" in reason:
+        wanted = reason.split("Table with name ")[1].split(" ")[0]
+        sentence = damage(root, read) if wanted in columns else None
+        known = ", ".join(sorted(columns))
+        return StoreError(sentence or f"there is no table {wanted}: the store has {known}")
     if isinstance(error, duckdb.BinderException) and used:
         known = "; ".join(f"{name}: {', '.join(columns[name])}" for name in used)
-        return StoreError(f"{first}. Columns are: {known}")
-    if isinstance(error, duckdb.ParserException | duckdb.BinderException):
-        return StoreError(f"{first}. The query was: {query}")
-    return StoreError(damaged(root, files) or first)
+        return StoreError(f"{reason}. The columns are: {known}")
+    if _UNREADABLE.search(reason):
+        named = [file for file in read if file.path in reason]
+        if sentence := damage(root, named or read):
+            return StoreError(sentence)
+    return StoreError(f"{reason} (in the query: {' '.join(query.split())[:500]})")
 
 
-def damaged(root: Path, files: Sequence[File]) -> str | None:
-    """A sentence about the first file that is missing, cut or has no readable footer."""
-    for file in files:
-        path = root / file.path
-        fault = _fault(path, file)
-        if fault:
-            whose = (
-                f"traces {file.first_trace} to {file.last_trace}" if file.last_trace else "its run"
-            )
-            return (
-                f"{path} {fault}: restore it from a copy; it holds {file.table} of {whose}, all "
-                f"other files can still be read"
-            )
+def damage(root: Path, files: Sequence[File]) -> str | None:
+    """A sentence about the first file that is missing, cut or unreadable; None if all are well.
+
+    Sizes and footers are compared first, as that is fast; only if all agree is everything read.
+    """
+    for fault in (_footer_fault, _page_fault):
+        for file in files:
+            if found := fault(root / file.path, file):
+                return _sentence(root / file.path, file, found)
     return None
 
 
-def _fault(path: Path, file: File) -> str | None:
+def _sentence(path: Path, file: File, fault: str) -> str:
+    whose = f"traces {file.first_trace} to {file.last_trace}" if file.last_trace else "its run"
+    return (
+        f"{path} {fault}: put a copy of it back; it holds {file.table} of {whose}, what other "
+        f"files hold can still be read"
+    )
+
+
+def _footer_fault(path: Path, file: File) -> str | None:
     try:
         size = path.stat().st_size
         if size != file.bytes:
             return f"is damaged ({size} bytes instead of {file.bytes})"
-        pq.read_metadata(path)
+        rows = pq.read_metadata(path).num_rows
     except FileNotFoundError:
         return "is missing"
     except (OSError, pa.ArrowException) as error:
-        return f"is damaged ({str(error).splitlines()[0]})"
+        return f"is damaged ({_line(error)})"
+    return None if rows == file.rows else f"is damaged ({rows} rows instead of {file.rows})"
+
+
+def _page_fault(path: Path, file: File) -> str | None:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+            for _ in parquet.iter_batches():
+                pass
+    except (OSError, pa.ArrowException) as error:
+        return f"is damaged ({_line(error)})"
     return None
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -31,27 +31,35 @@ def staged_path(table: str, writer: str, commit_id: int) -> str:
     return f"{STAGING}/{writer}-{commit_id:08d}-{table}.part"
 
 
-def create(root: Path) -> None:
-    """Make a folder a store; do nothing if it is one.
+def prepare(root: Path) -> None:
+    """Make the folders that a writer needs.
 
     Raises:
-        StoreError: It holds other things, or a store of a newer format.
+        StoreError: The folder holds other things, or a store of a newer format.
     """
     root.mkdir(parents=True, exist_ok=True)
-    if not (root / MARKER).exists():
-        ours = {STAGING, *table_names()}
-        strangers = [
-            entry.name for entry in root.iterdir()
-            if entry.name not in ours and not entry.name.startswith((MARKER, NAME))
-        ]  # fmt: skip
-        if strangers:
-            raise StoreError(
-                f"{root} is not a store and holds other files ({strangers[0]}, …): give the path "
-                f"of a new or empty folder"
-            )
-        _write_marker(root)
-    check(root)
+    if (root / MARKER).exists():
+        check(root)
+    elif strangers := [entry.name for entry in root.iterdir() if not _is_ours(entry.name)]:
+        raise StoreError(
+            f"{root} is not a store and holds other files (such as {strangers[0]}): give the path "
+            f"of a new or empty folder"
+        )
     (root / STAGING).mkdir(exist_ok=True)
+
+
+def mark(root: Path) -> None:
+    """Say that a folder is a store, once all else of it is there."""
+    if (root / MARKER).exists():
+        return
+    marker = {
+        "format_version": FORMAT_VERSION,
+        "created_by": f"ringlens {version('ringlens')}",
+        "created": now(),
+    }
+    temporary = root / f"{MARKER}.{secrets.token_hex(4)}"
+    temporary.write_text(json.dumps(marker, indent=2) + "\n", "utf-8")
+    os.replace(temporary, root / MARKER)
 
 
 def check(root: Path) -> None:
@@ -84,12 +92,6 @@ def check(root: Path) -> None:
         )
 
 
-def _write_marker(root: Path) -> None:
-    marker = {
-        "format_version": FORMAT_VERSION,
-        "created_by": f"ringlens {version('ringlens')}",
-        "created": now(),
-    }
-    temporary = root / f"{MARKER}.{secrets.token_hex(4)}"
-    temporary.write_text(json.dumps(marker, indent=2) + "\n", "utf-8")
-    os.replace(temporary, root / MARKER)
+def _is_ours(name: str) -> bool:
+    """Whether a name can come from another writer that is making the store right now."""
+    return name in (STAGING, *table_names()) or name.startswith((MARKER, NAME))

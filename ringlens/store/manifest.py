@@ -16,7 +16,7 @@ from pathlib import Path
 
 NAME = "manifest.sqlite"
 
-_FILE = "path, table_name, first_trace, last_trace, rows, bytes"
+_FILE = "path, table_name, run_id, first_trace, last_trace, rows, bytes"
 
 _SCHEMA = """
 create table if not exists runs (
@@ -40,6 +40,7 @@ class File:
     Attributes:
         path: Path in the store, with forward slashes.
         table: Table it belongs to.
+        run_id: Run whose rows it holds.
         first_trace: Smallest trace id in it; 0 where the table has no traces.
         last_trace: Largest trace id in it.
         rows: Rows.
@@ -48,6 +49,7 @@ class File:
 
     path: str
     table: str
+    run_id: str
     first_trace: int
     last_trace: int
     rows: int
@@ -172,9 +174,9 @@ class Manifest:
                     "update runs set finished = ? where run_id = ?", (finished, commit.run_id)
                 )
             db.executemany(
-                f"insert or replace into files ({_FILE}, run_id, commit_id)"
+                f"insert or replace into files ({_FILE}, commit_id)"
                 " values (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*astuple(file), commit.run_id, commit.commit_id) for file in files],
+                [(*astuple(file), commit.commit_id) for file in files],
             )
         return True
 

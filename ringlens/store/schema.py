@@ -89,7 +89,9 @@ RUNS = Table(
         Column("quantization", pa.string(), "quantisation method", nullable=True),
         Column("attention", pa.string(), "attention kernel"),
         Column("experts_layout", pa.string(), "'fused' or 'modules'"),
-        Column("parallel", pa.string(), "JSON: parallel layout (processes, tensor, expert, pipeline)"),
+        Column(
+            "parallel", pa.string(), "JSON: parallel layout (processes, tensor, expert, pipeline)"
+        ),
         Column("versions", pa.string(), "JSON: library versions"),
         Column("sampling", pa.string(), "JSON: sampling parameters"),
         Column("seed", pa.int64(), "seed of the run"),
@@ -147,7 +149,9 @@ TOKENS = Table(
         Column("start", pa.int32(), "first character in the trace's text"),
         Column("end", pa.int32(), "character after the last; the spans tile the text"),
         Column("phase", pa.string(), "'prompt', 'think' or 'answer'"),
-        Column("logprob", pa.float32(), "ln p(token | before), in nats; null at pos 0", nullable=True),
+        Column(
+            "logprob", pa.float32(), "ln p(token | before), in nats; null at pos 0", nullable=True
+        ),
         Column(
             "entropy",
             pa.float32(),

@@ -90,7 +90,7 @@ class Store:
         files = self._refresh()
 
         def sentence(error: duckdb.Error) -> StoreError:
-            return explain(error, query, self.path, files, self._tables)
+            return explain(error, query, self._columns(), self.path, files)
 
         try:
             relation = self._connection.cursor().sql(query, params=params)
@@ -118,19 +118,21 @@ class Store:
         """
         return Trace(self, trace_id)
 
-    def files(self, table: str, trace_id: int | None = None) -> list[File]:
-        """The committed files of a table, or those that can hold a given trace."""
+    def files(self, table: str, first: int = 0, last: int = 2**63 - 1) -> list[File]:
+        """The committed files of a table that can hold traces ``first`` to ``last``."""
         return [
             file
             for file in self._refresh()
-            if file.table == table
-            and (trace_id is None or file.first_trace <= trace_id <= file.last_trace)
+            if file.table == table and file.first_trace <= last and file.last_trace >= first
         ]
 
-    def scan(self, table: str, trace_id: int) -> str:
-        """SQL of a table's rows in the files that can hold a trace; other files are not opened."""
-        paths = [self.path / file.path for file in self.files(table, trace_id)]
-        return views.scan(self._tables[table], paths)
+    def scan(self, table: str, files: Sequence[File]) -> str:
+        """SQL of the rows of some files of a table; no other file is opened."""
+        return views.scan(self._tables[table], [self.path / file.path for file in files])
+
+    def _columns(self) -> dict[str, Sequence[str]]:
+        tables = {name: table.arrow.names for name, table in self._tables.items()}
+        return tables | {"router_choices": views.ROUTER_CHOICES_COLUMNS}
 
     def _refresh(self) -> list[File]:
         """Bring the views up to the newest commit; return the committed files."""
@@ -142,11 +144,30 @@ class Store:
             return self._files
 
     def _make_views(self, experts: int, files: list[File]) -> None:
+        """Make all views anew; a table with a missing file gets none, and says so when used."""
         self._tables = {table.name: table for table in schema.tables(experts)}
-        connection = self._connection
-        connection.execute("begin")
-        for name, table in self._tables.items():
-            paths = [self.path / file.path for file in files if file.table == name]
-            connection.execute(views.table_view(table, paths))
-        connection.execute(views.ROUTER_CHOICES)
-        connection.execute("commit")
+        try:
+            self._replace_views(files, lost=set())
+        except duckdb.IOException:
+            lost = {file.table for file in files if not (self.path / file.path).exists()}
+            self._replace_views(files, lost)
+
+    def _replace_views(self, files: list[File], lost: set[str]) -> None:
+        """All or none: no query sees the tables of two different moments."""
+        statements = [
+            f"drop view if exists {name}"
+            if name in lost
+            else views.table_view(table, [self.path / f.path for f in files if f.table == name])
+            for name, table in self._tables.items()
+        ]
+        if "routing" not in lost:
+            statements.append(views.ROUTER_CHOICES)
+        cursor = self._connection.cursor()
+        cursor.execute("begin")
+        try:
+            for statement in statements:
+                cursor.execute(statement)
+        except duckdb.Error:
+            cursor.execute("rollback")
+            raise
+        cursor.execute("commit")

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.errors import NotInStoreError
+from ringlens.store.columns import matrix, ragged
 
 if TYPE_CHECKING:
     from ringlens.store.store import Store
@@ -61,10 +62,10 @@ class Trace:
             ``pos``, ``token_id``, ``start``, ``end`` int32 [T]; ``logprob``, ``entropy`` float32
             [T] with NaN where there is none; ``text``, ``phase`` lists of T strings.
         """
-        table = self._rows("tokens", "* exclude (trace_id)")
+        table = self._rows("tokens", "* exclude (trace_id)", "true order by pos")
         strings = ("text", "phase")
         return {
-            name: table[name].to_pylist() if name in strings else _floats_or_ints(table[name])
+            name: table[name].to_pylist() if name in strings else table[name].to_numpy()
             for name in table.column_names
         }
 
@@ -81,16 +82,16 @@ class Trace:
             NotInStoreError: The layer does not route, or routing was not recorded.
         """
         table = self._layer("routing", layer)
-        ids_Tk = _matrix(table["expert_ids"])
-        flips, flip_offsets = _ragged(table["bias_flips"])
+        ids_Tk = matrix(table["expert_ids"])
+        flips, flip_offsets = ragged(table["bias_flips"])
         # [T, k] flags from ragged ids: mark each (token, expert), then look the choices up.
         marked_TE = np.zeros((len(ids_Tk), int(self.run["experts"])), bool)
         marked_TE[np.repeat(np.arange(len(ids_Tk)), np.diff(flip_offsets)), flips] = True
-        group_flips, group_offsets = _ragged(table["group_flips"])
+        group_flips, group_offsets = ragged(table["group_flips"])
         return {
             "expert_ids": ids_Tk,
-            "weights": _matrix(table["weights"]),
-            "affinities": _matrix(table["affinities"]),
+            "weights": matrix(table["weights"]),
+            "affinities": matrix(table["affinities"]),
             "margin": table["margin"].to_numpy(),
             "group_margin": table["group_margin"].to_numpy(),
             "bias_flips": np.take_along_axis(marked_TE, ids_Tk.astype(np.int64), axis=1),
@@ -104,7 +105,7 @@ class Trace:
         Raises:
             NotInStoreError: The layer does not route, or logits were not recorded.
         """
-        return _matrix(self._layer("router_logits", layer)["logits"])
+        return matrix(self._layer("router_logits", layer)["logits"])
 
     def heads(self, layer: int) -> dict[str, NDArray[np.float32]]:
         """Statistics of the attention heads on one layer.
@@ -117,33 +118,32 @@ class Trace:
         """
         table = self._layer("heads", layer)
         names = ("entropy", "first_weight", "previous_weight", "output_norm")
-        return {name: _matrix(table[name]) for name in names}
+        return {name: matrix(table[name]) for name in names}
 
     def layers(self, table: str) -> list[int]:
         """The layers that a table holds for this trace."""
-        rows = self._store.sql(
-            f"select distinct layer from {self._store.scan(table, self.trace_id)}"
-            " where trace_id = ? order by layer",
-            [self.trace_id],
+        query = (
+            f"select distinct layer from {self._source(table)} where trace_id = ? order by layer"
         )
-        return [layer for (layer,) in rows.fetchall()]
+        return [layer for (layer,) in self._store.sql(query, [self.trace_id]).fetchall()]
 
     def _layer(self, table: str, layer: int) -> pa.Table:
-        found = self._rows(table, "* exclude (trace_id, layer)", layer)
+        found = self._rows(
+            table, "* exclude (trace_id, layer)", f"layer = {int(layer)} order by pos"
+        )
         if not found.num_rows:
             raise NotInStoreError(self._missing(table, layer))
         return found
 
-    def _rows(self, table: str, columns: str, layer: int | None = None) -> pa.Table:
-        """Rows of this trace in key order, read from the files that hold them and no others."""
-        where, order = "", ""
-        if layer is not None:
-            where = f"and layer = {int(layer)}"
-        if table != "traces":
-            order = "order by pos"
-        source = self._store.scan(table, self.trace_id)
-        query = f"select {columns} from {source} where trace_id = ? {where} {order}"
-        return self._store.sql(query, [self.trace_id]).to_arrow_table().combine_chunks()
+    def _rows(self, table: str, columns: str, where: str = "true") -> pa.Table:
+        """Rows of this trace in the order of the table's key."""
+        query = f"select {columns} from {self._source(table)} where trace_id = ? and {where}"
+        return self._store.sql(query, [self.trace_id]).to_arrow_table()
+
+    def _source(self, table: str) -> str:
+        """SQL of the files that can hold this trace; no other file is opened."""
+        files = self._store.files(table, self.trace_id, self.trace_id)
+        return self._store.scan(table, files)
 
     def _missing(self, table: str, layer: int) -> str:
         layers = self.layers(table)
@@ -165,21 +165,3 @@ def _no_trace(store: Store, trace_id: int) -> str:
     if not count:
         return f"there is no trace {trace_id}: {store.path} holds no traces yet"
     return f"there is no trace {trace_id}: {store.path} holds {count}, from {low} to {high}"
-
-
-def _matrix(column: pa.ChunkedArray) -> NDArray:
-    """Lists of one length as [T, length]."""
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), -1)
-
-
-def _ragged(column: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
-    """Lists as their values end to end and the T + 1 offsets into them."""
-    lists = column.combine_chunks()
-    offsets = lists.offsets.to_numpy()
-    return lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]
-
-
-def _floats_or_ints(column: pa.ChunkedArray) -> NDArray:
-    """A column as numpy; null floats as NaN."""
-    return column.to_numpy()

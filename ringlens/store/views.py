@@ -21,18 +21,28 @@ _TYPES = {
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
 }
 
+# Lists are indexed after one unnest, not unnested side by side: DuckDB then reads only the lists
+# that a query uses, and filters rows before it multiplies them (measured: half the time).
 ROUTER_CHOICES = """
 create or replace view router_choices as
-select trace_id, layer, pos, rank, expert, weight, affinity,
-       list_contains(bias_flips, expert) as bias_flip
-from (
-    select trace_id, layer, pos, bias_flips,
-           unnest(range(len(expert_ids))) as rank,
-           unnest(expert_ids) as expert,
-           unnest(weights) as weight,
-           unnest(affinities) as affinity
-    from routing)
+select trace_id, layer, pos, rank,
+       expert_ids[rank + 1] as expert,
+       weights[rank + 1] as weight,
+       affinities[rank + 1] as affinity,
+       list_contains(bias_flips, expert_ids[rank + 1]) as bias_flip
+from (select *, unnest(range(len(expert_ids))) as rank from routing)
 """
+
+ROUTER_CHOICES_COLUMNS = (
+    "trace_id",
+    "layer",
+    "pos",
+    "rank",
+    "expert",
+    "weight",
+    "affinity",
+    "bias_flip",
+)
 
 
 def sql_type(arrow: pa.DataType) -> str:

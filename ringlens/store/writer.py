@@ -50,8 +50,9 @@ class StoreWriter:
         self.bytes_written = 0
         self._shapes: dict[str, RunShape] = {}
         with sentences(self.path, "the store was not opened for writing"):
-            layout.create(self.path)
+            layout.prepare(self.path)
             self._manifest = Manifest.create(self.path)
+            layout.mark(self.path)
             self._lock = WriterLock(self.path / layout.STAGING)
             self._sweep()
 
