@@ -1,0 +1,73 @@
+// What stands on every page: colour scheme, help, navigation, copy buttons.
+(function () {
+  const rl = (window.ringlens = window.ringlens || {});
+  const HELP = [
+    ["Everywhere", [["?", "this help"], ["t", "dark or light"], ["g", "traces"], ["r", "routing"]]],
+    ["A trace", [["← →", "previous, next token"], ["j k", "next, previous line"], ["[ ]", "previous, next layer"],
+      ["1 … 5", "colour by entropy, surprise, margin, expert, phase"], ["n p", "next, previous trace"], ["Esc", "let go of the token"]]],
+    ["Routing", [["[ ]", "previous, next layer"], ["← →", "previous, next expert"]]],
+  ];
+
+  function help() {
+    let dialog = document.getElementById("help");
+    if (!dialog) {
+      dialog = rl.el("dialog", "help", null, { id: "help", "aria-label": "Keyboard" });
+      dialog.appendChild(rl.el("h2", "", "Keyboard"));
+      for (const [title, keys] of HELP) {
+        const list = rl.el("dl");
+        for (const [key, what] of keys) {
+          const term = rl.el("dt");
+          for (const each of key.split(" ")) term.appendChild(rl.el(each === "…" ? "span" : "kbd", "", each));
+          rl.add(list, term, rl.el("dd", "", what));
+        }
+        rl.add(dialog, rl.el("h3", "", title), list);
+      }
+      dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+      document.body.appendChild(dialog);
+    }
+    if (dialog.open) dialog.close();
+    else dialog.showModal();
+  }
+
+  const toggleTheme = () => rl.setTheme(rl.theme() === "dark" ? "light" : "dark");
+  const KEYS = { "?": help, t: toggleTheme, g: () => rl.go("/"), r: () => rl.go("/routing") };
+
+  document.addEventListener("keydown", (event) => {
+    if (rl.typing(event) || !KEYS[event.key]) return;
+    if (document.querySelector("dialog[open]") && event.key !== "?") return;
+    event.preventDefault();
+    KEYS[event.key]();
+  });
+
+  document.addEventListener("click", (event) => {
+    const copy = event.target.closest && event.target.closest("[data-copy]");
+    if (!copy) return;
+    navigator.clipboard.writeText(copy.dataset.copy).then(() => {
+      copy.classList.add("done");
+      setTimeout(() => copy.classList.remove("done"), 1200);
+    }, () => {});
+  });
+
+  // The figures are made on the server: it learns of a new colour scheme by this store.
+  window.addEventListener("ringlens:theme", (event) => {
+    window.dash_clientside.set_props("theme", { data: event.detail });
+  });
+
+  window.dash_clientside = window.dash_clientside || {};
+  window.dash_clientside.shell = {
+    theme: () => rl.theme(),
+    toggle(clicks) {
+      if (clicks) toggleTheme();
+      return window.dash_clientside.no_update;
+    },
+    help(clicks) {
+      if (clicks) help();
+      return window.dash_clientside.no_update;
+    },
+    // Marks the navigation entry of the page that is open.
+    nav(pathname) {
+      const at = pathname.startsWith("/routing") ? "routing" : "traces";
+      return ["traces", "routing"].map((name) => "nav-item" + (name === at ? " active" : ""));
+    },
+  };
+})();

@@ -1,0 +1,152 @@
+// The whole trace on one axis: the metric as a profile, the heaviest expert of every layer below.
+(function () {
+  const rl = (window.ringlens = window.ringlens || {});
+  const PROFILE = 38; // height of the profile
+  const BAND = 3; // height of the phase band
+  const MAP = 84; // most height of the expert map
+
+  rl.traceRibbon = (view) => {
+    const { boot } = view;
+    const node = rl.el("div", "ribbon");
+    const track = rl.el("div", "track");
+    const profile = rl.el("canvas", "profile", null, { "aria-hidden": "true" });
+    const experts = rl.el("canvas", "expert-map", null, {
+      role: "img",
+      "aria-label": "Heaviest expert of each layer along the trace; the panel lists them by token",
+    });
+    const frame = rl.el("div", "window");
+    const cursor = rl.el("div", "cursor");
+    const labels = rl.el("div", "track-labels");
+    rl.add(node, labels, track);
+    rl.add(track, profile, experts, frame, cursor);
+    const rows = boot.has_routing ? boot.sparse_layers.length : 0;
+    const rowHeight = rows ? Math.max(1, Math.min(8, Math.floor(MAP / rows))) : 0;
+    let map = null;
+
+    const width = () => track.clientWidth || 1;
+    const x = (pos) => (pos / view.count) * width();
+
+    function draw() {
+      const w = width();
+      const c = rl.context(profile, w, PROFILE + BAND + 2);
+      c.clearRect(0, 0, w, PROFILE + BAND + 2);
+      const { paint, data } = view;
+      if (paint && paint.kind === "ramp") drawRamp(c, w, paint);
+      else if (paint) drawBands(c, w, paint);
+      for (let i = 0; i < view.count; i++) {
+        let to = i;
+        while (to + 1 < view.count && data.phase[to + 1] === data.phase[i]) to++;
+        c.fillStyle = rl.colors.phaseLine(data.phase[i]);
+        c.fillRect(x(i), PROFILE + 2, Math.max(1, x(to + 1) - x(i) - 1), BAND);
+        i = to;
+      }
+      label();
+      window_();
+      mark();
+    }
+
+    // The height of a column is the largest value of its tokens: a fork is never averaged away.
+    function drawRamp(c, w, paint) {
+      c.fillStyle = rl.colors.line(view.metric);
+      const columns = Math.min(Math.floor(w), view.count);
+      const step = w / columns;
+      for (let column = 0; column < columns; column++) {
+        const from = Math.floor((column / columns) * view.count);
+        const to = Math.max(from + 1, Math.floor(((column + 1) / columns) * view.count));
+        let bin = 0;
+        for (let i = from; i < to; i++) bin = Math.max(bin, paint.bins[i]);
+        const height = Math.max(1, (bin / (rl.colors.BINS - 1)) * PROFILE);
+        c.globalAlpha = bin ? 0.9 : 0.25;
+        c.fillRect(column * step, PROFILE - height, Math.max(1, step - (step > 3 ? 1 : 0)), height);
+      }
+      c.globalAlpha = 1;
+    }
+
+    function drawBands(c, w, paint) {
+      const step = w / view.count;
+      for (let i = 0; i < view.count; i++) {
+        const off = paint.palette[paint.bins[i]] === "transparent";
+        if (off) continue;
+        c.fillStyle =
+          paint.kind === "expert"
+            ? rl.colors.expertLine(paint.bins[i], boot)
+            : rl.colors.phaseLine(paint.bins[i]);
+        const height = paint.values ? Math.max(3, Math.min(1, paint.values[i] * 1.6) * PROFILE) : PROFILE;
+        c.fillRect(x(i), PROFILE - height, Math.max(1, step), height);
+      }
+    }
+
+    async function drawMap() {
+      if (!rows) return experts.remove();
+      experts.style.height = rows * rowHeight + "px";
+      try {
+        if (!map) {
+          const body = await rl.fetch(`/data/trace/${boot.trace_id}/experts`);
+          map = { stride: body.stride, expert: rl.decode(body.expert, "u2") };
+        }
+      } catch (error) {
+        return view.fail(error);
+      }
+      const w = width();
+      const c = rl.context(experts, w, rows * rowHeight);
+      const columns = map.expert.length / rows;
+      const step = (w * map.stride) / view.count;
+      const fills = Array.from({ length: boot.experts }, (_, e) => rl.colors.expertLine(e, boot));
+      for (let s = 0; s < rows; s++) {
+        for (let column = 0; column < columns; column++) {
+          c.fillStyle = fills[map.expert[s * columns + column]];
+          c.fillRect(column * step, s * rowHeight, step + 0.5, rowHeight - (rowHeight > 3 ? 1 : 0));
+        }
+      }
+      mark();
+    }
+
+    function label() {
+      labels.replaceChildren();
+      const names = { entropy: "entropy", logprob: "surprise", margin: "contest", expert: "weight", phase: "phase" };
+      const top = rl.el("span", "", names[view.metric]);
+      top.style.height = PROFILE + BAND + 4 + "px";
+      labels.appendChild(top);
+      if (!rows) return;
+      const all = boot.sparse_layers;
+      const below = rl.el("span", "ends");
+      below.style.height = rows * rowHeight + "px";
+      rl.add(labels, rl.add(below, rl.el("i", "", `L${all[0]}`), rl.el("i", "", `L${all[all.length - 1]}`)));
+    }
+
+    function window_() {
+      const [from, to] = view.text.visible();
+      frame.style.left = x(from) + "px";
+      frame.style.width = Math.max(2, x(to) - x(from)) + "px";
+    }
+
+    function mark() {
+      cursor.hidden = view.pos === null;
+      if (view.pos !== null) cursor.style.left = x(view.pos + 0.5) + "px";
+    }
+
+    const posAt = (event) => {
+      const box = track.getBoundingClientRect();
+      return Math.floor(((event.clientX - box.left) / box.width) * view.count);
+    };
+    track.addEventListener("pointerdown", (event) => {
+      track.setPointerCapture(event.pointerId);
+      const layer = event.target === experts
+        ? boot.sparse_layers[Math.floor((event.offsetY / experts.clientHeight) * rows)]
+        : null;
+      view.setPos(posAt(event), true);
+      if (layer !== null && layer !== undefined) view.setLayer(layer);
+    });
+    track.addEventListener("pointermove", (event) => {
+      if (track.hasPointerCapture(event.pointerId)) view.setPos(posAt(event), true);
+    });
+    const observer = new ResizeObserver(() => {
+      if (!document.contains(node)) return observer.disconnect();
+      if (view.paint) draw();
+      drawMap();
+    });
+    observer.observe(track);
+
+    return { node, draw, drawMap, mark, window: window_ };
+  };
+})();

@@ -1,0 +1,203 @@
+// The chain of thought as text: one span a token, lines in blocks the browser skips off screen.
+(function () {
+  const rl = (window.ringlens = window.ringlens || {});
+  const BLOCK = 256; // tokens a block; it ends at the next line end
+  const LONGEST = 2048; // a line longer than this is cut into several
+  const NAMES = ["Prompt", "Thinking", "Answer"];
+
+  rl.traceText = (view) => {
+    const node = rl.el("div", "trace-text", null, {
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Tokens. Arrow keys move between tokens and lines.",
+    });
+    const tip = rl.el("div", "tip", null, { hidden: "", role: "tooltip" });
+    const spans = [];
+    const lineOf = new Uint32Array(view.count);
+    const starts = []; // first token of each line
+    const blocks = []; // {node, from, to}
+    let painted = null;
+    let palette = null;
+    let focused = null;
+
+    // --- making the spans -------------------------------------------------------------------
+
+    function span(i) {
+      const text = view.token(i);
+      const bare = text.replace(/\n+$/, "");
+      const breaks = text.length - bare.length;
+      const item = rl.el("span", "t", bare);
+      if (breaks) item.dataset.nl = "↵".repeat(Math.min(breaks, 3));
+      if (text === "") item.classList.add("empty");
+      if (/^<[^<>\s]{1,40}>$/.test(bare)) item.classList.add("special");
+      item.tokenIndex = i;
+      return item;
+    }
+
+    // Lines end after a token that ends in a newline, and where the phase changes.
+    function cutLines() {
+      const { phase } = view.data;
+      for (let i = 0; i < view.count; i++) {
+        const start = starts.length ? starts[starts.length - 1] : -1;
+        const cut =
+          i === 0 || phase[i] !== phase[i - 1] ||
+          view.token(i - 1).endsWith("\n") || i - start >= LONGEST;
+        if (cut) starts.push(i);
+        lineOf[i] = starts.length - 1;
+      }
+    }
+
+    function phaseHead(phase, line) {
+      let to = line;
+      while (to < starts.length && view.data.phase[starts[to]] === phase) to++;
+      const tokens = (to < starts.length ? starts[to] : view.count) - starts[line];
+      const head = rl.el("h3", "phase-head", NAMES[phase]);
+      head.dataset.phase = phase;
+      return rl.add(head, rl.el("span", "dim", `${tokens.toLocaleString("en")} tokens`));
+    }
+
+    function build() {
+      cutLines();
+      const all = document.createDocumentFragment();
+      let block = null;
+      let number = 0;
+      for (let line = 0; line < starts.length; line++) {
+        const from = starts[line];
+        const to = line + 1 < starts.length ? starts[line + 1] : view.count;
+        const phase = view.data.phase[from];
+        const fresh = line === 0 || phase !== view.data.phase[from - 1];
+        if (fresh || from - block.from >= BLOCK) {
+          if (fresh) {
+            all.appendChild(phaseHead(phase, line));
+            number = 0;
+          }
+          block = { node: rl.el("div", "block"), from, to, lines: 0 };
+          block.node.dataset.phase = phase;
+          blocks.push(block);
+          all.appendChild(block.node);
+        }
+        const row = rl.el("div", "line");
+        row.dataset.n = ++number;
+        for (let i = from; i < to; i++) row.appendChild((spans[i] = span(i)));
+        block.node.appendChild(row);
+        block.to = to;
+        block.lines++;
+      }
+      for (const each of blocks) {
+        each.node.style.containIntrinsicSize = `auto ${Math.max(each.lines * 25, (each.to - each.from) * 2)}px`;
+      }
+      node.appendChild(all);
+      document.body.querySelectorAll(".tip").forEach((old) => old.remove());
+      document.body.appendChild(tip);
+    }
+
+    // --- colouring --------------------------------------------------------------------------
+
+    function recolor() {
+      const next = view.paint;
+      const same = palette && palette.join() === next.palette.join();
+      for (let i = 0; i < spans.length; i++) {
+        const bin = next.bins[i];
+        if (!same || painted[i] !== bin) spans[i].style.backgroundColor = next.palette[bin];
+      }
+      painted = next.bins.slice();
+      palette = next.palette;
+    }
+
+    function focus(scroll) {
+      if (focused) {
+        focused.classList.remove("focused");
+        focused.parentNode.classList.remove("current");
+      }
+      focused = view.pos === null ? null : spans[view.pos];
+      if (!focused) return;
+      focused.classList.add("focused");
+      focused.parentNode.classList.add("current");
+      if (scroll) reveal(focused);
+    }
+
+    function reveal(item) {
+      const box = node.getBoundingClientRect();
+      const at = item.getBoundingClientRect();
+      if (at.top < box.top + 48 || at.bottom > box.bottom - 48) {
+        node.scrollTop += at.top - box.top - box.height * 0.4;
+      }
+    }
+
+    // The first token of the line after or before; stays where there is none.
+    function lineStep(by) {
+      if (view.pos === null) return 0;
+      const line = lineOf[view.pos] + by;
+      return line < 0 || line >= starts.length ? view.pos : starts[line];
+    }
+
+    // First and last token on screen, interpolated inside blocks: cheap, and good to a line.
+    function visible() {
+      const top = node.scrollTop;
+      const bottom = top + node.clientHeight;
+      const at = (y) => {
+        let last = 0;
+        for (const block of blocks) {
+          const { offsetTop, offsetHeight } = block.node;
+          if (y < offsetTop) break;
+          const inside = Math.min(1, (y - offsetTop) / Math.max(1, offsetHeight));
+          last = block.from + inside * (block.to - block.from);
+        }
+        return last;
+      };
+      return [at(top), at(bottom)];
+    }
+
+    // --- pointer ----------------------------------------------------------------------------
+
+    function row(name, value) {
+      return rl.add(rl.el("div", "tip-row"), rl.el("span", "dim", name), rl.el("b", "", value));
+    }
+
+    function showTip(item) {
+      const i = item.tokenIndex;
+      const { data } = view;
+      tip.replaceChildren(
+        rl.add(rl.el("div", "tip-head"), rl.el("code", "", rl.visible(view.token(i))),
+          rl.el("span", "dim", `#${i}`)),
+      );
+      if (Number.isFinite(data.logprob[i])) {
+        rl.add(tip, row("probability", rl.percent(Math.exp(data.logprob[i]))),
+          row("entropy", rl.number(data.entropy[i], 2) + " nats"));
+      }
+      if (data.margin) tip.appendChild(row("margin", rl.number(data.margin[i], 3)));
+      const layer = view.layers.get(view.layer);
+      if (layer && view.metric === "expert") {
+        tip.appendChild(row(`layer ${view.layer}`, `E${layer.expert[i]} · ${rl.percent(layer.share[i])}`));
+      }
+      place(item);
+    }
+
+    function place(item) {
+      tip.hidden = false;
+      const at = item.getClientRects()[0] || item.getBoundingClientRect();
+      const left = Math.min(at.left, window.innerWidth - tip.offsetWidth - 12);
+      const above = at.top - tip.offsetHeight - 8;
+      tip.style.left = Math.max(8, left) + "px";
+      tip.style.top = (above > 60 ? above : at.bottom + 8) + "px";
+    }
+
+    const tokenAt = (event) => event.target.closest && event.target.closest(".t");
+    node.addEventListener("pointerover", (event) => {
+      const item = tokenAt(event);
+      if (item) showTip(item);
+      else tip.hidden = true;
+    });
+    node.addEventListener("pointerleave", () => (tip.hidden = true));
+    node.addEventListener("click", (event) => {
+      const item = tokenAt(event);
+      if (item && window.getSelection().isCollapsed) view.setPos(item.tokenIndex, false);
+    });
+    node.addEventListener("scroll", () => {
+      tip.hidden = true;
+      view.ribbon.window();
+    }, { passive: true });
+
+    return { node, build, recolor, focus, lineStep, visible };
+  };
+})();

@@ -1,0 +1,159 @@
+"""The panel of one expert: how much it is used, on which tokens, and where it weighs most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import dcc, html
+from dash.development.base_component import Component
+
+from ringlens.app import queries
+from ringlens.app.palette import expert_colour
+from ringlens.app.parts import visible
+from ringlens.app.queries import Scope
+from ringlens.app.usage import Usage
+from ringlens.store import Store
+from ringlens.store.schema import PHASES
+
+Row = dict[str, Any]
+
+TOKENS = 12
+CONTEXTS = 6
+
+
+def expert_panel(
+    store: Store, scope: Scope, usage: Usage, layer: int, expert: int, phase: str, order: str
+) -> list[Component]:
+    """Everything about one expert in a scope.
+
+    Args:
+        store: The store.
+        scope: Run or trace.
+        usage: The scope's usage.
+        layer: Layer of the expert.
+        expert: Expert id.
+        phase: Phase that tokens and contexts are taken from; for 'difference' all of them.
+        order: 'count' or 'share', see :func:`ringlens.app.queries.expert_tokens`.
+    """
+    phase = "all" if phase == "difference" else phase
+    facts = queries.expert_facts(store, scope.run_id, layer, expert)
+    tokens = queries.expert_tokens(store, scope, layer, expert, phase, order, TOKENS)
+    contexts = queries.expert_contexts(store, scope, layer, expert, phase, CONTEXTS)
+    return [
+        _head(usage, layer, expert, facts),
+        _facts(usage, layer, expert, phase),
+        _phases(usage, layer, expert),
+        html.H3("Top tokens" + ("" if phase == "all" else f" in the {phase} phase")),
+        _tokens(tokens, order),
+        html.H3("Where it weighs most"),
+        _contexts(contexts, layer),
+    ]
+
+
+def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component:
+    colour = expert_colour(expert, usage.experts, usage.groups)
+    bias = f" · bias {facts['bias']:+.3f}" if facts else ""
+    return html.Div(
+        [
+            html.I(className="swatch", style={"background": colour}),
+            html.H2(f"Expert {expert}"),
+            html.Span(f"layer {layer} · group {usage.group(expert)}{bias}", className="dim"),
+        ],
+        className="panel-title",
+    )
+
+
+def _facts(usage: Usage, layer: int, expert: int, phase: str) -> Component:
+    s = usage.layers.index(layer)
+    forms = {"share": ".1%", "lift": "+.2f", "weight": ".1%", "flips": ".0%"}
+    names = {"share": "of tokens", "lift": "log₂ lift", "weight": "of weight", "flips": "by bias"}
+    items = []
+    for metric, form in forms.items():
+        value = usage.metric_SE(metric, phase)[s, expert]
+        text = format(value, form) if abs(value) < float("inf") else "–"
+        items.append(
+            html.Div([html.Span(names[metric], className="dim"), html.B(text)], className="fact")
+        )
+    return html.Div(items, className="facts")
+
+
+def _phases(usage: Usage, layer: int, expert: int) -> Component:
+    """Share of tokens in each phase, as bars on one scale."""
+    s = usage.layers.index(layer)
+    shares = {
+        phase: usage.metric_SE("share", phase)[s, expert] if usage.tokens(phase) else 0.0
+        for phase in PHASES
+    }
+    top = max(shares.values()) or 1.0
+    return html.Div(
+        [
+            html.Div(
+                [
+                    html.Span(phase, className="dim"),
+                    html.Span(
+                        html.I(style={"width": f"{100 * share / top:.1f}%"}, className=phase),
+                        className="bar",
+                    ),
+                    html.Span(f"{share:.1%}", className="value"),
+                ],
+                className="phase-bar",
+            )
+            for phase, share in shares.items()
+        ],
+        className="phase-bars",
+    )
+
+
+def _tokens(rows: list[Row], order: str) -> Component:
+    if not rows:
+        why = " with at least ten occurrences" if order == "share" else ""
+        return html.P(f"It was chosen for no token{why} here.", className="dim")
+    top = max(row["n"] for row in rows)
+    body = [
+        html.Tr(
+            [
+                html.Td(html.Code(visible(row["text"])), className="token-cell"),
+                _meter(row["n"] / top, f"{row['n']:,}"),
+                _meter(row["share"], f"{row['share']:.0%}"),
+                html.Td(f"{row['weight']:.0%}", className="num"),
+            ]
+        )
+        for row in rows
+    ]
+    heads = [
+        html.Th("Token"),
+        html.Th("Times chosen"),
+        html.Th("Of its occurrences"),
+        html.Th("Weight", className="num"),
+    ]
+    return html.Table([html.Thead(html.Tr(heads)), html.Tbody(body)], className="token-table")
+
+
+def _meter(share: float, text: str) -> Component:
+    bar = html.Span(html.I(style={"width": f"{100 * share:.1f}%"}), className="bar")
+    return html.Td([bar, html.Span(text, className="value")], className="meter")
+
+
+def _contexts(rows: list[Row], layer: int) -> Component:
+    return html.Div(
+        [
+            dcc.Link(
+                [
+                    html.Span(f"{row['weight']:.0%}", className="weight"),
+                    html.Span(
+                        [_flat(row["before"]), html.Mark(visible(row["token"])), _flat(row["after"])],
+                        className="snippet",
+                    ),
+                    html.Span(f"#{row['trace_id']}", className="dim"),
+                ],
+                href=f"/trace/{row['trace_id']}?tok={row['pos']}&L={layer}&metric=expert",
+                className="context",
+            )
+            for row in rows
+        ],
+        className="contexts",
+    )
+
+
+def _flat(text: str) -> str:
+    return text.replace("\n", " ↵ ")

@@ -1,0 +1,331 @@
+"""Frames in, figures out; pure functions of their arguments.
+
+Shape letters: S sparse layers, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ringlens.app.palette import FONT, Palette, palette
+from ringlens.app.usage import Array, Usage, gini, max_violation
+
+# Heights and widths in pixels; plotly wants fractions, `_Frame` translates.
+_LOAD = 76  # bars of one layer's load, above the heatmap
+_GAP = 30
+_TOP, _BOTTOM, _LEFT, _RIGHT = 24, 34, 44, 12
+_AREA, _LEAST, _MOST = 380, 9, 36  # height of the heatmap, and of a row of it
+
+
+CONFIG = {"displayModeBar": False, "responsive": True, "showSendToCloud": False, "doubleClick": "reset"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a metric is written: name of its unit, d3 format of a value and of a difference."""
+
+    title: str
+    value: str
+    difference: str
+
+
+READINGS = {
+    "share": Reading("tokens that chose it", ".2%", "+.2%"),
+    "weight": Reading("share of routing weight", ".2%", "+.2%"),
+    "lift": Reading("log₂ lift over k/E", "+.2f", "+.2f"),
+    "flips": Reading("choices made by bias", ".1%", "+.1%"),
+}
+
+
+def usage_heatmap(
+    usage: Usage, metric: str, phase: str, layer: int, expert: int | None, theme: str
+) -> go.Figure:
+    """Layer × expert heatmap with the load of one layer above and balance by layer beside it.
+
+    Args:
+        usage: Counts of the scope.
+        metric: Key of :data:`ringlens.app.usage.METRICS`.
+        phase: 'all', a phase, or 'difference' (think minus answer).
+        layer: Layer whose load is drawn above.
+        expert: Expert to mark in that layer, or None.
+        theme: 'dark' or 'light'.
+    """
+    colours = palette(theme)
+    frame = _Frame(len(usage.layers))
+    values_SE = usage.metric_SE(metric, phase)
+    figure = go.Figure(
+        [
+            _heatmap(usage, values_SE, metric, phase, colours, frame),
+            _load_bars(usage, phase, layer, expert, colours),
+            *_balance(usage, phase, colours),
+        ]
+    )
+    figure.update_layout(_layout(usage, colours, frame), **_axes(usage, colours, frame))
+    figure.update_layout(
+        shapes=_shapes(usage, layer, expert, colours),
+        annotations=_labels(usage, layer, phase, colours, frame),
+    )
+    return figure
+
+
+class _Frame:
+    """Pixel geometry of the figure as plotly's fractions."""
+
+    def __init__(self, rows: int) -> None:
+        self.row = min(_MOST, max(_LEAST, _AREA / max(1, rows)))
+        self.map = self.row * max(1, rows)
+        self.inner = self.map + _GAP + _LOAD
+        self.height = round(self.inner + _TOP + _BOTTOM)
+
+    @property
+    def map_domain(self) -> list[float]:
+        return [0.0, self.map / self.inner]
+
+    @property
+    def load_domain(self) -> list[float]:
+        return [(self.map + _GAP) / self.inner, 1.0]
+
+
+def _heatmap(
+    usage: Usage, values_SE: Array, metric: str, phase: str, colours: Palette, frame: _Frame
+) -> go.Heatmap:
+    low, high = _bounds(values_SE, metric, phase)
+    form = _form(metric, phase)
+    gap = 1 if frame.row >= 14 and usage.experts <= 64 else 0
+    return go.Heatmap(
+        z=np.where(np.isfinite(values_SE), values_SE, np.nan).astype(np.float32),
+        x0=0,
+        dx=1,
+        y=list(usage.layers),
+        zmin=low,
+        zmax=high,
+        colorscale=_even(_colours(metric, phase, colours)),
+        xgap=gap,
+        ygap=gap,
+        hoverongaps=False,
+        hovertemplate=f"<b>L%{{y}} · E%{{x}}</b>  %{{z:{form}}}<extra></extra>",
+        showscale=False,
+    )
+
+
+def scale(usage: Usage, metric: str, phase: str, theme: str) -> tuple[str, str, tuple[str, ...]]:
+    """The two ends of the colour scale as text, and its colours from low to high."""
+    low, high = _bounds(usage.metric_SE(metric, phase), metric, phase)
+    form = python_format(metric, phase)
+    return format(low, form), format(high, form), _colours(metric, phase, palette(theme))
+
+
+def python_format(metric: str, phase: str) -> str:
+    """Format of a metric's value (d3's and Python's agree on these)."""
+    return _form(metric, phase).replace(".2%", ".1%")
+
+
+def _form(metric: str, phase: str) -> str:
+    reading = READINGS[metric]
+    return reading.difference if phase == "difference" else reading.value
+
+
+def _bounds(values_SE: Array, metric: str, phase: str) -> tuple[float, float]:
+    """Ends of the colour scale: from 0, or even about 0 for what has a sign."""
+    top = _most(np.abs(values_SE))
+    if metric == "lift":
+        top = min(top, 4.0)  # one rare expert would otherwise pale all others
+    return (-top if phase == "difference" or metric == "lift" else 0.0), top
+
+
+def _colours(metric: str, phase: str, colours: Palette) -> tuple[str, ...]:
+    if phase == "difference" or metric == "lift":
+        return colours.diverging
+    return colours.warm if metric == "flips" else colours.sequential
+
+
+def _load_bars(
+    usage: Usage, phase: str, layer: int, expert: int | None, colours: Palette
+) -> go.Bar:
+    load_E = usage.count_SE(phase)[usage.layers.index(layer)]
+    total = load_E.sum() / usage.experts_per_token
+    fills = [colours.bar] * usage.experts
+    if expert is not None:
+        fills[expert] = colours.accent
+    return go.Bar(
+        x0=0,
+        dx=1,
+        y=(load_E / total if total else load_E).astype(np.float32),
+        yaxis="y2",
+        marker={"color": fills, "line": {"width": 0}},
+        hovertemplate=f"<b>L{layer} · E%{{x}}</b>  %{{y:.2%}} of tokens<extra></extra>",
+    )
+
+
+def _balance(usage: Usage, phase: str, colours: Palette) -> list[go.Bar]:
+    """MaxVio and Gini of each layer, on the heatmap's rows."""
+    n_SE = usage.count_SE(phase)
+    bars = []
+    for axis, name, values_S in (
+        ("x2", "MaxVio", max_violation(n_SE)),
+        ("x3", "Gini", gini(n_SE)),
+    ):
+        bars.append(
+            go.Bar(
+                x=values_S.astype(np.float32),
+                y=list(usage.layers),
+                orientation="h",
+                xaxis=axis,
+                marker={"color": colours.bar, "line": {"width": 0}},
+                hovertemplate=f"<b>L%{{y}}</b>  {name} %{{x:.3f}}<extra></extra>",
+                texttemplate="%{x:.2f}" if len(usage.layers) <= 24 else None,
+                textposition="outside",
+                textfont={"size": 11, "color": colours.text_2},
+                cliponaxis=False,
+            )
+        )
+    return bars
+
+
+def _layout(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
+    return {
+        "height": frame.height,
+        "margin": {"l": _LEFT, "r": _RIGHT, "t": _TOP, "b": _BOTTOM, "pad": 0},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 11, "color": colours.text_2},
+        "showlegend": False,
+        "bargap": 0.28 if usage.experts <= 64 else 0.1,
+        "dragmode": "zoom" if usage.experts > 64 else False,
+        "hoverlabel": {
+            "bgcolor": colours.raised,
+            "bordercolor": colours.line,
+            "font": {"family": FONT, "size": 12, "color": colours.text},
+        },
+        "uirevision": "usage",
+        "template": None,
+    }
+
+
+def _axes(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
+    fixed = usage.experts <= 64
+    still: dict[str, Any] = {
+        "showgrid": False,
+        "zeroline": False,
+        "showline": False,
+        "ticks": "",
+        "fixedrange": fixed,
+    }
+    layers = usage.layers
+    step = max(1, round(16 / frame.row))
+    balance = {**still, "showticklabels": False, "fixedrange": True, "rangemode": "tozero"}
+    n_SE = usage.count_SE("all")
+    violation, spread = max_violation(n_SE), gini(n_SE)
+    return {
+        "xaxis": {
+            **still,
+            "domain": [0, 0.86],
+            "range": [-0.5, usage.experts - 0.5],
+            "dtick": 2 if usage.experts <= 64 else 16,
+            "tick0": 0,
+            "tickfont": {"size": 10, "color": colours.text_3},
+        },
+        "yaxis": {
+            **still,
+            "domain": frame.map_domain,
+            "range": [layers[-1] + 0.5, layers[0] - 0.5],
+            "tickvals": list(layers[::step]),
+            "ticktext": [f"L{layer}" for layer in layers[::step]],
+            "tickfont": {"size": 11, "color": colours.text_2},
+        },
+        "yaxis2": {
+            **still,
+            "domain": frame.load_domain,
+            "anchor": "x",
+            "rangemode": "tozero",
+            "tickformat": ".0%",
+            "nticks": 3,
+            "tickfont": {"size": 10, "color": colours.text_3},
+            "fixedrange": True,
+        },
+        "xaxis2": {**balance, "domain": [0.885, 0.925], "range": [0, _most(violation)]},
+        "xaxis3": {**balance, "domain": [0.955, 0.985], "range": [0, max(0.2, _most(spread))]},
+    }
+
+
+def _shapes(
+    usage: Usage, layer: int, expert: int | None, colours: Palette
+) -> list[dict[str, Any]]:
+    """Group boundaries, the uniform load, and the marked cell."""
+    size = usage.experts // usage.groups
+    line = {"color": colours.text_3, "width": 1}
+    shapes: list[dict[str, Any]] = [
+        {
+            "type": "line",
+            "x0": g * size - 0.5,
+            "x1": g * size - 0.5,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "line": line,
+            "opacity": 0.45,
+        }
+        for g in range(1, usage.groups)
+    ]
+    uniform = usage.experts_per_token / usage.experts
+    shapes.append(
+        {
+            "type": "line",
+            "x0": -0.5,
+            "x1": usage.experts - 0.5,
+            "y0": uniform,
+            "y1": uniform,
+            "yref": "y2",
+            "line": {"color": colours.text_3, "width": 1, "dash": "dot"},
+        }
+    )
+    cell = {"type": "rect", "y0": layer - 0.5, "y1": layer + 0.5, "fillcolor": "rgba(0,0,0,0)"}
+    if expert is not None:
+        mark = {"color": colours.accent, "width": 2}
+        shapes.append({**cell, "x0": expert - 0.5, "x1": expert + 0.5, "line": mark})
+    return shapes
+
+
+def _labels(
+    usage: Usage, layer: int, phase: str, colours: Palette, frame: _Frame
+) -> list[dict[str, Any]]:
+    """Names of the groups, of the load bars and of the balance columns."""
+    size = usage.experts // usage.groups
+    base = {"showarrow": False, "font": {"size": 10.5, "color": colours.text_3}}
+    on_map = {**base, "yref": "paper", "y": frame.map_domain[1], "yanchor": "bottom", "yshift": 5}
+    names = [
+        {**on_map, "x": (g + 0.5) * size - 0.5, "text": f"group {g}" if usage.groups < 16 else f"{g}"}
+        for g in range(usage.groups)
+        if usage.groups > 1
+    ]
+    columns = [
+        {**on_map, "xref": "paper", "x": x, "xanchor": "left", "text": text}
+        for x, text in ((0.885, "MaxVio"), (0.955, "Gini"))
+    ]
+    over = " in think and answer" if phase == "difference" else ""
+    load = {
+        **base,
+        "xref": "paper",
+        "x": 0,
+        "xanchor": "left",
+        "yref": "paper",
+        "y": 1,
+        "yanchor": "bottom",
+        "yshift": 4,
+        "text": f"Load of layer {layer}{over}  ·  dotted: uniform",
+    }
+    return [*names, *columns, load]
+
+
+def _most(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+
+
+def _even(colours: tuple[str, ...]) -> list[list[Any]]:
+    """A colour scale with even steps."""
+    return [[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)]

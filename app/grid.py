@@ -1,0 +1,114 @@
+"""The traces grid: what the browser asks for (AG Grid's sort and filter models) as SQL.
+
+The browser names columns and operators; both are looked up in tables here, and every value becomes
+a parameter, so nothing it sends is ever part of the SQL text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+COLUMNS = (
+    "trace_id",
+    "correct",
+    "task",
+    "prompt",
+    "answer",
+    "tokens",
+    "n_think",
+    "entropy",
+    "finish_reason",
+    "run_id",
+)
+VERDICTS = {
+    "all": "true",
+    "correct": "correct",
+    "wrong": "not correct",
+    "unjudged": "correct is null",
+}
+_NUMBER = {
+    "equals": "{c} = {v}",
+    "notEqual": "{c} <> {v}",
+    "lessThan": "{c} < {v}",
+    "lessThanOrEqual": "{c} <= {v}",
+    "greaterThan": "{c} > {v}",
+    "greaterThanOrEqual": "{c} >= {v}",
+}
+_TEXT = {
+    "contains": "contains(lower({c}), lower({v}))",
+    "notContains": "not contains(lower({c}), lower({v}))",
+    "equals": "lower({c}) = lower({v})",
+    "notEqual": "lower({c}) <> lower({v})",
+    "startsWith": "starts_with(lower({c}), lower({v}))",
+    "endsWith": "ends_with(lower({c}), lower({v}))",
+}
+_EMPTY = {"blank": "({c} is null)", "notBlank": "({c} is not null)"}
+_TYPES = {"number": (_NUMBER, float), "text": (_TEXT, str)}
+
+
+@dataclass
+class Condition:
+    """A condition under construction: SQL text with the parameters it names."""
+
+    parts: list[str] = field(default_factory=list)
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sql(self) -> str:
+        """All parts, joined by ``and``; true where there are none."""
+        return " and ".join(self.parts) or "true"
+
+    def add(self, value: Any) -> str:
+        """Keep a value as a parameter and return its placeholder."""
+        name = f"p{len(self.params)}"
+        self.params[name] = value
+        return f"${name}"
+
+
+def order_sql(sort_model: list[dict[str, Any]] | None) -> str:
+    """The ``order by`` list of a sort model; traces by id where it asks for nothing."""
+    wanted = [
+        f"{item['colId']} {'desc' if item.get('sort') == 'desc' else 'asc'} nulls last"
+        for item in sort_model or []
+        if item.get("colId") in COLUMNS
+    ]
+    return ", ".join([*wanted, "trace_id asc"])
+
+
+def condition(filter_model: dict[str, Any] | None, verdict: str, search: str | None) -> Condition:
+    """What the filters of the grid, the verdict switch and the search box together ask for.
+
+    A column, operator or verdict that does not exist asks for nothing.
+    """
+    result = Condition([VERDICTS.get(verdict, "true")])
+    for word in (search or "").split():
+        value = result.add(word)
+        # One word may stand in the prompt, the task, the answer or be the id of the trace.
+        result.parts.append(
+            f"(contains(lower(prompt), lower({value})) or contains(lower(task), lower({value}))"
+            f" or contains(lower(answer), lower({value})) or trace_id::varchar = ltrim({value}, '#'))"
+        )
+    for column, model in (filter_model or {}).items():
+        if column in COLUMNS:
+            result.parts.append(_filter_sql(result, column, model))
+    return result
+
+
+def _filter_sql(result: Condition, column: str, model: dict[str, Any]) -> str:
+    """SQL of one column's filter: one test, or several joined by ``and`` or ``or``."""
+    if model.get("conditions"):
+        joiner = " or " if model.get("operator") == "OR" else " and "
+        parts = [_filter_sql(result, column, each) for each in model["conditions"]]
+        return "(" + joiner.join(parts) + ")"
+    operator = model.get("type", "")
+    if operator in _EMPTY:
+        return _EMPTY[operator].format(c=column)
+    operators, kind = _TYPES.get(model.get("filterType", ""), ({}, str))
+    if operator == "inRange" and kind is float:
+        low, high = result.add(float(model["filter"])), result.add(float(model["filterTo"]))
+        return f"({column} >= {low} and {column} <= {high})"
+    if operator not in operators or model.get("filter") is None:
+        return "true"
+    value = result.add(kind(model["filter"]))
+    return "(" + operators[operator].format(c=column, v=value) + ")"

@@ -1,0 +1,264 @@
+"""``/``: what the store holds: figures, runs, and the grid of all traces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash.development.base_component import Component
+
+from ringlens.app import grid, queries
+from ringlens.app.parts import ago, command_box, percent, plural, stat
+from ringlens.store import Store
+
+Row = dict[str, Any]
+
+POLL = 2_000  # milliseconds between two looks at the manifest
+PAGE = 100  # rows the grid asks for at a time
+
+GRID_THEME = {
+    "function": "themeQuartz.withParams({"
+    "backgroundColor: 'transparent', foregroundColor: 'var(--text)', accentColor: 'var(--accent)',"
+    "headerBackgroundColor: 'transparent', headerTextColor: 'var(--text-3)',"
+    "headerFontSize: 11.5, headerFontWeight: 500, headerHeight: 34, rowHeight: 36,"
+    "borderColor: 'var(--line)', rowHoverColor: 'var(--hover)', fontSize: 13,"
+    "fontFamily: 'inherit', wrapperBorder: false, wrapperBorderRadius: 0, spacing: 6,"
+    "headerColumnResizeHandleColor: 'transparent', cellHorizontalPadding: 12,"
+    "chromeBackgroundColor: 'var(--raised)', menuBackgroundColor: 'var(--raised)',"
+    "inputBackgroundColor: 'var(--surface)', inputTextColor: 'var(--text)',"
+    "iconColor: 'var(--text-3)'})"
+}
+
+
+def layout(store: Store) -> Component:
+    """The page, or how to fill the store where it holds no runs."""
+    totals = queries.totals(store)
+    return html.Div(
+        [
+            html.Header(
+                [
+                    html.Div(
+                        [html.H1("Traces"), html.Span(str(store.path), className="path dim")],
+                        className="title-row",
+                    ),
+                    html.Div(_stats(totals), id="stats", className="stats"),
+                ],
+                className="page-header",
+            ),
+            html.Div(_runs(store), id="runs"),
+            _grid_section(totals) if totals["traces"] else _empty(store, totals),
+            dcc.Interval(id="poll", interval=POLL),
+            dcc.Store(id="seen", data={"version": queries.version(store), "empty": not totals["traces"]}),
+            dcc.Store(id="commits"),
+        ],
+        className="page store-page",
+    )
+
+
+def register(app: Dash, store: Store) -> None:
+    """Rows for the grid, a look for new commits, and the clicks."""
+
+    @app.callback(
+        Output("traces", "getRowsResponse"),
+        Output("found", "children"),
+        Input("traces", "getRowsRequest"),
+        State("verdict", "value"),
+        State("search", "value"),
+        prevent_initial_call=True,
+    )
+    def rows(request: Row | None, verdict: str, search: str | None) -> tuple[Any, Any]:
+        if request is None:
+            return no_update, no_update
+        wanted = grid.condition(request.get("filterModel"), verdict, search)
+        order = grid.order_sql(request.get("sortModel"))
+        start, end = int(request["startRow"]), int(request["endRow"])
+        page, total = queries.traces_page(store, wanted.sql, order, wanted.params, start, end)
+        return {"rowData": page, "rowCount": total}, plural(total, "trace")
+
+    @app.callback(
+        Output("seen", "data"),
+        Output("stats", "children"),
+        Output("runs", "children"),
+        Output("commits", "data"),
+        Output("url", "href"),
+        Input("poll", "n_intervals"),
+        State("seen", "data"),
+        prevent_initial_call=True,
+    )
+    def look(_: int, seen: Row) -> tuple[Any, ...]:
+        version = queries.version(store)
+        if version == seen["version"]:
+            return (no_update,) * 5
+        totals = queries.totals(store)
+        now = {"version": version, "empty": not totals["traces"]}
+        # The first trace replaces the empty page by the grid: show the page anew.
+        href = "/" if seen["empty"] and totals["traces"] else no_update
+        return now, _stats(totals), _runs(store), version, href
+
+    client = app.clientside_callback
+    client(
+        ClientsideFunction("store", "open"),
+        Output("traces", "id"),
+        Input("traces", "cellClicked"),
+        prevent_initial_call=True,
+    )
+    client(
+        ClientsideFunction("store", "restart"),
+        Output("verdict", "id"),
+        Input("verdict", "value"),
+        Input("search", "value"),
+        prevent_initial_call=True,
+    )
+    client(
+        ClientsideFunction("store", "refresh"),
+        Output("commits", "id"),
+        Input("commits", "data"),
+        prevent_initial_call=True,
+    )
+
+
+def _stats(totals: Row) -> list[Component]:
+    tokens = totals["n_prompt"] + totals["n_think"] + totals["n_answer"]
+    judged = f"{totals['correct']:,} of {totals['judged']:,} judged" if totals["judged"] else "none judged"
+    capturing = totals["unfinished"]
+    running: Any = html.Span([html.I(className="pulse"), "capturing"], className="live") if capturing else None
+    mean = totals["n_think"] / totals["traces"] if totals["traces"] else 0
+    return [
+        stat("Traces", f"{totals['traces']:,}", running),
+        stat("Tokens", f"{tokens:,}", f"{totals['n_think']:,} thinking"),
+        stat("Correct", percent(totals["correct"], totals["judged"]), judged),
+        stat("Thinking a trace", f"{mean:,.0f}", "tokens, mean"),
+        stat("Runs", f"{totals['runs']:,}", None),
+    ]
+
+
+def _runs(store: Store) -> Component | None:
+    found = queries.runs(store)
+    if not found:
+        return None
+    heads = ("Run", "Model", "Mode", "Shape", "Traces", "Correct", "Tokens", "Recorded", "Started")
+    numbers = {"Traces", "Correct", "Tokens"}
+    return html.Section(
+        [
+            html.H2("Runs"),
+            html.Table(
+                [
+                    html.Thead(
+                        html.Tr([html.Th(h, className="num" if h in numbers else "") for h in heads])
+                    ),
+                    html.Tbody([_run_row(run) for run in found[:8]]),
+                ],
+                className="runs-table",
+            ),
+            html.P(f"and {len(found) - 8} older", className="dim") if len(found) > 8 else None,
+        ],
+        className="section",
+    )
+
+
+def _run_row(run: Row) -> Component:
+    shape = f"{len(run['sparse_layers'])} × {run['experts']} experts, top {run['experts_per_token']}"
+    started: Any = ago(run["started"])
+    if run["finished"] is None:
+        started = html.Span([html.I(className="pulse"), started], className="live")
+    return html.Tr(
+        [
+            html.Td(dcc.Link(run["run_id"], href=f"/routing?run={run['run_id']}", className="mono")),
+            html.Td(run["model"]),
+            html.Td(html.Span(run["mode"], className=f"tag {run['mode']}")),
+            html.Td(shape, className="dim"),
+            html.Td(f"{run['traces']:,}", className="num"),
+            html.Td(percent(run["correct"], run["judged"]), className="num"),
+            html.Td(f"{run['tokens']:,}", className="num"),
+            html.Td(", ".join(name.replace("_", " ") for name in run["record"]), className="dim"),
+            html.Td(started, className="dim"),
+        ]
+    )
+
+
+def _grid_section(totals: Row) -> Component:
+    verdicts = [
+        {"value": "all", "label": "All"},
+        {"value": "correct", "label": "Correct"},
+        {"value": "wrong", "label": "Wrong"},
+        {"value": "unjudged", "label": "Not judged"},
+    ]
+    bar = html.Div(
+        [
+            html.H2("All traces"),
+            html.Span(plural(totals["traces"], "trace"), id="found", className="dim"),
+            html.Div(className="spacer"),
+            dmc.SegmentedControl(id="verdict", data=verdicts, value="all", size="xs"),
+            dmc.TextInput(
+                id="search",
+                placeholder="Search prompt, answer, task, id",
+                debounce=200,
+                size="xs",
+                w=240,
+                **{"aria-label": "Search traces"},
+            ),
+        ],
+        className="section-bar",
+    )
+    return html.Section([bar, _grid()], className="section grow")
+
+
+def _grid() -> Component:
+    def column(field: str, name: str, kind: str, **more: Any) -> Row:
+        filters = {"number": "agNumberColumnFilter", "text": "agTextColumnFilter", "": False}
+        return {"field": field, "headerName": name, "filter": filters[kind], **more}
+
+    right = {"type": "rightAligned"}
+    columns = [
+        column("trace_id", "#", "number", width=76, cellRenderer="TraceLink"),
+        column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
+        column("prompt", "Prompt", "text", flex=3, minWidth=180, cellClass="strong"),
+        column("answer", "Answer", "text", flex=2, minWidth=120, cellClass="mono"),
+        column("task", "Task", "text", width=110, cellClass="dim"),
+        column("tokens", "Tokens", "number", width=92, **right, cellClass="num"),
+        column("n_think", "Thinking", "number", width=120, cellRenderer="Meter",
+               cellRendererParams={"top": 400, "digits": 0}),
+        column("entropy", "Entropy", "number", width=120, cellRenderer="Meter",
+               cellRendererParams={"top": 1.0, "digits": 3},
+               headerTooltip="mean over generated tokens, nats"),
+        column("finish_reason", "Finish", "text", width=88, cellRenderer="Tag"),
+        column("run_id", "Run", "text", width=190, cellClass="dim mono"),
+    ]
+    return dag.AgGrid(
+        id="traces",
+        columnDefs=columns,
+        defaultColDef={"sortable": True, "resizable": True, "suppressHeaderMenuButton": False},
+        rowModelType="infinite",
+        getRowId="params.data.trace_id.toString()",
+        dashGridOptions={
+            "theme": GRID_THEME,
+            "cacheBlockSize": PAGE,
+            "infiniteInitialRowCount": 20,
+            "maxConcurrentDatasourceRequests": 2,
+            "suppressCellFocus": False,
+            "tooltipShowDelay": 300,
+            "animateRows": False,
+        },
+        className="traces-grid",
+        style={"height": None},
+    )
+
+
+def _empty(store: Store, totals: Row) -> Component:
+    command = (
+        f"ringlens capture ring-nano --problems countdown --n 8 --store {store.path} "
+        "--max-new-tokens 300"
+    )
+    running = totals["unfinished"] > 0
+    title = "Waiting for the first trace" if running else "This store is empty"
+    text = (
+        "A capture is running; traces appear here as soon as they are finished."
+        if running
+        else "Fill it with the embedded model thinking about eight problems. Traces appear here "
+        "while it runs."
+    )
+    return html.Div(
+        [html.H2(title), html.P(text), None if running else command_box(command)], className="state"
+    )

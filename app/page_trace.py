@@ -1,0 +1,122 @@
+"""``/trace/<id>``: the chain of thought as text, and what the model did at each token.
+
+The page is a heading and an empty frame; its script (assets/trace*.js) draws the rest from the
+addresses of :mod:`ringlens.app.data_routes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash.development.base_component import Component
+
+from ringlens.app import queries
+from ringlens.app.parts import plural, state_page
+from ringlens.store import Store
+
+Row = dict[str, Any]
+
+
+def layout(store: Store, trace_id: str) -> Component:
+    """The page of a trace, or what to do where there is none."""
+    head = queries.trace_head(store, int(trace_id)) if trace_id.isdecimal() else None
+    if head is None:
+        return state_page(
+            f"No trace {trace_id}",
+            f"The store {store.path.name} does not hold it. The list of traces shows what there is.",
+        )
+    run = queries.run(store, head["run_id"])
+    return html.Div(
+        [
+            _header(head, run),
+            html.Div(id="trace-app", className="trace-app", key=f"trace-{trace_id}"),
+            dcc.Store(id="trace-boot", data=boot(store, head, run)),
+        ],
+        className="page trace-page",
+    )
+
+
+def boot(store: Store, head: Row, run: Row) -> Row:
+    """What the script must know before it fetches: the shape of the model, what was recorded."""
+    return {
+        "trace_id": head["trace_id"],
+        "run_id": run["run_id"],
+        "previous": head["previous"],
+        "next": head["next"],
+        "layers": run["layers"],
+        "sparse_layers": run["sparse_layers"],
+        "experts": run["experts"],
+        "groups": run["groups"],
+        "k": run["experts_per_token"],
+        "heads": run["heads"],
+        "has_routing": queries.recorded(store, "routing", head["trace_id"]),
+        "has_heads": queries.recorded(store, "heads", head["trace_id"]),
+    }
+
+
+def register(app: Dash, store: Store) -> None:
+    """The one callback: a new frame on the page is filled by the script."""
+    app.clientside_callback(
+        ClientsideFunction("trace", "mount"),
+        Output("trace-boot", "modified_timestamp"),
+        Input("trace-boot", "data"),
+    )
+
+
+def _header(head: Row, run: Row) -> Component:
+    return html.Header(
+        [
+            html.Div([_crumbs(head), _neighbours(head)], className="crumb-row"),
+            html.Div([html.H1(head["prompt"]), *_verdict(head)], className="title-row"),
+            html.Div(_facts(head, run), className="fact-row"),
+        ],
+        className="page-header",
+    )
+
+
+def _crumbs(head: Row) -> Component:
+    items: list[Any] = [dcc.Link("Traces", href="/"), html.Span("/", className="dim")]
+    items.append(html.Span(f"Trace {head['trace_id']}"))
+    if head["source_trace_id"] is not None:
+        source = head["source_trace_id"]
+        items.append(dcc.Link(f"replays trace {source}", href=f"/trace/{source}", className="tag"))
+    return html.Div(items, className="crumbs")
+
+
+def _neighbours(head: Row) -> Component:
+    def link(name: str, label: str, key: str) -> Component:
+        content = [label, html.Kbd(key)]
+        if head[name] is None:
+            return html.Span(content, className="button disabled")
+        return dcc.Link(content, href=f"/trace/{head[name]}", className="button")
+
+    routing = dcc.Link("Routing", href=f"/routing?trace={head['trace_id']}", className="button")
+    return html.Div(
+        [routing, link("previous", "Previous", "p"), link("next", "Next", "n")], className="buttons"
+    )
+
+
+def _verdict(head: Row) -> list[Component]:
+    parts: list[Component] = []
+    if head["correct"] is not None:
+        good = head["correct"]
+        parts.append(
+            html.Span("correct" if good else "wrong", className="pill " + ("good" if good else "bad"))
+        )
+    if head["answer"] is not None:
+        parts.append(html.Code(head["answer"], className="answer", title="the answer it gave"))
+    if head["expected"] is not None and not head["correct"]:
+        parts.append(html.Span(f"expected {head['expected']}", className="dim"))
+    return parts
+
+
+def _facts(head: Row, run: Row) -> list[Component]:
+    facts = [
+        plural(queries.n_tokens(head), "token"),
+        f"{head['n_prompt']:,} prompt · {head['n_think']:,} think · {head['n_answer']:,} answer",
+        f"finish: {head['finish_reason']}",
+        head["task"],
+        f"{run['model']}, {run['mode']}",
+    ]
+    return [html.Span(fact) for fact in facts if fact]

@@ -1,0 +1,68 @@
+"""Small pieces of layout that pages share."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from dash import dcc, html
+from dash.development.base_component import Component
+
+
+def state_page(title: str, text: str, command: str | None = None) -> Component:
+    """A page that has nothing to show: what is the matter, and what to do."""
+    children: list[Component] = [html.H2(title), html.P(text)]
+    if command is not None:
+        children.append(command_box(command))
+    children.append(dcc.Link("All traces", href="/", className="button"))
+    return html.Div(html.Div(children, className="state"), className="page")
+
+
+def command_box(command: str) -> Component:
+    """A shell command with a copy button."""
+    return html.Div(
+        [
+            html.Code(command),
+            html.Button("Copy", className="copy", **{"data-copy": command, "type": "button"}),
+        ],
+        className="command",
+    )
+
+
+def stat(label: str, value: str, note: Any = None) -> Component:
+    """One number of a header."""
+    return html.Div(
+        [
+            html.Span(label, className="label"),
+            html.Span(value, className="value"),
+            html.Span(note, className="note"),
+        ],
+        className="stat",
+    )
+
+
+def percent(part: int, whole: int) -> str:
+    """A share as a whole percentage; a dash where there is nothing."""
+    return f"{100 * part / whole:.0f}%" if whole else "–"
+
+
+def plural(n: int, noun: str) -> str:
+    """'1 trace', '2 traces'."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def ago(moment: datetime, now: datetime | None = None) -> str:
+    """How long ago a UTC time was, in its largest unit."""
+    now = now or datetime.now(UTC)
+    seconds = (now - moment.replace(tzinfo=UTC)).total_seconds()
+    for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= size:
+            return f"{plural(int(seconds // size), unit)} ago"
+    return "just now"
+
+
+def visible(text: str) -> str:
+    """A token's text with its blanks made visible."""
+    if not text:
+        return "∅"
+    return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")

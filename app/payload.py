@@ -1,0 +1,142 @@
+"""What the trace page's script fetches: arrays as base64 in little-endian typed arrays.
+
+The text of a trace is sent once. Everything else is small typed arrays that the script decodes
+without parsing, and that recolour or annotate the spans it made from the text.
+
+Shape letters: T tokens (of the trace or of a block), S sparse layers, N layers, k experts a token,
+H heads.
+"""
+
+from __future__ import annotations
+
+import base64
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ringlens.app import queries
+from ringlens.errors import NotInStoreError
+from ringlens.store import Store
+from ringlens.store.schema import PHASES
+
+Payload = dict[str, Any]
+
+ROUTING_BLOCK = 64  # tokens of one routing block: 30 kB for ring-nano, 0.5 MB for Ring-1T
+MAP_COLUMNS = 2048  # more columns than a screen has pixels would not be seen
+HEADS_BUDGET = 16_384  # (layer, head, token) cells of one block of head statistics
+
+
+def encode(values: NDArray[Any], dtype: str) -> str:
+    """Base64 of the values as a little-endian array of ``dtype`` ('u1', 'u2', 'u4', 'f4')."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<" + dtype).tobytes()).decode()
+
+
+def tokens(store: Store, trace_id: int) -> Payload:
+    """Text, ends of the tokens in it, and per token: id, phase, logprob, entropy."""
+    head = queries.trace_head(store, trace_id)
+    if head is None:
+        raise NotInStoreError(f"no trace {trace_id} in the store; open / for the traces it holds")
+    table = queries.tokens(store, trace_id)
+    text: str = head["text"]
+    phase_at = {name: i for i, name in enumerate(PHASES)}
+    return {
+        "text": text,
+        "ends": encode(utf16_offsets(text, table["end"].to_numpy()), "u4"),
+        "ids": encode(table["token_id"].to_numpy(), "u4"),
+        "phase": encode(np.array([phase_at[x] for x in table["phase"].to_pylist()]), "u1"),
+        "logprob": encode(_floats(table["logprob"]), "f4"),
+        "entropy": encode(_floats(table["entropy"]), "f4"),
+    }
+
+
+def utf16_offsets(text: str, offsets: NDArray[Any]) -> NDArray[Any]:
+    """Character offsets of Python as offsets of JavaScript, where some characters count twice."""
+    if text.isascii() or max(text) <= "\uffff":
+        return offsets
+    units = accumulate((2 if c > "\uffff" else 1 for c in text), initial=0)
+    return np.fromiter(units, dtype=np.int64)[offsets]
+
+
+def margin(store: Store, trace_id: int) -> Payload:
+    """Mean router margin of each token [T]; nan where all its margins are infinite."""
+    table = queries.mean_margin(store, trace_id)
+    return {"margin": encode(_floats(table["margin"]), "f4")}
+
+
+def layer(store: Store, trace_id: int, layer: int) -> Payload:
+    """Heaviest expert of each token at a layer [T] and its share of the routing weight [T]."""
+    table = queries.layer_experts(store, trace_id, layer)
+    return {
+        "expert": encode(table["expert"].to_numpy(), "u2"),
+        "share": encode(_floats(table["share"]), "f4"),
+    }
+
+
+def expert_map(store: Store, trace_id: int, n_tokens: int) -> Payload:
+    """Heaviest expert of each sparse layer and token [S, T / stride], thinned to screen width."""
+    stride = max(1, -(-n_tokens // MAP_COLUMNS))
+    table = queries.expert_map(store, trace_id, stride)
+    return {"stride": stride, "expert": encode(table["expert"].to_numpy(), "u2")}
+
+
+def routing(store: Store, trace_id: int, pos: int) -> Payload:
+    """The block of routing records that holds token ``pos``: arrays [S, T] and [S, T, k].
+
+    ``shut_out`` lists per (layer, token) the experts that only the group limit kept out.
+    """
+    start = pos // ROUTING_BLOCK * ROUTING_BLOCK
+    table = queries.routing_block(store, trace_id, start, start + ROUTING_BLOCK)
+    layers = np.unique(table["layer"].to_numpy())
+    ids_RK = _matrix(table["expert_ids"])
+    return {
+        "start": start,
+        "tokens": len(table) // max(1, len(layers)),
+        "layers": layers.tolist(),
+        "ids": encode(ids_RK, "u2"),
+        "weights": encode(_matrix(table["weights"]), "f4"),
+        "affinities": encode(_matrix(table["affinities"]), "f4"),
+        "bias_flips": encode(_among(ids_RK, table["bias_flips"]), "u1"),
+        "margin": encode(_floats(table["margin"]), "f4"),
+        "group_margin": encode(_floats(table["group_margin"]), "f4"),
+        "entropy": encode(_floats(table["entropy"]), "f4"),
+        "shut_out": table["group_flips"].to_pylist(),
+    }
+
+
+def heads(store: Store, trace_id: int, pos: int, layers: int, heads: int) -> Payload:
+    """The block of head statistics that holds token ``pos``: four arrays [N, T, H]."""
+    size = max(1, min(ROUTING_BLOCK, HEADS_BUDGET // (layers * heads)))
+    start = pos // size * size
+    table = queries.heads_block(store, trace_id, start, start + size)
+    names = ("entropy", "first_weight", "previous_weight", "output_norm")
+    found = np.unique(table["layer"].to_numpy())
+    return {
+        "start": start,
+        "tokens": len(table) // max(1, len(found)),
+        "layers": found.tolist(),
+        **{name: encode(_matrix(table[name]), "f4") for name in names},
+    }
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """A float column as numpy, null as nan."""
+    return column.to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of lists of one length as a matrix [rows, length]."""
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), -1) if len(column) else flat.reshape(0, 0)
+
+
+def _among(ids_RK: NDArray[Any], column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Which of each row's ids its list in ``column`` names [R, k]."""
+    lists = column.combine_chunks()
+    row_of = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
+    named = np.zeros(ids_RK.shape, dtype=bool)
+    hit = ids_RK[row_of] == lists.flatten().to_numpy()[:, None]
+    np.logical_or.at(named, row_of, hit)
+    return named
