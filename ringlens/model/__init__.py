@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,15 +14,7 @@ __all__ = ["BailingMoeV2Config", "BailingMoeV2ForCausalLM", "BailingMoeV2Model"]
 
 def __getattr__(name: str) -> Any:
     """Import torch and transformers only when a class is asked for."""
-    if name == "BailingMoeV2Config":
-        from ringlens.model import configuration
-
-        return configuration.BailingMoeV2Config
-    if name in __all__:
-        # First: its import hook (registration.py) imports modeling, which imports from it.
-        import transformers.models.auto.modeling_auto  # noqa: F401
-
-        from ringlens.model import modeling
-
-        return getattr(modeling, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "configuration" if name == "BailingMoeV2Config" else "modeling"
+    return getattr(import_module(f"ringlens.model.{home}"), name)

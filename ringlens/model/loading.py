@@ -14,7 +14,7 @@ from ringlens.model.configuration import BailingMoeV2Config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model import BailingMoeV2ForCausalLM
 
 BUNDLED = ("ring-nano",)
 
@@ -69,7 +69,7 @@ def load_model(
     """
     from transformers import AutoTokenizer
 
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model import BailingMoeV2ForCausalLM
 
     place = locate(name)
     config = read_config(place, revision)

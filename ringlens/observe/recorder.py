@@ -158,12 +158,13 @@ class Recorder:
         return arrays, np.stack(logits) if logits else None
 
     def heads(self, rows: Rows) -> HeadArrays:
-        """Head statistics of one trace, [layers, T, H], rounded to fp16."""
+        """Head statistics of one trace, [layers, T, H]; all but the norm rounded to fp16."""
         layers = []
         for layer in sorted(self._heads):
             parts = zip(*self._heads[layer], strict=True)
-            layers.append([_half(_numpy(torch.cat(part, 1)[rows])) for part in parts])
-        return HeadArrays(*(np.stack(statistic) for statistic in zip(*layers, strict=True)))
+            layers.append([_numpy(torch.cat(part, 1)[rows]) for part in parts])
+        entropy, first, previous, norm = (np.stack(s) for s in zip(*layers, strict=True))
+        return HeadArrays(_half(entropy), _half(first), _half(previous), norm)
 
 
 class _Sink:

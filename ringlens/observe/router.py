@@ -145,6 +145,8 @@ def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: Rou
         float32 [N, E]; the choice recomputed from it in float64 is ``ids_Nk`` in every row.
     """
     stored_NE = logits_NE.half().float()
+    too_large = stored_NE.isinf().any(dim=-1)
+    stored_NE[too_large] = logits_NE[too_large].float()
     rows = _rows_that_differ(stored_NE, ids_Nk, bias_E, spec)
     stored_NE[rows] = logits_NE[rows].float()
     for _ in range(64):
