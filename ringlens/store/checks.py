@@ -34,6 +34,7 @@ def check_trace(record: TraceRecord, shape: RunShape) -> None:
             f"n_prompt + n_think + n_answer is {counts}, but the trace has {tokens} tokens"
         )
     _check_tokens(record.tokens, tokens)
+    _check_text(record)
     sparse = len(shape.sparse_layers)
     if record.routing is not None:
         _check_routing(record.routing, tokens, shape)
@@ -51,6 +52,24 @@ def _check_tokens(arrays: TokenArrays, tokens: int) -> None:
     strangers = set(arrays.phase) - set(PHASES)
     if strangers:
         raise ObservationError(f"unknown phase {strangers.pop()!r}: use one of {', '.join(PHASES)}")
+
+
+def _check_text(record: TraceRecord) -> None:
+    start, end = record.tokens.start, record.tokens.end
+    tiled = start[0] == 0 and end[-1] == len(record.text) and (start[1:] == end[:-1]).all()
+    if not tiled:
+        raise ObservationError(
+            f"the tokens' spans do not tile the text of {len(record.text)} characters: each must "
+            f"start where the one before ends"
+        )
+    for text in (record.prompt, record.text, "".join(record.tokens.text)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ObservationError(
+                f"a text holds {text[error.start]!r}, half of a surrogate pair, which is not "
+                f"Unicode: decode the bytes with errors='replace'"
+            ) from None
 
 
 def _check_routing(routing: RoutingArrays, tokens: int, shape: RunShape) -> None:

@@ -97,9 +97,7 @@ class Store:
         except duckdb.Error as error:
             raise sentence(error) from error
         if relation is None:
-            raise StoreError(
-                f"a store is read with SELECT; this statement returns no rows: {query}"
-            )
+            raise StoreError("the query is empty: try `select * from traces`")
         return Relation(relation, sentence)
 
     def runs(self) -> Relation:

@@ -1,0 +1,231 @@
+"""What is written is what is read, by ringlens and by anyone else."""
+
+import json
+from dataclasses import replace
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from records import random_run, random_trace
+
+from ringlens.store import Store, StoreWriter
+from ringlens.store.encode import LAYER_ROWS, LOGIT_ROWS
+from ringlens.store.schema import tables
+
+ROUTING = ("weights", "affinities", "margin", "group_margin", "bias_flips", "entropy")
+HEADS = ("entropy", "first_weight", "previous_weight", "output_norm")
+
+
+def write(path, run, traces):
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(run)
+        ids = writer.commit(run_id, traces)
+        writer.finish_run(run_id)
+    return run_id, ids
+
+
+def assert_same(trace, record, run):
+    """Every value of every table, bit for bit."""
+    assert trace.text == record.text
+    assert len(trace) == len(record.tokens.token_id)
+    for name in ("prompt", "answer", "correct", "seed", "problem_id", "source_trace_id"):
+        assert trace.summary[name] == getattr(record, name)
+    tokens = trace.tokens()
+    assert tokens["text"] == record.tokens.text
+    assert tokens["phase"] == record.tokens.phase
+    for name in ("token_id", "start", "end", "logprob", "entropy"):
+        np.testing.assert_array_equal(tokens[name], getattr(record.tokens, name))
+        assert tokens[name].dtype == getattr(record.tokens, name).dtype
+    for index, layer in enumerate(run.sparse_layers):
+        if record.routing is not None:
+            assert_same_routing(trace.routing(layer), record.routing, index)
+        if record.router_logits is not None:
+            logits = trace.router_logits(layer)
+            np.testing.assert_array_equal(logits, record.router_logits[index])
+            assert logits.dtype == np.float32
+    if record.heads is not None:
+        for layer in range(run.layers):
+            heads = trace.heads(layer)
+            for name in HEADS:
+                np.testing.assert_array_equal(heads[name], getattr(record.heads, name)[layer])
+
+
+def assert_same_routing(found, routing, index):
+    np.testing.assert_array_equal(found["expert_ids"], routing.expert_ids[index])
+    for name in ROUTING:
+        np.testing.assert_array_equal(found[name], getattr(routing, name)[index], name)
+    lost = zip(routing.unlimited_ids[index], routing.group_flips[index], strict=True)
+    for ids, (unlimited, flips) in zip(found["group_flips"], lost, strict=True):
+        np.testing.assert_array_equal(ids, unlimited[flips])
+
+
+@st.composite
+def records(draw):
+    groups = draw(st.sampled_from([1, 2, 4]))
+    size = draw(st.sampled_from([2, 5, 64, 80]))
+    kept = draw(st.integers(1, groups))
+    layers = draw(st.integers(1, 4))
+    run = random_run(
+        seed=draw(st.integers(0, 99)),
+        layers=layers,
+        dense=draw(st.integers(0, layers - 1)),
+        experts=groups * size,
+        groups=groups,
+        groups_kept=kept,
+        k=draw(st.integers(1, min(8, kept * size))),
+        heads=draw(st.integers(1, 5)),
+    )
+    traces = []
+    for seed in range(draw(st.integers(1, 3))):
+        trace = random_trace(run, draw(st.integers(1, 30)), seed=draw(st.integers(0, 2**32)) + seed)
+        if draw(st.booleans()):
+            trace = with_text(trace, draw(st.lists(st.text(max_size=4), min_size=1)))
+        left_out = draw(st.sets(st.sampled_from(["routing", "router_logits", "heads"])))
+        traces.append(replace(trace, **dict.fromkeys(left_out)))
+    return run, traces
+
+
+def with_text(trace, pieces):
+    """The trace with other texts for its tokens."""
+    count = len(trace.tokens.text)
+    text = [pieces[i % len(pieces)] for i in range(count)]
+    end = np.cumsum([len(piece) for piece in text]).astype(np.int32)
+    start = np.concatenate([[0], end[:-1]]).astype(np.int32)
+    tokens = replace(trace.tokens, text=text, start=start, end=end)
+    return replace(trace, tokens=tokens, text="".join(text))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(records())
+def test_any_record_comes_back(tmp_path_factory, case):
+    run, traces = case
+    path = tmp_path_factory.mktemp("store")
+    _, ids = write(path, run, traces)
+    with Store(path) as store:
+        for trace_id, record in zip(ids, traces, strict=True):
+            assert_same(store.trace(trace_id), record, run)
+
+
+def test_traces_longer_than_a_row_group_come_back(tmp_path):
+    run = random_run(layers=3, dense=1, experts=8, groups=2, groups_kept=1, k=2, heads=1)
+    lengths = (1, LOGIT_ROWS // 2, LOGIT_ROWS, LOGIT_ROWS + 1, LAYER_ROWS // 2 + 1)
+    traces = [random_trace(run, tokens, seed=i) for i, tokens in enumerate(lengths)]
+    write(tmp_path, run, traces)
+    with Store(tmp_path) as store:
+        for trace_id, record in enumerate(traces, start=1):
+            assert_same(store.trace(trace_id), record, run)
+    (file,) = tmp_path.glob("router_logits/*/*.parquet")
+    metadata = pq.read_metadata(file)
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert max(sizes) == LOGIT_ROWS
+    assert sizes[:3] == [2, LOGIT_ROWS, LOGIT_ROWS]  # whole layers where they fit
+
+
+def test_run_and_expert_facts_come_back(tmp_path):
+    run = random_run(parallel={"tensor": 4}, revision="abc")
+    run_id, _ = write(tmp_path, run, [random_trace(run)])
+    with Store(tmp_path) as store:
+        (row,) = store.runs().to_arrow_table().to_pylist()
+        for name in ("mode", "model", "revision", "experts", "groups", "routed_scaling_factor"):
+            assert row[name] == getattr(run, name)
+        assert row["run_id"] == run_id
+        assert tuple(row["sparse_layers"]) == run.sparse_layers
+        assert json.loads(row["parallel"]) == {"tensor": 4}
+        assert row["started"] < row["finished"]
+        assert store.runs().fetchall()  # needs no time-zone library
+        query = 'select layer, expert, "group", bias from experts order by all'
+        experts = store.sql(query).fetchall()
+    assert len(experts) == len(run.sparse_layers) * run.experts
+    for layer, expert, group, bias in experts:
+        assert group == expert // (run.experts // run.groups)
+        assert bias == run.expert_bias[run.sparse_layers.index(layer), expert]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store")
+    run = random_run()
+    traces = [random_trace(run, 20 + i, seed=i) for i in range(5)]
+    write(path, run, traces)
+    return path, run, traces
+
+
+def test_plain_duckdb_reads_the_same_values(stored):
+    path, _, traces = stored
+    plain = duckdb.connect()
+    with Store(path) as store:
+        for table in ("traces", "tokens", "routing", "router_logits", "heads", "experts"):
+            columns = ", ".join(f'"{name}"' for name in store.sql(f"from {table}").columns)
+            query = f"select {columns} from {{}} order by all"
+            theirs = plain.sql(query.format(f"read_parquet('{path}/{table}/*/*.parquet')"))
+            ours = store.sql(query.format(table))
+            assert ours.to_arrow_table().equals(theirs.to_arrow_table())
+            assert len(ours) > 0
+    logits = plain.sql(
+        f"select logits from read_parquet('{path}/router_logits/*/*.parquet')"
+        " where trace_id = 2 and layer = 3 order by pos"
+    ).fetchall()
+    np.testing.assert_array_equal([row[0] for row in logits], traces[1].router_logits[2])
+
+
+def test_plain_pyarrow_reads_the_same_values(stored):
+    path, _, traces = stored
+    routing = ds.dataset(path / "routing", format="parquet", partitioning="hive").to_table(
+        filter=(ds.field("trace_id") == 4) & (ds.field("layer") == 1)
+    )
+    assert routing["pos"].to_pylist() == list(range(23))
+    assert routing["expert_ids"].to_pylist() == traces[3].routing.expert_ids[0].tolist()
+    assert routing["weights"].to_pylist() == traces[3].routing.weights[0].tolist()
+    tokens = pq.read_table(path / "tokens").filter(pa.compute.field("trace_id") == 4)
+    assert tokens["text"].to_pylist() == traces[3].tokens.text
+    assert tokens["logprob"].to_pylist()[0] is None
+
+
+def test_files_have_the_schema_and_sorted_keys(stored):
+    path, run, _ = stored
+    for table in tables(run.experts):
+        for file in path.glob(f"{table.name}/*/*.parquet"):
+            found = pq.read_table(pa.BufferReader(file.read_bytes()))
+            assert found.schema.equals(table.arrow)
+            keys = list(zip(*(found[name].to_pylist() for name in table.key), strict=True))
+            assert keys == sorted(set(keys))
+
+
+@pytest.mark.parametrize(("experts", "arrow"), [(256, pa.uint8()), (264, pa.uint16())])
+def test_expert_ids_take_the_smallest_type(tmp_path, experts, arrow):
+    run = random_run(experts=experts)
+    write(tmp_path, run, [random_trace(run)])
+    (file,) = tmp_path.glob("routing/*/*.parquet")
+    assert pq.read_schema(file).field("expert_ids").type.value_type == arrow
+
+
+def test_models_of_different_size_share_a_store(tmp_path):
+    small, large = random_run(experts=16), random_run(experts=320, k=8)
+    with StoreWriter(tmp_path) as writer:
+        for run in (small, large, small):
+            writer.commit(writer.start_run(run), [random_trace(run, seed=run.experts)])
+    with Store(tmp_path) as store:
+        for trace_id, run in enumerate((small, large, small), start=1):
+            assert_same(store.trace(trace_id), random_trace(run, seed=run.experts), run)
+        query = "select max(expert) from router_choices group by trace_id order by trace_id"
+        assert [n > 16 for (n,) in store.sql(query).fetchall()] == [False, True, False]
+
+
+def test_columns_are_encoded_as_measured_best(stored):
+    path, _, _ = stored
+    (file,) = path.glob("routing/*/*.parquet")
+    group = pq.read_metadata(file).row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    for name in ("weights.list.element", "affinities.list.element", "margin", "entropy"):
+        assert "BYTE_STREAM_SPLIT" in columns[name].encodings
+        assert columns[name].statistics is None
+    assert "RLE_DICTIONARY" in columns["expert_ids.list.element"].encodings
+    assert "DELTA_BINARY_PACKED" in columns["pos"].encodings
+    for name in ("trace_id", "layer", "pos"):
+        assert columns[name].statistics.has_min_max
+    assert {column.compression for column in columns.values()} == {"ZSTD"}
