@@ -29,6 +29,10 @@ def register(server: Flask, store: Store) -> None:
     for rule, view in views.items():
         routes.add_url_rule(rule, rule, _answer(partial(view, store)))
     server.register_blueprint(routes)
+    # A string, as JavaScript would round the number.
+    server.add_url_rule(
+        "/data/version", "version", _answer(lambda: {"version": str(queries.version(store))})
+    )
 
 
 def _experts(store: Store, trace_id: int) -> payload.Payload:

@@ -21,10 +21,10 @@ TOKENS = 12
 CONTEXTS = 6
 
 
-def expert_panel(
-    store: Store, scope: Scope, usage: Usage, layer: int, expert: int, phase: str, order: str
+def summary(
+    store: Store, scope: Scope, usage: Usage, layer: int, expert: int, phase: str
 ) -> list[Component]:
-    """Everything about one expert in a scope.
+    """How much an expert is used, in figures.
 
     Args:
         store: The store.
@@ -32,22 +32,32 @@ def expert_panel(
         usage: The scope's usage.
         layer: Layer of the expert.
         expert: Expert id.
-        phase: Phase that tokens and contexts are taken from; for 'difference' all of them.
-        order: 'count' or 'share', see :func:`ringlens.app.queries.expert_tokens`.
+        phase: 'all' or a phase.
     """
-    phase = "all" if phase == "difference" else phase
     facts = queries.expert_facts(store, scope.run_id, layer, expert)
-    tokens = queries.expert_tokens(store, scope, layer, expert, phase, order, TOKENS)
-    contexts = queries.expert_contexts(store, scope, layer, expert, phase, CONTEXTS)
     return [
         _head(usage, layer, expert, facts),
         _facts(usage, layer, expert, phase),
         _phases(usage, layer, expert),
-        html.H3("Top tokens" + ("" if phase == "all" else f" in the {phase} phase")),
-        _tokens(tokens, order),
-        html.H3("Where it weighs most"),
-        _contexts(contexts, layer),
     ]
+
+
+def evidence(
+    store: Store, scope: Scope, layer: int, expert: int, phase: str, order: str
+) -> list[Component]:
+    """The tokens an expert is chosen for, and the places where it weighs most.
+
+    Args:
+        store: The store.
+        scope: Run or trace.
+        layer: Layer of the expert.
+        expert: Expert id.
+        phase: Phase that tokens and contexts are taken from, or 'all'.
+        order: 'count' or 'share', see :func:`ringlens.app.queries.expert_tokens`.
+    """
+    tokens = queries.expert_tokens(store, scope, layer, expert, phase, order, TOKENS)
+    contexts = queries.expert_contexts(store, scope, layer, expert, phase, CONTEXTS)
+    return [_tokens(tokens, order), html.H3("Where it weighs most"), _contexts(contexts, layer)]
 
 
 def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component:
@@ -112,7 +122,7 @@ def _tokens(rows: list[Row], order: str) -> Component:
     body = [
         html.Tr(
             [
-                html.Td(html.Code(visible(row["text"])), className="token-cell"),
+                html.Td(html.Code(visible(row["text"]), className="token-cell")),
                 _meter(row["n"] / top, f"{row['n']:,}"),
                 _meter(row["share"], f"{row['share']:.0%}"),
                 html.Td(f"{row['weight']:.0%}", className="num"),

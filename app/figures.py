@@ -15,13 +15,13 @@ from ringlens.app.palette import FONT, Palette, palette
 from ringlens.app.usage import Array, Usage, gini, max_violation
 
 # Heights and widths in pixels; plotly wants fractions, `_Frame` translates.
-_LOAD = 76  # bars of one layer's load, above the heatmap
+_LOAD = 104  # bars of one layer's load, above the heatmap
 _GAP = 30
 _TOP, _BOTTOM, _LEFT, _RIGHT = 24, 34, 44, 12
-_AREA, _LEAST, _MOST = 380, 9, 36  # height of the heatmap, and of a row of it
+_AREA, _LEAST, _MOST = 420, 9, 50  # height of the heatmap, and of a row of it
 
 
-CONFIG = {"displayModeBar": False, "responsive": True, "showSendToCloud": False, "doubleClick": "reset"}
+CONFIG = {"displayModeBar": False, "showSendToCloud": False, "doubleClick": "reset"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ def usage_heatmap(
         annotations=_labels(usage, layer, phase, colours, frame),
     )
     return figure
+
+
+def height(layers: int) -> int:
+    """Height of the figure of so many layers, in pixels."""
+    return _Frame(layers).height
 
 
 class _Frame:
@@ -175,10 +180,13 @@ def _balance(usage: Usage, phase: str, colours: Palette) -> list[go.Bar]:
                 y=list(usage.layers),
                 orientation="h",
                 xaxis=axis,
+                width=0.16 if len(usage.layers) <= 24 else 0.6,
                 marker={"color": colours.bar, "line": {"width": 0}},
                 hovertemplate=f"<b>L%{{y}}</b>  {name} %{{x:.3f}}<extra></extra>",
                 texttemplate="%{x:.2f}" if len(usage.layers) <= 24 else None,
                 textposition="outside",
+                constraintext="none",
+                textangle=0,
                 textfont={"size": 11, "color": colours.text_2},
                 cliponaxis=False,
             )
@@ -223,7 +231,7 @@ def _axes(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
     return {
         "xaxis": {
             **still,
-            "domain": [0, 0.86],
+            "domain": [0, 0.84],
             "range": [-0.5, usage.experts - 0.5],
             "dtick": 2 if usage.experts <= 64 else 16,
             "tick0": 0,
@@ -247,8 +255,8 @@ def _axes(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
             "tickfont": {"size": 10, "color": colours.text_3},
             "fixedrange": True,
         },
-        "xaxis2": {**balance, "domain": [0.885, 0.925], "range": [0, _most(violation)]},
-        "xaxis3": {**balance, "domain": [0.955, 0.985], "range": [0, max(0.2, _most(spread))]},
+        "xaxis2": {**balance, "domain": [0.856, 0.92], "range": [0, 2.6 * _most(violation)]},
+        "xaxis3": {**balance, "domain": [0.936, 1.0], "range": [0, 2.6 * max(0.2, _most(spread))]},
     }
 
 
@@ -257,7 +265,7 @@ def _shapes(
 ) -> list[dict[str, Any]]:
     """Group boundaries, the uniform load, and the marked cell."""
     size = usage.experts // usage.groups
-    line = {"color": colours.text_3, "width": 1}
+    line = {"color": colours.surface, "width": 5 if usage.experts <= 64 else 2}
     shapes: list[dict[str, Any]] = [
         {
             "type": "line",
@@ -267,7 +275,6 @@ def _shapes(
             "y1": 1,
             "yref": "paper",
             "line": line,
-            "opacity": 0.45,
         }
         for g in range(1, usage.groups)
     ]
@@ -304,7 +311,7 @@ def _labels(
     ]
     columns = [
         {**on_map, "xref": "paper", "x": x, "xanchor": "left", "text": text}
-        for x, text in ((0.885, "MaxVio"), (0.955, "Gini"))
+        for x, text in ((0.856, "MaxVio"), (0.936, "Gini"))
     ]
     over = " in think and answer" if phase == "difference" else ""
     load = {

@@ -12,9 +12,8 @@ import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import figures, queries
+from ringlens.app import expert_panel, figures, queries
 from ringlens.app import usage as usages
-from ringlens.app.expert_panel import expert_panel
 from ringlens.app.page_store import GRID_THEME
 from ringlens.app.parts import plural, state_page
 from ringlens.app.queries import Scope
@@ -112,7 +111,15 @@ def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -
                     html.Section(
                         [
                             html.Div(id="routing-note", className="routing-note"),
-                            dcc.Graph(id="heatmap", config=figures.CONFIG, className="heatmap"),
+                            html.Div(
+                                dcc.Graph(
+                                    id="heatmap",
+                                    config=figures.CONFIG,
+                                    responsive=True,
+                                    style={"height": figures.height(len(layers))},
+                                ),
+                                id="usage-chart",
+                            ),
                             html.Div(id="usage-table", hidden=True),
                         ],
                         className="routing-main",
@@ -120,16 +127,9 @@ def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -
                     ),
                     html.Aside(
                         [
-                            dmc.SegmentedControl(
-                                id="token-order",
-                                data=[
-                                    {"value": "count", "label": "Most often"},
-                                    {"value": "share", "label": "Most exclusive"},
-                                ],
-                                value="count",
-                                size="xs",
-                            ),
-                            html.Div(id="expert-panel"),
+                            html.Div(id="expert-summary"),
+                            html.Div(_token_order(), id="token-bar", className="section-bar"),
+                            html.Div(id="expert-evidence"),
                         ],
                         className="routing-panel",
                         **{"aria-label": "Expert"},
@@ -145,6 +145,15 @@ def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -
         id="routing-page",
         **{"data-shape": json.dumps(shape)},
     )
+
+
+def _token_order() -> list[Component]:
+    choices = [{"value": "count", "label": "Frequent"}, {"value": "share", "label": "Exclusive"}]
+    return [
+        html.H3("Top tokens"),
+        html.Div(className="spacer"),
+        dmc.SegmentedControl(id="token-order", data=choices, value="count", size="xs"),
+    ]
 
 
 def _asked(query: dict[str, str], name: str, allowed: Any, default: int | None) -> int | None:
@@ -216,26 +225,38 @@ def register(app: Dash, store: Store) -> None:
         return figure, _note(usage, metric, phase, theme)
 
     @app.callback(
-        Output("expert-panel", "children"),
-        Output("token-order", "style"),
+        Output("expert-summary", "children"),
+        Output("token-bar", "hidden"),
         Input("focus", "data"),
         Input("metric", "value"),
+        Input("phase", "value"),
+        State("scope", "data"),
+    )
+    def summary(focus: Row, metric: str, phase: str, scope: Row) -> tuple[Any, bool]:
+        where = Scope(**scope)
+        usage = cache.get(where)
+        if focus["E"] is None:
+            return _strongest(usage, metric, phase), True
+        phase = "all" if phase == "difference" else phase
+        return expert_panel.summary(store, where, usage, focus["L"], focus["E"], phase), False
+
+    @app.callback(
+        Output("expert-evidence", "children"),
+        Input("focus", "data"),
         Input("phase", "value"),
         Input("token-order", "value"),
         State("scope", "data"),
     )
-    def panel(focus: Row, metric: str, phase: str, order: str, scope: Row) -> tuple[Any, Any]:
-        where = Scope(**scope)
-        usage = cache.get(where)
+    def evidence(focus: Row, phase: str, order: str, scope: Row) -> Any:
         if focus["E"] is None:
-            return _strongest(usage, metric, phase), {"display": "none"}
-        content = expert_panel(store, where, usage, focus["L"], focus["E"], phase, order)
-        return content, {}
+            return None
+        phase = "all" if phase == "difference" else phase
+        return expert_panel.evidence(store, Scope(**scope), focus["L"], focus["E"], phase, order)
 
     @app.callback(
         Output("usage-table", "children"),
         Output("usage-table", "hidden"),
-        Output("heatmap", "style"),
+        Output("usage-chart", "hidden"),
         Input("view", "value"),
         Input("phase", "value"),
         State("scope", "data"),
@@ -243,8 +264,8 @@ def register(app: Dash, store: Store) -> None:
     )
     def table(view: str, phase: str, scope: Row) -> tuple[Any, Any, Any]:
         if view == "chart":
-            return no_update, True, {}
-        return _table(cache.get(Scope(**scope)), phase), False, {"display": "none"}
+            return no_update, True, False
+        return _table(cache.get(Scope(**scope)), phase), False, True
 
     client = app.clientside_callback
     client(
@@ -252,6 +273,12 @@ def register(app: Dash, store: Store) -> None:
         Output("focus", "data"),
         Input("heatmap", "clickData"),
         State("shape", "data"),
+        prevent_initial_call=True,
+    )
+    client(
+        ClientsideFunction("routing", "row"),
+        Output("shape", "id"),
+        Input("usage-rows", "cellClicked"),
         prevent_initial_call=True,
     )
     client(
@@ -332,19 +359,26 @@ def _table(usage: Usage, phase: str) -> Component:
         for s, layer in enumerate(usage.layers)
         for expert in range(usage.experts)
     ]
-    names = {"layer": "Layer", "expert": "Expert", "group": "Group", "n": "Times chosen", **METRICS}
+    plain = {"layer": "Layer", "expert": "Expert", "group": "Group", "n": "Chosen"}
+    number = {"filter": "agNumberColumnFilter", "type": "rightAligned", "flex": 1}
     columns: list[Row] = [
-        {"field": field, "headerName": name, "flex": 1, "type": "rightAligned",
-         "filter": "agNumberColumnFilter"}
-        for field, name in names.items()
+        {"field": field, "headerName": name, **number} for field, name in plain.items()
     ]
-    for column in columns:
-        if column["field"] in METRICS:
-            form = figures.READINGS[column["field"]].value
-            column["valueFormatter"] = {
-                "function": f"params.value === null ? '–' : d3.format('{form}')(params.value)"
+    for field, name in METRICS.items():
+        form = figures.python_format(field, phase)
+        text = f"params.value === null ? '–' : d3.format('{form}')(params.value)"
+        columns.append(
+            {
+                "field": field,
+                "headerName": name.split()[-1].capitalize(),
+                "headerTooltip": name,
+                "valueFormatter": {"function": text},
+                **number,
             }
+        )
     return dag.AgGrid(
+        id="usage-rows",
+        getRowId="params.data.layer + ',' + params.data.expert",
         columnDefs=columns,
         rowData=rows,
         dashGridOptions={"theme": GRID_THEME, "animateRows": False},

@@ -15,7 +15,7 @@ from ringlens.store import Store
 
 Row = dict[str, Any]
 
-POLL = 2_000  # milliseconds between two looks at the manifest
+RUNS = 6  # shown above the grid, newest first
 PAGE = 100  # rows the grid asks for at a time
 
 GRID_THEME = {
@@ -40,7 +40,7 @@ def layout(store: Store) -> Component:
             html.Header(
                 [
                     html.Div(
-                        [html.H1("Traces"), html.Span(str(store.path), className="path dim")],
+                        [html.H1(store.path.name), html.Span(str(store.path), className="path dim")],
                         className="title-row",
                     ),
                     html.Div(_stats(totals), id="stats", className="stats"),
@@ -49,8 +49,8 @@ def layout(store: Store) -> Component:
             ),
             html.Div(_runs(store), id="runs"),
             _grid_section(totals) if totals["traces"] else _empty(store, totals),
-            dcc.Interval(id="poll", interval=POLL),
             dcc.Store(id="seen", data={"version": queries.version(store), "empty": not totals["traces"]}),
+            dcc.Store(id="heartbeat"),
             dcc.Store(id="commits"),
         ],
         className="page store-page",
@@ -83,11 +83,11 @@ def register(app: Dash, store: Store) -> None:
         Output("runs", "children"),
         Output("commits", "data"),
         Output("url", "href"),
-        Input("poll", "n_intervals"),
+        Input("heartbeat", "data"),
         State("seen", "data"),
         prevent_initial_call=True,
     )
-    def look(_: int, seen: Row) -> tuple[Any, ...]:
+    def look(_: str, seen: Row) -> tuple[Any, ...]:
         version = queries.version(store)
         if version == seen["version"]:
             return (no_update,) * 5
@@ -139,20 +139,20 @@ def _runs(store: Store) -> Component | None:
     if not found:
         return None
     heads = ("Run", "Model", "Mode", "Shape", "Traces", "Correct", "Tokens", "Recorded", "Started")
-    numbers = {"Traces", "Correct", "Tokens"}
+    classes = {**dict.fromkeys(("Traces", "Correct", "Tokens"), "num"), "Recorded": "wide"}
     return html.Section(
         [
             html.H2("Runs"),
             html.Table(
                 [
                     html.Thead(
-                        html.Tr([html.Th(h, className="num" if h in numbers else "") for h in heads])
+                        html.Tr([html.Th(h, className=classes.get(h, "")) for h in heads])
                     ),
-                    html.Tbody([_run_row(run) for run in found[:8]]),
+                    html.Tbody([_run_row(run) for run in found[:RUNS]]),
                 ],
                 className="runs-table",
             ),
-            html.P(f"and {len(found) - 8} older", className="dim") if len(found) > 8 else None,
+            html.P(f"and {len(found) - RUNS} older", className="dim") if len(found) > RUNS else None,
         ],
         className="section",
     )
@@ -172,7 +172,7 @@ def _run_row(run: Row) -> Component:
             html.Td(f"{run['traces']:,}", className="num"),
             html.Td(percent(run["correct"], run["judged"]), className="num"),
             html.Td(f"{run['tokens']:,}", className="num"),
-            html.Td(", ".join(name.replace("_", " ") for name in run["record"]), className="dim"),
+            html.Td(", ".join(name.replace("_", " ") for name in run["record"]), className="dim wide"),
             html.Td(started, className="dim"),
         ]
     )
@@ -210,14 +210,13 @@ def _grid() -> Component:
         filters = {"number": "agNumberColumnFilter", "text": "agTextColumnFilter", "": False}
         return {"field": field, "headerName": name, "filter": filters[kind], **more}
 
-    right = {"type": "rightAligned"}
     columns = [
         column("trace_id", "#", "number", width=76, cellRenderer="TraceLink"),
         column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
         column("prompt", "Prompt", "text", flex=3, minWidth=180, cellClass="strong"),
         column("answer", "Answer", "text", flex=2, minWidth=120, cellClass="mono"),
         column("task", "Task", "text", width=110, cellClass="dim"),
-        column("tokens", "Tokens", "number", width=92, **right, cellClass="num"),
+        column("tokens", "Tokens", "number", width=92, type="rightAligned", cellClass="num ag-right-aligned-cell"),
         column("n_think", "Thinking", "number", width=120, cellRenderer="Meter",
                cellRendererParams={"top": 400, "digits": 0}),
         column("entropy", "Entropy", "number", width=120, cellRenderer="Meter",

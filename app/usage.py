@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 METRICS = {
     "share": "Share of tokens",
     "weight": "Share of weight",
-    "lift": "Lift over uniform",
+    "lift": "Log lift",
     "flips": "Bias flips",
 }
 PHASE_CHOICES = ("all", *PHASES, "difference")

@@ -13,6 +13,16 @@
       ? `oklch(${0.42 + 0.2 * t} ${0.09 + 0.06 * t} ${hue} / ${Math.min(1, 1.25 * t)})`
       : `oklch(${0.93 - 0.17 * t} ${0.05 + 0.1 * t} ${hue} / ${Math.min(1, 1.5 * t)})`;
 
+  const HEAT = {
+    dark: ["#15181d", "#172a3f", "#184567", "#1d6a8f", "#3196a8", "#6cc3b0", "#c5ecc0"],
+    light: ["#f4f6f8", "#dcebf0", "#b3d9de", "#7abec9", "#3f98b0", "#1f6b90", "#123f66"],
+  };
+  const mix = (a, b, t) => {
+    const channel = (hex, i) => parseInt(hex.slice(1 + 2 * i, 3 + 2 * i), 16);
+    const parts = [0, 1, 2].map((i) => Math.round(channel(a, i) * (1 - t) + channel(b, i) * t));
+    return `rgb(${parts.join(", ")})`;
+  };
+
   // Experts of a group share a range of hues; neighbours in it differ in lightness.
   const expertHue = (expert, shape) => {
     const size = shape.experts / shape.groups;
@@ -45,10 +55,14 @@
       const hue = expertHue(expert, shape);
       return dark() ? `oklch(${0.7 + lift} 0.13 ${hue})` : `oklch(${0.58 + lift} 0.14 ${hue})`;
     },
-    // Sequential scale for small heatmaps, t from 0 to 1.
-    heat: (t, hue) =>
-      dark()
-        ? `oklch(${0.2 + 0.62 * t} ${0.02 + 0.11 * Math.sin(Math.PI * Math.min(1, 0.15 + t * 0.8))} ${hue})`
-        : `oklch(${0.97 - 0.55 * t} ${0.01 + 0.12 * t} ${hue})`,
+    // Scale of small heatmaps as 64 colours, the same as the routing heatmap's.
+    heat: () => {
+      const stops = dark() ? HEAT.dark : HEAT.light;
+      return Array.from({ length: 64 }, (_, i) => {
+        const at = (i / 63) * (stops.length - 1);
+        const low = Math.min(stops.length - 2, Math.floor(at));
+        return mix(stops[low], stops[low + 1], at - low);
+      });
+    },
   };
 })();

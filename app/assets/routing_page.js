@@ -21,10 +21,14 @@
   document.addEventListener("click", (event) => {
     const item = event.target.closest && event.target.closest("[data-focus]");
     if (!item) return;
-    const [L, E] = item.dataset.focus.split(",").map(Number);
+    setFocus(item.dataset.focus);
+  });
+
+  function setFocus(cell) {
+    const [L, E] = cell.split(",").map(Number);
     rl.setParams({ L, E });
     window.dash_clientside.set_props("focus", { data: { L, E } });
-  });
+  }
 
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.routing = {
@@ -38,6 +42,10 @@
       else focus.L = point.y;
       rl.setParams(focus);
       return focus;
+    },
+    row(cell) {
+      if (cell) setFocus(cell.rowId);
+      return window.dash_clientside.no_update;
     },
     url(metric, phase) {
       rl.setParams({ metric, phase });

@@ -48,6 +48,26 @@
     }, () => {});
   });
 
+  // Ask for the version of the store: shows that the server answers, and when a commit came.
+  const BEAT = 2000;
+  let version = null;
+  async function beat() {
+    if (document.hidden) return;
+    const banner = document.querySelector(".offline");
+    try {
+      const now = (await rl.fetch("/data/version")).version;
+      if (banner) banner.remove();
+      if (version !== null && now !== version && document.getElementById("runs")) {
+        window.dash_clientside.set_props("heartbeat", { data: now });
+      }
+      version = now;
+    } catch (error) {
+      if (banner) banner.textContent = error.message;
+      else document.body.appendChild(rl.el("div", "offline", error.message, { role: "alert" }));
+    }
+  }
+  setInterval(beat, BEAT);
+
   // The figures are made on the server: it learns of a new colour scheme by this store.
   window.addEventListener("ringlens:theme", (event) => {
     window.dash_clientside.set_props("theme", { data: event.detail });
@@ -66,6 +86,8 @@
     },
     // Marks the navigation entry of the page that is open.
     nav(pathname) {
+      const trace = pathname.match(/^\/trace\/(\d+)$/);
+      document.title = (trace ? `Trace ${trace[1]} · ` : "") + "ringlens";
       const at = pathname.startsWith("/routing") ? "routing" : "traces";
       return ["traces", "routing"].map((name) => "nav-item" + (name === at ? " active" : ""));
     },

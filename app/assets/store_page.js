@@ -28,8 +28,8 @@
     const { top, digits } = colDef.cellRendererParams;
     const share = Math.min(1, value / (top || 1));
     return h("span", { className: "cell-meter" },
-      h("i", { style: { width: `${100 * share}%` } }),
-      h("span", null, digits ? value.toFixed(digits) : value.toLocaleString("en")));
+      h("span", null, digits ? value.toFixed(digits) : value.toLocaleString("en")),
+      h("b", null, h("i", { style: { width: `${100 * share}%` } })));
   };
 
   cells.Tag = ({ value }) => (value ? h("span", { className: `tag ${value}` }, value) : null);

@@ -82,6 +82,7 @@
     v.paint = paint;
     v.text.recolor();
     v.ribbon.draw();
+    v.ribbon.drawMap();
     drawLegend(v);
   }
 
@@ -115,7 +116,7 @@
   function drawExpertLegend(v, box) {
     const counts = new Map();
     for (const expert of v.paint.bins) counts.set(expert, (counts.get(expert) || 0) + 1);
-    const top = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 7);
+    const top = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 5);
     for (const [expert, count] of top) {
       const key = rl.el("button", "key", `E${expert}`, {
         type: "button",
@@ -210,7 +211,6 @@
   window.addEventListener("ringlens:theme", () => {
     if (!view || !view.ready || !document.contains(view.root)) return;
     paint();
-    view.ribbon.drawMap();
     view.panel.show();
   });
 
@@ -296,7 +296,6 @@
       v.panel.show();
     };
     v.text.build();
-    v.ribbon.drawMap();
   }
 
   // Take what the URL asks for; what does not exist falls back to what always does.

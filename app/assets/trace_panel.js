@@ -3,10 +3,10 @@
   const rl = (window.ringlens = window.ringlens || {});
   const PHASES = ["prompt", "think", "answer"];
   const HEADS = [
-    { id: "entropy", label: "Entropy", hue: 230, top: (block, pos) => Math.log(pos + 1) || 1 },
-    { id: "first_weight", label: "On first token", hue: 200, top: () => 1 },
-    { id: "previous_weight", label: "On previous token", hue: 160, top: () => 1 },
-    { id: "output_norm", label: "Output norm", hue: 62, top: (block) => block.norm },
+    { id: "entropy", label: "Entropy", top: (block, pos) => Math.log(pos + 1) || 1 },
+    { id: "first_weight", label: "On first token", top: () => 1 },
+    { id: "previous_weight", label: "On previous token", top: () => 1 },
+    { id: "output_norm", label: "Output norm", top: (block) => block.norm },
   ];
 
   // Blocks of records around a token, fetched once and kept.
@@ -164,7 +164,7 @@
 
     function drawRouting(box, block, pos) {
       box.appendChild(rl.add(rl.el("h3", "", "Experts by layer"),
-        rl.el("span", "dim", "heaviest first")));
+        rl.el("span", "dim", "heaviest first · hue: group")));
       const records = block.layers.map((_, s) => at(block, s, pos));
       const largest = Math.max(...records.map((r) => r.chosen[0].share));
       const wide = Math.max(0, ...records.map((r) => r.shutOut.length)) > 0;
@@ -177,6 +177,9 @@
       for (const record of records) body.appendChild(layerRow(record, largest, wide));
       const scroller = rl.add(rl.el("div", "routing-scroll"), rl.add(table, body));
       box.appendChild(scroller);
+      box.appendChild(rl.add(rl.el("p", "grid-key"), rl.el("i", "key-bias"), rl.el("span", "", "chosen by its bias"),
+        rl.el("i", "key-shut"), rl.el("span", "", "shut out by the group limit"), rl.el("i", "key-close"),
+        rl.el("span", "", "margin below 0.01")));
       const current = body.querySelector(".current");
       if (current && records.length > 14) {
         scroller.scrollTop = current.offsetTop - scroller.clientHeight / 2;
@@ -278,9 +281,10 @@
         const step = width / H;
         const gap = rowHeight > 6 && step > 6 ? 1 : 0;
         const c = rl.context(canvas, width, layers * rowHeight);
+        const scale = rl.colors.heat();
         for (let s = 0; s < layers; s++) {
           for (let h = 0; h < H; h++) {
-            c.fillStyle = rl.colors.heat(Math.max(0, Math.min(1, value(s, h) / top)), kind.hue);
+            c.fillStyle = scale[Math.round(63 * Math.max(0, Math.min(1, value(s, h) / top)))];
             c.fillRect(h * step, s * rowHeight, step - gap, rowHeight - gap);
           }
         }

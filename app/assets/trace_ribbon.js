@@ -71,8 +71,7 @@
           paint.kind === "expert"
             ? rl.colors.expertLine(paint.bins[i], boot)
             : rl.colors.phaseLine(paint.bins[i]);
-        const height = paint.values ? Math.max(3, Math.min(1, paint.values[i] * 1.6) * PROFILE) : PROFILE;
-        c.fillRect(x(i), PROFILE - height, Math.max(1, step), height);
+        c.fillRect(x(i), 0, Math.max(1, step), PROFILE);
       }
     }
 
@@ -91,7 +90,12 @@
       const c = rl.context(experts, w, rows * rowHeight);
       const columns = map.expert.length / rows;
       const step = (w * map.stride) / view.count;
-      const fills = Array.from({ length: boot.experts }, (_, e) => rl.colors.expertLine(e, boot));
+      const loud = view.metric === "expert";
+      const fills = Array.from({ length: boot.experts }, (_, e) =>
+        view.only !== null && view.only !== e ? "transparent"
+          : loud ? rl.colors.expertLine(e, boot) : rl.colors.expertFill(e, boot),
+      );
+      c.clearRect(0, 0, w, rows * rowHeight);
       for (let s = 0; s < rows; s++) {
         for (let column = 0; column < columns; column++) {
           c.fillStyle = fills[map.expert[s * columns + column]];
@@ -103,7 +107,7 @@
 
     function label() {
       labels.replaceChildren();
-      const names = { entropy: "entropy", logprob: "surprise", margin: "contest", expert: "weight", phase: "phase" };
+      const names = { entropy: "entropy", logprob: "surprise", margin: "contested", expert: `L${view.layer}`, phase: "phase" };
       const top = rl.el("span", "", names[view.metric]);
       top.style.height = PROFILE + BAND + 4 + "px";
       labels.appendChild(top);
@@ -116,6 +120,7 @@
 
     function window_() {
       const [from, to] = view.text.visible();
+      frame.hidden = from < 1 && to > view.count - 1;
       frame.style.left = x(from) + "px";
       frame.style.width = Math.max(2, x(to) - x(from)) + "px";
     }

@@ -15,6 +15,7 @@
     const spans = [];
     const lineOf = new Uint32Array(view.count);
     const starts = []; // first token of each line
+    const means = []; // bar beside each line
     const blocks = []; // {node, from, to}
     let painted = null;
     let palette = null;
@@ -79,6 +80,7 @@
         const row = rl.el("div", "line");
         row.dataset.n = ++number;
         for (let i = from; i < to; i++) row.appendChild((spans[i] = span(i)));
+        row.appendChild((means[line] = rl.el("i", "line-mean")));
         block.node.appendChild(row);
         block.to = to;
         block.lines++;
@@ -102,6 +104,7 @@
       }
       painted = next.bins.slice();
       palette = next.palette;
+      drawLineMeans();
     }
 
     function focus(scroll) {
@@ -113,15 +116,35 @@
       if (!focused) return;
       focused.classList.add("focused");
       focused.parentNode.classList.add("current");
-      if (scroll) reveal(focused);
+      if (scroll) reveal(focused, 3);
     }
 
-    function reveal(item) {
+    // Blocks that come on screen take their true height only then, so look again.
+    function reveal(item, looks) {
       const box = node.getBoundingClientRect();
       const at = item.getBoundingClientRect();
-      if (at.top < box.top + 48 || at.bottom > box.bottom - 48) {
+      if (at.top < box.top + 64 || at.bottom > box.bottom - 48) {
         node.scrollTop += at.top - box.top - box.height * 0.4;
+        if (looks > 1) requestAnimationFrame(() => item === focused && reveal(item, looks - 1));
       }
+    }
+
+    // Beside each line: the mean of the metric over it, where the metric is a number.
+    function drawLineMeans() {
+      const { kind, bins } = view.paint;
+      const color = kind === "ramp" ? rl.colors.line(view.metric) : "transparent";
+      const mean = (line) => {
+        const to = line + 1 < starts.length ? starts[line + 1] : view.count;
+        let sum = 0;
+        for (let i = starts[line]; i < to; i++) sum += bins[i];
+        return sum / (to - starts[line]);
+      };
+      const values = kind === "ramp" ? starts.map((_, line) => mean(line)) : starts.map(() => 0);
+      const top = values.reduce((a, b) => Math.max(a, b), 1e-6);
+      values.forEach((value, line) => {
+        means[line].style.width = Math.round((56 * value) / top) + "px";
+        means[line].style.backgroundColor = color;
+      });
     }
 
     // The first token of the line after or before; stays where there is none.
