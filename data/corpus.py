@@ -6,6 +6,7 @@ Shape letters: B traces of a batch, T tokens of its longest, P positions that a 
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -58,7 +59,7 @@ def shards(seed: int, workers: int) -> Generator[Shard]:
     Every process draws at most two shards ahead of the reader.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers) as pool:
+    with context.Pool(workers, initializer=_stay_single) as pool:
         ahead = [pool.apply_async(draw, (seed, index)) for index in range(3 * workers)]
         index = len(ahead)
         while True:
@@ -72,6 +73,11 @@ def draw(seed: int, index: int) -> Shard:
     """Shard number ``index`` of the corpus ``seed``."""
     stories = countdown.traces(seed=seed * 1_000_000 + index)
     return encode(_tokenizer(), list(islice(stories, TRACES_IN_SHARD)))
+
+
+def _stay_single() -> None:
+    """Keep a worker's tokenizer from starting threads: the workers themselves are the threads."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 _tokenizer = cache(tokenizer.build)
@@ -98,9 +104,7 @@ def encode(tok: Tokenizer, traces: list[countdown.Trace]) -> Shard:
     return Shard(tokens | np.where(unlearnt, UNLEARNT, np.uint16(0)), lengths)
 
 
-def batches(
-    shard: Shard, batch_tokens: int, pad: int, rng: np.random.Generator
-) -> Iterator[Batch]:
+def batches(shard: Shard, batch_tokens: int, pad: int, rng: np.random.Generator) -> Iterator[Batch]:
     """All traces of a shard once, in batches of traces of like length, in random order.
 
     Args:
@@ -121,9 +125,7 @@ def batches(
         yield _pad(shard, starts, groups[group], pad)
 
 
-def _pad(
-    shard: Shard, starts: NDArray[np.int64], traces: NDArray[np.int64], pad: int
-) -> Batch:
+def _pad(shard: Shard, starts: NDArray[np.int64], traces: NDArray[np.int64], pad: int) -> Batch:
     lengths = shard.lengths[traces]
     column = np.arange(lengths.max())
     inside = column < lengths[:, None]

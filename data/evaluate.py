@@ -1,6 +1,6 @@
 """Held-out accuracy of ring-nano, greedy, on three and on four numbers.
 
-    python -m ringlens.data.evaluate [--n 200] [--model ring-nano]
+python -m ringlens.data.evaluate [--n 200] [--model ring-nano]
 """
 
 from __future__ import annotations

@@ -45,22 +45,22 @@ class Recipe:
         minutes: Training stops by then: the schedule follows whichever budget is further spent.
         batch_tokens: Tokens of a step, padding counted.
         learning_rate: Peak of the cosine schedule.
-        warmup: Share of the budget over which the learning rate rises.
+        warmup_steps: Steps over which the learning rate rises.
         weight_decay: Of matrices; vectors have none.
         bias_step: Step of the expert bias (sign rule); it falls to 0 over the last third.
         seed: Of the weights and of the corpus.
         workers: Processes that draw traces.
     """
 
-    tokens: int = 350_000_000
+    tokens: int = 400_000_000
     minutes: float = 60.0
-    batch_tokens: int = 65_536
+    batch_tokens: int = 98_304
     learning_rate: float = 2e-3
-    warmup: float = 0.03
+    warmup_steps: int = 150
     weight_decay: float = 0.1
     bias_step: float = 1e-3
     seed: int = 1
-    workers: int = max(1, (os.cpu_count() or 2) - 2)
+    workers: int = min(8, os.cpu_count() or 1)
 
 
 def ring_nano(tok: Any) -> BailingMoeV2Config:
@@ -134,52 +134,60 @@ class MasterWeights:
 class LoadBalancer:
     """Balances the experts by their selection bias, without an auxiliary loss.
 
-    After each step bias += u · sign(mean load − load), layer by layer (Wang et al. 2024, "Auxiliary-
-    loss-free load balancing strategy for mixture-of-experts"; the rule of DeepSeek-V3).
+    After each step bias += u · sign(mean load − load), layer by layer (Wang et al. 2024,
+    "Auxiliary-loss-free load balancing strategy for mixture-of-experts"; DeepSeek-V3's rule).
     """
 
     def __init__(self, model: BailingMoeV2ForCausalLM) -> None:
-        sparse = [model.model.layers[layer] for layer in model.config.sparse_layers]
-        self.gates = [layer.mlp.gate for layer in sparse]
         self.experts = model.config.num_experts
-        self.padding_N: Tensor | None = None
-        self.loads: list[Tensor] = []
+        self.gates = [model.model.layers[layer].mlp.gate for layer in model.config.sparse_layers]
         for gate in self.gates:
-            gate.register_forward_hook(self._count)
-
-    def _count(self, gate: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        assert self.padding_N is not None
-        ids_Nk = output[2].masked_fill(self.padding_N[:, None], -1)
-        self.loads.append(
-            torch.histc(ids_Nk.float(), bins=self.experts, min=0, max=self.experts - 1)
-        )
+            gate.register_forward_hook(_remember_choice)
 
     @torch.no_grad()
-    def step(self, size: float) -> Tensor:
-        """Move the biases by ``size``; returns the load of every expert [L, E] in tokens."""
-        load_LE = torch.stack(self.loads)
-        self.loads.clear()
+    def step(self, inside_N: Tensor, size: float) -> Tensor:
+        """Move the biases by ``size`` after a forward.
+
+        Args:
+            inside_N: Which tokens of the batch are no padding; the others do not count.
+            size: The step u.
+
+        Returns:
+            The load of every expert [L, E] in tokens.
+        """
+        loads = []
+        for gate in self.gates:
+            ids_Nk = gate.expert_ids.masked_fill(~inside_N[:, None], -1)
+            loads.append(torch.histc(ids_Nk.float(), self.experts, min=0, max=self.experts - 1))
+        load_LE = torch.stack(loads)
         direction_LE = (load_LE.mean(dim=1, keepdim=True) - load_LE).sign()
         for gate, direction_E in zip(self.gates, direction_LE, strict=True):
             gate.expert_bias += size * direction_E
         return load_LE
 
 
-def learning_rate(recipe: Recipe, progress: float) -> float:
-    """Linear warmup, then half a cosine to 0, at ``progress`` from 0 to 1."""
-    if progress < recipe.warmup:
-        return recipe.learning_rate * progress / recipe.warmup
-    rest = (progress - recipe.warmup) / (1 - recipe.warmup)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
+def _remember_choice(gate: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    gate.expert_ids = output[2]
+
+
+def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
+    """Half a cosine to 0 over ``progress`` from 0 to 1, warmed up linearly over the first steps."""
+    warmth = min(1.0, (step + 1) / recipe.warmup_steps)
+    return recipe.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def loss_of(model: BailingMoeV2ForCausalLM, batch: corpus.Batch, device: str) -> Tensor:
     """Mean cross-entropy in nats over the batch's learnt positions."""
-    input_ids_BT = _to(batch.input_ids_BT, device)
-    # No attention mask: padding stands on the right, where causal attention never looks.
-    hidden_BTD = model.model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+    decoder = model.model
+    hidden_BTD = decoder.word_embeddings(_to(batch.input_ids_BT, device))
+    positions_1T = torch.arange(hidden_BTD.shape[1], device=device)[None]
+    rotary = decoder.rotary_emb(hidden_BTD, positions_1T)
+    for layer in decoder.layers:
+        # No mask: padding stands on the right, where causal attention never looks.
+        hidden_BTD = layer(hidden_BTD, position_embeddings=rotary, attention_mask=None)
     hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, _to(batch.positions_P, device))
-    return F.cross_entropy(model.lm_head(hidden_PD).float(), _to(batch.targets_P, device))
+    logits_PV = model.lm_head(decoder.norm(hidden_PD))
+    return F.cross_entropy(logits_PV.float(), _to(batch.targets_P, device))
 
 
 def train(
@@ -194,6 +202,9 @@ def train(
     shards = corpus.shards(recipe.seed, recipe.workers)
     model = BailingMoeV2ForCausalLM(config).to(device).train()
     weights, balancer = MasterWeights(model, recipe), LoadBalancer(model)
+    if device == "cuda":
+        for layer in model.model.layers:
+            layer.compile(dynamic=True)  # two compilations: the dense layer, and all sparse ones
     rng = np.random.default_rng(recipe.seed)
     batches = (
         batch
@@ -209,11 +220,11 @@ def train(
         if progress >= 1:
             break
         inside_BT = np.arange(batch.input_ids_BT.shape[1]) < batch.lengths_B[:, None]
-        balancer.padding_N = ~_to(inside_BT.ravel(), device)
         loss = loss_of(model, batch, device)
         loss.backward()
-        weights.step(learning_rate(recipe, progress))
-        load_LE = balancer.step(recipe.bias_step * min(1.0, 3 * (1 - progress)))
+        weights.step(learning_rate(recipe, step, progress))
+        bias_step = recipe.bias_step * min(1.0, 3 * (1 - progress))
+        load_LE = balancer.step(_to(inside_BT.ravel(), device), bias_step)
         tokens += int(batch.lengths_B.sum())
         if step % LOG_EVERY == 0:
             peak = load_LE.max(dim=1).values / load_LE.mean(dim=1)
