@@ -36,8 +36,9 @@ class WriterLock:
 
 
 def dead_writers(staging: Path, names: set[str]) -> set[str]:
-    """Those of ``names`` whose process is gone; their lock files are removed."""
-    return {name for name in names if _is_dead(staging / f"{name}.lock")}
+    """Those of ``names`` whose process is gone; lock files without a process are removed."""
+    locked = {path.stem for path in staging.glob("*.lock")}
+    return names & {name for name in names | locked if _is_dead(staging / f"{name}.lock")}
 
 
 def _is_dead(path: Path) -> bool:
