@@ -67,7 +67,9 @@ class Lens:
             eos = getattr(holder, "eos_token_id", None)
             if eos is not None:
                 return tuple(eos) if isinstance(eos, list | tuple) else (eos,)
-        raise ConfigError(f"{self.name} names no eos_token_id; set it in its generation_config.json.")
+        raise ConfigError(
+            f"{self.name} names no eos_token_id; set it in its generation_config.json."
+        )
 
     @property
     def pad_token_id(self) -> int:

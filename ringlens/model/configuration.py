@@ -105,8 +105,8 @@ class BailingMoeV2Config(PreTrainedConfig):
         others = [name for name in self.architectures or [] if name not in ARCHITECTURES]
         if others:
             raise ConfigError(
-                f"architecture {others[0]!r} is not Ring's: model_type 'bailing_moe' is shared with "
-                f"the older Ling models, and ringlens loads {ARCHITECTURES[0]!r} only. "
+                f"architecture {others[0]!r} is not Ring's: the older Ling models share model_type "
+                f"'bailing_moe', and ringlens loads {ARCHITECTURES[0]!r} only. "
                 "Load this checkpoint with its own code (trust_remote_code=True, without ringlens)."
             )
         _require(self.score_function == "sigmoid", "score_function", self.score_function, "sigmoid")

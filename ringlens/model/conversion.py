@@ -8,7 +8,6 @@ so saving writes the published names again.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,7 +156,7 @@ def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
         name = wrong[0]
         raise CheckpointError(
             f"{name} has shape {list(found[name])} in {folder}, but config.json calls for "
-            f"{list(expected[name])} ({len(wrong)} such tensors). Use the config.json of this model."
+            f"{list(expected[name])} ({len(wrong)} such tensors). Use this model's own config.json."
         )
 
 
@@ -167,15 +166,9 @@ def _few(names: list[str]) -> str:
 
 
 def prediction_layer_pattern(config: BailingMoeV2Config) -> str | None:
-    """Pattern of the multi-token-prediction tensors after the last layer; None without such layers."""
+    """Pattern of the tensors of multi-token-prediction layers; None without such layers."""
     if not config.num_nextn_predict_layers:
         return None
     first = config.num_hidden_layers
     layers = "|".join(str(first + i) for i in range(config.num_nextn_predict_layers))
     return rf"(^|\.)layers\.({layers})\."
-
-
-def is_prediction_tensor(name: str, config: BailingMoeV2Config) -> bool:
-    """Whether a checkpoint's tensor belongs to a multi-token-prediction layer."""
-    pattern = prediction_layer_pattern(config)
-    return pattern is not None and re.search(pattern, name) is not None

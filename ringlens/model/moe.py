@@ -60,7 +60,7 @@ class BailingMoeV2Gate(nn.Module):
         return logits_NE, weights_Nk * self.scaling, ids_Nk
 
     def select(self, scores_NE: Tensor) -> Tensor:
-        """The k best experts [N, k] inside the groups whose two best scores have the largest sum."""
+        """The k best experts [N, k] inside the groups whose two best scores sum highest."""
         N, E = scores_NE.shape
         grouped = scores_NE.view(N, self.n_group, E // self.n_group)
         group_scores = grouped.topk(2, dim=-1).values.sum(dim=-1)

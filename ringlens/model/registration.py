@@ -30,7 +30,7 @@ def _register_config(auto: ModuleType) -> None:
 
 
 def _import_models(auto: ModuleType) -> None:
-    # Importing the models may itself be what loaded the Auto classes; they then register at its end.
+    # Where importing the models is what loaded the Auto classes, they register at its end.
     import_module(_MODELING)
 
 

@@ -28,7 +28,7 @@ class GumbelSampler(LogitsProcessor):
     def __init__(self, seeds: list[int]) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def __call__(self, input_ids: torch.LongTensor, scores_BV: torch.FloatTensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.LongTensor, scores_BV: torch.FloatTensor) -> Tensor:
         """Noisy scores [B, V] whose largest entry is a draw from softmax(scores)."""
         noise = [torch.rand(scores_BV.shape[1], generator=g) for g in self.generators]
         uniform_BV = torch.stack(noise).clamp_(min=torch.finfo(torch.float32).tiny)

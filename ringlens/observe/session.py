@@ -6,6 +6,7 @@ Shape letters: B batch, P prompt positions (left-padded), n generated tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ringlens.config import RECORDABLE, Sampling, recordable
-from ringlens.errors import ConfigError, ObservationError
+from ringlens.errors import ConfigError
 from ringlens.observe.record import Finished, run_record, trace_record
 from ringlens.observe.recorder import Recorder
 from ringlens.observe.sampling import processors, trace_seed
@@ -25,6 +26,9 @@ from ringlens.store import Store, StoreWriter
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
+
+
+TINY = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ OnProgress = Callable[[Progress], None]
 
 def capture(
     lens: Lens,
-    problems: Sequence[Problem] | Sequence[str],
+    problems: Sequence[Problem | str],
     store: str | Path | Store,
     *,
     batch_size: int = 16,
@@ -246,15 +250,29 @@ def _run(
             on_progress(progress)
 
     session = _Session(lens, record, lambda B, T: report(tokens=progress.tokens + B * T))
-    with StoreWriter(folder) as writer:
+    with one_thread_if_tiny(lens), StoreWriter(folder) as writer:
         run_id = writer.start_run(run_record(lens, mode, record, settings))
         for finished in batches(session):
             writer.commit(run_id, [trace_record(lens, trace, record) for trace in finished])
-            report(
-                traces=progress.traces + len(finished), bytes_written=writer.bytes_written
-            )
+            report(traces=progress.traces + len(finished), bytes_written=writer.bytes_written)
         writer.finish_run(run_id)
     return Store(folder)
+
+
+@contextmanager
+def one_thread_if_tiny(lens: Lens) -> Iterator[None]:
+    """Run a tiny model on one CPU thread, then restore the number of threads.
+
+    Its matrix products take microseconds: threads gain nothing, and where another process wants the
+    cores too, waiting for each other made every one of them a hundred times slower.
+    """
+    threads = torch.get_num_threads()
+    tiny = lens.device.type == "cpu" and lens.model.num_parameters() < TINY
+    torch.set_num_threads(1 if tiny else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> Toke
             f"{type(tokenizer).__name__} is not a fast tokenizer, so its text spans are unknown. "
             "Load the model with a tokenizer.json."
         )
-    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend = tokenizer.backend_tokenizer
     stream = DecodeStream(skip_special_tokens=False)
     pieces = [stream.step(backend, token_id) or "" for token_id in token_ids]
     whole = backend.decode(token_ids, skip_special_tokens=False)

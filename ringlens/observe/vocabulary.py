@@ -17,7 +17,7 @@ MAX_LOGITS = 2**25
 
 
 def surprise(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of ``token_ids`` [...] under ``logits`` [..., V], and the entropy, in nats."""
+    """Log-probability of ``token_ids`` [...] under ``logits`` [..., V], and entropy, in nats."""
     logp = logits.float().log_softmax(dim=-1)
     entropy = -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(dim=-1)
     return logp.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1), entropy

@@ -1,0 +1,118 @@
+"""The package list against the tree; wheel and editable install; what importing costs."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+MAPPED = ("app", "data", "probes")
+
+
+def test_every_package_is_listed():
+    found = {"ringlens"}
+    for init in (ROOT / "ringlens").rglob("__init__.py"):
+        found.add(".".join(init.parent.relative_to(ROOT).parts))
+    for top in MAPPED:
+        for init in (ROOT / top).rglob("__init__.py"):
+            found.add(".".join(("ringlens", *init.parent.relative_to(ROOT).parts)))
+    assert sorted(found) == SETUP["packages"]
+
+
+def test_every_folder_with_python_is_a_package():
+    for top in ("ringlens", *MAPPED):
+        for file in (ROOT / top).rglob("*.py"):
+            assert (file.parent / "__init__.py").exists(), file
+
+
+def test_links_for_type_checkers():
+    for top in MAPPED:
+        assert (ROOT / "ringlens" / top).resolve() == ROOT / top
+        assert SETUP["package-dir"][f"ringlens.{top}"] == top
+
+
+PROBE = """
+import ringlens, ringlens.app, ringlens.data, ringlens.probes
+from ringlens.data import path
+assert (path("ring-nano") / "config.json").is_file(), path("ring-nano")
+assert path("countdown.heldout.jsonl").is_file()
+import importlib.util
+assert not any(importlib.util.find_spec(name) for name in ("app", "data", "probes"))
+print(ringlens.app.__file__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_installs(kind, tmp_path):
+    """Install into a fresh environment that sees this one's libraries, away from the sources."""
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    for old in site.glob("setuptools*"):  # Python 3.11 brings one that predates our metadata
+        shutil.rmtree(old)
+    libraries = [p for p in sys.path if p.endswith("site-packages")]
+    (site / "libraries.pth").write_text("\n".join(libraries) + "\n")
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "-q", ROOT, source], check=True)
+    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+    if kind == "wheel":
+        subprocess.run(
+            [sys.executable, "-m", "build", "-w", "-n", "-o", tmp_path / "dist", source],
+            check=True,
+            capture_output=True,
+        )
+        wheel = next((tmp_path / "dist").glob("*.whl"))
+        names = zipfile.ZipFile(wheel).namelist()
+        assert not [n for n in names if n.split("/")[0] in MAPPED]
+        assert wheel.stat().st_size < 40e6
+        subprocess.run([*install, "--force-reinstall", wheel], check=True)
+    else:
+        subprocess.run([*install, "--force-reinstall", "-e", source], check=True)
+    result = subprocess.run(
+        [python, "-c", PROBE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    where = site if kind == "wheel" else source
+    assert result.stdout.startswith(str(where))
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_importing_ringlens_imports_nothing_heavy():
+    heavy = "{'torch', 'transformers', 'duckdb', 'pyarrow', 'dash', 'numpy'}"
+    assert run(f"import sys, ringlens; print({heavy} & set(sys.modules))") == "set()"
+
+
+def test_public_names_are_there_and_few():
+    out = run(
+        "import ringlens as rl; print(all(hasattr(rl, n) for n in rl.__all__), len(rl.__all__))"
+    )
+    assert out == "True 7"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import ringlens",
+        "import ringlens.model.modeling",
+        "from ringlens.model import BailingMoeV2ForCausalLM",
+        "from transformers import AutoModelForCausalLM; import ringlens",
+        "from transformers import AutoModelForCausalLM; import ringlens.model.configuration",
+    ],
+)
+def test_auto_classes_know_ring_in_any_import_order(first):
+    folder = str(ROOT / "tests" / "golden" / "ring-tiny")
+    code = f"{first}\nfrom transformers import AutoModelForCausalLM as A\n"
+    code += f"m = A.from_pretrained({folder!r}); print(type(m).__module__, m.num_parameters())"
+    assert run(code).endswith("ringlens.model.modeling 478912")
