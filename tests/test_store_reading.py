@@ -10,6 +10,7 @@ from records import random_run, random_trace
 
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import Store, StoreWriter
+from ringlens.store.verify import verify_choices
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,8 @@ def test_a_relation_goes_on_as_duckdb_relations_do(store):
     assert len(tokens) == 3
     assert tokens.to_arrow_table().num_rows == 3
     assert list(tokens.df()["pos"]) == [0, 1, 2]
+    reader = store.sql("from tokens").to_arrow_reader(1000)
+    assert sum(batch.num_rows for batch in reader) == 1009
     assert tokens.fetchnumpy()["pos"].tolist() == [0, 1, 2]
     assert "token_id" in repr(tokens)
     with pytest.raises(StoreError, match="nope"):
@@ -229,6 +232,10 @@ def zero_footer(content):
     return content[:-2000] + bytes(1992) + content[-8:]
 
 
+def zero_header(content):
+    return content[:4] + bytes(400) + content[404:]
+
+
 def other_file(content):
     return bytes(len(content))
 
@@ -239,7 +246,9 @@ def read_all_routing(store, trace_ids):
             store.trace(trace_id).routing(layer)
 
 
-@pytest.mark.parametrize("damage", [cut, empty, zero_pages, zero_footer, other_file, None])
+@pytest.mark.parametrize(
+    "damage", [cut, empty, zero_pages, zero_header, zero_footer, other_file, None]
+)
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_damaged_file_is_named_and_all_else_is_readable(copy, damage, which):
     """``which`` of the two routing files; None removes it."""
@@ -255,6 +264,8 @@ def test_a_damaged_file_is_named_and_all_else_is_readable(copy, damage, which):
             with pytest.raises(StoreError, match=file.name) as caught:
                 store.sql(query).fetchall()
             assert str(file) in str(caught.value)
+            with pytest.raises(StoreError, match=file.name):
+                list(store.sql("from routing").to_arrow_reader(50))
             assert "put a copy of it back" in str(caught.value)
         assert store.sql("select count(*) from tokens").fetchall() == [(1009,)]
         for trace_id in kept:
@@ -263,6 +274,13 @@ def test_a_damaged_file_is_named_and_all_else_is_readable(copy, damage, which):
             assert store.trace(trace_id).heads(2)["entropy"].shape == (200, 4)
         with pytest.raises(StoreError, match=file.name):
             read_all_routing(store, lost)
+
+
+def test_verifying_names_a_damaged_file(copy):
+    file = sorted(copy.glob("router_logits/*/*.parquet"))[1]
+    file.write_bytes(zero_pages(file.read_bytes()))
+    with Store(copy) as store, pytest.raises(StoreError, match=file.name):
+        verify_choices(store)
 
 
 def test_a_file_damaged_while_the_store_is_open_is_named(copy):

@@ -15,11 +15,9 @@ from ringlens.store.manifest import File
 
 Columns = Mapping[str, Sequence[str]]
 
-_UNREADABLE = re.compile(
-    "parquet|thrift|tprotocol|decompress|zstd|failed to read|cannot open|no files found|"
-    "could not read|end of file",
-    re.IGNORECASE,
-)
+# DuckDB's own kinds of errors, and those of its Parquet reader, which have none.
+_READ_ERRORS = (duckdb.Error, duckdb.IOException, duckdb.SerializationException)
+_READ_WORDS = re.compile("parquet|failed to read|decompress|magic bytes", re.IGNORECASE)
 
 
 def explain(
@@ -47,7 +45,7 @@ def explain(
     if isinstance(error, duckdb.BinderException) and used:
         known = "; ".join(f"{name}: {', '.join(columns[name])}" for name in used)
         return StoreError(f"{reason}. The columns are: {known}")
-    if _UNREADABLE.search(reason):
+    if type(error) in _READ_ERRORS or _READ_WORDS.search(reason):
         named = [file for file in read if file.path in reason]
         if sentence := damage(root, named or read):
             return StoreError(sentence)

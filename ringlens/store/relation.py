@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from ringlens.errors import StoreError
 
@@ -54,6 +55,18 @@ class Relation:
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         with self._errors():
             return self.relation.__arrow_c_stream__(requested_schema)
+
+    def to_arrow_reader(self, batch_size: int = 1_000_000) -> pa.RecordBatchReader:
+        """The rows as a stream of Arrow batches, for more than fits in memory."""
+        with self._errors():
+            reader = self.relation.to_arrow_reader(batch_size)
+        return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader))
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (OSError, pa.ArrowException) as error:  # what Arrow makes of an error of DuckDB
+            raise self._explain(duckdb.Error(str(error))) from error
 
     def _guarded(self, value: Any) -> Any:
         if isinstance(value, duckdb.DuckDBPyRelation):
