@@ -1,4 +1,4 @@
-"""The dashboard. Imports the store and the analyses, never the model, observe or torch.
+"""The dashboard of a store. Imports the store and the analyses, never the model, observe or torch.
 
     from ringlens.app import serve
     serve("runs/first")

@@ -57,7 +57,10 @@ def evidence(
     """
     tokens = queries.expert_tokens(store, scope, layer, expert, phase, order, TOKENS)
     contexts = queries.expert_contexts(store, scope, layer, expert, phase, CONTEXTS)
-    return [_tokens(tokens, order), html.H3("Where it weighs most"), _contexts(contexts, layer)]
+    if not tokens:
+        least = " at least ten times" if order == "share" else ""
+        return [html.P(f"No token that occurs{least} here was routed to it.", className="dim")]
+    return [_tokens(tokens), html.H3("Where it weighs most"), _contexts(contexts, layer)]
 
 
 def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component:
@@ -114,10 +117,7 @@ def _phases(usage: Usage, layer: int, expert: int) -> Component:
     )
 
 
-def _tokens(rows: list[Row], order: str) -> Component:
-    if not rows:
-        why = " with at least ten occurrences" if order == "share" else ""
-        return html.P(f"It was chosen for no token{why} here.", className="dim")
+def _tokens(rows: list[Row]) -> Component:
     top = max(row["n"] for row in rows)
     body = [
         html.Tr(

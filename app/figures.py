@@ -18,6 +18,7 @@ from ringlens.app.usage import Array, Usage, gini, max_violation
 _LOAD = 104  # bars of one layer's load, above the heatmap
 _GAP = 30
 _TOP, _BOTTOM, _LEFT, _RIGHT = 24, 34, 44, 12
+_LABELLED = 24  # layers whose balance still fits beside its bar as text
 _AREA, _LEAST, _MOST = 420, 9, 50  # height of the heatmap, and of a row of it
 
 
@@ -64,7 +65,7 @@ def usage_heatmap(
             *_balance(usage, phase, colours),
         ]
     )
-    figure.update_layout(_layout(usage, colours, frame), **_axes(usage, colours, frame))
+    figure.update_layout(_layout(usage, colours, frame), **_axes(usage, phase, colours, frame))
     figure.update_layout(
         shapes=_shapes(usage, layer, expert, colours),
         annotations=_labels(usage, layer, phase, colours, frame),
@@ -180,10 +181,10 @@ def _balance(usage: Usage, phase: str, colours: Palette) -> list[go.Bar]:
                 y=list(usage.layers),
                 orientation="h",
                 xaxis=axis,
-                width=0.16 if len(usage.layers) <= 24 else 0.6,
+                width=0.16 if len(usage.layers) <= _LABELLED else 0.6,
                 marker={"color": colours.bar, "line": {"width": 0}},
                 hovertemplate=f"<b>L%{{y}}</b>  {name} %{{x:.3f}}<extra></extra>",
-                texttemplate="%{x:.2f}" if len(usage.layers) <= 24 else None,
+                texttemplate="%{x:.2f}" if len(usage.layers) <= _LABELLED else None,
                 textposition="outside",
                 constraintext="none",
                 textangle=0,
@@ -214,7 +215,7 @@ def _layout(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
     }
 
 
-def _axes(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
+def _axes(usage: Usage, phase: str, colours: Palette, frame: _Frame) -> dict[str, Any]:
     fixed = usage.experts <= 64
     still: dict[str, Any] = {
         "showgrid": False,
@@ -226,7 +227,8 @@ def _axes(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
     layers = usage.layers
     step = max(1, round(16 / frame.row))
     balance = {**still, "showticklabels": False, "fixedrange": True, "rangemode": "tozero"}
-    n_SE = usage.count_SE("all")
+    room = 2.6 if len(layers) <= _LABELLED else 1.05  # for the text beside the bars
+    n_SE = usage.count_SE(phase)
     violation, spread = max_violation(n_SE), gini(n_SE)
     return {
         "xaxis": {
@@ -255,8 +257,8 @@ def _axes(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
             "tickfont": {"size": 10, "color": colours.text_3},
             "fixedrange": True,
         },
-        "xaxis2": {**balance, "domain": [0.856, 0.92], "range": [0, 2.6 * _most(violation)]},
-        "xaxis3": {**balance, "domain": [0.936, 1.0], "range": [0, 2.6 * max(0.2, _most(spread))]},
+        "xaxis2": {**balance, "domain": [0.856, 0.92], "range": [0, room * _most(violation)]},
+        "xaxis3": {**balance, "domain": [0.936, 1.0], "range": [0, room * max(0.2, _most(spread))]},
     }
 
 

@@ -55,8 +55,8 @@ class UsageCache:
 def read_usage(store: Store, scope: Scope) -> Usage:
     """Count the experts of a scope."""
     run = queries.run(store, scope.run_id)
-    return usages.from_rows(
-        queries.usage(store, scope),
+    return usages.count(
+        queries.choices(store, scope),
         queries.tokens_by_phase(store, scope),
         run["sparse_layers"],
         run["experts"],

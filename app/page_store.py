@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import dash_ag_grid as dag
@@ -34,6 +35,7 @@ GRID_THEME = {
 
 def layout(store: Store) -> Component:
     """The page, or how to fill the store where it holds no runs."""
+    version = str(queries.version(store))  # before the figures: what comes between is shown twice
     totals = queries.totals(store)
     return html.Div(
         [
@@ -43,14 +45,16 @@ def layout(store: Store) -> Component:
                         [html.H1(store.path.name), html.Span(str(store.path), className="path dim")],
                         className="title-row",
                     ),
-                    html.Div(_stats(totals), id="stats", className="stats"),
+                    html.Div(
+                        _stats(totals), id="stats", className="stats", **{"data-version": version}
+                    ),
                 ],
                 className="page-header",
             ),
             html.Div(_runs(store), id="runs"),
-            _grid_section(totals) if totals["traces"] else _empty(store, totals),
-            dcc.Store(id="seen", data={"version": queries.version(store), "empty": not totals["traces"]}),
-            dcc.Store(id="heartbeat"),
+            html.Div(_empty(store, totals), id="empty", className="empty"),
+            _grid_section(totals),
+            dcc.Store(id="heartbeat", data=version),
             dcc.Store(id="commits"),
         ],
         className="page store-page",
@@ -78,24 +82,18 @@ def register(app: Dash, store: Store) -> None:
         return {"rowData": page, "rowCount": total}, plural(total, "trace")
 
     @app.callback(
-        Output("seen", "data"),
         Output("stats", "children"),
         Output("runs", "children"),
+        Output("empty", "children"),
+        Output("grid", "hidden"),
         Output("commits", "data"),
-        Output("url", "href"),
         Input("heartbeat", "data"),
-        State("seen", "data"),
         prevent_initial_call=True,
     )
-    def look(_: str, seen: Row) -> tuple[Any, ...]:
-        version = queries.version(store)
-        if version == seen["version"]:
-            return (no_update,) * 5
+    def refresh(version: str) -> tuple[Any, ...]:
         totals = queries.totals(store)
-        now = {"version": version, "empty": not totals["traces"]}
-        # The first trace replaces the empty page by the grid: show the page anew.
-        href = "/" if seen["empty"] and totals["traces"] else no_update
-        return now, _stats(totals), _runs(store), version, href
+        parts = _stats(totals), _runs(store), _empty(store, totals)
+        return *parts, not totals["traces"], version
 
     client = app.clientside_callback
     client(
@@ -202,7 +200,9 @@ def _grid_section(totals: Row) -> Component:
         ],
         className="section-bar",
     )
-    return html.Section([bar, _grid()], className="section grow")
+    return html.Section(
+        [bar, _grid()], id="grid", className="section grow", hidden=not totals["traces"]
+    )
 
 
 def _grid() -> Component:
@@ -245,9 +245,12 @@ def _grid() -> Component:
     )
 
 
-def _empty(store: Store, totals: Row) -> Component:
+def _empty(store: Store, totals: Row) -> Component | None:
+    """What to do where there is no trace yet; None where there are some."""
+    if totals["traces"]:
+        return None
     command = (
-        f"ringlens capture ring-nano --problems countdown --n 8 --store {store.path} "
+        f"ringlens capture ring-nano --problems countdown --n 8 --store {shlex.quote(str(store.path))} "
         "--max-new-tokens 300"
     )
     running = totals["unfinished"] > 0

@@ -140,3 +140,8 @@ def _among(ids_RK: NDArray[Any], column: pa.ChunkedArray) -> NDArray[np.bool_]:
     hit = ids_RK[row_of] == lists.flatten().to_numpy()[:, None]
     np.logical_or.at(named, row_of, hit)
     return named
+
+
+def warm() -> None:
+    """Pay for pyarrow's first conversion ahead of the first request: it imports pandas if it can."""
+    _floats(pa.chunked_array([[0.0]]))

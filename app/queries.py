@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from ringlens.store import Store
+from ringlens.store.schema import PHASES
 
 Params = dict[str, Any]
 
@@ -219,26 +220,20 @@ def heads_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
 # --- usage of experts -----------------------------------------------------------------------
 
 
-def usage(store: Store, scope: Scope) -> pa.Table:
-    """Per layer, phase and expert: times chosen, sum of weight shares, times a bias flip."""
+_PHASE_NUMBER = f"list_position({list(PHASES)!r}, phase) - 1"
+
+
+def choices(store: Store, scope: Scope) -> pa.RecordBatchReader:
+    """Every routing row of the scope: phase, layer, expert_ids, weights, bias_flips; streamed.
+
+    Counting these with numpy takes about half the time of counting them by ``unnest`` in SQL.
+    """
     query = f"""
-        with scoped as (
-            select layer, phase, expert_ids, bias_flips,
-                   list_transform(weights, lambda w: w / list_sum(weights)) as shares
-            from (select * from routing where {scope.sql})
-            join (select trace_id, pos, phase from tokens where {scope.sql})
-            using (trace_id, pos)),
-        chosen as (
-            select layer, phase, expert, count(*) as n, sum(share) as weight
-            from (select layer, phase, unnest(expert_ids) as expert, unnest(shares) as share
-                  from scoped)
-            group by all),
-        flipped as (
-            select layer, phase, expert, count(*) as flips
-            from (select layer, phase, unnest(bias_flips) as expert from scoped) group by all)
-        select layer, phase, expert, n, weight, coalesce(flips, 0) as flips
-        from chosen left join flipped using (layer, phase, expert)"""
-    return frame(store, query, scope.params)
+        select phase, layer, expert_ids, weights, bias_flips
+        from (select * from routing where {scope.sql})
+        join (select trace_id, pos, {_PHASE_NUMBER} as phase from tokens where {scope.sql})
+        using (trace_id, pos)"""
+    return store.sql(query, scope.params).to_arrow_reader(200_000)
 
 
 def tokens_by_phase(store: Store, scope: Scope) -> dict[str, int]:

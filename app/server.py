@@ -7,7 +7,7 @@ import threading
 import webbrowser
 from pathlib import Path
 
-from ringlens.app import make_app
+from ringlens.app import make_app, payload
 from ringlens.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -41,6 +41,7 @@ def serve(
         )
     app = make_app(store_path)
     listener = _listen(host, port)
+    threading.Thread(target=payload.warm, daemon=True).start()
     server = create_server(app.server, sockets=[listener], threads=THREADS, ident=None)
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}"
@@ -51,6 +52,7 @@ def serve(
         server.run()
     finally:
         server.close()
+        app.server.extensions["ringlens"].close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -46,6 +46,7 @@ def build(store: Store) -> Dash:
         enable_mcp=False,
         add_log_handler=False,
     )
+    app.server.extensions["ringlens"] = store  # where whoever serves finds it, to close it
     app.layout = layout(store)
     _navigation(app, store)
     for page in (page_store, page_routing, page_trace):

@@ -5,6 +5,7 @@ Shape letters: P phases, S sparse layers, E experts, k experts a token.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,23 +100,43 @@ def _of_phase(values: Array, phase: str) -> Array:
     return values.sum(axis=0) if phase == "all" else values[PHASES.index(phase)]
 
 
-def from_rows(
-    table: pa.Table, tokens: dict[str, int], layers: list[int], experts: int, k: int, groups: int
+def count(
+    batches: Iterable[pa.RecordBatch],
+    tokens: dict[str, int],
+    layers: Sequence[int],
+    experts: int,
+    experts_per_token: int,
+    groups: int,
 ) -> Usage:
-    """Lay the rows of :func:`ringlens.app.queries.usage` out as arrays."""
+    """Count the rows of :func:`ringlens.app.queries.choices`.
+
+    Args:
+        batches: The rows.
+        tokens: Tokens by phase.
+        layers: Sparse layers of the run.
+        experts: E.
+        experts_per_token: k.
+        groups: Expert groups.
+    """
     shape = (len(PHASES), len(layers), experts)
-    phase_at = {name: i for i, name in enumerate(PHASES)}
-    layer_at = {layer: i for i, layer in enumerate(layers)}
-    p = np.array([phase_at[x] for x in table["phase"].to_pylist()], dtype=np.intp)
-    s = np.array([layer_at[x] for x in table["layer"].to_pylist()], dtype=np.intp)
-    e = table["expert"].to_numpy().astype(np.intp)
-    filled = []
-    for name in ("n", "weight", "flips"):
-        values = np.zeros(shape)
-        values[p, s, e] = table[name].to_numpy()
-        filled.append(values)
+    place_of_layer = np.zeros(max(layers, default=0) + 1, dtype=np.int64)
+    place_of_layer[list(layers)] = np.arange(len(layers))
+    n, weight, flips = (np.zeros(np.prod(shape)) for _ in range(3))
+    for batch in batches:
+        phase_R = batch["phase"].to_numpy().astype(np.int64)
+        cell_R = (phase_R * len(layers) + place_of_layer[batch["layer"].to_numpy()]) * experts
+        chosen_Rk = batch["expert_ids"].flatten().to_numpy().reshape(len(batch), -1)
+        weight_Rk = batch["weights"].flatten().to_numpy().reshape(len(batch), -1)
+        share_Rk = weight_Rk / weight_Rk.sum(axis=1, keepdims=True)
+        cell_Rk = (cell_R[:, None] + chosen_Rk).ravel()
+        n += np.bincount(cell_Rk, minlength=n.size)
+        weight += np.bincount(cell_Rk, share_Rk.ravel(), minlength=n.size)
+        flipped = batch["bias_flips"]
+        row_of = np.repeat(np.arange(len(batch)), np.diff(flipped.offsets.to_numpy()))
+        flips += np.bincount(cell_R[row_of] + flipped.flatten().to_numpy(), minlength=n.size)
     tokens_P = np.array([tokens.get(name, 0) for name in PHASES], dtype=float)
-    return Usage(tuple(layers), k, groups, tokens_P, *filled)
+    arrays = (values.reshape(shape) for values in (n, weight, flips))
+    return Usage(tuple(layers), experts_per_token, groups, tokens_P, *arrays)
 
 
 def max_violation(n_SE: Array) -> Array:

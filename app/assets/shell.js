@@ -57,7 +57,8 @@
     try {
       const now = (await rl.fetch("/data/version")).version;
       if (banner) banner.remove();
-      if (version !== null && now !== version && document.getElementById("runs")) {
+      const stats = document.getElementById("stats");
+      if (stats && now !== (version || stats.dataset.version)) {
         window.dash_clientside.set_props("heartbeat", { data: now });
       }
       version = now;

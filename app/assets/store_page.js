@@ -43,7 +43,8 @@
     // Asks the server for the rows again after a new filter or a new commit.
     refresh(...inputs) {
       const grid = window.dash_ag_grid && inputs.length && document.getElementById("traces");
-      if (grid) window.dash_ag_grid.getApiAsync("traces").then((api) => api.refreshInfiniteCache());
+      if (grid) window.dash_ag_grid.getApiAsync("traces").then((api) =>
+        api.getDisplayedRowCount() ? api.refreshInfiniteCache() : api.purgeInfiniteCache());
       return window.dash_clientside.no_update;
     },
     restart(...inputs) {

@@ -177,9 +177,9 @@
       for (const record of records) body.appendChild(layerRow(record, largest, wide));
       const scroller = rl.add(rl.el("div", "routing-scroll"), rl.add(table, body));
       box.appendChild(scroller);
-      box.appendChild(rl.add(rl.el("p", "grid-key"), rl.el("i", "key-bias"), rl.el("span", "", "chosen by its bias"),
-        rl.el("i", "key-shut"), rl.el("span", "", "shut out by the group limit"), rl.el("i", "key-close"),
-        rl.el("span", "", "margin below 0.01")));
+      box.appendChild(rl.add(rl.el("p", "grid-key"), rl.el("i", "key-bias"), rl.el("span", "", "by bias"),
+        rl.el("i", "key-shut"), rl.el("span", "", "shut out by group"), rl.el("i", "key-close"),
+        rl.el("span", "", "margin < 0.01")));
       const current = body.querySelector(".current");
       if (current && records.length > 14) {
         scroller.scrollTop = current.offsetTop - scroller.clientHeight / 2;
@@ -197,8 +197,9 @@
       for (const choice of record.chosen) row.appendChild(rl.add(rl.el("td"), chip(choice, largest)));
       if (wide) {
         const cell = rl.el("td", "shut");
-        for (const expert of record.shutOut.slice(0, 3)) cell.appendChild(ghost(expert));
-        if (record.shutOut.length > 3) cell.appendChild(rl.el("span", "dim", `+${record.shutOut.length - 3}`));
+        const most = boot.k > 5 ? 2 : 3;
+        for (const expert of record.shutOut.slice(0, most)) cell.appendChild(ghost(expert));
+        if (record.shutOut.length > most) cell.appendChild(rl.el("span", "dim", `+${record.shutOut.length - most}`));
         row.appendChild(cell);
       }
       const margin = rl.el("td", "num" + (record.margin < 0.01 ? " close" : ""), rl.number(record.margin, 3));

@@ -45,7 +45,8 @@
       mark();
     }
 
-    // The height of a column is the largest value of its tokens: a fork is never averaged away.
+    // A column of several tokens shows their largest value pale, so that no fork is averaged away,
+    // and their mean on top of it.
     function drawRamp(c, w, paint) {
       c.fillStyle = rl.colors.line(view.metric);
       const columns = Math.min(Math.floor(w), view.count);
@@ -53,11 +54,18 @@
       for (let column = 0; column < columns; column++) {
         const from = Math.floor((column / columns) * view.count);
         const to = Math.max(from + 1, Math.floor(((column + 1) / columns) * view.count));
-        let bin = 0;
-        for (let i = from; i < to; i++) bin = Math.max(bin, paint.bins[i]);
-        const height = Math.max(1, (bin / (rl.colors.BINS - 1)) * PROFILE);
-        c.globalAlpha = bin ? 0.9 : 0.25;
-        c.fillRect(column * step, PROFILE - height, Math.max(1, step - (step > 3 ? 1 : 0)), height);
+        let [most, sum] = [0, 0];
+        for (let i = from; i < to; i++) {
+          most = Math.max(most, paint.bins[i]);
+          sum += paint.bins[i];
+        }
+        const bar = (bin, alpha) => {
+          const height = Math.max(1, (bin / (rl.colors.BINS - 1)) * PROFILE);
+          c.globalAlpha = bin ? alpha : 0.25;
+          c.fillRect(column * step, PROFILE - height, Math.max(1, step - (step > 3 ? 1 : 0)), height);
+        };
+        if (to - from > 1) bar(most, to - from > 3 ? 0.25 : 0.5);
+        bar(sum / (to - from), 0.9);
       }
       c.globalAlpha = 1;
     }

@@ -1,0 +1,79 @@
+"""Help for browser tests: a served store, and a page of the system's Chromium."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--no-first-run",
+)
+WAIT = 20_000  # milliseconds before an expectation fails; the machine may be busy
+
+
+def chromium():
+    """Path of the system's Chromium; skips the test where there is none."""
+    wanted = os.environ.get("RINGLENS_CHROMIUM", "/usr/bin/chromium")
+    found = shutil.which(wanted) or shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium here: install the package 'chromium' or set RINGLENS_CHROMIUM")
+    return found
+
+
+@contextmanager
+def served(store_path):
+    """Serve a store from a process of its own on a free port; yields its address."""
+    code = "import sys; from ringlens.app import serve; serve(sys.argv[1], port=0)"
+    command = [sys.executable, "-c", code, str(store_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said = process.stdout.readline()
+            yield re.search(r"http://\S+", said).group()
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
+@contextmanager
+def browser():
+    """A headless browser."""
+    from playwright.sync_api import expect, sync_playwright
+
+    path = chromium()
+    expect.set_options(timeout=WAIT)
+    with sync_playwright() as playwright:
+        chrome = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        try:
+            yield chrome
+        finally:
+            chrome.close()
+
+
+@contextmanager
+def page(chrome, **options):
+    """A page in a context of its own, as a pair (page, complaints).
+
+    ``complaints`` collects console errors, uncaught exceptions and failed requests.
+    """
+    context = chrome.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+    context.set_default_timeout(WAIT)
+    tab = context.new_page()
+    complaints = []
+    tab.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("response", lambda r: r.status >= 400 and complaints.append(f"{r.status} {r.url}"))
+    try:
+        yield tab, complaints
+    finally:
+        context.close()

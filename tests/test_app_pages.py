@@ -1,0 +1,214 @@
+"""The app as a WSGI application: pages, headers, hosts; and how it starts and refuses."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from records import random_run, random_trace
+
+from ringlens.app import make_app, serve
+from ringlens.app.shell import page
+from ringlens.errors import ConfigError, RinglensError, StoreError
+from ringlens.store import Store, StoreWriter
+
+HOST = {"Host": "127.0.0.1:8050"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "store"
+    run = random_run()
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [random_trace(run, 80, seed=i) for i in range(3)])
+        writer.finish_run(run_id)
+        bare = random_run(record=())
+        none = {"routing": None, "router_logits": None, "heads": None}
+        writer.commit(writer.start_run(bare), [random_trace(bare, 20, **none)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def app(path):
+    app = make_app(path)
+    yield app
+    app.server.extensions["ringlens"].close()
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    return app.server.test_client()
+
+
+@pytest.fixture(scope="module")
+def store(path):
+    with Store(path) as store:
+        yield store
+
+
+def text_of(component):
+    return json.dumps(component.to_plotly_json(), default=lambda c: c.to_plotly_json())
+
+
+def test_everything_comes_from_here(client):
+    index = client.get("/", headers=HOST).text
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', index)
+    assert addresses
+    assert all(address.startswith("/") and not address.startswith("//") for address in addresses)
+    for address in addresses:
+        assert client.get(address, headers=HOST).status_code == 200
+    config = json.loads(re.search(r'id="_dash-config"[^>]*>(.*?)</script>', index, re.S)[1])
+    assert not config["ui"]  # no developer tools
+
+
+def test_policy_names_every_inline_script(client):
+    import base64
+    import hashlib
+
+    response = client.get("/", headers=HOST)
+    policy = response.headers["Content-Security-Policy"]
+    assert "unsafe-eval" not in policy
+    scripts = re.search(r"script-src ([^;]*)", policy)[1]
+    assert "unsafe-inline" not in scripts
+    inline = re.findall(r"<script(?![^>]*src=)([^>]*)>(.*?)</script>", response.text, re.S)
+    executed = [body for attributes, body in inline if "application/json" not in attributes]
+    assert executed
+    for body in executed:
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in scripts
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8050", 200),
+        ("localhost:9000", 200),
+        ("[::1]:8050", 200),
+        ("example.org", 400),
+        ("example.org:8050", 400),
+        ("127.0.0.1.example.org:8050", 400),
+        ("192.168.1.7:8050", 400),
+    ],
+)
+def test_other_hosts_are_refused(client, host, status):
+    for address in ("/", "/_dash-layout", "/data/version", "/data/trace/1/tokens"):
+        assert client.get(address, headers={"Host": host}).status_code == status
+
+
+def test_data_addresses(client):
+    for name in ("tokens", "margin", "layer/2", "experts", "routing/5", "heads/5"):
+        response = client.get(f"/data/trace/1/{name}", headers=HOST)
+        assert response.status_code == 200, name
+        assert response.is_json
+    for name in ("tokens", "experts", "heads/5"):
+        response = client.get(f"/data/trace/99/{name}", headers=HOST)
+        assert response.status_code == 404
+        assert "no trace 99" in response.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("address", "search", "says"),
+    [
+        ("/", "", "All traces"),
+        ("/trace/2", "", "trace-app"),
+        ("/trace/99", "", "No trace 99"),
+        ("/trace/x", "", "No trace x"),
+        ("/trace/99999999999999999999999", "", "No trace 9999"),
+        ("/nowhere", "", "No such page"),
+        ("/routing", "", "heatmap"),
+        ("/routing", "?trace=2&L=3&E=7&metric=lift&phase=think", "trace 2"),
+        ("/routing", "?trace=77", "No trace 77"),
+        ("/routing", "?run=nope", "No run nope"),
+        ("/routing", "?L=99&E=-1&metric=x&phase=y", "heatmap"),
+    ],
+)
+def test_pages(store, address, search, says):
+    run_id = store.trace(1).summary["run_id"]
+    if address == "/routing" and not search:
+        search = f"?run={run_id}"
+    elif search.startswith("?L=99"):
+        search += f"&run={run_id}"
+    assert says in text_of(page(store, address, search))
+
+
+def test_routing_not_recorded_says_so(store):
+    bare = store.trace(4).summary["run_id"]
+    assert "was not recorded" in text_of(page(store, "/routing", f"?run={bare}"))
+    assert "was not recorded" in text_of(page(store, "/routing", "?trace=4"))
+
+
+def test_an_empty_store_shows_how_to_fill_it(tmp_path):
+    with StoreWriter(tmp_path / "my store"):
+        pass
+    with Store(tmp_path / "my store") as store:
+        text = text_of(page(store, "/", ""))
+        assert "ringlens capture ring-nano" in text
+        assert f"--store '{tmp_path / 'my store'}'" in text
+        assert "holds no runs" in text_of(page(store, "/routing", ""))
+
+
+def test_a_damaged_store_is_a_sentence(tmp_path):
+    run = random_run()
+    with StoreWriter(tmp_path / "s") as writer:
+        writer.commit(writer.start_run(run), [random_trace(run, 30)])
+    app = make_app(tmp_path / "s")
+    store = app.server.extensions["ringlens"]
+    (store.path / store.files("tokens")[0].path).write_bytes(b"not parquet")
+    response = app.server.test_client().get("/data/trace/1/tokens", headers=HOST)
+    store.close()
+    assert response.status_code == 500
+    assert "tokens" in response.json["error"]
+
+
+def test_starts_fast_and_without_torch(path):
+    code = f"""
+import sys, time
+start = time.perf_counter()
+from ringlens.app import make_app
+app = make_app({str(path)!r})
+app.server.test_client().get("/", headers={HOST!r})
+took = time.perf_counter() - start
+app.server.extensions["ringlens"].close()
+heavy = [name for name in ("torch", "transformers", "nnsight", "accelerate") if name in sys.modules]
+print(took, heavy)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    took, heavy = result.stdout.split(maxsplit=1)
+    assert heavy.strip() == "[]"
+    assert float(took) < 10  # measured: 1.6 s on an idle machine; tests share theirs
+
+
+def test_serve_refuses(path, tmp_path):
+    with pytest.raises(ConfigError, match="this machine only"):
+        serve(path, host="0.0.0.0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} .* cannot be used"):
+            serve(path, port=port)
+    with pytest.raises(ConfigError, match="port 99999"):
+        serve(path, port=99999)
+    with pytest.raises(StoreError):
+        serve(tmp_path / "nothing", port=0)
+    assert issubclass(ConfigError, RinglensError)
+
+
+def test_serve_stops_cleanly(path):
+    import signal
+
+    code = f"from ringlens.app import serve; serve({str(path)!r}, port=0)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        said = process.stdout.readline()
+        assert re.search(r"http://127\.0\.0\.1:\d+", said)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert errors == ""
