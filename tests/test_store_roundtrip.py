@@ -126,6 +126,20 @@ def test_traces_longer_than_a_row_group_come_back(tmp_path):
     assert sizes[:3] == [2, LOGIT_ROWS, LOGIT_ROWS]  # whole layers where they fit
 
 
+def test_arrays_in_any_memory_order_come_back(tmp_path):
+    run = random_run()
+    trace = random_trace(run, LOGIT_ROWS // 2 + 1)
+    logits = np.asfortranarray(trace.router_logits)
+    routing = replace(
+        trace.routing,
+        expert_ids=np.asfortranarray(trace.routing.expert_ids),
+        bias_flips=np.asfortranarray(trace.routing.bias_flips),
+    )
+    write(tmp_path, run, [replace(trace, router_logits=logits, routing=routing)])
+    with Store(tmp_path) as store:
+        assert_same(store.trace(1), trace, run)
+
+
 def test_run_and_expert_facts_come_back(tmp_path):
     run = random_run(parallel={"tensor": 4}, revision="abc")
     run_id, _ = write(tmp_path, run, [random_trace(run)])

@@ -129,6 +129,15 @@ def test_a_trace_that_does_not_fit_is_refused_before_anything_is_written(tmp_pat
         assert writer.commit(run_id, [TRACE]) == [1]
 
 
+def test_a_trace_without_what_a_column_needs_is_taken_back(tmp_path):
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(RUN)
+        before = files_of(tmp_path)
+        with pytest.raises(StoreError, match=r"seed.*; nothing of this commit was stored"):
+            writer.commit(run_id, [TRACE, replace(TRACE, seed=None)])
+        assert files_of(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("run", "sentence"),
     [

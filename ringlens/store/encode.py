@@ -47,10 +47,10 @@ class Grid:
         ]
 
     def rows(self, array: NDArray) -> NDArray:
-        """This slice of an array [layers, T, …], as [R, …]."""
-        return array.reshape(len(self.layers) * self.tokens, *array.shape[2:])[
-            self.start : self.stop
-        ]
+        """This slice of an array [layers, T, …], as [R, …]; only its layers are ever copied."""
+        first, last = self.start // self.tokens, -(-self.stop // self.tokens)
+        block = array[first:last].reshape((last - first) * self.tokens, *array.shape[2:])
+        return block[self.start - first * self.tokens : self.stop - first * self.tokens]
 
 
 def row_groups(

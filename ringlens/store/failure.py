@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+
 from ringlens.errors import StoreError
 
 _ADVICE = {
@@ -24,20 +26,22 @@ _ADVICE = {
 
 @contextmanager
 def sentences(root: Path, outcome: str) -> Iterator[None]:
-    """Turn failures of the disk and of the manifest into StoreError.
+    """Turn failures of the disk, of the manifest and of encoding into StoreError.
 
     Args:
         root: The store.
         outcome: What the failure means, for example "nothing of this commit was stored".
 
     Raises:
-        StoreError: In place of OSError and sqlite3.Error. All else passes.
+        StoreError: In place of OSError, sqlite3.Error and pyarrow.ArrowException. All else passes.
     """
     try:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, f"{error}")
         raise StoreError(f"{root}: {advice}; {outcome}") from error
+    except pa.ArrowException as error:
+        raise StoreError(f"{root}: a record does not fit its table ({error}); {outcome}") from error
     except sqlite3.Error as error:
         raise StoreError(f"{root}: {_manifest_advice(error)}; {outcome}") from error
 

@@ -132,9 +132,9 @@ class StoreWriter:
             StoreError: It could not be written.
         """
         self._shape(run_id)
-        (file,) = self._manifest.files(schema.RUNS.name, run_id)
         finished = datetime.now(UTC)
         with self._commit(run_id, 0, finished=finished.isoformat()) as (_, files):
+            (file,) = self._manifest.files(schema.RUNS.name, run_id)
             row = pq.ParquetFile(self.path / file.path).read().to_pylist()[0]
             batch = pa.RecordBatch.from_pylist([row | {"finished": finished}], schema.RUNS.arrow)
             files.stage(schema.RUNS, [batch], replaces=file.path)
@@ -161,7 +161,8 @@ class StoreWriter:
 
     def _shape(self, run_id: str) -> RunShape:
         if run_id not in self._shapes:
-            text = self._manifest.run_shape(run_id)
+            with sentences(self.path, "the run could not be looked up"):
+                text = self._manifest.run_shape(run_id)
             if text is None:
                 raise NotInStoreError(f"there is no run {run_id} in {self.path}: start it first")
             self._shapes[run_id] = RunShape.from_json(text)
