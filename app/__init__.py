@@ -1,7 +1,7 @@
 """The dashboard of a store. Imports the store and the analyses, never the model, observe or torch.
 
-    from ringlens.app import serve
-    serve("runs/first")
+from ringlens.app import serve
+serve("runs/first")
 """
 
 from __future__ import annotations

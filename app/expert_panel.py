@@ -151,7 +151,11 @@ def _contexts(rows: list[Row], layer: int) -> Component:
                 [
                     html.Span(f"{row['weight']:.0%}", className="weight"),
                     html.Span(
-                        [_flat(row["before"]), html.Mark(visible(row["token"])), _flat(row["after"])],
+                        [
+                            _flat(row["before"]),
+                            html.Mark(visible(row["token"])),
+                            _flat(row["after"]),
+                        ],
                         className="snippet",
                     ),
                     html.Span(f"#{row['trace_id']}", className="dim"),

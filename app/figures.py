@@ -262,9 +262,7 @@ def _axes(usage: Usage, phase: str, colours: Palette, frame: _Frame) -> dict[str
     }
 
 
-def _shapes(
-    usage: Usage, layer: int, expert: int | None, colours: Palette
-) -> list[dict[str, Any]]:
+def _shapes(usage: Usage, layer: int, expert: int | None, colours: Palette) -> list[dict[str, Any]]:
     """Group boundaries, the uniform load, and the marked cell."""
     size = usage.experts // usage.groups
     line = {"color": colours.surface, "width": 5 if usage.experts <= 64 else 2}
@@ -307,7 +305,11 @@ def _labels(
     base = {"showarrow": False, "font": {"size": 10.5, "color": colours.text_3}}
     on_map = {**base, "yref": "paper", "y": frame.map_domain[1], "yanchor": "bottom", "yshift": 5}
     names = [
-        {**on_map, "x": (g + 0.5) * size - 0.5, "text": f"group {g}" if usage.groups < 16 else f"{g}"}
+        {
+            **on_map,
+            "x": (g + 0.5) * size - 0.5,
+            "text": f"group {g}" if usage.groups < 16 else f"{g}",
+        }
         for g in range(usage.groups)
         if usage.groups > 1
     ]

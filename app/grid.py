@@ -87,7 +87,8 @@ def condition(filter_model: dict[str, Any] | None, verdict: str, search: str | N
         # One word may stand in the prompt, the task, the answer or be the id of the trace.
         result.parts.append(
             f"(contains(lower(prompt), lower({value})) or contains(lower(task), lower({value}))"
-            f" or contains(lower(answer), lower({value})) or trace_id::varchar = ltrim({value}, '#'))"
+            f" or contains(lower(answer), lower({value}))"
+            f" or trace_id::varchar = ltrim({value}, '#'))"
         )
     for column, model in (filter_model or {}).items():
         if column in COLUMNS:

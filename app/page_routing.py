@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import Any
 
-import dash_ag_grid as dag
 import dash_mantine_components as dmc
-import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import expert_panel, figures, queries
-from ringlens.app import usage as usages
-from ringlens.app.page_store import GRID_THEME
-from ringlens.app.parts import plural, state_page
+from ringlens.app import expert_panel, figures, queries, usage_views
+from ringlens.app.parts import state_page
 from ringlens.app.queries import Scope
-from ringlens.app.usage import METRICS, PHASE_CHOICES, Usage
+from ringlens.app.usage import METRICS, PHASE_CHOICES
+from ringlens.app.usage_cache import UsageCache
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -31,47 +27,15 @@ PHASE_LABELS = {
 }
 
 
-class UsageCache:
-    """Usage of the scopes asked for last; a new commit makes them anew. Safe for threads."""
-
-    KEPT = 8
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self._kept: dict[tuple[Scope, int], Usage] = {}
-
-    def get(self, scope: Scope) -> Usage:
-        """The usage of a scope, from one scan of its routing rows."""
-        key = (scope, queries.version(self._store))
-        with self._lock:  # also keeps eight threads from scanning for the same answer
-            if key not in self._kept:
-                while len(self._kept) >= self.KEPT:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[key] = read_usage(self._store, scope)
-            return self._kept[key]
-
-
-def read_usage(store: Store, scope: Scope) -> Usage:
-    """Count the experts of a scope."""
-    run = queries.run(store, scope.run_id)
-    return usages.count(
-        queries.choices(store, scope),
-        queries.tokens_by_phase(store, scope),
-        run["sparse_layers"],
-        run["experts"],
-        run["experts_per_token"],
-        run["groups"],
-    )
-
-
 def layout(store: Store, query: dict[str, str]) -> Component:
     """The page for the scope, metric, phase and focus that the address asks for."""
     found = queries.runs(store)
     if not found:
         return state_page("Nothing to count yet", "This store holds no runs. Fill it first.")
     if "trace" in query:
-        head = queries.trace_head(store, int(query["trace"])) if query["trace"].isdecimal() else None
+        head = (
+            queries.trace_head(store, int(query["trace"])) if query["trace"].isdecimal() else None
+        )
         if head is None:
             return state_page(f"No trace {query['trace']}", "The store does not hold it.")
         query = {**query, "run": head["run_id"]}
@@ -95,8 +59,9 @@ def layout(store: Store, query: dict[str, str]) -> Component:
 def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -> Component:
     layers = run["sparse_layers"]
     shape = {"layers": layers, "experts": run["experts"]}
-    metric = query.get("metric") if query.get("metric") in METRICS else "share"
-    phase = query.get("phase") if query.get("phase") in PHASE_CHOICES else "all"
+    metric, phase = query.get("metric", ""), query.get("phase", "")
+    metric = metric if metric in METRICS else "share"
+    phase = phase if phase in PHASE_CHOICES else "all"
     scope = {"run_id": run["run_id"], "trace_id": head["trace_id"] if head else None}
     focus = {
         "L": _asked(query, "L", layers, layers[0]),
@@ -106,37 +71,7 @@ def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -
         [
             _header(found, run, head),
             _controls(metric, phase),
-            html.Div(
-                [
-                    html.Section(
-                        [
-                            html.Div(id="routing-note", className="routing-note"),
-                            html.Div(
-                                dcc.Graph(
-                                    id="heatmap",
-                                    config=figures.CONFIG,
-                                    responsive=True,
-                                    style={"height": figures.height(len(layers))},
-                                ),
-                                id="usage-chart",
-                            ),
-                            html.Div(id="usage-table", hidden=True),
-                        ],
-                        className="routing-main",
-                        **{"aria-label": "Layer by expert heatmap"},
-                    ),
-                    html.Aside(
-                        [
-                            html.Div(id="expert-summary"),
-                            html.Div(_token_order(), id="token-bar", className="section-bar"),
-                            html.Div(id="expert-evidence"),
-                        ],
-                        className="routing-panel",
-                        **{"aria-label": "Expert"},
-                    ),
-                ],
-                className="routing-body",
-            ),
+            _body(len(layers)),
             dcc.Store(id="scope", data=scope),
             dcc.Store(id="shape", data=shape),
             dcc.Store(id="focus", data=focus),
@@ -144,6 +79,41 @@ def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -
         className="page routing-page",
         id="routing-page",
         **{"data-shape": json.dumps(shape)},
+    )
+
+
+def _body(layers: int) -> Component:
+    """The chart (or table) on the left, the panel on the right."""
+    return html.Div(
+        [
+            html.Section(
+                [
+                    html.Div(id="routing-note", className="routing-note"),
+                    html.Div(
+                        dcc.Graph(
+                            id="heatmap",
+                            config=figures.CONFIG,
+                            responsive=True,
+                            style={"height": figures.height(layers)},
+                        ),
+                        id="usage-chart",
+                    ),
+                    html.Div(id="usage-table", hidden=True),
+                ],
+                className="routing-main",
+                **{"aria-label": "Layer by expert heatmap"},
+            ),
+            html.Aside(
+                [
+                    html.Div(id="expert-summary"),
+                    html.Div(_token_order(), id="token-bar", className="section-bar"),
+                    html.Div(id="expert-evidence"),
+                ],
+                className="routing-panel",
+                **{"aria-label": "Expert"},
+            ),
+        ],
+        className="routing-body",
     )
 
 
@@ -167,7 +137,12 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
         for each in found
     ]
     chooser = dmc.Select(
-        id="run", data=runs, value=run["run_id"], size="xs", w=320, allowDeselect=False,
+        id="run",
+        data=runs,
+        value=run["run_id"],
+        size="xs",
+        w=320,
+        allowDeselect=False,
         **{"aria-label": "Run"},
     )
     title: list[Any] = [html.H1("Routing")]
@@ -176,8 +151,12 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
         title.append(
             html.Span(
                 [
-                    dcc.Link(f"trace {head['trace_id']}: {prompt}", href=f"/trace/{head['trace_id']}"),
-                    dcc.Link("×", href=f"/routing?run={run['run_id']}", title="all traces of the run"),
+                    dcc.Link(
+                        f"trace {head['trace_id']}: {prompt}", href=f"/trace/{head['trace_id']}"
+                    ),
+                    dcc.Link(
+                        "×", href=f"/routing?run={run['run_id']}", title="all traces of the run"
+                    ),
                 ],
                 className="scope-chip",
             )
@@ -207,8 +186,15 @@ def _controls(metric: str, phase: str) -> Component:
 
 
 def register(app: Dash, store: Store) -> None:
-    """Figure, note, table and panel follow metric, phase, focus and colour scheme."""
+    """Figure, table and panel follow metric, phase, focus and colour scheme."""
     cache = UsageCache(store)
+    _figure_callbacks(app, cache)
+    _panel_callbacks(app, store, cache)
+    _client_callbacks(app)
+
+
+def _figure_callbacks(app: Dash, cache: UsageCache) -> None:
+    """The heatmap with its caption, and the table."""
 
     @app.callback(
         Output("heatmap", "figure"),
@@ -222,7 +208,25 @@ def register(app: Dash, store: Store) -> None:
     def draw(metric: str, phase: str, focus: Row, theme: str, scope: Row) -> tuple[Any, Any]:
         usage = cache.get(Scope(**scope))
         figure = figures.usage_heatmap(usage, metric, phase, focus["L"], focus["E"], theme)
-        return figure, _note(usage, metric, phase, theme)
+        return figure, usage_views.note(usage, metric, phase, theme)
+
+    @app.callback(
+        Output("usage-table", "children"),
+        Output("usage-table", "hidden"),
+        Output("usage-chart", "hidden"),
+        Input("view", "value"),
+        Input("phase", "value"),
+        State("scope", "data"),
+        prevent_initial_call=True,
+    )
+    def table(view: str, phase: str, scope: Row) -> tuple[Any, Any, Any]:
+        if view == "chart":
+            return no_update, True, False
+        return usage_views.table(cache.get(Scope(**scope)), phase), False, True
+
+
+def _panel_callbacks(app: Dash, store: Store, cache: UsageCache) -> None:
+    """The panel of the expert in focus."""
 
     @app.callback(
         Output("expert-summary", "children"),
@@ -236,7 +240,7 @@ def register(app: Dash, store: Store) -> None:
         where = Scope(**scope)
         usage = cache.get(where)
         if focus["E"] is None:
-            return _strongest(usage, metric, phase), True
+            return usage_views.strongest(usage, metric, phase), True
         phase = "all" if phase == "difference" else phase
         return expert_panel.summary(store, where, usage, focus["L"], focus["E"], phase), False
 
@@ -253,20 +257,9 @@ def register(app: Dash, store: Store) -> None:
         phase = "all" if phase == "difference" else phase
         return expert_panel.evidence(store, Scope(**scope), focus["L"], focus["E"], phase, order)
 
-    @app.callback(
-        Output("usage-table", "children"),
-        Output("usage-table", "hidden"),
-        Output("usage-chart", "hidden"),
-        Input("view", "value"),
-        Input("phase", "value"),
-        State("scope", "data"),
-        prevent_initial_call=True,
-    )
-    def table(view: str, phase: str, scope: Row) -> tuple[Any, Any, Any]:
-        if view == "chart":
-            return no_update, True, False
-        return _table(cache.get(Scope(**scope)), phase), False, True
 
+def _client_callbacks(app: Dash) -> None:
+    """Clicks move the focus; metric and phase go to the address."""
     client = app.clientside_callback
     client(
         ClientsideFunction("routing", "focus"),
@@ -294,98 +287,3 @@ def register(app: Dash, store: Store) -> None:
         Input("run", "value"),
         prevent_initial_call=True,
     )
-
-
-def _note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
-    """What is counted, and the colour scale."""
-    low, high, colours = figures.scale(usage, metric, phase, theme)
-    tokens = (
-        f"{usage.tokens('think'):,} think and {usage.tokens('answer'):,} answer tokens"
-        if phase == "difference"
-        else plural(usage.tokens(phase), "token")
-    )
-    reading = figures.READINGS[metric].title
-    what = f"{reading}, think minus answer" if phase == "difference" else reading
-    bar = html.Span(
-        className="legend-bar", style={"background": f"linear-gradient(90deg, {', '.join(colours)})"}
-    )
-    return [
-        html.Span([html.B(what), f" · {tokens}"]),
-        html.Span([low, bar, high], className="legend"),
-    ]
-
-
-def _strongest(usage: Usage, metric: str, phase: str) -> Component:
-    """The largest cells of the view, each a way in."""
-    values_SE = usage.metric_SE(metric, phase)
-    size_SE = np.where(np.isfinite(values_SE), np.abs(values_SE), -1)
-    order = np.argsort(-size_SE, axis=None, kind="stable")[:10]
-    form = figures.python_format(metric, phase)
-    items = []
-    for cell in order:
-        s, expert = divmod(int(cell), usage.experts)
-        if size_SE[s, expert] < 0:
-            continue
-        layer = usage.layers[s]
-        label = [
-            html.Span(f"L{layer} · E{expert}", className="mono"),
-            html.Span(f"group {usage.group(expert)}", className="dim"),
-            html.B(format(values_SE[s, expert], form)),
-        ]
-        items.append(html.Button(label, **{"data-focus": f"{layer},{expert}", "type": "button"}))
-    return html.Div(
-        [
-            html.H2("Choose an expert"),
-            html.P("Click a cell to see the tokens that expert is chosen for."),
-            html.H3("Strongest in this view"),
-            html.Div(items, className="strongest"),
-        ],
-        className="panel-hint",
-    )
-
-
-def _table(usage: Usage, phase: str) -> Component:
-    """The heatmap as a grid that can be sorted, filtered and read by keyboard."""
-    metrics = {name: usage.metric_SE(name, phase) for name in METRICS}
-    n_SE = usage.count_SE(phase)
-    rows = [
-        {
-            "layer": layer,
-            "expert": expert,
-            "group": usage.group(expert),
-            "n": int(n_SE[s, expert]),
-            **{name: _finite(values[s, expert]) for name, values in metrics.items()},
-        }
-        for s, layer in enumerate(usage.layers)
-        for expert in range(usage.experts)
-    ]
-    plain = {"layer": "Layer", "expert": "Expert", "group": "Group", "n": "Chosen"}
-    number = {"filter": "agNumberColumnFilter", "type": "rightAligned", "flex": 1}
-    columns: list[Row] = [
-        {"field": field, "headerName": name, **number} for field, name in plain.items()
-    ]
-    for field, name in METRICS.items():
-        form = figures.python_format(field, phase)
-        text = f"params.value === null ? '–' : d3.format('{form}')(params.value)"
-        columns.append(
-            {
-                "field": field,
-                "headerName": name.split()[-1].capitalize(),
-                "headerTooltip": name,
-                "valueFormatter": {"function": text},
-                **number,
-            }
-        )
-    return dag.AgGrid(
-        id="usage-rows",
-        getRowId="params.data.layer + ',' + params.data.expert",
-        columnDefs=columns,
-        rowData=rows,
-        dashGridOptions={"theme": GRID_THEME, "animateRows": False},
-        className="usage-grid",
-        style={"height": None},
-    )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -11,26 +11,13 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 
 from ringlens.app import grid, queries
-from ringlens.app.parts import ago, command_box, percent, plural, stat
+from ringlens.app.parts import GRID_THEME, ago, command_box, percent, plural, stat
 from ringlens.store import Store
 
 Row = dict[str, Any]
 
 RUNS = 6  # shown above the grid, newest first
 PAGE = 100  # rows the grid asks for at a time
-
-GRID_THEME = {
-    "function": "themeQuartz.withParams({"
-    "backgroundColor: 'transparent', foregroundColor: 'var(--text)', accentColor: 'var(--accent)',"
-    "headerBackgroundColor: 'transparent', headerTextColor: 'var(--text-3)',"
-    "headerFontSize: 11.5, headerFontWeight: 500, headerHeight: 34, rowHeight: 36,"
-    "borderColor: 'var(--line)', rowHoverColor: 'var(--hover)', fontSize: 13,"
-    "fontFamily: 'inherit', wrapperBorder: false, wrapperBorderRadius: 0, spacing: 6,"
-    "headerColumnResizeHandleColor: 'transparent', cellHorizontalPadding: 12,"
-    "chromeBackgroundColor: 'var(--raised)', menuBackgroundColor: 'var(--raised)',"
-    "inputBackgroundColor: 'var(--surface)', inputTextColor: 'var(--text)',"
-    "iconColor: 'var(--text-3)'})"
-}
 
 
 def layout(store: Store) -> Component:
@@ -42,7 +29,10 @@ def layout(store: Store) -> Component:
             html.Header(
                 [
                     html.Div(
-                        [html.H1(store.path.name), html.Span(str(store.path), className="path dim")],
+                        [
+                            html.H1(store.path.name),
+                            html.Span(str(store.path), className="path dim"),
+                        ],
                         className="title-row",
                     ),
                     html.Div(
@@ -119,9 +109,15 @@ def register(app: Dash, store: Store) -> None:
 
 def _stats(totals: Row) -> list[Component]:
     tokens = totals["n_prompt"] + totals["n_think"] + totals["n_answer"]
-    judged = f"{totals['correct']:,} of {totals['judged']:,} judged" if totals["judged"] else "none judged"
+    judged = (
+        f"{totals['correct']:,} of {totals['judged']:,} judged"
+        if totals["judged"]
+        else "none judged"
+    )
     capturing = totals["unfinished"]
-    running: Any = html.Span([html.I(className="pulse"), "capturing"], className="live") if capturing else None
+    running: Any = (
+        html.Span([html.I(className="pulse"), "capturing"], className="live") if capturing else None
+    )
     mean = totals["n_think"] / totals["traces"] if totals["traces"] else 0
     return [
         stat("Traces", f"{totals['traces']:,}", running),
@@ -143,34 +139,40 @@ def _runs(store: Store) -> Component | None:
             html.H2("Runs"),
             html.Table(
                 [
-                    html.Thead(
-                        html.Tr([html.Th(h, className=classes.get(h, "")) for h in heads])
-                    ),
+                    html.Thead(html.Tr([html.Th(h, className=classes.get(h, "")) for h in heads])),
                     html.Tbody([_run_row(run) for run in found[:RUNS]]),
                 ],
                 className="runs-table",
             ),
-            html.P(f"and {len(found) - RUNS} older", className="dim") if len(found) > RUNS else None,
+            html.P(f"and {len(found) - RUNS} older", className="dim")
+            if len(found) > RUNS
+            else None,
         ],
         className="section",
     )
 
 
 def _run_row(run: Row) -> Component:
-    shape = f"{len(run['sparse_layers'])} × {run['experts']} experts, top {run['experts_per_token']}"
+    shape = (
+        f"{len(run['sparse_layers'])} × {run['experts']} experts, top {run['experts_per_token']}"
+    )
     started: Any = ago(run["started"])
     if run["finished"] is None:
         started = html.Span([html.I(className="pulse"), started], className="live")
     return html.Tr(
         [
-            html.Td(dcc.Link(run["run_id"], href=f"/routing?run={run['run_id']}", className="mono")),
+            html.Td(
+                dcc.Link(run["run_id"], href=f"/routing?run={run['run_id']}", className="mono")
+            ),
             html.Td(run["model"]),
             html.Td(html.Span(run["mode"], className=f"tag {run['mode']}")),
             html.Td(shape, className="dim"),
             html.Td(f"{run['traces']:,}", className="num"),
             html.Td(percent(run["correct"], run["judged"]), className="num"),
             html.Td(f"{run['tokens']:,}", className="num"),
-            html.Td(", ".join(name.replace("_", " ") for name in run["record"]), className="dim wide"),
+            html.Td(
+                ", ".join(name.replace("_", " ") for name in run["record"]), className="dim wide"
+            ),
             html.Td(started, className="dim"),
         ]
     )
@@ -216,12 +218,31 @@ def _grid() -> Component:
         column("prompt", "Prompt", "text", flex=3, minWidth=180, cellClass="strong"),
         column("answer", "Answer", "text", flex=2, minWidth=120, cellClass="mono"),
         column("task", "Task", "text", width=110, cellClass="dim"),
-        column("tokens", "Tokens", "number", width=92, type="rightAligned", cellClass="num ag-right-aligned-cell"),
-        column("n_think", "Thinking", "number", width=120, cellRenderer="Meter",
-               cellRendererParams={"top": 400, "digits": 0}),
-        column("entropy", "Entropy", "number", width=120, cellRenderer="Meter",
-               cellRendererParams={"top": 1.0, "digits": 3},
-               headerTooltip="mean over generated tokens, nats"),
+        column(
+            "tokens",
+            "Tokens",
+            "number",
+            width=92,
+            type="rightAligned",
+            cellClass="num ag-right-aligned-cell",
+        ),
+        column(
+            "n_think",
+            "Thinking",
+            "number",
+            width=120,
+            cellRenderer="Meter",
+            cellRendererParams={"top": 400, "digits": 0},
+        ),
+        column(
+            "entropy",
+            "Entropy",
+            "number",
+            width=120,
+            cellRenderer="Meter",
+            cellRendererParams={"top": 1.0, "digits": 3},
+            headerTooltip="mean over generated tokens, nats",
+        ),
         column("finish_reason", "Finish", "text", width=88, cellRenderer="Tag"),
         column("run_id", "Run", "text", width=190, cellClass="dim mono"),
     ]
@@ -250,8 +271,8 @@ def _empty(store: Store, totals: Row) -> Component | None:
     if totals["traces"]:
         return None
     command = (
-        f"ringlens capture ring-nano --problems countdown --n 8 --store {shlex.quote(str(store.path))} "
-        "--max-new-tokens 300"
+        "ringlens capture ring-nano --problems countdown --n 8 "
+        f"--store {shlex.quote(str(store.path))} --max-new-tokens 300"
     )
     running = totals["unfinished"] > 0
     title = "Waiting for the first trace" if running else "This store is empty"

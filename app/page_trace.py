@@ -24,7 +24,7 @@ def layout(store: Store, trace_id: str) -> Component:
     if head is None:
         return state_page(
             f"No trace {trace_id}",
-            f"The store {store.path.name} does not hold it. The list of traces shows what there is.",
+            f"The store {store.path.name} does not hold it. The list shows what there is.",
         )
     run = queries.run(store, head["run_id"])
     return html.Div(
@@ -102,7 +102,9 @@ def _verdict(head: Row) -> list[Component]:
     if head["correct"] is not None:
         good = head["correct"]
         parts.append(
-            html.Span("correct" if good else "wrong", className="pill " + ("good" if good else "bad"))
+            html.Span(
+                "correct" if good else "wrong", className="pill " + ("good" if good else "bad")
+            )
         )
     if head["answer"] is not None:
         parts.append(html.Code(head["answer"], className="answer", title="the answer it gave"))

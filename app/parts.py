@@ -8,6 +8,20 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
+# The style sheet has no hold on AG Grid; its theme takes the same custom properties.
+GRID_THEME = {
+    "function": "themeQuartz.withParams({"
+    "backgroundColor: 'transparent', foregroundColor: 'var(--text)', accentColor: 'var(--accent)',"
+    "headerBackgroundColor: 'transparent', headerTextColor: 'var(--text-3)',"
+    "headerFontSize: 11.5, headerFontWeight: 500, headerHeight: 34, rowHeight: 36,"
+    "borderColor: 'var(--line)', rowHoverColor: 'var(--hover)', fontSize: 13,"
+    "fontFamily: 'inherit', wrapperBorder: false, wrapperBorderRadius: 0, spacing: 6,"
+    "headerColumnResizeHandleColor: 'transparent', cellHorizontalPadding: 12,"
+    "chromeBackgroundColor: 'var(--raised)', menuBackgroundColor: 'var(--raised)',"
+    "inputBackgroundColor: 'var(--surface)', inputTextColor: 'var(--text)',"
+    "iconColor: 'var(--text-3)'})"
+}
+
 
 def state_page(title: str, text: str, command: str | None = None) -> Component:
     """A page that has nothing to show: what is the matter, and what to do."""

@@ -143,5 +143,5 @@ def _among(ids_RK: NDArray[Any], column: pa.ChunkedArray) -> NDArray[np.bool_]:
 
 
 def warm() -> None:
-    """Pay for pyarrow's first conversion ahead of the first request: it imports pandas if it can."""
+    """Do pyarrow's first conversion ahead of the first request: it imports pandas if it can."""
     _floats(pa.chunked_array([[0.0]]))

@@ -126,8 +126,9 @@ def traces_page(
 
 
 def _of_trace(store: Store, table: str, trace_id: int) -> str:
-    """A table's rows in the files that can hold a trace: other files are not opened."""
-    return store.scan(table, store.files(table, trace_id, trace_id))
+    """A table's rows of the trace ``$trace_id``; files that cannot hold it are not opened."""
+    files = store.files(table, trace_id, trace_id)
+    return f"(select * from {store.scan(table, files)} where trace_id = $trace_id)"
 
 
 # --- one trace ------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def n_tokens(head: dict[str, Any]) -> int:
 
 def recorded(store: Store, table: str, trace_id: int) -> bool:
     """Whether a trace has rows in a table that a run may leave out."""
-    query = f"select 1 from {_of_trace(store, table, trace_id)} where trace_id = $trace_id limit 1"
+    query = f"select 1 from {_of_trace(store, table, trace_id)} limit 1"
     return bool(rows(store, query, {"trace_id": trace_id}))
 
 
@@ -170,7 +171,7 @@ def tokens(store: Store, trace_id: int) -> pa.Table:
     """The tokens of a trace in order: id, span, phase, logprob, entropy [T]."""
     query = f"""
         select token_id, "start", "end", phase, logprob, entropy
-        from {_of_trace(store, "tokens", trace_id)} where trace_id = $trace_id order by pos"""
+        from {_of_trace(store, "tokens", trace_id)} order by pos"""
     return frame(store, query, {"trace_id": trace_id})
 
 
@@ -178,7 +179,7 @@ def mean_margin(store: Store, trace_id: int) -> pa.Table:
     """Mean over the sparse layers of the router margin [T]; infinite margins do not enter."""
     query = f"""
         select avg(margin) filter (isfinite(margin)) as margin
-        from {_of_trace(store, "routing", trace_id)} where trace_id = $trace_id group by pos order by pos"""
+        from {_of_trace(store, "routing", trace_id)} group by pos order by pos"""
     return frame(store, query, {"trace_id": trace_id})
 
 
@@ -186,7 +187,7 @@ def layer_experts(store: Store, trace_id: int, layer: int) -> pa.Table:
     """The heaviest expert of each token at one layer, and its share of the weight [T]."""
     query = f"""
         select expert_ids[1] as expert, weights[1] / list_sum(weights) as share
-        from {_of_trace(store, "routing", trace_id)} where trace_id = $trace_id and layer = $layer order by pos"""
+        from {_of_trace(store, "routing", trace_id)} where layer = $layer order by pos"""
     return frame(store, query, {"trace_id": trace_id, "layer": layer})
 
 
@@ -194,7 +195,7 @@ def expert_map(store: Store, trace_id: int, stride: int) -> pa.Table:
     """The heaviest expert at each sparse layer of every ``stride``-th token [S, T / stride]."""
     query = f"""
         select layer, expert_ids[1] as expert
-        from {_of_trace(store, "routing", trace_id)} where trace_id = $trace_id and pos % $stride = 0 order by layer, pos"""
+        from {_of_trace(store, "routing", trace_id)} where pos % $stride = 0 order by layer, pos"""
     return frame(store, query, {"trace_id": trace_id, "stride": stride})
 
 
@@ -203,7 +204,7 @@ def routing_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table
     query = f"""
         select layer, pos, expert_ids, weights, affinities, margin, group_margin,
                bias_flips, group_flips, entropy
-        from {_of_trace(store, "routing", trace_id)} where trace_id = $trace_id and pos >= $start and pos < $end
+        from {_of_trace(store, "routing", trace_id)} where pos >= $start and pos < $end
         order by layer, pos"""
     return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
 
@@ -212,7 +213,7 @@ def heads_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
     """Head statistics of tokens ``start`` to ``end`` on all layers, in order (layer, pos)."""
     query = f"""
         select layer, pos, entropy, first_weight, previous_weight, output_norm
-        from {_of_trace(store, "heads", trace_id)} where trace_id = $trace_id and pos >= $start and pos < $end
+        from {_of_trace(store, "heads", trace_id)} where pos >= $start and pos < $end
         order by layer, pos"""
     return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
 
@@ -303,14 +304,17 @@ def expert_contexts(
                        partition by token_id order by weight desc, trace_id, pos) as place
             from ({_CHOSEN.format(scope=scope.sql)}) join seen using (trace_id, pos)),
         best as (
-            select * from ranked where place = 1 order by weight desc, trace_id, pos limit $limit)
-        select best.trace_id, best.pos, any_value(best.weight) as weight,
-               coalesce(string_agg(text, '' order by t.pos) filter (t.pos < best.pos), '') as before,
-               any_value(text) filter (t.pos = best.pos) as token,
-               coalesce(string_agg(text, '' order by t.pos) filter (t.pos > best.pos), '') as after
-        from best join tokens t
-          on t.trace_id = best.trace_id and t.pos between best.pos - $around and best.pos + $around
-        group by best.trace_id, best.pos order by weight desc, trace_id, pos"""
+            select * from ranked where place = 1
+            order by weight desc, trace_id, pos limit $limit),
+        around as (
+            select best.trace_id, best.pos, weight, text, t.pos - best.pos as place
+            from best join tokens t on t.trace_id = best.trace_id
+             and t.pos between best.pos - $around and best.pos + $around)
+        select trace_id, pos, any_value(weight) as weight,
+               coalesce(string_agg(text, '' order by place) filter (place < 0), '') as before,
+               any_value(text) filter (place = 0) as token,
+               coalesce(string_agg(text, '' order by place) filter (place > 0), '') as after
+        from around group by trace_id, pos order by weight desc, trace_id, pos"""
     params = {"layer": layer, "expert": expert, "phase": phase, "limit": limit, "around": around}
     return rows(store, query, {**scope.params, **params})
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dash import Dash
-from flask import Response
+from urllib.parse import urlsplit
 
-HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+from dash import Dash
+from flask import Response, abort, request
+
+HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def protect(app: Dash) -> None:
@@ -15,7 +17,13 @@ def protect(app: Dash) -> None:
     rebinding), but the request then names that host. Any port is accepted, as an SSH tunnel may
     come in by another one.
     """
-    app.server.config["TRUSTED_HOSTS"] = HOSTS
+
+    @app.server.before_request
+    def check_host() -> None:
+        host = request.headers.get("Host", "")
+        if not is_ours(host):
+            abort(400, f"This dashboard serves {', '.join(HOSTS)} only, not {host!r}.")
+
     policy = content_policy(app)
 
     @app.server.after_request
@@ -25,6 +33,14 @@ def protect(app: Dash) -> None:
         response.headers["Referrer-Policy"] = "same-origin"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         return response
+
+
+def is_ours(host: str) -> bool:
+    """Whether a Host header names this machine; Werkzeug's own check knows no IPv6 addresses."""
+    try:
+        return urlsplit(f"//{host}").hostname in HOSTS
+    except ValueError:  # malformed, for example an open bracket
+        return False
 
 
 def content_policy(app: Dash) -> str:

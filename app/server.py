@@ -64,6 +64,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(
-            f"port {port} on {host} cannot be used ({error}); choose another, for example {port + 1}"
+            f"port {port} on {host} cannot be used ({error}); "
+            f"choose another, for example {port + 1}, or 0 for any that is free"
         ) from error
     return listener

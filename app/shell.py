@@ -112,9 +112,7 @@ def _sidebar(store: Store) -> list[Component]:
 def _navigation(app: Dash, store: Store) -> None:
     """Which page an address shows, and what the buttons of the frame do."""
 
-    @app.callback(
-        Output("page", "children"), Input("url", "pathname"), Input("url", "search")
-    )
+    @app.callback(Output("page", "children"), Input("url", "pathname"), Input("url", "search"))
     def show(pathname: str | None, search: str | None) -> Component:
         try:
             return page(store, pathname or "/", search or "")
@@ -147,5 +145,3 @@ def page(store: Store, pathname: str, search: str) -> Component:
     if len(parts) == 2 and parts[0] == "trace":
         return page_trace.layout(store, parts[1])
     return state_page("No such page", f"There is nothing at {pathname}.")
-
-

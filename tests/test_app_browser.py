@@ -37,7 +37,9 @@ def store(tmp_path_factory):
     run = random_run()
     traces = [random_trace(run, 300, seed=i) for i in range(4)]
     hostile = random_trace(run, 60, seed=9)
-    pieces = [HOSTILE[i % len(HOSTILE)] if i % 3 == 0 else hostile.tokens.text[i] for i in range(60)]
+    pieces = [
+        HOSTILE[i % len(HOSTILE)] if i % 3 == 0 else hostile.tokens.text[i] for i in range(60)
+    ]
     hostile = with_text(hostile, pieces, prompt=HOSTILE[1], answer=HOSTILE[0], task=HOSTILE[2])
     bare = random_trace(run, 30, seed=7, routing=None, router_logits=None, heads=None)
     with StoreWriter(path) as writer:
@@ -165,7 +167,8 @@ def test_heatmap_click_shows_the_experts_tokens(tab, address, store):
     expect(tab).to_have_url(re.compile(f"L={layer}&E={expert}"))
     query = """
         select token_id, count(*) as n from routing join tokens using (trace_id, pos)
-        where layer = 2 and list_contains(expert_ids, 6) group by token_id order by n desc, token_id"""
+        where layer = 2 and list_contains(expert_ids, 6)
+        group by token_id order by n desc, token_id"""
     counts = [f"{n:,}" for _, n in store.sql(query).fetchall()]
     rows = tab.locator(".token-table tbody tr")
     expect(rows.first).to_be_visible()

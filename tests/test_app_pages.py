@@ -92,6 +92,9 @@ def test_policy_names_every_inline_script(client):
         ("example.org:8050", 400),
         ("127.0.0.1.example.org:8050", 400),
         ("192.168.1.7:8050", 400),
+        ("localhost@example.org", 400),
+        ("[::1", 400),
+        ("", 400),
     ],
 )
 def test_other_hosts_are_refused(client, host, status):
@@ -176,7 +179,9 @@ app.server.extensions["ringlens"].close()
 heavy = [name for name in ("torch", "transformers", "nnsight", "accelerate") if name in sys.modules]
 print(took, heavy)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     took, heavy = result.stdout.split(maxsplit=1)
     assert heavy.strip() == "[]"
     assert float(took) < 10  # measured: 1.6 s on an idle machine; tests share theirs

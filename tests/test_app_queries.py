@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from records import random_run, random_trace
 
 from ringlens.app import grid, payload, queries
-from ringlens.app.page_routing import UsageCache, read_usage
 from ringlens.app.queries import Scope
+from ringlens.app.usage_cache import UsageCache, read_usage
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store, StoreWriter
 
@@ -188,7 +188,9 @@ def test_tokens_payload(store):
 @given(st.text(alphabet="a数🙂é\n"))
 def test_utf16_offsets(text):
     offsets = payload.utf16_offsets(text, np.arange(len(text) + 1))
-    assert offsets.tolist() == [len(text[:i].encode("utf-16-le")) // 2 for i in range(len(text) + 1)]
+    assert offsets.tolist() == [
+        len(text[:i].encode("utf-16-le")) // 2 for i in range(len(text) + 1)
+    ]
 
 
 @pytest.mark.parametrize(("trace_id", "record"), [(1, TRACES[0]), (8, WIDE)])
@@ -235,9 +237,7 @@ def test_layer_map_and_margin(store):
     routing = TRACES[3].routing
     body = payload.layer(store, 4, 3)
     np.testing.assert_array_equal(decoded(body["expert"], "u2"), routing.expert_ids[1, :, 0])
-    np.testing.assert_allclose(
-        decoded(body["share"], "f4"), shares(TRACES[3])[1, :, 0], rtol=1e-5
-    )
+    np.testing.assert_allclose(decoded(body["share"], "f4"), shares(TRACES[3])[1, :, 0], rtol=1e-5)
     tokens = routing.margin.shape[1]
     whole = payload.expert_map(store, 4, tokens)
     assert whole["stride"] == 1
@@ -336,9 +336,7 @@ def test_expert_contexts(store, scope):
         assert row["after"] == "".join(text[pos + 1 : pos + 4])
         (where,) = np.nonzero(trace.routing.expert_ids[1, pos] == 5)
         assert row["weight"] == pytest.approx(shares(trace)[1, pos, where[0]], rel=1e-5)
-    heaviest = max(
-        float(shares(t)[1][t.routing.expert_ids[1] == 5].max(initial=0)) for t in TRACES
-    )
+    heaviest = max(float(shares(t)[1][t.routing.expert_ids[1] == 5].max(initial=0)) for t in TRACES)
     assert rows[0]["weight"] == pytest.approx(heaviest, rel=1e-5)
 
 

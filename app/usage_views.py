@@ -1,0 +1,112 @@
+"""What stands around the heatmap: its caption, its strongest cells, and the same as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dash_ag_grid as dag
+import numpy as np
+from dash import html
+from dash.development.base_component import Component
+
+from ringlens.app import figures
+from ringlens.app.parts import GRID_THEME, plural
+from ringlens.app.usage import METRICS, Usage
+
+Row = dict[str, Any]
+
+
+def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
+    """What is counted, and the colour scale."""
+    low, high, colours = figures.scale(usage, metric, phase, theme)
+    tokens = (
+        f"{usage.tokens('think'):,} think and {usage.tokens('answer'):,} answer tokens"
+        if phase == "difference"
+        else plural(usage.tokens(phase), "token")
+    )
+    reading = figures.READINGS[metric].title
+    what = f"{reading}, think minus answer" if phase == "difference" else reading
+    bar = html.Span(
+        className="legend-bar",
+        style={"background": f"linear-gradient(90deg, {', '.join(colours)})"},
+    )
+    return [
+        html.Span([html.B(what), f" · {tokens}"]),
+        html.Span([low, bar, high], className="legend"),
+    ]
+
+
+def strongest(usage: Usage, metric: str, phase: str) -> Component:
+    """The largest cells of the view, each a way in."""
+    values_SE = usage.metric_SE(metric, phase)
+    size_SE = np.where(np.isfinite(values_SE), np.abs(values_SE), -1)
+    order = np.argsort(-size_SE, axis=None, kind="stable")[:10]
+    form = figures.python_format(metric, phase)
+    items = []
+    for cell in order:
+        s, expert = divmod(int(cell), usage.experts)
+        if size_SE[s, expert] < 0:
+            continue
+        layer = usage.layers[s]
+        label = [
+            html.Span(f"L{layer} · E{expert}", className="mono"),
+            html.Span(f"group {usage.group(expert)}", className="dim"),
+            html.B(format(values_SE[s, expert], form)),
+        ]
+        items.append(html.Button(label, **{"data-focus": f"{layer},{expert}", "type": "button"}))
+    return html.Div(
+        [
+            html.H2("Choose an expert"),
+            html.P("Click a cell to see the tokens that expert is chosen for."),
+            html.H3("Strongest in this view"),
+            html.Div(items, className="strongest"),
+        ],
+        className="panel-hint",
+    )
+
+
+def table(usage: Usage, phase: str) -> Component:
+    """The heatmap as a grid that can be sorted, filtered and read by keyboard."""
+    metrics = {name: usage.metric_SE(name, phase) for name in METRICS}
+    n_SE = usage.count_SE(phase)
+    rows = [
+        {
+            "layer": layer,
+            "expert": expert,
+            "group": usage.group(expert),
+            "n": int(n_SE[s, expert]),
+            **{name: _finite(values[s, expert]) for name, values in metrics.items()},
+        }
+        for s, layer in enumerate(usage.layers)
+        for expert in range(usage.experts)
+    ]
+    plain = {"layer": "Layer", "expert": "Expert", "group": "Group", "n": "Chosen"}
+    number = {"filter": "agNumberColumnFilter", "type": "rightAligned", "flex": 1}
+    columns: list[Row] = [
+        {"field": field, "headerName": name, **number} for field, name in plain.items()
+    ]
+    for field, name in METRICS.items():
+        form = figures.python_format(field, phase)
+        text = f"params.value === null ? '–' : d3.format('{form}')(params.value)"
+        columns.append(
+            {
+                "field": field,
+                "headerName": name.split()[-1].capitalize(),
+                "headerTooltip": name,
+                "valueFormatter": {"function": text},
+                **number,
+            }
+        )
+    return dag.AgGrid(
+        id="usage-rows",
+        getRowId="params.data.layer + ',' + params.data.expert",
+        columnDefs=columns,
+        rowData=rows,
+        dashGridOptions={"theme": GRID_THEME, "animateRows": False},
+        className="usage-grid",
+        style={"height": None},
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
