@@ -56,7 +56,7 @@ class Lens:
             routed_scaling_factor=config.routed_scaling_factor,
         )
 
-    @cached_property
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Tokens that end a trace.
 

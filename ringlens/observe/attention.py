@@ -1,7 +1,7 @@
 """Head statistics in blocks of queries: exact, for any kernel and mask, without an n × n matrix.
 
-For a query q and visible keys k_j: scores x_j = q·k_j·scaling, L = log Σ_j exp x_j,
-p_j = exp(x_j − L), entropy = L − Σ_j p_j x_j.
+For a query q and visible keys k_j: scores x_j = q·k_j·scaling, log p_j = x_j − log Σ_i exp x_i,
+entropy = −Σ_j p_j log p_j.
 
 Shape letters: B batch, H heads, G kv heads, r = H / G, T queries, t queries of a block, S keys,
 C head dimension.
@@ -98,17 +98,16 @@ def _blocks(
 
 def _statistics(scores_BHtS: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Entropy, first and previous weight [B, t, H] of score rows."""
-    S = scores_BHtS.shape[-1]
     if seen is not None:
         scores_BHtS = scores_BHtS.masked_fill(~seen, -torch.inf)
-    L_BHt = scores_BHtS.logsumexp(dim=-1, keepdim=True)
-    p_BHtS = (scores_BHtS - L_BHt).exp()
-    # 0 · −inf is NaN; a finite stand-in for unseen keys keeps 0 · x at 0.
-    finite = scores_BHtS if seen is None else scores_BHtS.masked_fill(~seen, 0.0)
-    entropy = L_BHt[..., 0] - (p_BHtS * finite).sum(dim=-1)
+    logp_BHtS = scores_BHtS.log_softmax(dim=-1)
+    p_BHtS = logp_BHtS.exp()
+    if seen is not None:
+        logp_BHtS = logp_BHtS.masked_fill(~seen, 0.0)  # 0 · −inf would be NaN
+    entropy = -(p_BHtS * logp_BHtS).sum(dim=-1)
     if seen is None:
         first = p_BHtS[..., 0]
-        previous = p_BHtS[..., -2] if S > 1 else torch.zeros_like(first)
+        previous = p_BHtS[..., -2] if p_BHtS.shape[-1] > 1 else torch.zeros_like(first)
     else:
         first, previous = _picked(p_BHtS, seen)
     return entropy.transpose(1, 2), first.transpose(1, 2), previous.transpose(1, 2)

@@ -122,8 +122,10 @@ class Recorder:
 
     def token_numbers(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Log-probability and entropy of each token, nats; NaN where there is none."""
-        logprob, entropy = self.vocabulary.logprob, self.vocabulary.entropy
-        return _numpy(torch.cat(logprob, 1)[rows]), _numpy(torch.cat(entropy, 1)[rows])
+        logprob = _numpy(torch.cat(self.vocabulary.logprob, 1)[rows]).copy()
+        entropy = _numpy(torch.cat(self.vocabulary.entropy, 1)[rows]).copy()
+        logprob[0] = entropy[0] = np.nan  # in a padded row something stands before: padding
+        return logprob, entropy
 
     def routing(self, rows: Rows) -> tuple[RoutingArrays, NDArray[np.float32] | None]:
         """The router record of one trace, and its storable logits [S, T, E] if they are recorded.

@@ -138,28 +138,44 @@ def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: Rou
     """Logits as they are stored: rounded to fp16 wherever that leaves the choice as it was.
 
     Rows whose choice rounding would change keep float32. Where even float32 is a tie that float64
-    breaks the other way, the chosen logits are raised by units in the last place until the choice
-    recomputed in float64 is the recorded one.
+    breaks the other way, the winners are lifted by the smallest power of two of float32's precision
+    that makes the choice recomputed in float64 the recorded one. (Affinities that float32 rounds to
+    exactly 1 stay tied: no small lift tells them apart.)
 
     Returns:
-        float32 [N, E]; the choice recomputed from it in float64 is ``ids_Nk`` in every row.
+        float32 [N, E].
+
+    Raises:
+        ObservationError: No tie explains a choice: it is not this router's.
     """
+    logits_NE = logits_NE.float()
     stored_NE = logits_NE.half().float()
     too_large = stored_NE.isinf().any(dim=-1)
-    stored_NE[too_large] = logits_NE[too_large].float()
+    stored_NE[too_large] = logits_NE[too_large]
     rows = _rows_that_differ(stored_NE, ids_Nk, bias_E, spec)
-    stored_NE[rows] = logits_NE[rows].float()
-    for _ in range(64):
-        rows = rows[_rows_that_differ(stored_NE[rows], ids_Nk[rows], bias_E, spec)]
+    for power in (None, *range(14)):
         if not len(rows):
             return stored_NE
-        chosen = stored_NE[rows].gather(1, ids_Nk[rows])
-        raised = chosen.nextafter(torch.full_like(chosen, torch.inf))
-        stored_NE[rows] = stored_NE[rows].scatter(1, ids_Nk[rows], raised)
-    raise ObservationError(
-        f"no logits within 64 units in the last place give the recorded choice of {len(rows)} "
-        "tokens: the recorded choice is not this router's."
-    )
+        stored_NE[rows] = logits_NE[rows]
+        if power is not None:
+            precision = torch.finfo(torch.float32).eps * logits_NE[rows].abs().clamp(min=1)
+            lift = _winners(logits_NE[rows], ids_Nk[rows], bias_E, spec)
+            stored_NE[rows] += lift * precision * 2**power
+        rows = rows[_rows_that_differ(stored_NE[rows], ids_Nk[rows], bias_E, spec)]
+    stored_NE[rows] = logits_NE[rows]
+    limited_NE, groups_Ng = limit_groups(logits_NE[rows].sigmoid() + bias_E.to(logits_NE), spec)
+    margins = gap(limited_NE, spec.experts_per_token), gap(groups_Ng, spec.groups_kept)
+    refuse_other_choice(torch.zeros_like(rows, dtype=torch.bool), torch.minimum(*margins), ids_Nk)
+    return stored_NE
+
+
+def _winners(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec) -> Tensor:
+    """How much to lift each expert [N, E]: kept groups, above them chosen groups and experts."""
+    limited_NE, _ = limit_groups(logits_NE.sigmoid() + bias_E.to(logits_NE), spec)
+    chosen_NE = torch.zeros_like(logits_NE).scatter_(1, ids_Nk, 1.0)
+    in_chosen_group = chosen_NE.unflatten(1, (spec.groups, -1)).amax(dim=-1, keepdim=True)
+    group_NE = in_chosen_group.expand(-1, -1, spec.experts // spec.groups).flatten(1)
+    return (limited_NE > -torch.inf).float() + 2 * group_NE + chosen_NE
 
 
 def _rows_that_differ(

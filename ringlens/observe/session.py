@@ -81,6 +81,8 @@ def capture(
         StoreError: The store cannot be written. Traces committed before stay.
     """
     settings = Sampling.of(sampling)
+    if isinstance(problems, str):
+        raise ConfigError("capture takes a list of problems or prompts; wrap the prompt in a list.")
     work = [_problem(item, index) for index, item in enumerate(problems)]
     batches = list(_batches(work, batch_size))
 
@@ -320,7 +322,7 @@ def _problem(item: Problem | str, index: int) -> Problem:
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence[Any]]]:
-    if isinstance(items, str) or not items:
+    if not items:
         raise ConfigError("nothing to observe: give at least one problem or text.")
     if size < 1:
         raise ConfigError(f"batch_size = {size}; it must be at least 1.")

@@ -54,24 +54,24 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> Toke
     for piece in pieces:
         total += len(piece)
         ends.append(total)
-    return TokenText("".join(pieces), pieces, [0, *ends[:-1]], ends)
+    return TokenText("".join(pieces), pieces, [0, *ends][: len(ends)], ends)
 
 
 def phases(text: TokenText, n_prompt: int) -> list[str]:
     """Phase of each token: "prompt", "think" or "answer".
 
     Thinking starts after the prompt if the prompt's text ends in an open ``<think>``, else at the
-    first ``<think>`` after it, and ends behind ``</think>``; the marks belong to it. A token
-    belongs to the phase in which it starts. Without marks, all that follows the prompt is answer.
+    first ``<think>`` after it, and ends behind ``</think>``; the marks belong to it, and so does
+    a token that reaches into it. Without marks, all that follows the prompt is answer.
     """
     prompt_end = text.ends[n_prompt - 1] if n_prompt else 0
     think_start, think_end = think_span(text.text, prompt_end)
     names = []
-    for pos, start in enumerate(text.starts):
+    for pos, (start, end) in enumerate(zip(text.starts, text.ends, strict=True)):
         if pos < n_prompt:
             names.append("prompt")
         else:
-            names.append("think" if think_start <= start < think_end else "answer")
+            names.append("think" if start < think_end and end > think_start else "answer")
     return names
 
 
