@@ -95,7 +95,8 @@ def test_every_token_has_one_row_on_every_layer(lens, tmp_path):
     ).fetchall()
     assert rows == [(0,)]
     counts = store.sql(
-        "select (select count(*) from routing), 3 * count(*), (select count(*) from router_logits), "
+        "select (select count(*) from routing), 3 * count(*), "
+        "(select count(*) from router_logits), "
         "(select count(*) from heads), 4 * count(*) from tokens"
     ).fetchall()[0]
     assert counts[0] == counts[1] == counts[2]

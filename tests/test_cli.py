@@ -1,0 +1,183 @@
+"""The command line as a user runs it: real processes, real model, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from ringlens.store import Store, StoreWriter
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(*args):
+    return [sys.executable, "-m", "ringlens.cli", *map(str, args)]
+
+
+def ringlens(*args, cwd=None):
+    return subprocess.run(
+        command(*args), capture_output=True, text=True, check=False, cwd=cwd, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    """The issue's own line, as written."""
+    folder = tmp_path_factory.mktemp("cli") / "store"
+    line = f"capture ring-nano --problems countdown --n 8 --store {folder} --max-new-tokens 300"
+    result = ringlens(*line.split())
+    assert result.returncode == 0, result.stderr
+    assert "8 traces" in result.stdout
+    return folder
+
+
+def test_help_is_quick_and_has_examples():
+    best = 1e9
+    for _ in range(5):
+        start = time.perf_counter()
+        result = ringlens("--help")
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.6  # measured 0.2 s on an idle core
+    for name in ("demo", "capture", "replay", "app", "sql", "info"):
+        assert name in result.stdout
+        assert "ringlens " + name in ringlens(name, "--help").stdout.split("Example")[1]
+
+
+def test_capture_shows_progress(tmp_path):
+    result = ringlens("capture", "ring-nano", "--n", 1, "--store", tmp_path, "--max-new-tokens", 5)
+    assert result.returncode == 0
+    assert "1/1" in result.stderr
+    assert "tokens" in result.stderr
+
+
+def test_sql_prints_table_csv_and_json(captured):
+    query = "select layer, count(*) as n from routing group by layer order by layer limit 2"
+    assert "layer" in ringlens("sql", captured, query).stdout
+    csv = ringlens("sql", captured, query, "--format", "csv").stdout.splitlines()
+    assert csv[0] == '"layer","n"'
+    rows = [
+        json.loads(x)
+        for x in ringlens("sql", captured, query, "--format", "json").stdout.splitlines()
+    ]
+    assert [row["layer"] for row in rows] == [1, 2]
+
+
+def test_info_checks_choices(captured):
+    result = ringlens("info", captured)
+    assert result.returncode == 0
+    assert ", 0 differ" in result.stdout
+
+
+def test_replay_of_a_store_and_of_a_file(captured, tmp_path):
+    result = ringlens("replay", "ring-nano", captured, "--store", tmp_path / "again")
+    assert result.returncode == 0, result.stderr
+    assert "8 traces" in result.stdout
+    (tmp_path / "texts.txt").write_text("first text\n---\nsecond <think>a</think> b\n")
+    result = ringlens("replay", "ring-nano", tmp_path / "texts.txt", "--store", tmp_path / "texts")
+    assert "2 traces" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["capture", "ring-nanoo", "--store", "s"], 1, "no model"),
+        (["capture", "./nowhere", "--store", "s"], 1, "no model"),
+        (["capture", "ring-nano", "--problems", "none.jsonl", "--store", "s"], 1, "no problems"),
+        (["capture", "ring-nano", "--problems", "empty.jsonl", "--store", "s"], 1, "no problems"),
+        (["capture", "ring-nano", "--problems", "bad.jsonl", "--store", "s"], 1, "line 1"),
+        (["capture", "ring-nano", "--n", "9999", "--store", "s"], 1, "9999"),
+        (["capture", "ring-nano", "--record", "head", "--store", "s"], 1, "cannot record"),
+        (["capture", "ring-nano", "--n", "1", "--store", "file/s"], 1, "store"),
+        (["capture", "ring-nano", "--n", "1"], 2, "--store"),
+        (["sql", "nowhere", "select 1"], 1, "nowhere"),
+        (["info", "nowhere"], 1, "nowhere"),
+        (["app", "nowhere"], 1, "nowhere"),
+        (["replay", "ring-nano", "nowhere", "--store", "s"], 1, "nothing to replay"),
+    ],
+)
+def test_bad_input_has_a_message_and_a_code(args, code, message, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "bad.jsonl").write_text("not json\n")
+    (tmp_path / "file").write_text("a file, not a folder")
+    result = ringlens(*args, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_damaged_parquet_is_named(captured, tmp_path):
+    subprocess.run(["cp", "-r", captured, tmp_path / "s"], check=True)
+    damaged = next((tmp_path / "s" / "routing").rglob("*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    result = ringlens("sql", tmp_path / "s", "select sum(margin) from routing")
+    assert result.returncode == 1
+    assert damaged.name in result.stderr
+    assert ringlens("sql", tmp_path / "s", "select count(*) from traces").returncode == 0
+
+
+def test_ctrl_c_keeps_committed_traces(tmp_path):
+    args = command("capture", "ring-nano", "--store", tmp_path / "s", "--batch-size", 2)
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while traces(tmp_path / "s") < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    kept = traces(tmp_path / "s")
+    assert kept >= 2
+    with Store(tmp_path / "s") as store:
+        assert store.sql("select count(distinct trace_id) from heads").fetchall() == [(kept,)]
+    with StoreWriter(tmp_path / "s"):
+        pass  # nothing blocks the next writer
+
+
+def traces(folder):
+    if not (folder / "manifest.sqlite").exists():
+        return 0
+    with Store(folder) as store:
+        return store.sql("select count(*) from traces").fetchall()[0][0]
+
+
+def test_demo_captures_prints_and_serves(tmp_path):
+    """What `make demo` runs, on a free port: traces, three queries, a dashboard over HTTP."""
+    args = command("demo", "--store", tmp_path / "demo", "--n", 4, "--port", 8077)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "http://127.0.0.1:8077" in line:
+                break
+        page = fetch("http://127.0.0.1:8077/")
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+    said = "".join(said)
+    assert "4 traces" in said
+    assert said.count("ringlens sql") == 3
+    assert "ringlens" in page.lower()
+
+
+def fetch(url):
+    for _ in range(100):
+        try:
+            with urllib.request.urlopen(url) as answer:
+                return answer.read().decode()
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"nothing answers at {url}")

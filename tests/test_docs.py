@@ -1,0 +1,67 @@
+"""README and guides: every Python block runs, every ringlens command runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SERVES = ("ringlens app", "ringlens demo")  # tests/test_cli.py serves
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def test_python_blocks_run(page, tmp_path):
+    code = "\n".join(blocks(page, "python"))
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_ringlens_commands_run(page, tmp_path):
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    for line in lines:
+        if not line.startswith("ringlens ") or line.startswith(SERVES):
+            continue
+        words = shlex.split(line, comments=True)[1:]
+        result = subprocess.run(
+            [sys.executable, "-m", "ringlens.cli", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", blocks(ROOT / "README.md", "bash")[0], re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), link
+
+
+def test_the_tree_in_the_readme_names_what_is_there():
+    tree = blocks(ROOT / "README.md", "")[-1]
+    for file in (ROOT / "ringlens").glob("*.py"):
+        assert file.name in tree
+    for folder in ("model", "observe", "store", "analysis"):
+        assert f"{folder}/" in tree
+    for folder in ("app", "probes", "data", "tests", "docs", "benchmarks"):
+        assert re.search(rf"^{folder}/", tree, re.MULTILINE)
