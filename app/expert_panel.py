@@ -9,7 +9,7 @@ from dash.development.base_component import Component
 
 from ringlens.app import queries
 from ringlens.app.palette import expert_colour
-from ringlens.app.parts import visible
+from ringlens.app.parts import signed, visible
 from ringlens.app.queries import Scope
 from ringlens.app.usage import Usage
 from ringlens.store import Store
@@ -65,7 +65,7 @@ def evidence(
 
 def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component:
     colour = expert_colour(expert, usage.experts, usage.groups)
-    bias = f" · bias {facts['bias']:+.3f}" if facts else ""
+    bias = f" · bias {signed(facts['bias'], '+.3f')}" if facts else ""
     return html.Div(
         [
             html.I(className="swatch", style={"background": colour}),
@@ -83,7 +83,7 @@ def _facts(usage: Usage, layer: int, expert: int, phase: str) -> Component:
     items = []
     for metric, form in forms.items():
         value = usage.metric_SE(metric, phase)[s, expert]
-        text = format(value, form) if abs(value) < float("inf") else "–"
+        text = signed(value, form) if abs(value) < float("inf") else "–"
         items.append(
             html.Div([html.Span(names[metric], className="dim"), html.B(text)], className="fact")
         )

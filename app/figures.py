@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ringlens.app.palette import FONT, Palette, palette
+from ringlens.app.parts import signed
 from ringlens.app.usage import Array, Usage, gini, max_violation
 
 # Heights and widths in pixels; plotly wants fractions, `_Frame` translates.
@@ -19,7 +20,7 @@ _LOAD = 104  # bars of one layer's load, above the heatmap
 _GAP = 30
 _TOP, _BOTTOM, _LEFT, _RIGHT = 24, 34, 44, 12
 _LABELLED = 24  # layers whose balance still fits beside its bar as text
-_AREA, _LEAST, _MOST = 420, 9, 50  # height of the heatmap, and of a row of it
+_AREA, _LEAST, _MOST = 460, 9, 62  # height of the heatmap, and of a row of it
 
 
 CONFIG = {"displayModeBar": False, "showSendToCloud": False, "doubleClick": "reset"}
@@ -122,7 +123,7 @@ def scale(usage: Usage, metric: str, phase: str, theme: str) -> tuple[str, str, 
     """The two ends of the colour scale as text, and its colours from low to high."""
     low, high = _bounds(usage.metric_SE(metric, phase), metric, phase)
     form = python_format(metric, phase)
-    return format(low, form), format(high, form), _colours(metric, phase, palette(theme))
+    return signed(low, form), signed(high, form), _colours(metric, phase, palette(theme))
 
 
 def python_format(metric: str, phase: str) -> str:

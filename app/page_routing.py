@@ -10,7 +10,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 
 from ringlens.app import expert_panel, figures, queries, usage_views
-from ringlens.app.parts import state_page
+from ringlens.app.parts import copy_button, state_page
 from ringlens.app.queries import Scope
 from ringlens.app.usage import METRICS, PHASE_CHOICES
 from ringlens.app.usage_cache import UsageCache
@@ -162,8 +162,30 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
             )
         )
     return html.Header(
-        html.Div([*title, html.Div(className="spacer"), chooser], className="title-row"),
+        html.Div(
+            [
+                *title,
+                html.Div(className="spacer"),
+                copy_button("Copy SQL", _sql(run, head)),
+                chooser,
+            ],
+            className="title-row",
+        ),
         className="page-header",
+    )
+
+
+def _sql(run: Row, head: Row | None) -> str:
+    """A query that counts what the heatmap shows; anyone can run it on the store."""
+    where = (
+        f"trace_id = {head['trace_id']}"
+        if head is not None
+        else f"trace_id in (select trace_id from traces where run_id = '{run['run_id']}')"
+    )
+    return (
+        "select layer, expert, count(*) as n, sum(weight) as weight, "
+        "count(*) filter (bias_flip) as bias_flips "
+        f"from router_choices where {where} group by all order by layer, expert"
     )
 
 

@@ -12,7 +12,7 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app import queries
-from ringlens.app.parts import plural, state_page
+from ringlens.app.parts import copy_button, plural, state_page
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -29,7 +29,7 @@ def layout(store: Store, trace_id: str) -> Component:
     run = queries.run(store, head["run_id"])
     return html.Div(
         [
-            _header(head, run),
+            _header(store, head, run),
             html.Div(id="trace-app", className="trace-app", key=f"trace-{trace_id}"),
             dcc.Store(id="trace-boot", data=boot(store, head, run)),
         ],
@@ -64,10 +64,10 @@ def register(app: Dash, store: Store) -> None:
     )
 
 
-def _header(head: Row, run: Row) -> Component:
+def _header(store: Store, head: Row, run: Row) -> Component:
     return html.Header(
         [
-            html.Div([_crumbs(head), _neighbours(head)], className="crumb-row"),
+            html.Div([_crumbs(head), _neighbours(store, head)], className="crumb-row"),
             html.Div([html.H1(head["prompt"]), *_verdict(head)], className="title-row"),
             html.Div(_facts(head, run), className="fact-row"),
         ],
@@ -84,17 +84,19 @@ def _crumbs(head: Row) -> Component:
     return html.Div(items, className="crumbs")
 
 
-def _neighbours(head: Row) -> Component:
+def _neighbours(store: Store, head: Row) -> Component:
     def link(name: str, label: str, key: str) -> Component:
         content = [label, html.Kbd(key)]
         if head[name] is None:
             return html.Span(content, className="button disabled")
         return dcc.Link(content, href=f"/trace/{head[name]}", className="button")
 
-    routing = dcc.Link("Routing", href=f"/routing?trace={head['trace_id']}", className="button")
-    return html.Div(
-        [routing, link("previous", "Previous", "p"), link("next", "Next", "n")], className="buttons"
-    )
+    trace_id = head["trace_id"]
+    routing = dcc.Link("Routing", href=f"/routing?trace={trace_id}", className="button")
+    line = f"import ringlens as rl; trace = rl.Store({str(store.path)!r}).trace({trace_id})"
+    python = copy_button("Copy Python", line)
+    steps = [link("previous", "Previous", "p"), link("next", "Next", "n")]
+    return html.Div([python, routing, *steps], className="buttons")
 
 
 def _verdict(head: Row) -> list[Component]:

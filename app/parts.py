@@ -43,6 +43,13 @@ def command_box(command: str) -> Component:
     )
 
 
+def copy_button(label: str, text: str) -> Component:
+    """A button that copies a text; the text is its tooltip."""
+    return html.Button(
+        label, className="button", title=text, **{"data-copy": text, "type": "button"}
+    )
+
+
 def stat(label: str, value: str, note: Any = None) -> Component:
     """One number of a header."""
     return html.Div(
@@ -73,6 +80,11 @@ def ago(moment: datetime, now: datetime | None = None) -> str:
         if seconds >= size:
             return f"{plural(int(seconds // size), unit)} ago"
     return "just now"
+
+
+def signed(value: float, form: str) -> str:
+    """A number in a format, with a true minus sign."""
+    return format(value, form).replace("-", "−")
 
 
 def visible(text: str) -> str:

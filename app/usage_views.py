@@ -10,7 +10,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from ringlens.app import figures
-from ringlens.app.parts import GRID_THEME, plural
+from ringlens.app.parts import GRID_THEME, plural, signed
 from ringlens.app.usage import METRICS, Usage
 
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ def strongest(usage: Usage, metric: str, phase: str) -> Component:
         label = [
             html.Span(f"L{layer} · E{expert}", className="mono"),
             html.Span(f"group {usage.group(expert)}", className="dim"),
-            html.B(format(values_SE[s, expert], form)),
+            html.B(signed(values_SE[s, expert], form)),
         ]
         items.append(html.Button(label, **{"data-focus": f"{layer},{expert}", "type": "button"}))
     return html.Div(

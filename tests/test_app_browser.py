@@ -121,6 +121,15 @@ def test_from_the_list_to_the_experts_of_a_token(tab, address, store):
     assert sorted(map(int, marked)) == list(flips)
     expect(tab.locator(".head-grid canvas")).to_have_count(4)
 
+    tab.keyboard.press("n")
+    expect(tab).to_have_url(re.compile("/trace/4$"))
+    expect(tab.locator(".crumbs")).to_contain_text("Trace 4")
+    text = store.trace(4).text.replace("\n", "")
+    expect(tab.locator("#trace-app[data-ready=true]")).to_be_visible()
+    assert "".join(tab.locator(".t").all_text_contents()).replace("\n", "") == text
+    tab.go_back()
+    expect(tab.locator(".panel-title")).to_contain_text("#138")
+
 
 def test_colours_follow_the_metric_and_the_url(tab, address, store):
     open_trace(tab, f"{address}/trace/1?tok=5&L=2&metric=expert")

@@ -138,6 +138,22 @@ def test_pages(store, address, search, says):
     assert says in text_of(page(store, address, search))
 
 
+def test_the_copied_sql_counts_what_the_heatmap_shows(store):
+    from ringlens.app.queries import Scope
+    from ringlens.app.usage_cache import read_usage
+
+    run_id = store.trace(1).summary["run_id"]
+    for search, trace_id in ((f"?run={run_id}", None), ("?trace=2", 2)):
+        (query,) = re.findall(
+            r'"data-copy": "(select [^"]*)"', text_of(page(store, "/routing", search))
+        )
+        usage = read_usage(store, Scope(run_id, trace_id))
+        for layer, expert, n, _, flips in store.sql(query).fetchall():
+            s = usage.layers.index(layer)
+            assert usage.n_PSE[:, s, expert].sum() == n
+            assert usage.flips_PSE[:, s, expert].sum() == flips
+
+
 def test_routing_not_recorded_says_so(store):
     bare = store.trace(4).summary["run_id"]
     assert "was not recorded" in text_of(page(store, "/routing", f"?run={bare}"))

@@ -260,6 +260,7 @@
     const root = document.getElementById("trace-app");
     if (!root || !boot) return;
     const v = (view = { boot, root, layers: new Map(), only: null, pos: null, ready: false });
+    delete root.dataset.ready;
     root.replaceChildren(rl.el("div", "loading", "Reading the trace…"));
     v.fail = (error) => {
       root.replaceChildren(rl.add(rl.el("div", "state"), rl.el("h2", "", "This trace cannot be read"),
