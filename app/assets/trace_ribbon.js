@@ -22,6 +22,7 @@
     const rows = boot.has_routing ? boot.sparse_layers.length : 0;
     const rowHeight = rows ? Math.max(1, Math.min(8, Math.floor(MAP / rows))) : 0;
     let map = null;
+    let drawn = null; // how the map looks now
 
     const width = () => track.clientWidth || 1;
     const x = (pos) => (pos / view.count) * width();
@@ -95,15 +96,17 @@
         return view.fail(error);
       }
       const w = width();
+      const loud = view.metric === "expert";
+      const look = [w, loud, view.only, rl.theme()].join();
+      if (look === drawn) return;
+      drawn = look;
       const c = rl.context(experts, w, rows * rowHeight);
       const columns = map.expert.length / rows;
       const step = (w * map.stride) / view.count;
-      const loud = view.metric === "expert";
       const fills = Array.from({ length: boot.experts }, (_, e) =>
         view.only !== null && view.only !== e ? "transparent"
           : loud ? rl.colors.expertLine(e, boot) : rl.colors.expertFill(e, boot),
       );
-      c.clearRect(0, 0, w, rows * rowHeight);
       for (let s = 0; s < rows; s++) {
         for (let column = 0; column < columns; column++) {
           c.fillStyle = fills[map.expert[s * columns + column]];

@@ -17,8 +17,7 @@
     const starts = []; // first token of each line
     const means = []; // bar beside each line
     const blocks = []; // {node, from, to}
-    let painted = null;
-    let palette = null;
+    let lineMeans = null; // per line, from 0 to 1
     let focused = null;
 
     // --- making the spans -------------------------------------------------------------------
@@ -95,16 +94,54 @@
 
     // --- colouring --------------------------------------------------------------------------
 
+    // Only blocks on and near the screen are coloured at once; the others when they come near. So
+    // the time to recolour does not grow with the trace.
+    const NEAR = 800;
+    let version = 0;
+
     function recolor() {
-      const next = view.paint;
-      const same = palette && palette.join() === next.palette.join();
-      for (let i = 0; i < spans.length; i++) {
-        const bin = next.bins[i];
-        if (!same || painted[i] !== bin) spans[i].style.backgroundColor = next.palette[bin];
+      version++;
+      lineMeans = meansOfLines();
+      freshen();
+    }
+
+    function freshen() {
+      if (!view.paint) return;
+      const top = node.scrollTop - NEAR;
+      const bottom = node.scrollTop + node.clientHeight + NEAR;
+      const stale = blocks.filter((block) => {
+        if (block.version === version) return false;
+        const { offsetTop, offsetHeight } = block.node;
+        return offsetTop < bottom && offsetTop + offsetHeight > top;
+      });
+      stale.forEach(colorBlock);
+    }
+
+    function colorBlock(block) {
+      const { bins, palette, kind } = view.paint;
+      for (let i = block.from; i < block.to; i++) {
+        spans[i].style.backgroundColor = palette[bins[i]];
       }
-      painted = next.bins.slice();
-      palette = next.palette;
-      drawLineMeans();
+      const color = kind === "ramp" ? rl.colors.line(view.metric) : "transparent";
+      for (let line = lineOf[block.from]; line <= lineOf[block.to - 1]; line++) {
+        means[line].style.width = Math.round(56 * lineMeans[line]) + "px";
+        means[line].style.backgroundColor = color;
+      }
+      block.version = version;
+    }
+
+    // Beside each line: the mean of the metric over it, on the scale of the largest.
+    function meansOfLines() {
+      const { kind, bins } = view.paint;
+      if (kind !== "ramp") return new Float32Array(starts.length);
+      const found = Float32Array.from(starts, (start, line) => {
+        const to = line + 1 < starts.length ? starts[line + 1] : view.count;
+        let sum = 0;
+        for (let i = start; i < to; i++) sum += bins[i];
+        return sum / (to - start);
+      });
+      const top = found.reduce((a, b) => Math.max(a, b), 1e-6);
+      return found.map((mean) => mean / top);
     }
 
     function focus(scroll) {
@@ -125,26 +162,9 @@
       const at = item.getBoundingClientRect();
       if (at.top < box.top + 64 || at.bottom > box.bottom - 48) {
         node.scrollTop += at.top - box.top - box.height * 0.4;
+        freshen();
         if (looks > 1) requestAnimationFrame(() => item === focused && reveal(item, looks - 1));
       }
-    }
-
-    // Beside each line: the mean of the metric over it, where the metric is a number.
-    function drawLineMeans() {
-      const { kind, bins } = view.paint;
-      const color = kind === "ramp" ? rl.colors.line(view.metric) : "transparent";
-      const mean = (line) => {
-        const to = line + 1 < starts.length ? starts[line + 1] : view.count;
-        let sum = 0;
-        for (let i = starts[line]; i < to; i++) sum += bins[i];
-        return sum / (to - starts[line]);
-      };
-      const values = kind === "ramp" ? starts.map((_, line) => mean(line)) : starts.map(() => 0);
-      const top = values.reduce((a, b) => Math.max(a, b), 1e-6);
-      values.forEach((value, line) => {
-        means[line].style.width = Math.round((56 * value) / top) + "px";
-        means[line].style.backgroundColor = color;
-      });
     }
 
     // The first token of the line after or before; stays where there is none.
@@ -218,6 +238,7 @@
     });
     node.addEventListener("scroll", () => {
       tip.hidden = true;
+      freshen();
       view.ribbon.window();
     }, { passive: true });
 
