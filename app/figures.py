@@ -22,6 +22,7 @@ from ringlens.app.usage import Array, Usage, gini, max_violation
 _LOAD = 104  # bars of one layer's load, above the heatmap
 _GAP = 30
 _TOP, _BOTTOM, _LEFT, _RIGHT = 24, 34, 44, 12
+_LIFT = 2.0  # most lift that the scale tells apart: four times or a quarter of uniform
 _LABELLED = 24  # layers whose balance still fits beside its bar as text
 _AREA, _LEAST, _MOST = 460, 9, 62  # height of the heatmap, and of a row of it
 
@@ -130,7 +131,10 @@ def scale(usage: Usage, metric: str, phase: str, theme: str) -> tuple[str, str, 
     """The two ends of the colour scale as text, and its colours from low to high."""
     low, high = _bounds(usage.metric_SE(metric, phase), metric, phase)
     form = python_format(metric, phase)
-    return signed(low, form), signed(high, form), _colours(metric, phase, palette(theme))
+    ends = signed(low, form), signed(high, form)
+    if metric == "lift" and high == _LIFT:
+        ends = f"≤ {ends[0]}", f"≥ {ends[1]}"
+    return *ends, _colours(metric, phase, palette(theme))
 
 
 def python_format(metric: str, phase: str) -> str:
@@ -147,7 +151,7 @@ def _bounds(values_SE: Array, metric: str, phase: str) -> tuple[float, float]:
     """Ends of the colour scale: from 0, or even about 0 for what has a sign."""
     top = _most(np.abs(values_SE))
     if metric == "lift":
-        top = min(top, 4.0)  # one rare expert would otherwise pale all others
+        top = min(top, _LIFT)  # one rare expert would otherwise pale all others
     return (-top if phase == "difference" or metric == "lift" else 0.0), top
 
 

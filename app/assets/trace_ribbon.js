@@ -26,6 +26,11 @@
 
     const width = () => track.clientWidth || 1;
     const x = (pos) => (pos / view.count) * width();
+    // To whole device pixels: edges between would blend and show as stripes.
+    const snap = (left) => {
+      const ratio = window.devicePixelRatio || 1;
+      return Math.round(left * ratio) / ratio;
+    };
 
     function draw() {
       const w = width();
@@ -33,7 +38,7 @@
       c.clearRect(0, 0, w, PROFILE + BAND + 2);
       const { paint, data } = view;
       if (paint && paint.kind === "ramp") drawRamp(c, w, paint);
-      else if (paint) drawBands(c, w, paint);
+      else if (paint) drawBands(c, paint);
       for (let i = 0; i < view.count; i++) {
         let to = i;
         while (to + 1 < view.count && data.phase[to + 1] === data.phase[i]) to++;
@@ -63,7 +68,9 @@
         const bar = (bin, alpha) => {
           const height = Math.max(1, (bin / (rl.colors.BINS - 1)) * PROFILE);
           c.globalAlpha = bin ? alpha : 0.25;
-          c.fillRect(column * step, PROFILE - height, Math.max(1, step - (step > 3 ? 1 : 0)), height);
+          const left = snap(column * step);
+          const right = snap((column + 1) * step);
+          c.fillRect(left, PROFILE - height, right - left - (step > 3 ? 1 : 0), height);
         };
         if (to - from > 1) bar(most, to - from > 3 ? 0.25 : 0.5);
         bar(sum / (to - from), 0.9);
@@ -71,8 +78,7 @@
       c.globalAlpha = 1;
     }
 
-    function drawBands(c, w, paint) {
-      const step = w / view.count;
+    function drawBands(c, paint) {
       for (let i = 0; i < view.count; i++) {
         const off = paint.palette[paint.bins[i]] === "transparent";
         if (off) continue;
@@ -80,7 +86,7 @@
           paint.kind === "expert"
             ? rl.colors.expertLine(paint.bins[i], boot)
             : rl.colors.phaseLine(paint.bins[i]);
-        c.fillRect(x(i), 0, Math.max(1, step), PROFILE);
+        c.fillRect(snap(x(i)), 0, snap(x(i + 1)) - snap(x(i)), PROFILE);
       }
     }
 
@@ -103,14 +109,16 @@
       const c = rl.context(experts, w, rows * rowHeight);
       const columns = map.expert.length / rows;
       const step = (w * map.stride) / view.count;
+      const gap = rowHeight > 3 ? 1 : 0;
       const fills = Array.from({ length: boot.experts }, (_, e) =>
         view.only !== null && view.only !== e ? "transparent"
           : loud ? rl.colors.expertLine(e, boot) : rl.colors.expertFill(e, boot),
       );
       for (let s = 0; s < rows; s++) {
         for (let column = 0; column < columns; column++) {
+          const left = snap(column * step);
           c.fillStyle = fills[map.expert[s * columns + column]];
-          c.fillRect(column * step, s * rowHeight, step + 0.5, rowHeight - (rowHeight > 3 ? 1 : 0));
+          c.fillRect(left, s * rowHeight, snap((column + 1) * step) - left, rowHeight - gap);
         }
       }
       mark();
