@@ -148,11 +148,17 @@ def _form(metric: str, phase: str) -> str:
 
 
 def _bounds(values_SE: Array, metric: str, phase: str) -> tuple[float, float]:
-    """Ends of the colour scale: from 0, or even about 0 for what has a sign."""
+    """Ends of the colour scale: even about 0 for what has a sign, else from 0 or nearer the least.
+
+    A balanced router gives every expert about the same share; from 0 they would all look alike.
+    """
     top = _most(np.abs(values_SE))
     if metric == "lift":
         top = min(top, _LIFT)  # one rare expert would otherwise pale all others
-    return (-top if phase == "difference" or metric == "lift" else 0.0), top
+    if phase == "difference" or metric == "lift":
+        return -top, top
+    least = float(np.nanmin(values_SE, initial=top))
+    return (0.9 * least if least > top / 4 else 0.0), top
 
 
 def _colours(metric: str, phase: str, colours: Palette) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def layout(store: Store) -> Component:
             ),
             html.Div(_runs(store), id="runs"),
             html.Div(_empty(store, totals), id="empty", className="empty"),
-            _grid_section(totals),
+            _grid_section(store, totals),
             dcc.Store(id="heartbeat", data=version),
             dcc.Store(id="commits"),
         ],
@@ -178,7 +178,7 @@ def _run_row(run: Row) -> Component:
     )
 
 
-def _grid_section(totals: Row) -> Component:
+def _grid_section(store: Store, totals: Row) -> Component:
     verdicts = [
         {"value": "all", "label": "All"},
         {"value": "correct", "label": "Correct"},
@@ -203,11 +203,14 @@ def _grid_section(totals: Row) -> Component:
         className="section-bar",
     )
     return html.Section(
-        [bar, _grid()], id="grid", className="section grow", hidden=not totals["traces"]
+        [bar, _grid(queries.grid_tops(store))],
+        id="grid",
+        className="section grow",
+        hidden=not totals["traces"],
     )
 
 
-def _grid() -> Component:
+def _grid(tops: Row) -> Component:
     def column(field: str, name: str, kind: str, **more: Any) -> Row:
         filters = {"number": "agNumberColumnFilter", "text": "agTextColumnFilter", "": False}
         return {"field": field, "headerName": name, "filter": filters[kind], **more}
@@ -215,9 +218,9 @@ def _grid() -> Component:
     columns = [
         column("trace_id", "#", "number", width=76, cellRenderer="TraceLink"),
         column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
-        column("prompt", "Prompt", "text", flex=3, minWidth=180, cellClass="strong"),
-        column("answer", "Answer", "text", flex=2, minWidth=120, cellClass="mono"),
-        column("task", "Task", "text", width=110, cellClass="dim"),
+        column("prompt", "Prompt", "text", flex=5, minWidth=200, cellClass="strong"),
+        column("answer", "Answer", "text", flex=3, minWidth=130, cellClass="mono"),
+        column("task", "Task", "text", width=104, cellClass="dim"),
         column(
             "tokens",
             "Tokens",
@@ -232,7 +235,7 @@ def _grid() -> Component:
             "number",
             width=120,
             cellRenderer="Meter",
-            cellRendererParams={"top": 400, "digits": 0},
+            cellRendererParams={"top": tops["n_think"], "digits": 0},
         ),
         column(
             "entropy",
@@ -240,11 +243,19 @@ def _grid() -> Component:
             "number",
             width=120,
             cellRenderer="Meter",
-            cellRendererParams={"top": 1.0, "digits": 3},
+            cellRendererParams={"top": tops["entropy"], "digits": 3},
             headerTooltip="mean over generated tokens, nats",
         ),
         column("finish_reason", "Finish", "text", width=88, cellRenderer="Tag"),
-        column("run_id", "Run", "text", width=190, cellClass="dim mono"),
+        column(
+            "run_id",
+            "Run",
+            "text",
+            width=96,
+            cellClass="dim mono",
+            tooltipField="run_id",
+            valueFormatter={"function": "params.value ? params.value.slice(-6) : ''"},
+        ),
     ]
     return dag.AgGrid(
         id="traces",

@@ -89,10 +89,18 @@ def runs(store: Store) -> list[dict[str, Any]]:
     return rows(store, query)
 
 
-def task_names(store: Store) -> list[str]:
-    """The tasks that occur, by name."""
-    query = "select distinct task from traces where task is not null order by task"
-    return [row["task"] for row in rows(store, query)]
+# Mean entropy of each trace over what the model wrote.
+_BY_TRACE = """
+    select trace_id, avg(entropy) filter (phase <> 'prompt') as entropy
+    from tokens group by trace_id"""
+
+
+def grid_tops(store: Store) -> dict[str, Any]:
+    """The largest values of the grid's columns that are drawn as bars; None without traces."""
+    query = f"""
+        select (select max(n_think) from traces) as n_think,
+               (select max(entropy) from ({_BY_TRACE})) as entropy"""
+    return rows(store, query)[0]
 
 
 def traces_page(
@@ -109,9 +117,7 @@ def traces_page(
         end: Row after the last.
     """
     query = f"""
-        with by_trace as (
-            select trace_id, avg(entropy) filter (phase <> 'prompt') as entropy
-            from tokens group by trace_id),
+        with by_trace as ({_BY_TRACE}),
         grid as (
             select trace_id, run_id, task, prompt, answer, correct, n_think, finish_reason,
                    n_prompt + n_think + n_answer as tokens, by_trace.entropy

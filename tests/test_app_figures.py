@@ -85,8 +85,10 @@ def test_heatmap_holds_the_metric(metric, phase, theme):
     values = np.where(np.isfinite(values), values, np.nan)
     np.testing.assert_allclose(array(heatmap.z), values, rtol=1e-6)
     assert heatmap.customdata is None
-    signed = metric == "lift" or phase == "difference"
-    assert heatmap.zmin == (-heatmap.zmax if signed else 0)
+    if metric == "lift" or phase == "difference":
+        assert heatmap.zmin == -heatmap.zmax
+    else:
+        assert 0 <= heatmap.zmin <= np.nanmin(values)
     assert list(heatmap.y) == [2, 3, 4]
     n_SE = counts.count_SE(phase)
     np.testing.assert_allclose(array(load.y).sum(), 4, rtol=1e-6)

@@ -73,7 +73,9 @@
   };
 
   rl.number = (value, digits) =>
-    Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : value > 0 ? "∞" : "–";
+    Number.isFinite(value)
+      ? value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−")
+      : value > 0 ? "∞" : "–";
   rl.percent = (value) =>
     !Number.isFinite(value) ? "–" : (100 * value).toFixed(value >= 0.0995 ? 0 : 1) + "%";
 

@@ -3,8 +3,8 @@
 (function () {
   const rl = (window.ringlens = window.ringlens || {});
   const METRICS = [
-    { id: "entropy", label: "Entropy", unit: "nats", says: "how open the choice of this token was" },
-    { id: "logprob", label: "Surprise", unit: "nats", says: "−logprob of the token" },
+    { id: "entropy", label: "Entropy", unit: "nats", says: "how open the choice of a token was; the prompt was not chosen and stays plain" },
+    { id: "logprob", label: "Surprise", unit: "nats", says: "−logprob of a token; the prompt was not chosen and stays plain" },
     { id: "margin", label: "Margin", unit: "", says: "mean router margin; coloured where contested" },
     { id: "expert", label: "Expert", unit: "", says: "heaviest expert of one layer" },
     { id: "phase", label: "Phase", unit: "", says: "prompt, think, answer" },
@@ -29,8 +29,8 @@
 
   // How each metric becomes bins, a palette and a legend; null until its data are there.
   const PAINT = {
-    entropy: (v) => ramp(v, v.data.entropy, quantile(v.data.entropy, 0.99), (x, top) => x / top),
-    logprob: (v) => ramp(v, v.data.surprise, quantile(v.data.surprise, 0.99), (x, top) => x / top),
+    entropy: (v) => drawn(v, v.data.entropy),
+    logprob: (v) => drawn(v, v.data.surprise),
     margin: (v) =>
       v.data.margin &&
       ramp(v, v.data.margin, quantile(v.data.margin, 0.5), (x, top) => 1 - x / top, true),
@@ -43,6 +43,11 @@
       return { bins: layer.expert, values: layer.share, palette, kind: "expert" };
     },
     phase: (v) => ({ bins: v.data.phase, palette: rl.colors.phases(), kind: "phase" }),
+  };
+  // What the model chose: the prompt it did not, so it stays plain and has no say in the scale.
+  const drawn = (v, values) => {
+    const own = values.map((x, i) => (v.data.phase[i] ? x : NaN));
+    return ramp(v, own, Math.max(0.05, quantile(own, 0.99)), (x, top) => x / top);
   };
   const ramp = (v, values, top, position, reversed) => ({
     bins: binned(values, (x) => position(x, top || 1)),

@@ -3,10 +3,10 @@
   const rl = (window.ringlens = window.ringlens || {});
   const PHASES = ["prompt", "think", "answer"];
   const HEADS = [
-    { id: "entropy", label: "Entropy", top: (block, pos) => Math.log(pos + 1) || 1 },
-    { id: "first_weight", label: "On first token", top: () => 1 },
-    { id: "previous_weight", label: "On previous token", top: () => 1 },
-    { id: "output_norm", label: "Output norm", top: (block) => block.norm },
+    { id: "entropy", label: "Entropy", unit: " nats" },
+    { id: "first_weight", label: "On first token", unit: "" },
+    { id: "previous_weight", label: "On previous token", unit: "" },
+    { id: "output_norm", label: "Output norm", unit: "" },
   ];
 
   // Blocks of records around a token, fetched once and kept.
@@ -49,7 +49,6 @@
   function decodeHeads(body) {
     const block = { start: body.start, tokens: body.tokens, layers: body.layers };
     for (const { id } of HEADS) block[id] = rl.decode(body[id], "f4");
-    block.norm = block.output_norm.reduce((a, b) => Math.max(a, b), 0) || 1;
     return block;
   }
 
@@ -273,9 +272,12 @@
       const canvas = rl.el("canvas", "", null, { role: "img", "aria-label": `${kind.label} by layer and head` });
       const layers = block.layers.length;
       const H = boot.heads;
-      const top = kind.top(block, pos);
       const value = (s, h) => block[kind.id][(s * block.tokens + pos - block.start) * H + h];
-      rl.add(figure, rl.el("figcaption", "", kind.label), canvas);
+      let top = 1e-6; // the scale ends at this token's largest value, which the caption names
+      for (let s = 0; s < layers; s++) for (let h = 0; h < H; h++) top = Math.max(top, value(s, h));
+      const caption = rl.add(rl.el("figcaption", "", kind.label),
+        rl.el("span", "dim", `0 – ${rl.number(top, top < 10 ? 2 : 0)}${kind.unit}`));
+      rl.add(figure, caption, canvas);
       requestAnimationFrame(() => {
         const width = canvas.clientWidth || 180;
         const rowHeight = Math.max(2, Math.min(11, Math.floor(180 / layers)));
