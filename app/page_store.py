@@ -216,7 +216,7 @@ def _grid(tops: Row) -> Component:
         return {"field": field, "headerName": name, "filter": filters[kind], **more}
 
     columns = [
-        column("trace_id", "#", "number", width=76, cellRenderer="TraceLink"),
+        column("trace_id", "#", "number", width=68, cellRenderer="TraceLink"),
         column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
         column("prompt", "Prompt", "text", flex=5, minWidth=200, cellClass="strong"),
         column("answer", "Answer", "text", flex=3, minWidth=130, cellClass="mono"),

@@ -85,7 +85,7 @@
         block.lines++;
       }
       for (const each of blocks) {
-        each.node.style.containIntrinsicSize = `auto ${Math.max(each.lines * 25, (each.to - each.from) * 2)}px`;
+        each.node.style.containIntrinsicSize = `auto ${Math.round(Math.max(each.lines * 25, (each.to - each.from) * 1.2))}px`;
       }
       node.appendChild(all);
       document.body.querySelectorAll(".tip").forEach((old) => old.remove());
