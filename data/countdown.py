@@ -28,17 +28,15 @@ LARGEST = 999
 NUMBERS = range(1, 21)
 TARGETS = range(10, 101)
 SIZES = (3, 4)
-TRAINING_SIZES = (3, 4, 4, 4)
+TRAINING_SIZES = (3, 4, 4, 4, 4, 4)
 HELDOUT_SHARE = 40
 """One problem in so many is held out."""
 
 # How many dead ends a trace walks into, as weights of 0, 1, 2, … of them.
-DEAD_LEAVES_OF_THREE = (35, 18, 13, 10, 8, 6, 4, 3, 2, 1)
-DEAD_BRANCHES = (36, 26, 17, 12, 9)
-DEAD_LEAVES_IN_DEAD_BRANCH = (0, 50, 30, 20)
-DEAD_LEAVES_IN_LAST_BRANCH = (50, 26, 15, 9)
-MOST_TRIES = 8
-"""After so many tries a trace of four numbers turns to the branch that leads on."""
+DEAD_LEAVES_OF_THREE = (30, 15, 11, 9, 8, 7, 6, 5, 4, 3, 2, 1)
+DEAD_BRANCHES = (38, 24, 15, 10, 7, 4, 2)
+DEAD_LEAVES_IN_DEAD_BRANCH = (0, 45, 35, 20)
+DEAD_LEAVES_IN_LAST_BRANCH = (46, 26, 18, 10)
 
 
 class Move(NamedTuple):
@@ -193,6 +191,8 @@ def sample(rng: random.Random, size: int) -> tuple[State, int, list[Move]]:
 def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> Trace:
     """Tell a search that walks into a random number of dead ends, then takes ``path``.
 
+    The first move is a hunch; after a dead end comes the next move of a fixed order.
+
     Args:
         rng: Source of the dead ends and of the order of numbers in the prompt.
         numbers: The given numbers in descending order.
@@ -203,17 +203,14 @@ def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> 
     story.lines.append(f"I need {target} from {_listed(numbers)}, two numbers at a time.")
     state = numbers
     if len(numbers) == 4:
-        for move, left in _dead_options(rng, state, target, DEAD_BRANCHES):
+        for move, left in _run_up(rng, state, target, path[0], DEAD_BRANCHES):
             story.try_branch(move, left, led_on=False)
-            story.try_dead_leaves(rng, left, DEAD_LEAVES_IN_DEAD_BRANCH)
+            story.try_dead_leaves(_stretch(rng, left, DEAD_LEAVES_IN_DEAD_BRANCH), left)
             story.lines[-1] = _back_to(state)  # the branch is given up, not only its last leaf
-            if len(story.led_on) >= MOST_TRIES:
-                break
         state = _after(state, path[0])
         story.try_branch(path[0], state, led_on=True)
-    story.try_dead_leaves(
-        rng, state, DEAD_LEAVES_OF_THREE if len(numbers) == 3 else DEAD_LEAVES_IN_LAST_BRANCH
-    )
+    weights = DEAD_LEAVES_OF_THREE if len(numbers) == 3 else DEAD_LEAVES_IN_LAST_BRANCH
+    story.try_dead_leaves(_run_up(rng, state, target, path[-2], weights), state)
     story.try_leaf(path[-2], _after(state, path[-2]), led_on=True)
     story.lines.append(f"Check: {', '.join(map(str, path))}.")
     return Trace(
@@ -324,26 +321,38 @@ class _Story:
         verdict = "there" if self.target in found else "not there"
         self.lines[-1] += f" They give {_listed(found)}: {self.target} is {verdict}."
 
-    def try_dead_leaves(self, rng: random.Random, state: State, weights: tuple[int, ...]) -> None:
-        for move, left in _dead_options(rng, state, self.target, weights):
+    def try_dead_leaves(self, leaves: list[tuple[Move, State]], state: State) -> None:
+        for move, left in leaves:
             self.try_leaf(move, left, led_on=False)
             self.lines.append(_back_to(state))
 
 
-def _dead_options(
-    rng: random.Random, state: State, target: int, weights: tuple[int, ...]
+def _run_up(
+    rng: random.Random, state: State, target: int, goal: Move, weights: tuple[int, ...]
 ) -> list[tuple[Move, State]]:
-    """Moves that cannot lead on, in random order, as many as ``weights`` draws."""
-    wanted = rng.choices(range(len(weights)), weights)[0]
+    """The moves that stand before ``goal`` in the cycle of all moves, dead ends only.
+
+    A search that starts anywhere and then takes one move after the other in a fixed order never
+    tries a move twice, and misses none.
+    """
+    order = options(state)
+    at = [move for move, _ in order].index(goal)
     found: list[tuple[Move, State]] = []
-    if not wanted:
-        return found
-    candidates = options(state)
-    rng.shuffle(candidates)
-    for move, left in candidates:
-        if is_solvable(left, target):
-            continue
-        found.append((move, left))
-        if len(found) == wanted:
+    for step in range(1, min(_draw(rng, weights), len(order) - 1) + 1):
+        if is_solvable(order[at - step][1], target):
             break
-    return found
+        found.append(order[at - step])
+    return found[::-1]
+
+
+def _stretch(
+    rng: random.Random, state: State, weights: tuple[int, ...]
+) -> list[tuple[Move, State]]:
+    """Moves one after the other in the cycle of all moves, from anywhere."""
+    order = options(state)
+    start = rng.randrange(len(order))
+    return [order[(start + i) % len(order)] for i in range(min(_draw(rng, weights), len(order)))]
+
+
+def _draw(rng: random.Random, weights: tuple[int, ...]) -> int:
+    return rng.choices(range(len(weights)), weights)[0]

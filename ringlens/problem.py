@@ -147,8 +147,8 @@ def _verify_countdown(problem: Problem, answer: str) -> bool:
     parsed = countdown.parse_prompt(problem.prompt) or _solved(problem.answer)
     if parsed is None:
         raise ProblemError(
-            f"problem {problem.id!r}: neither fields nor prompt nor expected answer say which numbers "
-            f"make which target ({problem.prompt[:80]!r}). Give fields numbers and target."
+            f"problem {problem.id!r}: neither fields nor prompt nor expected answer say which "
+            f"numbers make which target ({problem.prompt[:80]!r}). Give fields numbers and target."
         )
     return countdown.verify(*parsed, answer)
 
