@@ -33,10 +33,12 @@ HELDOUT_SHARE = 40
 """One problem in so many is held out."""
 
 # How many dead ends a trace walks into, as weights of 0, 1, 2, … of them.
-DEAD_LEAVES_OF_THREE = (30, 15, 11, 9, 8, 7, 6, 5, 4, 3, 2, 1)
-DEAD_BRANCHES = (38, 24, 15, 10, 7, 4, 2)
-DEAD_LEAVES_IN_DEAD_BRANCH = (0, 45, 35, 20)
-DEAD_LEAVES_IN_LAST_BRANCH = (46, 26, 18, 10)
+DEAD_LEAVES_OF_THREE = (34, 18, 13, 10, 8, 6, 4, 3, 2, 1, 1)
+DEAD_BRANCHES = (34, 18, 13, 10, 8, 6, 5, 4, 2)
+DEAD_LEAVES_IN_DEAD_BRANCH = (0, 88, 9, 3)
+DEAD_LEAVES_IN_LAST_BRANCH = (84, 12, 4)
+MOST_DEAD_LEAVES = 8
+"""Of four numbers, so that traces stay under 700 tokens."""
 
 
 class Move(NamedTuple):
@@ -191,7 +193,10 @@ def sample(rng: random.Random, size: int) -> tuple[State, int, list[Move]]:
 def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> Trace:
     """Tell a search that walks into a random number of dead ends, then takes ``path``.
 
-    The first move is a hunch; after a dead end comes the next move of a fixed order.
+    The moves of a state have a fixed order, which is taken as a ring. The first try is a hunch,
+    each later one the next in the ring that seems to lead on. So no move is tried twice, and what
+    to try next depends on nothing but the last try. A branch is left after a leaf or few, even
+    where another leaf would have led on.
 
     Args:
         rng: Source of the dead ends and of the order of numbers in the prompt.
@@ -201,17 +206,23 @@ def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> 
     """
     story = _Story(target)
     story.lines.append(f"I need {target} from {_listed(numbers)}, two numbers at a time.")
-    state = numbers
-    if len(numbers) == 4:
-        for move, left in _run_up(rng, state, target, path[0], DEAD_BRANCHES):
-            story.try_branch(move, left, led_on=False)
-            story.try_dead_leaves(_stretch(rng, left, DEAD_LEAVES_IN_DEAD_BRANCH), left)
-            story.lines[-1] = _back_to(state)  # the branch is given up, not only its last leaf
-        state = _after(state, path[0])
-        story.try_branch(path[0], state, led_on=True)
+    last = _after(numbers, path[0]) if len(numbers) == 4 else numbers
     weights = DEAD_LEAVES_OF_THREE if len(numbers) == 3 else DEAD_LEAVES_IN_LAST_BRANCH
-    story.try_dead_leaves(_run_up(rng, state, target, path[-2], weights), state)
-    story.try_leaf(path[-2], _after(state, path[-2]), led_on=True)
+    dead_leaves = _tries_before(rng, last, target, path[-2], weights)
+    if len(numbers) == 4:
+        branches = [
+            (move, left, _tries_before(rng, left, target, None, DEAD_LEAVES_IN_DEAD_BRANCH))
+            for move, left in _tries_before(rng, numbers, target, path[0], DEAD_BRANCHES)
+        ]
+        while sum(len(leaves) for *_, leaves in branches) + len(dead_leaves) > MOST_DEAD_LEAVES:
+            branches.pop(0)
+        for move, left, leaves in branches:
+            story.try_branch(move, left, led_on=False)
+            story.try_dead_leaves(leaves, left)
+            story.lines[-1] = _back_to(numbers)  # the branch is given up, not only its last leaf
+        story.try_branch(path[0], last, led_on=True)
+    story.try_dead_leaves(dead_leaves, last)
+    story.try_leaf(path[-2], _after(last, path[-2]), led_on=True)
     story.lines.append(f"Check: {', '.join(map(str, path))}.")
     return Trace(
         numbers=tuple(rng.sample(numbers, len(numbers))),
@@ -327,32 +338,36 @@ class _Story:
             self.lines.append(_back_to(state))
 
 
-def _run_up(
-    rng: random.Random, state: State, target: int, goal: Move, weights: tuple[int, ...]
+def _tries_before(
+    rng: random.Random, state: State, target: int, goal: Move | None, weights: tuple[int, ...]
 ) -> list[tuple[Move, State]]:
-    """The moves that stand before ``goal`` in the cycle of all moves, dead ends only.
+    """Tries that fail before ``goal``, in the order of the ring: as many as ``weights`` draws.
 
-    A search that starts anywhere and then takes one move after the other in a fixed order never
-    tries a move twice, and misses none.
+    Between the last of them and the goal no move leads on, so that the goal is the next that does.
+    Without a goal: any tries that fail.
     """
+    wanted = rng.choices(range(len(weights)), weights)[0]
     order = options(state)
-    at = [move for move, _ in order].index(goal)
-    found: list[tuple[Move, State]] = []
-    for step in range(1, min(_draw(rng, weights), len(order) - 1) + 1):
-        if is_solvable(order[at - step][1], target):
-            break
-        found.append(order[at - step])
-    return found[::-1]
+    at = [move for move, _ in order].index(goal) if goal else rng.randrange(len(order))
+    ring = order[at + 1 :] + order[:at]
+    if goal is None:
+        ring.append(order[at])
+    failing = [i for i, option in enumerate(ring) if _may_fail(option[1], target)]
+    leading = [i for i, option in enumerate(ring) if is_solvable(option[1], target)]
+    latest = [i for i in failing if goal is None or not leading or i >= leading[-1]]
+    if not wanted or not latest:
+        return []
+    end = rng.choice(latest)
+    earlier = [i for i in failing if i < end]
+    chosen = sorted(rng.sample(earlier, min(wanted - 1, len(earlier))))
+    return [ring[i] for i in (*chosen, end)]
 
 
-def _stretch(
-    rng: random.Random, state: State, weights: tuple[int, ...]
-) -> list[tuple[Move, State]]:
-    """Moves one after the other in the cycle of all moves, from anywhere."""
-    order = options(state)
-    start = rng.randrange(len(order))
-    return [order[(start + i) % len(order)] for i in range(min(_draw(rng, weights), len(order)))]
-
-
-def _draw(rng: random.Random, weights: tuple[int, ...]) -> int:
-    return rng.choices(range(len(weights)), weights)[0]
+def _may_fail(state: State, target: int) -> bool:
+    """Whether a trace may try a state and miss the target: by nature, or by a wrong leaf."""
+    if len(state) == 2:
+        return target not in results(*state)
+    if not is_solvable(state, target):
+        return True
+    misses = any(target not in results(*left) for _, left in options(state))
+    return misses and not is_heldout(state, target)

@@ -16,17 +16,22 @@ from ringlens.data import countdown, path
 SPLITS = ("heldout", "train")
 BUNDLED = 200
 """Problems of each size in a bundled file."""
+PATIENCE = 100_000
+"""After so many draws without a new problem there are no more."""
 
 
 def draw(split: str, size: int) -> Iterator[dict[str, Any]]:
-    """Distinct problems of one split and size as lines of a problem file; never ends for four."""
+    """Distinct problems of one split and size, as lines of a problem file, while there are any."""
     rng = random.Random(f"{countdown.TASK} {split} {size}")
     seen: set[tuple[countdown.State, int]] = set()
-    while True:
+    misses = 0
+    while misses < PATIENCE:
         numbers, target, moves = countdown.sample(rng, size)
         wanted = countdown.is_heldout(numbers, target) == (split == "heldout")
         if not wanted or (numbers, target) in seen:
+            misses += 1
             continue
+        misses = 0
         seen.add((numbers, target))
         shuffled = tuple(rng.sample(numbers, size))
         yield {

@@ -1,6 +1,7 @@
 """Train ring-nano from scratch on one GPU, in minutes.
 
     python -m ringlens.data.train --out DIR
+    python -m ringlens.data.train --out BETTER --init DIR --learning-rate 0.0012 --seed 2
 
 Shape letters: B traces of a batch, T tokens of its longest, P positions that a loss is taken at,
 N = B·T, E experts, k experts a token, L sparse layers.
@@ -49,6 +50,7 @@ class Recipe:
         weight_decay: Of matrices; vectors have none.
         bias_step: Step of the expert bias (sign rule); it falls to 0 over the last third.
         seed: Of the weights and of the corpus.
+        init: Folder of a model to go on from; empty to start from scratch.
         workers: Processes that draw traces.
     """
 
@@ -60,7 +62,8 @@ class Recipe:
     weight_decay: float = 0.1
     bias_step: float = 1e-3
     seed: int = 1
-    workers: int = min(8, os.cpu_count() or 1)
+    init: str = ""
+    workers: int = min(10, os.cpu_count() or 1)
 
 
 def ring_nano(tok: Any) -> BailingMoeV2Config:
@@ -193,18 +196,19 @@ def loss_of(model: BailingMoeV2ForCausalLM, batch: corpus.Batch, device: str) ->
 def train(
     config: BailingMoeV2Config, recipe: Recipe, device: str
 ) -> tuple[BailingMoeV2ForCausalLM, list[dict[str, float]]]:
-    """Train a model from scratch.
+    """Train a model from scratch, or go on with one.
 
     Returns:
         The model (bfloat16, expert biases float32) and a log: one row every ``LOG_EVERY`` steps.
     """
     torch.manual_seed(recipe.seed)
     shards = corpus.shards(recipe.seed, recipe.workers)
-    model = BailingMoeV2ForCausalLM(config).to(device).train()
+    if recipe.init:
+        model = BailingMoeV2ForCausalLM.from_pretrained(recipe.init, dtype=torch.float32)
+    else:
+        model = BailingMoeV2ForCausalLM(config)
+    model = model.to(device).train()
     weights, balancer = MasterWeights(model, recipe), LoadBalancer(model)
-    if device == "cuda":
-        for layer in model.model.layers:
-            layer.compile(dynamic=True)  # two compilations: the dense layer, and all sparse ones
     rng = np.random.default_rng(recipe.seed)
     batches = (
         batch

@@ -2,7 +2,7 @@
 
 import random
 import re
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
@@ -61,13 +61,46 @@ def test_states_follow_from_moves_and_ways_back_lead_to_states_seen():
                 assert len(state) > 2
 
 
-def test_moves_that_lead_on_are_told_from_dead_ends():
+def told(trace):
+    """Every try of a trace: (state before it, state it leaves, whether it led on)."""
+    state, led_on = tuple(sorted(trace.numbers, reverse=True)), iter(trace.led_on)
+    for line in trace.thinking.splitlines():
+        if tried := re.match(r"Let me try .*? = \d+, leaving ([\d, ]+)\.", line):
+            left = tuple(map(int, tried[1].split(", ")))
+            yield state, left, next(led_on)
+            state = left
+        elif back := re.match(r"Wait, that is a dead end\. Back to ([\d, ]+)\.", line):
+            state = tuple(map(int, back[1].split(", ")))
+
+
+def test_moves_that_lead_on_stand_last_and_reach_the_target():
     for trace in TRACES:
-        tries = re.findall(r"Let me try .*? = \d+, leaving ([\d, ]+)\.", trace.thinking)
-        assert len(tries) == len(trace.led_on)
-        for listed, led_on in zip(tries, trace.led_on, strict=True):
-            left = tuple(map(int, listed.split(", ")))
-            assert countdown.is_solvable(left, trace.target) == led_on
+        on = len(trace.numbers) - 2
+        flags = [led_on for _, _, led_on in told(trace)]
+        assert flags.count(True) == on
+        for _, left, led_on in told(trace):
+            if led_on:
+                assert countdown.is_solvable(left, trace.target)
+            elif len(left) == 2:
+                assert not countdown.is_solvable(left, trace.target)
+
+
+def test_tries_follow_the_ring_and_the_goal_is_the_next_that_leads_on():
+    waited = 0
+    for trace in TRACES:
+        start = tuple(sorted(trace.numbers, reverse=True))
+        order = countdown.options(start)
+        lefts = [left for state, left, _ in told(trace) if state == start]
+        if len({left for _, left in order}) < len(order):
+            continue  # two moves leave the same numbers: the text does not tell them apart
+        places = [[left for _, left in order].index(left) for left in lefts]
+        steps = [(later - first) % len(order) for first, later in pairwise(places)]
+        assert sum(steps) < len(order)  # at most once around, so nothing is tried twice
+        for place in range(1, steps[-1]) if steps else ():
+            between = order[(places[-2] + place) % len(order)][1]
+            assert not countdown.is_solvable(between, trace.target)
+            waited += 1
+    assert waited > 100
 
 
 def test_answers_verify_and_the_check_repeats_the_moves():
@@ -96,19 +129,14 @@ def test_training_never_sees_a_heldout_problem():
         (tuple(sorted(problem.fields["numbers"])), problem.fields["target"])
         for problem in problems("countdown", split="heldout")
     }
-    for trace in islice(countdown.traces(seed=3), 5000):
+    for trace in islice(countdown.traces(seed=3), 3000):
         key = (tuple(sorted(trace.numbers)), trace.target)
         assert key not in heldout
         assert not countdown.is_heldout(*key)
-        for listed, led_on in zip(
-            re.findall(r"leaving (\d+, \d+, \d+)\.", trace.thinking),
-            trace.led_on if len(trace.numbers) == 4 else (),
-            strict=False,
-        ):
-            # A state on the way to an answer is a problem of three numbers in itself.
-            state = tuple(map(int, listed.split(", ")))
-            if led_on and countdown.is_solvable(state, trace.target):
-                assert not countdown.is_heldout(state, trace.target)
+        for _, left, _ in told(trace):
+            # Three numbers left on the way are a problem in themselves.
+            if len(left) == 3 and countdown.is_solvable(left, trace.target):
+                assert not countdown.is_heldout(left, trace.target)
 
 
 def test_splits_are_disjoint_and_about_as_large_as_stated():
