@@ -28,6 +28,7 @@ from transformers import GenerationConfig
 
 from ringlens.data import corpus, tokenizer
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
+from ringlens.observe.points import gate as gate_of
 
 VOCABULARY_MULTIPLE = 64
 """The embedding is padded to a multiple of this, as Ring's own is."""
@@ -125,12 +126,13 @@ class MasterWeights:
         """Take one step with the gradients of the live parameters, and clear them."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        gradients = [copy.grad for copy in self.master]
-        torch._foreach_copy_(gradients, [parameter.grad for parameter in self.live])
+        for copy, parameter in zip(self.master, self.live, strict=True):
+            assert copy.grad is not None and parameter.grad is not None
+            copy.grad.copy_(parameter.grad)
         nn.utils.clip_grad_norm_(self.master, 1.0)
         self.optimizer.step()
-        torch._foreach_copy_(self.live, self.master)
-        for parameter in self.live:
+        for copy, parameter in zip(self.master, self.live, strict=True):
+            parameter.copy_(copy)
             parameter.grad = None
 
 
@@ -143,7 +145,7 @@ class LoadBalancer:
 
     def __init__(self, model: BailingMoeV2ForCausalLM) -> None:
         self.experts = model.config.num_experts
-        self.gates = [model.model.layers[layer].mlp.gate for layer in model.config.sparse_layers]
+        self.gates: list[Any] = [gate_of(model, layer) for layer in model.config.sparse_layers]
         for gate in self.gates:
             gate.register_forward_hook(_remember_choice)
 
@@ -213,7 +215,7 @@ def train(
     batches = (
         batch
         for shard in shards
-        for batch in corpus.batches(shard, recipe.batch_tokens, config.pad_token_id, rng)
+        for batch in corpus.batches(shard, recipe.batch_tokens, config.pad_token_id or 0, rng)
     )
     log: list[dict[str, float]] = []
     tokens, start = 0, 0.0

@@ -48,7 +48,10 @@ BASE = {
 def make_tensors(c, seed=0):
     """Random tensors of a checkpoint, by published name."""
     g = torch.Generator().manual_seed(seed)
-    hidden, dim = c["hidden_size"], c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    hidden, dim = (
+        c["hidden_size"],
+        c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
+    )
     heads = c["num_attention_heads"]
     kv = c.get("num_key_value_heads") or heads
     t = {}

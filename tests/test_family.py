@@ -115,7 +115,10 @@ BAD_CONFIGS = {
     "experts do not divide": ({**BASE, "num_experts": 10}, "n_group"),
     "groups of one": ({**BASE, "n_group": 8, "topk_group": 4}, "at least 2 experts"),
     "more groups kept than there are": ({**BASE, "topk_group": 5}, "topk_group"),
-    "more experts than the groups hold": ({**BASE, "num_experts_per_tok": 5}, "num_experts_per_tok"),
+    "more experts than the groups hold": (
+        {**BASE, "num_experts_per_tok": 5},
+        "num_experts_per_tok",
+    ),
     "softmax scores": ({**BASE, "score_function": "softmax"}, "score_function"),
     "heads do not divide": ({**BASE, "num_key_value_heads": 3}, "num_key_value_heads"),
 }
