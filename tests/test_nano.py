@@ -1,0 +1,215 @@
+"""ring-nano: tokenizer, training data, training, and the shipped model."""
+
+import json
+import subprocess
+import sys
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ringlens.data import corpus, countdown, evaluate, path, sets, tokenizer, train
+from ringlens.errors import ModelNotFoundError
+from ringlens.problem import Problem, problems
+
+NANO = path("ring-nano")
+TOKENIZER = tokenizer.build()
+TRACES = list(islice(countdown.traces(seed=21), 120))
+
+
+@given(st.text(max_size=80))
+def test_any_text_round_trips(text):
+    ids = TOKENIZER.encode(text).ids
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+
+
+def test_every_number_is_one_token_wherever_it_stands():
+    for number in range(1000):
+        alone = TOKENIZER.encode(str(number)).ids
+        assert len(alone) == 1
+        assert alone[0] in TOKENIZER.encode(f"Let me try {number} + 2, {number}.").ids
+        assert TOKENIZER.encode(f"({number}) - {number}").ids.count(alone[0]) == 2
+    assert TOKENIZER.encode("1000").tokens == ["100", "0"]
+
+
+def test_traces_are_whole_words_and_numbers():
+    bytes_alone = {token for token, index in TOKENIZER.get_vocab().items() if index < 256}
+    for trace in TRACES:
+        encoding = TOKENIZER.encode(tokenizer.render(trace.prompt, trace.completion))
+        split = [token for token in encoding.tokens if token in bytes_alone and token.isalpha()]
+        assert set(split) <= {"I", "Ċ"}
+
+
+def test_markup_is_single_tokens():
+    text = tokenizer.render("Hi", "<think>\nhm\n</think>\nyes")
+    tokens = TOKENIZER.encode(text).tokens
+    for mark in ("<role>", "</role>", "<think>", "</think>", "<|role_end|>"):
+        assert mark in tokens
+    ids = TOKENIZER.encode(text).ids
+    assert (
+        TOKENIZER.decode(ids, skip_special_tokens=True)
+        == "HUMANHiASSISTANT<think>\nhm\n</think>\nyes"
+    )
+
+
+def test_shipped_tokenizer_is_the_built_one_and_loads_with_transformers():
+    shipped = json.loads((NANO / "tokenizer.json").read_text())
+    assert shipped == json.loads(TOKENIZER.to_str())
+    tok = AutoTokenizer.from_pretrained(NANO)
+    assert (tok.eos_token, tok.pad_token, tok.padding_side) == (
+        "<|role_end|>",
+        "<|endoftext|>",
+        "left",
+    )
+    for trace in TRACES:
+        text = tokenizer.render(trace.prompt, trace.completion)
+        assert tok(text)["input_ids"] == TOKENIZER.encode(text).ids
+        chat = [{"role": "user", "content": trace.prompt}]
+        opened = tok.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        assert opened.endswith("<role>ASSISTANT</role><think>\n")
+        assert text.startswith(opened)
+        chat.append({"role": "assistant", "content": trace.completion})
+        assert tok.apply_chat_template(chat, tokenize=False) == text
+
+
+def test_corpus_learns_the_assistant_part_but_no_dead_end():
+    shard = corpus.encode(TOKENIZER, TRACES)
+    assert shard.lengths.sum() == len(shard.tokens)
+    start = 0
+    for trace, length in zip(TRACES, shard.lengths, strict=True):
+        tokens = shard.tokens[start : start + length]
+        start += length
+        ids, learnt = tokens & ~corpus.UNLEARNT, tokens < corpus.UNLEARNT
+        assert (
+            ids.tolist() == TOKENIZER.encode(tokenizer.render(trace.prompt, trace.completion)).ids
+        )
+        given = ids.tolist().index(TOKENIZER.token_to_id("<think>")) + 2
+        assert not learnt[:given].any()
+        tries = np.flatnonzero(ids == TOKENIZER.token_to_id("ĠtryĠ"))
+        assert len(tries) == len(trace.led_on)
+        assert [learnt[t + 1 : t + 4].all() for t in tries] == list(trace.led_on)
+        assert (~learnt[given:]).sum() == 3 * trace.led_on.count(False)
+
+
+def test_batches_hold_every_token_once():
+    shard = corpus.encode(TOKENIZER, TRACES)
+    learnt = int((shard.tokens < corpus.UNLEARNT).sum())
+    rows, targets = [], 0
+    for batch in corpus.batches(shard, 3000, 7, np.random.default_rng(0)):
+        B, T = batch.input_ids_BT.shape
+        assert B * T <= 3000
+        assert batch.lengths_B.max() == T
+        flat = batch.input_ids_BT.ravel()
+        assert (flat[batch.positions_P + 1] == batch.targets_P).all()
+        assert (batch.input_ids_BT[np.arange(T) >= batch.lengths_B[:, None]] == 7).all()
+        rows += [
+            row[:n].tolist() for row, n in zip(batch.input_ids_BT, batch.lengths_B, strict=True)
+        ]
+        targets += len(batch.targets_P)
+    assert targets == learnt
+    wanted = [TOKENIZER.encode(tokenizer.render(t.prompt, t.completion)).ids for t in TRACES]
+    assert sorted(rows) == sorted(wanted)
+
+
+def tiny() -> train.BailingMoeV2Config:
+    config = train.ring_nano(TOKENIZER).to_dict()
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    experts = {"num_experts": 8, "moe_intermediate_size": 16}
+    return train.BailingMoeV2Config(**{**config, **sizes, **heads, **experts})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny model, trained for a few steps and saved: (folder, log)."""
+    folder = tmp_path_factory.mktemp("tiny")
+    recipe = train.Recipe(tokens=9000, batch_tokens=1024, workers=1, warmup_steps=2)
+    before = corpus.TRACES_IN_SHARD, train.LOG_EVERY
+    train.LOG_EVERY = 1
+    try:
+        model, log = train.train(tiny(), recipe, "cpu")
+    finally:
+        corpus.TRACES_IN_SHARD, train.LOG_EVERY = before
+    train.save(folder, model, recipe, log)
+    return folder, log
+
+
+def test_training_learns_and_saves_the_published_form(trained):
+    folder, log = trained
+    assert log[-1]["loss"] < log[0]["loss"] - 0.3
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert "model.layers.1.mlp.experts.7.gate_proj.weight" in dtypes
+    bias = {name for name, dtype in dtypes.items() if dtype == torch.float32}
+    assert bias == {"model.layers.1.mlp.gate.expert_bias"}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "bailing_moe"
+    assert config["architectures"] == ["BailingMoeV2ForCausalLM"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert model.model.layers[1].mlp.gate.expert_bias.abs().max() > 0
+    assert model.generation_config.eos_token_id == TOKENIZER.token_to_id("<|role_end|>")
+
+
+def test_load_balancer_follows_the_sign_rule():
+    torch.manual_seed(0)
+    model = train.BailingMoeV2ForCausalLM(tiny())
+    balancer = train.LoadBalancer(model)
+    input_ids = torch.randint(0, 1000, (2, 30))
+    model(input_ids)
+    inside = torch.arange(60) < 50
+    gate = model.model.layers[1].mlp.gate
+    ids = gate.expert_ids[:50].flatten().tolist()
+    load = [ids.count(expert) for expert in range(8)]
+    load_LE = balancer.step(inside, 0.25)
+    assert load_LE.tolist() == [load]
+    mean = sum(load) / 8
+    wanted = [0.25 * ((mean > n) - (mean < n)) for n in load]
+    assert gate.expert_bias.tolist() == wanted
+
+
+def test_evaluation_grades_what_the_model_writes(trained):
+    folder, _ = trained
+    model, tok = evaluate.load(str(folder), "cpu")
+    asked = problems("countdown", 3)
+    results = evaluate.answer(model, tok, asked, max_new_tokens=4)
+    assert [result.problem for result in results] == asked
+    assert all(result.grade.correct is False and result.tokens <= 4 for result in results)
+    assert "0/3 right (0.0%), 3 unfinished" in evaluate.report(results)
+    with pytest.raises(ModelNotFoundError, match="nowhere"):
+        evaluate.load("nowhere", "cpu")
+
+
+def test_shipped_model_is_small_and_published_form():
+    size = sum(file.stat().st_size for file in NANO.glob("*.safetensors"))
+    assert 25e6 < size <= 30e6
+    config = json.loads((NANO / "config.json").read_text())
+    assert config["model_type"] == "bailing_moe"
+    assert config["architectures"] == ["BailingMoeV2ForCausalLM"]
+    assert config["dtype"] == "bfloat16"
+    model = AutoModelForCausalLM.from_pretrained(NANO, dtype="auto")
+    assert model.dtype == torch.bfloat16
+    for layer in model.config.sparse_layers:
+        bias = model.model.layers[layer].mlp.gate.expert_bias
+        assert bias.dtype == torch.float32
+        assert bias.std() > 1e-3
+
+
+@pytest.mark.slow
+def test_shipped_model_solves_heldout_problems():
+    model, tok = evaluate.load("ring-nano", "cpu")
+    for size, least in ((3, 0.8), (4, 0.7)):
+        asked = [Problem(**row) for row in islice(sets.draw("heldout", size), 24)]
+        results = evaluate.answer(model, tok, asked, max_new_tokens=512)
+        assert sum(result.grade.correct for result in results) >= least * len(asked)
+
+
+def test_evaluate_is_one_command():
+    command = [sys.executable, "-m", "ringlens.data.evaluate", "--n", "2", "--max-new-tokens", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert "3 numbers: " in done.stdout
+    assert "4 numbers: " in done.stdout
