@@ -13,7 +13,7 @@ from side_by_side import machine, medians
 from transformers import GenerationConfig
 
 import ringlens as rl
-from ringlens.observe.session import left_pad
+from ringlens.observe.batch import left_pad
 
 TOKENS = 96
 

@@ -1,10 +1,7 @@
-"""Shared by all tests: helpers importable by name, and quiet libraries."""
+"""Shared by all tests: quiet libraries, one thread."""
 
 import os
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

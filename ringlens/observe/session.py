@@ -1,7 +1,4 @@
-"""Sessions: generate under observation (capture), or observe finished text (replay).
-
-Shape letters: B batch, P prompt positions (left-padded), n generated tokens.
-"""
+"""Sessions: generate under observation (capture), or observe finished text (replay)."""
 
 from __future__ import annotations
 
@@ -12,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import GenerationConfig
 
 from ringlens.config import RECORDABLE, Sampling, recordable
 from ringlens.errors import ConfigError
+from ringlens.observe.batch import Observer, Text, generate, teacher_force
 from ringlens.observe.record import Finished, run_record, trace_record
-from ringlens.observe.recorder import Recorder
-from ringlens.observe.sampling import processors, trace_seed
+from ringlens.observe.sampling import trace_seed
 from ringlens.observe.text import split_prompt
 from ringlens.problem import Problem
 from ringlens.store import Store, StoreWriter
@@ -86,10 +81,10 @@ def capture(
     work = [_problem(item, index) for index, item in enumerate(problems)]
     batches = list(_batches(work, batch_size))
 
-    def run(session: _Session) -> Iterator[list[Finished]]:
+    def run(observer: Observer) -> Iterator[list[Finished]]:
         for first, batch in batches:
             seeds = [trace_seed(settings.seed, first + i) for i in range(len(batch))]
-            yield generate(session, batch, settings, seeds)
+            yield generate(observer, batch, settings, seeds)
 
     return _run(lens, store, "live", recordable(record), settings, len(work), run, on_progress)
 
@@ -123,112 +118,12 @@ def replay(
     texts = _stored_texts(source) if isinstance(source, Store) else _plain_texts(lens, source)
     batches = list(_batches(texts, batch_size))
 
-    def run(session: _Session) -> Iterator[list[Finished]]:
+    def run(observer: Observer) -> Iterator[list[Finished]]:
         for _, batch in batches:
-            yield teacher_force(session, batch)
+            yield teacher_force(observer, batch)
 
     settings = Sampling(max_new_tokens=1)
     return _run(lens, store, "replay", recordable(record), settings, len(texts), run, on_progress)
-
-
-@dataclass
-class _Session:
-    """What generating and replaying share: the model, what to record, and the token count."""
-
-    lens: Lens
-    record: tuple[str, ...]
-    on_forward: Callable[[int, int], None]
-
-    def recorder(self) -> Recorder:
-        return Recorder(self.lens.model, self.lens.router, self.record, self.on_forward)
-
-
-def generate(
-    session: _Session, batch: Sequence[Problem], settings: Sampling, seeds: list[int]
-) -> list[Finished]:
-    """Generate one batch under observation."""
-    lens = session.lens
-    prompts = [lens.encode_prompt(problem.prompt) for problem in batch]
-    ids_BP, mask_BP = left_pad(prompts, lens.pad_token_id, lens.device)
-    config = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
-        do_sample=False,
-        eos_token_id=list(lens.eos_token_ids),
-        pad_token_id=lens.pad_token_id,
-        return_dict_in_generate=True,
-    )
-    with session.recorder() as recorder, torch.inference_mode():
-        output = lens.model.generate(
-            ids_BP,
-            attention_mask=mask_BP,
-            generation_config=config,
-            logits_processor=processors(settings, seeds),
-        )
-        # The last token is drawn but never fed: one more step completes its records.
-        ones = mask_BP.new_ones(len(batch), output.sequences.shape[1] - mask_BP.shape[1])
-        mask = torch.cat((mask_BP, ones), dim=1)
-        lens.model(
-            input_ids=output.sequences[:, -1:],
-            attention_mask=mask,
-            position_ids=mask.sum(dim=1, keepdim=True) - 1,
-            past_key_values=output.past_key_values,
-        )
-    finished = []
-    for row, problem in enumerate(batch):
-        new = output.sequences[row, ids_BP.shape[1] :].tolist()
-        stop = next((i for i, token in enumerate(new) if token in lens.eos_token_ids), None)
-        kept = new if stop is None else new[: stop + 1]
-        finished.append(
-            Finished(
-                recorder=recorder,
-                row=row,
-                pad=ids_BP.shape[1] - len(prompts[row]),
-                token_ids=[*prompts[row], *kept],
-                n_prompt=len(prompts[row]),
-                finish_reason="length" if stop is None else "stop",
-                problem=problem,
-                seed=seeds[row],
-            )
-        )
-    return finished
-
-
-def teacher_force(session: _Session, batch: Sequence[_Text]) -> list[Finished]:
-    """Observe one batch of finished token sequences."""
-    lens = session.lens
-    ids_BP, mask_BP = left_pad([t.token_ids for t in batch], lens.pad_token_id, lens.device)
-    with session.recorder() as recorder, torch.inference_mode():
-        lens.model(
-            input_ids=ids_BP,
-            attention_mask=mask_BP,
-            position_ids=(mask_BP.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=1,
-        )
-    return [
-        Finished(
-            recorder=recorder,
-            row=row,
-            pad=ids_BP.shape[1] - len(text.token_ids),
-            token_ids=text.token_ids,
-            n_prompt=text.n_prompt,
-            finish_reason="replay",
-            problem=text.problem,
-            seed=0,
-            source_trace_id=text.trace_id,
-        )
-        for row, text in enumerate(batch)
-    ]
-
-
-def left_pad(
-    sequences: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask [B, P], shorter rows filled up on the left."""
-    width = max(len(sequence) for sequence in sequences)
-    ids = [[pad] * (width - len(s)) + list(s) for s in sequences]
-    mask = [[0] * (width - len(s)) + [1] * len(s) for s in sequences]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _run(
@@ -238,7 +133,7 @@ def _run(
     record: tuple[str, ...],
     settings: Sampling,
     total: int,
-    batches: Callable[[_Session], Iterator[list[Finished]]],
+    batches: Callable[[Observer], Iterator[list[Finished]]],
     on_progress: OnProgress | None,
 ) -> Store:
     """Open the store, run the batches, commit each as it finishes."""
@@ -251,10 +146,10 @@ def _run(
         if on_progress is not None:
             on_progress(progress)
 
-    session = _Session(lens, record, lambda B, T: report(tokens=progress.tokens + B * T))
+    observer = Observer(lens, record, lambda B, T: report(tokens=progress.tokens + B * T))
     with one_thread_if_tiny(lens), StoreWriter(folder) as writer:
         run_id = writer.start_run(run_record(lens, mode, record, settings))
-        for finished in batches(session):
+        for finished in batches(observer):
             writer.commit(run_id, [trace_record(lens, trace, record) for trace in finished])
             report(traces=progress.traces + len(finished), bytes_written=writer.bytes_written)
         writer.finish_run(run_id)
@@ -277,17 +172,7 @@ def one_thread_if_tiny(lens: Lens) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True)
-class _Text:
-    """Finished text to replay: its tokens, how many are prompt, and where it comes from."""
-
-    token_ids: list[int]
-    n_prompt: int
-    problem: Problem | None = None
-    trace_id: int | None = None
-
-
-def _plain_texts(lens: Lens, texts: Sequence[str]) -> list[_Text]:
+def _plain_texts(lens: Lens, texts: Sequence[str]) -> list[Text]:
     if isinstance(texts, str):
         raise ConfigError("replay takes a list of texts, or a Store; wrap the text in a list.")
     found = []
@@ -296,18 +181,18 @@ def _plain_texts(lens: Lens, texts: Sequence[str]) -> list[_Text]:
         rest = lens.encode(text[split_prompt(text) :])
         if not prompt + rest:
             raise ConfigError("an empty text cannot be replayed; leave it out.")
-        found.append(_Text(prompt + rest, len(prompt)))
+        found.append(Text(prompt + rest, len(prompt)))
     return found
 
 
-def _stored_texts(store: Store) -> list[_Text]:
+def _stored_texts(store: Store) -> list[Text]:
     rows = store.sql(
         "select t.trace_id, t.n_prompt, t.problem_id, t.task, t.prompt, t.expected, "
         "list(k.token_id order by k.pos) from traces t join tokens k using (trace_id) "
         "where t.source_trace_id is null group by all order by t.trace_id"
     ).fetchall()
     return [
-        _Text(
+        Text(
             token_ids=token_ids,
             n_prompt=n_prompt,
             problem=Problem(problem_id or "", task or "", prompt, expected),
