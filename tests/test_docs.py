@@ -58,7 +58,8 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_tree_in_the_readme_names_what_is_there():
-    tree = blocks(ROOT / "README.md", "")[-1]
+    fenced = (ROOT / "README.md").read_text().split("```")[1::2]
+    tree = next(block for block in fenced if block.startswith("\nringlens/\n"))
     for file in (ROOT / "ringlens").glob("*.py"):
         assert file.name in tree
     for folder in ("model", "observe", "store", "analysis"):

@@ -17,8 +17,9 @@ from ringlens.store.columns import matrix
 from ringlens.store.manifest import File
 from ringlens.store.store import Store
 
-# Equal scores may stand in either order; so may those that float64 rounds apart.
-TIE = 1e-12
+# The model compares scores in float32, which rounds those near 1 to 6e-8: scores that are closer
+# than this may stand in either order.
+TIE = 1e-7
 
 BATCH_VALUES = 2**22
 """Logits recomputed at a time: 32 MiB in float64."""
