@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--model", default="ring-nano", help="ring-nano or a folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=100, help="problems at a time")
-    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--max-new-tokens", type=int, default=640)
     options = parser.parse_args()
     model, tokenizer = load(options.model, options.device)
     for size in countdown.SIZES:

@@ -106,7 +106,7 @@ def demo(store: str, n: int, port: int, serve: bool) -> None:
       ringlens demo
       ringlens demo --n 8 --no-serve
     """
-    options = {"max_new_tokens": 512, "batch_size": 16}
+    options = {"max_new_tokens": 640, "batch_size": 16}
     _capture("ring-nano", {}, "countdown", n, store, options)
     _summary(store)
     _print_queries(store)
