@@ -16,7 +16,7 @@ from ringlens.observe.batch import Observer, Text, generate, teacher_force
 from ringlens.observe.record import Finished, run_record, trace_record
 from ringlens.observe.sampling import trace_seed
 from ringlens.observe.text import split_prompt
-from ringlens.problem import Problem
+from ringlens.problem import Problem, from_row
 from ringlens.store import Store, StoreWriter
 
 if TYPE_CHECKING:
@@ -188,17 +188,12 @@ def _plain_texts(lens: Lens, texts: Sequence[str]) -> list[Text]:
 def _stored_texts(store: Store) -> list[Text]:
     rows = store.sql(
         "select t.trace_id, t.n_prompt, t.problem_id, t.task, t.prompt, t.expected, "
-        "list(k.token_id order by k.pos) from traces t join tokens k using (trace_id) "
-        "where t.source_trace_id is null group by all order by t.trace_id"
-    ).fetchall()
+        "list(k.token_id order by k.pos) as token_ids from traces t join tokens k "
+        "using (trace_id) where t.source_trace_id is null group by all order by t.trace_id"
+    ).to_arrow_table()
     return [
-        Text(
-            token_ids=token_ids,
-            n_prompt=n_prompt,
-            problem=Problem(problem_id or "", task or "", prompt, expected),
-            trace_id=trace_id,
-        )
-        for trace_id, n_prompt, problem_id, task, prompt, expected, token_ids in rows
+        Text(row["token_ids"], row["n_prompt"], from_row(row), row["trace_id"])
+        for row in rows.to_pylist()
     ]
 
 
