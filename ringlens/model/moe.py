@@ -51,7 +51,10 @@ class BailingMoeV2Gate(nn.Module):
             order of transformers' routers (the published gate returns ids, weights, logits).
         """
         hidden_ND = hidden_states.reshape(-1, hidden_states.shape[-1])
-        logits_NE = F.linear(hidden_ND.float(), self.weight.float())
+        return self.route(F.linear(hidden_ND.float(), self.weight.float()))
+
+    def route(self, logits_NE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`forward` returns where these [N, E] are the logits."""
         affinity_NE = logits_NE.sigmoid()
         ids_Nk = self.select(affinity_NE + self.expert_bias.float())
         weights_Nk = affinity_NE.gather(1, ids_Nk)
