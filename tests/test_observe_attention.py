@@ -103,6 +103,7 @@ def test_an_unknown_mask_is_refused():
 def test_memory_stays_linear():
     """Blocks hold at most MAX_SCORES scores, however long the sequence."""
     query, key = torch.zeros(1, 2, 64, 4), torch.zeros(1, 1, 64, 4)
+    seen = torch.ones(1, 1, 64, 64, dtype=torch.bool)
     sizes = []
     original, saved = attention._statistics, attention.MAX_SCORES
     attention.MAX_SCORES = 1024
@@ -110,7 +111,7 @@ def test_memory_stays_linear():
         sizes.append(scores.numel()) or original(scores, seen)
     )
     try:
-        head_statistics(query, key, None, 1.0)
+        head_statistics(query, key, seen, 1.0)
     finally:
         attention.MAX_SCORES, attention._statistics = saved, original
     assert max(sizes) <= 1024

@@ -1,7 +1,7 @@
-"""Head statistics in blocks of queries: exact, for any kernel and mask, without an n × n matrix.
+"""Head statistics in memory linear in the text: entropy, log-sum-exp, weights on chosen keys.
 
-For a query q and visible keys k_j: scores x_j = q·k_j·scaling, log p_j = x_j − log Σ_i exp x_i,
-entropy = −Σ_j p_j log p_j.
+For a query q and visible keys k_j: scores x_j = q·k_j·scaling, L = log Σ_j exp x_j, weights
+p_j = exp(x_j − L), entropy = −Σ_j p_j log p_j = L − Σ_j p_j x_j = L − q·(Σ_j p_j k_j)·scaling.
 
 Shape letters: B batch, H heads, G kv heads, r = H / G, T queries, t queries of a block, S keys,
 C head dimension.
@@ -9,53 +9,175 @@ C head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from ringlens.errors import ObservationError
+from ringlens.observe.attention_flash import flash_statistics, has_flash
 
-# Scores held at a time: 2**25 float32 are 128 MiB.
+log = logging.getLogger(__name__)
+
+# Scores held at a time where no fused kernel knows the mask: 2**25 float32 are 128 MiB.
 MAX_SCORES = 2**25
 
-Mask = Tensor | BlockMask | None
+
+@dataclass(frozen=True)
+class Causal:
+    """Which keys are seen: query t of T sees the keys first_B[b] … S − T + t.
+
+    Attributes:
+        first_B: First key of each row that is no padding, integer [B]; None: key 0 in all.
+    """
+
+    first_B: Tensor | None = None
+
+
+Mask = Causal | Tensor | BlockMask | None
 
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """What the heads of one layer did, [B, T, H] float32; NaN in padded rows."""
+    """What the heads of one layer did, [B, T, H] float32; NaN in padded rows.
+
+    Attributes:
+        entropy: Entropy of the weights, nats.
+        first_weight: Weight on the first visible key.
+        previous_weight: Weight on the key before the query's own, 0 where there is none.
+        logsumexp: log Σ exp of the scores, nats.
+    """
 
     entropy: Tensor
     first_weight: Tensor
     previous_weight: Tensor
+    logsumexp: Tensor
 
 
-def visible_keys(mask: Mask, queries: slice, T: int, S: int, device: torch.device) -> Tensor | None:
-    """Which keys the queries of a block see, whatever the kernel's kind of mask.
+def head_statistics(
+    query_BHTC: Tensor, key_BGSC: Tensor, mask: Mask, scaling: float
+) -> HeadStatistics:
+    """Entropy, log-sum-exp and the weights on the first and the previous token, per query and head.
 
-    Returns:
-        bool [B or 1, 1, t, S]; None where every query sees every key.
+    Args:
+        query_BHTC: Queries as the kernel gets them.
+        key_BGSC: Keys as the kernel gets them, cached ones included; G divides H.
+        mask: ``Causal`` (fast), or the kernel's own mask: bool or additive [B, 1, T, S], a
+            BlockMask, or None (causal from the first key; a single query sees every key).
+        scaling: Factor on the scores.
+
+    Computed in float32, in float64 from float64 inputs (the result is then float64 too).
 
     Raises:
         ObservationError: The kind of mask is not known.
     """
-    if isinstance(mask, BlockMask):
-        b, q, k = (torch.arange(n, device=device) for n in (mask.shape[0], T, S))
-        zero = torch.zeros((), dtype=torch.long, device=device)
-        return mask.mask_mod(b[:, None, None, None], zero, q[queries, None], k).expand(
-            len(b), 1, -1, S
+    mask, key_BGSC = as_causal(query_BHTC, key_BGSC, mask)
+    if not isinstance(mask, Causal):
+        return _masked_statistics(query_BHTC, key_BGSC, mask, scaling)
+    fused = _triton_statistics(query_BHTC)
+    if fused is not None:
+        return HeadStatistics(*fused(query_BHTC, key_BGSC, mask.first_B, scaling))
+    if not has_flash(query_BHTC):
+        return _masked_statistics(query_BHTC, key_BGSC, mask, scaling)
+    entropy, logsumexp = flash_statistics(query_BHTC, key_BGSC, mask.first_B, scaling)
+    first = _weight_on_first(query_BHTC, key_BGSC, mask.first_B, scaling, logsumexp)
+    previous = weight_back(query_BHTC, key_BGSC, mask.first_B, scaling, logsumexp, 1)
+    return HeadStatistics(entropy, first, previous, logsumexp)
+
+
+def as_causal(query_BHTC: Tensor, key_BGSC: Tensor, mask: Mask) -> tuple[Mask, Tensor]:
+    """``mask`` as ``Causal`` where that says the same, and the keys it speaks of.
+
+    Raises:
+        ObservationError: ``Causal`` with more queries than keys.
+    """
+    T, S = query_BHTC.shape[2], key_BGSC.shape[2]
+    if mask is None and T == 1:
+        return Causal(), key_BGSC
+    if mask is None and T <= S:  # kernels then align queries and keys at the first position
+        return Causal(), key_BGSC[:, :, :T]
+    if isinstance(mask, Causal) and T > S:
+        raise ObservationError(
+            f"{T} queries but {S} keys: a causal mask needs every query's own key among the keys. "
+            "Give the cached keys together with the new ones."
         )
+    return mask, key_BGSC
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in the type that statistics are computed in: float32, or float64 if it is that."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def weight_back(
+    query_BHTC: Tensor,
+    key_BGSC: Tensor,
+    first_B: Tensor | None,
+    scaling: float,
+    logsumexp_BTH: Tensor,
+    offset: int,
+) -> Tensor:
+    """Weight [B, T, H] on the key ``offset`` before the query's own under ``Causal``, 0 if none."""
+    T, S = query_BHTC.shape[2], key_BGSC.shape[2]
+    skipped = min(T, max(0, offset - (S - T)))  # queries whose key would stand before the text
+    weights = torch.zeros_like(logsumexp_BTH)
+    key_BGtC = key_BGSC[:, :, S - T + skipped - offset : S - offset]
+    score_BtH = _dots(query_BHTC[:, :, skipped:], key_BGtC) * scaling
+    weights[:, skipped:] = (score_BtH - logsumexp_BTH[:, skipped:]).exp()
+    if first_B is not None:
+        own_T = torch.arange(S - T, S, device=weights.device)
+        none_BT = own_T - offset < first_B[:, None]
+        weights.masked_fill_(none_BT[..., None], 0.0)
+        weights.masked_fill_((own_T < first_B[:, None])[..., None], torch.nan)
+    return weights
+
+
+def _weight_on_first(
+    query_BHTC: Tensor,
+    key_BGSC: Tensor,
+    first_B: Tensor | None,
+    scaling: float,
+    logsumexp_BTH: Tensor,
+) -> Tensor:
+    if first_B is None:
+        key_BG1C = key_BGSC[:, :, :1]
+    else:
+        rows = torch.arange(len(first_B), device=key_BGSC.device)
+        key_BG1C = key_BGSC[rows, :, first_B.clamp(max=key_BGSC.shape[2] - 1)].unsqueeze(2)
+    return (_dots(query_BHTC, key_BG1C) * scaling - logsumexp_BTH).exp()
+
+
+def _dots(query_BHTC: Tensor, key_BGTC: Tensor) -> Tensor:
+    """Dot product [B, T, H] of each query with the key at its place (or with the only one)."""
+    query_BGrTC = wide(query_BHTC).unflatten(1, (key_BGTC.shape[1], -1))
+    dots_BGrT = (query_BGrTC * wide(key_BGTC).unsqueeze(2)).sum(dim=-1)
+    return dots_BGrT.flatten(1, 2).transpose(1, 2)
+
+
+def visible_keys(mask: Mask, queries: slice, T: int, S: int, device: torch.device) -> Tensor:
+    """Which keys the queries of a block see, bool [B or 1, 1, t, S], whatever the kind of mask.
+
+    Raises:
+        ObservationError: The kind of mask is not known.
+    """
+    q = torch.arange(T, device=device)[queries, None]
+    k = torch.arange(S, device=device)
+    if isinstance(mask, Causal):
+        seen = (k <= q + (S - T))[None, None]
+        return seen if mask.first_B is None else seen & (k >= mask.first_B[:, None, None, None])
+    if isinstance(mask, BlockMask):
+        b = torch.arange(mask.shape[0], device=device)[:, None, None, None]
+        zero = torch.zeros((), dtype=torch.long, device=device)
+        return mask.mask_mod(b, zero, q, k).expand(len(b), 1, -1, S)
     if isinstance(mask, Tensor) and mask.ndim == 4:
         block = mask[:, :1, queries, :S]
         return block if block.dtype == torch.bool else block == 0
-    if mask is None and T == 1:
-        return None
-    if mask is None:  # kernels then align queries and keys at the first position
-        q = torch.arange(T, device=device)[queries, None]
-        return (torch.arange(S, device=device) <= q)[None, None]
+    if mask is None:
+        return (k <= q)[None, None]
     raise ObservationError(
         f"head statistics do not know an attention mask of {type(mask).__name__} "
         f"{tuple(getattr(mask, 'shape', ()))}. Load the model with attention='sdpa' or 'eager', "
@@ -63,63 +185,67 @@ def visible_keys(mask: Mask, queries: slice, T: int, S: int, device: torch.devic
     )
 
 
-def head_statistics(
+def _masked_statistics(
     query_BHTC: Tensor, key_BGSC: Tensor, mask: Mask, scaling: float
 ) -> HeadStatistics:
-    """Entropy and the weights on the first and the previous visible token, per query and head.
-
-    Args:
-        query_BHTC: Queries as the kernel gets them.
-        key_BGSC: Keys as the kernel gets them, cached ones included; G divides H.
-        mask: The kernel's mask: bool or additive [B, 1, T, S], a BlockMask, or None for causal.
-        scaling: Factor on the scores.
-
-    Memory is O(t·S) with blocks of t queries that keep within ``MAX_SCORES`` scores.
-    """
-    blocks = list(_blocks(query_BHTC, key_BGSC, mask, scaling))
+    """Statistics under any mask, in blocks that keep within ``MAX_SCORES`` scores."""
+    B, H, T, _ = query_BHTC.shape
+    S = key_BGSC.shape[2]
+    size = max(1, MAX_SCORES // (B * H * S))
+    blocks = []
+    for start in range(0, T, size):
+        queries = slice(start, min(start + size, T))
+        seen = visible_keys(mask, queries, T, S, query_BHTC.device)
+        scores_BHtS = block_scores(query_BHTC[:, :, queries], key_BGSC, seen, scaling)
+        blocks.append(_statistics(scores_BHtS, seen))
     return HeadStatistics(*(torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True)))
 
 
-def _blocks(
-    query_BHTC: Tensor, key_BGSC: Tensor, mask: Mask, scaling: float
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    B, H, T, _ = query_BHTC.shape
-    S, device = key_BGSC.shape[2], query_BHTC.device
-    key_BGCS = key_BGSC.float().transpose(2, 3)
-    size = max(1, MAX_SCORES // (B * H * S))
-    for start in range(0, T, size):
-        queries = slice(start, min(start + size, T))
-        query = query_BHTC[:, :, queries].float() * scaling
-        query = query.unflatten(1, (key_BGSC.shape[1], -1))
-        scores_BHtS = (query @ key_BGCS.unsqueeze(2)).flatten(1, 2)
-        seen = visible_keys(mask, queries, T, S, device)
-        yield _statistics(scores_BHtS, seen)
+def block_scores(query_BHtC: Tensor, key_BGSC: Tensor, seen: Tensor, scaling: float) -> Tensor:
+    """Scores [B, H, t, S] of a block of queries, −inf at keys that are not seen."""
+    G, r = key_BGSC.shape[1], query_BHtC.shape[1] // key_BGSC.shape[1]
+    query = (wide(query_BHtC) * scaling).unflatten(1, (G, r)).flatten(2, 3)  # r·t rows a kv head
+    scores_BGrtS = (query @ wide(key_BGSC).transpose(2, 3)).unflatten(2, (r, -1))
+    return scores_BGrtS.flatten(1, 2).masked_fill_(~seen, -torch.inf)
 
 
-def _statistics(scores_BHtS: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Entropy, first and previous weight [B, t, H] of score rows."""
-    if seen is not None:
-        scores_BHtS = scores_BHtS.masked_fill(~seen, -torch.inf)
-    logp_BHtS = scores_BHtS.log_softmax(dim=-1)
+def _statistics(scores_BHtS: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
+    """The four statistics [B, t, H] of score rows."""
+    S = scores_BHtS.shape[-1]
+    logsumexp_BHt = scores_BHtS.logsumexp(dim=-1)
+    logp_BHtS = scores_BHtS.sub_(logsumexp_BHt[..., None])
     p_BHtS = logp_BHtS.exp()
-    if seen is not None:
-        logp_BHtS = logp_BHtS.masked_fill(~seen, 0.0)  # 0 · −inf would be NaN
-    entropy = -(p_BHtS * logp_BHtS).sum(dim=-1)
-    if seen is None:
-        first = p_BHtS[..., 0]
-        previous = p_BHtS[..., -2] if p_BHtS.shape[-1] > 1 else torch.zeros_like(first)
-    else:
-        first, previous = _picked(p_BHtS, seen)
-    return entropy.transpose(1, 2), first.transpose(1, 2), previous.transpose(1, 2)
-
-
-def _picked(p_BHtS: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [B, H, t] on the first visible key, and on the last but one (0 without one)."""
-    S = p_BHtS.shape[-1]
     first = seen.byte().argmax(dim=-1, keepdim=True)
     own = S - 1 - seen.flip(-1).byte().argmax(dim=-1, keepdim=True)
     rows = p_BHtS.shape[:3]
     first_p = p_BHtS.gather(3, first.expand(*rows, 1))[..., 0]
     previous_p = p_BHtS.gather(3, (own - 1).clamp(min=0).expand(*rows, 1))[..., 0]
-    alone = (own <= first)[..., 0].expand(rows)
-    return first_p, previous_p.masked_fill(alone, 0.0)
+    previous_p = previous_p.masked_fill((own <= first)[..., 0], 0.0)
+    entropy = -p_BHtS.mul_(logp_BHtS.masked_fill_(~seen, 0.0)).sum(dim=-1)  # not 0 · −inf
+    found = (entropy, first_p, previous_p, logsumexp_BHt)
+    sees_none = ~seen.any(dim=-1)
+    return tuple(x.masked_fill(sees_none, torch.nan).transpose(1, 2) for x in found)
+
+
+def _triton_statistics(query: Tensor) -> Callable[..., tuple[Tensor, ...]] | None:
+    """The kernel that does it all in one pass, where the device has one."""
+    if not query.is_cuda or query.dtype == torch.float64 or not has_triton():
+        return None
+    from ringlens.observe.attention_triton import statistics
+
+    return statistics
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton can be imported; says once in the log that it cannot."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        log.warning(
+            "no Triton (%s): head statistics take a second pass of flash attention, about three "
+            "times the work, and their entropy is less exact in 16 bits. Install triton.",
+            error,
+        )
+        return False
+    return True
