@@ -140,6 +140,7 @@ class BailingMoeV2Attention(nn.Module):
         assert config.head_dim is not None and config.num_key_value_heads is not None
         self.config = config
         self.layer_idx = layer_idx
+        self.cache_slot = layer_idx  # differs in a pipeline, see parallel.number_cache
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         self.num_key_value_groups = self.heads // self.kv_heads
@@ -169,7 +170,7 @@ class BailingMoeV2Attention(nn.Module):
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            key, value = past_key_values.update(key, value, self.cache_slot)
         attend = attention_kernel(self.config._attn_implementation, query)
         output, weights = attend(
             self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 from ringlens.errors import ConfigError
+from ringlens.model.parallel import EP_PLAN, PP_PLAN, TP_PLAN
 
 ARCHITECTURES = ("BailingMoeV2ForCausalLM", "BailingMoeV2Model")
 LAYOUTS = ("fused", "modules")
@@ -27,6 +28,9 @@ class BailingMoeV2Config(PreTrainedConfig):
 
     model_type = "bailing_moe"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (transformers' own spelling)
+    base_model_tp_plan: ClassVar[dict[str, str]] = TP_PLAN
+    base_model_ep_plan: ClassVar[dict[str, str]] = EP_PLAN
+    base_model_pp_plan: ClassVar[dict[str, tuple[list[str], list[str]]]] = PP_PLAN
 
     vocab_size: int = 157184
     hidden_size: int = 2048

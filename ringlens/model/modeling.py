@@ -40,6 +40,7 @@ from ringlens.model.moe import (
     BailingMoeV2MLP,
     BailingMoeV2SparseMoeBlock,
 )
+from ringlens.model.parallel import HEAD_TP_PLAN, number_cache
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,13 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
         pattern = prediction_layer_pattern(config)
         if pattern is not None:
             self._keys_to_ignore_on_load_unexpected = [pattern]
+
+    @classmethod
+    def maybe_distribute_model(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Distribute over processes as transformers does, and keep caches right in a pipeline."""
+        model = super().maybe_distribute_model(model, *args, **kwargs)
+        number_cache(model)
+        return model
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -229,6 +237,8 @@ class BailingMoeV2ForCausalLM(BailingMoeV2PreTrainedModel, GenerationMixin):
     """The language model: decoder and head. ``config.experts_layout`` picks the layout."""
 
     _tied_weights_keys = {"lm_head.weight": "model.word_embeddings.weight"}  # noqa: RUF012
+    _tp_plan = HEAD_TP_PLAN
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # noqa: RUF012
 
     def __init__(self, config: BailingMoeV2Config) -> None:
         super().__init__(config)

@@ -1,0 +1,214 @@
+"""How a model is spread over processes: tensor, expert and pipeline parallelism under torchrun.
+
+transformers does the sharding (``DistributedConfig``); here stand the plans that it follows for
+Ring, the checks before it begins, and what an observer asks afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ringlens.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import nn
+
+    from ringlens.model.configuration import BailingMoeV2Config
+
+# Attention weights are sharded, but every rank gathers all heads: an observer at the attention
+# interface sees whole queries and keys on each rank, and head statistics need no communication.
+TP_PLAN = {
+    "word_embeddings": "embedding_rowwise",
+    "layers.*.attention.query_key_value": "colwise_gather_output",
+    "layers.*.attention.dense": "rowwise_split_input",
+    "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+    "layers.*.mlp.experts.down_proj": "rowwise",
+    "layers.*.mlp.experts": "moe_tp_experts",
+    "layers.*.mlp.shared_experts.gate_proj": "colwise",
+    "layers.*.mlp.shared_experts.up_proj": "colwise",
+    "layers.*.mlp.shared_experts.down_proj": "rowwise",
+    "layers.*.mlp.gate_proj": "colwise",
+    "layers.*.mlp.up_proj": "colwise",
+    "layers.*.mlp.down_proj": "rowwise",
+}
+# The router is in no plan: each rank routes every token itself, so its choices are whole.
+EP_PLAN = {
+    "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
+    "layers.*.mlp.experts.down_proj": "grouped_gemm",
+    "layers.*.mlp.experts": "ep_dispatch_experts",
+}
+PP_PLAN = {
+    "word_embeddings": (["input_ids"], ["inputs_embeds"]),
+    "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+    "norm": (["hidden_states"], ["hidden_states"]),
+}
+HEAD_TP_PLAN = {"lm_head": "colwise_gather_output"}
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How a loaded model is laid out over processes.
+
+    Attributes:
+        tp_size: Processes that share each dense weight (and each expert, without ``ep_size``).
+        ep_size: Processes that share out the experts, each holding whole ones.
+        pp_size: Stages that the decoder layers are divided into.
+        rank: This process among all.
+        world_size: All processes that hold a part of the model.
+    """
+
+    tp_size: int = 1
+    ep_size: int = 1
+    pp_size: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+
+def parallel_of(model: nn.Module) -> Parallel:
+    """Layout of a loaded model; ``Parallel()`` where it lives in this process alone.
+
+    Processes that each hold a whole model of their own (data parallelism) count as single.
+    """
+    layout = getattr(model.config, "distributed_config", None)
+    if layout is None or getattr(model, "_device_mesh", None) is None:
+        return Parallel()
+    import torch.distributed as dist
+
+    # Expert parallelism alone is, to transformers, a tensor plan that shards nothing.
+    shards = set(model.tp_plan.values()) - {"replicate"}
+    return Parallel(
+        tp_size=layout.tp_size if shards else 1,
+        ep_size=getattr(layout, "ep_size", None) or 1,
+        pp_size=layout.pp_size or 1,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+    )
+
+
+def owned_layers(model: nn.Module) -> tuple[int, ...]:
+    """Decoder layers that live in this process, ascending.
+
+    Under tensor and expert parallelism every rank owns every layer (its share of it); under
+    pipeline parallelism the layers of other stages are placeholders without weights.
+    """
+    from ringlens.model.modeling import BailingMoeV2DecoderLayer
+
+    layers = model.get_decoder().layers
+    return tuple(i for i, layer in enumerate(layers) if isinstance(layer, BailingMoeV2DecoderLayer))
+
+
+def number_cache(model: nn.Module) -> None:
+    """Number the cache's layers from 0 in this process's stage of a pipeline.
+
+    transformers reads how much a cache holds from its layer 0, which on later stages would stay
+    empty: padded batches would then decode under a wrong mask.
+    """
+    for slot, layer in enumerate(owned_layers(model)):
+        model.get_decoder().layers[layer].attention.cache_slot = slot
+
+
+def control_group(timeout_s: float) -> dist.ProcessGroup | None:
+    """A new gloo group of all ranks for control messages; None in a single process.
+
+    All ranks must call this together. A rank that waits longer than ``timeout_s`` seconds in a
+    collective of the group gets torch's RuntimeError instead of waiting for ever.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+
+def processes(tp_size: int, ep_size: int, pp_size: int) -> int:
+    """Processes that a layout takes: tensor and expert parallelism share their ranks."""
+    return max(tp_size, ep_size) * pp_size
+
+
+def distributed_config(
+    config: BailingMoeV2Config, *, tp_size: int, ep_size: int, pp_size: int
+) -> Any | None:
+    """The ``DistributedConfig`` of transformers for a layout; None for a single process.
+
+    Raises:
+        ConfigError: The sizes do not fit the model, each other, the processes that torchrun
+            started, or the installed transformers.
+    """
+    _check_sizes(config, tp_size, ep_size, pp_size)
+    if (tp_size, ep_size, pp_size) == (1, 1, 1):
+        return None
+    _check_processes(tp_size, ep_size, pp_size)
+    kind = _distributed_config_class(ep_size)
+    sizes: dict[str, Any] = {"tp_size": max(tp_size, ep_size), "pp_size": pp_size}
+    if ep_size > 1:
+        sizes["ep_size"] = ep_size
+    if ep_size > 1 and tp_size == 1:
+        plan = {**{f"model.{name}": style for name, style in TP_PLAN.items()}, **HEAD_TP_PLAN}
+        sizes["tp_plan"] = dict.fromkeys(plan, "replicate")
+    return kind(**sizes)
+
+
+def _check_sizes(config: BailingMoeV2Config, tp_size: int, ep_size: int, pp_size: int) -> None:
+    for name, size in (("tp_size", tp_size), ("ep_size", ep_size), ("pp_size", pp_size)):
+        if size < 1:
+            raise ConfigError(f"{name} = {size}; it must be 1 (not used) or more.")
+    if tp_size > 1 and ep_size > 1 and tp_size != ep_size:
+        raise ConfigError(
+            f"tp_size = {tp_size} with ep_size = {ep_size}: together they share the same processes "
+            f"(dense weights by tp_size, experts by ep_size), so give both the same size, "
+            "or only one of them."
+        )
+    if ep_size > 1 and pp_size > 1:
+        raise ConfigError(
+            f"ep_size = {ep_size} with pp_size = {pp_size}: transformers does not combine expert "
+            f"with pipeline parallelism. Use tp_size = {ep_size} with pp_size = {pp_size}."
+        )
+    if config.num_experts % ep_size:
+        raise ConfigError(
+            f"ep_size = {ep_size} does not divide the model's {config.num_experts} experts."
+        )
+    if pp_size > config.num_hidden_layers:
+        raise ConfigError(
+            f"pp_size = {pp_size}, but the model has {config.num_hidden_layers} layers; "
+            "a stage needs at least one."
+        )
+
+
+def _check_processes(tp_size: int, ep_size: int, pp_size: int) -> None:
+    wanted = processes(tp_size, ep_size, pp_size)
+    started = os.environ.get("WORLD_SIZE")
+    if started is not None and int(started) == wanted:
+        return
+    sizes = f"tp_size = {tp_size}, ep_size = {ep_size}, pp_size = {pp_size}"
+    launched = "this is a single process" if started is None else f"WORLD_SIZE is {started}"
+    script = " ".join(sys.argv) if sys.argv and sys.argv[0] not in ("", "-c") else "your_script.py"
+    raise ConfigError(
+        f"{sizes} takes {wanted} processes, but {launched}. Start it with\n"
+        f"  torchrun --standalone --nproc-per-node={wanted} {script}"
+    )
+
+
+def _distributed_config_class(ep_size: int) -> Any:
+    import transformers
+
+    try:
+        from transformers.distributed import DistributedConfig
+    except ImportError as error:
+        raise _too_old(transformers.__version__, "DistributedConfig") from error
+    known = {field.name for field in fields(DistributedConfig)}
+    needed = {"tp_size", "pp_size"} | ({"ep_size"} if ep_size > 1 else set())
+    if needed - known:
+        raise _too_old(transformers.__version__, f"DistributedConfig({min(needed - known)}=…)")
+    return DistributedConfig
+
+
+def _too_old(version: str, lacking: str) -> ConfigError:
+    return ConfigError(
+        f"transformers {version} has no {lacking}, which this layout needs. "
+        "Install transformers 5.23 or newer (pip install -U transformers)."
+    )

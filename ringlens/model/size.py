@@ -1,0 +1,222 @@
+"""How large a Ring model is, from its configuration alone: parameters by kind, bytes in memory.
+
+Nothing is loaded or built: names and shapes are those of
+:func:`ringlens.model.conversion.expected_tensors`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import TYPE_CHECKING, Any
+
+from ringlens.errors import ConfigError
+from ringlens.model.conversion import Shape, expected_tensors
+
+if TYPE_CHECKING:
+    from ringlens.model.configuration import BailingMoeV2Config
+
+KINDS = ("experts", "shared experts", "attention", "dense FFN", "router", "embeddings", "norms")
+DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
+QUANTIZATIONS = ("nf4", "nf4-double", "int8", "fp8")
+# What every method leaves in the dtype of the model (biases and expert_bias aside).
+KEPT = ("embeddings", "lm_head", "router", "norms")
+QUANTIZED = ("experts", "shared experts", "attention", "dense FFN")
+_KIND_MARKS = (
+    (".mlp.experts.", "experts"),
+    (".mlp.shared_experts.", "shared experts"),
+    (".mlp.gate.", "router"),
+    ("_layernorm.", "norms"),
+    (".norm.", "norms"),
+    (".attention.", "attention"),
+    (".mlp.", "dense FFN"),
+    ("word_embeddings", "embeddings"),
+    ("lm_head", "embeddings"),
+)
+# bitsandbytes' block sizes: weights that share one absmax, and absmaxes that share one of theirs.
+NF4_BLOCK, ABSMAX_BLOCK = 64, 256
+
+
+def kind_of(name: str) -> str:
+    """Kind of a tensor, by its name in a checkpoint."""
+    return next(kind for mark, kind in _KIND_MARKS if mark in name)
+
+
+def unit_of(name: str) -> str:
+    """What a tensor is placed with: the embeddings, one decoder layer, the final norm, the head."""
+    parts = name.split(".")
+    return ".".join(parts[:3]) if parts[1] == "layers" else name.removesuffix(".weight")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How weights are held.
+
+    Attributes:
+        name: "bfloat16", …, or the method that quantises linear layers.
+        dtype: dtype of what is not quantised.
+        weight: Bytes of one linear layer's weight of the given shape.
+        seen: Bytes for each weight that transformers counts when it makes a device map.
+        quantization: "nf4", "nf4-double", "int8", "fp8", or None.
+    """
+
+    name: str
+    dtype: str
+    weight: Callable[[Shape], int]
+    seen: Callable[[Shape], float]
+    quantization: str | None
+
+    @property
+    def item(self) -> int:
+        """Bytes of a number that is not quantised."""
+        return DTYPES[self.dtype]
+
+
+def precision(
+    quantization: str | None = None, dtype: str = "bfloat16", block: tuple[int, int] = (128, 128)
+) -> Precision:
+    """The precision of a method.
+
+    Sources: bitsandbytes keeps a float32 absmax for 64 nf4 weights; double quantisation makes it
+    8 bits and adds a float32 for 256 of those, so 0.127 bits a weight instead of 0.5. Its int8
+    keeps a float32 for each output row. FP8 checkpoints keep a float32 for each block of weights.
+
+    Raises:
+        ConfigError: An unknown method or dtype.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype = {dtype!r}; it must be {', '.join(DTYPES)}.")
+    item = DTYPES[dtype]
+    if quantization is None:
+        return Precision(dtype, dtype, lambda s: prod(s) * item, lambda s: prod(s) * item, None)
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(
+            f"quantization = {quantization!r}; it must be {', '.join(QUANTIZATIONS)}, or left out."
+        )
+
+    def nf4(shape: Shape) -> int:
+        return ceil(prod(shape) / 2) + 4 * ceil(prod(shape) / NF4_BLOCK)
+
+    def nf4_double(shape: Shape) -> int:
+        blocks = ceil(prod(shape) / NF4_BLOCK)
+        return ceil(prod(shape) / 2) + blocks + 4 * ceil(blocks / ABSMAX_BLOCK) + 4
+
+    def int8(shape: Shape) -> int:
+        return prod(shape) + 4 * shape[0]
+
+    def fp8(shape: Shape) -> int:
+        return prod(shape) + 4 * ceil(shape[0] / block[0]) * ceil(shape[1] / block[1])
+
+    weight = {"nf4": nf4, "nf4-double": nf4_double, "int8": int8, "fp8": fp8}[quantization]
+    seen = {"int8": lambda s: prod(s), "fp8": fp8}.get(quantization, lambda s: prod(s) / 2)
+    return Precision(quantization, dtype, weight, seen, quantization)
+
+
+def published_quantization(config: BailingMoeV2Config) -> str | None:
+    """The method a checkpoint is published in; None for 16 or 32 bits.
+
+    Raises:
+        ConfigError: A method that ringlens does not know.
+    """
+    stated: dict[str, Any] = getattr(config, "quantization_config", None) or {}
+    if not stated:
+        return None
+    method = stated.get("quant_method")
+    if method == "fp8":
+        return "fp8"
+    if method == "bitsandbytes" and stated.get("load_in_4bit"):
+        return "nf4-double" if stated.get("bnb_4bit_use_double_quant") else "nf4"
+    if method == "bitsandbytes" and stated.get("load_in_8bit"):
+        return "int8"
+    raise ConfigError(
+        f"quant_method = {method!r} in the model's config.json; ringlens can plan for fp8 and "
+        "bitsandbytes checkpoints, and for those in 16 or 32 bits."
+    )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a model.
+
+    Attributes:
+        parameters: Parameters by kind.
+        active: Parameters that take part in one token: all but the experts that its router does not
+            choose. The whole embedding table counts, as it does in published figures.
+        weight_bytes: Bytes by unit ("model.word_embeddings", "model.layers.0", …), buffers
+            included, in the order in which a device map is filled.
+        seen_bytes: The same as transformers counts them when it makes a device map.
+        fusing_bytes: What loading needs beside the weights while it builds the largest fused
+            ``gate_up_proj`` from its experts; 0 where nothing is fused.
+        linear_bytes: The largest linear layer in the model's dtype: what dequantising holds.
+    """
+
+    parameters: dict[str, int]
+    active: int
+    weight_bytes: dict[str, int]
+    seen_bytes: dict[str, float]
+    fusing_bytes: int
+    linear_bytes: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.parameters.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weights and buffers."""
+        return sum(self.weight_bytes.values())
+
+
+def measure(config: BailingMoeV2Config, held: Precision, layout: str = "fused") -> Size:
+    """Size of the model that ``config`` describes, in a precision and a layout of experts."""
+    parameters: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+    weights: dict[str, int] = {}
+    seen: dict[str, float] = {}
+    linear = 0
+    for name, shape in expected_tensors(config).items():
+        if name.endswith("expert_bias"):  # a buffer; counted below
+            continue
+        kind, unit = kind_of(name), unit_of(name)
+        parameters[kind] += prod(shape)
+        quantized = kind in QUANTIZED and len(shape) == 2
+        size = held.weight(shape) if quantized else prod(shape) * held.item
+        guess = held.seen(shape) if quantized else prod(shape) * held.item
+        weights[unit] = weights.get(unit, 0) + size
+        seen[unit] = seen.get(unit, 0) + guess
+        linear = max(linear, prod(shape) * held.item if quantized else 0)
+    for unit, size in _buffers(config).items():
+        weights[unit] = weights.get(unit, 0) + size
+        seen[unit] = seen.get(unit, 0) + size
+    chosen = parameters["experts"] * config.num_experts_per_tok // config.num_experts
+    return Size(
+        parameters=dict(parameters),
+        active=sum(parameters.values()) - parameters["experts"] + chosen,
+        weight_bytes={unit: weights[unit] for unit in units(config) if unit in weights},
+        seen_bytes={unit: seen[unit] for unit in units(config) if unit in seen},
+        fusing_bytes=_fusing_bytes(config, held) if layout == "fused" else 0,
+        linear_bytes=linear if held.quantization else 0,
+    )
+
+
+def units(config: BailingMoeV2Config) -> list[str]:
+    """What is placed as a whole, in the order of the model's modules."""
+    layers = [f"model.layers.{layer}" for layer in range(config.num_hidden_layers)]
+    head = [] if config.tie_word_embeddings else ["lm_head"]
+    return ["model.word_embeddings", *layers, "model.norm", "model.rotary_emb", *head]
+
+
+def _buffers(config: BailingMoeV2Config) -> dict[str, int]:
+    """Bytes of buffers, float32 whatever the dtype: expert biases, and two sets of frequencies."""
+    biases = {f"model.layers.{layer}": 4 * config.num_experts for layer in config.sparse_layers}
+    return {**biases, "model.rotary_emb": 2 * 4 * (config.rotary_dim // 2)}
+
+
+def _fusing_bytes(config: BailingMoeV2Config, held: Precision) -> int:
+    """One layer's gate and up projections, as they stand beside the fused parameter."""
+    if not config.sparse_layers:
+        return 0
+    shape = (config.moe_intermediate_size, config.hidden_size)
+    return 2 * config.num_experts * held.weight(shape)
