@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Entries of the causal mask of a block of queries on the CPU: 1 MiB, which stays in the cache.
-MAX_MASK = 2**18
+# Entries of a block's causal mask on the CPU. Tried on one core: smaller blocks cost more calls,
+# larger ones compute more scores above the diagonal.
+MAX_MASK = 2**16
 
 
 def has_flash(query: Tensor) -> bool:
@@ -39,67 +40,83 @@ def flash_statistics(
 def flash_attention(
     query_BHTC: Tensor,
     key_BGSC: Tensor,
-    value_BGSV: Tensor,
+    value_BGSC: Tensor,
     first_B: Tensor | None,
     scaling: float,
 ) -> tuple[Tensor, Tensor]:
     """Causal attention aligned at the last position, from the keys ``first_B`` on.
 
     Returns:
-        Output [B, H, T, V] and log-sum-exp [B, H, T]; NaN in rows before ``first_B``.
+        Output [B, H, T, C] and log-sum-exp [B, H, T]; NaN in rows before ``first_B``.
     """
-    kernel = _cpu if query_BHTC.device.type == "cpu" else _cuda
+    if query_BHTC.device.type == "cpu":
+        return _cpu(query_BHTC, key_BGSC, value_BGSC, first_B, scaling)
     if first_B is None:
-        return kernel(query_BHTC, key_BGSC, value_BGSV, scaling)
-    outputs, sums = [], []
-    past = key_BGSC.shape[2] - query_BHTC.shape[2]
-    for b, first in enumerate(first_B.tolist()):  # each row without its padding
-        row = slice(b, b + 1)
-        padded = max(0, first - past)
-        query, key, value = query_BHTC[row, :, padded:], key_BGSC[row], value_BGSV[row]
-        if not query.shape[2]:
-            query, padded = query_BHTC[row, :, -1:], query_BHTC.shape[2]
-            output, logsumexp = kernel(query, key, value, scaling)
-            output, logsumexp = output[:, :, :0], logsumexp[:, :, :0]
-        else:
-            output, logsumexp = kernel(query, key[:, :, first:], value[:, :, first:], scaling)
-        outputs.append(F.pad(output, (0, 0, padded, 0), value=torch.nan))
-        sums.append(F.pad(logsumexp, (padded, 0), value=torch.nan))
-    return torch.cat(outputs), torch.cat(sums)
+        return _cuda(query_BHTC, key_BGSC, value_BGSC, scaling)
+    T, past = query_BHTC.shape[2], key_BGSC.shape[2] - query_BHTC.shape[2]
+    output_BHTC = torch.full_like(query_BHTC, torch.nan)
+    logsumexp_BHT = query_BHTC.new_full(query_BHTC.shape[:3], torch.nan, dtype=torch.float32)
+    for b, first in enumerate(first_B.tolist()):  # the kernel knows no padding: row by row
+        row, real = slice(b, b + 1), slice(max(0, first - past), T)
+        if first < past + T:
+            output_BHTC[row, :, real], logsumexp_BHT[row, :, real] = _cuda(
+                query_BHTC[row, :, real],
+                key_BGSC[row, :, first:],
+                value_BGSC[row, :, first:],
+                scaling,
+            )
+    return output_BHTC, logsumexp_BHT
 
 
 def _cpu(
-    query_BHTC: Tensor, key_BGSC: Tensor, value_BGSC: Tensor, scaling: float
+    query_BHTC: Tensor,
+    key_BGSC: Tensor,
+    value_BGSC: Tensor,
+    first_B: Tensor | None,
+    scaling: float,
 ) -> tuple[Tensor, Tensor]:
-    """In float32 or float64; the r heads of a kv head are stacked into rows of one product."""
+    """In float32 or float64, in blocks of queries against the keys that they see."""
     B, H, T, C = query_BHTC.shape
     G, S = key_BGSC.shape[1:3]
     kind = torch.float64 if query_BHTC.dtype == torch.float64 else torch.float32
     query, key, value = (x.to(kind) for x in (query_BHTC, key_BGSC, value_BGSC))
-    size = max(1, MAX_MASK // (H // G * S))
+    if T == 1:  # the kernel works row by row of queries: give it one with a row for each head
+        query = query.view(B, G, -1, C)
+    size = max(1, MAX_MASK // S)
     outputs, sums = [], []
     for start in range(0, T, size):
         t = min(size, T - start)
         seen = S - T + start + t
+        queries = query if T == 1 else query[:, :, start : start + t]
         output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query[:, :, start : start + t].reshape(B, G, -1, C),
+            queries,
             key[:, :, :seen],
             value[:, :, :seen],
-            attn_mask=_lower_right(H // G, t, seen, kind) if t > 1 else None,
+            attn_mask=_mask(first_B, t, seen, queries.shape[2], kind),
             scale=scaling,
         )
         outputs.append(output.reshape(B, H, t, C))
         sums.append(logsumexp.reshape(B, H, t))
-    if len(sums) == 1:
-        return outputs[0], sums[0]
-    return torch.cat(outputs, dim=2), torch.cat(sums, dim=2)
+    whole = len(sums) == 1
+    output_BHTC = outputs[0] if whole else torch.cat(outputs, dim=2)
+    logsumexp_BHT = sums[0] if whole else torch.cat(sums, dim=2)
+    if first_B is not None:
+        padded_BT = torch.arange(S - T, S) < first_B[:, None]
+        logsumexp_BHT = logsumexp_BHT.masked_fill(padded_BT[:, None], torch.nan)
+        output_BHTC = output_BHTC.masked_fill(padded_BT[:, None, :, None], torch.nan)
+    return output_BHTC, logsumexp_BHT
 
 
-def _lower_right(r: int, t: int, S: int, kind: torch.dtype) -> Tensor:
-    """Additive mask [r·t, S] under which the last of t queries sees all S keys."""
-    mask_rtS = torch.zeros(r, t, S, dtype=kind)
-    mask_rtS[:, :, S - t :] = torch.full((t, t), -torch.inf, dtype=kind).triu_(1)
-    return mask_rtS.view(r * t, S)
+def _mask(first_B: Tensor | None, t: int, S: int, rows: int, kind: torch.dtype) -> Tensor | None:
+    """Additive mask [B or 1, 1, rows, S] for the last t of S positions; None: all is seen."""
+    causal = None
+    if t > 1:
+        causal = torch.full((t, S), -torch.inf, dtype=kind).triu_(S - t + 1)
+    if first_B is None:
+        return causal
+    left = torch.zeros(len(first_B), 1, 1, S, dtype=kind)
+    left.masked_fill_(torch.arange(S) < first_B[:, None, None, None], -torch.inf)
+    return left.expand(-1, 1, rows, S) if causal is None else left + causal
 
 
 def _cuda(
