@@ -1,15 +1,21 @@
 """Every recorded value against one recomputed, in float64, from the published code's outputs."""
 
+from types import SimpleNamespace
+
 import golden_data
 import numpy as np
 import pytest
 import tiny_lens
 import torch
 from golden_data import SPARSE_LAYERS
+from observed import EVERYTHING, observe
+from transformers.cache_utils import DynamicCache
 
+from ringlens.observe.heads import FIELDS as HEADS
 from ringlens.observe.recorder import Recorder
+from ringlens.observe.routing import FIELDS as ROUTING
 
-ROW = (0, slice(0, 33))
+PAD = 7
 K, GROUPS, KEPT = 4, 4, 2
 
 
@@ -18,22 +24,26 @@ def expected():
     return golden_data.expected()
 
 
+@pytest.fixture(scope="module")
+def lens():
+    return tiny_lens.lens()
+
+
 @pytest.fixture(scope="module", params=["fused-sdpa", "modules-eager", "fused-flex_attention"])
-def recorder(request, expected):
-    lens = tiny_lens.lens(*request.param.split("-"))
+def seen(request, expected):
     mask = expected["attention_mask"]
-    with (
-        Recorder(lens.model, lens.router, ("routing", "router_logits", "heads")) as recorder,
-        torch.inference_mode(),
-    ):
-        lens.model(
-            input_ids=expected["input_ids"],
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=1,
-        )
-    return recorder
+    return observe(
+        tiny_lens.lens(*request.param.split("-")),
+        expected["input_ids"],
+        pads=(0, PAD),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+    )
+
+
+def routing(seen, index, row=0):
+    """The router record [T, …] of a row on the index-th sparse layer."""
+    return SimpleNamespace(**{name: seen.fields["routing", name][index, row] for name in ROUTING})
 
 
 def close_to_half(actual, wanted):
@@ -42,34 +52,33 @@ def close_to_half(actual, wanted):
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_router_record(recorder, expected, index):
+def test_router_record(seen, lens, expected, index):
     layer = SPARSE_LAYERS[index]
-    record, stored = recorder.routing(ROW)
+    assert seen.layers["routing"] == tuple(SPARSE_LAYERS)
+    record = routing(seen, index)
     z = expected[f"layers.{layer}.router.logits"].double().numpy()
     ids = expected[f"layers.{layer}.router.topk_ids"].numpy()
     weights = expected[f"layers.{layer}.router.topk_weights"].numpy()
-    bias = recorder.model.model.layers[layer].mlp.gate.expert_bias.double().numpy()
+    bias = lens.model.model.layers[layer].mlp.gate.expert_bias.double().numpy()
     s = 1 / (1 + np.exp(-z))
     for t in range(33):
-        got = record.expert_ids[index, t].tolist()
+        got = record.expert_ids[t].tolist()
         assert set(got) == set(ids[t].tolist())
-        assert (np.diff(record.weights[index, t]) <= 0).all()
+        assert (np.diff(record.weights[t]) <= 0).all()
         by_id = dict(zip(ids[t].tolist(), weights[t], strict=True))
-        close_to_half(record.weights[index, t], [by_id[e] for e in got])
-        np.testing.assert_allclose(record.affinities[index, t], s[t, got], rtol=2e-6)
+        close_to_half(record.weights[t], [by_id[e] for e in got])
+        np.testing.assert_allclose(record.affinities[t], s[t, got], rtol=2e-6)
         why = explain(s[t], bias)
         assert set(got) == why["chosen"]
-        np.testing.assert_allclose(record.margin[index, t], why["margin"], atol=2e-6)
-        np.testing.assert_allclose(record.group_margin[index, t], why["group_margin"], atol=2e-6)
-        flipped = {e for e, f in zip(got, record.bias_flips[index, t], strict=True) if f}
+        np.testing.assert_allclose(record.margin[t], why["margin"], atol=2e-6)
+        np.testing.assert_allclose(record.group_margin[t], why["group_margin"], atol=2e-6)
+        flipped = {e for e, f in zip(got, record.bias_flips[t], strict=True) if f}
         assert flipped == why["chosen"] - explain(s[t], 0 * bias)["chosen"]
-        shut_out = record.unlimited_ids[index, t][record.group_flips[index, t]]
+        shut_out = record.unlimited_ids[t][record.group_flips[t]]
         assert set(shut_out.tolist()) == why["unlimited"] - why["allowed"]
         share = s[t] / s[t].sum()
-        np.testing.assert_allclose(
-            record.entropy[index, t], -(share * np.log(share)).sum(), rtol=2e-6
-        )
-    close_to_half(stored[index], z)
+        np.testing.assert_allclose(record.entropy[t], -(share * np.log(share)).sum(), rtol=2e-6)
+    close_to_half(seen.fields["routing", "logits"][index, 0], z)
 
 
 def explain(s, bias):
@@ -90,8 +99,8 @@ def explain(s, bias):
 
 
 @pytest.mark.parametrize("layer", range(4))
-def test_heads(recorder, expected, layer):
-    heads = recorder.heads(ROW)
+def test_heads(seen, expected, layer):
+    heads = SimpleNamespace(**{name: seen.fields["heads", name][:, 0] for name in HEADS})
     weights = expected[f"layers.{layer}.attention.weights"].double().permute(1, 2, 0).numpy()
     entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(axis=1)
     close_to_half(heads.entropy[layer], entropy)
@@ -102,8 +111,8 @@ def test_heads(recorder, expected, layer):
     np.testing.assert_allclose(heads.output_norm[layer], norm, rtol=2e-5)
 
 
-def test_vocabulary(recorder, expected):
-    logprob, entropy = recorder.token_numbers(ROW)
+def test_vocabulary(seen, expected):
+    logprob, entropy = (seen.fields["vocabulary", name][0, 0] for name in ("logprob", "entropy"))
     logp = expected["logits"].double().log_softmax(dim=-1)
     ids = expected["input_ids"][0]
     wanted = logp[:-1].gather(1, ids[1:, None])[:, 0]
@@ -113,22 +122,35 @@ def test_vocabulary(recorder, expected):
     assert np.isnan(entropy[0])
 
 
-def test_a_padded_row_equals_that_row_alone(recorder, expected):
-    lens = tiny_lens.lens()
-    ids = expected["input_ids"][1:, 7:]
-    with (
-        Recorder(lens.model, lens.router, recorder.record) as alone,
-        torch.inference_mode(),
-    ):
-        lens.model(input_ids=ids, use_cache=False, logits_to_keep=1)
-    padded = (1, slice(7, 33))
-    a, b = alone.routing((0, slice(0, 26)))[0], recorder.routing(padded)[0]
-    assert (a.expert_ids == b.expert_ids).all()
-    assert (a.bias_flips == b.bias_flips).all()
-    np.testing.assert_allclose(a.margin, b.margin, atol=2e-6)
-    ha, hb = alone.heads((0, slice(0, 26))), recorder.heads(padded)
-    for name in ("entropy", "first_weight", "previous_weight", "output_norm"):
-        np.testing.assert_allclose(getattr(ha, name), getattr(hb, name), rtol=2e-3, atol=1e-5)
-    np.testing.assert_allclose(
-        alone.token_numbers((0, slice(0, 26)))[0], recorder.token_numbers(padded)[0], atol=2e-5
-    )
+def test_a_padded_row_equals_that_row_alone(seen, lens, expected):
+    alone = observe(lens, expected["input_ids"][1:, PAD:])
+    for index in range(len(SPARSE_LAYERS)):
+        a, b = routing(alone, index), routing(seen, index, row=1)
+        assert (a.expert_ids == b.expert_ids[PAD:]).all()
+        assert (a.bias_flips == b.bias_flips[PAD:]).all()
+        np.testing.assert_allclose(a.margin, b.margin[PAD:], atol=2e-6)
+    for name in HEADS:
+        a, b = alone.fields["heads", name][:, 0], seen.fields["heads", name][:, 1, PAD:]
+        np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=2e-3, atol=1e-5)
+    a, b = (x.fields["vocabulary", "logprob"][0] for x in (alone, seen))
+    np.testing.assert_allclose(a[0, 1:], b[1, PAD + 1 :], atol=2e-5)
+
+
+def test_decoding_gives_what_one_forward_gives(lens, expected):
+    """Steps wait for one another and are looked at in blocks; nothing may depend on that."""
+    ids = expected["input_ids"][:1]
+    whole, blocks = observe(lens, ids), []
+    cache = DynamicCache(config=lens.config)
+    with Recorder(lens, EVERYTHING, blocks.append), torch.inference_mode():
+        for start, stop in [(0, 9), (9, 10), *((i, i + 1) for i in range(10, 20)), (20, 33)]:
+            lens.model(input_ids=ids[:, start:stop], past_key_values=cache)
+    seen = [block.open() for block in blocks]
+    assert [(block.start, block.stop) for block in seen] == [(0, 9), (9, 20), (20, 33)]
+    assert [block.token_ids.tolist() for block in seen] == [
+        ids[:, block.start : block.stop].tolist() for block in seen
+    ]
+    for field, wanted in whole.fields.items():
+        found = np.concatenate([block.fields[field] for block in seen], axis=2)
+        np.testing.assert_allclose(
+            found.astype(float), wanted.astype(float), rtol=2e-3, atol=2e-5, err_msg=str(field)
+        )

@@ -10,6 +10,8 @@ from ringlens.observe.router import (
     RouterSpec,
     choose,
     contains,
+    may_flip,
+    refuse_other_choice,
     router_record,
     storable_logits,
 )
@@ -107,8 +109,21 @@ def test_a_router_with_its_outputs_in_another_order_is_refused():
     spec = RouterSpec(8, 2, 2, 1, 1.0)
     logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     weights, ids = route(spec, logits, torch.zeros(8))
+    other = (ids + 1) % 8
+    record = router_record(logits, weights, other, torch.zeros(8), spec)
+    assert router_record(logits, weights, ids, torch.zeros(8), spec).same_N.all()
     with pytest.raises(ObservationError, match="does not follow from its logits"):
-        router_record(logits, weights, (ids + 1) % 8, torch.zeros(8), spec)
+        refuse_other_choice(record.same_N, record.margin_N, other)
+
+
+@settings(deadline=None, max_examples=200)
+@given(routers())
+def test_rounding_changes_a_choice_only_where_it_may(router):
+    spec, logits, bias = router
+    record = router_record(logits, *route(spec, logits, bias), bias, spec)
+    doubtful = may_flip(logits, record.margin_N, record.group_margin_N)
+    stored = storable_logits(logits, record.expert_ids_Nk, bias, spec, doubtful)
+    assert torch.equal(stored, storable_logits(logits, record.expert_ids_Nk, bias, spec))
 
 
 def test_a_choice_that_no_tie_explains_is_not_stored():

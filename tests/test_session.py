@@ -133,8 +133,10 @@ def test_gumbel_noise_draws_from_the_softmax():
     from ringlens.observe.sampling import GumbelSampler
 
     logits = torch.tensor([[0.0, 1.0, 2.0]])
-    sampler = GumbelSampler([7])
-    draws = torch.stack([sampler(None, logits).argmax(-1) for _ in range(20_000)]).flatten()
+    sampler = GumbelSampler([7], [0])
+    draws = torch.stack(
+        [sampler(torch.empty(1, position), logits).argmax(-1) for position in range(20_000)]
+    ).flatten()
     share = draws.bincount(minlength=3) / len(draws)
     assert (share - logits[0].softmax(0)).abs().max() < 0.015
 

@@ -1,133 +1,129 @@
 """One batch under observation: generated, or teacher-forced.
 
-Shape letters: B batch, P prompt positions (left-padded), n generated tokens.
+Shape letters: B batch, P known positions (left-padded), n generated tokens, S positions in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.cache_utils import DynamicCache
 
 from ringlens.config import Sampling
-from ringlens.observe.record import Finished
-from ringlens.observe.recorder import Recorder
+from ringlens.observe.buffer import Task, TraceBuffer
+from ringlens.observe.ranks import Place
+from ringlens.observe.recorder import OnForward, Recorder
+from ringlens.observe.recording import Recording
 from ringlens.observe.sampling import processors
-from ringlens.problem import Problem
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
 
+# Positions a forward takes at most; a longer text goes through in several.
+PREFILL = 32_768
 
-@dataclass
+
+@dataclass(frozen=True)
 class Observer:
     """What generating and replaying share.
 
     Attributes:
         lens: The model.
         record: What to record.
+        place: What of the model this process watches.
+        recording: Takes the blocks.
         on_forward: Called with (B, T) at the start of each forward.
+        prefill: Positions a forward takes at most.
     """
 
     lens: Lens
     record: tuple[str, ...]
-    on_forward: Callable[[int, int], None]
+    place: Place
+    recording: Recording
+    on_forward: OnForward
+    prefill: int = PREFILL
 
-    def recorder(self) -> Recorder:
-        """A fresh recorder, to be attached for one batch."""
-        return Recorder(self.lens.model, self.lens.router, self.record, self.on_forward)
+    def recorder(self, pads: Sequence[int]) -> Recorder:
+        """A recorder, to be attached for one batch."""
+        return Recorder(
+            self.lens, self.record, self.recording.put, self.on_forward, tuple(pads), self.place
+        )
+
+    def begin(
+        self, tasks: Sequence[Task], eos_token_ids: tuple[int, ...], finish_reason: str
+    ) -> tuple[Tensor, Tensor, list[int]]:
+        """Tell the recording which traces follow; returns ids and mask [B, P], and the pads."""
+        ids_BP, mask_BP = left_pad(
+            [task.token_ids for task in tasks], self.lens.pad_token_id, self.lens.device
+        )
+        pads = [ids_BP.shape[1] - len(task.token_ids) for task in tasks]
+        self.recording.begin(
+            [
+                TraceBuffer(task, self.lens.tokenizer, row, pads[row], eos_token_ids, finish_reason)
+                for row, task in enumerate(tasks)
+            ]
+        )
+        return ids_BP, mask_BP, pads
 
 
-@dataclass(frozen=True)
-class Text:
-    """Finished text to replay: its tokens, how many are prompt, and where it comes from."""
-
-    token_ids: list[int]
-    n_prompt: int
-    problem: Problem | None = None
-    trace_id: int | None = None
-
-
-def generate(
-    observer: Observer, batch: Sequence[Problem], settings: Sampling, seeds: list[int]
-) -> list[Finished]:
+def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> None:
     """Generate one batch under observation."""
     lens = observer.lens
-    prompts = [lens.encode_prompt(problem.prompt) for problem in batch]
-    ids_BP, mask_BP = left_pad(prompts, lens.pad_token_id, lens.device)
+    ids_BP, mask_BP, pads = observer.begin(tasks, lens.eos_token_ids, "length")
     config = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=max(task.limit - len(task.token_ids) for task in tasks),
         do_sample=False,
         eos_token_id=list(lens.eos_token_ids),
         pad_token_id=lens.pad_token_id,
+        prefill_chunk_size=observer.prefill if ids_BP.shape[1] > observer.prefill else None,
         return_dict_in_generate=True,
     )
-    with observer.recorder() as recorder, torch.inference_mode():
+    seeds = [task.seed for task in tasks]
+    with observer.recorder(pads), torch.inference_mode():
         output = lens.model.generate(
             ids_BP,
             attention_mask=mask_BP,
             generation_config=config,
-            logits_processor=processors(settings, seeds),
+            logits_processor=processors(settings, seeds, pads),
         )
         # The last token is drawn but never fed: one more step completes its records.
-        ones = mask_BP.new_ones(len(batch), output.sequences.shape[1] - mask_BP.shape[1])
-        mask = torch.cat((mask_BP, ones), dim=1)
+        n = output.sequences.shape[1] - mask_BP.shape[1]
+        mask_BS = torch.cat((mask_BP, mask_BP.new_ones(len(tasks), n)), dim=1)
         lens.model(
             input_ids=output.sequences[:, -1:],
-            attention_mask=mask,
-            position_ids=mask.sum(dim=1, keepdim=True) - 1,
+            attention_mask=mask_BS,
+            position_ids=mask_BS.sum(dim=1, keepdim=True) - 1,
             past_key_values=output.past_key_values,
         )
-    finished = []
-    for row, problem in enumerate(batch):
-        new = output.sequences[row, ids_BP.shape[1] :].tolist()
-        stop = next((i for i, token in enumerate(new) if token in lens.eos_token_ids), None)
-        kept = new if stop is None else new[: stop + 1]
-        finished.append(
-            Finished(
-                recorder=recorder,
-                row=row,
-                pad=ids_BP.shape[1] - len(prompts[row]),
-                token_ids=[*prompts[row], *kept],
-                n_prompt=len(prompts[row]),
-                finish_reason="length" if stop is None else "stop",
-                problem=problem,
-                seed=seeds[row],
-            )
-        )
-    return finished
+    observer.recording.end()
 
 
-def teacher_force(observer: Observer, batch: Sequence[Text]) -> list[Finished]:
+def teacher_force(observer: Observer, tasks: Sequence[Task]) -> None:
     """Observe one batch of finished token sequences."""
     lens = observer.lens
-    ids_BP, mask_BP = left_pad([t.token_ids for t in batch], lens.pad_token_id, lens.device)
-    with observer.recorder() as recorder, torch.inference_mode():
-        lens.model(
-            input_ids=ids_BP,
-            attention_mask=mask_BP,
-            position_ids=(mask_BP.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=1,
-        )
-    return [
-        Finished(
-            recorder=recorder,
-            row=row,
-            pad=ids_BP.shape[1] - len(text.token_ids),
-            token_ids=text.token_ids,
-            n_prompt=text.n_prompt,
-            finish_reason="replay",
-            problem=text.problem,
-            seed=0,
-            source_trace_id=text.trace_id,
-        )
-        for row, text in enumerate(batch)
-    ]
+    ids_BP, mask_BP, pads = observer.begin(tasks, (), "replay")
+    positions_BP = (mask_BP.cumsum(dim=1) - 1).clamp(min=0)
+    P, size = ids_BP.shape[1], observer.prefill
+    # Without padding no mask: kernels then need no [P, P] mask in memory.
+    mask = mask_BP if any(pads) else None
+    cache = DynamicCache(config=lens.config) if size < P else None
+    with observer.recorder(pads), torch.inference_mode():
+        for start in range(0, P, size):
+            stop = min(start + size, P)
+            lens.model(
+                input_ids=ids_BP[:, start:stop],
+                attention_mask=None if mask is None else mask[:, :stop],
+                position_ids=positions_BP[:, start:stop],
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=1,
+            )
+    observer.recording.end()
 
 
 def left_pad(

@@ -1,20 +1,23 @@
-"""From a finished observation to the records of the store."""
+"""The constants of a run, and the digest by which an interrupted one is found again."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ringlens.config import Sampling
-from ringlens.observe.points import gate
-from ringlens.observe.recorder import Recorder
-from ringlens.observe.text import phases, token_text
-from ringlens.problem import Problem, grade
-from ringlens.store.records import RunRecord, TokenArrays, TraceRecord
+from ringlens.model.parallel import parallel_of
+from ringlens.observe.buffer import Task
+from ringlens.observe.points import expert_bias
+from ringlens.observe.ranks import Place
+from ringlens.store.records import RunRecord
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
@@ -22,77 +25,28 @@ if TYPE_CHECKING:
 VERSIONED = ("ringlens", "torch", "transformers", "accelerate", "duckdb", "pyarrow")
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A trace that is done: a row of a recorder, and what the row is.
-
-    Attributes:
-        recorder: Holds the observations.
-        row: Row of the batch.
-        pad: Padded positions before the trace.
-        token_ids: The trace's tokens, prompt included.
-        n_prompt: How many of them are prompt.
-        finish_reason: "stop", "length" or "replay".
-        problem: What was asked, where that is known.
-        seed: Seed of the trace's sampler.
-        source_trace_id: The trace this one replays.
-    """
-
-    recorder: Recorder
-    row: int
-    pad: int
-    token_ids: list[int]
-    n_prompt: int
-    finish_reason: str
-    problem: Problem | None
-    seed: int
-    source_trace_id: int | None = None
-
-
-def trace_record(lens: Lens, trace: Finished, record: tuple[str, ...]) -> TraceRecord:
-    """Everything the store keeps of a finished trace."""
-    text = token_text(lens.tokenizer, trace.token_ids)
-    phase = phases(text, trace.n_prompt)
-    rows = (trace.row, slice(trace.pad, trace.pad + len(trace.token_ids)))
-    logprob, entropy = trace.recorder.token_numbers(rows)
-    tokens = TokenArrays(
-        token_id=np.array(trace.token_ids, dtype=np.int32),
-        text=text.pieces,
-        start=np.array(text.starts, dtype=np.int32),
-        end=np.array(text.ends, dtype=np.int32),
-        phase=phase,
-        logprob=logprob,
-        entropy=entropy,
-    )
-    routing, logits = trace.recorder.routing(rows) if "routing" in record else (None, None)
-    problem = trace.problem
-    graded = grade(problem, text.text) if problem is not None else None
-    return TraceRecord(
-        prompt=problem.prompt if problem else "".join(text.pieces[: trace.n_prompt]),
-        text=text.text,
-        n_prompt=phase.count("prompt"),
-        n_think=phase.count("think"),
-        n_answer=phase.count("answer"),
-        finish_reason=trace.finish_reason,
-        seed=trace.seed,
-        tokens=tokens,
-        routing=routing,
-        router_logits=logits,
-        heads=trace.recorder.heads(rows) if "heads" in record else None,
-        problem_id=problem.id or None if problem else None,
-        task=problem.task or None if problem else None,
-        answer=graded.answer if graded else None,
-        expected=problem.answer if problem else None,
-        correct=graded.correct if graded else None,
-        source_trace_id=trace.source_trace_id,
-    )
-
-
-def run_record(lens: Lens, mode: str, record: tuple[str, ...], settings: Sampling) -> RunRecord:
-    """The constants of a run."""
+def run_record(
+    lens: Lens,
+    mode: str,
+    record: tuple[str, ...],
+    settings: Sampling,
+    tasks: Sequence[Task],
+    place: Place,
+) -> RunRecord:
+    """The constants of a run. All processes of a run call this together."""
     config, model = lens.config, lens.model
-    biases = [gate(model, layer).expert_bias.float().cpu() for layer in config.sparse_layers]
-    return RunRecord(
+    here = {
+        layer: expert_bias(model, layer).numpy()
+        for layer in place.layers
+        if layer in config.sparse_layers
+    }
+    biases: dict[int, np.ndarray] = {}
+    for part in place.writers.gather(here) or [here]:
+        biases |= part
+    E, unknown = config.num_experts, np.full(config.num_experts, np.nan)  # only rank 0 needs all
+    bias_SE = np.array([biases.get(layer, unknown) for layer in config.sparse_layers], np.float32)
+    quantization = getattr(config, "quantization_config", None)
+    run = RunRecord(
         mode=mode,
         model=lens.name,
         revision=lens.revision,
@@ -108,15 +62,41 @@ def run_record(lens: Lens, mode: str, record: tuple[str, ...], settings: Samplin
         head_dim=config.head_dim or 0,
         hidden_size=config.hidden_size,
         dtype=str(model.dtype).removeprefix("torch."),
-        quantization=None,
+        quantization=None if quantization is None else _quantization(quantization),
         attention=config._attn_implementation,
         experts_layout=config.experts_layout,
         seed=settings.seed,
         record=record,
-        expert_bias=np.array([bias.numpy() for bias in biases], dtype=np.float32).reshape(
-            len(biases), config.num_experts
-        ),
-        parallel={"processes": 1},
+        expert_bias=bias_SE.reshape(-1, E),
+        parallel=_parallel(lens, place),
         versions={"python": platform.python_version(), **{n: version(n) for n in VERSIONED}},
         sampling=asdict(settings) if mode == "live" else {},
     )
+    return replace(run, fingerprint=_fingerprint(run, tasks))
+
+
+def _quantization(config: object) -> str:
+    """JSON of a quantisation config, its settings sorted."""
+    values = config if isinstance(config, dict) else config.to_dict()  # type: ignore[attr-defined]
+    return json.dumps(values, sort_keys=True, default=str)
+
+
+def _parallel(lens: Lens, place: Place) -> dict[str, int]:
+    layout = asdict(parallel_of(lens.model))
+    sizes = {name: layout[name] for name in ("tp_size", "ep_size", "pp_size")}
+    devices = set(getattr(lens.model, "hf_device_map", {"": lens.device}).values())
+    return {"processes": place.processes, "devices": len(devices), **sizes}
+
+
+def _fingerprint(run: RunRecord, tasks: Sequence[Task]) -> str:
+    """Digest of what a command asks for: the same command has the same.
+
+    How many processes share the problems out is left out: a run may be taken up by more or fewer.
+    """
+    names = ("mode", "model", "revision", "dtype", "quantization", "attention", "experts_layout")
+    asked = {name: getattr(run, name) for name in (*names, "record", "sampling", "seed")}
+    asked["sharded"] = {name: size for name, size in run.parallel.items() if name.endswith("_size")}
+    asked["tasks"] = [
+        (task.token_ids, task.limit, task.seed, task.source_trace_id) for task in tasks
+    ]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

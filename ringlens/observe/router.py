@@ -33,7 +33,10 @@ class RouterSpec:
 
 @dataclass(frozen=True)
 class RouterRecord:
-    """What one router did, a row a token; field by field as in ``store/records.py``."""
+    """What one router did, a row a token; field by field as in ``store/records.py``.
+
+    ``same_N`` says whether the choice recomputed from the logits is the model's.
+    """
 
     expert_ids_Nk: Tensor
     weights_Nk: Tensor
@@ -44,6 +47,7 @@ class RouterRecord:
     unlimited_ids_Nk: Tensor
     group_flips_Nk: Tensor
     entropy_N: Tensor
+    same_N: Tensor
 
 
 def limit_groups(scores_NE: Tensor, spec: RouterSpec) -> tuple[Tensor, Tensor]:
@@ -83,7 +87,8 @@ def router_record(
     """Say what a router chose and why.
 
     The choice is recomputed from the logits and must be the one the model made: this catches a
-    router whose outputs come in another order, or that was changed by a hook.
+    router whose outputs come in another order, or that was changed by a hook. Nothing here waits
+    for the device, so the check is a step of its own: `refuse_other_choice`.
 
     Args:
         logits_NE: Router logits z.
@@ -91,9 +96,6 @@ def router_record(
         ids_Nk: The model's chosen experts, in any order.
         bias_E: Expert bias b.
         spec: Constants of the router.
-
-    Raises:
-        ObservationError: The model's choice does not follow from its logits.
     """
     logits_NE, weights_Nk = logits_NE.float(), weights_Nk.float()
     affinity_NE = logits_NE.sigmoid()
@@ -103,7 +105,6 @@ def router_record(
     margin_N = gap(limited_NE, k)
     group_margin_N = gap(group_scores_Ng, spec.groups_kept)
     same_N = contains(ids_Nk, limited_NE.topk(k, dim=-1).indices).all(dim=-1)
-    refuse_other_choice(same_N, torch.minimum(margin_N, group_margin_N), ids_Nk)
 
     order = weights_Nk.argsort(dim=-1, descending=True, stable=True)
     ids_Nk = ids_Nk.gather(1, order)
@@ -119,6 +120,7 @@ def router_record(
         unlimited_ids_Nk=unlimited_Nk,
         group_flips_Nk=limited_NE.gather(1, unlimited_Nk) == -torch.inf,
         entropy_N=torch.special.entr(share_NE).sum(dim=-1),
+        same_N=same_N,
     )
 
 
@@ -134,13 +136,36 @@ def refuse_other_choice(same_N: Tensor, margin_N: Tensor, ids_Nk: Tensor) -> Non
         )
 
 
-def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec) -> Tensor:
+def may_flip(logits_NE: Tensor, margin_N: Tensor, group_margin_N: Tensor) -> Tensor:
+    """Rows [N] bool whose choice rounding the logits to fp16 can change.
+
+    Rounding moves z by at most |z|/2¹¹, so s by at most max |z|·s'(z) / 2¹¹ < 1.1e-4: two scores
+    come closer by less than 2.2e-4, two group scores (sums of two) by less than 4.4e-4.
+    """
+    beyond_half = logits_NE.abs().amax(dim=-1) > torch.finfo(torch.float16).max
+    return (margin_N < 2.5e-4) | (group_margin_N < 5e-4) | beyond_half
+
+
+def storable_logits(
+    logits_NE: Tensor,
+    ids_Nk: Tensor,
+    bias_E: Tensor,
+    spec: RouterSpec,
+    doubtful_N: Tensor | None = None,
+) -> Tensor:
     """Logits as they are stored: rounded to fp16 wherever that leaves the choice as it was.
 
     Rows whose choice rounding would change keep float32. Where even float32 is a tie that float64
     breaks the other way, the winners are lifted by the smallest power of two of float32's precision
     that makes the choice recomputed in float64 the recorded one. (Affinities that float32 rounds to
     exactly 1 stay tied: no small lift tells them apart.)
+
+    Args:
+        logits_NE: Router logits.
+        ids_Nk: The recorded choice.
+        bias_E: Expert bias.
+        spec: Constants of the router.
+        doubtful_N: Rows to check (see `may_flip`); None checks all.
 
     Returns:
         float32 [N, E].
@@ -152,7 +177,8 @@ def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: Rou
     stored_NE = logits_NE.half().float()
     too_large = stored_NE.isinf().any(dim=-1)
     stored_NE[too_large] = logits_NE[too_large]
-    rows = _rows_that_differ(stored_NE, ids_Nk, bias_E, spec)
+    rows = torch.arange(len(logits_NE)) if doubtful_N is None else doubtful_N.nonzero().flatten()
+    rows = rows[_rows_that_differ(stored_NE[rows], ids_Nk[rows], bias_E, spec)]
     for power in (None, *range(14)):
         if not len(rows):
             return stored_NE

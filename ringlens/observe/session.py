@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,16 +13,21 @@ import torch
 
 from ringlens.config import RECORDABLE, Sampling, recordable
 from ringlens.errors import ConfigError
-from ringlens.observe.batch import Observer, Text, generate, teacher_force
-from ringlens.observe.record import Finished, run_record, trace_record
-from ringlens.observe.sampling import trace_seed
-from ringlens.observe.text import split_prompt
-from ringlens.problem import Problem, from_row
+from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
+from ringlens.observe.buffer import Task
+from ringlens.observe.ranks import Place, gone_peers, place
+from ringlens.observe.record import run_record
+from ringlens.observe.recording import EVERY, Recording
+from ringlens.observe.resume import unfinished_tasks
+from ringlens.observe.tasks import Text, problem_tasks, stored_texts, text_tasks
+from ringlens.problem import Problem
 from ringlens.store import Store, StoreWriter
+from ringlens.store.records import RunRecord
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
 
+log = logging.getLogger(__name__)
 
 TINY = 50_000_000
 
@@ -35,15 +41,18 @@ class Progress:
         total: Traces in all.
         tokens: Tokens the model has processed, padding included.
         bytes_written: Bytes in committed files.
+        waited: Seconds that the model has waited for the recording.
     """
 
     traces: int
     total: int
     tokens: int = 0
     bytes_written: int = 0
+    waited: float = 0.0
 
 
 OnProgress = Callable[[Progress], None]
+RunBatch = Callable[[Observer, Sequence[Task]], None]
 
 
 def capture(
@@ -53,10 +62,15 @@ def capture(
     *,
     batch_size: int = 16,
     record: Iterable[str] = RECORDABLE,
+    commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
     **sampling: Any,
 ) -> Store:
     """Let the model think about problems, and record it while it does.
+
+    An interrupted run is taken up again by the same call: finished traces are not done twice, and
+    a trace that was committed in part goes on where it stopped. Under torchrun or ``accelerate
+    launch`` the processes share the problems out, or the model, if it was loaded sharded.
 
     Args:
         lens: The model.
@@ -64,6 +78,7 @@ def capture(
         store: Folder of the store; made if it is not there, added to if it is.
         batch_size: Problems generated side by side; no record depends on it.
         record: Any of "routing", "router_logits", "heads"; tokens are always recorded.
+        commit_every: Seconds after which a running batch is committed as far as it is.
         on_progress: Called after each step.
         **sampling: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``; see
             :class:`ringlens.config.Sampling`.
@@ -73,39 +88,44 @@ def capture(
 
     Raises:
         ConfigError: An unknown or impossible setting, or no problems.
-        StoreError: The store cannot be written. Traces committed before stay.
+        ObservationError: Another process of the run is gone.
+        StoreError: The store cannot be written. What was committed before stays.
     """
     settings = Sampling.of(sampling)
     if isinstance(problems, str):
         raise ConfigError("capture takes a list of problems or prompts; wrap the prompt in a list.")
-    work = [_problem(item, index) for index, item in enumerate(problems)]
-    batches = list(_batches(work, batch_size))
+    tasks = problem_tasks(lens, problems, settings)
 
-    def run(observer: Observer) -> Iterator[list[Finished]]:
-        for first, batch in batches:
-            seeds = [trace_seed(settings.seed, first + i) for i in range(len(batch))]
-            yield generate(observer, batch, settings, seeds)
+    def run(observer: Observer, batch: Sequence[Task]) -> None:
+        generate(observer, batch, settings)
 
-    return _run(lens, store, "live", recordable(record), settings, len(work), run, on_progress)
+    session = _Session(lens, "live", recordable(record), settings, batch_size, commit_every)
+    return session.run(store, tasks, run, on_progress)
 
 
 def replay(
     lens: Lens,
-    source: Sequence[str] | Store,
+    source: Sequence[str | Text] | Store,
     store: str | Path | Store,
     *,
     batch_size: int = 8,
     record: Iterable[str] = RECORDABLE,
+    prefill: int = PREFILL,
+    commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
 ) -> Store:
     """Observe finished text in one teacher-forced forward a batch.
 
     Args:
         lens: The model.
-        source: Texts (chat markup included), or a store whose traces are replayed token by token.
+        source: Texts (chat markup included) or tokens, or a store whose traces are replayed token
+            by token.
         store: Folder of the store that the records go to; may be the source.
         batch_size: Texts a forward; no record depends on it.
         record: As for :func:`capture`.
+        prefill: Positions a forward takes at most; longer texts go through in several, with a
+            cache, and memory for all else stays that of one.
+        commit_every: As for :func:`capture`.
         on_progress: Called after each forward.
 
     Returns:
@@ -113,47 +133,108 @@ def replay(
 
     Raises:
         ConfigError: Nothing to replay.
+        ObservationError: Another process of the run is gone.
         StoreError: The store cannot be read or written.
     """
-    texts = _stored_texts(source) if isinstance(source, Store) else _plain_texts(lens, source)
-    batches = list(_batches(texts, batch_size))
-
-    def run(observer: Observer) -> Iterator[list[Finished]]:
-        for _, batch in batches:
-            yield teacher_force(observer, batch)
-
+    if prefill < 1:
+        raise ConfigError(f"prefill = {prefill}; it must be at least 1.")
+    tasks = stored_texts(source) if isinstance(source, Store) else text_tasks(lens, source)
     settings = Sampling(max_new_tokens=1)
-    return _run(lens, store, "replay", recordable(record), settings, len(texts), run, on_progress)
+    session = _Session(
+        lens, "replay", recordable(record), settings, batch_size, commit_every, prefill
+    )
+    return session.run(store, tasks, teacher_force, on_progress)
 
 
-def _run(
-    lens: Lens,
-    store: str | Path | Store,
-    mode: str,
-    record: tuple[str, ...],
-    settings: Sampling,
-    total: int,
-    batches: Callable[[Observer], Iterator[list[Finished]]],
-    on_progress: OnProgress | None,
-) -> Store:
-    """Open the store, run the batches, commit each as it finishes."""
-    folder = store.path if isinstance(store, Store) else Path(store)
-    progress = Progress(0, total)
+@dataclass(frozen=True)
+class _Session:
+    """What capture and replay share: run the batches, commit them, take up what was left."""
 
-    def report(**changes: int) -> None:
-        nonlocal progress
-        progress = replace(progress, **changes)
-        if on_progress is not None:
-            on_progress(progress)
+    lens: Lens
+    mode: str
+    record: tuple[str, ...]
+    settings: Sampling
+    batch_size: int
+    commit_every: float
+    prefill: int = PREFILL
 
-    observer = Observer(lens, record, lambda B, T: report(tokens=progress.tokens + B * T))
-    with one_thread_if_tiny(lens), StoreWriter(folder) as writer:
-        run_id = writer.start_run(run_record(lens, mode, record, settings))
-        for finished in batches(observer):
-            writer.commit(run_id, [trace_record(lens, trace, record) for trace in finished])
-            report(traces=progress.traces + len(finished), bytes_written=writer.bytes_written)
-        writer.finish_run(run_id)
-    return Store(folder)
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size = {self.batch_size}; it must be at least 1.")
+        if self.commit_every < 0:
+            raise ConfigError(f"commit_every = {self.commit_every}; it must be 0 or more seconds.")
+
+    def run(
+        self,
+        store: str | Path | Store,
+        tasks: list[Task],
+        run_batch: RunBatch,
+        on_progress: OnProgress | None,
+    ) -> Store:
+        if not tasks:
+            raise ConfigError("nothing to observe: give at least one problem or text.")
+        folder = store.path if isinstance(store, Store) else Path(store)
+        here = place(self.lens)
+        run = run_record(self.lens, self.mode, self.record, self.settings, tasks, here)
+        with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:
+            run_id = here.everyone.broadcast(_open_run(writer, run, here))
+            mine = [task for task in tasks if task.item % here.share[1] == here.share[0]]
+            left = unfinished_tasks(folder, run_id, mine)
+            with Recording(writer, run_id, here.writers, self.commit_every) as recording:
+                report = _Reporter(recording, len(mine), len(mine) - len(left), on_progress)
+                observer = Observer(
+                    self.lens, self.record, here, recording, report.forward, self.prefill
+                )
+                with gone_peers(here.everyone.rank):
+                    for batch in _batches(left, self.batch_size):
+                        run_batch(observer, batch)
+                        report.show()
+            report.show()
+            here.everyone.gather(None)  # all have committed what was theirs
+            if here.writers.size > 1 or here.everyone.rank == 0:
+                writer.finish_run(run_id)
+        return Store(folder)
+
+
+def _open_run(writer: StoreWriter, run: RunRecord, here: Place) -> str:
+    """The id of the run: one that the same call left unfinished, or a new one."""
+    if here.writers.size < here.everyone.size and here.everyone.rank > 0:
+        return ""  # processes with models of their own: rank 0 opens the run for all
+    left = writer.unfinished(run.fingerprint)
+    if left is None:
+        return writer.start_run(run)
+    log.info("taking up run %s, which was interrupted", left)
+    writer.resume(left)
+    return left
+
+
+class _Reporter:
+    """Tells the caller how far the session is, in the caller's thread."""
+
+    def __init__(
+        self, recording: Recording, total: int, done: int, on_progress: OnProgress | None
+    ) -> None:
+        self.recording, self.done, self.on_progress = recording, done, on_progress
+        self.progress = Progress(done, total)
+
+    def forward(self, B: int, T: int) -> None:
+        """A forward over [B, T] tokens begins."""
+        self.recording.check()
+        self.progress = replace(self.progress, tokens=self.progress.tokens + B * T)
+        self.show()
+
+    def show(self) -> None:
+        """Report what the recording has done by now."""
+        if self.on_progress is None:
+            return
+        recording = self.recording
+        self.progress = replace(
+            self.progress,
+            traces=self.done + recording.traces,
+            bytes_written=recording.bytes_written,
+            waited=recording.waited,
+        )
+        self.on_progress(self.progress)
 
 
 @contextmanager
@@ -172,39 +253,9 @@ def one_thread_if_tiny(lens: Lens) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _plain_texts(lens: Lens, texts: Sequence[str]) -> list[Text]:
-    if isinstance(texts, str):
-        raise ConfigError("replay takes a list of texts, or a Store; wrap the text in a list.")
-    found = []
-    for text in texts:
-        prompt = lens.encode(text[: split_prompt(text)])
-        rest = lens.encode(text[split_prompt(text) :])
-        if not prompt + rest:
-            raise ConfigError("an empty text cannot be replayed; leave it out.")
-        found.append(Text(prompt + rest, len(prompt)))
-    return found
-
-
-def _stored_texts(store: Store) -> list[Text]:
-    rows = store.sql(
-        "select t.trace_id, t.n_prompt, t.problem_id, t.task, t.prompt, t.expected, "
-        "list(k.token_id order by k.pos) as token_ids from traces t join tokens k "
-        "using (trace_id) where t.source_trace_id is null group by all order by t.trace_id"
-    ).to_arrow_table()
-    return [
-        Text(row["token_ids"], row["n_prompt"], from_row(row), row["trace_id"])
-        for row in rows.to_pylist()
-    ]
-
-
-def _problem(item: Problem | str, index: int) -> Problem:
-    return Problem(f"prompt-{index}", "", item) if isinstance(item, str) else item
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence[Any]]]:
-    if not items:
-        raise ConfigError("nothing to observe: give at least one problem or text.")
-    if size < 1:
-        raise ConfigError(f"batch_size = {size}; it must be at least 1.")
-    for first in range(0, len(items), size):
-        yield first, items[first : first + size]
+def _batches(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
+    """Batches in order; traces to go on with come first and among themselves, as they are long."""
+    for kind in (True, False):
+        some = [task for task in tasks if (task.earlier is not None) is kind]
+        for first in range(0, len(some), size):
+            yield some[first : first + size]

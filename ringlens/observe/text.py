@@ -7,6 +7,7 @@ Ring-mini, and its pieces may run into their neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tokenizers.decoders import DecodeStream
@@ -29,32 +30,55 @@ class TokenText:
     ends: list[int]
 
 
-def token_text(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> TokenText:
-    """Decode ids one by one into pieces that join to the whole text, nothing lost.
+class TextStream:
+    """Decodes ids as they come into pieces that join to the whole text, nothing lost.
 
     A token that ends inside a multi-byte character gets an empty piece; the token that completes
     the character gets it. Bytes that never complete one become "�" on the last token.
 
+    Attributes:
+        pieces: Text of each token so far.
+
     Raises:
         ObservationError: The tokenizer is not backed by the ``tokenizers`` library.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ObservationError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer, so its text spans are unknown. "
-            "Load the model with a tokenizer.json."
-        )
-    backend = tokenizer.backend_tokenizer
-    stream = DecodeStream(skip_special_tokens=False)
-    pieces = [stream.step(backend, token_id) or "" for token_id in token_ids]
-    whole = backend.decode(token_ids, skip_special_tokens=False)
-    decoded = "".join(pieces)
-    if pieces and whole.startswith(decoded):
-        pieces[-1] += whole[len(decoded) :]
-    ends, total = [], 0
-    for piece in pieces:
-        total += len(piece)
-        ends.append(total)
-    return TokenText("".join(pieces), pieces, [0, *ends][: len(ends)], ends)
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ObservationError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer, so its text spans are "
+                "unknown. Load the model with a tokenizer.json."
+            )
+        self._backend = tokenizer.backend_tokenizer
+        self._stream = DecodeStream(skip_special_tokens=False)
+        self._token_ids: list[int] = []
+        self.pieces: list[str] = []
+
+    def push(self, token_ids: list[int]) -> None:
+        """Add tokens."""
+        self._token_ids += token_ids
+        self.pieces += (self._stream.step(self._backend, i) or "" for i in token_ids)
+
+    def close(self) -> None:
+        """No token follows: an unfinished character goes to the last one."""
+        whole = self._backend.decode(self._token_ids, skip_special_tokens=False)
+        decoded = "".join(self.pieces)
+        if self.pieces and whole.startswith(decoded):
+            self.pieces[-1] += whole[len(decoded) :]
+
+    def text(self, stop: int | None = None) -> TokenText:
+        """Text and spans of the first ``stop`` tokens, of all if None."""
+        pieces = self.pieces[:stop]
+        ends = list(accumulate(map(len, pieces)))
+        return TokenText("".join(pieces), pieces, [0, *ends][: len(ends)], ends)
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> TokenText:
+    """The text of finished token ids, cut into its tokens; see `TextStream`."""
+    stream = TextStream(tokenizer)
+    stream.push(token_ids)
+    stream.close()
+    return stream.text()
 
 
 def phases(text: TokenText, n_prompt: int) -> list[str]:

@@ -2,18 +2,25 @@
 
 H = −Σ p log p; for logits z with L = log Σ exp z: log p = z − L, H = L − Σ p z.
 
-Shape letters: B batch, T tokens of a forward, V vocabulary, D hidden size.
+Shape letters: B batch, T tokens of a forward, t positions of a block, V vocabulary, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ringlens.observe.parcel import Courier, Parcel, Tensors
+from ringlens.observe.points import POINTS, module_at, unembed
+
+if TYPE_CHECKING:
+    from ringlens.model.modeling import BailingMoeV2ForCausalLM
 
 # Logits held at a time: 2**25 float32 are 128 MiB.
 MAX_LOGITS = 2**25
+FIELDS = ("logprob", "entropy")
 
 
 def surprise(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,45 +30,74 @@ def surprise(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     return logp.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1), entropy
 
 
-class VocabularyRecorder:
-    """Collects log-probability and entropy forward by forward.
+class VocabularyInstrument:
+    """Watches what the model expected before each token.
 
     A token's numbers come from the distribution before it: within a forward from the final norm's
     hidden states (in chunks, so that no [T, V] is ever held), across forwards from the last
-    position's logits, which are kept until the next token is known.
+    position's logits, which wait until the next token is known.
     """
 
-    def __init__(self, unembed: Callable[[Tensor], Tensor], vocabulary: int) -> None:
-        self.unembed = unembed
-        self.vocabulary = vocabulary
-        self.logprob: list[Tensor] = []
-        self.entropy: list[Tensor] = []
+    def __init__(self, model: BailingMoeV2ForCausalLM, courier: Courier) -> None:
+        self.model, self.courier = model, courier
+        self._unembed = unembed(model)
+        self._found: list[Tensor] = []
+        self._waiting: list[Tensor] = []
         self._last_logits_BV: Tensor | None = None
+
+    def attach(self) -> list[Any]:
+        """Hook the final norm and the output projection; returns handles to remove."""
+        return [
+            module_at(self.model, POINTS[name]).register_forward_hook(hook)
+            for name, hook in (("final_norm", self._hidden), ("logits", self._logits))
+        ]
 
     def tokens(self, token_ids_BT: Tensor) -> None:
         """A forward over these tokens begins: the first one's numbers are known now."""
-        first = token_ids_BT[:, 0]
-        if self._last_logits_BV is None:
-            nothing = torch.full(first.shape, torch.nan, device=first.device)
-            self._append(nothing[:, None], nothing[:, None])
-        else:
-            logprob_B, entropy_B = surprise(self._last_logits_BV, first)
-            self._append(logprob_B[:, None], entropy_B[:, None])
         self._token_ids_BT = token_ids_BT
+        if self._last_logits_BV is None:
+            nothing_B1 = torch.full((len(token_ids_BT), 1), torch.nan, device=token_ids_BT.device)
+            self._found += (nothing_B1, nothing_B1)
+        else:
+            self._waiting += (self._last_logits_BV, token_ids_BT[:, 0])
+            if len(self._waiting) // 2 * self._last_logits_BV.numel() > MAX_LOGITS:
+                self._settle()
 
-    def hidden(self, hidden_BTD: Tensor) -> None:
-        """The final norm's output of this forward: the other tokens' numbers follow from it."""
+    def take(self) -> dict[int, Parcel]:
+        """What was seen since the last time, as "layer" −1; nothing where no logits are."""
+        inputs, self._found, waiting = self._found, [], self._waiting
+        if not inputs and not waiting:
+            return {}
+        self._waiting = []
+        known = len(inputs)
+        return {-1: self.courier.send(lambda *x: _joined(x[:known], x[known:]), *inputs, *waiting)}
+
+    def _settle(self) -> None:
+        if self._waiting:
+            joined = _joined((), tuple(self._waiting))
+            self._found += (joined["logprob"], joined["entropy"])
+            self._waiting = []
+
+    def _hidden(self, module: nn.Module, args: tuple, hidden_BTD: Tensor) -> None:
         B, T, _ = hidden_BTD.shape
-        size = max(1, MAX_LOGITS // (B * self.vocabulary))
+        if T > 1:
+            self._settle()
+        size = max(1, MAX_LOGITS // (B * self.model.config.vocab_size))
         for start in range(0, T - 1, size):
             stop = min(start + size, T - 1)
-            logits = self.unembed(hidden_BTD[:, start:stop])
-            self._append(*surprise(logits, self._token_ids_BT[:, start + 1 : stop + 1]))
+            logits = self._unembed(hidden_BTD[:, start:stop])
+            self._found += surprise(logits, self._token_ids_BT[:, start + 1 : stop + 1])
 
-    def logits(self, logits_BTV: Tensor) -> None:
-        """The model's own logits of this forward; the last position's wait for the next token."""
+    def _logits(self, module: nn.Module, args: tuple, logits_BTV: Tensor) -> None:
         self._last_logits_BV = logits_BTV[:, -1]
 
-    def _append(self, logprob_BT: Tensor, entropy_BT: Tensor) -> None:
-        self.logprob.append(logprob_BT.float())
-        self.entropy.append(entropy_BT.float())
+
+def _joined(found: tuple[Tensor, ...], waiting: tuple[Tensor, ...]) -> Tensors:
+    """Numbers [B, t] of what was found, and then of the steps that waited."""
+    logprob, entropy = list(found[0::2]), list(found[1::2])
+    if waiting:
+        logits_BtV, ids_Bt = torch.stack(waiting[0::2], 1), torch.stack(waiting[1::2], 1)
+        late = surprise(logits_BtV, ids_Bt)
+        logprob.append(late[0])
+        entropy.append(late[1])
+    return {"logprob": torch.cat(logprob, dim=1), "entropy": torch.cat(entropy, dim=1)}

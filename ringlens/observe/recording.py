@@ -1,0 +1,165 @@
+"""Recording beside the model: blocks wait in a bounded queue, one thread turns them into commits.
+
+Nothing is dropped: when the queue is full, the model waits, and the run says so once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from ringlens.observe.block import Block
+from ringlens.observe.buffer import TraceBuffer
+from ringlens.store import StoreWriter
+from ringlens.store.peers import Peers
+
+log = logging.getLogger(__name__)
+
+QUEUED = 2**29
+HELD = 2**27
+EVERY = 10.0
+
+
+class Recording:
+    """A thread that commits what a recorder hands over.
+
+    A commit is made when a batch ends, and before that whenever ``every`` seconds have passed or
+    ``HELD`` bytes are waiting: so a long trace can be watched, and memory does not grow with it.
+
+    Args:
+        writer: The store. Used by the thread alone while the recording runs.
+        run_id: The run that the traces belong to.
+        peers: The processes that record the same traces.
+        every: Seconds between commits within a batch.
+
+    Attributes:
+        traces: Traces finished and committed.
+        bytes_written: Bytes committed.
+        waited: Seconds that the model has waited for the recording.
+    """
+
+    def __init__(
+        self, writer: StoreWriter, run_id: str, peers: Peers, every: float = EVERY
+    ) -> None:
+        self.writer, self.run_id, self.peers, self.every = writer, run_id, peers, every
+        self.traces, self.bytes_written, self.waited = 0, writer.bytes_written, 0.0
+        self._buffers: list[TraceBuffer] = []
+        self._last_commit = time.monotonic()
+        self._work: deque[tuple[int, Callable[[], None]]] = deque()
+        self._queued = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ringlens-recording", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish what is queued; after an error drop it and finish the commit under way."""
+        with self._changed:
+            self._closing = True
+            if error is not None:
+                self._work.clear()
+            self._changed.notify_all()
+        self._thread.join()
+        if error is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread, if anything did."""
+        if self._error is not None:
+            raise self._error
+
+    def begin(self, buffers: Sequence[TraceBuffer]) -> None:
+        """The blocks that follow belong to these traces."""
+        self._put(0, lambda: self._begin(buffers))
+
+    def put(self, block: Block) -> None:
+        """Take a block; waits while too much is queued."""
+        self._put(block.bytes, lambda: self._add(block))
+
+    def end(self) -> None:
+        """The batch is done: its traces end."""
+        self._put(0, self._end)
+
+    def _put(self, size: int, work: Callable[[], None]) -> None:
+        self.check()
+        with self._changed:
+            if self._queued and self._queued + size > QUEUED:
+                self._wait(size)
+            self._work.append((size, work))
+            self._queued += size
+            self._changed.notify_all()
+        self.check()
+
+    def _wait(self, size: int) -> None:
+        if not self.waited:
+            log.warning(
+                "recording is slower than the model: the model waits for it. Record less "
+                "(record=…) or write to a faster disk to avoid this."
+            )
+        start = time.monotonic()
+        self._changed.wait_for(
+            lambda: self._error or not self._queued or self._queued + size <= QUEUED
+        )
+        self.waited += time.monotonic() - start
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._work or self._closing)
+                    if not self._work:
+                        return
+                    size, work = self._work.popleft()
+                work()
+                del work  # a block is large: it must not live on while the next one is awaited
+                with self._changed:
+                    self._queued -= size
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 (raised again in the model's thread)
+            with self._changed:
+                self._error = error
+                self._work.clear()
+                self._changed.notify_all()
+
+    def _begin(self, buffers: Sequence[TraceBuffer]) -> None:
+        self._buffers = list(buffers)
+
+    def _add(self, block: Block) -> None:
+        seen = block.open()
+        for buffer in self._buffers:
+            buffer.add(seen)
+        late = time.monotonic() - self._last_commit >= self.every
+        held = sum(buffer.bytes for buffer in self._buffers)
+        if self.peers.broadcast(late or held >= HELD):
+            self._commit()
+
+    def _end(self) -> None:
+        for buffer in self._buffers:
+            buffer.end()
+        self._commit()
+
+    def _commit(self) -> None:
+        cut = [(buffer, buffer.cut()) for buffer in self._buffers]
+        parts = [(buffer, record) for buffer, record in cut if record is not None]
+        ids = self.writer.commit(self.run_id, [record for _, record in parts])
+        for (buffer, _), trace_id in zip(parts, ids, strict=True):
+            buffer.trace_id = trace_id
+        self.traces += sum(buffer.done for buffer in self._buffers)
+        self._buffers = [buffer for buffer in self._buffers if not buffer.done]
+        self.bytes_written = self.writer.bytes_written
+        self._last_commit = time.monotonic()

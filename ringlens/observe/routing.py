@@ -1,0 +1,152 @@
+"""Watches the routers: what each chose and why, layer by layer.
+
+Shape letters: B batch, T tokens of a forward, t positions of a block, N = B·t, E experts, k experts
+a token.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ringlens.observe.parcel import Courier, Parcel, Tensors
+from ringlens.observe.points import expert_bias, gate
+from ringlens.observe.router import (
+    RouterSpec,
+    may_flip,
+    refuse_other_choice,
+    router_record,
+    storable_logits,
+)
+
+if TYPE_CHECKING:
+    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+
+FIELDS = (
+    "expert_ids",
+    "weights",
+    "affinities",
+    "margin",
+    "group_margin",
+    "bias_flips",
+    "unlimited_ids",
+    "group_flips",
+    "entropy",
+)
+
+
+class RoutingInstrument:
+    """Hooks on the routers of some layers.
+
+    Args:
+        model: The model.
+        layers: Its sparse layers that are watched.
+        router: Constants of the routers.
+        logits: Whether router logits are kept, too.
+        courier: Sends the results.
+    """
+
+    def __init__(
+        self,
+        model: BailingMoeV2ForCausalLM,
+        layers: tuple[int, ...],
+        router: RouterSpec,
+        logits: bool,
+        courier: Courier,
+    ) -> None:
+        self.router, self.logits, self.courier = router, logits, courier
+        self._gates = {layer: gate(model, layer) for layer in layers}
+        self._biases = {layer: expert_bias(model, layer) for layer in layers}
+        self._placed: dict[int, Tensor] = {}
+        self._seen: dict[int, list[Tensor]] = defaultdict(list)
+        self._sent: dict[int, Parcel] = {}
+        self._shape = (0, 0)
+
+    def attach(self) -> list[Any]:
+        """Hook the routers; returns handles to remove."""
+        return [
+            module.register_forward_hook(self._routed(layer))
+            for layer, module in self._gates.items()
+        ]
+
+    def begin(self, shape: tuple[int, int], stop: int) -> None:
+        """A forward of [B, T] tokens begins."""
+        self._shape = shape
+
+    def take(self) -> dict[int, Parcel]:
+        """What was seen since the last time, by layer."""
+        for layer in list(self._seen):
+            self._send(layer)
+        sent, self._sent = self._sent, {}
+        return sent
+
+    def _routed(self, layer: int) -> Callable[[nn.Module, tuple, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> None:
+            self._seen[layer] += (x.unflatten(0, self._shape) for x in output)
+            if self._shape[1] > 1:
+                self._send(layer)  # at once: the copy then runs beside the next layers
+
+        return hook
+
+    def _send(self, layer: int) -> None:
+        compute = partial(routing_fields, self.router, self.logits)
+        finish = partial(checked_fields, self.router, self._biases[layer])
+        seen = self._seen.pop(layer)
+        if layer not in self._placed:  # moved once: a copy to the device would wait for it
+            self._placed[layer] = self._biases[layer].to(seen[0].device)
+        bias_E = self._placed[layer]
+        self._sent[layer] = self.courier.send(compute, bias_E, *seen, finish=finish)
+
+
+def routing_fields(spec: RouterSpec, logits: bool, bias_E: Tensor, *seen: Tensor) -> Tensors:
+    """The router record of a block, each field [B, t, …].
+
+    Args:
+        spec: Constants of the router.
+        logits: Whether to keep the logits.
+        bias_E: Expert bias.
+        *seen: Logits, weights and ids of each forward in turn, [B, T, E] and [B, T, k].
+    """
+    z_BtE, weights_Btk, ids_Btk = (torch.cat(seen[i::3], dim=1) for i in range(3))
+    shape = z_BtE.shape[:2]
+    z_NE, weights_Nk, ids_Nk = (x.flatten(0, 1) for x in (z_BtE, weights_Btk, ids_Btk))
+    record = router_record(z_NE, weights_Nk, ids_Nk, bias_E, spec)
+    id_type = torch.uint8 if spec.experts <= 256 else torch.int32
+    fields = {
+        "expert_ids": record.expert_ids_Nk.to(id_type),
+        "weights": record.weights_Nk.half(),
+        "affinities": record.affinities_Nk,
+        "margin": record.margin_N,
+        "group_margin": record.group_margin_N,
+        "bias_flips": record.bias_flips_Nk,
+        "unlimited_ids": record.unlimited_ids_Nk.to(id_type),
+        "group_flips": record.group_flips_Nk,
+        "entropy": record.entropy_N,
+        "same": record.same_N,
+    }
+    if logits:
+        fields["logits"] = z_NE
+    return {name: x.unflatten(0, shape) for name, x in fields.items()}
+
+
+def checked_fields(spec: RouterSpec, bias_E: Tensor, fields: Tensors) -> Tensors:
+    """On the host: refuse a choice that is not this router's; make the logits storable.
+
+    Raises:
+        ObservationError: A choice does not follow from its logits.
+    """
+    shape = fields["margin"].shape
+    flat = {name: x.flatten(0, 1) for name, x in fields.items()}
+    margin_N, group_margin_N = flat["margin"], flat["group_margin"]
+    same_N, ids_Nk = flat.pop("same"), flat["expert_ids"].long()
+    refuse_other_choice(same_N, torch.minimum(margin_N, group_margin_N), ids_Nk)
+    flat["weights"] = flat["weights"].float()
+    if "logits" in flat:
+        doubtful_N = may_flip(flat["logits"], margin_N, group_margin_N)
+        flat["logits"] = storable_logits(flat["logits"], ids_Nk, bias_E, spec, doubtful_N)
+    return {name: x.unflatten(0, shape) for name, x in flat.items()}

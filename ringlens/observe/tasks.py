@@ -1,0 +1,93 @@
+"""From problems, texts and stored traces to what a session has to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ringlens.config import Sampling
+from ringlens.errors import ConfigError
+from ringlens.observe.buffer import Task
+from ringlens.observe.sampling import trace_seed
+from ringlens.observe.text import split_prompt
+from ringlens.problem import Problem, from_row
+from ringlens.store import Store
+
+if TYPE_CHECKING:
+    from ringlens.lens import Lens
+
+
+@dataclass(frozen=True)
+class Text:
+    """A finished text as tokens.
+
+    Attributes:
+        token_ids: Its tokens.
+        n_prompt: How many of them are prompt.
+    """
+
+    token_ids: list[int]
+    n_prompt: int = 0
+
+
+def problem_tasks(lens: Lens, problems: Sequence[Problem | str], settings: Sampling) -> list[Task]:
+    """One trace a problem, each with a seed of its own."""
+    tasks = []
+    for item, given in enumerate(problems):
+        problem = Problem(f"prompt-{item}", "", given) if isinstance(given, str) else given
+        prompt = lens.encode_prompt(problem.prompt)
+        tasks.append(
+            Task(
+                token_ids=prompt,
+                n_prompt=len(prompt),
+                limit=len(prompt) + settings.max_new_tokens,
+                item=item,
+                problem=problem,
+                seed=trace_seed(settings.seed, item),
+            )
+        )
+    return tasks
+
+
+def text_tasks(lens: Lens, texts: Sequence[str | Text]) -> list[Task]:
+    """One trace a text.
+
+    Raises:
+        ConfigError: A single string instead of a list, or an empty text.
+    """
+    if isinstance(texts, str):
+        raise ConfigError("replay takes a list of texts, or a Store; wrap the text in a list.")
+    tasks = []
+    for item, given in enumerate(texts):
+        text = _tokens(lens, given) if isinstance(given, str) else given
+        if not text.token_ids:
+            raise ConfigError("an empty text cannot be replayed; leave it out.")
+        tasks.append(Task(text.token_ids, text.n_prompt, len(text.token_ids), item))
+    return tasks
+
+
+def stored_texts(store: Store) -> list[Task]:
+    """One trace a finished trace of the store that is no replay itself."""
+    rows = store.sql(
+        "select t.trace_id, t.n_prompt, t.problem_id, t.task, t.prompt, t.expected, "
+        "list(k.token_id order by k.pos) as token_ids from traces t join tokens k "
+        "using (trace_id) where t.source_trace_id is null and t.finish_reason != 'running' "
+        "group by all order by t.trace_id"
+    ).to_arrow_table()
+    return [
+        Task(
+            token_ids=row["token_ids"],
+            n_prompt=row["n_prompt"],
+            limit=len(row["token_ids"]),
+            item=item,
+            problem=from_row(row),
+            source_trace_id=row["trace_id"],
+        )
+        for item, row in enumerate(rows.to_pylist())
+    ]
+
+
+def _tokens(lens: Lens, text: str) -> Text:
+    prompt = lens.encode(text[: split_prompt(text)])
+    return Text(prompt + lens.encode(text[split_prompt(text) :]), len(prompt))
