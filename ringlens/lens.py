@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ringlens.errors import ConfigError
 from ringlens.model.loading import BUNDLED, load_model
+from ringlens.observe.cache import ActivationCache, Name, Names
+from ringlens.observe.inputs import TextOrIds
 from ringlens.observe.router import RouterSpec
+from ringlens.observe.run import HookFunction, run_with_cache, run_with_hooks
 
 if TYPE_CHECKING:
-    import torch
+    from nnsight.intervention.editing import EditingTracer
+    from nnsight.intervention.tracer import InterleavingTracer
     from transformers import PreTrainedTokenizerBase
 
     from ringlens.model.configuration import BailingMoeV2Config
     from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.observe.tracing import Points, RingEnvoy
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,12 @@ class Lens:
 
     @property
     def device(self) -> torch.device:
-        """Device of the embeddings, where inputs go."""
-        return self.model.get_input_embeddings().weight.device
+        """Where inputs go: the device that the embeddings are on, or run on where offloaded."""
+        embeddings = self.model.get_input_embeddings()
+        hook = getattr(embeddings, "_hf_hook", None)  # accelerate's
+        if embeddings.weight.device.type == "meta" and hook is not None:
+            return torch.device(hook.execution_device)
+        return embeddings.weight.device
 
     @cached_property
     def router(self) -> RouterSpec:
@@ -92,15 +105,143 @@ class Lens:
         """Token ids of a text, nothing added."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
+    def run_with_cache(
+        self,
+        text_or_ids: TextOrIds,
+        names_filter: Names = None,
+        *,
+        device: torch.device | str | None = None,
+        stop_at_layer: int | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, ActivationCache]:
+        """Run the model once, without gradients, and keep activations.
+
+        Args:
+            text_or_ids: A text (taken as it stands), token ids, or several of either; shorter rows
+                are padded on the left.
+            names_filter: What to keep: a name, a pair of name and layer, a list of these, or a
+                function from TransformerLens names to bool. The name of a point without a layer
+                stands for all layers. None keeps every point, which for a long text is a lot.
+            device: Where to keep it; None leaves each tensor on the device that computed it.
+            stop_at_layer: Run the layers before this one only.
+            **options: For the model's forward, such as ``logits_to_keep``.
+
+        Returns:
+            Logits [B, T, V] (with ``stop_at_layer`` the residual stream [B, T, D] at the beginning
+            of that layer), and the cache.
+
+        Raises:
+            ObservationError: No such point, or a layer that lacks it.
+        """
+        return run_with_cache(
+            self, text_or_ids, names_filter, device=device, stop_at_layer=stop_at_layer, **options
+        )
+
+    def run_with_hooks(
+        self,
+        text_or_ids: TextOrIds,
+        fwd_hooks: Sequence[tuple[Name | Callable[[str], bool], HookFunction]] = (),
+        *,
+        stop_at_layer: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Run the model once, without gradients, with functions at points.
+
+        Args:
+            text_or_ids: As in :meth:`run_with_cache`.
+            fwd_hooks: Pairs of a name (or a function that picks names) and a function
+                ``fn(activation, hook)``; ``hook.name`` and ``hook.layer()`` say where it is. It may
+                change the activation in place or return another of the same shape. From changed
+                router logits the router chooses anew. Experts chosen by hand
+                (``router_choice``) keep the weights that were given to the ones they replace.
+            stop_at_layer: As in :meth:`run_with_cache`.
+            **options: For the model's forward.
+
+        Returns:
+            As the first value of :meth:`run_with_cache`.
+
+        Raises:
+            ObservationError: No such point, a layer that lacks it, or a replacement of another
+                shape.
+        """
+        return run_with_hooks(self, text_or_ids, fwd_hooks, stop_at_layer=stop_at_layer, **options)
+
+    def trace(self, *text_or_ids: TextOrIds, **options: Any) -> InterleavingTracer:
+        """Trace one forward with nnsight.
+
+        Inside ``with lens.trace(text):`` read and change ``lens.points``, in the order in which the
+        model computes them; ``.save()`` what is needed after the block. See docs/probing.md.
+
+        Args:
+            *text_or_ids: As in :meth:`run_with_cache`; nothing, where ``tracer.invoke(text)``
+                blocks follow.
+            **options: For the model's forward.
+
+        Raises:
+            ObservationError: The model is divided over processes.
+        """
+        return self.nnsight.trace(*text_or_ids, **options)
+
+    def generate(self, *text_or_ids: TextOrIds, **options: Any) -> InterleavingTracer:
+        """Trace a generation with nnsight; ``tracer.iter[:n]`` walks through its steps.
+
+        The first step is the prompt, each further one a token. ``tracer.result`` gives the token
+        ids, prompt included.
+
+        Args:
+            *text_or_ids: As in :meth:`trace`; ``encode_prompt`` puts a prompt in the chat template.
+            **options: For the model's ``generate``, such as ``max_new_tokens``.
+
+        Raises:
+            ObservationError: The model is divided over processes.
+        """
+        return self.nnsight.generate(*text_or_ids, **options)
+
+    def edit(self) -> EditingTracer:
+        """Keep a block of changes, to be applied in every trace of an edited twin of this lens.
+
+        ``with lens.edit() as (tracer, edited):`` the block changes ``edited.points``; afterwards
+        ``edited.trace``, ``edited.generate`` and ``edited.edit`` apply it. The lens itself stays
+        unedited, and ``edited.clear_edits()`` removes the changes. Other ways to run the model
+        (``run_with_cache``, ``capture``) know nothing of them.
+
+        Raises:
+            ObservationError: The model is divided over processes.
+        """
+        return self.nnsight.edit()
+
+    @property
+    def points(self) -> Points:
+        """The points of the model by name, inside a trace."""
+        return self.nnsight.points
+
+    @cached_property
+    def nnsight(self) -> RingEnvoy:
+        """All of nnsight on this model, by module path.
+
+        Raises:
+            ObservationError: The model is divided over processes.
+        """
+        # Imported when first used: nnsight takes seconds, and adds .save to every object.
+        from ringlens.observe.tracing import RingEnvoy
+
+        return RingEnvoy(self)
+
 
 def load(name: str = "ring-nano", **options: Any) -> Lens:
     """Load a Ring model to look through.
 
     Args:
         name: "ring-nano" (bundled), a folder, or a hub id such as "inclusionAI/Ring-mini-2.0".
-        **options: ``dtype``, ``device``, ``attention``, ``experts``, ``revision``; see
-            :func:`ringlens.model.loading.load_model`. ring-nano is run in float32 unless told
-            otherwise.
+        **options: See :func:`ringlens.model.loading.load_model`:
+
+            - ``dtype`` of the weights ("auto": the checkpoint's; ring-nano: float32), ``attention``
+              kernel, ``revision`` of a hub id.
+            - Where: ``device``; or ``device_map`` ("auto" or explicit) with ``max_memory`` a device
+              and an ``offload_folder`` for what goes to disk; or, under torchrun, ``tp_size``,
+              ``ep_size`` and ``pp_size`` processes.
+            - ``quantization``: "nf4", "nf4-double", "int8", or "fp8" for published FP8 checkpoints.
+            - ``experts`` layout: "fused", "modules", or None to choose by the rest.
 
     Raises:
         ModelNotFoundError: There is no such model.
