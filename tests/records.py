@@ -118,7 +118,9 @@ def random_heads(rng: np.random.Generator, run: RunRecord, tokens: int) -> HeadA
     previous = (1 - first) * rng.random(shape)
     first[:, 0], previous[:, 0] = 1, 0
     rounded = [a.astype(np.float16).astype(np.float32) for a in (entropy, first, previous)]
-    return HeadArrays(*rounded, rng.gamma(2.0, 1.0, shape).astype(np.float32))
+    return HeadArrays(
+        tuple(range(run.layers)), *rounded, rng.gamma(2.0, 1.0, shape).astype(np.float32)
+    )
 
 
 def choose(scores_TE: np.ndarray, groups: int, kept: int, k: int) -> tuple[np.ndarray, np.ndarray]:

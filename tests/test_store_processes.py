@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from contextlib import closing
 
 import duckdb
 import numpy as np
@@ -12,6 +13,7 @@ from workers import KINDS, RUN, kinds, processes, write_commits
 
 from ringlens.store import Store, StoreWriter
 from ringlens.store.layout import table_names
+from ringlens.store.manifest import Manifest
 
 SPARSE = len(RUN.sparse_layers)
 KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))
@@ -65,6 +67,8 @@ def assert_no_orphans(path):
     """What lies in the table folders is what the manifest has, and nothing is staged."""
     with Store(path) as store:
         known = {path / file.path for name in table_names() for file in store.files(name)}
+    with closing(Manifest.read(path)) as manifest:
+        known |= {path / name for name in manifest.retired(before="9999")}
     assert {file for name in table_names() for file in path.glob(f"{name}/**/*.*")} == known
     assert list((path / "staging").iterdir()) == []
 

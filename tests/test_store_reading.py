@@ -81,7 +81,10 @@ def test_router_choices_has_one_row_a_chosen_expert(store):
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("from nope", "no table nope: the store has experts, heads, .*router_choices.*traces"),
+        (
+            "from nope",
+            "no table nope: the store has activations, .*, experts, .*router_choices.*traces",
+        ),
         ("select expert from routing", "expert.* routing: trace_id, layer, pos, expert_ids"),
         ("select rnk from router_choices", "rnk.*router_choices: trace_id, layer, pos, rank"),
         ("selec 1", "syntax error.*selec 1"),

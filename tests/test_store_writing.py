@@ -72,12 +72,12 @@ def test_bytes_written_is_what_lies_on_the_disk(tmp_path):
         )
 
 
-def test_finishing_a_run_keeps_one_row_and_one_file(tmp_path):
+def test_finishing_a_run_keeps_one_row(tmp_path):
     with StoreWriter(tmp_path) as writer:
         run_id = writer.start_run(RUN)
         before = parquet_of(tmp_path)
         writer.finish_run(run_id)
-        assert parquet_of(tmp_path) == before
+        assert set(before) < set(parquet_of(tmp_path))  # the replaced file stays for a while
         with Store(tmp_path) as store:
             ((started, finished),) = store.sql("select started, finished from runs").fetchall()
         assert finished >= started
@@ -115,7 +115,7 @@ HALF = "\ud83d"
             "in a run with 16 experts",
         ),
         (changed_routing(TRACE, unlimited_ids=TRACE.routing.unlimited_ids - 9), "expert id -"),
-        (random_trace(random_run(layers=5)), "where the run has"),
+        (random_trace(random_run(layers=5)), r"routing.layers is .* each once and ascending"),
         (random_trace(random_run(heads=8)), r"heads\.entropy is \(4, 24, 8\)"),
     ],
 )

@@ -3,19 +3,25 @@
 Written by `StoreWriter`, read by `Store`; the tables are described in `ringlens.store.schema`.
 """
 
+from ringlens.store.peers import Alone, Peers
 from ringlens.store.records import (
+    AttentionArrays,
     HeadArrays,
     RoutingArrays,
     RunRecord,
     TokenArrays,
     TraceRecord,
+    VectorArrays,
 )
 from ringlens.store.store import Store
 from ringlens.store.trace import Trace
 from ringlens.store.writer import StoreWriter
 
 __all__ = [
+    "Alone",
+    "AttentionArrays",
     "HeadArrays",
+    "Peers",
     "RoutingArrays",
     "RunRecord",
     "Store",
@@ -23,4 +29,5 @@ __all__ = [
     "TokenArrays",
     "Trace",
     "TraceRecord",
+    "VectorArrays",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ringlens.errors import ObservationError
 from ringlens.store.records import RoutingArrays, RunRecord, TokenArrays, TraceRecord
@@ -24,45 +26,78 @@ def check_run(run: RunRecord) -> None:
 
 
 def check_trace(record: TraceRecord, shape: RunShape) -> None:
-    """Raise ObservationError unless every array of the trace has the run's shape."""
+    """Raise ObservationError unless every array of the record has the run's shape."""
     tokens = len(record.tokens.token_id)
-    if tokens == 0:
-        raise ObservationError("a trace without tokens cannot be stored: leave it out")
+    _check_start(record, tokens)
     counts = record.n_prompt + record.n_think + record.n_answer
-    if counts != tokens:
-        raise ObservationError(
-            f"n_prompt + n_think + n_answer is {counts}, but the trace has {tokens} tokens"
+    if counts != record.start + tokens:
+        where = (
+            f"the trace has {tokens} tokens"
+            if not record.start
+            else (f"the part has {tokens} tokens after the {record.start} before it")
         )
-    _check_tokens(record.tokens, tokens)
+        raise ObservationError(f"n_prompt + n_think + n_answer is {counts}, but {where}")
+    _check_tokens("tokens", record.tokens, tokens)
     _check_text(record)
-    sparse = len(shape.sparse_layers)
     if record.routing is not None:
         _check_routing(record.routing, tokens, shape)
     if record.router_logits is not None:
-        _equal("router_logits", record.router_logits.shape, (sparse, tokens, shape.experts))
+        layers = shape.sparse_layers if record.routing is None else record.routing.layers
+        found = record.router_logits.shape
+        _equal("router_logits", found, (len(layers), tokens, shape.experts))
     if record.heads is not None:
+        _check_subset("heads.layers", record.heads.layers, range(shape.layers))
         for name in ("entropy", "first_weight", "previous_weight", "output_norm"):
             found = getattr(record.heads, name).shape
-            _equal(f"heads.{name}", found, (shape.layers, tokens, shape.heads))
+            _equal(f"heads.{name}", found, (len(record.heads.layers), tokens, shape.heads))
+    check_vectors(record, tokens, shape)
 
 
-def _check_tokens(arrays: TokenArrays, tokens: int) -> None:
-    for name in ("text", "start", "end", "phase", "logprob", "entropy"):
-        _equal(f"tokens.{name}", (len(getattr(arrays, name)),), (tokens,))
+def _check_start(record: TraceRecord, tokens: int) -> None:
+    if record.trace_id is None:
+        if tokens == 0:
+            raise ObservationError("a trace without tokens cannot be stored: leave it out")
+        if record.start or record.retold is not None:
+            raise ObservationError(
+                f"a new trace starts at 0 and retells nothing, not at {record.start}: pass the "
+                f"trace_id of the trace that this part continues"
+            )
+    elif record.start < 1:
+        raise ObservationError(
+            f"the part of trace {record.trace_id} starts at {record.start}: it must start where "
+            f"the stored part ends"
+        )
+    wrong = [pos for pos in record.resumed_at if not 0 <= pos <= record.start + tokens]
+    if wrong:
+        raise ObservationError(f"resumed_at has position {wrong[0]}, outside the trace")
+
+
+def _check_tokens(name: str, arrays: TokenArrays, tokens: int) -> None:
+    for column in ("token_id", "text", "start", "end", "phase", "logprob", "entropy"):
+        _equal(f"{name}.{column}", (len(getattr(arrays, column)),), (tokens,))
     strangers = set(arrays.phase) - set(PHASES)
     if strangers:
         raise ObservationError(f"unknown phase {strangers.pop()!r}: use one of {', '.join(PHASES)}")
 
 
 def _check_text(record: TraceRecord) -> None:
-    start, end = record.tokens.start, record.tokens.end
-    tiled = start[0] == 0 and end[-1] == len(record.text) and (start[1:] == end[:-1]).all()
-    if not tiled:
-        raise ObservationError(
-            f"the tokens' spans do not tile the text of {len(record.text)} characters: each must "
-            f"start where the one before ends"
-        )
-    for text in (record.prompt, record.text, "".join(record.tokens.text)):
+    tokens, retold = record.tokens, record.retold
+    spans = [tokens] if len(tokens.token_id) else []
+    if retold is not None:
+        _check_tokens("retold", retold, record.start)
+        spans.insert(0, retold)
+    pieces = [piece for arrays in spans for piece in arrays.text]
+    if spans:
+        start = np.concatenate([arrays.start for arrays in spans])
+        end = np.concatenate([arrays.end for arrays in spans])
+        whole = record.start == 0 or retold is not None  # else only the end is known here
+        tiled = (start[0] == 0 if whole else start[0] >= 0) and (start[1:] == end[:-1]).all()
+        if not (tiled and end[-1] == len(record.text)):
+            raise ObservationError(
+                f"the tokens' spans do not tile the text of {len(record.text)} characters: each "
+                f"must start where the one before ends"
+            )
+    for text in (record.prompt, record.text, "".join(pieces)):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -73,8 +108,8 @@ def _check_text(record: TraceRecord) -> None:
 
 
 def _check_routing(routing: RoutingArrays, tokens: int, shape: RunShape) -> None:
-    _equal("routing.layers", routing.layers, shape.sparse_layers)
-    row = (len(shape.sparse_layers), tokens)
+    _check_subset("routing.layers", routing.layers, shape.sparse_layers)
+    row = (len(routing.layers), tokens)
     for name in ("margin", "group_margin", "entropy"):
         _equal(f"routing.{name}", getattr(routing, name).shape, row)
     chosen = (*row, shape.experts_per_token)
@@ -85,6 +120,50 @@ def _check_routing(routing: RoutingArrays, tokens: int, shape: RunShape) -> None
         if ids.size and (ids.min() < 0 or ids.max() >= shape.experts):
             wrong = int(ids.max() if ids.max() >= shape.experts else ids.min())
             raise ObservationError(f"expert id {wrong} in a run with {shape.experts} experts")
+
+
+def check_vectors(record: TraceRecord, tokens: int, shape: RunShape) -> None:
+    """Raise ObservationError unless vectors and attention have the shapes that they say."""
+    seen: set[tuple[str, int, int]] = set()
+    for vectors in record.vectors:
+        name = f"vectors at {vectors.point!r}"
+        _check_subset(f"{name}: layers", vectors.layers, range(shape.layers))
+        _check_positions(name, vectors.pos, record.start, tokens)
+        heads = vectors.heads
+        if heads is not None:
+            _check_subset(f"{name}: heads", heads, range(shape.heads))
+        width = vectors.values.shape[-1:]
+        middle = () if heads is None else (len(heads),)
+        expected = (len(vectors.layers) or 1, len(vectors.pos), *middle, *width)
+        _equal(f"{name}: values", vectors.values.shape, expected)
+        for key in product([vectors.point], vectors.layers or (-1,), heads or (-1,)):
+            if key in seen:
+                raise ObservationError(f"{name} are given twice: put them into one VectorArrays")
+            seen.add(key)
+    if (top := record.attention) is not None:
+        _check_subset("attention.layers", top.layers, range(shape.layers))
+        _check_subset("attention.heads", top.heads, range(shape.heads))
+        _check_positions("attention", top.pos, record.start, tokens)
+        expected = (len(top.layers), len(top.pos), len(top.heads), *top.weights.shape[-1:])
+        _equal("attention.positions", top.positions.shape, expected)
+        _equal("attention.weights", top.weights.shape, expected)
+
+
+def _check_positions(name: str, pos: NDArray, start: int, tokens: int) -> None:
+    """Ascending, and inside the record: so parts of a trace never hold the same row."""
+    inside = len(pos) == 0 or (pos[0] >= start and pos[-1] < start + tokens)
+    if not inside or (np.diff(pos) <= 0).any():
+        raise ObservationError(
+            f"{name} must be at ascending positions from {start} to {start + tokens - 1}, those "
+            f"that the record covers, not at {np.asarray(pos).tolist()[:8]}"
+        )
+
+
+def _check_subset(name: str, found: Sequence[int], known: Sequence[int]) -> None:
+    if list(found) != sorted(set(found) & set(known)):
+        raise ObservationError(
+            f"{name} is {tuple(found)}: give some of {tuple(known)}, each once and ascending"
+        )
 
 
 def _equal(name: str, found: Sequence[int], expected: Sequence[int]) -> None:

@@ -1,7 +1,8 @@
-"""Arrow columns of lists as numpy arrays. T rows."""
+"""Arrow columns of lists as numpy arrays, and back. T rows."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -17,3 +18,23 @@ def ragged(column: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
     lists = column.combine_chunks()
     offsets = lists.offsets.to_numpy()
     return lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]
+
+
+def float32(array: NDArray) -> NDArray[np.float32]:
+    """The array as contiguous float32; not copied if it is that already."""
+    return np.ascontiguousarray(array, np.float32)
+
+
+def fixed_lists(values_Tw: NDArray, arrow: pa.DataType) -> pa.Array:
+    """A list column whose row r is ``values_Tw[r]``, without copying the values."""
+    rows, width = values_Tw.shape
+    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
+    values = np.ascontiguousarray(values_Tw).reshape(-1)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=arrow)
+
+
+def masked_lists(values_Tk: NDArray, mask_Tk: NDArray, arrow: pa.DataType) -> pa.Array:
+    """A list column whose row r is ``values_Tk[r][mask_Tk[r]]``."""
+    offsets = np.zeros(len(values_Tk) + 1, np.int32)
+    np.cumsum(mask_Tk.sum(axis=1), out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values_Tk[mask_Tk]), type=arrow)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,51 +14,67 @@ from ringlens.store.schema import Table
 
 
 class CommitFiles:
-    """The files of one commit."""
+    """The files that one process writes for a commit.
 
-    def __init__(self, root: Path, commit: Commit) -> None:
-        self._root = root
-        self._commit = commit
-        self.files: list[File] = []
+    Attributes:
+        commit: The reservation.
+        files: What was staged, by path; a file staged again takes the place of the first.
+    """
+
+    def __init__(self, root: Path, commit: Commit, rank: int = 0) -> None:
+        self.root = root
+        self.commit = commit
+        self.files: dict[str, File] = {}
+        self._rank = rank
 
     def stage(
-        self, table: Table, groups: Iterable[pa.RecordBatch], replaces: str | None = None
+        self,
+        table: Table,
+        groups: Iterable[pa.RecordBatch],
+        trace_ids: Sequence[int] = (),
+        part: str = "",
     ) -> None:
         """Write and flush one table's file in the staging folder.
 
         Args:
             table: The table.
             groups: Its row groups, in order.
-            replaces: Path in the store of the committed file that this one takes the place of.
+            trace_ids: The traces whose rows they are; none for a table without traces.
+            part: Tells several files of one table apart.
         """
-        commit = self._commit
-        staged = self._root / layout.staged_path(table.name, commit.writer, commit.commit_id)
+        commit = self.commit
+        part = layout.part_of(self._rank) + part
+        path = layout.file_path(table.name, commit.run_id, commit.commit_id, part)
+        staged = self.root / layout.staged_path(path, commit.writer)
         rows = parquet.write(staged, table, groups)
-        path = replaces or layout.file_path(table.name, commit.run_id, commit.commit_id)
-        traces = (commit.first_trace, commit.last_trace) if commit.traces else (0, 0)
+        span = (min(trace_ids), max(trace_ids)) if trace_ids else (0, 0)
         size = staged.stat().st_size
-        self.files.append(File(path, table.name, commit.run_id, *traces, rows, size))
+        self.files[path] = File(path, table.name, commit.run_id, *span, rows, size)
 
-    def publish(self) -> None:
-        """Rename all files to where they belong. They count only once the manifest has them."""
-        folders = set()
-        for file in self.files:
-            final = self._root / file.path
-            final.parent.mkdir(parents=True, exist_ok=True)
-            commit = self._commit
-            staged = layout.staged_path(file.table, commit.writer, commit.commit_id)
-            os.replace(self._root / staged, final)
-            folders |= {final.parent, final.parent.parent, self._root}
-        for folder in folders:
-            parquet.flush(folder)
+    def take_back(self) -> None:
+        """Remove what this process has in the staging folder."""
+        rank = layout.part_of(self._rank)
+        names = f"{self.commit.writer}-{self.commit.commit_id:08d}{rank}-*.part"
+        for path in (self.root / layout.STAGING).glob(names):
+            path.unlink(missing_ok=True)
+
+
+def publish(root: Path, commit: Commit, files: Iterable[File]) -> None:
+    """Rename files to where they belong. They count only once the manifest has them."""
+    folders = set()
+    for file in files:
+        final = root / file.path
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(root / layout.staged_path(file.path, commit.writer), final)
+        folders |= {final.parent, final.parent.parent, root}
+    for folder in folders:
+        parquet.flush(folder)
 
 
 def discard(root: Path, manifest: Manifest, commit: Commit) -> None:
     """Remove every file that an unfinished commit can have left, then its reservation."""
     if manifest.is_complete(commit):
         return  # interrupted after the commit point: the files belong to the store
-    for table in layout.table_names():
-        staged = layout.staged_path(table, commit.writer, commit.commit_id)
-        for path in (staged, layout.file_path(table, commit.run_id, commit.commit_id)):
-            (root / path).unlink(missing_ok=True)
+    for path in layout.left_behind(root, commit.run_id, commit.writer, commit.commit_id):
+        path.unlink(missing_ok=True)
     manifest.forget(commit)

@@ -8,16 +8,18 @@ Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.store import schema
-from ringlens.store.records import HeadArrays, RoutingArrays, RunRecord, TokenArrays, TraceRecord
+from ringlens.store import schema, vectors
+from ringlens.store.columns import fixed_lists, float32, masked_lists
+from ringlens.store.records import RoutingArrays, RunRecord, TokenArrays, TraceRecord
 from ringlens.store.schema import Table
 from ringlens.store.shape import RunShape
 
@@ -28,10 +30,14 @@ LOGIT_ROWS = 4_096
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows of a table with one row a (layer, token): a slice ``start:stop`` of layer-major rows."""
+    """Rows of a table with one row a (layer, token): a slice ``start:stop`` of layer-major rows.
+
+    The tokens are ``tokens`` of the trace from position ``first_pos``.
+    """
 
     trace_id: int
     layers: tuple[int, ...]
+    first_pos: int
     tokens: int
     start: int
     stop: int
@@ -43,7 +49,7 @@ class Grid:
         return [
             pa.array(np.full(len(row_R), self.trace_id, np.int64)),
             pa.array(layer_R),
-            pa.array((row_R % self.tokens).astype(np.int32)),
+            pa.array((self.first_pos + row_R % self.tokens).astype(np.int32)),
         ]
 
     def rows(self, array: NDArray) -> NDArray:
@@ -54,33 +60,54 @@ class Grid:
 
 
 def row_groups(
-    table: Table, trace_id: int, record: TraceRecord, run: RunShape
-) -> Iterable[pa.RecordBatch]:
-    """The row groups of one trace in one table, sorted by the table's key.
+    table: Table, traces: Sequence[tuple[int, TraceRecord]], run: RunShape
+) -> Iterator[pa.RecordBatch] | None:
+    """The row groups of some traces in one table.
 
     Args:
         table: The table.
-        trace_id: Id of the trace in the store.
-        record: The finished trace.
-        run: Sizes of the run it belongs to.
+        traces: Ids in the store and records, ascending by id.
+        run: Sizes of the run they belong to.
 
     Returns:
-        Row groups, made one at a time; an empty list if the trace has no rows in this table.
+        Row groups, made one at a time, each sorted by the table's key; None if there are no rows.
     """
-    tokens = len(record.tokens.token_id)
-    sparse, every = run.sparse_layers, tuple(range(run.layers))
+    if table.name in ("activations", "attention"):
+        groups = vectors.activations if table.name == "activations" else vectors.attention
+        return groups(traces)
+    parts = [found for pair in traces if (found := _of_trace(table, *pair, run)) is not None]
+    return chain.from_iterable(parts) if parts else None
+
+
+def _of_trace(
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape
+) -> Iterator[pa.RecordBatch] | None:
+    """The row groups of one trace in a table; None if it has no rows there."""
+    start, tokens = record.start, len(record.tokens.token_id)
+
+    def grids(layers: tuple[int, ...], limit: int) -> Iterator[Grid]:
+        return _grids(trace_id, layers, start, tokens, limit)
+
+    routing, logits_STE, heads = record.routing, record.router_logits, record.heads
+    if table.name == "tokens" and record.retold is not None:
+        return chain(
+            _token_groups(trace_id, 0, record.retold), _token_groups(trace_id, start, record.tokens)
+        )
+    if tokens == 0:
+        return None
     if table.name == "tokens":
-        return _token_groups(trace_id, record.tokens)
-    if table.name == "routing" and (routing := record.routing) is not None:
-        grids = _grids(trace_id, sparse, tokens, LAYER_ROWS)
-        return (_routing_batch(grid, routing, table.arrow) for grid in grids)
-    if table.name == "router_logits" and (logits_STE := record.router_logits) is not None:
-        grids = _grids(trace_id, sparse, tokens, LOGIT_ROWS)
-        return (_batch(grid, [logits_STE], table.arrow) for grid in grids)
-    if table.name == "heads" and (heads := record.heads) is not None:
-        grids = _grids(trace_id, every, tokens, LAYER_ROWS)
-        return (_batch(grid, _head_arrays(heads), table.arrow) for grid in grids)
-    return []
+        return _token_groups(trace_id, start, record.tokens)
+    if table.name == "routing" and routing is not None and routing.layers:
+        return (
+            _routing_batch(grid, routing, table.arrow) for grid in grids(routing.layers, LAYER_ROWS)
+        )
+    if table.name == "router_logits" and logits_STE is not None and len(logits_STE):
+        layers = run.sparse_layers if routing is None else routing.layers
+        return (_batch(grid, [logits_STE], table.arrow) for grid in grids(layers, LOGIT_ROWS))
+    if table.name == "heads" and heads is not None and heads.layers:
+        arrays = [heads.entropy, heads.first_weight, heads.previous_weight, heads.output_norm]
+        return (_batch(grid, arrays, table.arrow) for grid in grids(heads.layers, LAYER_ROWS))
+    return None
 
 
 def trace_batch(
@@ -114,16 +141,16 @@ def expert_batch(run_id: str, run: RunRecord) -> pa.RecordBatch:
         pa.array(np.repeat(np.asarray(run.sparse_layers, np.uint16), experts)),
         pa.array(expert_R),
         pa.array((expert_R // (experts // run.groups)).astype(np.uint16)),
-        pa.array(_float32(run.expert_bias).reshape(-1)),
+        pa.array(float32(run.expert_bias).reshape(-1)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema.EXPERTS.arrow)
 
 
-def _token_groups(trace_id: int, tokens: TokenArrays) -> Iterator[pa.RecordBatch]:
+def _token_groups(trace_id: int, first_pos: int, tokens: TokenArrays) -> Iterator[pa.RecordBatch]:
     total = len(tokens.token_id)
     for start in range(0, total, TOKEN_ROWS):
         part = slice(start, min(start + TOKEN_ROWS, total))
-        pos_R = np.arange(part.start, part.stop, dtype=np.int32)
+        pos_R = np.arange(first_pos + part.start, first_pos + part.stop, dtype=np.int32)
         columns = [
             pa.array(np.full(len(pos_R), trace_id, np.int64)),
             pa.array(pos_R),
@@ -138,14 +165,16 @@ def _token_groups(trace_id: int, tokens: TokenArrays) -> Iterator[pa.RecordBatch
         yield pa.RecordBatch.from_arrays(columns, schema=schema.TOKENS.arrow)
 
 
-def _grids(trace_id: int, layers: tuple[int, ...], tokens: int, limit: int) -> Iterator[Grid]:
+def _grids(
+    trace_id: int, layers: tuple[int, ...], first_pos: int, tokens: int, limit: int
+) -> Iterator[Grid]:
     """Cut layer-major rows into groups of at most ``limit``: whole layers, or parts of one."""
     whole = max(1, limit // tokens) * tokens  # rows of as many whole layers as fit
     total = len(layers) * tokens
     for base in range(0, total, whole):
         border = min(base + whole, total)
         for start in range(base, border, limit):
-            yield Grid(trace_id, layers, tokens, start, min(start + limit, border))
+            yield Grid(trace_id, layers, first_pos, tokens, start, min(start + limit, border))
 
 
 def _routing_batch(grid: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.RecordBatch:
@@ -155,47 +184,26 @@ def _routing_batch(grid: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.R
     unlimited_Rk = grid.rows(routing.unlimited_ids).astype(id_type, copy=False)
     columns = [
         *grid.keys(),
-        _lists(expert_ids_Rk, ids),
-        _lists(_float32(grid.rows(routing.weights)), arrow.field("weights").type),
-        _lists(_float32(grid.rows(routing.affinities)), arrow.field("affinities").type),
-        pa.array(_float32(grid.rows(routing.margin))),
-        pa.array(_float32(grid.rows(routing.group_margin))),
-        _masked_lists(expert_ids_Rk, grid.rows(routing.bias_flips), ids),
-        _masked_lists(unlimited_Rk, grid.rows(routing.group_flips), ids),
-        pa.array(_float32(grid.rows(routing.entropy))),
+        fixed_lists(expert_ids_Rk, ids),
+        fixed_lists(float32(grid.rows(routing.weights)), arrow.field("weights").type),
+        fixed_lists(float32(grid.rows(routing.affinities)), arrow.field("affinities").type),
+        pa.array(float32(grid.rows(routing.margin))),
+        pa.array(float32(grid.rows(routing.group_margin))),
+        masked_lists(expert_ids_Rk, grid.rows(routing.bias_flips), ids),
+        masked_lists(unlimited_Rk, grid.rows(routing.group_flips), ids),
+        pa.array(float32(grid.rows(routing.entropy))),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=arrow)
 
 
 def _batch(grid: Grid, arrays: list[NDArray], arrow: pa.Schema) -> pa.RecordBatch:
     """Keys and then one list column for each array [layers, T, width]."""
-    lists = [_lists(_float32(grid.rows(a)), arrow.field(3 + i).type) for i, a in enumerate(arrays)]
+    lists = [
+        fixed_lists(float32(grid.rows(a)), arrow.field(3 + i).type) for i, a in enumerate(arrays)
+    ]
     return pa.RecordBatch.from_arrays([*grid.keys(), *lists], schema=arrow)
-
-
-def _head_arrays(heads: HeadArrays) -> list[NDArray]:
-    return [heads.entropy, heads.first_weight, heads.previous_weight, heads.output_norm]
-
-
-def _float32(array: NDArray) -> NDArray:
-    return np.ascontiguousarray(array, np.float32)
 
 
 def _nullable(values_R: NDArray) -> pa.Array:
     """Floats with null for NaN."""
-    return pa.array(_float32(values_R), mask=np.isnan(values_R))
-
-
-def _lists(values_Rw: NDArray, arrow: pa.DataType) -> pa.Array:
-    """A list column whose row r is ``values_Rw[r]``, without copying the values."""
-    rows, width = values_Rw.shape
-    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
-    values = np.ascontiguousarray(values_Rw).reshape(-1)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=arrow)
-
-
-def _masked_lists(values_Rk: NDArray, mask_Rk: NDArray, arrow: pa.DataType) -> pa.Array:
-    """A list column whose row r is ``values_Rk[r][mask_Rk[r]]``."""
-    offsets = np.zeros(len(values_Rk) + 1, np.int32)
-    np.cumsum(mask_Rk.sum(axis=1), out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values_Rk[mask_Rk]), type=arrow)
+    return pa.array(float32(values_R), mask=np.isnan(values_R))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,14 +22,31 @@ def table_names() -> tuple[str, ...]:
     return tuple(table.name for table in tables())
 
 
-def file_path(table: str, run_id: str, commit_id: int) -> str:
-    """Path in the store of the file that a commit writes for a table."""
-    return f"{table}/run={run_id}/part-{commit_id:08d}.parquet"
+def file_path(table: str, run_id: str, commit_id: int, part: str = "") -> str:
+    """Path in the store of a file that a commit writes for a table.
+
+    ``part`` tells the files of one commit and table apart: those of ranks above 0 ("-r1"), and the
+    one with rows that were taken over from replaced files ("-kept").
+    """
+    return f"{table}/run={run_id}/part-{commit_id:08d}{part}.parquet"
 
 
-def staged_path(table: str, writer: str, commit_id: int) -> str:
-    """Path of the same file while it is written; never ends in .parquet."""
-    return f"{STAGING}/{writer}-{commit_id:08d}-{table}.part"
+def staged_path(path: str, writer: str) -> str:
+    """Path in the store of the same file while it is written; never ends in .parquet."""
+    table, *_, name = path.split("/")
+    return f"{STAGING}/{writer}-{Path(name).stem.removeprefix('part-')}-{table}.part"
+
+
+def part_of(rank: int) -> str:
+    """What tells the files of a rank apart."""
+    return f"-r{rank}" if rank else ""
+
+
+def left_behind(root: Path, run_id: str, writer: str, commit_id: int) -> Iterator[Path]:
+    """All files that a commit can have left, of every rank."""
+    yield from (root / STAGING).glob(f"{writer}-{commit_id:08d}-*.part")
+    for table in table_names():
+        yield from (root / table / f"run={run_id}").glob(f"part-{commit_id:08d}[.-]*")
 
 
 def prepare(root: Path) -> None:

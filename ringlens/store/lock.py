@@ -36,7 +36,10 @@ class WriterLock:
 
 
 def dead_writers(staging: Path, names: set[str]) -> set[str]:
-    """Those of ``names`` whose process is gone; lock files without a process are removed."""
+    """Those of ``names`` whose process is gone; lock files without a process are removed.
+
+    A writer makes its lock file before its name appears anywhere, so no lock file means dead.
+    """
     locked = {path.stem for path in staging.glob("*.lock")}
     return names & {name for name in names | locked if _is_dead(staging / f"{name}.lock")}
 
@@ -47,7 +50,8 @@ def _is_dead(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: two processes that look at once must not take each other for the writer.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
     except BlockingIOError:
         return False

@@ -8,10 +8,11 @@ dies in between leaves a reservation without a `sequence`, which names every fil
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
+from enum import Enum, auto
 from pathlib import Path
 
 NAME = "manifest.sqlite"
@@ -30,6 +31,9 @@ create table if not exists files (
     commit_id integer not null, first_trace integer not null, last_trace integer not null,
     rows integer not null, bytes integer not null);
 create index if not exists files_by_trace on files (table_name, first_trace, last_trace);
+create table if not exists retired (path text primary key, retired text not null);
+create table if not exists owners (
+    run_id text primary key, fingerprint text not null, writer text not null);
 """
 
 
@@ -72,9 +76,32 @@ class Commit:
         return self.first_trace + self.traces - 1
 
 
+@dataclass(frozen=True)
+class Start:
+    """What the manifest notes of a run that starts: its shape as JSON, and its fingerprint."""
+
+    shape: str
+    fingerprint: str
+
+
+class Completion(Enum):
+    """What became of the attempt to complete a commit."""
+
+    DONE = auto()
+    CLEARED = auto()
+    """Another writer took this one for dead and cleared its reservation away."""
+    OUTDATED = auto()
+    """A file that the commit was to replace has just been replaced by another commit."""
+
+
 def now() -> str:
     """The time in UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return stamp(datetime.now(UTC))
+
+
+def stamp(moment: datetime) -> str:
+    """A time as the manifest writes it; stamps sort as their times do."""
+    return moment.isoformat(timespec="microseconds")
 
 
 class Manifest:
@@ -123,7 +150,8 @@ class Manifest:
         try:
             self._connection.execute("begin immediate")
             yield self._connection
-            self._connection.execute("commit")
+            if self._connection.in_transaction:
+                self._connection.execute("commit")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("rollback")
@@ -144,18 +172,24 @@ class Manifest:
         return Commit(number, run_id, writer, first, traces)
 
     def complete(
-        self, commit: Commit, files: list[File], started: str | None, finished: str | None
-    ) -> bool:
+        self,
+        commit: Commit,
+        files: Sequence[File],
+        retire: Sequence[str] = (),
+        started: Start | None = None,
+        finished: str | None = None,
+    ) -> Completion:
         """Register the files of a commit: the commit point.
 
         Args:
             commit: The reservation.
             files: Its files, all on the disk.
-            started: Where the commit starts its run: the run's shape as JSON.
+            retire: Paths of committed files whose rows the commit's files replace.
+            started: Where the commit starts its run: the run's facts.
             finished: Where the commit ends its run: when.
 
         Returns:
-            False, with nothing registered, if another writer has cleared the reservation away.
+            DONE, or why nothing was registered.
         """
         with self._transaction() as db:
             changed = db.execute(
@@ -164,11 +198,17 @@ class Manifest:
                 (commit.commit_id,),
             ).rowcount
             if changed != 1:
-                return False
+                return Completion.CLEARED
+            for path in retire:
+                if db.execute("delete from files where path = ?", (path,)).rowcount != 1:
+                    db.execute("rollback")
+                    return Completion.OUTDATED
+            db.executemany("insert into retired values (?, ?)", [(path, now()) for path in retire])
             if started is not None:
-                db.execute(
-                    "insert into runs values (?, ?, ?, null)", (commit.run_id, started, now())
-                )
+                run = (commit.run_id, started.shape, now())
+                db.execute("insert into runs values (?, ?, ?, null)", run)
+                owner = (commit.run_id, started.fingerprint, commit.writer)
+                db.execute("insert into owners values (?, ?, ?)", owner)
             if finished is not None:
                 db.execute(
                     "update runs set finished = ? where run_id = ?", (finished, commit.run_id)
@@ -178,7 +218,7 @@ class Manifest:
                 " values (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(*astuple(file), commit.commit_id) for file in files],
             )
-        return True
+        return Completion.DONE
 
     def forget(self, commit: Commit) -> None:
         """Drop a reservation whose files are gone."""
@@ -208,13 +248,80 @@ class Manifest:
         row = self._connection.execute(query, (run_id,)).fetchone()
         return None if row is None else str(row[0])
 
-    def files(self, table: str, run_id: str) -> list[File]:
-        """The committed files of one table of one run."""
+    def files(self, table: str, run_id: str, first: int = 0, last: int = 2**63 - 1) -> list[File]:
+        """The committed files of one table of one run that can hold traces first to last."""
         rows = self._connection.execute(
-            f"select {_FILE} from files where table_name = ? and run_id = ? order by path",
-            (table, run_id),
+            f"select {_FILE} from files where table_name = ? and run_id = ?"
+            " and first_trace <= ? and last_trace >= ? order by path",
+            (table, run_id, last, first),
         )
         return [File(*row) for row in rows]
+
+    def claim(
+        self, fingerprint: str, writer: str, dead: Callable[[set[str]], set[str]]
+    ) -> str | None:
+        """Take over the latest unfinished run of a fingerprint whose writers are all dead.
+
+        Args:
+            fingerprint: What the run was started with.
+            writer: Who takes it over.
+            dead: Says which of some writers are dead.
+
+        Returns:
+            The run, of which no other process is told after this; None if there is none.
+        """
+        with self._transaction() as db:
+            runs = db.execute(
+                "select run_id from runs join owners using (run_id)"
+                " where fingerprint = ? and finished is null order by started desc, run_id desc",
+                (fingerprint,),
+            ).fetchall()
+            for (run_id,) in runs:
+                if not self._alive(run_id, dead):
+                    self._own(run_id, writer)
+                    return str(run_id)
+        return None
+
+    def take(self, run_id: str, writer: str, dead: Callable[[set[str]], set[str]]) -> bool:
+        """Make ``writer`` the owner of a run; False if another writer of it is alive."""
+        with self._transaction():
+            if self._alive(run_id, dead) - {writer}:
+                return False
+            self._own(run_id, writer)
+        return True
+
+    def _alive(self, run_id: str, dead: Callable[[set[str]], set[str]]) -> set[str]:
+        """The living writers of a run: its owner, and all that committed or reserved."""
+        rows = self._connection.execute(
+            "select writer from owners where run_id = ? union select writer from commits"
+            " where run_id = ?",
+            (run_id, run_id),
+        )
+        writers = {writer for (writer,) in rows}
+        return writers - dead(writers)
+
+    def _own(self, run_id: str, writer: str) -> None:
+        self._connection.execute(
+            "insert into owners values (?, '', ?)"
+            " on conflict (run_id) do update set writer = excluded.writer",
+            (run_id, writer),
+        )
+
+    def is_finished(self, run_id: str) -> bool:
+        """Whether a run has ended."""
+        query = "select finished from runs where run_id = ?"
+        row = self._connection.execute(query, (run_id,)).fetchone()
+        return row is not None and row[0] is not None
+
+    def retired(self, before: str) -> list[str]:
+        """Paths of files that were replaced before a moment and may now be deleted."""
+        rows = self._connection.execute("select path from retired where retired <= ?", (before,))
+        return [path for (path,) in rows]
+
+    def forget_retired(self, paths: Sequence[str]) -> None:
+        """Drop the notes about replaced files that are gone."""
+        with self._transaction() as db:
+            db.executemany("delete from retired where path = ?", [(path,) for path in paths])
 
     def sequence(self) -> int:
         """How many commits are complete; grows with each."""

@@ -1,6 +1,9 @@
-"""What observing hands to the store: plain numpy arrays of one finished trace, no torch.
+"""What observing hands to the store: plain numpy arrays of a trace or of a part of it, no torch.
 
-Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts, H heads.
+Where several processes observe one trace, each has a record of it that holds its own layers.
+
+Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts, H heads,
+L chosen layers, P chosen positions, h chosen heads, C components of a vector.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ Ints = NDArray[np.int32]
 class RunRecord:
     """Constants of a run; field by field the columns of ``runs`` (see schema.py).
 
-    ``expert_bias`` [S, E] float32 goes to the table ``experts``.
+    ``expert_bias`` [S, E] float32 goes to the table ``experts``. ``fingerprint`` is a digest of
+    what decides the result (model, settings, problems), kept in the manifest: by it an interrupted
+    run is found again; an empty one is never found.
     """
 
     mode: str
@@ -45,6 +50,7 @@ class RunRecord:
     parallel: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     sampling: dict[str, object] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,10 @@ class TokenArrays:
 
 @dataclass(frozen=True)
 class RoutingArrays:
-    """The canonical router record of one trace.
+    """The canonical router record of one trace, or of a part of it.
 
     Attributes:
-        layers: The S sparse layers, ascending.
+        layers: The S layers it holds, ascending: any of the run's sparse layers; none is allowed.
         expert_ids: [S, T, k], heaviest first.
         weights: [S, T, k] float32.
         affinities: [S, T, k] float32.
@@ -94,8 +100,9 @@ class RoutingArrays:
 
 @dataclass(frozen=True)
 class HeadArrays:
-    """Per-token head statistics [N, T, H] of layers 0 … N-1."""
+    """Per-token head statistics [N, T, H] of the N layers in ``layers``, ascending."""
 
+    layers: tuple[int, ...]
     entropy: Floats
     first_weight: Floats
     previous_weight: Floats
@@ -103,11 +110,77 @@ class HeadArrays:
 
 
 @dataclass(frozen=True)
-class TraceRecord:
-    """One finished trace: its row of ``traces`` and the arrays of the other tables.
+class VectorArrays:
+    """Vectors at one point of the model, for the table ``activations``.
 
-    ``router_logits`` is [S, T, E] float32 as stored (already rounded by the observer);
-    ``routing``, ``router_logits`` and ``heads`` are None where the run does not record them.
+    Attributes:
+        point: Name of the point.
+        layers: The L layers, ascending; empty for a point outside the layers, then L is 1.
+        heads: The H heads, ascending; None for a point without heads.
+        pos: [P] positions in the trace, ascending, among those that the record covers.
+        values: [L, P, C], or [L, P, H, C] with heads. The store keeps 11 significant bits, as
+            fp16 has.
+    """
+
+    point: str
+    layers: tuple[int, ...]
+    heads: tuple[int, ...] | None
+    pos: Ints
+    values: Floats
+
+
+@dataclass(frozen=True)
+class AttentionArrays:
+    """The keys with the largest attention weights, for the table ``attention``.
+
+    Attributes:
+        layers: The L layers, ascending.
+        heads: The h heads, ascending.
+        pos: [P] positions of the queries in the trace, ascending, among those of the record.
+        positions: [L, P, h, k] positions of the keys; -1 where there are fewer than k.
+        weights: [L, P, h, k]; the store keeps 11 significant bits, as fp16 has.
+    """
+
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    pos: Ints
+    positions: Ints
+    weights: Floats
+
+
+@dataclass(frozen=True)
+class TraceRecord:
+    """A trace, or the next part of one: its row of ``traces`` and the arrays of the other tables.
+
+    The row describes the whole trace as far as it is known. The arrays cover T tokens from
+    position ``start``; the spans of ``tokens`` go on where those of the earlier part ended.
+
+    Attributes:
+        prompt: What was asked.
+        text: The whole text up to here.
+        n_prompt: Tokens of the prompt; the three counts add up to ``start`` + T.
+        n_think: Tokens of the thinking phase.
+        n_answer: Tokens of the answer.
+        finish_reason: "running" if another part follows, else "stop", "length" or "replay".
+        seed: Seed of the trace's sampler.
+        tokens: The T tokens.
+        routing: The router record, None where the run does not record it.
+        router_logits: [S, T, E] of the layers of ``routing``, already rounded by the observer.
+        heads: Head statistics, None where the run does not record them.
+        problem_id: The problem, unique in its set.
+        task: Task of the problem.
+        answer: The answer found in the text.
+        expected: The expected answer.
+        correct: Whether the answer passes.
+        source_trace_id: The trace this one replays.
+        trace_id: None for a new trace; else the committed trace that this record continues.
+        start: Position of the first token; T = 0 only ends a trace (or retells its tokens).
+        item: Place in the run's list of problems or texts.
+        resumed_at: Positions at which generation was taken up again after an interruption.
+        retold: The tokens of all positions before ``start`` anew, in place of the stored ones, for
+            what became known only later (their phase).
+        vectors: Vectors at chosen points.
+        attention: Largest attention weights of chosen heads.
     """
 
     prompt: str
@@ -127,3 +200,10 @@ class TraceRecord:
     expected: str | None = None
     correct: bool | None = None
     source_trace_id: int | None = None
+    trace_id: int | None = None
+    start: int = 0
+    item: int | None = None
+    resumed_at: tuple[int, ...] = ()
+    retold: TokenArrays | None = None
+    vectors: tuple[VectorArrays, ...] = ()
+    attention: AttentionArrays | None = None

@@ -8,7 +8,7 @@ Shape letters: T tokens of a trace, k experts a token, E experts, H attention he
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pyarrow as pa
@@ -16,6 +16,9 @@ import pyarrow as pa
 FORMAT_VERSION = 1
 
 PHASES = ("prompt", "think", "answer")
+
+RUNNING = "running"
+"""``finish_reason`` of a trace that goes on: its row and its rows in other tables still grow."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,20 @@ TRACES = Table(
         Column("n_prompt", pa.int32(), "tokens of the prompt"),
         Column("n_think", pa.int32(), "tokens of the thinking phase"),
         Column("n_answer", pa.int32(), "tokens of the answer"),
-        Column("finish_reason", pa.string(), "'stop', 'length' or 'replay'"),
+        Column(
+            "finish_reason",
+            pa.string(),
+            "'stop', 'length' or 'replay'; 'running' while the trace goes on",
+        ),
         Column("seed", pa.int64(), "seed of this trace's sampler"),
         Column("source_trace_id", pa.int64(), "trace this one replays", nullable=True),
+        Column("item", pa.int32(), "place in the run's list of problems or texts", nullable=True),
+        Column(
+            "resumed_at",
+            _list(pa.int32()),
+            "positions at which generation was taken up again after an interruption",
+            nullable=True,
+        ),
     ),
 )
 
@@ -234,6 +248,45 @@ HEADS = Table(
 )
 
 
+ACTIVATIONS = Table(
+    "activations",
+    "One row a token and recorded vector: the vector at a point of the model.",
+    ("point", "layer", "head", "trace_id", "pos"),
+    (
+        _TRACE,
+        Column("point", pa.string(), "name of the point, as `ringlens.observe.points` has it"),
+        replace(_LAYER, meaning="layer; null for a point outside the layers", nullable=True),
+        Column("head", pa.uint16(), "head; null for a point without heads", nullable=True),
+        _POS,
+        Column("vector", _FLOATS, "the vector, rounded to the 11 significant bits of fp16"),
+    ),
+)
+
+ATTENTION = Table(
+    "attention",
+    "One row a token, layer and recorded head: where its attention went.",
+    ("layer", "head", "trace_id", "pos"),
+    (
+        _TRACE,
+        _LAYER,
+        Column("head", pa.uint16(), "attention head"),
+        _POS,
+        Column("positions", _list(pa.int32()), "positions with the largest weights"),
+        Column("weights", _FLOATS, "their weights, rounded to the 11 significant bits of fp16"),
+    ),
+)
+
+
 def tables(experts: int = 256) -> tuple[Table, ...]:
     """All tables, for a model with ``experts`` experts."""
-    return (RUNS, EXPERTS, TRACES, TOKENS, routing_table(experts), ROUTER_LOGITS, HEADS)
+    return (
+        RUNS,
+        EXPERTS,
+        TRACES,
+        TOKENS,
+        routing_table(experts),
+        ROUTER_LOGITS,
+        HEADS,
+        ACTIVATIONS,
+        ATTENTION,
+    )

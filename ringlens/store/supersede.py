@@ -1,0 +1,166 @@
+"""Rows that take the place of committed ones: a trace that goes on, tokens told anew, a run's end.
+
+Files are never changed. A commit that replaces rows writes a file with the new ones and with what
+else the older files held, and retires those in the transaction that registers its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ringlens.errors import NotInStoreError, ObservationError
+from ringlens.store import schema
+from ringlens.store.commit import CommitFiles
+from ringlens.store.manifest import File, Manifest
+from ringlens.store.records import TraceRecord
+from ringlens.store.schema import Table
+
+ROWS = 20_000
+"""Rows a row group of a rewritten file."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a record continues a committed trace: from which token, at which character."""
+
+    trace_id: int
+    start: int
+    first_character: int | None
+    retold: bool
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the speaker tells rank 0: all new rows of ``traces``, and which traces go on."""
+
+    rows: pa.RecordBatch
+    parts: tuple[Part, ...]
+
+
+def parts_of(records: Sequence[TraceRecord]) -> tuple[Part, ...]:
+    """The records that continue a trace."""
+    return tuple(
+        Part(
+            record.trace_id,
+            record.start,
+            int(record.tokens.start[0]) if len(record.tokens.start) else None,
+            record.retold is not None,
+        )
+        for record in records
+        if record.trace_id is not None
+    )
+
+
+def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> list[str]:
+    """Stage the ``traces`` file of a commit, and what is left of ``tokens`` that are told anew.
+
+    Returns:
+        Paths of the files that these replace.
+
+    Raises:
+        NotInStoreError: A trace that a record continues is not there.
+        ObservationError: A record does not go on where the stored part ends.
+    """
+    old, kept, retire = _split(manifest, files, schema.TRACES, [p.trace_id for p in spoken.parts])
+    _check_parts(old, spoken, files.commit.run_id)
+    rows = _sorted(pa.concat_tables([kept, pa.Table.from_batches([spoken.rows])]), schema.TRACES)
+    files.stage(schema.TRACES, _batches(rows), rows["trace_id"].to_pylist())
+
+    retold = [part.trace_id for part in spoken.parts if part.retold]
+    _, kept, tokens = _split(manifest, files, schema.TOKENS, retold)
+    if kept.num_rows:
+        ids = pc.unique(kept["trace_id"]).to_pylist()
+        files.stage(schema.TOKENS, _batches(_sorted(kept, schema.TOKENS)), ids, "-kept")
+    return retire + tokens
+
+
+def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
+    """Stage the row of a run that has ended; return the path of the file that it replaces."""
+    (file,) = manifest.files(schema.RUNS.name, files.commit.run_id)
+    (row,) = _read(files.root / file.path, schema.RUNS).to_pylist()
+    batch = pa.RecordBatch.from_pylist([row | {"finished": finished}], schema.RUNS.arrow)
+    files.stage(schema.RUNS, [batch])
+    return [file.path]
+
+
+def _split(
+    manifest: Manifest, files: CommitFiles, table: Table, trace_ids: Sequence[int]
+) -> tuple[pa.Table, pa.Table, list[str]]:
+    """The rows of some traces, the other rows of the files that hold those, and the files."""
+    empty = table.arrow.empty_table()
+    if not trace_ids:
+        return empty, empty, []
+    wanted = pa.array(trace_ids, pa.int64())
+    run_id = files.commit.run_id
+    span = manifest.files(table.name, run_id, min(trace_ids), max(trace_ids))
+    holding = [file for file in span if _holds(files.root, file, wanted)]
+    rows = pa.concat_tables([empty, *(_read(files.root / file.path, table) for file in holding)])
+    hit = pc.is_in(rows["trace_id"], wanted)
+    return rows.filter(hit), rows.filter(pc.invert(hit)), [file.path for file in holding]
+
+
+def _holds(root: Path, file: File, wanted: pa.Array) -> bool:
+    ids = pq.ParquetFile(root / file.path).read(["trace_id"])["trace_id"]
+    return bool(pc.any(pc.is_in(ids, wanted)).as_py())
+
+
+def _read(path: Path, table: Table) -> pa.Table:
+    """A file's rows with today's columns; those that it was written without are null."""
+    found = pq.ParquetFile(path).read()
+    columns = [
+        found[field.name] if field.name in found.column_names else pa.nulls(len(found), field.type)
+        for field in table.arrow
+    ]
+    return pa.Table.from_arrays(columns, schema=table.arrow)
+
+
+def _sorted(rows: pa.Table, table: Table) -> pa.Table:
+    return rows.sort_by([(name, "ascending") for name in table.key])
+
+
+def _batches(rows: pa.Table) -> Iterator[pa.RecordBatch]:
+    yield from rows.combine_chunks().to_batches(ROWS)
+
+
+def _check_parts(old: pa.Table, spoken: Spoken, run_id: str) -> None:
+    before = {row["trace_id"]: row for row in old.to_pylist()}
+    texts = dict(
+        zip(*(spoken.rows[name].to_pylist() for name in ("trace_id", "text")), strict=True)
+    )
+    for part in spoken.parts:
+        if part.trace_id not in before:
+            raise NotInStoreError(
+                f"there is no trace {part.trace_id} in run {run_id} to continue: store its first "
+                f"part with trace_id=None and pass the id that this returns"
+            )
+        _check_part(before[part.trace_id], part, texts[part.trace_id])
+
+
+def _check_part(before: dict, part: Part, text: str) -> None:
+    """A part must go on exactly where the stored trace ends."""
+    name = f"trace {part.trace_id}"
+    stored = before["n_prompt"] + before["n_think"] + before["n_answer"]
+    if before["finish_reason"] != schema.RUNNING:
+        raise ObservationError(
+            f"{name} has ended ({before['finish_reason']!r}) and cannot go on: store a new trace"
+        )
+    if part.start != stored:
+        raise ObservationError(
+            f"{name} has {stored} tokens in the store, but its next part starts at {part.start}: "
+            f"start where it ends"
+        )
+    if part.retold:
+        return
+    written = len(before["text"])
+    if not text.startswith(before["text"]) or part.first_character not in (None, written):
+        raise ObservationError(
+            f"the text of {name} does not go on after the {written} characters in the store: pass "
+            f"`retold` where earlier tokens have changed"
+        )
