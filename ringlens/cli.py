@@ -1,4 +1,4 @@
-"""The command line: demo, capture, replay, app, sql, info.
+"""The command line: demo, capture, replay, plan, app, sql, info.
 
 Exit codes: 0 done, 1 it could not be done (the message says why), 2 wrong usage, 130 interrupted.
 Imports stand inside the commands, so that ``ringlens --help`` answers at once.
@@ -8,40 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ringlens import __version__
-from ringlens.errors import RinglensError
+from ringlens.cli_plan import plan
+from ringlens.cli_print import PRINTERS, print_queries, print_summary, progress_bar
+from ringlens.errors import ConfigError, RinglensError
 
 if TYPE_CHECKING:
-    from ringlens.observe.session import Progress
     from ringlens.store import Store
 
 INTERRUPTED = 130
-
-THREE_QUERIES = (
-    (
-        "Which experts does the model lean on while it thinks?",
-        "select layer, expert, count(*) as n, round(avg(weight), 3) as mean_weight\n"
-        "from router_choices join tokens using (trace_id, pos)\n"
-        "where phase = 'think' group by all order by n desc limit 5",
-    ),
-    (
-        "Where was the model least sure of its next word?",
-        "select trace_id, pos, text, round(entropy, 2) as entropy\n"
-        "from tokens where phase = 'think' order by tokens.entropy desc limit 5",
-    ),
-    (
-        "How often did the bias, not the affinity, decide?",
-        "select layer, round(100 * avg(bias_flip::int), 1) as percent_by_bias\n"
-        "from router_choices group by layer order by layer",
-    ),
-)
 
 Command = Callable[..., Any]
 
@@ -61,7 +42,7 @@ class Ringlens(click.Group):
             ctx.exit(INTERRUPTED)
 
 
-def capture_options(command: Command) -> Command:
+def recording_options(command: Command) -> Command:
     """Options shared by the commands that record."""
     for option in (
         click.option("--batch-size", default=16, show_default=True, help="Traces side by side."),
@@ -71,9 +52,39 @@ def capture_options(command: Command) -> Command:
             show_default=True,
             help="What to record, comma-separated; tokens always are.",
         ),
-        click.option("--dtype", default=None, help="dtype of the weights, e.g. float32, bfloat16."),
-        click.option("--device", default=None, help="Device, e.g. cuda; the CPU if left out."),
-        click.option("--attention", default="sdpa", show_default=True, help="Attention kernel."),
+    ):
+        command = option(command)
+    return command
+
+
+def loading_options(command: Command) -> Command:
+    """Options of :func:`ringlens.load`; what is left out is left to it."""
+    for option in reversed(
+        (
+            click.option("--dtype", help="dtype of the weights, e.g. float32, bfloat16."),
+            click.option("--device", help="Device, e.g. cuda; the CPU if left out."),
+            click.option("--attention", help="Attention kernel; sdpa if left out."),
+            click.option("--revision", help="Branch, tag or commit of a hub id."),
+            click.option(
+                "--quantization",
+                type=click.Choice(["nf4", "nf4-double", "int8", "fp8"]),
+                help="Hold the weights in 4 or 8 bits.",
+            ),
+            click.option(
+                "--experts",
+                type=click.Choice(["fused", "modules"]),
+                help="Layout of the experts; chosen by the rest if left out.",
+            ),
+            click.option(
+                "--device-map",
+                help="Spread over devices: auto, balanced, sequential, or a JSON file made by "
+                "ringlens plan.",
+            ),
+            click.option("--offload-folder", help="Folder for weights that stay on the disk."),
+            click.option("--tp-size", type=int, help="Under torchrun: processes to a weight."),
+            click.option("--ep-size", type=int, help="Under torchrun: processes to the experts."),
+            click.option("--pp-size", type=int, help="Under torchrun: stages of layers."),
+        )
     ):
         command = option(command)
     return command
@@ -108,8 +119,8 @@ def demo(store: str, n: int, port: int, serve: bool) -> None:
     """
     options = {"max_new_tokens": 640, "batch_size": 16}
     _capture("ring-nano", {}, "countdown", n, store, options)
-    _summary(store)
-    _print_queries(store)
+    print_summary(store)
+    print_queries(store)
     if serve:
         # A process of its own: the dashboard needs neither torch nor the model.
         sys.stdout.flush()
@@ -134,7 +145,8 @@ def demo(store: str, n: int, port: int, serve: bool) -> None:
 @click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from.")
 @click.option("--top-k", default=0, show_default=True, help="Tokens to draw from; 0 is all.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the run.")
-@capture_options
+@recording_options
+@loading_options
 def capture(model: str, problems: str, n: int | None, store: str, **options: Any) -> None:
     r"""Let MODEL think about problems, and record it while it does.
 
@@ -147,14 +159,15 @@ def capture(model: str, problems: str, n: int | None, store: str, **options: Any
       ringlens capture ring-nano --n 64 --store runs/lean --record routing
     """
     _capture(model, _model_options(options), problems, n, store, options)
-    _summary(store)
+    print_summary(store)
 
 
 @main.command()
 @click.argument("model")
 @click.argument("source")
 @click.option("--store", required=True, help="Folder of the store that the records go to.")
-@capture_options
+@recording_options
+@loading_options
 def replay(model: str, source: str, store: str, **options: Any) -> None:
     r"""Observe finished text with MODEL in one teacher-forced forward.
 
@@ -170,10 +183,10 @@ def replay(model: str, source: str, store: str, **options: Any) -> None:
 
     model_options = _model_options(options)
     finished = _source(source)
-    with _progress(f"replaying {source}") as on_progress:
+    with progress_bar(f"replaying {source}") as on_progress:
         lens = rl.load(model, **model_options)
         rl.replay(lens, finished, store, on_progress=on_progress, **options).close()
-    _summary(store)
+    print_summary(store)
 
 
 @main.command()
@@ -233,7 +246,7 @@ def info(store: str) -> None:
     from ringlens.store import Store
     from ringlens.store.verify import verify_choices
 
-    _summary(store)
+    print_summary(store)
     with Store(store) as opened:
         click.echo(opened.sql("select run_id, mode, model, dtype, attention, record from runs"))
         checked = verify_choices(opened)
@@ -242,28 +255,6 @@ def info(store: str) -> None:
     )
     if checked.differ:
         raise RinglensError(f"{checked.differ} recorded choices do not follow from their logits.")
-
-
-def _csv(relation: Any) -> str:
-    import io
-
-    from pyarrow import csv
-
-    table, out = relation.to_arrow_table(), io.BytesIO()
-    if any(str(field.type).startswith(("list", "struct")) for field in table.schema):
-        raise RinglensError("CSV holds no lists: unnest them in the query, or use --format json.")
-    csv.write_csv(table, out)
-    return out.getvalue().decode()
-
-
-def _json(relation: Any) -> str:
-    import json
-
-    rows = relation.to_arrow_table().to_pylist()
-    return "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
-
-
-PRINTERS: dict[str, Callable[[Any], str]] = {"table": str, "csv": _csv, "json": _json}
 
 
 def _capture(
@@ -279,16 +270,50 @@ def _capture(
 
     # Before the model: a wrong problem set should not cost a load.
     work = rl.problems(problems, n=n)
-    with _progress(f"{model} thinks about {len(work)} problems") as on_progress:
+    with progress_bar(f"{model} thinks about {len(work)} problems") as on_progress:
         lens = rl.load(model, **model_options)
         rl.capture(lens, work, store, on_progress=on_progress, **options).close()
+
+
+LOADING = (
+    "dtype",
+    "device",
+    "attention",
+    "revision",
+    "quantization",
+    "experts",
+    "device_map",
+    "offload_folder",
+    "tp_size",
+    "ep_size",
+    "pp_size",
+)
 
 
 def _model_options(options: dict[str, Any]) -> dict[str, Any]:
     """Take what concerns loading out of ``options``, and split the list of what to record."""
     options["record"] = tuple(name for name in options["record"].split(",") if name)
-    loading = {name: options.pop(name) for name in ("dtype", "device", "attention")}
-    return {name: value for name, value in loading.items() if value is not None}
+    loading = {name: options.pop(name) for name in LOADING}
+    given = {name: value for name, value in loading.items() if value is not None}
+    if str(given.get("device_map", "")).endswith(".json"):
+        given["device_map"] = _read_map(Path(given["device_map"]))
+    return given
+
+
+def _read_map(path: Path) -> dict[str, str | int]:
+    """A device map from a JSON file: device by module."""
+    import json
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the device map {str(path)!r}: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(x, str | int) for x in found.values()):
+        raise ConfigError(
+            f"{str(path)!r} is no device map: it must be a JSON object of modules and devices, as "
+            "ringlens plan --save-device-map writes it."
+        )
+    return found
 
 
 def _source(source: str) -> Store | list[str]:
@@ -304,66 +329,7 @@ def _source(source: str) -> Store | list[str]:
     return [text for text in texts if text.strip()]
 
 
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar: traces, tokens a second, bytes written."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("traces · {task.fields[tokens]:,} tokens · {task.fields[speed]:,.0f}/s"),
-        TextColumn("· {task.fields[megabytes]:.1f} MB"),
-        TimeElapsedColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, tokens=0, speed=0.0, megabytes=0.0)
-
-        def show(progress: Progress) -> None:
-            seconds = max(bar.tasks[0].elapsed or 0.0, 1e-6)
-            bar.update(
-                task,
-                total=progress.total,
-                completed=progress.traces,
-                tokens=progress.tokens,
-                speed=progress.tokens / seconds,
-                megabytes=progress.bytes_written / 1e6,
-            )
-
-        yield show
-
-
-def _summary(store: str) -> None:
-    """Print what a store holds."""
-    from ringlens.store import Store
-
-    with Store(store) as opened:
-        traces, right, graded, tokens, think = opened.sql(
-            "select count(*), count(*) filter (correct), count(correct), "
-            "coalesce(sum(n_prompt + n_think + n_answer), 0), coalesce(sum(n_think), 0) from traces"
-        ).fetchall()[0]
-        choices = opened.sql("select coalesce(sum(len(expert_ids)), 0) from routing").fetchall()[0][
-            0
-        ]
-    size = sum(file.stat().st_size for file in Path(store).rglob("*.parquet"))
-    click.echo(
-        f"{store}: {traces:,} traces ({right:,} of {graded:,} right), {tokens:,} tokens "
-        f"({think:,} of thought), {choices:,} expert choices, {size / 1e6:.1f} MB of Parquet"
-    )
-
-
-def _print_queries(store: str) -> None:
-    """Print three queries with their answers."""
-    from ringlens.store import Store
-
-    with Store(store) as opened:
-        for question, query in THREE_QUERIES:
-            click.secho(f"\n{question}", bold=True)
-            click.echo(f'ringlens sql {store} "{query}"')
-            click.echo(opened.sql(query))
+main.add_command(plan)
 
 
 if __name__ == "__main__":

@@ -147,6 +147,8 @@ class Size:
         weight_bytes: Bytes by unit ("model.word_embeddings", "model.layers.0", …), buffers
             included, in the order in which a device map is filled.
         seen_bytes: The same as transformers counts them when it makes a device map.
+        expert_bytes: Of those, routed experts: what expert parallelism shares out.
+        whole_bytes: Of those, routers, norms and buffers: what no parallelism shares out.
         fusing_bytes: What loading needs beside the weights while it builds the largest fused
             ``gate_up_proj`` from its experts; 0 where nothing is fused.
         linear_bytes: The largest linear layer in the model's dtype: what dequantising holds.
@@ -156,6 +158,8 @@ class Size:
     active: int
     weight_bytes: dict[str, int]
     seen_bytes: dict[str, float]
+    expert_bytes: dict[str, int]
+    whole_bytes: dict[str, int]
     fusing_bytes: int
     linear_bytes: int
 
@@ -170,32 +174,60 @@ class Size:
         return sum(self.weight_bytes.values())
 
 
-def measure(config: BailingMoeV2Config, held: Precision, layout: str = "fused") -> Size:
-    """Size of the model that ``config`` describes, in a precision and a layout of experts."""
-    parameters: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
-    weights: dict[str, int] = {}
-    seen: dict[str, float] = {}
-    linear = 0
+@dataclass(frozen=True)
+class Tensors:
+    """Tensors of one kind, unit and shape, and how many of them there are."""
+
+    kind: str
+    unit: str
+    shape: Shape
+    count: int
+
+
+def census(config: BailingMoeV2Config) -> list[Tensors]:
+    """The parameters of a model, alike ones counted together."""
+    alike: Counter[tuple[str, str, Shape]] = Counter()
     for name, shape in expected_tensors(config).items():
-        if name.endswith("expert_bias"):  # a buffer; counted below
-            continue
-        kind, unit = kind_of(name), unit_of(name)
-        parameters[kind] += prod(shape)
-        quantized = kind in QUANTIZED and len(shape) == 2
-        size = held.weight(shape) if quantized else prod(shape) * held.item
-        guess = held.seen(shape) if quantized else prod(shape) * held.item
-        weights[unit] = weights.get(unit, 0) + size
-        seen[unit] = seen.get(unit, 0) + guess
-        linear = max(linear, prod(shape) * held.item if quantized else 0)
-    for unit, size in _buffers(config).items():
-        weights[unit] = weights.get(unit, 0) + size
-        seen[unit] = seen.get(unit, 0) + size
+        if not name.endswith("expert_bias"):  # a buffer
+            alike[kind_of(name), unit_of(name), shape] += 1
+    return [Tensors(*key, count) for key, count in alike.items()]
+
+
+def measure(
+    config: BailingMoeV2Config, tensors: list[Tensors], held: Precision, layout: str = "fused"
+) -> Size:
+    """Size of a model in a precision and a layout of its experts.
+
+    Args:
+        config: The model's configuration.
+        tensors: Its census.
+        held: How its weights are held.
+        layout: "fused" or "modules".
+    """
+    parameters: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+    buffers = _buffers(config)
+    weights: dict[str, int] = {unit: buffers.get(unit, 0) for unit in units(config)}
+    seen: dict[str, float] = dict(weights)
+    experts, whole = dict.fromkeys(weights, 0), dict(weights)
+    linear = 0
+    for t in tensors:
+        quantized = t.kind in QUANTIZED and len(t.shape) == 2
+        plain = prod(t.shape) * held.item
+        parameters[t.kind] += t.count * prod(t.shape)
+        size = t.count * (held.weight(t.shape) if quantized else plain)
+        weights[t.unit] += size
+        experts[t.unit] += size if t.kind == "experts" else 0
+        whole[t.unit] += size if t.kind in ("router", "norms") else 0
+        seen[t.unit] += t.count * (held.seen(t.shape) if quantized else plain)
+        linear = max(linear, plain if quantized else 0)
     chosen = parameters["experts"] * config.num_experts_per_tok // config.num_experts
     return Size(
         parameters=dict(parameters),
         active=sum(parameters.values()) - parameters["experts"] + chosen,
-        weight_bytes={unit: weights[unit] for unit in units(config) if unit in weights},
-        seen_bytes={unit: seen[unit] for unit in units(config) if unit in seen},
+        weight_bytes=weights,
+        seen_bytes=seen,
+        expert_bytes=experts,
+        whole_bytes=whole,
         fusing_bytes=_fusing_bytes(config, held) if layout == "fused" else 0,
         linear_bytes=linear if held.quantization else 0,
     )

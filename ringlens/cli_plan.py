@@ -1,0 +1,129 @@
+"""``ringlens plan``: whether a model fits over some devices, from its configuration alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ringlens.errors import ConfigError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from ringlens.model.launch import Launch
+    from ringlens.model.plan import Plan
+
+
+@click.command()
+@click.argument("model")
+@click.option("--gpus", required=True, help="Devices, e.g. 16x80GB, 8x141GiB, 2x80GB,cpu:512GB.")
+@click.option(
+    "--quantization",
+    type=click.Choice(["nf4", "nf4-double", "int8", "fp8"]),
+    help="Hold the weights in 4 or 8 bits; as published if left out.",
+)
+@click.option("--context", default=32768, show_default=True, help="Tokens of the longest trace.")
+@click.option("--batch", default=4, show_default=True, help="Traces side by side.")
+@click.option(
+    "--prefill", default=2048, show_default=True, help="Tokens of the longest prompt or text."
+)
+@click.option(
+    "--dtype", default="bfloat16", show_default=True, help="dtype of unquantised weights."
+)
+@click.option(
+    "--experts",
+    type=click.Choice(["fused", "modules"]),
+    help="Layout of the experts; the one that the method needs if left out.",
+)
+@click.option("--reserve", default="2GB", show_default=True, help="Kept back on each GPU.")
+@click.option("--gpus-per-node", default=8, show_default=True, help="GPUs in one machine.")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option(
+    "--save-device-map", type=click.Path(path_type=Path), help="Write the device map to a file."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **given: Any) -> None:
+    r"""Say whether MODEL fits over some GPUs, what to change if not, and how to start it.
+
+    MODEL is ring-nano, a folder, a config.json, or a hub id, of which only config.json is read.
+    GB are 10^9 bytes, GiB 2^30.
+
+    \b
+    Examples:
+      ringlens plan inclusionAI/Ring-1T --gpus 8x141GB --quantization nf4
+      ringlens plan inclusionAI/Ring-mini-2.0 --gpus 1x80GB --context 8192 --batch 16
+      ringlens plan ring-nano --gpus cpu:8GB --json
+    """
+    made, launch = _planned(model, gpus, given)
+    if save_device_map is not None:
+        _save_map(made, save_device_map)
+    if as_json:
+        import json
+
+        from ringlens.model.report import report
+
+        click.echo(json.dumps(report(made, launch), indent=2))
+        return
+    from ringlens.cli_plan_print import print_plan
+
+    print_plan(made, launch)
+
+
+def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch]:
+    """Read what was asked, and plan it; the cheap checks come first."""
+    from ringlens.model.device import devices
+
+    over = devices(gpus)
+    reserve = _bytes(given["reserve"])
+    if given["gpus_per_node"] < 1:
+        raise ConfigError(f"gpus-per-node = {given['gpus_per_node']}; it must be 1 or more.")
+    from ringlens.model.launch import Launch
+    from ringlens.model.loading import locate, read_config
+    from ringlens.model.memory import Workload
+    from ringlens.model.plan import plan as plan_over
+    from ringlens.model.setting import setting
+
+    file = Path(model).expanduser()
+    if file.suffix == ".json" and not file.is_file():
+        raise ModelNotFoundError(f"no configuration {model!r}. Give the path of a config.json.")
+    config = read_config(str(file) if file.is_file() else locate(model), given["revision"])
+    what = setting(
+        config,
+        quantization=given["quantization"],
+        dtype=given["dtype"],
+        layout=given["experts"],
+        work=Workload(given["context"], given["batch"], given["prefill"]),
+        reserve=reserve,
+    )
+    # A configuration by itself names no weights to load.
+    weights = file.is_file() and not list(file.parent.glob("*.safetensors"))
+    name = "MODEL" if weights else str(file.parent) if file.is_file() else model
+    return plan_over(what, over), Launch(name, model, gpus, given["gpus_per_node"])
+
+
+def _bytes(size: str) -> int:
+    """Bytes of a size such as 2GB; 0 for 0."""
+    from ringlens.model.device import devices
+
+    if re.fullmatch(r"0\s*\w*", size.strip()):
+        return 0
+    found = devices(size)
+    if len(found) != 1:
+        raise ConfigError(f"reserve = {size!r}; it must be one size, for example 2GB.")
+    return found[0].capacity
+
+
+def _save_map(made: Plan, path: Path) -> None:
+    import json
+
+    way = made.ways[0]
+    if not way.fits:
+        raise ConfigError(
+            "there is no device map to save: the model does not fit on these devices. Run "
+            "ringlens plan without --save-device-map to see what to change."
+        )
+    try:
+        path.write_text(json.dumps(way.device_map, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write the device map {str(path)!r}: {error}") from error

@@ -1,0 +1,129 @@
+"""What the command line prints: tables, progress, summaries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ringlens.errors import RinglensError
+
+if TYPE_CHECKING:
+    from ringlens.observe.session import Progress
+
+THREE_QUERIES = (
+    (
+        "Which experts does the model lean on while it thinks?",
+        "select layer, expert, count(*) as n, round(avg(weight), 3) as mean_weight\n"
+        "from router_choices join tokens using (trace_id, pos)\n"
+        "where phase = 'think' group by all order by n desc limit 5",
+    ),
+    (
+        "Where was the model least sure of its next word?",
+        "select trace_id, pos, text, round(entropy, 2) as entropy\n"
+        "from tokens where phase = 'think' order by tokens.entropy desc limit 5",
+    ),
+    (
+        "How often did the bias, not the affinity, decide?",
+        "select layer, round(100 * avg(bias_flip::int), 1) as percent_by_bias\n"
+        "from router_choices group by layer order by layer",
+    ),
+)
+
+
+def speaks() -> bool:
+    """Whether this process prints: of those that torchrun starts, the first alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _csv(relation: Any) -> str:
+    import io
+
+    from pyarrow import csv
+
+    table, out = relation.to_arrow_table(), io.BytesIO()
+    if any(str(field.type).startswith(("list", "struct")) for field in table.schema):
+        raise RinglensError("CSV holds no lists: unnest them in the query, or use --format json.")
+    csv.write_csv(table, out)
+    return out.getvalue().decode()
+
+
+def _json(relation: Any) -> str:
+    import json
+
+    rows = relation.to_arrow_table().to_pylist()
+    return "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
+
+
+PRINTERS: dict[str, Callable[[Any], str]] = {"table": str, "csv": _csv, "json": _json}
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar: traces, tokens a second, bytes written; nothing where another speaks."""
+    if not speaks():
+        yield lambda progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("traces · {task.fields[tokens]:,} tokens · {task.fields[speed]:,.0f}/s"),
+        TextColumn("· {task.fields[megabytes]:.1f} MB"),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, tokens=0, speed=0.0, megabytes=0.0)
+
+        def show(progress: Progress) -> None:
+            seconds = max(bar.tasks[0].elapsed or 0.0, 1e-6)
+            bar.update(
+                task,
+                total=progress.total,
+                completed=progress.traces,
+                tokens=progress.tokens,
+                speed=progress.tokens / seconds,
+                megabytes=progress.bytes_written / 1e6,
+            )
+
+        yield show
+
+
+def print_summary(store: str) -> None:
+    """Print what a store holds, where this process speaks."""
+    if not speaks():
+        return
+    from ringlens.store import Store
+
+    with Store(store) as opened:
+        traces, right, graded, tokens, think = opened.sql(
+            "select count(*), count(*) filter (correct), count(correct), "
+            "coalesce(sum(n_prompt + n_think + n_answer), 0), coalesce(sum(n_think), 0) from traces"
+        ).fetchall()[0]
+        choices = opened.sql("select coalesce(sum(len(expert_ids)), 0) from routing").fetchall()[0][
+            0
+        ]
+    size = sum(file.stat().st_size for file in Path(store).rglob("*.parquet"))
+    click.echo(
+        f"{store}: {traces:,} traces ({right:,} of {graded:,} right), {tokens:,} tokens "
+        f"({think:,} of thought), {choices:,} expert choices, {size / 1e6:.1f} MB of Parquet"
+    )
+
+
+def print_queries(store: str) -> None:
+    """Print three queries with their answers."""
+    from ringlens.store import Store
+
+    with Store(store) as opened:
+        for question, query in THREE_QUERIES:
+            click.secho(f"\n{question}", bold=True)
+            click.echo(f'ringlens sql {store} "{query}"')
+            click.echo(opened.sql(query))

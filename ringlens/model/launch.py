@@ -1,0 +1,97 @@
+"""The exact commands that start a plan's ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from ringlens.model.plan import Plan
+from ringlens.model.setting import layout_for
+from ringlens.model.size import published_quantization
+from ringlens.model.way import Way
+
+MAP_FILE = "device_map.json"
+STORE = "runs/first"
+# Of the context, what the commands leave to the prompt.
+PROMPT = 1024
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start.
+
+    Attributes:
+        model: What to load: a folder or a hub id ("MODEL" where only a configuration is known).
+        source: What the plan was made from.
+        gpus: The devices, as they were given.
+        per_node: GPUs in one machine.
+    """
+
+    model: str
+    source: str
+    gpus: str
+    per_node: int = 8
+
+
+def commands(plan: Plan, way: Way, launch: Launch) -> list[str]:
+    """Commands that start one way, in order; none where it is not possible."""
+    if not way.possible:
+        return []
+    return {"device_map": _device_map, "torchrun": _torchrun, "vllm": _vllm}[way.name](
+        plan, way, launch
+    )
+
+
+def _capture(plan: Plan) -> str:
+    """Options of ``ringlens capture`` that every way shares, after the model's name."""
+    s = plan.setting
+    new = s.work.context - PROMPT if s.work.context > PROMPT else s.work.context
+    options = [f"--store {STORE}", f"--batch-size {s.work.batch}", f"--max-new-tokens {new}"]
+    if s.held.dtype != "bfloat16":
+        options.append(f"--dtype {s.held.dtype}")
+    if s.held.quantization:
+        options.append(f"--quantization {s.held.quantization}")
+    if s.layout != layout_for(s.held.quantization):
+        options.append(f"--experts {s.layout}")
+    return " ".join(options)
+
+
+def _device_map(plan: Plan, way: Way, launch: Launch) -> list[str]:
+    line = f"ringlens capture {launch.model} {_capture(plan)}"
+    if not any(load.device.is_gpu for load in way.loads):
+        return [line]
+    if way.automatic:
+        return [f"{line} --device-map auto"]
+    s = plan.setting
+    chosen = s.held.quantization
+    again = [f"ringlens plan {launch.source} --gpus {launch.gpus}"]
+    if chosen and chosen != published_quantization(s.config):
+        again.append(f"--quantization {chosen}")
+    again.append(f"--context {s.work.context} --batch {s.work.batch} --prefill {s.work.prefill}")
+    return [
+        f"{' '.join(again)} --save-device-map {MAP_FILE}",
+        f"{line} --device-map {MAP_FILE}",
+    ]
+
+
+def _torchrun(plan: Plan, way: Way, launch: Launch) -> list[str]:
+    processes = max(way.tp_size, way.ep_size) * way.pp_size
+    nodes = ceil(processes / launch.per_node)
+    sizes = (("tp", way.tp_size), ("ep", way.ep_size), ("pp", way.pp_size))
+    layout = " ".join(f"--{name}-size {size}" for name, size in sizes if size > 1)
+    start = f"torchrun --nnodes {nodes} --nproc-per-node {ceil(processes / nodes)}"
+    start += (
+        " --standalone"
+        if nodes == 1
+        else " --node-rank $NODE_RANK --master-addr $MASTER_ADDR --master-port 29500"
+    )
+    return [f"{start} -m ringlens.cli capture {launch.model} {_capture(plan)} {layout}"]
+
+
+def _vllm(plan: Plan, way: Way, launch: Launch) -> list[str]:
+    work = plan.setting.work
+    return [
+        f"vllm serve {launch.model} --trust-remote-code --tensor-parallel-size {way.tp_size} "
+        f"--pipeline-parallel-size {way.pp_size} --max-model-len {work.context} "
+        f"--max-num-seqs {work.batch} --enable-return-routed-experts"
+    ]

@@ -1,0 +1,141 @@
+"""What a run needs beside the weights: key/value cache, activations, observation buffers.
+
+The formulas are upper bounds read off this package's modelling code and transformers' grouped
+expert kernel; the cache is exact. docs/plan.md states them and what was measured against them.
+
+Letters: B traces side by side, T tokens of a trace in one forward, N = B·T, S tokens of a trace in
+the cache, L layers, D hidden size, H heads, G kv heads, C head dimension, E experts, k experts a
+token, F width of an expert, W width of a dense block, V vocabulary, b bytes of the dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ringlens.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ringlens.model.configuration import BailingMoeV2Config
+
+# Recording: decoding steps observed together; bytes of blocks that may wait for the writer, and of
+# records that wait to be committed (the constants of observe/recorder.py and observe/recording.py).
+BLOCK_TOKENS, QUEUED, HELD = 64, 2**29, 2**27
+# Router logits in float32; of each choice an int64 id and a float32 weight.
+LOGIT_BYTES, CHOICE_BYTES = 4, 12
+# Entropy, first and previous weight, output norm: float32, each head.
+STATISTICS_BYTES = 4 * 4
+# Bytes a query element that the pass for head statistics holds (measured on an H200: 1.3 GiB for
+# 8,192 tokens of 64 heads of 128).
+STATISTICS_WORK = 20
+# Logits that are held at once to find the surprise of prompt tokens, three float32 copies.
+CHUNK_LOGITS = 3 * 4 * 2**25
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the model is to do.
+
+    Attributes:
+        context: Tokens of the longest trace, prompt included (S).
+        batch: Traces side by side (B).
+        prefill: Tokens of a trace that one forward takes at most (T): the longest prompt, or the
+            longest text that is replayed.
+    """
+
+    context: int = 32768
+    batch: int = 4
+    prefill: int = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name in ("context", "batch", "prefill"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one forward (N)."""
+        return self.batch * min(self.prefill, self.context)
+
+
+def cache_bytes(config: BailingMoeV2Config, work: Workload, item: int) -> int:
+    """Keys and values of one layer: S · B · 2 · G · C · b."""
+    kv_heads, head_dim = config.num_key_value_heads or 0, config.head_dim or 0
+    return work.context * work.batch * 2 * kv_heads * head_dim * item
+
+
+def activation_bytes(
+    config: BailingMoeV2Config, work: Workload, item: int, layout: str, linear_bytes: int = 0
+) -> dict[str, int]:
+    """Peak working memory of each stage of a forward; a device needs the largest one's.
+
+    Args:
+        config: The model's configuration.
+        work: What it is to do.
+        item: Bytes of the dtype.
+        layout: "fused" or "modules".
+        linear_bytes: Largest linear layer that is dequantised for a product.
+    """
+    N, D, k = work.tokens, config.hidden_size, config.num_experts_per_tok
+    F, C = config.moe_intermediate_size, config.head_dim or 0
+    H, G = config.num_attention_heads, config.num_key_value_heads or 0
+    stream = 2 * N * D * item  # residual stream, and the normed input of the block
+    queries = N * H * C
+    # Fused projection, rotated queries, float32 copies inside the query norm; a layer's keys and
+    # values twice while the cache grows, and once more a head where a mask forbids sharing them.
+    grown = cache_bytes(config, work, item)
+    repeated = grown // G * H if work.batch > 1 else 0
+    mask = work.tokens * work.context if work.batch > 1 else 0
+    attention = stream + N * (H + 2 * G) * C * item + queries * (item + 8) + grown
+    attention += repeated + mask
+    if layout == "fused":
+        # Gathered inputs, their outputs, and two float32 copies of those while they are weighted.
+        experts = N * k * D * (2 * item + 8)
+    else:
+        # All tokens may choose one expert: inputs, outputs, two float32 copies, and the sum.
+        experts = N * D * (2 * item + 12) + 3 * N * F * item
+    return {
+        "attention": attention + linear_bytes,
+        "head statistics": stream + queries * (2 * item + STATISTICS_WORK),
+        "experts": stream + experts + linear_bytes if config.sparse_layers else 0,
+        "dense FFN": stream + 3 * N * config.intermediate_size * item + linear_bytes,
+        "logits": stream + 2 * 4 * work.batch * config.vocab_size + CHUNK_LOGITS,
+    }
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Buffers of an observed run.
+
+    Attributes:
+        sparse_layer: Bytes on the device of each sparse layer: router logits and choices, and what
+            a layer holds of its heads.
+        dense_layer: Bytes on the device of each dense layer: what it holds of its heads.
+        host: Host memory of a process: the queue of blocks that wait for the writer (pinned), at
+            least one block, and the records that wait for a commit.
+    """
+
+    sparse_layer: int
+    dense_layer: int
+    host: int
+
+
+def recording_bytes(config: BailingMoeV2Config, work: Workload, item: int) -> Recording:
+    """Buffers of a run that records routing, router logits and heads.
+
+    Decoding: a block of 64 steps waits on the device, with router logits and choices and with each
+    head's query and output (statistics of 64 steps are computed together). Prefill: the router's of
+    one forward, and four statistics a head. The larger of the two counts.
+    """
+    H, C = config.num_attention_heads, config.head_dim or 0
+    router = config.num_experts * LOGIT_BYTES + config.num_experts_per_tok * CHOICE_BYTES
+    waiting, seen = 2 * H * C * item, H * STATISTICS_BYTES
+    decoded, prefilled = work.batch * BLOCK_TOKENS, work.tokens
+    sparse, dense = len(config.sparse_layers), config.first_k_dense_replace
+    block = max(decoded, prefilled) * (sparse * (router + seen) + dense * seen)
+    return Recording(
+        sparse_layer=max(decoded * (router + waiting), prefilled * (router + seen)),
+        dense_layer=max(decoded * waiting, prefilled * seen),
+        host=max(QUEUED, block) + HELD,
+    )

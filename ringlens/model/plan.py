@@ -1,0 +1,115 @@
+"""Whether a model fits, and what to change if it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ringlens.model.device import Device
+from ringlens.model.placement import fill, fits
+from ringlens.model.setting import Setting, empty_loads
+from ringlens.model.size import published_quantization
+from ringlens.model.way import Way, by_device_map, by_torchrun, by_vllm
+
+COMMON = (80 * 10**9, 141 * 10**9)
+FP8_NOTE = " (with a checkpoint published in FP8)"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change after which the model fits (by device map)."""
+
+    what: str
+    value: int | str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model over devices.
+
+    Attributes:
+        setting: The model, its precision and its work.
+        devices: The devices.
+        ways: By device map, by torchrun, by vLLM.
+        changes: What would make it fit by device map; empty where it fits.
+        largest: Largest context, batch and prefill that fit by device map, each for itself; 0 where
+            none does.
+    """
+
+    setting: Setting
+    devices: tuple[Device, ...]
+    ways: tuple[Way, ...]
+    changes: tuple[Change, ...]
+    largest: dict[str, int]
+
+
+def plan(setting: Setting, devices: Sequence[Device]) -> Plan:
+    """Try every way, and look for changes where the first does not fit."""
+    ways = tuple(way(setting, devices) for way in (by_device_map, by_torchrun, by_vllm))
+    gpus = [d for d in devices if d.is_gpu] or list(devices)
+    tops = {"context": setting.config.max_position_embeddings, "batch": 4096, "prefill": 65536}
+    room = {name: largest(setting, gpus, name, top) for name, top in tops.items()}
+    found = [] if ways[0].fits else changes(setting, gpus, room)
+    return Plan(setting, tuple(devices), ways, tuple(found), room)
+
+
+def changes(s: Setting, gpus: Sequence[Device], room: dict[str, int]) -> list[Change]:
+    """Changes after each of which the model fits by device map, found by trying them.
+
+    Args:
+        s: What was planned for.
+        gpus: The GPUs, or main memory alone.
+        room: Largest context, batch and prefill that fit.
+    """
+    found = []
+    for name, fitting in room.items():
+        if 0 < fitting < getattr(s.work, name):
+            found.append(Change(name, fitting, f"{name} {fitting:,} fits"))
+    methods = () if published_quantization(s.config) else ("fp8", "int8", "nf4", "nf4-double")
+    others = [s.quantized(method) for method in methods]
+    smaller = [other for other in others if other.size.bytes < s.size.bytes]
+    for other in smaller:
+        if fits(fill(other.needs, empty_loads(other, gpus))):
+            name, note = other.held.name, FP8_NOTE if other.held.name == "fp8" else ""
+            found.append(Change("quantization", name, f"{name} fits on these devices{note}"))
+    apart = replace(s, layout="modules")
+    if s.layout == "fused" and fits(fill(apart.needs, empty_loads(apart, gpus))):
+        found.append(Change("experts", "modules", "experts as modules fit: nothing is fused"))
+    for other in (s, *smaller):
+        counts = [(capacity, gpus_needed(other, capacity)) for capacity in _sizes(gpus)]
+        gpu_list = [f"{count} x {capacity / 1e9:.4g} GB" for capacity, count in counts if count]
+        if gpu_list:
+            value = " or ".join(gpu_list)
+            found.append(Change("gpus", value, f"{other.held.name} fits on {value}"))
+    return found
+
+
+def _sizes(gpus: Sequence[Device]) -> list[int]:
+    """Capacities worth naming: the smallest one given, and what larger cards have."""
+    given = min(device.capacity for device in gpus)
+    return [given, *(size for size in COMMON if size > given)]
+
+
+def largest(s: Setting, devices: Sequence[Device], name: str, top: int) -> int:
+    """Largest context, batch or prefill up to ``top`` that fits; 0 where none does.
+
+    Contexts and prefills are rounded down to multiples of 1,024 where they are above that.
+    """
+
+    def works(value: int) -> bool:
+        other = replace(s, work=replace(s.work, **{name: value}))
+        return fits(fill(other.needs, empty_loads(other, devices)))
+
+    low, high = 0, top + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if works(middle) else (low, middle)
+    return low // 1024 * 1024 if name != "batch" and 1024 <= low < top else low
+
+
+def gpus_needed(s: Setting, capacity: int) -> int | None:
+    """How many GPUs of a size hold the model by device map; None where no number does."""
+    devices = [Device(f"gpu {i}", capacity) for i in range(len(s.needs))]
+    loads = fill(s.needs, empty_loads(s, devices))
+    return sum(bool(load.units) for load in loads) if fits(loads) else None

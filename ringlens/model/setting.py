@@ -1,0 +1,151 @@
+"""What a plan follows from: the model, its precision, and what it is to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ringlens.errors import ConfigError
+from ringlens.model.configuration import BailingMoeV2Config
+from ringlens.model.device import Device
+from ringlens.model.memory import (
+    Recording,
+    Workload,
+    activation_bytes,
+    cache_bytes,
+    recording_bytes,
+)
+from ringlens.model.placement import LAYERS, Load, Need
+from ringlens.model.size import (
+    Precision,
+    Size,
+    Tensors,
+    census,
+    measure,
+    precision,
+    published_quantization,
+)
+
+# Kept back on each GPU: CUDA context, workspaces of its libraries, fragmentation of the allocator.
+RESERVE = 2 * 10**9
+BITSANDBYTES = ("nf4", "nf4-double", "int8")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a plan follows from, but the devices.
+
+    Attributes:
+        config: The model's configuration.
+        tensors: Its census.
+        held: How its weights are held.
+        layout: Layout of its experts.
+        work: What it is to do.
+        reserve: Bytes kept back on each GPU.
+    """
+
+    config: BailingMoeV2Config
+    tensors: list[Tensors]
+    held: Precision
+    layout: str
+    work: Workload
+    reserve: int = RESERVE
+
+    @cached_property
+    def size(self) -> Size:
+        """The model's size."""
+        return measure(self.config, self.tensors, self.held, self.layout)
+
+    @cached_property
+    def cache(self) -> int:
+        """Keys and values of one layer, bytes."""
+        return cache_bytes(self.config, self.work, self.held.item)
+
+    @cached_property
+    def activations(self) -> dict[str, int]:
+        """Working memory of each stage of a forward, bytes."""
+        return activation_bytes(
+            self.config, self.work, self.held.item, self.layout, self.size.linear_bytes
+        )
+
+    @cached_property
+    def recording(self) -> Recording:
+        """Observation buffers, bytes."""
+        return recording_bytes(self.config, self.work, self.held.item)
+
+    @cached_property
+    def needs(self) -> dict[str, Need]:
+        """What each unit takes in one process."""
+        return {unit: self._need(unit, weights) for unit, weights in self.size.weight_bytes.items()}
+
+    def _need(self, unit: str, weights: int) -> Need:
+        stages = self.activations
+        if not unit.startswith(LAYERS):
+            head = "model.word_embeddings" if self.config.tie_word_embeddings else "lm_head"
+            return Need(weights, working=stages["logits"] if unit == head else 0)
+        attending = max(stages["attention"], stages["head statistics"])
+        if int(unit.removeprefix(LAYERS)) in self.config.sparse_layers:
+            working = max(attending, stages["experts"])
+            return Need(
+                weights, self.cache, self.recording.sparse_layer, working, self.size.fusing_bytes
+            )
+        working = max(attending, stages["dense FFN"])
+        return Need(weights, self.cache, self.recording.dense_layer, working)
+
+    def quantized(self, quantization: str | None) -> Setting:
+        """The same with another quantisation, in the layout it runs in."""
+        held = precision(quantization, self.held.dtype)
+        return replace(self, held=held, layout=layout_for(quantization))
+
+
+def layout_for(quantization: str | None) -> str:
+    """Layout of the experts that a method runs in: bitsandbytes knows linear layers only."""
+    return "modules" if quantization in BITSANDBYTES else "fused"
+
+
+def setting(
+    config: BailingMoeV2Config,
+    *,
+    quantization: str | None = None,
+    dtype: str = "bfloat16",
+    layout: str | None = None,
+    work: Workload | None = None,
+    reserve: int = RESERVE,
+) -> Setting:
+    """What is to be planned for, checked.
+
+    Args:
+        config: The model's configuration.
+        quantization: "nf4", "nf4-double", "int8", "fp8"; None for that of the checkpoint.
+        dtype: dtype of what is not quantised.
+        layout: Layout of the experts; None for the one that the method needs.
+        work: What the model is to do.
+        reserve: Bytes to keep back on each GPU.
+
+    Raises:
+        ConfigError: A method that this checkpoint cannot be loaded in, or a value out of range.
+    """
+    published = published_quantization(config)
+    if published and quantization not in (None, published):
+        raise ConfigError(
+            f"this checkpoint is published in {published}, and cannot be loaded in "
+            f"{quantization!r}. Plan for the 16-bit checkpoint instead, or leave quantization out."
+        )
+    method = quantization or published
+    if layout == "fused" and method in BITSANDBYTES:
+        raise ConfigError(
+            f"experts = 'fused' with {method}: bitsandbytes quantises linear layers, and would "
+            "leave fused experts in 16 bits. Use experts = 'modules'."
+        )
+    stated = getattr(config, "quantization_config", None) or {}
+    block = tuple(stated.get("weight_block_size") or (128, 128))
+    held = precision(method, dtype, (int(block[0]), int(block[1])))
+    return Setting(
+        config, census(config), held, layout or layout_for(method), work or Workload(), reserve
+    )
+
+
+def empty_loads(s: Setting, devices: Sequence[Device]) -> list[Load]:
+    """The devices before anything is placed; the host's buffers stand in main memory."""
+    return [Load(d, s.reserve if d.is_gpu else s.recording.host) for d in devices]
