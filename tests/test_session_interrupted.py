@@ -1,0 +1,178 @@
+"""Runs that are killed, watched, taken up again, or shared out to several processes."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import session_worker
+from test_session import assert_same
+
+from ringlens.errors import RinglensError
+from ringlens.store import Store
+
+WORKER = Path(__file__).with_name("session_worker.py")
+TOKENS = 260
+WHOLE = """
+select count(*) from traces t
+left join (select trace_id, count(*) n, max(pos) + 1 last from tokens group by all) k
+using (trace_id)
+left join (select trace_id, count(*) n from routing group by all) r using (trace_id)
+left join (select trace_id, count(*) n from heads group by all) h using (trace_id)
+where (n_prompt + n_think + n_answer, k.last, r.n, h.n) is distinct from (k.n, k.n, 3 * k.n, 4 * k.n)
+"""
+
+
+def environment():
+    tests = str(WORKER.parent)
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": tests}
+
+
+def start(*arguments, processes=1):
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.Popen(
+        [*command, str(WORKER), *map(str, arguments)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process, timeout=120):
+    """Wait for success."""
+    _, err = process.communicate(timeout=timeout)
+    assert process.returncode == 0, err[-3000:]
+
+
+def kill(process, path):
+    """SIGKILL every process that works on a store; False if they had ended."""
+    running = process.poll() is None
+    # By its argument: what torchrun starts is in a process group of its own.
+    subprocess.run(["pkill", "-KILL", "-f", str(path)], check=False)
+    process.communicate()
+    return running
+
+
+def tokens_in(path):
+    """Committed tokens; 0 while there is no store."""
+    try:
+        with Store(path) as store:
+            return store.sql("select count(*) from tokens").fetchall()[0][0]
+    except RinglensError:
+        return 0
+
+
+def wait_for(path, tokens, process, seconds=90):
+    deadline = time.monotonic() + seconds
+    while tokens_in(path) < tokens:
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What comes out when nothing happens: two traces, committed block by block."""
+    path = tmp_path_factory.mktemp("whole") / "s"
+    return session_worker.capture(path, TOKENS, 2)
+
+
+def test_a_long_trace_is_committed_in_blocks_and_equals_one_commit(whole, tmp_path):
+    commits = {file.path for file in whole.files("routing")}
+    assert len(commits) >= TOKENS // 64
+    at_once = session_worker.capture(tmp_path / "s", TOKENS, 2, commit_every=3600)
+    assert len(at_once.files("routing")) == 1
+    for trace_id in (1, 2):
+        assert_same(whole.trace(trace_id), at_once.trace(trace_id))
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_readable_and_goes_on_where_it_stopped(whole, tmp_path):
+    path, rng, kills, resumed = tmp_path / "s", random.Random(4), 0, set()
+    for wanted in (1, 150, 350):
+        process = start(path, TOKENS, 2)
+        wait_for(path, wanted, process)
+        time.sleep(rng.uniform(0, 0.3))
+        kills += kill(process, path)
+        with Store(path) as store:
+            assert store.sql(WHOLE).fetchall() == [(0,)]
+            assert store.sql("select count(*) from runs").fetchall() == [(1,)]
+            found = store.sql("select resumed_at from traces").fetchall()
+            resumed |= {position for (positions,) in found for position in positions}
+    finish(start(path, TOKENS, 2))
+    assert kills >= 2
+    with Store(path) as store:
+        rows = store.sql(
+            "select item, finish_reason, len(resumed_at) from traces order by item"
+        ).fetchall()
+        assert [row[:2] for row in rows] == [(0, "length"), (1, "length")]
+        assert all(row[2] >= 1 for row in rows)
+        assert store.sql(WHOLE).fetchall() == [(0,)]
+        assert store.sql("select count(*), count(finished) from runs").fetchall() == [(1, 1)]
+        for trace_id in (1, 2):
+            assert_same(store.trace(trace_id), whole.trace(trace_id))
+
+
+@pytest.mark.slow
+def test_a_running_trace_can_be_watched(tmp_path):
+    path = tmp_path / "s"
+    process = start(path, 300, 2)
+    seen = []
+    while process.poll() is None:
+        if tokens_in(path):
+            with Store(path) as store:
+                rows = store.sql(
+                    "select n_prompt + n_think + n_answer, finish_reason from traces"
+                ).fetchall()
+                assert store.sql(WHOLE).fetchall() == [(0,)]
+                seen.append(rows[0])
+    finish(process)
+    lengths = [length for length, _ in seen]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) >= 3
+    assert seen[0][1] == "running"
+
+
+@pytest.mark.slow
+def test_processes_share_the_problems_out(tmp_path):
+    finish(start(tmp_path / "two", 20, processes=2))
+    alone = session_worker.capture(tmp_path / "one", 20)
+    with Store(tmp_path / "two") as two:
+        assert two.sql("select count(*) from runs where finished is not null").fetchall() == [(1,)]
+        items = dict(two.sql("select item, trace_id from traces").fetchall())
+        assert sorted(items) == list(range(len(session_worker.PROMPTS)))
+        assert two.sql("select count(*) from traces").fetchall() == [(len(items),)]
+        parallel = two.sql("select parallel->>'processes' from runs").fetchall()
+        assert parallel == [("2",)]
+        for item, trace_id in alone.sql("select item, trace_id from traces").fetchall():
+            assert_same(two.trace(items[item]), alone.trace(trace_id))
+
+
+@pytest.mark.slow
+def test_processes_that_share_problems_resume_after_a_kill(tmp_path):
+    path = tmp_path / "s"
+    process = start(path, 150, processes=2)
+    wait_for(path, 200, process)
+    assert kill(process, path)
+    with Store(path) as store:
+        assert store.sql("select count(*) from runs where finished is null").fetchall() == [(1,)]
+    finish(start(path, 150))  # one process may finish what two began
+    with Store(path) as store:
+        items = store.sql("select item, finish_reason from traces order by item").fetchall()
+        assert items == [(item, "length") for item in range(len(session_worker.PROMPTS))]
+        assert store.sql("select count(*), count(finished) from runs").fetchall() == [(1, 1)]
+        assert store.sql(WHOLE).fetchall() == [(0,)]
+        np.testing.assert_array_equal(
+            store.sql("select distinct n_prompt + n_answer + n_think - n_prompt from traces")
+            .to_arrow_table()
+            .column(0)
+            .to_numpy(),
+            [150],
+        )
