@@ -20,7 +20,8 @@ class BailingMoeV2Config(PreTrainedConfig):
     ``rope_theta`` + ``rope_scaling`` (with ``type`` or ``rope_type``) or as transformers 5's
     ``rope_parameters``; the rotated share of a head as ``partial_rotary_factor`` or ``rotary_dim``.
     ``experts_layout`` says how the experts are held in memory ("fused": 3-D parameters, fast;
-    "modules": one module an expert, for quantisers and offloading); it is never saved.
+    "modules": one module an expert, for quantisers and offloading; None: loading chooses); it is
+    never saved.
 
     Raises:
         ConfigError: The configuration is of another architecture or contradicts itself.
@@ -66,7 +67,7 @@ class BailingMoeV2Config(PreTrainedConfig):
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
-    experts_layout: str = "fused"
+    experts_layout: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Bring every spelling to one form, then check it."""
@@ -115,7 +116,7 @@ class BailingMoeV2Config(PreTrainedConfig):
             )
         _require(self.score_function == "sigmoid", "score_function", self.score_function, "sigmoid")
         _require(
-            self.experts_layout in LAYOUTS,
+            self.experts_layout in (None, *LAYOUTS),
             "experts_layout",
             self.experts_layout,
             " or ".join(LAYOUTS),

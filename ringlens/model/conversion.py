@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 
 from ringlens.errors import CheckpointError
+from ringlens.model.quantization import quantization_method
 
 if TYPE_CHECKING:
     from transformers.core_model_loading import WeightConverter
@@ -96,7 +97,13 @@ def _ffn_tensors(prefix: str, hidden: int, width: int) -> Iterator[tuple[str, Sh
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, Shape] | None:
-    """Names and shapes in a folder's safetensors files, read from their headers alone.
+    """Names and shapes in a folder's safetensors files; see :func:`checkpoint_headers`."""
+    headers = checkpoint_headers(folder)
+    return None if headers is None else {name: shape for name, (shape, _) in headers.items()}
+
+
+def checkpoint_headers(folder: Path) -> dict[str, tuple[Shape, str]] | None:
+    """Names, shapes and dtypes ("BF16") in a folder's safetensors files, from their headers alone.
 
     Returns:
         None where the folder holds no safetensors files (transformers then says what it found).
@@ -112,7 +119,7 @@ def checkpoint_tensors(folder: Path) -> dict[str, Shape] | None:
         files = {single}
     else:
         return None
-    tensors: dict[str, Shape] = {}
+    tensors: dict[str, tuple[Shape, str]] = {}
     for file in sorted(files):
         if not file.is_file():
             raise CheckpointError(
@@ -121,7 +128,8 @@ def checkpoint_tensors(folder: Path) -> dict[str, Shape] | None:
         try:
             with safe_open(file, framework="numpy") as shard:
                 for name in shard.keys():  # noqa: SIM118 (a safetensors file is no dict)
-                    tensors[name] = tuple(shard.get_slice(name).get_shape())
+                    tensor = shard.get_slice(name)
+                    tensors[name] = tuple(tensor.get_shape()), tensor.get_dtype()
         except Exception as error:
             raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
     return tensors
@@ -133,9 +141,11 @@ def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
     Raises:
         CheckpointError: A tensor is missing or has another shape; the message names it.
     """
-    found = checkpoint_tensors(folder)
-    if found is None:
-        return
+    headers = checkpoint_headers(folder)
+    if headers is None or quantization_method(config) not in (None, "bitsandbytes", "fp8"):
+        return  # transformers says what it misses; other quantisers use other names
+    _check_scales(folder, headers)
+    found = {name: shape for name, (shape, _) in headers.items()}
     if not any(name.startswith("model.") for name in found):  # saved from the bare base model
         found = {
             name if name == "lm_head.weight" else f"model.{name}": s for name, s in found.items()
@@ -151,12 +161,27 @@ def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
             f"{folder} lacks {_few(missing)}, which its config.json calls for. "
             "The download may be incomplete, or config.json belongs to another model."
         )
-    wrong = [n for n in expected if n in found and found[n] != expected[n]]
+    # bitsandbytes packs weights; the scales beside them tell which.
+    packed = {
+        n for n in found if f"{n}.absmax" in found or f"{n.removesuffix('weight')}SCB" in found
+    }
+    wrong = [n for n in expected if n not in packed and found[n] != expected[n]]
     if wrong:
         name = wrong[0]
         raise CheckpointError(
             f"{name} has shape {list(found[name])} in {folder}, but config.json calls for "
             f"{list(expected[name])} ({len(wrong)} such tensors). Use this model's own config.json."
+        )
+
+
+def _check_scales(folder: Path, headers: dict[str, tuple[Shape, str]]) -> None:
+    """Refuse FP8 weights without their block scales: transformers would take the bare numbers."""
+    bare = [n for n, (_, dtype) in headers.items() if dtype.startswith("F8_E4M3")]
+    lacking = sorted(f"{n}_scale_inv" for n in bare if f"{n}_scale_inv" not in headers)
+    if lacking:
+        raise CheckpointError(
+            f"{folder} lacks {_few(lacking)}, the scales of its FP8 weights. "
+            "The download may be incomplete."
         )
 
 

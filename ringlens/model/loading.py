@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,9 @@ import torch
 from ringlens.data import path as bundled
 from ringlens.errors import ConfigError, ModelNotFoundError
 from ringlens.model.configuration import BailingMoeV2Config
+from ringlens.model.layout import choose_layout, is_offloading
+from ringlens.model.parallel import distributed_config
+from ringlens.model.quantization import keeps_fp8, quantization_config, quantization_method
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,23 +53,42 @@ def load_model(
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, str | int | torch.device] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
+    quantization: str | None = None,
     attention: str = "sdpa",
-    experts: str = "fused",
+    experts: str | None = None,
+    tp_size: int = 1,
+    ep_size: int = 1,
+    pp_size: int = 1,
     revision: str | None = None,
 ) -> tuple[BailingMoeV2ForCausalLM, PreTrainedTokenizerBase]:
-    """Load a model in evaluation mode, and its tokenizer.
+    """Load a model in evaluation mode, and its tokenizer. See docs/loading.md.
 
     Args:
         name: "ring-nano", a folder, or a hub id.
         dtype: dtype of the weights; "auto" takes the checkpoint's.
-        device: Where to put the model; None for the CPU.
+        device: Where to put the whole model; None for the CPU.
+        device_map: Instead of ``device``: "auto" (fill the GPUs, then CPU memory, then the disk),
+            another of accelerate's words, or a place for each module
+            ({"model.layers.0": 0, "model.layers.1": "cpu", "lm_head": "disk", …}).
+        max_memory: With ``device_map="auto"``: bytes (or "70GiB") per GPU number and for "cpu".
+        offload_folder: Where weights that go to the disk are kept.
+        quantization: "nf4", "nf4-double", "int8" (bitsandbytes), "fp8" (a checkpoint published in
+            FP8), or None for the checkpoint as it is.
         attention: Attention kernel: "sdpa", "eager", "flex_attention" or another registered one.
-        experts: Experts layout, "fused" or "modules".
+        experts: Experts layout, "fused" or "modules"; None chooses the one that fits the rest.
+        tp_size: Processes that share each weight (tensor parallelism), under torchrun.
+        ep_size: Processes that share out the experts (expert parallelism); alone, or equal to
+            ``tp_size``: the same processes then share dense weights and share out experts.
+        pp_size: Stages that the layers are divided into (pipeline parallelism), under torchrun.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
         ModelNotFoundError: There is no such model.
-        ConfigError: It is not a Ring model, or its configuration contradicts itself.
+        ConfigError: It is not a Ring model, or the options contradict each other, the checkpoint
+            or the machine.
         CheckpointError: A tensor is missing or misshapen.
     """
     from transformers import AutoTokenizer
@@ -73,13 +97,75 @@ def load_model(
 
     place = locate(name)
     config = read_config(place, revision)
-    config.experts_layout = experts
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
-    if revision is not None:
-        options["revision"] = revision
-    model = BailingMoeV2ForCausalLM.from_pretrained(place, config=config, **options)
+    sizes = {"tp_size": tp_size, "ep_size": ep_size, "pp_size": pp_size}
+    layout = distributed_config(config, **sizes)
+    where = _placement(device, device_map, max_memory, offload_folder, layout)
+    target = _first_place(where.get("device_map"), layout)
+    quantizer = quantization_config(quantization, config, _compute_dtype(dtype, config), target)
+    method = quantization_method(config, quantizer)
+    config.experts_layout = choose_layout(
+        experts,
+        method=method,
+        keeps_fp8=method == "fp8" and keeps_fp8(target),
+        offloads=is_offloading(device_map, where.get("offload_folder")),
+        sharded=tp_size > 1 or ep_size > 1,
+    )
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, **where}
+    options |= {"revision": revision, "quantization_config": quantizer}
+    given = {key: value for key, value in options.items() if value is not None}
+    model = BailingMoeV2ForCausalLM.from_pretrained(place, config=config, **given)
     tokenizer = AutoTokenizer.from_pretrained(place, revision=revision or "main")
-    return model.to(device or "cpu").eval(), tokenizer
+    return model.eval(), tokenizer
+
+
+def _placement(
+    device: str | torch.device | None,
+    device_map: str | Mapping[str, Any] | None,
+    max_memory: Mapping[int | str, int | str] | None,
+    offload_folder: str | os.PathLike[str] | None,
+    layout: Any,
+) -> dict[str, Any]:
+    """Options of ``from_pretrained`` that say where weights go."""
+    if layout is not None:
+        if device is not None or device_map is not None:
+            raise ConfigError(
+                "tp_size, ep_size and pp_size give each process its own device: leave device and "
+                f"device_map out (given: {device or device_map!r})."
+            )
+        return {"distributed_config": layout}
+    if device is not None and device_map is not None:
+        raise ConfigError(f"device = {device!r} and device_map = {device_map!r}: give one of them.")
+    if device_map is None and (max_memory is not None or offload_folder is not None):
+        raise ConfigError(
+            "max_memory and offload_folder belong to a device_map: add device_map='auto'."
+        )
+    places = {"": device or "cpu"} if device_map is None else device_map
+    folder = None if offload_folder is None else os.fspath(offload_folder)
+    return {
+        "device_map": dict(places) if isinstance(places, Mapping) else places,
+        "max_memory": None if max_memory is None else dict(max_memory),
+        "offload_folder": folder,
+    }
+
+
+def _first_place(device_map: str | Mapping[str, Any] | None, layout: Any) -> str | torch.device:
+    """Where computing begins: a GPU if any part is there ("auto": if the machine has one)."""
+    if layout is not None or isinstance(device_map, str):
+        return "auto"
+    places = [f"cuda:{p}" if isinstance(p, int) else p for p in (device_map or {}).values()]
+    return next((p for p in places if str(p) not in ("cpu", "disk")), "cpu")
+
+
+def _compute_dtype(dtype: str | torch.dtype, config: BailingMoeV2Config) -> torch.dtype:
+    """The dtype that weights get: the one asked for, or the checkpoint's."""
+    wanted = getattr(config, "dtype", None) if dtype == "auto" else dtype
+    if isinstance(wanted, str):
+        wanted = getattr(torch, wanted, None)
+        if not isinstance(wanted, torch.dtype):
+            raise ConfigError(
+                f"dtype = {dtype!r}; give 'auto', 'bfloat16', 'float16' or 'float32'."
+            )
+    return wanted or torch.bfloat16
 
 
 def read_config(place: str, revision: str | None = None) -> BailingMoeV2Config:

@@ -9,6 +9,7 @@ Shape letters: B batch, T tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from ringlens.model.attention import (
 )
 from ringlens.model.configuration import BailingMoeV2Config
 from ringlens.model.conversion import check_checkpoint, prediction_layer_pattern
+from ringlens.model.layout import choose_layout, is_offloading
 from ringlens.model.moe import (
     BailingMoeV2ExpertModules,
     BailingMoeV2Experts,
@@ -40,7 +42,8 @@ from ringlens.model.moe import (
     BailingMoeV2MLP,
     BailingMoeV2SparseMoeBlock,
 )
-from ringlens.model.parallel import HEAD_TP_PLAN, number_cache
+from ringlens.model.parallel import HEAD_TP_PLAN, number_cache, splits_experts
+from ringlens.model.quantization import check_saveable, keep_head, quantization_method, warn_once
 
 log = logging.getLogger(__name__)
 
@@ -126,14 +129,33 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a published checkpoint; transformers' method, but nothing missing is made up.
 
+        Where ``experts_layout`` is not given, a quantiser that works on modules gets modules.
+
         Raises:
             CheckpointError: A tensor is missing or has another shape than the config says.
+            ConfigError: The experts layout does not fit the quantiser.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("config") is None:
             known = {k: kwargs[k] for k in ("revision", "subfolder", "cache_dir") if k in kwargs}
-            kwargs["config"] = BailingMoeV2Config.from_pretrained(name, **known)
-        config = kwargs["config"]
+            asked = kwargs.pop("experts_layout", None)
+            kwargs["config"] = BailingMoeV2Config.from_pretrained(
+                name, experts_layout=asked, **known
+            )
+        config = kwargs["config"] = copy.copy(kwargs["config"])
+        given = kwargs.get("quantization_config")
+        method = quantization_method(config, given)
+        if method == "bitsandbytes":
+            kwargs["quantization_config"] = keep_head(given)
+            warn_once()
+        config.experts_layout = choose_layout(
+            config.experts_layout,
+            method=method,
+            offloads=is_offloading(kwargs.get("device_map"), kwargs.get("offload_folder")),
+            sharded=splits_experts(kwargs.get("distributed_config")),
+        )
+        if cls is BailingMoeV2Model:
+            cls = MODELS[config.experts_layout]
         if Path(str(name)).is_dir():
             check_checkpoint(Path(name) / kwargs.get("subfolder", ""), config)
         if config.num_nextn_predict_layers:
@@ -143,11 +165,21 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
                 config.num_nextn_predict_layers,
                 config.num_hidden_layers - 1,
             )
-        model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        load = PreTrainedModel.from_pretrained.__func__
+        model, info = load(cls, name, *args, output_loading_info=True, **kwargs)
         missing = [key for key in info["missing_keys"] if not key.endswith("gate.expert_bias")]
         if missing:
             raise CheckpointError(f"{name} lacks {sorted(missing)[:3]} ({len(missing)} in all).")
         return (model, info) if wants_info else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Save as transformers does, unless the weights would be damaged.
+
+        Raises:
+            CheckpointError: bitsandbytes has rearranged the weights for the CPU.
+        """
+        check_saveable(self)
+        return super().save_pretrained(*args, **kwargs)
 
 
 class BailingMoeV2Model(BailingMoeV2PreTrainedModel):
@@ -241,6 +273,7 @@ class BailingMoeV2ForCausalLM(BailingMoeV2PreTrainedModel, GenerationMixin):
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # noqa: RUF012
 
     def __init__(self, config: BailingMoeV2Config) -> None:
+        config.experts_layout = config.experts_layout or "fused"
         super().__init__(config)
         self.model = MODELS[config.experts_layout](config)
         self.vocab_size = config.vocab_size

@@ -16,7 +16,7 @@ from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch.distributed as dist
-    from torch import nn
+    from transformers import PreTrainedModel
 
     from ringlens.model.configuration import BailingMoeV2Config
 
@@ -69,7 +69,7 @@ class Parallel:
     world_size: int = 1
 
 
-def parallel_of(model: nn.Module) -> Parallel:
+def parallel_of(model: PreTrainedModel) -> Parallel:
     """Layout of a loaded model; ``Parallel()`` where it lives in this process alone.
 
     Processes that each hold a whole model of their own (data parallelism) count as single.
@@ -90,7 +90,7 @@ def parallel_of(model: nn.Module) -> Parallel:
     )
 
 
-def owned_layers(model: nn.Module) -> tuple[int, ...]:
+def owned_layers(model: PreTrainedModel) -> tuple[int, ...]:
     """Decoder layers that live in this process, ascending.
 
     Under tensor and expert parallelism every rank owns every layer (its share of it); under
@@ -102,7 +102,7 @@ def owned_layers(model: nn.Module) -> tuple[int, ...]:
     return tuple(i for i, layer in enumerate(layers) if isinstance(layer, BailingMoeV2DecoderLayer))
 
 
-def number_cache(model: nn.Module) -> None:
+def number_cache(model: PreTrainedModel) -> None:
     """Number the cache's layers from 0 in this process's stage of a pipeline.
 
     transformers reads how much a cache holds from its layer 0, which on later stages would stay
@@ -123,6 +123,12 @@ def control_group(timeout_s: float) -> dist.ProcessGroup | None:
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+
+def splits_experts(layout: Any) -> bool:
+    """Whether a ``DistributedConfig`` (or its dict, or None) splits experts over processes."""
+    values = layout if isinstance(layout, dict) else vars(layout) if layout else {}
+    return any((values.get(name) or 1) > 1 for name in ("tp_size", "ep_size"))
 
 
 def processes(tp_size: int, ep_size: int, pp_size: int) -> int:

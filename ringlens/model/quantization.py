@@ -1,0 +1,221 @@
+"""Ring in 4 and 8 bits: which method, on which experts layout, and how many bytes it takes.
+
+bitsandbytes, quanto and torchao replace linear modules. The fused experts are 3-D parameters, not
+modules: these methods would silently leave them in 16 bits, 97.9% of Ring-1T. So they get the
+"modules" layout. The router's weight is a parameter of its own module and ``expert_bias`` a buffer:
+no method touches either.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ringlens.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ringlens.model.configuration import BailingMoeV2Config
+
+QUANTIZATIONS = ("nf4", "nf4-double", "int8", "fp8")
+# Methods that replace nn.Linear and know nothing of 3-D parameters.
+MODULE_METHODS = ("bitsandbytes", "quanto", "torchao")
+
+
+def quantization_method(config: BailingMoeV2Config, given: Any = None) -> str | None:
+    """Method of a quantisation config, as transformers names it ("bitsandbytes", "fp8", …).
+
+    Args:
+        config: The model's; its ``quantization_config`` counts where none is given.
+        given: A quantisation config (object or dict) or None.
+    """
+    if given is None:
+        given = getattr(config, "quantization_config", None)
+    if given is None:
+        return None
+    values = given if isinstance(given, dict) else vars(given)
+    method = values.get("quant_method")
+    if method is None and (values.get("load_in_4bit") or values.get("load_in_8bit")):
+        return "bitsandbytes"
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def quantization_config(
+    name: str | None, config: BailingMoeV2Config, dtype: torch.dtype, place: str | torch.device
+) -> Any | None:
+    """The quantisation config of transformers for one of ``QUANTIZATIONS``.
+
+    Args:
+        name: The method wanted; None takes the checkpoint as it is.
+        config: Configuration of the checkpoint.
+        dtype: What 4-bit and 8-bit weights are computed in.
+        place: First device of the model ("auto": the GPU where there is one).
+
+    Raises:
+        ConfigError: No such method, or this checkpoint or machine does not allow it.
+    """
+    if name is not None and name not in QUANTIZATIONS:
+        raise ConfigError(
+            f"quantization = {name!r}; known are {', '.join(map(repr, QUANTIZATIONS))} "
+            "and None (the checkpoint as it is)."
+        )
+    published = quantization_method(config)
+    _check_published(name, published)
+    if published == "fp8":
+        return _fp8_config(config, place)
+    if name is None or published == "bitsandbytes":
+        return None  # nothing to do, or the checkpoint's own config says it all
+    return _bitsandbytes_config(name, dtype)
+
+
+def _check_published(name: str | None, published: str | None) -> None:
+    if name is None:
+        return
+    if name == "fp8" and published != "fp8":
+        raise ConfigError(
+            "quantization = 'fp8' is for checkpoints that are published in FP8, such as "
+            f"inclusionAI/Ring-1T-FP8; this one is {published or 'not quantised'}. "
+            "Use 'nf4', 'nf4-double' or 'int8' to quantise while loading."
+        )
+    if name != "fp8" and published not in (None, "bitsandbytes"):
+        raise ConfigError(
+            f"quantization = {name!r}, but the checkpoint is already quantised ({published}). "
+            "Leave quantization out, or load the unquantised checkpoint."
+        )
+
+
+def _bitsandbytes_config(name: str, dtype: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quantization = {name!r} needs bitsandbytes, which is not installed: "
+            "pip install 'ringlens[quantization]'."
+        )
+    from transformers import BitsAndBytesConfig
+
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=name == "nf4-double",
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _fp8_config(config: BailingMoeV2Config, place: str | torch.device) -> Any:
+    from transformers import FineGrainedFP8Config
+
+    published = getattr(config, "quantization_config", {})
+    values = published if isinstance(published, dict) else vars(published)
+    keep = keeps_fp8(place)
+    if keep and importlib.util.find_spec("kernels") is None:
+        raise ConfigError(
+            "FP8 weights are multiplied by kernels that transformers fetches from the hub; install "
+            "their loader (pip install kernels), or load with device='cpu', which dequantises."
+        )
+    return FineGrainedFP8Config(**{**values, "dequantize": not keep})
+
+
+def keeps_fp8(place: str | torch.device) -> bool:
+    """Whether an FP8 checkpoint stays in FP8 at ``place`` (else it is dequantised while loading).
+
+    It stays on CUDA devices of compute capability 8.9 or higher (Ada, Hopper, Blackwell).
+    """
+    import torch
+
+    if torch.device("cuda" if place == "auto" else place).type != "cuda":
+        return False
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+
+
+def keep_head(given: Any) -> Any:
+    """A bitsandbytes config that leaves the output head alone, whatever else it skips.
+
+    transformers skips the head by itself only while ``llm_int8_skip_modules`` is not set.
+    """
+    skipped = getattr(given, "llm_int8_skip_modules", None)
+    if skipped is None or "lm_head" in skipped:
+        return given
+    given = copy.copy(given)
+    given.llm_int8_skip_modules = [*skipped, "lm_head"]
+    return given
+
+
+class _Once(logging.Filter):
+    """Lets each message through once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        fresh = message not in self.seen
+        self.seen.add(message)
+        return fresh
+
+
+def warn_once() -> None:
+    """Let bitsandbytes say but once that it casts to float16, which it says at every product."""
+    log = logging.getLogger("bitsandbytes.autograd._functions")
+    if not any(isinstance(known, _Once) for known in log.filters):
+        log.addFilter(_Once())
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Refuse to save 4-bit weights that bitsandbytes has rearranged for the CPU.
+
+    On CPUs with AVX512-BF16 it does so at a weight's first use, and what it then saves does not
+    load as the same weights (the block scales stay transposed and rounded to bfloat16).
+
+    Raises:
+        CheckpointError: A weight has been rearranged.
+    """
+    for name, weight in model.named_parameters():
+        state = getattr(weight, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            raise CheckpointError(
+                f"{name} was rearranged by bitsandbytes for this CPU when the model first ran, and "
+                "would be saved damaged. Load the model again and save it before running it, or "
+                "call model.dequantize() to save it in 16 bits."
+            )
+
+
+def weight_bytes(model: nn.Module) -> dict[str, int]:
+    """Bytes of a model's weights by kind: "experts", "attention" and "other".
+
+    Counted are parameters and buffers with all that a quantiser keeps beside them (block scales,
+    code books); what several weights share counts once. "experts" are the routed ones. Of sharded
+    weights this process's share counts; weights that are offloaded count as if they were here.
+    """
+    sizes = {"experts": 0, "attention": 0, "other": 0}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        place = f".{name}."
+        kind = "experts" if ".experts." in place else "other"
+        kind = "attention" if ".attention." in place else kind
+        for tensor in _tensors(module):
+            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+            shared = 0 if local.is_meta else local.data_ptr()
+            if shared == 0 or shared not in seen:
+                seen.add(shared)
+                sizes[kind] += local.numel() * local.element_size()
+    return sizes
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """A module's own parameters and buffers, and what bitsandbytes keeps beside them."""
+    yield from module.buffers(recurse=False)
+    holders = [*module.parameters(recurse=False), getattr(module, "state", None)]
+    for holder in holders:
+        state = getattr(holder, "quant_state", None)
+        parts: list[Any] = [holder, getattr(holder, "SCB", None)]  # 8 bits: one scale a row
+        while state is not None:  # 4 bits: one scale a block, itself quantised or not
+            parts += [state.absmax, state.code, state.offset]
+            state = state.state2 if state.nested else None
+        yield from (part for part in parts if hasattr(part, "element_size"))
