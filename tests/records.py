@@ -8,14 +8,19 @@ Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
 import numpy as np
 
 from ringlens.store.records import (
+    AttentionArrays,
     HeadArrays,
     RoutingArrays,
     RunRecord,
     TokenArrays,
     TraceRecord,
+    VectorArrays,
 )
 
 WORDS = ("Let", " me", " try", " 7", " *", " 3", ".", "\n", " Wait", ",", " naïve", " 数", "🙂", "")
@@ -121,6 +126,121 @@ def random_heads(rng: np.random.Generator, run: RunRecord, tokens: int) -> HeadA
     return HeadArrays(
         tuple(range(run.layers)), *rounded, rng.gamma(2.0, 1.0, shape).astype(np.float32)
     )
+
+
+def random_vectors(
+    rng: np.random.Generator,
+    point: str,
+    layers: tuple[int, ...],
+    pos: Sequence[int],
+    heads: tuple[int, ...] | None = None,
+    width: int = 6,
+) -> VectorArrays:
+    """Normal vectors of fp16's precision, some of them beyond fp16's range."""
+    middle = () if heads is None else (len(heads),)
+    shape = (len(layers) or 1, len(pos), *middle, width)
+    values = rng.normal(0, 1, shape).astype(np.float16).astype(np.float32)
+    values[..., 0] *= 2.0**20
+    return VectorArrays(point, layers, heads, np.array(pos, np.int32), values)
+
+
+def random_attention(
+    rng: np.random.Generator,
+    layers: tuple[int, ...],
+    heads: tuple[int, ...],
+    pos: Sequence[int],
+    k: int = 4,
+) -> AttentionArrays:
+    """The k keys of largest weight; -1 where a query sees fewer."""
+    shape = (len(layers), len(pos), len(heads), k)
+    visible = np.minimum(k, np.asarray(pos) + 1)[None, :, None, None]
+    seen = np.broadcast_to(np.arange(k) < visible, shape)
+    positions = np.where(seen, rng.integers(0, np.asarray(pos)[None, :, None, None] + 1, shape), -1)
+    weights = -np.sort(-rng.random(shape).astype(np.float16).astype(np.float32), axis=-1)
+    weights = np.where(seen, weights, 0).astype(np.float32)
+    return AttentionArrays(
+        layers, heads, np.array(pos, np.int32), positions.astype(np.int32), weights
+    )
+
+
+def part(
+    trace: TraceRecord, start: int, stop: int, trace_id: int | None, **changes: object
+) -> TraceRecord:
+    """Tokens ``start … stop - 1`` of a trace, as the record that goes on there."""
+    tokens = cut_tokens(trace.tokens, start, stop)
+    phase = trace.tokens.phase[:stop]
+    here = [v for v in (_cut_vectors(v, start, stop) for v in trace.vectors) if len(v.pos)]
+    values: dict = {
+        "text": "".join(trace.tokens.text[:stop]),
+        "n_prompt": phase.count("prompt"),
+        "n_think": phase.count("think"),
+        "n_answer": phase.count("answer"),
+        "finish_reason": trace.finish_reason if stop == len(trace.tokens.text) else "running",
+        "tokens": tokens,
+        "routing": cut(trace.routing, start, stop),
+        "heads": cut(trace.heads, start, stop),
+        "router_logits": None
+        if trace.router_logits is None
+        else trace.router_logits[:, start:stop],
+        "vectors": tuple(here),
+        "attention": None
+        if trace.attention is None
+        else _cut_vectors(trace.attention, start, stop),
+        "trace_id": trace_id,
+        "start": start,
+    }
+    return replace(trace, **(values | changes))
+
+
+def cut_tokens(tokens: TokenArrays, start: int, stop: int) -> TokenArrays:
+    """Tokens ``start … stop - 1``."""
+    return TokenArrays(*(getattr(tokens, f.name)[start:stop] for f in fields(tokens)))
+
+
+def cut(arrays: RoutingArrays | HeadArrays | None, start: int, stop: int):
+    """The same of arrays [layers, T, …]."""
+    if arrays is None:
+        return None
+    names = [f.name for f in fields(arrays) if f.name != "layers"]
+    return replace(arrays, **{name: getattr(arrays, name)[:, start:stop] for name in names})
+
+
+def _cut_vectors(arrays, start: int, stop: int):
+    """The same of arrays [L, P, …] at chosen positions."""
+    inside = (arrays.pos >= start) & (arrays.pos < stop)
+    names = [name for name in ("values", "positions", "weights") if hasattr(arrays, name)]
+    changes = {name: getattr(arrays, name)[:, inside] for name in names}
+    return replace(arrays, pos=arrays.pos[inside], **changes)
+
+
+def of_rank(trace: TraceRecord, rank: int, size: int) -> TraceRecord:
+    """What one of ``size`` ranks holds of a trace: every ``size``-th layer."""
+    routing, heads = trace.routing, trace.heads
+    logits = trace.router_logits
+    vectors = [
+        _own_layers(v, rank, size) if v.layers else replace(v, values=v.values[rank:])
+        for v in trace.vectors
+    ]
+    if logits is not None:
+        layers = routing.layers
+        logits = logits[[i for i, layer in enumerate(layers) if layer % size == rank]]
+    return replace(
+        trace,
+        routing=_own_layers(routing, rank, size),
+        router_logits=logits,
+        heads=_own_layers(heads, rank, size),
+        vectors=tuple(v for v in vectors if len(v.values)),
+        attention=_own_layers(trace.attention, rank, size),
+    )
+
+
+def _own_layers(arrays, rank: int, size: int):
+    if arrays is None:
+        return None
+    own = [i for i, layer in enumerate(arrays.layers) if layer % size == rank]
+    names = [f.name for f in fields(arrays) if f.name not in ("layers", "heads", "pos", "point")]
+    changes = {name: getattr(arrays, name)[own] for name in names}
+    return replace(arrays, layers=tuple(arrays.layers[i] for i in own), **changes)
 
 
 def choose(scores_TE: np.ndarray, groups: int, kept: int, k: int) -> tuple[np.ndarray, np.ndarray]:

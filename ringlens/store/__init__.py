@@ -14,11 +14,12 @@ from ringlens.store.records import (
     VectorArrays,
 )
 from ringlens.store.store import Store
-from ringlens.store.trace import Trace
+from ringlens.store.trace import Attention, Trace, Vectors
 from ringlens.store.writer import StoreWriter
 
 __all__ = [
     "Alone",
+    "Attention",
     "AttentionArrays",
     "HeadArrays",
     "Peers",
@@ -30,4 +31,5 @@ __all__ = [
     "Trace",
     "TraceRecord",
     "VectorArrays",
+    "Vectors",
 ]

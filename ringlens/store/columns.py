@@ -20,6 +20,16 @@ def ragged(column: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
     return lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]
 
 
+def padded(column: pa.ChunkedArray, fill: float) -> NDArray:
+    """Lists of any length as [T, the longest], ``fill`` after the end of each."""
+    values, offsets = ragged(column)
+    lengths_T = np.diff(offsets)
+    inside_Tk = np.arange(lengths_T.max(initial=0)) < lengths_T[:, None]
+    found_Tk = np.full(inside_Tk.shape, fill, values.dtype)
+    found_Tk[inside_Tk] = values
+    return found_Tk
+
+
 def float32(array: NDArray) -> NDArray[np.float32]:
     """The array as contiguous float32; not copied if it is that already."""
     return np.ascontiguousarray(array, np.float32)

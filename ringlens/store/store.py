@@ -73,8 +73,9 @@ class Store:
         """Query the store.
 
         Tables: ``runs``, ``experts``, ``traces``, ``tokens``, ``routing``, ``router_logits``,
-        ``heads`` (see `ringlens.store.schema`) and the view ``router_choices`` (trace_id, layer,
-        pos, rank from 0, expert, weight, affinity, bias_flip), one row a chosen expert.
+        ``heads``, ``activations``, ``attention`` (see `ringlens.store.schema`) and the view
+        ``router_choices`` (trace_id, layer, pos, rank from 0, expert, weight, affinity,
+        bias_flip), one row a chosen expert.
 
         Args:
             query: SQL of DuckDB.
@@ -90,6 +91,9 @@ class Store:
         files = self._refresh()
 
         def sentence(error: duckdb.Error) -> StoreError:
+            current = set(self._refresh())
+            if any(f not in current and not (self.path / f.path).exists() for f in files):
+                return StoreError("the store has grown since this query was made: make it again")
             return explain(error, query, self._columns(), self.path, files)
 
         try:

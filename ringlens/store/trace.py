@@ -1,19 +1,22 @@
 """Trace: one trace of a store, read layer by layer when it is asked for.
 
-Shape letters: T tokens, k experts a token, E experts, H attention heads.
+Shape letters: T tokens, k experts a token, E experts, H attention heads; L layers, P positions and
+C components of recorded vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.errors import NotInStoreError
-from ringlens.store.columns import matrix, ragged
+from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store.columns import matrix, padded, ragged
+from ringlens.store.schema import RUNNING
 
 if TYPE_CHECKING:
     from ringlens.store.store import Store
@@ -21,8 +24,39 @@ if TYPE_CHECKING:
 Arrays = dict[str, Any]
 
 
+class Vectors(NamedTuple):
+    """Recorded vectors; ``torch.from_numpy(vectors.values)`` shares their memory.
+
+    Attributes:
+        pos: Positions in the trace, int32 [P].
+        values: float32 [P, C]; with several heads [P, H, C]; with several layers [L, …] of these.
+        heads: The H heads, None if the values have no axis for heads.
+    """
+
+    pos: NDArray[np.int32]
+    values: NDArray[np.float32]
+    heads: tuple[int, ...] | None = None
+
+
+class Attention(NamedTuple):
+    """Where a head's attention went.
+
+    Attributes:
+        pos: Positions of the queries, int32 [P].
+        positions: Positions of the keys with the largest weights, int32 [P, k]; -1 where the query
+            sees fewer than k.
+        weights: Their weights, float32 [P, k]; 0 where there is no key.
+    """
+
+    pos: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
 class Trace:
     """One trace; made by `Store.trace`.
+
+    Of a trace that is still running it shows the tokens that there were when it was made.
 
     Attributes:
         trace_id: Its id in the store.
@@ -32,10 +66,13 @@ class Trace:
     def __init__(self, store: Store, trace_id: int) -> None:
         self._store = store
         self.trace_id = int(trace_id)
+        self._bound = ""
         rows = self._rows("traces", "*").to_pylist()
         if not rows:
             raise NotInStoreError(_no_trace(store, trace_id))
         self.summary: dict[str, Any] = rows[0]
+        if self.summary["finish_reason"] == RUNNING:
+            self._bound = f" and pos < {len(self)}"
 
     def __repr__(self) -> str:
         return f"Trace({self.trace_id}, {len(self)} tokens)"
@@ -120,6 +157,88 @@ class Trace:
         names = ("entropy", "first_weight", "previous_weight", "output_norm")
         return {name: matrix(table[name]) for name in names}
 
+    def vectors(
+        self,
+        point: str,
+        layer: int | None = None,
+        head: int | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> Vectors:
+        """Vectors that were recorded at a point of the model.
+
+        Args:
+            point: Name of the point.
+            layer: The layer; None for a point outside the layers.
+            head: One head; None for all that were recorded.
+            layers: Several layers at once, in place of ``layer``.
+
+        Returns:
+            Their positions and values, [P, C] or [P, H, C]; for ``layers`` [L, P, C] or
+            [L, P, H, C]. A NamedTuple: ``pos, values, heads = trace.vectors(…)``.
+
+        Raises:
+            NotInStoreError: They were not recorded.
+            StoreError: The layers were recorded at different positions or heads.
+        """
+        if layers is None:
+            return self._vectors(point, layer, head)
+        found = [self._vectors(point, each, head) for each in layers]
+        if not found:
+            raise StoreError("no layers were asked for: give at least one")
+        pos, heads = found[0].pos, found[0].heads
+        for each, other in zip(layers, found, strict=True):
+            if not np.array_equal(other.pos, pos) or other.heads != heads:
+                raise StoreError(
+                    f"layers {layers[0]} and {each} were recorded at different positions or heads "
+                    f"of {point!r}: ask for one layer at a time"
+                )
+        return Vectors(pos, np.stack([other.values for other in found]), heads)
+
+    def attention(self, layer: int, head: int) -> Attention:
+        """The keys with the largest attention weights of one head.
+
+        Returns:
+            Positions of the queries [P], positions of the keys [P, k] and weights [P, k].
+
+        Raises:
+            NotInStoreError: They were not recorded.
+        """
+        where = "layer = ? and head = ? order by pos"
+        found = self._rows("attention", "pos, positions, weights", where, [layer, head])
+        if not found.num_rows:
+            raise NotInStoreError(
+                f"attention of layer {layer}, head {head} was not recorded for trace "
+                f"{self.trace_id}: {self._recorded('attention', 'layer, head')}"
+            )
+        positions, weights = padded(found["positions"], -1), padded(found["weights"], 0)
+        return Attention(found["pos"].to_numpy(), positions, weights)
+
+    def _vectors(self, point: str, layer: int | None, head: int | None) -> Vectors:
+        where = (
+            "point = ? and layer is not distinct from ? and (head = ? or ? is null)"
+            " order by pos, head"
+        )
+        params = [point, layer, head, head]
+        found = self._rows("activations", "pos, head, vector", where, params)
+        if not found.num_rows:
+            place = "outside the layers" if layer is None else f"of layer {layer}"
+            place += "" if head is None else f", head {head},"
+            raise NotInStoreError(
+                f"vectors at {point!r} {place} were not recorded for trace {self.trace_id}: "
+                f"{self._recorded('activations', 'point, layer, head')}"
+            )
+        values_RC = matrix(found["vector"])
+        heads = found["head"].to_numpy()
+        if head is not None or found["head"].null_count:
+            return Vectors(found["pos"].to_numpy(), values_RC)
+        pos = np.unique(found["pos"].to_numpy())
+        count = len(heads) // len(pos)
+        if not (heads.reshape(len(pos), -1) == heads[:count]).all():
+            raise StoreError(f"heads of {point!r} were recorded at different positions: give one")
+        shape = (len(pos), count, values_RC.shape[1])
+        return Vectors(pos, values_RC.reshape(shape), tuple(int(i) for i in heads[:count]))
+
     def layers(self, table: str) -> list[int]:
         """The layers that a table holds for this trace."""
         query = (
@@ -135,10 +254,13 @@ class Trace:
             raise NotInStoreError(self._missing(table, layer))
         return found
 
-    def _rows(self, table: str, columns: str, where: str = "true") -> pa.Table:
+    def _rows(
+        self, table: str, columns: str, where: str = "true", params: Sequence[object] = ()
+    ) -> pa.Table:
         """Rows of this trace in the order of the table's key."""
-        query = f"select {columns} from {self._source(table)} where trace_id = ? and {where}"
-        return self._store.sql(query, [self.trace_id]).to_arrow_table()
+        mine = f"trace_id = ?{self._bound}"
+        query = f"select {columns} from {self._source(table)} where {mine} and {where}"
+        return self._store.sql(query, [self.trace_id, *params]).to_arrow_table()
 
     def _source(self, table: str) -> str:
         """SQL of the files that can hold this trace; no other file is opened."""
@@ -157,6 +279,15 @@ class Trace:
             f"{table} was not recorded for trace {self.trace_id} (its run recorded {recorded}): "
             f"replay the trace with record=[…, {table!r}]"
         )
+
+    def _recorded(self, table: str, columns: str) -> str:
+        """What a table of chosen things holds for this trace, in words."""
+        rows = self._rows(table, f"distinct {columns}", f"true order by {columns}").to_pylist()
+        if not rows:
+            return f"its run recorded no {table}"
+        shown = ["/".join(str(v) for v in row.values() if v is not None) for row in rows[:20]]
+        more = f" and {len(rows) - 20} more" if len(rows) > 20 else ""
+        return f"{table} has {', '.join(shown)}{more} ({columns.replace(', ', '/')})"
 
 
 def _no_trace(store: Store, trace_id: int) -> str:
