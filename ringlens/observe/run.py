@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ringlens.errors import ObservationError
+from ringlens.model.parallel import parallel_of
 from ringlens.observe.cache import ActivationCache, Name, Names, Place, locate, select
 from ringlens.observe.hooks import Attachment, attach
 from ringlens.observe.inputs import TextOrIds, model_inputs
@@ -118,7 +119,15 @@ def forward(
 
     Returns:
         Logits [B, T, V]; or the residual stream [B, T, D] where ``stop_at_layer`` begins.
+
+    Raises:
+        ObservationError: A layer lacks a point; ``stop_at_layer`` on a pipeline.
     """
+    if stop_at_layer is not None and parallel_of(lens.model).pp_size > 1:
+        raise ObservationError(
+            "stop_at_layer does not work with pp_size > 1: the next stage of the pipeline would "
+            "wait for ever. Let names_filter name resid_pre of that layer instead."
+        )
     inputs: dict[str, Any] = {**model_inputs(lens, text_or_ids), "use_cache": False, **options}
     with ExitStack() as attached:
         attached.enter_context(attach(lens.model, hooks))

@@ -1,0 +1,76 @@
+"""Caches and functions at points in two processes (torchrun, gloo) equal those in one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import parallel_ring
+import points_worker
+import pytest
+import torch
+
+import ringlens as rl
+
+WORKER = Path(__file__).parent / "points_worker.py"
+LAYOUTS = {"tp": "2,1,1", "ep": "1,2,1", "tp_x_ep": "2,2,1", "pp": "1,1,2"}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return parallel_ring.save(tmp_path_factory.mktemp("ring"))
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return points_worker.observe(rl.load(str(folder)))
+
+
+@pytest.fixture(scope="module")
+def out(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", WORKER, folder, out, *LAYOUTS.values()]
+    result = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return out
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_process_sees_and_changes_what_one_process_does(layout, alone, out):
+    ranks = [torch.load(out / f"{LAYOUTS[layout]}-{rank}.pt") for rank in (0, 1)]
+    assert ranks[0]["cache"].keys() | ranks[1]["cache"].keys() == alone["cache"].keys()
+    for seen in ranks:
+        for name, tensor in seen["cache"].items():
+            if name.endswith("hook_indices"):
+                assert torch.equal(tensor, alone["cache"][name])
+            else:
+                assert torch.allclose(tensor, alone["cache"][name], atol=1e-4), name
+        for name in ("plain", *points_worker.CHANGES):
+            assert torch.allclose(seen[name], alone[name], atol=1e-4), name
+    for name in points_worker.CHANGES:
+        assert not torch.allclose(alone[name], alone["plain"], atol=1e-2)
+    held = [len(seen["cache"]) for seen in ranks]
+    if layout == "pp":
+        assert sum(held) == len(alone["cache"])
+        assert min(held) > 0
+    else:
+        assert held == [len(alone["cache"])] * 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_does_not_work_divided_is_refused(layout, alone, out):
+    assert alone["refused"] == []
+    for rank in (0, 1):
+        tracing, *stopping = torch.load(out / f"{LAYOUTS[layout]}-{rank}.pt")["refused"]
+        assert "divided over processes" in tracing and "run_with_cache" in tracing
+        assert len(stopping) == (layout == "pp")
+        assert all("pp_size" in message for message in stopping)
