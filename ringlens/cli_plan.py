@@ -11,6 +11,7 @@ import click
 from ringlens.errors import ConfigError, ModelNotFoundError
 
 if TYPE_CHECKING:
+    from ringlens.model.configuration import BailingMoeV2Config
     from ringlens.model.launch import Launch
     from ringlens.model.plan import Plan
 
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--prefill", default=2048, show_default=True, help="Tokens of the longest prompt or text."
 )
-@click.option(
-    "--dtype", default="bfloat16", show_default=True, help="dtype of unquantised weights."
-)
+@click.option("--dtype", help="dtype of unquantised weights; as published if left out.")
 @click.option(
     "--experts",
     type=click.Choice(["fused", "modules"]),
@@ -78,7 +77,7 @@ def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch
     reserve = _bytes(given["reserve"])
     if given["gpus_per_node"] < 1:
         raise ConfigError(f"gpus-per-node = {given['gpus_per_node']}; it must be 1 or more.")
-    from ringlens.model.launch import Launch
+    from ringlens.model.launch import MODEL, Launch
     from ringlens.model.loading import locate, read_config
     from ringlens.model.memory import Workload
     from ringlens.model.plan import plan as plan_over
@@ -91,15 +90,24 @@ def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch
     what = setting(
         config,
         quantization=given["quantization"],
-        dtype=given["dtype"],
+        dtype=given["dtype"] or _loaded_dtype(model, config),
         layout=given["experts"],
         work=Workload(given["context"], given["batch"], given["prefill"]),
         reserve=reserve,
     )
     # A configuration by itself names no weights to load.
-    weights = file.is_file() and not list(file.parent.glob("*.safetensors"))
-    name = "MODEL" if weights else str(file.parent) if file.is_file() else model
-    return plan_over(what, over), Launch(name, model, gpus, given["gpus_per_node"])
+    bare = file.is_file() and not list(file.parent.glob("*.safetensors"))
+    name = MODEL if bare else str(file.parent) if file.is_file() else model
+    return plan_over(what, over), Launch(name, model, gpus, given["gpus_per_node"], given["dtype"])
+
+
+def _loaded_dtype(model: str, config: BailingMoeV2Config) -> str:
+    """The dtype that :func:`ringlens.load` chooses by itself."""
+    from ringlens.model.loading import BUNDLED
+
+    if model in BUNDLED:
+        return "float32"
+    return str(getattr(config, "dtype", None) or "bfloat16").removeprefix("torch.")
 
 
 def _bytes(size: str) -> int:

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ringlens.model.launch import Launch, commands
+from ringlens.model.launch import FP8_MODEL, MODEL, Launch, commands
 from ringlens.model.placement import LAYERS
 from ringlens.model.size import KEPT, QUANTIZED
 from ringlens.model.way import Way
@@ -120,8 +120,11 @@ def _print_way(console: Console, plan: Plan, way: Way, launch: Launch) -> None:
         return
     for command in commands(plan, way, launch):
         console.print(command, soft_wrap=True, markup=False)
-    if launch.model == "MODEL":
-        console.print("  (put the folder or hub id of the weights for MODEL)")
+    printed = " ".join(commands(plan, way, launch))
+    if f" {FP8_MODEL} " in printed:
+        console.print(f"  (for {FP8_MODEL} put a checkpoint published in FP8)")
+    elif f" {MODEL} " in printed:
+        console.print(f"  (for {MODEL} put the folder or hub id of the weights)")
 
 
 def _devices(way: Way) -> Table:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from ringlens.model.plan import Plan
-from ringlens.model.setting import layout_for
+from ringlens.model.setting import RESERVE, layout_for
 from ringlens.model.size import published_quantization
 from ringlens.model.way import Way
 
 MAP_FILE = "device_map.json"
 STORE = "runs/first"
+# Stands for what only the user knows: where the weights are.
+MODEL, FP8_MODEL = "MODEL", "FP8_MODEL"
 # Of the context, what the commands leave to the prompt.
 PROMPT = 1024
 
@@ -21,43 +23,53 @@ class Launch:
     """How to start.
 
     Attributes:
-        model: What to load: a folder or a hub id ("MODEL" where only a configuration is known).
+        model: What to load: a folder or a hub id (MODEL where only a configuration is known).
         source: What the plan was made from.
         gpus: The devices, as they were given.
         per_node: GPUs in one machine.
+        dtype: The dtype that was asked for; None for the one that loading chooses.
     """
 
     model: str
     source: str
     gpus: str
     per_node: int = 8
+    dtype: str | None = None
 
 
 def commands(plan: Plan, way: Way, launch: Launch) -> list[str]:
     """Commands that start one way, in order; none where it is not possible."""
     if not way.possible:
         return []
+    s = plan.setting
+    if s.held.quantization == "fp8" and published_quantization(s.config) != "fp8":
+        launch = replace(launch, model=FP8_MODEL, source=FP8_MODEL)
     return {"device_map": _device_map, "torchrun": _torchrun, "vllm": _vllm}[way.name](
         plan, way, launch
     )
 
 
-def _capture(plan: Plan) -> str:
+def _capture(plan: Plan, launch: Launch) -> str:
     """Options of ``ringlens capture`` that every way shares, after the model's name."""
     s = plan.setting
     new = s.work.context - PROMPT if s.work.context > PROMPT else s.work.context
     options = [f"--store {STORE}", f"--batch-size {s.work.batch}", f"--max-new-tokens {new}"]
-    if s.held.dtype != "bfloat16":
-        options.append(f"--dtype {s.held.dtype}")
     if s.held.quantization:
         options.append(f"--quantization {s.held.quantization}")
+    return " ".join([*options, *_shared_options(plan, launch)])
+
+
+def _shared_options(plan: Plan, launch: Launch) -> list[str]:
+    """Options that planning and loading share."""
+    s = plan.setting
+    options = [f"--dtype {launch.dtype}"] if launch.dtype else []
     if s.layout != layout_for(s.held.quantization):
         options.append(f"--experts {s.layout}")
-    return " ".join(options)
+    return options
 
 
 def _device_map(plan: Plan, way: Way, launch: Launch) -> list[str]:
-    line = f"ringlens capture {launch.model} {_capture(plan)}"
+    line = f"ringlens capture {launch.model} {_capture(plan, launch)}"
     if not any(load.device.is_gpu for load in way.loads):
         return [line]
     if way.automatic:
@@ -65,9 +77,12 @@ def _device_map(plan: Plan, way: Way, launch: Launch) -> list[str]:
     s = plan.setting
     chosen = s.held.quantization
     again = [f"ringlens plan {launch.source} --gpus {launch.gpus}"]
-    if chosen and chosen != published_quantization(s.config):
+    if chosen and chosen not in ("fp8", published_quantization(s.config)):
         again.append(f"--quantization {chosen}")
     again.append(f"--context {s.work.context} --batch {s.work.batch} --prefill {s.work.prefill}")
+    again += _shared_options(plan, launch)
+    if s.reserve != RESERVE:
+        again.append(f"--reserve {s.reserve / 1e9:.12g}GB")
     return [
         f"{' '.join(again)} --save-device-map {MAP_FILE}",
         f"{line} --device-map {MAP_FILE}",
@@ -85,7 +100,7 @@ def _torchrun(plan: Plan, way: Way, launch: Launch) -> list[str]:
         if nodes == 1
         else " --node-rank $NODE_RANK --master-addr $MASTER_ADDR --master-port 29500"
     )
-    return [f"{start} -m ringlens.cli capture {launch.model} {_capture(plan)} {layout}"]
+    return [f"{start} -m ringlens.cli capture {launch.model} {_capture(plan, launch)} {layout}"]
 
 
 def _vllm(plan: Plan, way: Way, launch: Launch) -> list[str]:

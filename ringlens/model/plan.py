@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ringlens.model.device import Device
 from ringlens.model.placement import fill, fits
-from ringlens.model.setting import Setting, empty_loads
+from ringlens.model.setting import BITSANDBYTES, Setting, empty_loads
 from ringlens.model.size import published_quantization
 from ringlens.model.way import Way, by_device_map, by_torchrun, by_vllm
 
@@ -45,7 +45,12 @@ class Plan:
 
 
 def plan(setting: Setting, devices: Sequence[Device]) -> Plan:
-    """Try every way, and look for changes where the first does not fit."""
+    """Try every way, and look for changes where the first does not fit.
+
+    On the CPU alone an FP8 checkpoint is planned for as it is loaded there: dequantised.
+    """
+    if setting.held.quantization == "fp8" and not any(d.is_gpu for d in devices):
+        setting = setting.plain()
     ways = tuple(way(setting, devices) for way in (by_device_map, by_torchrun, by_vllm))
     gpus = [d for d in devices if d.is_gpu] or list(devices)
     tops = {"context": setting.config.max_position_embeddings, "batch": 4096, "prefill": 65536}
@@ -66,7 +71,7 @@ def changes(s: Setting, gpus: Sequence[Device], room: dict[str, int]) -> list[Ch
     for name, fitting in room.items():
         if 0 < fitting < getattr(s.work, name):
             found.append(Change(name, fitting, f"{name} {fitting:,} fits"))
-    methods = () if published_quantization(s.config) else ("fp8", "int8", "nf4", "nf4-double")
+    methods = () if published_quantization(s.config) else ("fp8", *BITSANDBYTES)
     others = [s.quantized(method) for method in methods]
     smaller = [other for other in others if other.size.bytes < s.size.bytes]
     for other in smaller:
@@ -74,7 +79,8 @@ def changes(s: Setting, gpus: Sequence[Device], room: dict[str, int]) -> list[Ch
             name, note = other.held.name, FP8_NOTE if other.held.name == "fp8" else ""
             found.append(Change("quantization", name, f"{name} fits on these devices{note}"))
     apart = replace(s, layout="modules")
-    if s.layout == "fused" and fits(fill(apart.needs, empty_loads(apart, gpus))):
+    can_be_apart = s.layout == "fused" and s.held.quantization is None
+    if can_be_apart and fits(fill(apart.needs, empty_loads(apart, gpus))):
         found.append(Change("experts", "modules", "experts as modules fit: nothing is fused"))
     for other in (s, *smaller):
         counts = [(capacity, gpus_needed(other, capacity)) for capacity in _sizes(gpus)]

@@ -9,6 +9,7 @@ from functools import cached_property
 from ringlens.errors import ConfigError
 from ringlens.model.configuration import BailingMoeV2Config
 from ringlens.model.device import Device
+from ringlens.model.layout import choose_layout
 from ringlens.model.memory import (
     Recording,
     Workload,
@@ -29,7 +30,7 @@ from ringlens.model.size import (
 
 # Kept back on each GPU: CUDA context, workspaces of its libraries, fragmentation of the allocator.
 RESERVE = 2 * 10**9
-BITSANDBYTES = ("nf4", "nf4-double", "int8")
+BITSANDBYTES = ("int8", "nf4", "nf4-double")
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,24 @@ class Setting:
         working = max(attending, stages["dense FFN"])
         return Need(weights, self.cache, self.recording.dense_layer, working)
 
+    def plain(self) -> Setting:
+        """The same without quantisation."""
+        return replace(self, held=precision(None, self.held.dtype))
+
     def quantized(self, quantization: str | None) -> Setting:
         """The same with another quantisation, in the layout it runs in."""
         held = precision(quantization, self.held.dtype)
         return replace(self, held=held, layout=layout_for(quantization))
 
 
-def layout_for(quantization: str | None) -> str:
-    """Layout of the experts that a method runs in: bitsandbytes knows linear layers only."""
-    return "modules" if quantization in BITSANDBYTES else "fused"
+def layout_for(quantization: str | None, asked: str | None = None) -> str:
+    """Layout of the experts that a method runs in, or the one asked for.
+
+    Raises:
+        ConfigError: The layout asked for cannot do it.
+    """
+    method = "bitsandbytes" if quantization in BITSANDBYTES else quantization
+    return choose_layout(asked, method=method, keeps_fp8=quantization == "fp8")
 
 
 def setting(
@@ -133,16 +143,11 @@ def setting(
             f"{quantization!r}. Plan for the 16-bit checkpoint instead, or leave quantization out."
         )
     method = quantization or published
-    if layout == "fused" and method in BITSANDBYTES:
-        raise ConfigError(
-            f"experts = 'fused' with {method}: bitsandbytes quantises linear layers, and would "
-            "leave fused experts in 16 bits. Use experts = 'modules'."
-        )
     stated = getattr(config, "quantization_config", None) or {}
     block = tuple(stated.get("weight_block_size") or (128, 128))
     held = precision(method, dtype, (int(block[0]), int(block[1])))
     return Setting(
-        config, census(config), held, layout or layout_for(method), work or Workload(), reserve
+        config, census(config), held, layout_for(method, layout), work or Workload(), reserve
     )
 
 

@@ -35,8 +35,10 @@ _KIND_MARKS = (
     ("word_embeddings", "embeddings"),
     ("lm_head", "embeddings"),
 )
-# bitsandbytes' block sizes: weights that share one absmax, and absmaxes that share one of theirs.
+# bitsandbytes' block sizes: weights that share one absmax, and absmaxes that share one of theirs;
+# and the bytes of the tables of values that it keeps beside each weight: 16, and 256 for absmaxes.
 NF4_BLOCK, ABSMAX_BLOCK = 64, 256
+NF4_TABLE, ABSMAX_TABLE = 4 * 16, 4 * 256
 
 
 def kind_of(name: str) -> str:
@@ -97,11 +99,12 @@ def precision(
         )
 
     def nf4(shape: Shape) -> int:
-        return ceil(prod(shape) / 2) + 4 * ceil(prod(shape) / NF4_BLOCK)
+        return ceil(prod(shape) / 2) + 4 * ceil(prod(shape) / NF4_BLOCK) + NF4_TABLE
 
     def nf4_double(shape: Shape) -> int:
         blocks = ceil(prod(shape) / NF4_BLOCK)
-        return ceil(prod(shape) / 2) + blocks + 4 * ceil(blocks / ABSMAX_BLOCK) + 4
+        scales = blocks + 4 * ceil(blocks / ABSMAX_BLOCK) + 4  # 8 bits, their absmax, an offset
+        return ceil(prod(shape) / 2) + scales + NF4_TABLE + ABSMAX_TABLE
 
     def int8(shape: Shape) -> int:
         return prod(shape) + 4 * shape[0]

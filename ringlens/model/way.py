@@ -88,7 +88,9 @@ def by_device_map(s: Setting, devices: Sequence[Device]) -> Way:
 
 
 def _offloaded(s: Setting, gpus: Sequence[Device], cpu: Device) -> tuple[list[Load], str]:
-    """Keep as few of the last layers as possible in main memory."""
+    """Keep as few of the last layers as possible in main memory; experts are then modules."""
+    if s.held.quantization is None:
+        s = replace(s, layout="modules")
     layers = [unit for unit in s.needs if unit.startswith(LAYERS)]
     loads: list[Load] = []
     for kept in range(len(layers) - 1, -1, -1):
@@ -143,15 +145,14 @@ def _automatic(s: Setting, gpus: Sequence[Device]) -> bool:
 def by_torchrun(s: Setting, devices: Sequence[Device]) -> Way:
     """One process for each GPU: weights shared by t of them, layers divided into p stages.
 
-    Every rank sees all heads (the plan for observing), so keys and values are whole on each.
+    Every rank sees all heads (the plan for observing), so keys and values are whole on each. Only
+    fused experts are shared out, so with bitsandbytes each process holds whole layers (t = 1).
     """
     gpus = [d for d in devices if d.is_gpu]
     if len(gpus) < 2:
         return Way("torchrun", False, "takes two GPUs or more.")
-    if s.held.quantization in BITSANDBYTES:
-        return Way(
-            "torchrun", False, "bitsandbytes does not shard; use fp8, 16 bits, or a device map."
-        )
+    shapes = _shapes(s.config, len(gpus))
+    shares = s.layout == "fused"
     ways = [
         Way(
             "torchrun",
@@ -162,10 +163,11 @@ def by_torchrun(s: Setting, devices: Sequence[Device]) -> Way:
             ep_size=t if p == 1 else 1,
             pp_size=p,
         )
-        for t, p in _shapes(s.config, len(gpus))
+        for t, p in shapes
+        if t == 1 or shares
     ]
     # Without tensor parallelism every rank holds all but the experts.
-    if s.config.num_experts % len(gpus) == 0:
+    if shares and s.config.num_experts % len(gpus) == 0:
         loads = _shared(s, gpus, 1, 1, experts=len(gpus))
         ways.append(Way("torchrun", True, "", loads, ep_size=len(gpus)))
     if not ways:

@@ -1,0 +1,298 @@
+"""Plans against published figures; what a placement must always hold; wrong input."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringlens.errors import ConfigError
+from ringlens.model.device import Device, devices
+from ringlens.model.launch import Launch, commands
+from ringlens.model.loading import read_config
+from ringlens.model.memory import BLOCK_TOKENS, HELD, QUEUED, Workload
+from ringlens.model.placement import Load, Need, fill, fits, spread
+from ringlens.model.plan import gpus_needed, plan
+from ringlens.model.report import report
+from ringlens.model.setting import setting
+from ringlens.model.size import QUANTIZATIONS, census, measure, precision
+from ringlens.model.way import by_device_map, by_torchrun, by_vllm
+
+CONFIGS = Path(__file__).parent / "configs"
+GB = 10**9
+
+
+def config(name):
+    return read_config(str(CONFIGS / f"{name}.json"))
+
+
+def size(name, quantization=None):
+    model = config(name)
+    return measure(model, census(model), precision(quantization))
+
+
+@pytest.fixture(scope="module")
+def ring_1t():
+    return config("ring-1t")
+
+
+# --- published figures --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [
+        ("ring-1t", 999_705_309_184, 51_054_407_680),
+        ("ring-flash-2.0", 102_889_697_280, 6_152_269_824),
+        ("ring-mini-2.0", 16_255_638_528, 1_432_968_192),
+    ],
+)
+def test_parameters_total_and_active(name, total, active):
+    found = size(name)
+    assert (found.total, found.active) == (total, active)
+
+
+def test_active_parameters_of_ring_1t_term_by_term():
+    """51.05B: two embeddings, 80 attentions, 4 dense blocks, and in 76 layers 8 + 1 experts."""
+    D, V, F, W, heads = 8192, 157184, 2048, 18432, 64 + 2 * 8
+    attention = heads * 128 * D + 64 * 128 * D
+    expert = 3 * D * F
+    norms = 80 * (2 * D + 2 * 128) + D
+    dense = 2 * V * D + 80 * attention + 4 * 3 * D * W + 76 * 256 * D + norms
+    assert size("ring-1t").active == dense + 76 * (8 + 1) * expert
+
+
+@pytest.mark.parametrize(
+    ("quantization", "terabytes", "layer"),
+    [
+        (None, 1.999, 26.2),
+        ("fp8", 1.003, 13.1),
+        ("int8", 1.003, 13.1),
+        ("nf4", 0.566, 7.4),
+        ("nf4-double", 0.520, 6.8),
+    ],
+)
+def test_bytes_of_ring_1t(quantization, terabytes, layer):
+    found = size("ring-1t", quantization)
+    assert round(found.bytes / 1e12, 3) == terabytes
+    assert round(found.weight_bytes["model.layers.79"] / 1e9, 1) == layer
+
+
+def test_kinds_cache_and_fusing_of_ring_1t(ring_1t):
+    found = size("ring-1t")
+    assert round(found.parameters["experts"] / 1e9, 2) == 979.25
+    assert round(found.parameters["attention"] / 1e9, 2) == 12.08
+    assert found.fusing_bytes == 256 * 2 * 2048 * 8192 * 2  # 17.2 GB
+    s = setting(ring_1t, work=Workload(context=32768, batch=4))
+    assert s.cache * 80 == 32768 * 4 * 80 * 2 * 8 * 128 * 2  # 42.9 GB
+
+
+def test_placements_of_ring_1t(ring_1t):
+    """The published FP8 fits 16 x 80 GB, nf4 8 x 141 GB; bf16 fits neither."""
+    small, large = devices("16x80GB"), devices("8x141GB")
+    assert by_device_map(setting(config("ring-1t-fp8")), small).fits
+    assert by_device_map(setting(ring_1t, quantization="nf4"), large).fits
+    assert not by_device_map(setting(ring_1t), small).fits
+    assert not by_device_map(setting(ring_1t), large).fits
+    assert not by_device_map(setting(ring_1t, quantization="nf4"), devices("8x80GB")).fits
+
+
+def test_constants_are_those_of_the_recorder():
+    from ringlens.observe import recorder, recording
+
+    assert (BLOCK_TOKENS, QUEUED, HELD) == (recorder.STEPS, recording.QUEUED, recording.HELD)
+
+
+# --- properties ----------------------------------------------------------------------------------
+
+SIZES = st.integers(0, 1000)
+NEEDS = st.lists(st.builds(Need, SIZES, SIZES, SIZES, SIZES, SIZES), min_size=1, max_size=12).map(
+    lambda needs: {f"model.layers.{i}": need for i, need in enumerate(needs)}
+)
+CAPACITIES = st.lists(st.integers(1, 6000), min_size=1, max_size=5)
+
+
+def empty(capacities):
+    return [Load(Device(f"gpu {i}", size), 10) for i, size in enumerate(capacities)]
+
+
+@given(needs=NEEDS, capacities=CAPACITIES, more=st.lists(st.integers(0, 3000), max_size=6))
+def test_more_memory_never_stops_fitting(needs, capacities, more):
+    if fits(fill(needs, empty(capacities))):
+        grown = [c + m for c, m in zip(capacities, more, strict=False)] + capacities[len(more) :]
+        grown += more[len(capacities) :]
+        assert fits(fill(needs, empty([c for c in grown if c])))
+
+
+@given(needs=NEEDS, capacities=CAPACITIES)
+def test_devices_sum_to_the_whole_in_order(needs, capacities):
+    for place in (fill, spread):
+        loads = place(needs, empty(capacities))
+        assert [unit for load in loads for unit in load.units] == list(needs)
+        for part in ("weights", "cache", "recording"):
+            whole = sum(getattr(need, part) for need in needs.values())
+            assert sum(getattr(load, part) for load in loads) == whole
+
+
+@given(needs=NEEDS, capacities=CAPACITIES)
+def test_spreading_fits_wherever_filling_does_and_is_no_fuller(needs, capacities):
+    filled, even = fill(needs, empty(capacities)), spread(needs, empty(capacities))
+    assert fits(filled) == fits(even)
+    if fits(filled):
+        assert max(load.used for load in even) <= max(load.used for load in filled)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(1, 32),
+    capacity=st.integers(20, 300),
+    quantization=st.sampled_from([None, *QUANTIZATIONS]),
+    context=st.integers(1, 65536),
+    batch=st.integers(1, 8),
+)
+def test_largest_and_needed_are_the_edge(count, capacity, quantization, context, batch):
+    """What a plan calls largest fits, one more does not; likewise the number of GPUs."""
+    model = config("ring-mini-2.0")
+    over = [Device(f"gpu {i}", capacity * GB // 20) for i in range(count)]
+    s = setting(model, quantization=quantization, work=Workload(context, batch))
+    needed = gpus_needed(s, over[0].capacity)
+    assert by_device_map(s, over).fits == (needed is not None and needed <= count)
+    found = plan(s, over)
+    largest = found.largest["batch"]
+    for value, works in ((largest, True), (largest + 1, False)):
+        if 1 <= value <= 4096:
+            other = setting(model, quantization=quantization, work=Workload(context, value))
+            assert by_device_map(other, over).fits == works
+    if not found.ways[0].fits and (change := {c.what: c for c in found.changes}.get("context")):
+        other = setting(model, quantization=quantization, work=Workload(change.value, batch))
+        assert by_device_map(other, over).fits
+
+
+@pytest.mark.parametrize("way", [by_torchrun, by_vllm])
+@pytest.mark.parametrize("count", [2, 4, 8, 16])
+def test_ranks_hold_the_whole_model(way, count):
+    """Shared weights add up to the model, plus what every rank keeps whole."""
+    s = setting(config("ring-mini-2.0"))
+    found = way(s, devices(f"{count}x80GB"))
+    whole = sum(s.size.whole_bytes.values())
+    ranks = max(found.tp_size, found.ep_size)
+    assert ranks * found.pp_size == count
+    held = sum(load.weights for load in found.loads)
+    extra = whole * (ranks - 1) if found.tp_size > 1 else 0
+    rotary = s.size.weight_bytes["model.rotary_emb"] * (count - ranks)
+    assert abs(held - s.size.bytes - extra - rotary) <= 1000 * count  # rounding up
+
+
+def test_parallel_sizes_divide_heads(ring_1t):
+    """Ring-1T has 8 key/value heads: 16 GPUs are 8 x 2."""
+    found = by_vllm(setting(ring_1t), devices("16x141GB"))
+    assert (found.tp_size, found.pp_size) == (8, 2)
+    assert by_torchrun(setting(ring_1t), devices("16x80GB")).tp_size == 8
+    odd = by_vllm(setting(config("ring-mini-2.0")), devices("23x80GB"))
+    assert not odd.possible
+    assert "23 processes" in odd.note
+
+
+def test_main_memory_takes_what_does_not_fit():
+    s = setting(config("ring-flash-2.0"))
+    assert not by_device_map(s, devices("2x80GB")).fits
+    way = by_device_map(s, devices("2x80GB,cpu:300GB"))
+    assert way.fits
+    assert list(way.device_map.values()).count("cpu") == len(way.loads[-1].units) > 0
+    assert way.device_map["lm_head"] == 1
+    assert sum(load.weights for load in way.loads) == s.size.bytes
+    assert not by_device_map(s, devices("2x80GB,cpu:5GB")).fits
+    quantized = setting(config("ring-flash-2.0"), quantization="nf4")
+    assert not by_device_map(quantized, devices("1x40GB,cpu:300GB")).fits
+
+
+def test_fp8_is_dequantised_where_there_is_no_gpu():
+    s = setting(config("ring-1t-fp8"))
+    assert s.held.quantization == "fp8"
+    assert plan(s, devices("cpu:4TB")).setting.size.bytes == size("ring-1t").bytes
+
+
+# --- commands and reports ------------------------------------------------------------------------
+
+
+def test_commands_of_a_plan():
+    found = plan(setting(config("ring-1t"), quantization="nf4"), devices("8x141GB"))
+    line = commands(found, found.ways[0], Launch("inclusionAI/Ring-1T", "x", "8x141GB"))
+    assert line[-1].startswith("ringlens capture inclusionAI/Ring-1T --store runs/first")
+    assert "--quantization nf4" in line[-1]
+    assert "--device-map auto" in line[-1]
+    fp8 = plan(setting(config("ring-1t-fp8")), devices("16x80GB"))
+    saved, started = commands(fp8, fp8.ways[0], Launch("M", "M", "16x80GB"))
+    assert "--save-device-map device_map.json" in saved
+    assert started.endswith("--device-map device_map.json")
+    (torchrun,) = commands(fp8, fp8.ways[1], Launch("M", "M", "16x80GB"))
+    assert torchrun.startswith("torchrun --nnodes 2 --nproc-per-node 8 ")
+    assert "-m ringlens.cli capture M" in torchrun
+    (vllm,) = commands(fp8, fp8.ways[2], Launch("M", "M", "16x80GB"))
+    assert "--tensor-parallel-size 8 --pipeline-parallel-size 2" in vllm
+    assert "--enable-return-routed-experts" in vllm
+
+
+def test_report_holds_every_number(ring_1t):
+    found = plan(setting(ring_1t), devices("16x80GB"))
+    said = json.loads(json.dumps(report(found, Launch("M", "M", "16x80GB"))))
+    assert said["parameters"]["total"] == 999_705_309_184
+    assert not said["fits"]
+    assert {"fp8 fits on these devices (with a checkpoint published in FP8)"} <= {
+        change["says"] for change in said["changes"]
+    }
+    for way in said["ways"]:
+        assert all(
+            device["used"] + device["free"] == device["capacity"] for device in way["devices"]
+        )
+    assert sum(device["weights"] for device in said["ways"][0]["devices"]) == size("ring-1t").bytes
+
+
+# --- wrong input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "capacity", "count"),
+    [
+        ("16x80GB", 80 * GB, 16),
+        ("80gb", 80 * GB, 1),
+        ("2x80GiB", 80 * 2**30, 2),
+        ("2 x 1.5TB", 1500 * GB, 2),
+        ("cpu:64GB", 64 * GB, 1),
+        ("1xcpu:64GB", 64 * GB, 1),
+    ],
+)
+def test_devices_are_read(spec, capacity, count):
+    found = devices(spec)
+    assert len(found) == count
+    assert all(device.capacity == capacity for device in found)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "16", "16x", "16xH100", "0x80GB", "8x0GB", "x80GB", "80GB,,80GB", "2xcpu:8GB"]
+)
+def test_wrong_devices_are_refused(spec):
+    with pytest.raises(ConfigError, match="give"):
+        devices(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ring-1t", {"quantization": "int4"}, "nf4-double"),
+        ("ring-1t", {"dtype": "float8"}, "bfloat16"),
+        ("ring-1t", {"quantization": "nf4", "layout": "fused"}, "unquantised"),
+        ("ring-1t-fp8", {"quantization": "nf4"}, "16-bit checkpoint"),
+        ("ring-1t-fp8", {"layout": "modules"}, "fused experts"),
+    ],
+)
+def test_impossible_settings_are_refused(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        setting(config(name), **options)
+
+
+def test_impossible_work_is_refused():
+    for wrong in ({"context": 0}, {"batch": -1}, {"prefill": 0}):
+        with pytest.raises(ConfigError, match="1 or more"):
+            Workload(**wrong)
