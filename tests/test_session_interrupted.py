@@ -2,9 +2,11 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +56,11 @@ def finish(process, timeout=120):
 def kill(process, path):
     """SIGKILL every process that works on a store; False if they had ended."""
     running = process.poll() is None
-    # By its argument: what torchrun starts is in a process group of its own.
-    subprocess.run(["pkill", "-KILL", "-f", str(path)], check=False)
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it may have ended by now
+            # By its argument: what torchrun starts is in a process group of its own.
+            if str(path).encode() in entry.read_bytes().split(b"\0"):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
     process.communicate()
     return running
 

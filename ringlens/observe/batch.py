@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache
 
-from ringlens.config import Sampling
+from ringlens.config import Recorded, Sampling
 from ringlens.observe.buffer import Task, TraceBuffer
 from ringlens.observe.ranks import Place
 from ringlens.observe.recorder import OnForward, Recorder
@@ -34,7 +34,7 @@ class Observer:
 
     Attributes:
         lens: The model.
-        record: What to record.
+        record: What to record, resolved for the model.
         place: What of the model this process watches.
         recording: Takes the blocks.
         on_forward: Called with (B, T) at the start of each forward.
@@ -42,7 +42,7 @@ class Observer:
     """
 
     lens: Lens
-    record: tuple[str, ...]
+    record: tuple[Recorded, ...]
     place: Place
     recording: Recording
     on_forward: OnForward
@@ -62,10 +62,11 @@ class Observer:
             [task.token_ids for task in tasks], self.lens.pad_token_id, self.lens.device
         )
         pads = [ids_BP.shape[1] - len(task.token_ids) for task in tasks]
+        tokenizer = self.lens.tokenizer
         self.recording.begin(
             [
-                TraceBuffer(task, self.lens.tokenizer, row, pads[row], eos_token_ids, finish_reason)
-                for row, task in enumerate(tasks)
+                TraceBuffer(task, tokenizer, row, pad, eos_token_ids, finish_reason, self.record)
+                for row, (task, pad) in enumerate(zip(tasks, pads, strict=True))
             ]
         )
         return ids_BP, mask_BP, pads

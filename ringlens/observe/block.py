@@ -17,6 +17,19 @@ Field = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Shipment:
+    """What one instrument saw.
+
+    Attributes:
+        start: First position, padding counted.
+        parcels: Its results by layer, all of the same positions.
+    """
+
+    start: int
+    parcels: Mapping[int, Parcel]
+
+
+@dataclass(frozen=True)
 class Seen:
     """An opened block.
 
@@ -24,8 +37,10 @@ class Seen:
         start: First position, padding counted.
         stop: Position behind the last.
         token_ids: [B, t].
-        fields: Arrays [L, B, t, …] by instrument and name of the field.
+        fields: Arrays [L, B, t, …] by instrument and name of the field; of instruments that look
+            at some positions only, fewer than t.
         layers: The L layers of each instrument, ascending.
+        starts: First position of each instrument's arrays.
     """
 
     start: int
@@ -33,30 +48,32 @@ class Seen:
     token_ids: NDArray[np.integer]
     fields: dict[Field, NDArray]
     layers: dict[str, tuple[int, ...]]
+    starts: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Parcels of each instrument by layer, and the tokens they belong to."""
+    """What each instrument saw, and the tokens that it belongs to."""
 
     start: int
     stop: int
     token_ids: Parcel
-    parcels: Mapping[str, Mapping[int, Parcel]]
+    shipments: Mapping[str, Shipment]
 
     @property
     def bytes(self) -> int:
         """Memory that the block holds until it is opened."""
-        return sum(parcel.bytes for sent in self.parcels.values() for parcel in sent.values())
+        return sum(p.bytes for sent in self.shipments.values() for p in sent.parcels.values())
 
     def open(self) -> Seen:
         """Wait for the parcels and unpack them."""
         fields: dict[Field, NDArray] = {}
-        layers = {name: tuple(sorted(sent)) for name, sent in self.parcels.items()}
-        for instrument, sent in self.parcels.items():
-            opened = [sent[layer].open() for layer in layers[instrument]]
+        layers = {name: tuple(sorted(sent.parcels)) for name, sent in self.shipments.items()}
+        for instrument, sent in self.shipments.items():
+            opened = [sent.parcels[layer].open() for layer in layers[instrument]]
             for name in list(opened[0]) if opened else ():
                 stacked = np.stack([tensors.pop(name).numpy() for tensors in opened])
                 fields[instrument, name] = stacked
         token_ids = self.token_ids.open()["token_ids"].numpy()
-        return Seen(self.start, self.stop, token_ids, fields, layers)
+        starts = {name: sent.start for name, sent in self.shipments.items()}
+        return Seen(self.start, self.stop, token_ids, fields, layers, starts)

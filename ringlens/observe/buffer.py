@@ -5,19 +5,29 @@ Shape letters: T tokens, L layers.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringlens.config import Recorded, TopAttention, Vectors
 from ringlens.observe import heads, routing
 from ringlens.observe.block import Field, Seen
 from ringlens.observe.strip import Strip
 from ringlens.observe.text import TextStream, TokenText, phases
 from ringlens.problem import Problem, grade
-from ringlens.store.records import HeadArrays, RoutingArrays, TokenArrays, TraceRecord
+from ringlens.store.records import (
+    AttentionArrays,
+    HeadArrays,
+    RoutingArrays,
+    TokenArrays,
+    TraceRecord,
+    VectorArrays,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,6 +75,7 @@ class TraceBuffer:
         pad: Padded positions before it.
         eos_token_ids: Tokens that end it; none where the text is finished already.
         finish_reason: What is said when it ends without one of them.
+        record: What is recorded, resolved for the model.
 
     Attributes:
         trace_id: Its id in the store, once a part of it is there.
@@ -79,13 +90,15 @@ class TraceBuffer:
         pad: int,
         eos_token_ids: tuple[int, ...],
         finish_reason: str,
+        record: tuple[Recorded, ...] = (),
     ) -> None:
         self.task, self.row, self.pad = task, row, pad
         self.trace_id, self.done = task.trace_id, False
         self._eos, self._finish_reason = frozenset(eos_token_ids), finish_reason
+        self._wanted = {_name(wanted): wanted for wanted in record if not isinstance(wanted, str)}
         self._text = TextStream(tokenizer)
         self._token_ids: list[int] = []
-        self._strips: dict[Field, Strip] = defaultdict(lambda: Strip(axis=1))
+        self._strips: dict[Field, Strip] = defaultdict(Strip)
         self._layers: dict[str, tuple[int, ...]] = {}
         self._stored = _Columns()
         if task.earlier is not None:
@@ -105,11 +118,16 @@ class TraceBuffer:
         begin = len(self) - (seen.start - self.pad)
         if self.done or begin >= seen.stop - seen.start:
             return
-        new = self._until_end(seen.token_ids[self.row, begin:].tolist())
-        self._push(new)
-        self._layers |= seen.layers
-        for field, array in seen.fields.items():
-            self._strips[field].append(array[:, self.row, begin : begin + len(new)])
+        start = len(self)
+        self._push(self._until_end(seen.token_ids[self.row, begin:].tolist()))
+        for (instrument, name), array in seen.fields.items():
+            self._layers[instrument] = seen.layers[instrument]
+            first = seen.starts[instrument] - self.pad  # position of the array's first column
+            low, high = self._span(instrument)
+            low, high = max(low, start, first), min(high, len(self), first + array.shape[2])
+            if low < high:
+                part = array[:, self.row, low - first : high - first]
+                self._strips[instrument, name].append(part, low)
 
     def end(self) -> None:
         """Nothing follows, though no end was seen."""
@@ -135,6 +153,12 @@ class TraceBuffer:
         self._stored.extend(tokens, phase)
         return self._record(text, phase, tokens, retold)
 
+    def _span(self, instrument: str) -> tuple[int, int]:
+        """Positions that are recorded of what an instrument sees."""
+        wanted = self._wanted.get(instrument)
+        start, stop = (0, None) if wanted is None else wanted.span
+        return start, sys.maxsize if stop is None else stop
+
     def _until_end(self, token_ids: list[int]) -> list[int]:
         """The tokens up to the end of the trace; notes whether that is among them."""
         for i, token_id in enumerate(token_ids, start=len(self)):
@@ -150,9 +174,7 @@ class TraceBuffer:
         self._text.push(token_ids)
 
     def _tokens(self, text: TokenText, phase: list[str], start: int, stop: int) -> TokenArrays:
-        numbers = [
-            self._take("vocabulary", name, stop - start, np.nan) for name in ("logprob", "entropy")
-        ]
+        numbers = [self._numbers(name, start, stop) for name in ("logprob", "entropy")]
         if start == 0:  # in a padded row something stands before the first token: padding
             for number in numbers:
                 number[0] = np.nan
@@ -166,31 +188,31 @@ class TraceBuffer:
             entropy=numbers[1],
         )
 
-    def _take(self, instrument: str, name: str, length: int, missing: float) -> NDArray:
-        """[T] of a field without layers; ``missing`` where this process does not see it."""
-        if (instrument, name) not in self._strips:
-            return np.full(length, missing, np.float32)
-        return self._strips[instrument, name].take(length)[0]
+    def _numbers(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """[T] of the vocabulary's numbers; NaN where this process does not see the logits."""
+        if ("vocabulary", name) not in self._strips:
+            return np.full(stop - start, np.nan, np.float32)
+        return self._strips["vocabulary", name].take(stop)[0]
 
-    def _fields(self, instrument: str, names: tuple[str, ...], length: int) -> dict[str, NDArray]:
-        return {name: self._strips[instrument, name].take(length) for name in names}
+    def _fields(self, instrument: str, names: tuple[str, ...], stop: int) -> dict[str, NDArray]:
+        return {name: self._strips[instrument, name].take(stop) for name in names}
 
     def _record(
         self, text: TokenText, phase: list[str], tokens: TokenArrays, retold: TokenArrays | None
     ) -> TraceRecord:
-        task, problem, T = self.task, self.task.problem, len(tokens.token_id)
+        task, problem, stop = self.task, self.task.problem, len(phase)
         routed = head = logits = None
         if ("routing", "margin") in self._strips:
             layers = self._layers["routing"]
-            routed = RoutingArrays(layers, **self._fields("routing", routing.FIELDS, T))
+            routed = RoutingArrays(layers, **self._fields("routing", routing.FIELDS, stop))
             if ("routing", "logits") in self._strips:
-                logits = self._strips["routing", "logits"].take(T)
+                logits = self._strips["routing", "logits"].take(stop)
         if ("heads", "entropy") in self._strips:
-            head = HeadArrays(self._layers["heads"], **self._fields("heads", heads.FIELDS, T))
+            head = HeadArrays(self._layers["heads"], **self._fields("heads", heads.FIELDS, stop))
         graded = grade(problem, text.text) if problem is not None and self.done else None
         return TraceRecord(
             trace_id=self.trace_id,
-            start=len(phase) - T,
+            start=stop - len(tokens.token_id),
             item=task.item,
             prompt=problem.prompt if problem else "".join(text.pieces[: task.n_prompt]),
             text=text.text,
@@ -204,6 +226,8 @@ class TraceBuffer:
             routing=routed,
             router_logits=logits,
             heads=head,
+            vectors=tuple(self._vectors(stop)),
+            attention=self._attention(stop),
             problem_id=problem.id or None if problem else None,
             task=problem.task or None if problem else None,
             answer=graded.answer if graded else None,
@@ -212,6 +236,34 @@ class TraceBuffer:
             source_trace_id=task.source_trace_id,
             resumed_at=task.resumed_at,
         )
+
+    def _vectors(self, stop: int) -> Iterator[VectorArrays]:
+        for point, wanted in self._wanted.items():
+            if isinstance(wanted, Vectors) and (point, "values") in self._strips:
+                strip = self._strips[point, "values"]
+                first, values = strip.first, strip.take(stop)
+                layers = tuple(layer for layer in self._layers[point] if layer >= 0)
+                pos = np.arange(first, strip.first, dtype=np.int32)
+                if len(pos):
+                    yield VectorArrays(point, layers, wanted.heads, pos, values)
+
+    def _attention(self, stop: int) -> AttentionArrays | None:
+        wanted = self._wanted.get("attention")
+        if not isinstance(wanted, TopAttention) or ("attention", "weights") not in self._strips:
+            return None
+        strip = self._strips["attention", "weights"]
+        first, weights = strip.first, strip.take(stop)
+        keys = self._strips["attention", "positions"].take(stop)
+        pos = np.arange(first, strip.first, dtype=np.int32)
+        if not len(pos):
+            return None
+        keys = np.where(keys >= 0, keys - self.pad, -1)
+        return AttentionArrays(self._layers["attention"], wanted.heads or (), pos, keys, weights)
+
+
+def _name(wanted: Vectors | TopAttention) -> str:
+    """The instrument that sees what is wanted."""
+    return wanted.point if isinstance(wanted, Vectors) else "attention"
 
 
 class _Columns:

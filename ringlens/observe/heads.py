@@ -1,4 +1,4 @@
-"""Watches the attention heads through transformers' attention interface.
+"""Watches attention through transformers' attention interface: head statistics, top positions.
 
 The model keeps its kernel; ours stands around it and sees queries, keys and outputs. A decoding
 step costs next to nothing: its queries wait, and 64 steps later one pass over the cached keys gives
@@ -23,6 +23,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from ringlens.observe.attention import Causal, head_statistics
 from ringlens.observe.parcel import Courier, Parcel, Tensors
 from ringlens.observe.points import POINTS, attention_kernel, module_at
+from ringlens.observe.vectors import Window
 
 if TYPE_CHECKING:
     from ringlens.model.modeling import BailingMoeV2ForCausalLM
@@ -30,50 +31,56 @@ if TYPE_CHECKING:
 FIELDS = ("entropy", "first_weight", "previous_weight", "output_norm")
 
 
-class HeadInstrument:
-    """Statistics of all heads of some layers.
+# scaling, keys [B, G, S, C], first positions [B] or empty, then queries and outputs in turn
+Compute = Callable[..., Tensors]
+
+
+class AttentionInstrument:
+    """Computes something from queries, keys and outputs of some layers.
 
     Args:
         model: The model.
         layers: Layers that are watched.
+        compute: What is computed, `head_fields` or `top_fields`.
         first_B: First position of each row that is no padding; None: position 0 in all.
         courier: Sends the results.
+        window: Positions that are looked at; None: all.
     """
 
     def __init__(
         self,
         model: BailingMoeV2ForCausalLM,
         layers: tuple[int, ...],
+        compute: Compute,
         first_B: Tensor | None,
         courier: Courier,
+        window: Window | None = None,
     ) -> None:
-        self.model, self.layers, self.courier = model, layers, courier
-        self.first_B = first_B
-        self._stop = 0
+        self.model, self.layers, self.compute = model, layers, compute
+        self.first_B, self.courier = first_B, courier
+        self.start = 0
+        self._window = window or Window((0, None), ())
+        self._begin = self._T = 0
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
         self._keys: dict[int, tuple[Tensor, float]] = {}
         self._sent: dict[int, Parcel] = {}
 
     def attach(self) -> list[Any]:
         """Stand around the model's kernel; returns handles to remove."""
-        return [
-            _Kernel(self.model.config),
-            *(
-                _Sink(module_at(self.model, POINTS["attn_out"], layer), partial(self._see, layer))
-                for layer in self.layers
-            ),
-        ]
+        handles: list[Any] = [_Kernel(self.model.config)]
+        for layer in self.layers:
+            module = module_at(self.model, POINTS["attn_out"], layer)
+            handles.append(_Watch(module, partial(self._see, layer)))
+        return handles[::-1]  # the kernel is given back last
 
     def begin(self, shape: tuple[int, int], stop: int) -> None:
-        """A forward begins, after which ``stop`` positions are in the cache."""
-        self._stop = stop
+        """A forward of [B, T] tokens begins, after which ``stop`` positions are in the cache."""
+        self._T, self._begin = shape[1], stop - shape[1]
 
     def take(self) -> dict[int, Parcel]:
         """What was seen since the last time, by layer."""
         for layer, seen in self._seen.items():
-            key, scaling = self._keys[layer]
-            compute = partial(head_fields, scaling)
-            self._sent[layer] = self.courier.send(compute, key, self._firsts(key), *seen)
+            self._send(layer, *self._keys[layer], *seen)
         self._seen.clear()
         self._keys.clear()
         sent, self._sent = self._sent, {}
@@ -87,22 +94,23 @@ class HeadInstrument:
         output_BTHC: Tensor,
         scaling: float,
     ) -> None:
-        key_BGSC = key_BGSC[:, :, : self._stop]  # a static cache is longer than what it holds
-        if query_BHTC.shape[2] == 1:
+        part = self._window.cut(self._begin, self._T)
+        if part.start == part.stop:
+            return
+        if not self._seen and not self._sent:
+            self.start = self._begin + part.start
+        key_BGSC = key_BGSC[:, :, : self._begin + part.stop]  # what the last of them sees
+        query_BHTC, output_BTHC = query_BHTC[:, :, part], output_BTHC[:, part]
+        if self._T > 1:
+            self._send(layer, key_BGSC, scaling, query_BHTC, output_BTHC)
+        else:
             self._seen[layer] += (query_BHTC, output_BTHC)
             self._keys[layer] = key_BGSC, scaling
-        else:
-            self._sent[layer] = self.courier.send(
-                partial(head_fields, scaling),
-                key_BGSC,
-                self._firsts(key_BGSC),
-                query_BHTC,
-                output_BTHC,
-            )
 
-    def _firsts(self, key: Tensor) -> Tensor:
-        """First positions on the device of ``key``; empty for none (a parcel takes tensors)."""
-        return key.new_empty(0) if self.first_B is None else self.first_B.to(key.device)
+    def _send(self, layer: int, key: Tensor, scaling: float, *seen: Tensor) -> None:
+        # A parcel takes tensors: an empty one stands for no padding.
+        first_B = key.new_empty(0) if self.first_B is None else self.first_B.to(key.device)
+        self._sent[layer] = self.courier.send(partial(self.compute, scaling), key, first_B, *seen)
 
 
 def head_fields(scaling: float, key_BGSC: Tensor, first_B: Tensor, *seen: Tensor) -> Tensors:
@@ -125,12 +133,32 @@ def head_fields(scaling: float, key_BGSC: Tensor, first_B: Tensor, *seen: Tensor
     }
 
 
+def top_fields(
+    k: int, heads: tuple[int, ...], scaling: float, key_BGSC: Tensor, first_B: Tensor, *seen: Tensor
+) -> Tensors:
+    """The k positions that each token looks at most, padding counted, and their weights.
+
+    Both are [B, t, h, k] for the h chosen heads; position −1 where fewer than k are visible. Other
+    arguments as for `head_fields`.
+    """
+    from ringlens.observe.attention_segments import top_positions
+
+    query_BHtC = torch.cat(seen[0::2], dim=2)
+    mask = Causal(first_B if len(first_B) else None)
+    positions, weights = top_positions(query_BHtC, key_BGSC, mask, scaling, k, heads)
+    return {"positions": positions.to(torch.int32), "weights": weights.float()}
+
+
 class _Kernel:
-    """Puts ours around the model's kernel; ``remove`` takes that back."""
+    """Puts ours around the model's kernel, once; ``remove`` takes that back."""
+
+    prefix = "ringlens:"
 
     def __init__(self, config: Any) -> None:
         self.config, self.kernel = config, config._attn_implementation
-        name = f"ringlens:{self.kernel}"
+        if self.kernel.startswith(self.prefix):
+            return
+        name = f"{self.prefix}{self.kernel}"
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[self.kernel])
         AttentionInterface.register(name, partial(_observed_attention, self.kernel))
         config._attn_implementation = name
@@ -139,15 +167,18 @@ class _Kernel:
         self.config._attn_implementation = self.kernel
 
 
-class _Sink:
-    """Tells an attention module who watches it; ``remove`` takes that back."""
+class _Watch:
+    """Adds a function to those that watch an attention module; ``remove`` takes it away."""
 
     def __init__(self, module: nn.Module, watch: Callable[..., None]) -> None:
-        self.module = module
-        module.__dict__["ringlens_watch"] = watch
+        self.module, self.watch = module, watch
+        module.__dict__.setdefault("ringlens_watches", []).append(watch)
 
     def remove(self) -> None:
-        del self.module.__dict__["ringlens_watch"]
+        watches = self.module.__dict__["ringlens_watches"]
+        watches.remove(self.watch)
+        if not watches:
+            del self.module.__dict__["ringlens_watches"]
 
 
 def _observed_attention(
@@ -159,10 +190,9 @@ def _observed_attention(
     attention_mask: Any,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The model's own kernel, seen by whoever watches the module."""
+    """The model's own kernel, seen by those who watch the module."""
     attend = attention_kernel(kernel, query)
     output_BTHC, weights = attend(module, query, key, value, attention_mask, **kwargs)
-    watch = module.__dict__.get("ringlens_watch")
-    if watch is not None:
+    for watch in module.__dict__.get("ringlens_watches", ()):
         watch(query, key, output_BTHC, kwargs["scaling"])
     return output_BTHC, weights

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ringlens.config import Sampling
+from ringlens.config import Recorded, Sampling
 from ringlens.model.parallel import parallel_of
 from ringlens.observe.buffer import Task
 from ringlens.observe.points import expert_bias
@@ -28,7 +28,7 @@ VERSIONED = ("ringlens", "torch", "transformers", "accelerate", "duckdb", "pyarr
 def run_record(
     lens: Lens,
     mode: str,
-    record: tuple[str, ...],
+    record: tuple[Recorded, ...],
     settings: Sampling,
     tasks: Sequence[Task],
     place: Place,
@@ -64,9 +64,9 @@ def run_record(
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=None if quantization is None else _quantization(quantization),
         attention=config._attn_implementation,
-        experts_layout=config.experts_layout,
+        experts_layout=config.experts_layout or "fused",
         seed=settings.seed,
-        record=record,
+        record=tuple(map(str, record)),
         expert_bias=bias_SE.reshape(-1, E),
         parallel=_parallel(lens, place),
         versions={"python": platform.python_version(), **{n: version(n) for n in VERSIONED}},

@@ -5,19 +5,23 @@ Shape letters: B batch, T tokens of a forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from ringlens.config import Recorded, TopAttention
 from ringlens.errors import ObservationError
-from ringlens.observe.block import Block
-from ringlens.observe.heads import HeadInstrument
+from ringlens.observe.block import Block, Shipment
+from ringlens.observe.heads import AttentionInstrument, head_fields, top_fields
 from ringlens.observe.parcel import Courier
 from ringlens.observe.ranks import Place
 from ringlens.observe.routing import RoutingInstrument
+from ringlens.observe.vectors import VectorInstrument, Window
 from ringlens.observe.vocabulary import VocabularyInstrument
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ class Recorder:
 
     Args:
         lens: The model to observe.
-        record: Any of "routing", "router_logits", "heads".
+        record: What to record, resolved for this model.
         on_block: Called with each block; may wait, and the model waits with it.
         on_forward: Called with (B, T) at the start of each forward.
         pads: Padded positions before each row; empty for none.
@@ -48,7 +52,7 @@ class Recorder:
     def __init__(
         self,
         lens: Lens,
-        record: tuple[str, ...],
+        record: tuple[Recorded, ...],
         on_block: OnBlock,
         on_forward: OnForward | None = None,
         pads: tuple[int, ...] = (),
@@ -60,16 +64,9 @@ class Recorder:
         self._start = self._stop = 0
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
-        first_B = torch.tensor(pads, device=lens.device) if any(pads) else None
         place = place or Place(tuple(range(model.config.num_hidden_layers)))
-        sparse = tuple(layer for layer in place.layers if layer in model.config.sparse_layers)
         self._vocabulary = VocabularyInstrument(model, self._courier) if place.speaks else None
-        self._routing = self._heads = None
-        if "routing" in record:
-            logits = "router_logits" in record
-            self._routing = RoutingInstrument(model, sparse, lens.router, logits, self._courier)
-        if "heads" in record:
-            self._heads = HeadInstrument(model, place.layers, first_B, self._courier)
+        self._instruments = dict(_instruments(lens, record, place, pads, self._courier))
 
     def __enter__(self) -> Self:
         """Attach."""
@@ -79,7 +76,7 @@ class Recorder:
         self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
         if self._vocabulary is not None:
             self._handles += self._vocabulary.attach()
-        for instrument in self._watching():
+        for instrument in self._instruments.values():
             self._handles += instrument.attach()
         self._handles.append(model.register_forward_hook(self._end))
         return self
@@ -91,14 +88,11 @@ class Recorder:
         traceback: TracebackType | None,
     ) -> None:
         """Detach; hand over what is left."""
-        for handle in self._handles:
+        for handle in reversed(self._handles):
             handle.remove()
         self._handles.clear()
         if error is None:
             self._hand_over()
-
-    def _watching(self) -> list[RoutingInstrument | HeadInstrument]:
-        return [x for x in (self._routing, self._heads) if x is not None]
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         token_ids_BT = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
@@ -109,7 +103,7 @@ class Recorder:
         self._token_ids.append(token_ids_BT)
         if self._vocabulary is not None:
             self._vocabulary.tokens(token_ids_BT)
-        for instrument in self._watching():
+        for instrument in self._instruments.values():
             instrument.begin((B, T), self._stop)
         if self.on_forward is not None:
             self.on_forward(B, T)
@@ -121,16 +115,50 @@ class Recorder:
     def _hand_over(self) -> None:
         if self._stop == self._start:
             return
-        parcels = {}
+        shipments: dict[str, Shipment] = {}
         if self._vocabulary is not None:
-            parcels["vocabulary"] = self._vocabulary.take()
-        if self._routing is not None:
-            parcels["routing"] = self._routing.take()
-        if self._heads is not None:
-            parcels["heads"] = self._heads.take()
+            shipments["vocabulary"] = Shipment(self._start, self._vocabulary.take())
+        for name, instrument in self._instruments.items():
+            parcels = instrument.take()
+            shipments[name] = Shipment(instrument.start if parcels else self._start, parcels)
         token_ids = self._courier.send(
             lambda *ids: {"token_ids": torch.cat(ids, dim=1)}, *self._token_ids
         )
-        block = Block(self._start, self._stop, token_ids, parcels)
+        block = Block(self._start, self._stop, token_ids, shipments)
         self._start, self._token_ids = self._stop, []
         self.on_block(block)
+
+
+Instrument = RoutingInstrument | AttentionInstrument | VectorInstrument
+
+
+def _instruments(
+    lens: Lens,
+    record: tuple[Recorded, ...],
+    place: Place,
+    pads: tuple[int, ...],
+    courier: Courier,
+) -> Iterator[tuple[str, Instrument]]:
+    """The instruments that a request takes in this process, by the name of what they give."""
+    model, layers = lens.model, place.layers
+    first_B = torch.tensor(pads, device=lens.device) if any(pads) else None
+    if "routing" in record:
+        sparse = tuple(layer for layer in layers if layer in model.config.sparse_layers)
+        logits = "router_logits" in record
+        yield "routing", RoutingInstrument(model, sparse, lens.router, logits, courier)
+    if "heads" in record:
+        yield "heads", AttentionInstrument(model, layers, head_fields, first_B, courier)
+    for wanted in record:
+        if isinstance(wanted, str):
+            continue
+        watched = tuple(layer for layer in wanted.layers or () if layer in layers)
+        if isinstance(wanted, TopAttention):
+            compute = partial(top_fields, wanted.k, wanted.heads or ())
+            window = Window(wanted.span, pads)
+            yield (
+                "attention",
+                AttentionInstrument(model, watched, compute, first_B, courier, window),
+            )
+        elif watched or (not wanted.layers and place.speaks):
+            mine = replace(wanted, layers=watched)
+            yield wanted.point, VectorInstrument(model, mine, pads, courier)

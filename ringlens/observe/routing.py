@@ -65,6 +65,7 @@ class RoutingInstrument:
         self._placed: dict[int, Tensor] = {}
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
         self._sent: dict[int, Parcel] = {}
+        self.start = 0
         self._shape = (0, 0)
 
     def attach(self) -> list[Any]:
@@ -75,7 +76,9 @@ class RoutingInstrument:
         ]
 
     def begin(self, shape: tuple[int, int], stop: int) -> None:
-        """A forward of [B, T] tokens begins."""
+        """A forward of [B, T] tokens begins, after which ``stop`` positions are in the cache."""
+        if not self._seen and not self._sent:
+            self.start = stop - shape[1]
         self._shape = shape
 
     def take(self) -> dict[int, Parcel]:

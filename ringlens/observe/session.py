@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ringlens.config import RECORDABLE, Sampling, recordable
+from ringlens.config import RECORDABLE, Recorded, Sampling, recordable
 from ringlens.errors import ConfigError
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
 from ringlens.observe.buffer import Task
@@ -20,6 +20,7 @@ from ringlens.observe.record import run_record
 from ringlens.observe.recording import EVERY, Recording
 from ringlens.observe.resume import unfinished_tasks
 from ringlens.observe.tasks import Text, problem_tasks, stored_texts, text_tasks
+from ringlens.observe.vectors import resolve
 from ringlens.problem import Problem
 from ringlens.store import Store, StoreWriter
 from ringlens.store.records import RunRecord
@@ -61,7 +62,7 @@ def capture(
     store: str | Path | Store,
     *,
     batch_size: int = 16,
-    record: Iterable[str] = RECORDABLE,
+    record: Iterable[Recorded] = RECORDABLE,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
     **sampling: Any,
@@ -77,7 +78,9 @@ def capture(
         problems: Problems, or plain prompts.
         store: Folder of the store; made if it is not there, added to if it is.
         batch_size: Problems generated side by side; no record depends on it.
-        record: Any of "routing", "router_logits", "heads"; tokens are always recorded.
+        record: Any of "routing", "router_logits", "heads", and vectors or top attention positions
+            as :class:`ringlens.config.Vectors` and :class:`ringlens.config.TopAttention` (or their
+            text form, such as "resid_post@3+5"); tokens are always recorded.
         commit_every: Seconds after which a running batch is committed as far as it is.
         on_progress: Called after each step.
         **sampling: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``; see
@@ -99,7 +102,7 @@ def capture(
     def run(observer: Observer, batch: Sequence[Task]) -> None:
         generate(observer, batch, settings)
 
-    session = _Session(lens, "live", recordable(record), settings, batch_size, commit_every)
+    session = _Session(lens, "live", resolved(lens, record), settings, batch_size, commit_every)
     return session.run(store, tasks, run, on_progress)
 
 
@@ -109,7 +112,7 @@ def replay(
     store: str | Path | Store,
     *,
     batch_size: int = 8,
-    record: Iterable[str] = RECORDABLE,
+    record: Iterable[Recorded] = RECORDABLE,
     prefill: int = PREFILL,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
@@ -141,9 +144,16 @@ def replay(
     tasks = stored_texts(source) if isinstance(source, Store) else text_tasks(lens, source)
     settings = Sampling(max_new_tokens=1)
     session = _Session(
-        lens, "replay", recordable(record), settings, batch_size, commit_every, prefill
+        lens, "replay", resolved(lens, record), settings, batch_size, commit_every, prefill
     )
     return session.run(store, tasks, teacher_force, on_progress)
+
+
+def resolved(lens: Lens, record: Iterable[Recorded]) -> tuple[Recorded, ...]:
+    """What to record, checked against the model; every layer, head and position is named."""
+    return tuple(
+        item if isinstance(item, str) else resolve(lens, item) for item in recordable(record)
+    )
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ class _Session:
 
     lens: Lens
     mode: str
-    record: tuple[str, ...]
+    record: tuple[Recorded, ...]
     settings: Sampling
     batch_size: int
     commit_every: float

@@ -1,4 +1,4 @@
-"""A growing array that is taken away from the front."""
+"""A growing array over positions that is taken away from the front."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from numpy.typing import NDArray
 
 
 class Strip:
-    """Arrays joined along one axis, taken piece by piece.
+    """Arrays [L, T, …] of consecutive positions, joined and taken piece by piece.
 
-    Args:
-        axis: The axis that grows.
+    Attributes:
+        first: Position of the first column held.
     """
 
-    def __init__(self, axis: int) -> None:
-        self.axis = axis
+    def __init__(self) -> None:
+        self.first = 0
         self._parts: list[NDArray] = []
-
-    def __len__(self) -> int:
-        return sum(part.shape[self.axis] for part in self._parts)
 
     @property
     def bytes(self) -> int:
         """Memory held."""
         return sum(part.nbytes for part in self._parts)
 
-    def append(self, part: NDArray) -> None:
-        """Add at the end. Copied, so that a small part keeps no large array alive."""
+    def append(self, part: NDArray, first: int) -> None:
+        """Add positions from ``first`` on. Copied: a small part must keep no large array alive."""
+        if not self._parts:
+            self.first = first
         self._parts.append(part.copy())
 
-    def take(self, length: int) -> NDArray:
-        """Remove the first ``length`` from the front and return them."""
-        joined = np.concatenate(self._parts, axis=self.axis)
-        taken, rest = np.split(joined, [length], axis=self.axis)
-        self._parts = [rest.copy()] if rest.shape[self.axis] else []
+    def take(self, stop: int) -> NDArray:
+        """Remove the positions before ``stop`` and return them; `first` moves up to it."""
+        joined = np.concatenate(self._parts, axis=1)
+        length = min(max(stop - self.first, 0), joined.shape[1])
+        taken, rest = np.split(joined, [length], axis=1)
+        self._parts, self.first = [rest.copy()], self.first + length
         return taken

@@ -1,0 +1,169 @@
+"""Watches vectors at chosen points, layers, heads and positions.
+
+Shape letters: B batch, T tokens of a forward, t positions of a block, D size of a vector, H heads.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ringlens.config import TopAttention, Vectors
+from ringlens.errors import ConfigError
+from ringlens.observe.hooks import attach
+from ringlens.observe.parcel import Courier, Parcel, Tensors
+from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
+
+if TYPE_CHECKING:
+    from ringlens.lens import Lens
+    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+
+# Where these are to be found instead: they have tables of their own.
+ELSEWHERE = {
+    "logits": "logprob and entropy of each token, in 'tokens'",
+    "router_logits": "record 'router_logits'",
+    "router_weights": "record 'routing'",
+    "router_choice": "record 'routing'",
+}
+
+
+def resolve(lens: Lens, wanted: Vectors | TopAttention) -> Vectors | TopAttention:
+    """Check against the model what is to be recorded, and fill in what was left open.
+
+    Raises:
+        ConfigError: A layer or head that the model does not have, or a point that is recorded
+            another way.
+        ObservationError: No such point, or it does not exist in a layer.
+    """
+    start, stop = wanted.span
+    if start < 0 or (stop is not None and stop <= start):
+        raise ConfigError(f"{wanted}: the span must be start:stop with 0 <= start < stop.")
+    if isinstance(wanted, TopAttention):
+        heads = _heads(lens, wanted.heads, str(wanted))
+        layers = _layers(lens, "attn_out", wanted.layers)
+        return TopAttention(layers, heads, wanted.k, wanted.span)
+    point, layer = find_point(wanted.point)
+    if point.name in ELSEWHERE:
+        raise ConfigError(f"{point.name} is not recorded as vectors: {ELSEWHERE[point.name]}.")
+    layers = _layers(lens, point.name, wanted.layers if layer is None else (layer,))
+    if point.name == "head_out":
+        return Vectors(point.name, layers, _heads(lens, wanted.heads, str(wanted)), wanted.span)
+    if wanted.heads is not None:
+        raise ConfigError(f"{wanted}: only head_out has heads; leave them out.")
+    return Vectors(point.name, layers, None, wanted.span)
+
+
+def _layers(lens: Lens, point: str, layers: tuple[int, ...] | None) -> tuple[int, ...]:
+    known = layers_with(POINTS[point], lens.config)
+    checked = known if layers is None else {layer_of(POINTS[point], x, lens.config) for x in layers}
+    return tuple(sorted(layer for layer in checked if layer is not None))
+
+
+def _heads(lens: Lens, heads: tuple[int, ...] | None, wanted: str) -> tuple[int, ...]:
+    count = lens.config.num_attention_heads
+    if heads is None:
+        return tuple(range(count))
+    if not heads or min(heads) < 0 or max(heads) >= count:
+        raise ConfigError(f"{wanted}: the model has heads 0 to {count - 1}.")
+    return tuple(sorted(set(heads)))
+
+
+class Window:
+    """Padded positions that a span of the traces' positions can lie at.
+
+    Args:
+        span: Positions of the traces, start and stop; stop None for the end.
+        pads: Padded positions before each row; empty for none.
+    """
+
+    def __init__(self, span: tuple[int, int | None], pads: tuple[int, ...]) -> None:
+        start, stop = span
+        self.start = start + min(pads, default=0)
+        self.stop = float("inf") if stop is None else stop + max(pads, default=0)
+
+    def cut(self, begin: int, T: int) -> slice:
+        """The part of T positions from ``begin`` on that lies inside; may be empty."""
+        first = min(max(self.start - begin, 0), T)
+        return slice(first, int(min(max(self.stop - begin, first), T)))
+
+
+class VectorInstrument:
+    """Hooks at one point of some layers.
+
+    Args:
+        model: The model.
+        wanted: Resolved request; its layers are those that this process watches.
+        pads: Padded positions before each row; empty for none.
+        courier: Sends the results.
+    """
+
+    def __init__(
+        self,
+        model: BailingMoeV2ForCausalLM,
+        wanted: Vectors,
+        pads: tuple[int, ...],
+        courier: Courier,
+    ) -> None:
+        self.model, self.wanted, self.courier = model, wanted, courier
+        self.start = 0
+        self._window = Window(wanted.span, pads)
+        self._begin = self._T = 0
+        self._seen: dict[int, list[Tensor]] = defaultdict(list)
+
+    def attach(self) -> list[Any]:
+        """Hook the point; returns handles to remove."""
+        point = POINTS[self.wanted.point]
+        layers: tuple[int | None, ...] = self.wanted.layers or (None,)
+        return [Held(attach(self.model, [(point, x, partial(self._see, x)) for x in layers]))]
+
+    def begin(self, shape: tuple[int, int], stop: int) -> None:
+        """A forward of [B, T] tokens begins, after which ``stop`` positions are in the cache."""
+        self._T, self._begin = shape[1], stop - shape[1]
+
+    def take(self) -> dict[int, Parcel]:
+        """What was seen since the last time, by layer (−1 for a point outside the layers)."""
+        sent = {
+            layer: self.courier.send(joined, *seen, finish=widened)
+            for layer, seen in self._seen.items()
+        }
+        self._seen.clear()
+        return sent
+
+    def _see(self, layer: int | None, seen_BTD: Tensor) -> None:
+        part = self._window.cut(self._begin, self._T)
+        if part.start == part.stop:
+            return
+        if not self._seen:
+            self.start = self._begin + part.start
+        kept = seen_BTD[:, part]
+        heads = self.wanted.heads
+        # Cloned: later hooks may change it in place, and a part must keep no whole alive.
+        kept = kept.clone() if heads is None else kept[:, :, list(heads)]
+        self._seen[-1 if layer is None else layer].append(kept)
+
+
+class Held:
+    """A context manager entered until ``remove``, as hook handles are."""
+
+    def __init__(self, context: AbstractContextManager[None]) -> None:
+        self._context = context
+        context.__enter__()
+
+    def remove(self) -> None:
+        """Leave it."""
+        self._context.__exit__(None, None, None)
+
+
+def joined(*seen: Tensor) -> Tensors:
+    """Vectors of several forwards, one after the other."""
+    return {"values": torch.cat(seen, dim=1)}
+
+
+def widened(tensors: Tensors) -> Tensors:
+    """On the host: float32, as numpy has no bfloat16."""
+    return {name: x.float() for name, x in tensors.items()}
