@@ -169,10 +169,12 @@ def _check_sizes(config: BailingMoeV2Config, tp_size: int, ep_size: int, pp_size
             f"(dense weights by tp_size, experts by ep_size), so give both the same size, "
             "or only one of them."
         )
-    if ep_size > 1 and pp_size > 1:
+    if pp_size > 1 and max(tp_size, ep_size) > 1:
+        # 5.23 shards by a plan that still names the layers of other stages, and fails on them.
         raise ConfigError(
-            f"ep_size = {ep_size} with pp_size = {pp_size}: transformers does not combine expert "
-            f"with pipeline parallelism. Use tp_size = {ep_size} with pp_size = {pp_size}."
+            f"pp_size = {pp_size} with tp_size = {tp_size} and ep_size = {ep_size}: transformers "
+            "cannot yet combine pipeline with tensor or expert parallelism. Use "
+            f"tp_size = ep_size = {max(tp_size, ep_size) * pp_size}, or pp_size alone."
         )
     if config.num_experts % ep_size:
         raise ConfigError(

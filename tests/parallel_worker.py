@@ -1,0 +1,46 @@
+"""Run under torchrun: load a Ring in several parallel layouts, save what each rank saw of it.
+
+torchrun … parallel_worker.py FOLDER OUT LAYOUT…      with LAYOUT as tp,ep,pp
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import parallel_ring
+import torch
+import torch.distributed as dist
+
+from ringlens.model.parallel import control_group
+
+
+def control():
+    """What a control group brings across, and what a rank sees that waits for one that is late."""
+    words = [None] * dist.get_world_size()
+    dist.all_gather_object(words, f"rank {dist.get_rank()}", group=control_group(20))
+    late = control_group(1)
+    if dist.get_rank() == 1:
+        time.sleep(2)
+        return words, None
+    start = time.monotonic()
+    try:
+        dist.barrier(group=late)
+    except RuntimeError as error:
+        return words, (str(error), time.monotonic() - start)
+    return words, None
+
+
+def main():
+    folder, out, *layouts = sys.argv[1:]
+    for layout in layouts:
+        tp, ep, pp = map(int, layout.split(","))
+        seen = parallel_ring.observe(folder, tp_size=tp, ep_size=ep, pp_size=pp)
+        torch.save(seen, Path(out) / f"{layout}-{dist.get_rank()}.pt")
+    if dist.get_world_size() == 2:
+        torch.save(control(), Path(out) / f"control-{dist.get_rank()}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
