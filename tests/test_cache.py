@@ -218,7 +218,7 @@ def test_an_error_in_a_function_leaves_nothing_behind(lens):
     assert hooks_left(lens.model) == 0
 
 
-@pytest.mark.parametrize("placed", ["some layers on disk", "all on disk", "nf4"])
+@pytest.mark.parametrize("placed", ["some layers on disk", "all on disk", "nf4", "int8"])
 def test_offloaded_and_quantised_models(placed, lens, tmp_path):
     other = Lens(placed_model(placed, tmp_path), lens.tokenizer, placed)
     logits, cache = other.run_with_cache(TEXT)
@@ -226,7 +226,7 @@ def test_offloaded_and_quantised_models(placed, lens, tmp_path):
     assert torch.equal(logits, plain)
     for (name, layer), tensor in wanted.items():
         assert torch.equal(cache[name] if layer is None else cache[name, layer], tensor)
-    if placed == "nf4":
+    if placed in ("nf4", "int8"):
         return
     assert torch.allclose(logits, lens.run_with_cache(TEXT)[0], atol=1e-5)
 
@@ -241,12 +241,13 @@ def test_offloaded_and_quantised_models(placed, lens, tmp_path):
 
 
 def placed_model(placed, folder):
-    """The golden checkpoint, its layers (or everything) on disk, or quantised to nf4."""
+    """The golden checkpoint, its layers (or everything) on disk, or quantised."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     options = {"experts_layout": "modules", "dtype": torch.float32}
-    if placed == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True)
+    if placed in ("nf4", "int8"):
+        bits = {"load_in_4bit": True} if placed == "nf4" else {"load_in_8bit": True}
+        options["quantization_config"] = BitsAndBytesConfig(**bits)
     else:
         modules = ["model.word_embeddings", "model.norm", "lm_head"]
         modules += ["model.rotary_emb", *(f"model.layers.{i}" for i in range(4))]
