@@ -229,21 +229,25 @@ def _statistics(scores_BHtS: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
 
 def _triton_statistics(query: Tensor) -> Callable[..., tuple[Tensor, ...]] | None:
     """The kernel that does it all in one pass, where the device has one."""
-    if not query.is_cuda or query.dtype == torch.float64 or not has_triton():
+    if not has_triton(query):
         return None
     from ringlens.observe.attention_triton import statistics
 
     return statistics
 
 
+def has_triton(query: Tensor) -> bool:
+    """Whether the kernels of attention_triton.py run on ``query``: 16 bits, on CUDA."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _triton_installed()
+
+
 @cache
-def has_triton() -> bool:
-    """Whether Triton can be imported; says once in the log that it cannot."""
+def _triton_installed() -> bool:
     try:
         import triton  # noqa: F401
     except ImportError as error:
         log.warning(
-            "no Triton (%s): head statistics take a second pass of flash attention, about three "
+            "no Triton (%s): head statistics take a second pass of flash attention, two to three "
             "times the work, and their entropy is less exact in 16 bits. Install triton.",
             error,
         )

@@ -10,7 +10,6 @@ C head dimension, V value dimension.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Entries of a block's causal mask on the CPU. Tried on one core: smaller blocks cost more calls,
