@@ -6,6 +6,7 @@ What to record is said in names ("routing", "router_logits", "heads"), in object
     resid_post@3+5          the residual stream after layers 3 and 5
     head_out@2/0-3[0:128]   outputs of heads 0 to 3 of layer 2 at the first 128 positions
     attention:8@2/1         of head 1 in layer 2, the 8 positions that each token looks at most
+    final_norm@             a point outside the layers
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
 
 
 _TEXT = re.compile(
-    r"(?P<name>\w+)(:(?P<k>\d+))?(@(?P<layers>[\d+-]+))?(/(?P<heads>[\d+-]+))?"
+    r"(?P<name>\w+)(:(?P<k>\d+))?(@(?P<layers>[\d+-]*))?(/(?P<heads>[\d+-]+))?"
     r"(\[(?P<start>\d*):(?P<stop>\d*)\])?"
 )
 
@@ -156,7 +157,7 @@ def _numbers(text: str | None, whole: str) -> tuple[int, ...] | None:
     if text is None:
         return None
     numbers: set[int] = set()
-    for part in text.split("+"):
+    for part in text.split("+") if text else ():
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             raise ConfigError(f"{whole!r}: {text!r} is no list of numbers; write 3+5 or 0-7.")

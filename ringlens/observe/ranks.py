@@ -137,7 +137,7 @@ def gone_peers(rank: int) -> Iterator[None]:
         raise ObservationError(
             f"rank {rank}: another process of this run has ended or hangs, so the run stops here. "
             "What was committed is safe; start the same command again to go on from there. "
-            f"({str(error).strip().splitlines()[0]})"
+            f"({str(error).strip().splitlines()[0].split('. ')[0]})"
         ) from error
 
 

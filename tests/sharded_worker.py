@@ -1,0 +1,39 @@
+"""Captures and replays with a model that is spread over the processes of torchrun.
+
+torchrun … sharded_worker.py MODEL STORE [tp_size=2 …]
+"""
+
+import os
+import signal
+import sys
+
+import session_worker
+
+import ringlens as rl
+
+RECORD = ("routing", "router_logits", "heads", "resid_post@0+2")
+
+
+def die_on_rank_1(progress):
+    """End rank 1 without a word in the middle of a run."""
+    if os.environ.get("RANK") == "1" and progress.tokens > 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main():
+    model, store, *sizes = sys.argv[1:]
+    options = {name: int(value) for name, value in (size.split("=") for size in sizes)}
+    dies = options.pop("dies", 0)
+    lens = rl.load(model, dtype="float32", **options)
+    lens.model.generation_config.eos_token_id = 1_000_000
+    settings = {"max_new_tokens": 20, "batch_size": 3, "temperature": 1.0, "seed": 3}
+    on_progress = die_on_rank_1 if dies else None
+    prompts = session_worker.PROMPTS[:5]
+    live = rl.capture(
+        lens, prompts, store, record=RECORD, on_progress=on_progress, commit_every=0, **settings
+    )
+    rl.replay(lens, live, store, record=RECORD, batch_size=3).close()
+
+
+if __name__ == "__main__":
+    main()

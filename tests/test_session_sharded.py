@@ -1,0 +1,88 @@
+"""A model spread over real processes records what one process records."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import golden_data
+import numpy as np
+import pytest
+import tiny_lens
+from test_session import assert_same
+from test_session_interrupted import environment
+
+from ringlens.store import Store
+
+WORKER = Path(__file__).with_name("sharded_worker.py")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "ring"
+    shutil.copytree(golden_data.FOLDER, folder)
+    tiny_lens.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def run(model, store, *sizes, processes=1):
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [str(WORKER), str(model), str(store), *sizes]
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("alone") / "s"
+    done = run(model, path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Store(path)
+
+
+@pytest.mark.parametrize(
+    "sizes", [("tp_size=2",), ("ep_size=2",), ("tp_size=2", "ep_size=2"), ("pp_size=2",)]
+)
+def test_sharded_records_equal_those_of_one_process(model, alone, tmp_path, sizes):
+    done = run(model, tmp_path / "s", *sizes, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with Store(tmp_path / "s") as store:
+        assert store.sql("select count(*), count(finished) from runs").fetchall() == [(2, 2)]
+        assert store.sql("select count(*) from traces").fetchall() == [(10,)]
+        writers = {file.path.rsplit("/")[-1] for file in store.files("routing")}
+        assert any("-r1" in name for name in writers)
+        assert any("-r1" not in name for name in writers)
+        for trace_id in range(1, 11):
+            a, b = store.trace(trace_id), alone.trace(trace_id)
+            assert_same(a, b)
+            for layer in (0, 2):
+                np.testing.assert_allclose(
+                    a.vectors("resid_post", layer=layer).values,
+                    b.vectors("resid_post", layer=layer).values,
+                    rtol=2e-3,
+                    atol=1e-4,
+                )
+        biases = "select layer, expert, bias from experts order by all"
+        assert store.sql(biases).fetchall() == alone.sql(biases).fetchall()
+        (layout,) = store.sql("select distinct parallel from runs").fetchall()
+        assert all(size.replace("=", '": ') in layout[0] for size in sizes)
+
+
+@pytest.mark.parametrize("sizes", ["tp_size=2", "pp_size=2"])
+def test_a_dead_process_stops_the_others_and_leaves_no_half_trace(model, tmp_path, sizes):
+    done = run(model, tmp_path / "s", sizes, "dies=1", processes=2)
+    assert done.returncode != 0
+    assert "another process of this run has ended" in done.stderr
+    with Store(tmp_path / "s") as store:
+        rows = store.sql(
+            "select n_prompt + n_think + n_answer, (select count(*) from routing r where "
+            "r.trace_id = t.trace_id), (select count(*) from heads h where h.trace_id = t.trace_id)"
+            " from traces t"
+        ).fetchall()
+    for tokens, routed, heads in rows:
+        assert (routed, heads) == (3 * tokens, 4 * tokens)
