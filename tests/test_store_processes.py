@@ -9,8 +9,21 @@ from contextlib import closing
 import duckdb
 import numpy as np
 import pytest
-from workers import KINDS, RUN, kinds, processes, write_commits
+from records import part
+from test_store_roundtrip import assert_same
+from workers import (
+    KINDS,
+    PARTS,
+    RUN,
+    ask,
+    kinds,
+    processes,
+    whole,
+    write_commits,
+    write_parts,
+)
 
+from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter
 from ringlens.store.layout import table_names
 from ringlens.store.manifest import Manifest
@@ -19,9 +32,11 @@ SPARSE = len(RUN.sparse_layers)
 KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))
 
 COUNTS = """
-select trace_id, n_prompt + n_think + n_answer, tokens.n, routing.n, router_logits.n, heads.n
+select trace_id, n_prompt + n_think + n_answer, tokens.n, tokens.different, tokens.last,
+       routing.n, router_logits.n, heads.n
 from traces
-left join (select trace_id, count(*) as n from tokens group by all) tokens using (trace_id)
+left join (select trace_id, count(*) as n, count(distinct pos) as different, max(pos) as last
+           from tokens group by all) tokens using (trace_id)
 left join (select trace_id, count(*) as n from routing group by all) routing using (trace_id)
 left join (select trace_id, count(*) as n from router_logits group by all) router_logits
 using (trace_id)
@@ -54,13 +69,14 @@ def assert_whole(path):
     """Every trace has all its rows in all tables; return the ids."""
     with Store(path) as store:
         rows = store.sql(COUNTS).fetchall()
-        for trace_id, n, tokens, routing, logits, heads in rows:
-            whole = (n, n * SPARSE, n * SPARSE, n * RUN.layers)
-            assert (tokens, routing, logits, heads) == whole, trace_id
+        for trace_id, n, *found in rows:
+            assert found == [n, n, n - 1, n * SPARSE, n * SPARSE, n * RUN.layers], trace_id
         for table in ("tokens", "routing", "router_logits", "heads"):
             strangers = f"select count(*) from {table} anti join traces using (trace_id)"
             assert store.sql(strangers).fetchall() == [(0,)]
-    return [row[0] for row in rows]
+    ids = [row[0] for row in rows]
+    assert ids == sorted(set(ids))  # one row a trace
+    return ids
 
 
 def assert_no_orphans(path):
@@ -215,6 +231,138 @@ def test_a_living_writers_files_are_not_swept(tmp_path):
     ids = [trace_id for commit in drain(reports) for trace_id in commit]
     assert set(ids) <= set(assert_whole(tmp_path))
     assert_no_orphans(tmp_path)
+
+
+# --- traces in parts, and runs that are resumed -----------------------------------------------
+
+
+PIECES = """
+select coalesce((select sum(n_prompt + n_think + n_answer) from traces), 0),
+       (select count(*) from tokens), (select count(*) from routing), (select count(*) from heads),
+       (select count(*) from traces), (select count(distinct trace_id) from traces),
+       (select count(*) from (select trace_id from tokens group by trace_id
+                              having max(pos) + 1 <> count(distinct pos)))
+"""
+
+
+def assert_whole_blocks(store):
+    """At one moment: rows of traces and of their blocks agree; return the tokens there are."""
+    ((sizes, tokens, routing, heads, rows, traces, gaps),) = store.sql(PIECES).fetchall()
+    assert (tokens, routing, heads) == (sizes, sizes * SPARSE, sizes * RUN.layers)
+    assert (rows, gaps) == (traces, 0)
+    return tokens
+
+
+def test_a_reader_sees_whole_blocks_of_running_traces(tmp_path):
+    StoreWriter(tmp_path).close()
+    process, reports = start(write_parts, tmp_path, 40)
+    sizes = []
+    with Store(tmp_path) as store:
+        while process.is_alive():
+            sizes.append(assert_whole_blocks(store))
+            if sizes[-1]:
+                trace = store.trace(1)
+                assert trace.routing(1)["expert_ids"].shape[0] == len(trace)
+        sizes.append(assert_whole_blocks(store))
+    process.join()
+    assert process.exitcode == 0
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 5
+    assert len(drain(reports)) == 41
+    assert_whole(tmp_path)
+    assert_no_orphans(tmp_path)
+
+
+@pytest.mark.parametrize("store", range(max(1, KILLS // 12)))
+def test_killed_writers_of_parts_lose_no_block_and_resume(tmp_path, store):
+    """Every process takes up the run where the one before was killed; one run, no trace twice."""
+    rng = random.Random(100 + store)
+    acknowledged: dict[int, int] = {}
+    runs = set()
+    for _ in range(6):
+        process, reports = start(write_parts, tmp_path, None)
+        runs.add(reports.recv())
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.join()
+        for commit in drain(reports):
+            acknowledged |= dict(commit)
+        assert_whole(tmp_path)
+        with Store(tmp_path) as opened:
+            assert_whole_blocks(opened)
+            query = "select trace_id, n_prompt + n_think + n_answer from traces"
+            found = dict(opened.sql(query).fetchall())
+        assert all(found[trace_id] >= n for trace_id, n in acknowledged.items())
+    assert len(runs) == 1
+    with StoreWriter(tmp_path) as writer:
+        assert writer.unfinished(PARTS.fingerprint) in runs
+    assert_no_orphans(tmp_path)
+    with Store(tmp_path) as opened:
+        for trace_id, item, n in opened.sql(
+            "select trace_id, item, n_prompt + n_think + n_answer from traces"
+        ).fetchall():
+            assert_same(opened.trace(trace_id), part(whole(item), 0, n, None), PARTS)
+        items = opened.sql("select item from traces order by item").fetchall()
+        assert items == [(i,) for i in range(len(items))]  # none twice, none missed
+
+
+def asking(path):
+    """A process that asks for the unfinished run when told to."""
+    ours, theirs = processes().Pipe()
+    process, reports = start(ask, path, theirs)
+    theirs.close()
+    assert reports.recv() == "ready"
+    return process, reports, ours
+
+
+def test_only_one_of_those_who_ask_at_once_gets_the_run(tmp_path):
+    process, reports = start(write_parts, tmp_path, None)
+    run_id = reports.recv()
+    alive = asking(tmp_path)
+    alive[2].send("go")
+    assert alive[1].recv() is None  # the first process still works on it
+    process.kill()
+    process.join()
+    for _ in range(6):
+        asked = [asking(tmp_path) for _ in range(3)]
+        for _, _, tell in asked:
+            tell.send("go")
+        answers = [reports.recv() for _, reports, _ in asked]
+        assert sorted(answers, key=str) == sorted([run_id, None, None], key=str)
+        late = asking(tmp_path)
+        late[2].send("go")
+        assert late[1].recv() is None
+        for each, _, _ in (*asked, late):
+            each.kill()
+            each.join()
+    alive[0].kill()
+    with StoreWriter(tmp_path) as writer:
+        assert writer.unfinished("another command") is None
+        assert writer.unfinished("") is None
+        assert writer.unfinished(PARTS.fingerprint) == run_id
+        writer.resume(run_id)
+        with StoreWriter(tmp_path) as other, pytest.raises(StoreError, match="another process"):
+            other.resume(run_id)
+        writer.finish_run(run_id)
+    with StoreWriter(tmp_path) as writer:
+        assert writer.unfinished(PARTS.fingerprint) is None
+        with pytest.raises(StoreError, match="has ended: start a new one"):
+            writer.resume(run_id)
+        with pytest.raises(StoreError, match="no run nothing"):
+            writer.resume("nothing")
+
+
+def test_the_latest_unfinished_run_is_found(tmp_path):
+    with StoreWriter(tmp_path) as writer:
+        runs = [writer.start_run(PARTS) for _ in range(3)]
+        assert writer.unfinished(PARTS.fingerprint) is None  # this writer is alive
+        writer.finish_run(runs[2])
+        writer.start_run(RUN)  # without a fingerprint
+    with StoreWriter(tmp_path) as writer, StoreWriter(tmp_path) as other:
+        assert writer.unfinished(PARTS.fingerprint) == runs[1]
+        assert other.unfinished(PARTS.fingerprint) == runs[0]
+        assert other.unfinished(PARTS.fingerprint) is None
+        assert other.unfinished("") is None
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -182,7 +182,7 @@ class StoreWriter:
         this writer is closed or its process gone.
 
         Args:
-            fingerprint: As in the `RunRecord` that started the run.
+            fingerprint: As in the `RunRecord` that started the run; no run is found by "".
 
         Returns:
             The run's id; None if there is no such run.
@@ -192,7 +192,11 @@ class StoreWriter:
         """
         return self._lead(
             "unfinished runs could not be looked up",
-            lambda: self._manifest.claim(fingerprint, self._lock.name, self._dead),
+            lambda: (
+                self._manifest.claim(fingerprint, self._lock.name, self._dead)
+                if fingerprint
+                else None
+            ),
         )
 
     def resume(self, run_id: str) -> None:
