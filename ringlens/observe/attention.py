@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ Mask = Causal | Tensor | BlockMask | None
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """What the heads of one layer did, [B, T, H] float32; NaN in padded rows.
+    """What the heads of one layer did, [B, T, H]; NaN in padded rows.
 
     Attributes:
         entropy: Entropy of the weights, nats.
@@ -153,9 +154,17 @@ def _weight_on_first(
 
 def _dots(query_BHTC: Tensor, key_BGTC: Tensor) -> Tensor:
     """Dot product [B, T, H] of each query with the key at its place (or with the only one)."""
-    query_BGrTC = wide(query_BHTC).unflatten(1, (key_BGTC.shape[1], -1))
-    dots_BGrT = (query_BGrTC * wide(key_BGTC).unsqueeze(2)).sum(dim=-1)
-    return dots_BGrT.flatten(1, 2).transpose(1, 2)
+    B, H, _, C = query_BHTC.shape
+    size = max(1, MAX_SCORES // (B * H * C))
+    parts = []
+    for query, key in zip(
+        query_BHTC.split(size, dim=2),
+        key_BGTC.split(size, dim=2) if key_BGTC.shape[2] > 1 else repeat(key_BGTC),
+        strict=False,
+    ):
+        query_BGrtC = wide(query).unflatten(1, (key.shape[1], -1))
+        parts.append((query_BGrtC * wide(key).unsqueeze(2)).sum(dim=-1).flatten(1, 2))
+    return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 def visible_keys(mask: Mask, queries: slice, T: int, S: int, device: torch.device) -> Tensor:
@@ -229,16 +238,17 @@ def _statistics(scores_BHtS: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
 
 def _triton_statistics(query: Tensor) -> Callable[..., tuple[Tensor, ...]] | None:
     """The kernel that does it all in one pass, where the device has one."""
-    if not has_triton(query):
+    if not has_triton(query.device, query.dtype):
         return None
     from ringlens.observe.attention_triton import statistics
 
     return statistics
 
 
-def has_triton(query: Tensor) -> bool:
-    """Whether the kernels of attention_triton.py run on ``query``: 16 bits, on CUDA."""
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _triton_installed()
+def has_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels of attention_triton.py run there: 16 bits, on CUDA."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and half and _triton_installed()
 
 
 @cache

@@ -64,6 +64,7 @@ def attention_with_statistics(
     first_B: Tensor | None,
     scaling: float,
     tiling: Tiling | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Causal attention aligned at the last position, and its statistics.
 
@@ -74,13 +75,14 @@ def attention_with_statistics(
         first_B: First key of each row that is no padding; None: key 0.
         scaling: Factor on the scores.
         tiling: How to cut the work, None for the default.
+        dtype: dtype of the output, None for the queries'.
 
     Returns:
         Output [B, T, H, C], 0 in padded rows, and entropy, first weight, previous weight and
         log-sum-exp [B, T, H] float32, NaN there.
     """
     B, H, T, C = query_BHTC.shape
-    output_BTHC = query_BHTC.new_empty(B, T, H, C)
+    output_BTHC = query_BHTC.new_empty(B, T, H, C, dtype=dtype)
     found = _launch(query_BHTC, key_BGSC, value_BGSC, output_BTHC, first_B, scaling, tiling)
     return output_BTHC, found
 
