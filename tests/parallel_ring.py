@@ -43,6 +43,9 @@ def save(folder, seed=0, **changes):
             tensor.data.normal_(std=0.1)
         elif tensor.dim() > 1:
             tensor.data.normal_(std=0.15)
+        if not name.endswith("expert_bias"):
+            tensor.data = tensor.data.to(getattr(torch, changes.get("dtype", "float32")))
+    model.config.dtype = changes.get("dtype", "float32")
     model.save_pretrained(folder)
     tiny_lens.tokenizer().save_pretrained(folder)
     return folder

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ringlens.errors import ConfigError
 from ringlens.model.configuration import LAYOUTS
 from ringlens.model.quantization import MODULE_METHODS
@@ -50,14 +47,3 @@ def choose_layout(
         raise ConfigError(f"experts = 'modules', but {why} fused experts. Leave experts out.")
     wants_modules = needs_modules or (offloads and not keeps_fp8 and not sharded)
     return asked or ("modules" if wants_modules else "fused")
-
-
-def is_offloading(device_map: Any, offload_folder: str | None = None) -> bool:
-    """Whether a device map leaves weights on the disk, or in CPU memory beside a GPU.
-
-    "auto" decides while loading; with it, giving an ``offload_folder`` is taken as the answer.
-    """
-    if not isinstance(device_map, Mapping):
-        return device_map is not None and offload_folder is not None
-    places = {str(place) for place in device_map.values()}
-    return "disk" in places or ("cpu" in places and len(places) > 1)

@@ -12,9 +12,15 @@ import torch
 from ringlens.data import path as bundled
 from ringlens.errors import ConfigError, ModelNotFoundError
 from ringlens.model.configuration import BailingMoeV2Config
-from ringlens.model.layout import choose_layout, is_offloading
+from ringlens.model.layout import choose_layout
 from ringlens.model.parallel import distributed_config
-from ringlens.model.quantization import keeps_fp8, quantization_config, quantization_method
+from ringlens.model.quantization import (
+    check_offload,
+    is_offloading,
+    keeps_fp8,
+    quantization_config,
+    quantization_method,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,6 +109,7 @@ def load_model(
     target = _first_place(where.get("device_map"), layout)
     quantizer = quantization_config(quantization, config, _compute_dtype(dtype, config), target)
     method = quantization_method(config, quantizer)
+    check_offload(method, device_map)
     config.experts_layout = choose_layout(
         experts,
         method=method,

@@ -34,7 +34,7 @@ from ringlens.model.attention import (
 )
 from ringlens.model.configuration import BailingMoeV2Config
 from ringlens.model.conversion import check_checkpoint, prediction_layer_pattern
-from ringlens.model.layout import choose_layout, is_offloading
+from ringlens.model.layout import choose_layout
 from ringlens.model.moe import (
     BailingMoeV2ExpertModules,
     BailingMoeV2Experts,
@@ -43,7 +43,13 @@ from ringlens.model.moe import (
     BailingMoeV2SparseMoeBlock,
 )
 from ringlens.model.parallel import HEAD_TP_PLAN, number_cache, splits_experts
-from ringlens.model.quantization import check_saveable, keep_head, quantization_method, warn_once
+from ringlens.model.quantization import (
+    check_saveable,
+    is_offloading,
+    keep_head,
+    quantization_method,
+    warn_once,
+)
 
 log = logging.getLogger(__name__)
 

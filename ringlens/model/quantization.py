@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import CheckpointError, ConfigError
@@ -121,6 +121,31 @@ def _fp8_config(config: BailingMoeV2Config, place: str | torch.device) -> Any:
     return FineGrainedFP8Config(**{**values, "dequantize": not keep})
 
 
+def check_offload(method: str | None, device_map: Any) -> None:
+    """Refuse bitsandbytes with weights that would have to wait in CPU memory or on the disk.
+
+    Raises:
+        ConfigError: The device map has such weights.
+    """
+    if method == "bitsandbytes" and is_offloading(device_map):
+        raise ConfigError(
+            "bitsandbytes keeps its weights where they are computed with, but the device_map puts "
+            "some into CPU memory or on the disk. Use fewer bits or more GPUs, or leave "
+            "quantization out to offload 16-bit weights."
+        )
+
+
+def is_offloading(device_map: Any, offload_folder: str | None = None) -> bool:
+    """Whether a device map leaves weights on the disk, or in CPU memory beside a GPU.
+
+    "auto" decides while loading; with it, giving an ``offload_folder`` is taken as the answer.
+    """
+    if not isinstance(device_map, Mapping):
+        return device_map is not None and offload_folder is not None
+    places = {str(place) for place in device_map.values()}
+    return "disk" in places or ("cpu" in places and len(places) > 1)
+
+
 def keeps_fp8(place: str | torch.device) -> bool:
     """Whether an FP8 checkpoint stays in FP8 at ``place`` (else it is dequantised while loading).
 
@@ -181,8 +206,7 @@ def check_saveable(model: nn.Module) -> None:
         if getattr(state, "packing_format_for_cpu", False):
             raise CheckpointError(
                 f"{name} was rearranged by bitsandbytes for this CPU when the model first ran, and "
-                "would be saved damaged. Load the model again and save it before running it, or "
-                "call model.dequantize() to save it in 16 bits."
+                "would be saved damaged. Load the model again and save it before running it."
             )
 
 
