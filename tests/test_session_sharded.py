@@ -9,9 +9,10 @@ import golden_data
 import numpy as np
 import pytest
 import tiny_lens
-from test_session import assert_same
+from test_session import PROMPTS, assert_same
 from test_session_interrupted import environment
 
+import ringlens as rl
 from ringlens.store import Store
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
@@ -86,3 +87,39 @@ def test_a_dead_process_stops_the_others_and_leaves_no_half_trace(model, tmp_pat
         ).fetchall()
     for tokens, routed, heads in rows:
         assert (routed, heads) == (3 * tokens, 4 * tokens)
+
+
+PLACES = {
+    "model.word_embeddings": "cpu",
+    "model.rotary_emb": "cpu",
+    "model.layers.0": "cpu",
+    "model.layers.1": "disk",
+    "model.layers.2": "disk",
+    "model.layers.3": "cpu",
+    "model.norm": "cpu",
+    "lm_head": "disk",
+}
+
+
+def test_an_offloaded_model_records_the_same(model, tmp_path):
+    def capture(name, **options):
+        lens = rl.load(str(model), dtype="float32", **options)
+        return rl.capture(lens, PROMPTS, tmp_path / name, max_new_tokens=8)
+
+    plain = capture("plain")
+    offloaded = capture("offloaded", device_map=PLACES, offload_folder=tmp_path / "weights")
+    for trace_id in range(1, len(PROMPTS) + 1):
+        assert_same(plain.trace(trace_id), offloaded.trace(trace_id))
+    assert '"devices": 2' in offloaded.sql("select parallel from runs").fetchall()[0][0]
+
+
+def test_a_quantised_model_is_recorded_and_the_run_says_how(model, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    lens = rl.load(str(model), dtype="float32", quantization="nf4")
+    store = rl.capture(lens, PROMPTS, tmp_path / "s", max_new_tokens=4)
+    said = store.sql("select quantization->>'bnb_4bit_quant_type' from runs").fetchall()
+    assert said == [("nf4",)]
+    tokens, routed = store.sql(
+        "select (select count(*) from tokens), count(*) from routing"
+    ).fetchall()[0]
+    assert routed == 3 * tokens
