@@ -46,7 +46,7 @@ def test_help_is_quick_and_has_examples():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert best < 0.5  # CPU seconds; 0.2 on an idle core
-    for name in ("demo", "capture", "replay", "app", "sql", "info"):
+    for name in ("demo", "capture", "replay", "plan", "app", "sql", "info"):
         assert name in result.stdout
         assert "ringlens " + name in ringlens(name, "--help").stdout.split("Example")[1]
 
@@ -101,11 +101,17 @@ def test_replay_of_a_store_and_of_a_file(captured, tmp_path):
         (["info", "nowhere"], 1, "nowhere"),
         (["app", "nowhere"], 1, "nowhere"),
         (["replay", "ring-nano", "nowhere", "--store", "s"], 1, "nothing to replay"),
+        (["capture", "ring-nano", "--store", "s", "--device-map", "no.json"], 1, "device map"),
+        (["capture", "ring-nano", "--store", "s", "--device-map", "list.json"], 1, "JSON object"),
+        (["capture", "ring-nano", "--store", "s", "--quantization", "int4"], 2, "nf4-double"),
+        (["capture", "ring-nano", "--store", "s", "--tp-size", "2"], 1, "torchrun"),
+        (["plan", "ring-nano", "--gpus", "8xH100"], 1, "16x80GB"),
     ],
 )
 def test_bad_input_has_a_message_and_a_code(args, code, message, tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "bad.jsonl").write_text("not json\n")
+    (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "file").write_text("a file, not a folder")
     result = ringlens(*args, cwd=tmp_path)
     assert result.returncode == code, result.stderr
@@ -183,3 +189,29 @@ def fetch(url):
         except OSError:
             time.sleep(0.1)
     raise AssertionError(f"nothing answers at {url}")
+
+
+def test_a_saved_device_map_starts_a_capture(tmp_path):
+    """Of a model planned for main memory: the file that plan writes is one that capture reads."""
+    file = tmp_path / "map.json"
+    plan = ["plan", "ring-nano", "--gpus", "cpu:8GB", "--save-device-map", file]
+    assert ringlens(*plan).returncode == 0
+    assert set(json.loads(file.read_text()).values()) == {"cpu"}
+    options = ["--store", tmp_path / "s", "--n", 1, "--max-new-tokens", 4, "--device-map", file]
+    result = ringlens("capture", "ring-nano", *options, "--experts", "modules")
+    assert result.returncode == 0, result.stderr
+    with Store(tmp_path / "s") as store:
+        assert store.sql("select experts_layout from runs").fetchall() == [("modules",)]
+
+
+def test_only_the_first_process_speaks(captured, monkeypatch, capsys):
+    from ringlens.cli_print import print_summary, progress_bar
+
+    monkeypatch.setenv("RANK", "1")
+    print_summary(captured)
+    with progress_bar("quiet") as show:
+        show(None)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    print_summary(captured)
+    assert "8 traces" in capsys.readouterr().out

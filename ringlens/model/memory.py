@@ -80,15 +80,18 @@ def activation_bytes(
     N, D, k = work.tokens, config.hidden_size, config.num_experts_per_tok
     F, C = config.moe_intermediate_size, config.head_dim or 0
     H, G = config.num_attention_heads, config.num_key_value_heads or 0
-    stream = 2 * N * D * item  # residual stream, and the normed input of the block
+    # Embeddings, the layer's input, its attention's output, their sum, and the normed sum; cosines
+    # and sines; where traces of several lengths stand side by side, a mask.
+    mask = N * work.context if work.batch > 1 else 0
+    stream = 5 * N * D * item + 2 * N * config.rotary_dim * item + mask
+    routing = N * (config.num_experts * 6 * 4 + k * 6 * 8)  # scores in float32, order of choices
     queries = N * H * C
     # Fused projection, rotated queries, float32 copies inside the query norm; a layer's keys and
     # values twice while the cache grows, and once more a head where a mask forbids sharing them.
     grown = cache_bytes(config, work, item)
     repeated = grown // G * H if work.batch > 1 else 0
-    mask = work.tokens * work.context if work.batch > 1 else 0
     attention = stream + N * (H + 2 * G) * C * item + queries * (item + 8) + grown
-    attention += repeated + mask
+    attention += repeated
     if layout == "fused":
         # Gathered inputs, their outputs, and two float32 copies of those while they are weighted.
         experts = N * k * D * (2 * item + 8)
@@ -98,7 +101,7 @@ def activation_bytes(
     return {
         "attention": attention + linear_bytes,
         "head statistics": stream + queries * (2 * item + STATISTICS_WORK),
-        "experts": stream + experts + linear_bytes if config.sparse_layers else 0,
+        "experts": stream + routing + experts + linear_bytes if config.sparse_layers else 0,
         "dense FFN": stream + 3 * N * config.intermediate_size * item + linear_bytes,
         "logits": stream + 2 * 4 * work.batch * config.vocab_size + CHUNK_LOGITS,
     }

@@ -1,0 +1,95 @@
+"""``ringlens plan`` on the command line: what it prints, how long it takes, what it refuses."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ringlens.cli import main
+
+ROOT = Path(__file__).parent.parent
+RING_1T = ROOT / "tests" / "configs" / "ring-1t.json"
+
+
+def said_by(*args, code=0):
+    result = CliRunner().invoke(main, ["plan", *map(str, args)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def seconds(*args):
+    """CPU seconds of a process, and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run([sys.executable, *args], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent, result.stdout
+
+
+def test_ring_1t_is_planned_in_seconds():
+    """A second beyond what importing torch and transformers takes, however busy the machine is."""
+    planning = ["-m", "ringlens.cli", "plan", str(RING_1T), "--gpus", "16x80GB"]
+    importing = ["-c", "import ringlens.model.loading"]
+    runs = [(seconds(*planning), seconds(*importing)[0]) for _ in range(2)]
+    assert min(spent - base for (spent, _), base in runs) < 2
+    said = runs[0][0][1]
+    for part in ("999.71B", "51.05B", "1.999 TB", "does not fit", "fp8 fits on 16 x 80 GB"):
+        assert part in said
+    assert "\x1b" not in said  # no colours outside a terminal
+
+
+def test_plan_prints_the_command_of_each_way():
+    said = said_by(RING_1T, "--gpus", "8x141GB", "--quantization", "nf4")
+    assert "ringlens capture MODEL --store" in said
+    assert "--quantization nf4 --device-map auto" in said
+    fp8 = RING_1T.with_name("ring-1t-fp8.json")
+    said = said_by(fp8, "--gpus", "16x80GiB", "--batch", 1)
+    assert f"ringlens plan {fp8} --gpus 16x80GiB" in said
+    assert "torchrun --nnodes 2 --nproc-per-node 8" in said
+    assert "vllm serve MODEL" in said
+    assert "--tensor-parallel-size 8 --pipeline-parallel-size 2" in said
+
+
+def test_plan_as_json_has_everything():
+    said = json.loads(said_by("ring-nano", "--gpus", "2x80GB", "--json"))
+    assert said["fits"]
+    assert said["dtype"] == "float32"  # as ring-nano is loaded
+    assert said["parameters"]["total"] == sum(
+        n for kind, n in said["parameters"].items() if kind not in ("total", "active")
+    )
+    ways = {way["name"]: way for way in said["ways"]}
+    assert list(ways) == ["device_map", "torchrun", "vllm"]
+    held = sum(device["weights"] for device in ways["device_map"]["devices"])
+    assert held == said["weights"]["total"]
+    for part in ("weights", "work", "cache", "activations", "recording", "largest", "devices"):
+        assert said[part]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["ring-nano"], 2, "--gpus"),
+        (["ring-nano", "--gpus", "1x8GB", "--context", "0"], 1, "1 or more"),
+        (["ring-nano", "--gpus", "1x8GB", "--dtype", "int3"], 1, "bfloat16"),
+        (["ring-nano", "--gpus", "1x8GB", "--reserve", "much"], 1, "much"),
+        (["ring-nano", "--gpus", "1x8GB", "--save-device-map", "none/m"], 1, "device map"),
+        (["ring-nano", "--gpus", "1x8MB", "--save-device-map", "m"], 1, "does not fit"),
+        (["nowhere.json", "--gpus", "1x8GB"], 1, "nowhere.json"),
+        (["./nowhere", "--gpus", "1x8GB"], 1, "no model"),
+        (["llama.json", "--gpus", "1x8GB"], 1, "'llama'"),
+        (["old.json", "--gpus", "1x8GB"], 1, "BailingMoeForCausalLM"),
+        (["broken.json", "--gpus", "1x8GB"], 1, "broken.json"),
+    ],
+)
+def test_wrong_input_is_refused(args, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("llama.json").write_text('{"model_type": "llama"}')
+    old = {"model_type": "bailing_moe", "architectures": ["BailingMoeForCausalLM"]}
+    Path("old.json").write_text(json.dumps(old))
+    Path("broken.json").write_text("{")
+    assert message in said_by(*args, code=code)
+    assert not Path("m").exists()
