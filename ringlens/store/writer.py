@@ -155,7 +155,13 @@ class StoreWriter:
             return self._manifest.reserve(run_id, self._lock.name, new) if traces else None
 
         def stage(files: CommitFiles) -> Spoken | None:
-            return self._stage(files, _trace_ids(files.commit, traces), traces, shape)
+            ids = _trace_ids(files.commit, traces)
+            speaks = self.peers.rank == self.peers.speaker
+            tables = [t for t in schema.tables(shape.experts) if speaks or t is not schema.TOKENS]
+            files.stage_traces(tables, ids, traces, shape)
+            if not speaks:
+                return None
+            return Spoken(encode.trace_batch(run_id, ids, traces), parts_of(traces))
 
         commit = self._transact(check, reserve, stage)
         return _trace_ids(commit, traces) if commit is not None else []
@@ -342,26 +348,6 @@ class StoreWriter:
             discard(self.path, self._manifest, commit)
         else:
             CommitFiles(self.path, commit, self.peers.rank).take_back()
-
-    def _stage(
-        self,
-        files: CommitFiles,
-        ids: Sequence[int],
-        traces: Sequence[TraceRecord],
-        shape: RunShape,
-    ) -> Spoken | None:
-        """Stage this rank's files of a commit, each table sorted by trace."""
-        speaks = self.peers.rank == self.peers.speaker
-        pairs = sorted(zip(ids, traces, strict=True), key=lambda pair: pair[0])
-        for table in schema.tables(shape.experts):
-            if table is schema.TOKENS and not speaks:
-                continue
-            groups = encode.row_groups(table, pairs, shape)
-            if groups is not None:
-                files.stage(table, groups, ids)
-        if not speaks:
-            return None
-        return Spoken(encode.trace_batch(files.commit.run_id, ids, traces), parts_of(traces))
 
     def _shape(self, run_id: str) -> RunShape:
         if run_id not in self._shapes:

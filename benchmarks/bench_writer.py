@@ -1,0 +1,170 @@
+"""How many tokens a second are stored: traces of Ring-1T's size, encoded and committed.
+
+Tokens a second of CPU time, which is what one core does, and of the clock: tables are encoded side
+by side. Both are medians, with their range.
+
+python benchmarks/bench_writer.py [TOKENS]
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from side_by_side import machine
+
+from ringlens.store import (
+    HeadArrays,
+    RoutingArrays,
+    RunRecord,
+    StoreWriter,
+    TokenArrays,
+    TraceRecord,
+)
+
+LAYERS, DENSE, EXPERTS, K, HEADS = 80, 4, 256, 8, 64
+ROUNDS = 5
+
+
+def main() -> None:
+    """Print tokens a second of CPU time, and bytes a token, for what may be recorded."""
+    tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
+    pa.set_cpu_count(1)
+    run, trace = ring_1t(tokens)
+    variants = {
+        "tokens": replace(trace, routing=None, router_logits=None, heads=None),
+        "routing": replace(trace, router_logits=None, heads=None),
+        "routing, logits": replace(trace, heads=None),
+        "routing, heads": replace(trace, router_logits=None),
+        "everything": trace,
+    }
+    print(f"{machine()}, pyarrow {pa.__version__}; blocks of {tokens} tokens")
+    for name, record in variants.items():
+        core, clock, size = measure(run, record, tokens)
+        print(
+            f"{name:16s} {spread(core)} tokens/s of one core, {spread(clock)} by the clock,"
+            f" {size / tokens / 1000:6.2f} kB a token"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory {peak:,.0f} MiB, of which the trace {trace_bytes(trace) / 2**20:,.0f} MiB")
+
+
+def measure(run: RunRecord, record: TraceRecord, tokens: int) -> tuple[list, list, int]:
+    """Tokens a second of CPU time and of the clock, in each round; bytes of a commit."""
+    core, clock, size = [], [], 0
+    with tempfile.TemporaryDirectory() as folder, StoreWriter(Path(folder) / "s") as writer:
+        run_id = writer.start_run(run)
+        for _ in range(ROUNDS + 1):
+            before = writer.bytes_written
+            cpu, now = time.process_time(), time.perf_counter()
+            writer.commit(run_id, [record])
+            core.append(tokens / (time.process_time() - cpu))
+            clock.append(tokens / (time.perf_counter() - now))
+            size = writer.bytes_written - before
+    return core[1:], clock[1:], size  # the first round pays for imports
+
+
+def spread(values: list[float]) -> str:
+    """Median, smallest and largest."""
+    return f"{statistics.median(values):7,.0f} ({min(values):,.0f}-{max(values):,.0f})"
+
+
+def ring_1t(tokens: int) -> tuple[RunRecord, TraceRecord]:
+    """A run and a trace of Ring-1T's sizes; values from distributions like the model's."""
+    rng = np.random.default_rng(0)
+    sparse = tuple(range(DENSE, LAYERS))
+    shape = (len(sparse), tokens)
+    logits = half(rng.normal(-1, 1.5, (*shape, EXPERTS)).astype(np.float32))
+    ids = np.argsort(-logits, axis=2)[..., : K + 1]
+    score = 1 / (1 + np.exp(-np.take_along_axis(logits, ids, axis=2)))
+    weights = score[..., :K] / score[..., :K].sum(-1, keepdims=True) * 2.5
+    routing = RoutingArrays(
+        layers=sparse,
+        expert_ids=ids[..., :K].astype(np.uint8),
+        weights=half(weights),
+        affinities=score[..., :K],
+        margin=score[..., K - 1] - score[..., K],
+        group_margin=rng.gamma(1, 0.1, shape).astype(np.float32),
+        bias_flips=rng.random((*shape, K)) < 0.1,
+        unlimited_ids=ids[..., :K].astype(np.uint8),
+        group_flips=rng.random((*shape, K)) < 0.1,
+        entropy=rng.normal(5, 0.1, shape).astype(np.float32),
+    )
+    run = RunRecord(
+        mode="live",
+        model="synthetic",
+        revision=None,
+        layers=LAYERS,
+        sparse_layers=sparse,
+        experts=EXPERTS,
+        experts_per_token=K,
+        groups=8,
+        groups_kept=4,
+        routed_scaling_factor=2.5,
+        heads=HEADS,
+        kv_heads=8,
+        head_dim=128,
+        hidden_size=8192,
+        dtype="bfloat16",
+        quantization=None,
+        attention="synthetic",
+        experts_layout="fused",
+        seed=0,
+        record=("routing", "router_logits", "heads"),
+        expert_bias=rng.normal(0, 0.05, (len(sparse), EXPERTS)).astype(np.float32),
+    )
+    trace = TraceRecord(
+        prompt="",
+        text="word " * tokens,
+        n_prompt=0,
+        n_think=tokens,
+        n_answer=0,
+        finish_reason="stop",
+        seed=0,
+        tokens=words(rng, tokens),
+        routing=routing,
+        router_logits=logits,
+        heads=head_statistics(rng, tokens),
+    )
+    return run, trace
+
+
+def words(rng: np.random.Generator, tokens: int) -> TokenArrays:
+    """Tokens of five characters."""
+    start = np.arange(0, 5 * tokens, 5, dtype=np.int32)
+    token_id = rng.zipf(1.3, tokens).clip(max=150_000).astype(np.int32)
+    entropy, logprob = (rng.gamma(1, 0.5, tokens).astype(np.float32) for _ in range(2))
+    return TokenArrays(
+        token_id, ["word "] * tokens, start, start + 5, ["think"] * tokens, -logprob, entropy
+    )
+
+
+def head_statistics(rng: np.random.Generator, tokens: int) -> HeadArrays:
+    """Most weight on the first token, as large models have it."""
+    shape = (LAYERS, tokens, HEADS)
+    first = rng.beta(2, 1, shape)
+    values = (rng.gamma(2, 1, shape), first, (1 - first) * rng.beta(1, 20, shape))
+    norm = rng.gamma(4, 1, shape)
+    return HeadArrays(tuple(range(LAYERS)), *(half(v) for v in values), half(norm))
+
+
+def half(values: np.ndarray) -> np.ndarray:
+    """Rounded to fp16, as float32."""
+    return values.astype(np.float16).astype(np.float32)
+
+
+def trace_bytes(trace: TraceRecord) -> int:
+    """Bytes of the large arrays."""
+    arrays = [trace.router_logits, *vars(trace.routing).values(), *vars(trace.heads).values()]
+    return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
+
+
+if __name__ == "__main__":
+    main()
