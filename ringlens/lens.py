@@ -236,7 +236,8 @@ def load(name: str = "ring-nano", **options: Any) -> Lens:
         **options: See :func:`ringlens.model.loading.load_model`:
 
             - ``dtype`` of the weights ("auto": the checkpoint's; ring-nano: float32), ``attention``
-              kernel, ``revision`` of a hub id.
+              kernel ("ringlens" gives head statistics in the same pass on CUDA), ``revision`` of
+              a hub id.
             - Where: ``device``; or ``device_map`` ("auto" or explicit) with ``max_memory`` a device
               and an ``offload_folder`` for what goes to disk; or, under torchrun, ``tp_size``,
               ``ep_size`` and ``pp_size`` processes.
@@ -250,5 +251,9 @@ def load(name: str = "ring-nano", **options: Any) -> Lens:
     """
     if name in BUNDLED:
         options.setdefault("dtype", "float32")
+    if options.get("attention") == "ringlens":
+        from ringlens.observe.attention_interface import register_attention
+
+        register_attention()
     model, tokenizer = load_model(name, **options)
     return Lens(model, tokenizer, name, options.get("revision"))

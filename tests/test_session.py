@@ -7,6 +7,7 @@ import torch
 
 import ringlens as rl
 from ringlens.errors import ConfigError, NotInStoreError
+from ringlens.observe.attention_interface import register_attention
 from ringlens.problem import Problem
 
 PROMPTS = [
@@ -103,8 +104,9 @@ def test_every_token_has_one_row_on_every_layer(lens, tmp_path):
     assert counts[3] == counts[4]
 
 
-@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+@pytest.mark.parametrize("attention", ["eager", "flex_attention", "ringlens"])
 def test_kernels_record_the_same(attention, lens, tmp_path):
+    register_attention()
     other = tiny_lens.lens(attention=attention)
     a = rl.capture(lens, PROMPTS[:2], tmp_path / "a", max_new_tokens=8)
     b = rl.capture(other, PROMPTS[:2], tmp_path / "b", max_new_tokens=8)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from ringlens.observe.attention import Causal, head_statistics
+from ringlens.observe.attention import Causal, HeadStatistics, head_statistics
+from ringlens.observe.attention_interface import take_statistics
+from ringlens.observe.attention_segments import top_positions
 from ringlens.observe.parcel import Courier, Parcel, Tensors
 from ringlens.observe.points import POINTS, attention_kernel, module_at
 from ringlens.observe.vectors import Window
@@ -93,6 +96,7 @@ class AttentionInstrument:
         key_BGSC: Tensor,
         output_BTHC: Tensor,
         scaling: float,
+        known: HeadStatistics | None,
     ) -> None:
         part = self._window.cut(self._begin, self._T)
         if part.start == part.stop:
@@ -101,7 +105,9 @@ class AttentionInstrument:
             self.start = self._begin + part.start
         key_BGSC = key_BGSC[:, :, : self._begin + part.stop]  # what the last of them sees
         query_BHTC, output_BTHC = query_BHTC[:, :, part], output_BTHC[:, part]
-        if self._T > 1:
+        if known is not None and self.compute is head_fields:
+            self._sent[layer] = self.courier.send(known_fields, *_tensors(known), output_BTHC)
+        elif self._T > 1:
             self._send(layer, key_BGSC, scaling, query_BHTC, output_BTHC)
         else:
             self._seen[layer] += (query_BHTC, output_BTHC)
@@ -125,6 +131,20 @@ def head_fields(scaling: float, key_BGSC: Tensor, first_B: Tensor, *seen: Tensor
     query_BHtC, output_BtHC = torch.cat(seen[0::2], dim=2), torch.cat(seen[1::2], dim=1)
     mask = Causal(first_B if len(first_B) else None)
     found = head_statistics(query_BHtC, key_BGSC, mask, scaling)
+    return _fields(found, output_BtHC)
+
+
+def known_fields(*known: Tensor) -> Tensors:
+    """The same where the model's kernel has given the statistics: their fields, then the output."""
+    *statistics, output_BTHC = known
+    return _fields(HeadStatistics(*statistics), output_BTHC)
+
+
+def _tensors(statistics: HeadStatistics) -> list[Tensor]:
+    return [getattr(statistics, field.name) for field in fields(statistics)]
+
+
+def _fields(found: HeadStatistics, output_BtHC: Tensor) -> Tensors:
     return {
         "entropy": found.entropy.half(),
         "first_weight": found.first_weight.half(),
@@ -141,8 +161,6 @@ def top_fields(
     Both are [B, t, h, k] for the h chosen heads; position −1 where fewer than k are visible. Other
     arguments as for `head_fields`.
     """
-    from ringlens.observe.attention_segments import top_positions
-
     query_BHtC = torch.cat(seen[0::2], dim=2)
     mask = Causal(first_B if len(first_B) else None)
     positions, weights = top_positions(query_BHtC, key_BGSC, mask, scaling, k, heads)
@@ -193,6 +211,7 @@ def _observed_attention(
     """The model's own kernel, seen by those who watch the module."""
     attend = attention_kernel(kernel, query)
     output_BTHC, weights = attend(module, query, key, value, attention_mask, **kwargs)
+    known = take_statistics(module)
     for watch in module.__dict__.get("ringlens_watches", ()):
-        watch(query, key, output_BTHC, kwargs["scaling"])
+        watch(query, key, output_BTHC, kwargs["scaling"], known)
     return output_BTHC, weights
