@@ -1,6 +1,7 @@
 """Plans against published figures; what a placement must always hold; wrong input."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ringlens.model.device import Device, devices
 from ringlens.model.launch import Launch, commands
 from ringlens.model.loading import read_config
 from ringlens.model.memory import BLOCK_TOKENS, HELD, QUEUED, Workload
-from ringlens.model.placement import Load, Need, fill, fits, spread
+from ringlens.model.placement import Load, Need, automatic_map, fill, fits, spread
 from ringlens.model.plan import gpus_needed, plan
 from ringlens.model.report import report
 from ringlens.model.setting import setting
@@ -98,6 +99,23 @@ def test_placements_of_ring_1t(ring_1t):
     assert not by_device_map(setting(ring_1t, quantization="nf4"), devices("8x80GB")).fits
 
 
+@pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
+def test_the_guide_states_what_ring_1t_needs(ring_1t, quantization):
+    s = setting(ring_1t, quantization=quantization)
+    needed = [gpus_needed(s, capacity * GB) for capacity in (80, 141)]
+    guide = (CONFIGS.parent.parent / "docs" / "plan.md").read_text()
+    row = next(x for x in guide.splitlines() if x.startswith(f"| {s.held.name} "))
+    assert row.endswith(f"| {needed[0]} × 80 GB, {needed[1]} × 141 GB |")
+
+
+def test_the_automatic_map_leaves_gpus_empty():
+    """Why a plan has a map of its own: six layers of FP8 fill 78.6 of 80 GB."""
+    s = setting(config("ring-1t-fp8"))
+    found = Counter(automatic_map(s.size, dict.fromkeys(range(16), 80 * GB)).values())
+    assert [found[gpu] for gpu in range(16)] == [9] + 11 * [6] + [8, 1, 0, 0]
+    assert not by_device_map(s, devices("16x80GB")).automatic
+
+
 def test_constants_are_those_of_the_recorder():
     from ringlens.observe import recorder, recording
 
@@ -143,10 +161,10 @@ def test_spreading_fits_wherever_filling_does_and_is_no_fuller(needs, capacities
         assert max(load.used for load in even) <= max(load.used for load in filled)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     count=st.integers(1, 32),
-    capacity=st.integers(20, 300),
+    capacity=st.integers(200, 900),
     quantization=st.sampled_from([None, *QUANTIZATIONS]),
     context=st.integers(1, 65536),
     batch=st.integers(1, 8),
@@ -154,7 +172,8 @@ def test_spreading_fits_wherever_filling_does_and_is_no_fuller(needs, capacities
 def test_largest_and_needed_are_the_edge(count, capacity, quantization, context, batch):
     """What a plan calls largest fits, one more does not; likewise the number of GPUs."""
     model = config("ring-mini-2.0")
-    over = [Device(f"gpu {i}", capacity * GB // 20) for i in range(count)]
+    model.num_experts = 16  # fewer tensors to count, every example anew
+    over = [Device(f"gpu {i}", capacity * GB // 100) for i in range(count)]
     s = setting(model, quantization=quantization, work=Workload(context, batch))
     needed = gpus_needed(s, over[0].capacity)
     assert by_device_map(s, over).fits == (needed is not None and needed <= count)
