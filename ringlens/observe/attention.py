@@ -84,9 +84,16 @@ def head_statistics(
         return HeadStatistics(*fused(query_BHTC, key_BGSC, mask.first_B, scaling))
     if not has_flash(query_BHTC):
         return _masked_statistics(query_BHTC, key_BGSC, mask, scaling)
-    entropy, logsumexp = flash_statistics(query_BHTC, key_BGSC, mask.first_B, scaling)
-    first = _weight_on_first(query_BHTC, key_BGSC, mask.first_B, scaling, logsumexp)
-    previous = weight_back(query_BHTC, key_BGSC, mask.first_B, scaling, logsumexp, 1)
+    return second_pass(query_BHTC, key_BGSC, mask.first_B, scaling)
+
+
+def second_pass(
+    query_BHTC: Tensor, key_BGSC: Tensor, first_B: Tensor | None, scaling: float
+) -> HeadStatistics:
+    """Statistics under ``Causal(first_B)`` by flash attention with the keys as values."""
+    entropy, logsumexp = flash_statistics(query_BHTC, key_BGSC, first_B, scaling)
+    first = _weight_on_first(query_BHTC, key_BGSC, first_B, scaling, logsumexp)
+    previous = weight_back(query_BHTC, key_BGSC, first_B, scaling, logsumexp, 1)
     return HeadStatistics(entropy, first, previous, logsumexp)
 
 

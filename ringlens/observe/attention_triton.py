@@ -165,7 +165,7 @@ def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
     return torch.empty(size, device="cuda", dtype=torch.int8)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "S", "H", "BHT"])  # or lengths would compile kernels anew
 def _forward(
     query,
     key,
