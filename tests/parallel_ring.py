@@ -12,10 +12,11 @@ from ringlens.model.parallel import owned_layers, parallel_of
 from ringlens.model.quantization import weight_bytes
 
 NEW_TOKENS = 16
+# Widths are multiples of 64: bitsandbytes on some CPUs takes no others.
 CONFIG = {
     "vocab_size": 384,
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -24,7 +25,7 @@ CONFIG = {
     "num_experts_per_tok": 4,
     "n_group": 4,
     "topk_group": 2,
-    "moe_intermediate_size": 32,
+    "moe_intermediate_size": 64,
     "first_k_dense_replace": 1,
     "routed_scaling_factor": 2.5,
     "max_position_embeddings": 128,

@@ -1,6 +1,6 @@
 """Run under torchrun: load a Ring in several parallel layouts, save what each rank saw of it.
 
-torchrun … parallel_worker.py FOLDER OUT LAYOUT…      with LAYOUT as tp,ep,pp
+torchrun … parallel_worker.py FOLDER OUT LAYOUT…      with LAYOUT as tp,ep,pp[,quantization]
 """
 
 import sys
@@ -33,8 +33,10 @@ def control():
 def main():
     folder, out, *layouts = sys.argv[1:]
     for layout in layouts:
-        tp, ep, pp = map(int, layout.split(","))
-        seen = parallel_ring.observe(folder, tp_size=tp, ep_size=ep, pp_size=pp)
+        tp, ep, pp, *method = layout.split(",")
+        options = {"quantization": method[0]} if method else {}
+        options |= {"tp_size": int(tp), "ep_size": int(ep), "pp_size": int(pp)}
+        seen = parallel_ring.observe(folder, **options)
         torch.save(seen, Path(out) / f"{layout}-{dist.get_rank()}.pt")
     if dist.get_world_size() == 2:
         torch.save(control(), Path(out) / f"control-{dist.get_rank()}.pt")

@@ -18,6 +18,7 @@ from ringlens.model.parallel import Parallel, control_group, owned_layers, paral
 pytestmark = pytest.mark.xdist_group("torchrun")  # what the ranks saw is computed once
 WORKER = Path(__file__).parent / "parallel_worker.py"
 TWO = {"tp": "2,1,1", "ep": "1,2,1", "tp x ep": "2,2,1", "pp": "1,1,2"}
+QUANTISED = "1,1,2,nf4"
 FOUR = {"tp x ep of four": "4,4,1"}
 
 
@@ -57,7 +58,7 @@ def out(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(folder, out):
     with torch.serialization.safe_globals([Parallel]):
-        return torchrun(2, folder, out, TWO.values())
+        return torchrun(2, folder, out, [*TWO.values(), QUANTISED])
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,16 @@ def test_a_stage_holds_its_layers_only(two, alone):
     assert (first["experts"], last["experts"]) == tuple(
         alone["bytes"]["experts"] * n // 3 for n in (1, 2)
     )
+
+
+def test_a_pipeline_of_nf4_is_the_nf4_of_one_process(two, folder):
+    pytest.importorskip("bitsandbytes")
+    wanted = parallel_ring.observe(folder, quantization="nf4")
+    for seen in two[QUANTISED]:
+        assert seen["layout"] == "modules"
+        assert seen["bytes"]["experts"] < wanted["bytes"]["experts"]
+        assert (seen["logits"] - wanted["logits"]).abs().max() < 1e-5
+        assert torch.equal(seen["tokens"], wanted["tokens"])
 
 
 def test_control_group_reaches_all_ranks_and_does_not_wait_for_ever(two, out):

@@ -43,9 +43,7 @@ def trace(nano):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A tiny Ring in bfloat16; bitsandbytes on some CPUs wants multiples of 32 and 64."""
-    sizes = {"moe_intermediate_size": 64, "intermediate_size": 128}
-    return parallel_ring.save(tmp_path_factory.mktemp("tiny"), dtype="bfloat16", **sizes)
+    return parallel_ring.save(tmp_path_factory.mktemp("tiny"), dtype="bfloat16")
 
 
 def logits(model, rows):
@@ -150,13 +148,17 @@ def test_a_quantised_model_saves_and_loads_again_by_itself(method, tiny, tmp_pat
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "bitsandbytes"
     assert "experts_layout" not in config
+    saved, wanted = load_file(tmp_path / "model.safetensors"), logits(model, ids)
     for again in (
         AutoModelForCausalLM.from_pretrained(tmp_path),
         load_model(str(tmp_path))[0],
         load_model(str(tmp_path), quantization=method)[0],
     ):
         check_kinds(again, KINDS[method])
-        assert torch.equal(logits(again, ids), logits(model, ids))
+        held = again.state_dict()
+        assert held.keys() == saved.keys()
+        assert all(torch.equal(held[name], saved[name]) for name in saved)
+        assert distance(logits(again, ids), wanted)[0] < 0.01  # aligned otherwise in memory
 
 
 def test_weights_rearranged_for_the_cpu_are_not_saved(tiny, tmp_path):
@@ -267,7 +269,7 @@ def test_fp8_is_dequantised_on_the_cpu(fp8, asked, experts):
     assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
     with torch.inference_mode():
         got, wanted = (m(**parallel_ring.batch()).logits for m in (model, reference))
-    assert torch.equal(got, wanted)
+    assert distance(got, wanted)[0] < 1e-6
     assert weight_bytes(model) == weight_bytes(reference)
 
 
@@ -278,7 +280,7 @@ def test_fp8_loads_in_the_ordinary_snippet(fp8):
     reference = AutoModelForCausalLM.from_pretrained(plain)
     with torch.inference_mode():
         got, wanted = (m(**parallel_ring.batch()).logits for m in (model, reference))
-    assert torch.equal(got, wanted)
+    assert distance(got, wanted)[0] < 1e-6
 
 
 class PlainKernel:
