@@ -1,0 +1,47 @@
+"""Sessions on a GPU: copies on a side stream, statistics from the fused kernels."""
+
+import numpy as np
+import pytest
+import tiny_lens
+import torch
+from test_session import PROMPTS, assert_same
+
+import ringlens as rl
+from ringlens.lens import Lens
+from ringlens.observe.attention_interface import register_attention
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def on_gpu(dtype=torch.float32, attention="sdpa"):
+    register_attention()
+    lens = tiny_lens.lens(attention=attention)
+    return Lens(lens.model.to("cuda", dtype), lens.tokenizer, lens.name)
+
+
+def test_a_gpu_records_what_the_cpu_records(tmp_path):
+    cpu = rl.capture(tiny_lens.lens(), PROMPTS, tmp_path / "cpu", max_new_tokens=80)
+    gpu = rl.capture(on_gpu(), PROMPTS, tmp_path / "gpu", max_new_tokens=80)
+    for trace_id in range(1, 5):
+        assert_same(cpu.trace(trace_id), gpu.trace(trace_id))
+    again = rl.replay(on_gpu(), gpu, tmp_path / "again")
+    for trace_id in range(1, 5):
+        assert_same(gpu.trace(trace_id), again.trace(trace_id))
+
+
+def test_observing_with_the_fused_kernel_changes_no_output(tmp_path):
+    """In 16 bits its statistics are those of sdpa's second pass, up to rounding."""
+    fused, plain = on_gpu(torch.bfloat16, "ringlens"), on_gpu(torch.bfloat16)
+    ids = torch.tensor([list(range(10, 200))], device="cuda")
+    text = rl.observe.tasks.Text(ids[0].tolist())
+    with torch.inference_mode():
+        unobserved = fused.model(ids).logits
+    stores = [
+        rl.replay(lens, [text], tmp_path / name)
+        for name, lens in (("fused", fused), ("plain", plain))
+    ]
+    with torch.inference_mode():
+        assert torch.equal(unobserved, fused.model(ids).logits)
+    a, b = (store.trace(1).heads(0) for store in stores)
+    for name in ("entropy", "first_weight", "previous_weight"):
+        np.testing.assert_allclose(a[name], b[name], atol=2e-2, err_msg=name)
