@@ -1,0 +1,342 @@
+"""What observing costs at Ring's real layer sizes: prefill and decoding, records on disk.
+
+python benchmarks/bench_slice.py --model ring-1t-slice --parts prefill decode
+python benchmarks/bench_slice.py --model ring-mini --parts decode nnsight
+python benchmarks/bench_slice.py --cpu        # a tiny model on the CPU, to try the script
+
+Observed runs write real records to a store in a temporary folder (--folder). Of each, two spans:
+"model", from the start of the first forward until the last is done on the device, and "call", the
+whole call until everything is committed on disk, which pays once for making the store and the run.
+The plain run is the same forwards without ringlens. Attention "sdpa" pays a second pass for the
+head statistics, "ringlens" has them in its own pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+
+sys.path.append(str(Path(__file__).parent))
+from ring_sizes import random_lens, size_line
+from side_by_side import machine
+
+import ringlens as rl
+from ringlens.lens import Lens
+from ringlens.observe.attention_interface import register_attention
+from ringlens.observe.batch import left_pad
+from ringlens.observe.tasks import Text
+
+RECORDS = {
+    "tokens": (),
+    "routing": ("routing",),
+    "routing + logits": ("routing", "router_logits"),
+    "routing + heads": ("routing", "heads"),
+    "everything": ("routing", "router_logits", "heads"),
+}
+
+
+@dataclass
+class Timed:
+    """Seconds from the first forward to the last, of the whole call, and bytes written."""
+
+    model: float
+    call: float
+    size: int = 0
+
+
+class Span:
+    """From the start of a model's first forward until its n-th is done on the device."""
+
+    def __init__(self, model: nn.Module, n: int) -> None:
+        self.left, self.start, self.stop = n, 0.0, 0.0
+        self.handles = [
+            model.register_forward_pre_hook(self._begin),
+            model.register_forward_hook(self._end),
+        ]
+
+    def _begin(self, *_: object) -> None:
+        self.start = self.start or time.perf_counter()
+
+    def _end(self, *_: object) -> None:
+        self.left -= 1
+        if not self.left:
+            synchronize()
+            self.stop = time.perf_counter()
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def timed(model: nn.Module, forwards: int, run: Callable[[], int]) -> Timed:
+    """Run once; ``run`` returns the bytes it has written."""
+    synchronize()
+    span = Span(model, forwards)
+    start = time.perf_counter()
+    try:
+        size = run()
+    finally:
+        for handle in span.handles:
+            handle.remove()
+    synchronize()
+    if span.left:
+        raise RuntimeError(f"{span.left} of {forwards} forwards did not happen")
+    return Timed(span.stop - span.start, time.perf_counter() - start, size)
+
+
+def table(
+    title: str, variants: dict[str, Callable[[], Timed]], own: dict[str, str], rounds: int
+) -> None:
+    """Time variants in turn; print medians against the first variant and against their own."""
+    found: dict[str, list[Timed]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, run in variants.items():
+            once = run()
+            if turn:
+                found[name].append(once)
+    medians = {
+        name: Timed(
+            statistics.median(t.model for t in times),
+            statistics.median(t.call for t in times),
+            times[-1].size,
+        )
+        for name, times in found.items()
+    }
+    first = next(iter(medians))
+    print(title)
+    print(
+        f"  {'':42s} {'model s':>9s} {'/ first':>8s} {'/ own':>8s} {'call s':>9s} {'/ own':>8s} MB"
+    )
+    for name, t in medians.items():
+        base = medians[own[name]]
+        print(
+            f"  {name:42s} {t.model:9.3f} {t.model / medians[first].model:7.3f}x "
+            f"{t.model / base.model:7.3f}x {t.call:9.3f} {t.call / base.call:7.3f}x "
+            f"{t.size / 1e6:.1f}",
+            flush=True,
+        )
+
+
+def in_store(run: Callable[[Path], rl.Store], folder: Path) -> int:
+    """Run with a fresh store; returns its bytes."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        run(Path(place) / "store").close()
+        return sum(p.stat().st_size for p in Path(place).rglob("*") if p.is_file())
+
+
+class Prefill:
+    """Texts of one length, forwarded plainly or replayed."""
+
+    def __init__(self, lens: Lens, tokens: int, texts: int, folder: Path) -> None:
+        self.lens, self.folder, self.n = lens, folder, texts
+        generator = torch.Generator().manual_seed(0)
+        top = min(lens.config.vocab_size, len(lens.tokenizer))
+        ids = torch.randint(0, top, (texts, tokens), generator=generator)
+        self.ids = ids.to(lens.device)
+        self.texts = [Text(row, tokens // 2) for row in ids.tolist()]
+
+    def plain(self, attention: str, logprobs: bool = False) -> Timed:
+        """Forwards without ringlens; with ``logprobs``, of every token of the text."""
+        self.lens.config._attn_implementation = attention
+
+        def run() -> int:
+            with torch.inference_mode():
+                for row in self.ids.split(1):
+                    if logprobs:
+                        hidden = self._hidden(row)
+                        self._logprobs(row, hidden)
+                    else:
+                        self.lens.model(row, use_cache=False, logits_to_keep=1)
+            return 0
+
+        module = self.lens.model.model if logprobs else self.lens.model
+        return timed(module, self.n, run)
+
+    def _hidden(self, row: torch.Tensor) -> torch.Tensor:
+        return self.lens.model.model(row, use_cache=False).last_hidden_state
+
+    def _logprobs(self, row: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Log-probability of each token: what recording tokens costs any tool."""
+        parts = []
+        for h, ids in zip(hidden[0, :-1].split(1024), row[0, 1:].split(1024), strict=True):
+            logits = self.lens.model.lm_head(h).float()
+            parts.append(logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1))
+        return torch.cat(parts).cpu()
+
+    def observed(self, attention: str, record: tuple[str, ...]) -> Timed:
+        """Replay into a fresh store."""
+        self.lens.config._attn_implementation = attention
+
+        def run(path: Path) -> rl.Store:
+            return rl.replay(self.lens, self.texts, path, batch_size=1, record=record)
+
+        return timed(self.lens.model, self.n, lambda: in_store(run, self.folder))
+
+
+class Decode:
+    """Generating a number of tokens after short prompts, plainly or captured."""
+
+    def __init__(self, lens: Lens, batch: int, new: int, folder: Path) -> None:
+        self.lens, self.new, self.folder = lens, new, folder
+        self.problems = rl.problems("countdown", n=batch)
+        prompts = [lens.encode_prompt(problem.prompt) for problem in self.problems]
+        self.ids, self.mask = left_pad(prompts, lens.pad_token_id, lens.device)
+        self.config = GenerationConfig(
+            max_new_tokens=new,
+            do_sample=False,
+            eos_token_id=list(lens.eos_token_ids),
+            pad_token_id=lens.pad_token_id,
+        )
+
+    def plain(self, attention: str) -> Timed:
+        """Plain ``generate``."""
+        self.lens.config._attn_implementation = attention
+
+        def run() -> int:
+            with torch.inference_mode():
+                self.lens.model.generate(
+                    self.ids, attention_mask=self.mask, generation_config=self.config
+                )
+            return 0
+
+        return timed(self.lens.model, self.new, run)
+
+    def observed(self, attention: str, record: tuple[str, ...]) -> Timed:
+        """Capture into a fresh store."""
+        self.lens.config._attn_implementation = attention
+
+        def run(path: Path) -> rl.Store:
+            return rl.capture(
+                self.lens,
+                self.problems,
+                path,
+                batch_size=len(self.problems),
+                record=record,
+                max_new_tokens=self.new,
+            )
+
+        # One forward more than generate needs: the last token's own records.
+        return timed(self.lens.model, self.new + 1, lambda: in_store(run, self.folder))
+
+
+def variants_of(
+    work: Prefill | Decode, attentions: list[str], records: dict[str, tuple[str, ...]]
+) -> tuple[dict[str, Callable[[], Timed]], dict[str, str]]:
+    """Plain and observed under each attention, and what each is compared with."""
+    variants: dict[str, Callable[[], Timed]] = {}
+    own = {}
+    for attention in attentions:
+        plain = f"{attention}: plain"
+        variants[plain] = lambda a=attention: work.plain(a)
+        own[plain] = plain
+        if isinstance(work, Prefill):
+            name = f"{attention}: plain + log-probabilities"
+            variants[name] = lambda a=attention: work.plain(a, logprobs=True)
+            own[name] = plain
+        for label, record in records.items():
+            if attention != attentions[0] and "heads" not in record:
+                continue  # no difference to the first kernel
+            name = f"{attention}: {label}"
+            variants[name] = lambda a=attention, r=record: work.observed(a, r)
+            own[name] = plain
+    return variants, own
+
+
+def nnsight_table(work: Prefill, rounds: int) -> None:
+    """The routers' outputs in a cache of nnsight, beside the same recorded by ringlens."""
+    try:
+        import nnsight
+    except ImportError as error:
+        print(f"nnsight is not installed here ({error}): not compared")
+        return
+    lens = work.lens
+    lens.config._attn_implementation = "sdpa"
+
+    def cached() -> int:
+        envoy = nnsight.NNsight(lens.model)
+        gates = [envoy.model.layers[layer].mlp.gate for layer in lens.config.sparse_layers]
+        with torch.inference_mode():
+            for row in work.ids.split(1):
+                with envoy.trace(row, use_cache=False, logits_to_keep=1) as tracer:
+                    cache = tracer.cache(modules=gates)
+                for path in cache.keys():  # noqa: SIM118 (no mapping); a record goes to the CPU
+                    for x in cache[path].output:
+                        x.cpu()
+        return 0
+
+    variants = {
+        "plain": lambda: work.plain("sdpa"),
+        f"nnsight {nnsight.__version__}: cache of the routers": lambda: timed(
+            lens.model, work.n, cached
+        ),
+        "ringlens: routing + logits, written": lambda: work.observed(
+            "sdpa", RECORDS["routing + logits"]
+        ),
+    }
+    tokens = work.ids.shape[1]
+    table(
+        f"routers of {work.n} x {tokens} tokens", variants, dict.fromkeys(variants, "plain"), rounds
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="ring-1t-slice")
+    parser.add_argument("--parts", nargs="+", default=["prefill", "decode", "nnsight"])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 32768])
+    parser.add_argument("--texts", type=int, default=3, help="texts of 8k; longer ones: 2")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--attention", nargs="+", default=["sdpa", "ringlens"])
+    parser.add_argument("--records", nargs="+", default=list(RECORDS), choices=RECORDS)
+    parser.add_argument("--folder", type=Path, help="where temporary stores go")
+    parser.add_argument("--cpu", action="store_true", help="a tiny model, float32, short texts")
+    options = parser.parse_args()
+    register_attention()
+    start = time.perf_counter()
+    if options.cpu:
+        torch.set_num_threads(1)
+        lens = random_lens("tiny", "cpu", torch.float32)
+        options.tokens, options.new = [256], 16
+    else:
+        lens = random_lens(options.model, "cuda")
+    synchronize()
+    where = machine() if options.cpu else torch.cuda.get_device_name()
+    print(f"{where}, torch {torch.__version__}; {size_line(lens)}; made in "
+          f"{time.perf_counter() - start:.1f} s", flush=True)  # fmt: skip
+    records = {name: RECORDS[name] for name in options.records}
+    for tokens in options.tokens if "prefill" in options.parts else ():
+        texts = options.texts if tokens <= 8192 else min(2, options.texts)
+        work = Prefill(lens, tokens, texts, options.folder)
+        table(
+            f"prefill of {texts} x {tokens} tokens",
+            *variants_of(work, options.attention, records),
+            options.rounds,
+        )
+    for batch in options.batch if "decode" in options.parts else ():
+        work = Decode(lens, batch, options.new, options.folder)
+        table(
+            f"decoding {options.new} tokens, batch {batch}",
+            *variants_of(work, options.attention, records),
+            options.rounds,
+        )
+    if "nnsight" in options.parts:
+        nnsight_table(Prefill(lens, options.tokens[0], 1, options.folder), options.rounds)
+    if torch.cuda.is_available():
+        print(f"most device memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
