@@ -1,7 +1,9 @@
 """``ringlens plan`` on the command line: what it prints, how long it takes, what it refuses."""
 
 import json
+import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ringlens.cli import main
+from ringlens.store import Store
 
 ROOT = Path(__file__).parent.parent
 RING_1T = ROOT / "tests" / "configs" / "ring-1t.json"
@@ -67,6 +70,30 @@ def test_plan_as_json_has_everything():
     assert held == said["weights"]["total"]
     for part in ("weights", "work", "cache", "activations", "recording", "largest", "devices"):
         assert said[part]
+
+
+@pytest.mark.parametrize("way", ["device_map", "torchrun"])
+def test_the_printed_command_runs(way, tmp_path):
+    """As printed, with two problems; the processes of torchrun write one store, the first speaks."""
+    options = ["--context", 24, "--batch", 2]
+    gpus = "2x80GB" if way == "torchrun" else "cpu:8GB"
+    said = json.loads(said_by("ring-nano", "--gpus", gpus, *options, "--json"))
+    (line,) = next(w["commands"] for w in said["ways"] if w["name"] == way)
+    program, *args = shlex.split(line)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        [program, *args, "--n", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("2 traces") == 1
+    with Store(tmp_path / "runs" / "first") as store:
+        assert store.sql("select count(*) from traces").fetchall() == [(2,)]
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ def test_commands_of_a_plan():
     assert started.endswith("--device-map device_map.json")
     (torchrun,) = commands(fp8, fp8.ways[1], Launch("M", "M", "16x80GB"))
     assert torchrun.startswith("torchrun --nnodes 2 --nproc-per-node 8 ")
-    assert "-m ringlens.cli capture M" in torchrun
+    assert "-m -- ringlens.cli capture M" in torchrun
     (vllm,) = commands(fp8, fp8.ways[2], Launch("M", "M", "16x80GB"))
     assert "--tensor-parallel-size 8 --pipeline-parallel-size 2" in vllm
     assert "--enable-return-routed-experts" in vllm

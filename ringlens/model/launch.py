@@ -100,7 +100,8 @@ def _torchrun(plan: Plan, way: Way, launch: Launch) -> list[str]:
         if nodes == 1
         else " --node-rank $NODE_RANK --master-addr $MASTER_ADDR --master-port 29500"
     )
-    return [f"{start} -m ringlens.cli capture {launch.model} {_capture(plan, launch)} {layout}"]
+    # After "--" torchrun leaves options such as --n to the program.
+    return [f"{start} -m -- ringlens.cli capture {launch.model} {_capture(plan, launch)} {layout}"]
 
 
 def _vllm(plan: Plan, way: Way, launch: Launch) -> list[str]:
