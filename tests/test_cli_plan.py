@@ -74,7 +74,7 @@ def test_plan_as_json_has_everything():
 
 @pytest.mark.parametrize("way", ["device_map", "torchrun"])
 def test_the_printed_command_runs(way, tmp_path):
-    """As printed, with two problems; the processes of torchrun write one store, the first speaks."""
+    """As printed, with two problems; torchrun's processes write one store, the first speaks."""
     options = ["--context", 24, "--batch", 2]
     gpus = "2x80GB" if way == "torchrun" else "cpu:8GB"
     said = json.loads(said_by("ring-nano", "--gpus", gpus, *options, "--json"))
