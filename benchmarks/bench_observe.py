@@ -47,8 +47,9 @@ def main() -> None:
             {
                 "plain generate": plain,
                 "tokens": lambda: capture(),
+                "tokens + logprobs": lambda: capture("logprobs"),
                 "tokens + routing": lambda: capture("routing"),
-                "everything": lambda: capture("routing", "router_logits", "heads"),
+                "everything": lambda: capture("logprobs", "routing", "router_logits", "heads"),
             }
         )
         for name, seconds in found.items():

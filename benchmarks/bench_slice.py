@@ -38,10 +38,11 @@ from ringlens.observe.tasks import Text
 
 RECORDS = {
     "tokens": (),
+    "logprobs": ("logprobs",),
     "routing": ("routing",),
     "routing + logits": ("routing", "router_logits"),
     "routing + heads": ("routing", "heads"),
-    "everything": ("routing", "router_logits", "heads"),
+    "everything": ("logprobs", "routing", "router_logits", "heads"),
 }
 
 

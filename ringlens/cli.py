@@ -48,7 +48,7 @@ def recording_options(command: Command) -> Command:
         click.option("--batch-size", default=16, show_default=True, help="Traces side by side."),
         click.option(
             "--record",
-            default="routing,router_logits,heads",
+            default="logprobs,routing,router_logits,heads",
             show_default=True,
             help="What to record, comma-separated; tokens always are.",
         ),

@@ -1,7 +1,8 @@
 """Settings of a run: frozen, checked when they are made, unknown names refused.
 
-What to record is said in names ("routing", "router_logits", "heads"), in objects (`Vectors`,
-`TopAttention`), or in the objects' text form, which the command line takes and the store keeps:
+What to record is said in names ("logprobs", "routing", "router_logits", "heads"), in objects
+(`Vectors`, `TopAttention`), or in the objects' text form, which the command line takes and the
+store keeps:
 
     resid_post@3+5          the residual stream after layers 3 and 5
     head_out@2/0-3[0:128]   outputs of heads 0 to 3 of layer 2 at the first 128 positions
@@ -19,7 +20,7 @@ from typing import Any, Self
 
 from ringlens.errors import ConfigError
 
-RECORDABLE = ("routing", "router_logits", "heads")
+RECORDABLE = ("logprobs", "routing", "router_logits", "heads")
 
 
 @dataclass(frozen=True)

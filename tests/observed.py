@@ -4,7 +4,7 @@ import torch
 
 from ringlens.observe.recorder import Recorder
 
-EVERYTHING = ("routing", "router_logits", "heads")
+EVERYTHING = ("logprobs", "routing", "router_logits", "heads")
 
 
 def observe(lens, input_ids, pads=(), record=EVERYTHING, **options):

@@ -11,7 +11,7 @@ import session_worker
 
 import ringlens as rl
 
-RECORD = ("routing", "router_logits", "heads", "resid_post@0+2", "attention:2@1+3/0+7")
+RECORD = ("logprobs", "routing", "router_logits", "heads", "resid_post@0+2", "attention:2@1+3/0+7")
 
 
 def die_on_rank_1(progress):

@@ -111,6 +111,36 @@ def test_tokens_told_anew_replace_the_stored_ones(tmp_path):
         assert store.sql("select count(*) from tokens").fetchall() == [(50,)]
 
 
+def test_the_end_of_a_trace_may_retell_its_tokens_without_a_further_one(tmp_path):
+    with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
+        run_id = writer.start_run(RUN)
+        (trace_id,) = writer.commit(run_id, [part(TRACE, 0, 30, None, finish_reason="running")])
+        retold = replace(TRACE.tokens, phase=["think"] * 30)
+        told = replace(TRACE, tokens=retold)
+        writer.commit(run_id, [part(told, 30, 30, trace_id, retold=retold)])
+        assert_same(store.trace(trace_id), told, RUN)
+        assert store.trace(trace_id).summary["n_think"] == 30
+        assert len(store.files("tokens")) == 1
+
+
+@pytest.mark.parametrize("damage", [bytes(3000), None])
+def test_a_damaged_file_keeps_its_traces_from_going_on_and_is_named(tmp_path, damage):
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(RUN)
+        ids = writer.commit(run_id, [part(TRACE, 0, 10, None)])
+        ids += writer.commit(run_id, [part(TRACE, 0, 10, None)])
+        file = tmp_path / on_disk(tmp_path, "traces")[0]
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage)
+        files = on_disk(tmp_path, "*")
+        with pytest.raises(StoreError, match=rf"{file.name} is missing or damaged .* put a copy"):
+            writer.commit(run_id, [part(TRACE, 10, 20, ids[0])])
+        assert on_disk(tmp_path, "*") == files
+        writer.commit(run_id, [part(TRACE, 10, 20, ids[1])])
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [

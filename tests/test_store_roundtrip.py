@@ -59,9 +59,10 @@ def assert_same_routing(found, routing, index):
     np.testing.assert_array_equal(found["expert_ids"], routing.expert_ids[index])
     for name in ROUTING:
         np.testing.assert_array_equal(found[name], getattr(routing, name)[index], name)
-    lost = zip(routing.unlimited_ids[index], routing.group_flips[index], strict=True)
-    for ids, (unlimited, flips) in zip(found["group_flips"], lost, strict=True):
-        np.testing.assert_array_equal(ids, unlimited[flips])
+    flips = routing.group_flips[index]
+    np.testing.assert_array_equal([len(ids) for ids in found["group_flips"]], flips.sum(axis=1))
+    lost = np.concatenate(found["group_flips"])
+    np.testing.assert_array_equal(lost, routing.unlimited_ids[index][flips])
 
 
 @st.composite
@@ -100,7 +101,7 @@ def with_text(trace, pieces):
     return replace(trace, tokens=tokens, text="".join(text))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(records())
 def test_any_record_comes_back(tmp_path_factory, case):
     run, traces = case

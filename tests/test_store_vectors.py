@@ -175,6 +175,11 @@ def changed(**changes):
             replace(TRACE, attention=replace(TOP, weights=TOP.weights[..., :2])),
             r"attention.positions is \(2, 5, 2, 4\)",
         ),
+        (
+            replace(TRACE, attention=replace(TOP, positions=TOP.positions + 2)),
+            "attention.positions goes from .* in a trace of 24 tokens",
+        ),
+        (replace(TRACE, attention=replace(TOP, positions=TOP.positions - 1)), "goes from -2 to"),
     ],
 )
 def test_vectors_that_do_not_fit_are_refused(tmp_path, trace, sentence):

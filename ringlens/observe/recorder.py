@@ -65,7 +65,9 @@ class Recorder:
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
         place = place or Place(tuple(range(model.config.num_hidden_layers)))
-        self._vocabulary = VocabularyInstrument(model, self._courier) if place.speaks else None
+        self._vocabulary = None
+        if "logprobs" in record and place.speaks:
+            self._vocabulary = VocabularyInstrument(model, self._courier)
         self._instruments = dict(_instruments(lens, record, place, pads, self._courier))
 
     def __enter__(self) -> Self:

@@ -147,6 +147,12 @@ def check_vectors(record: TraceRecord, tokens: int, shape: RunShape) -> None:
         expected = (len(top.layers), len(top.pos), len(top.heads), *top.weights.shape[-1:])
         _equal("attention.positions", top.positions.shape, expected)
         _equal("attention.weights", top.weights.shape, expected)
+        end = record.start + tokens
+        if top.positions.size and not -1 <= top.positions.min() <= top.positions.max() < end:
+            raise ObservationError(
+                f"attention.positions goes from {top.positions.min()} to {top.positions.max()} in "
+                f"a trace of {end} tokens: give positions of its tokens, or -1 for none"
+            )
 
 
 def _check_positions(name: str, pos: NDArray, start: int, tokens: int) -> None:

@@ -164,13 +164,16 @@ TOKENS = Table(
         Column("end", pa.int32(), "character after the last; the spans tile the text"),
         Column("phase", pa.string(), "'prompt', 'think' or 'answer'"),
         Column(
-            "logprob", pa.float32(), "ln p(token | before), in nats; null at pos 0", nullable=True
+            "logprob",
+            pa.float32(),
+            "ln p(token | before), in nats; null at pos 0 and where it was not recorded",
+            nullable=True,
         ),
         Column(
             "entropy",
             pa.float32(),
             "entropy of the distribution the token was drawn from, over the whole vocabulary at "
-            "temperature 1, in nats; null at pos 0",
+            "temperature 1, in nats; null where logprob is",
             nullable=True,
         ),
     ),

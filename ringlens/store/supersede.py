@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ringlens.errors import NotInStoreError, ObservationError
+from ringlens.errors import NotInStoreError, ObservationError, StoreError
 from ringlens.store import schema
 from ringlens.store.commit import CommitFiles
 from ringlens.store.manifest import File, Manifest
@@ -107,18 +107,29 @@ def _split(
 
 
 def _holds(root: Path, file: File, wanted: pa.Array) -> bool:
-    ids = pq.ParquetFile(root / file.path).read(["trace_id"])["trace_id"]
+    ids = _columns(root / file.path, ["trace_id"])["trace_id"]
     return bool(pc.any(pc.is_in(ids, wanted)).as_py())
 
 
 def _read(path: Path, table: Table) -> pa.Table:
     """A file's rows with today's columns; those that it was written without are null."""
-    found = pq.ParquetFile(path).read()
+    found = _columns(path)
     columns = [
         found[field.name] if field.name in found.column_names else pa.nulls(len(found), field.type)
         for field in table.arrow
     ]
     return pa.Table.from_arrays(columns, schema=table.arrow)
+
+
+def _columns(path: Path, names: list[str] | None = None) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(names)
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of it back; "
+            f"without it no trace that it holds can go on"
+        ) from error
 
 
 def _sorted(rows: pa.Table, table: Table) -> pa.Table:

@@ -300,7 +300,7 @@ class StoreWriter:
                 spoken = stage(files)
                 return list(files.files.values()), spoken
 
-            complete = partial(self._complete, files, started=started, finished=finished)
+            complete = partial(self._complete, commit, started=started, finished=finished)
             self.bytes_written += self._agreed(failed, stage_it, complete)
         except BaseException:
             if commit is not None:
@@ -311,13 +311,12 @@ class StoreWriter:
 
     def _complete(
         self,
-        files: CommitFiles,
+        commit: Commit,
         ranks: list[Staged],
         started: Start | None,
         finished: datetime | None,
     ) -> int:
         """Publish and register what all ranks have staged; return its bytes. Rank 0 only."""
-        commit = files.commit
         staged = [file for own, _ in ranks for file in own]
         publish(self.path, commit, staged)
         _, spoken = ranks[self.peers.speaker]
