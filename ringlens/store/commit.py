@@ -71,14 +71,21 @@ class CommitFiles:
         """
         pairs = sorted(zip(trace_ids, traces, strict=True), key=lambda pair: pair[0])
         groups = {table: encode.row_groups(table, pairs, run) for table in tables}
-        with ThreadPoolExecutor(ENCODERS) as pool:
+        pool = ThreadPoolExecutor(ENCODERS)
+        try:
             waiting = [
                 pool.submit(self.stage, table, found, trace_ids)
                 for table, found in groups.items()
                 if found is not None
             ]
-        for each in waiting:
-            each.result()
+            for each in waiting:
+                each.result()
+        except BaseException:
+            # An interrupt ends the wait, not the threads: what they write must be whole before
+            # it can be taken back.
+            pool.shutdown(cancel_futures=True)
+            raise
+        pool.shutdown()
 
     def take_back(self) -> None:
         """Remove what this process has in the staging folder."""
