@@ -2,9 +2,9 @@
 
 A tiny random Ring (its weights and its cache take next to nothing) replays or writes one trace;
 everything is recorded. Printed is the process's resident memory as the trace grows, with the
-cache that the model itself keeps beside it.
+cache that the model itself keeps beside it; --plain runs the same without recording.
 
-python benchmarks/bench_long.py [--tokens 65536] [--generate] [--store FOLDER]
+python benchmarks/bench_long.py [--tokens 65536] [--generate] [--plain] [--store FOLDER]
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from side_by_side import machine
 from transformers import PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicCache
 
 import ringlens as rl
 from ringlens.data import tokenizer
 from ringlens.lens import Lens
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
+from ringlens.observe.session import Progress
 from ringlens.observe.tasks import Text
 
 MB = 1e6
@@ -56,11 +60,34 @@ def resident() -> float:
     return pages * 4096 / MB
 
 
+def plain(lens: Lens, arguments: argparse.Namespace, watch: Callable[[Progress], None]) -> None:
+    """The same forwards without recording."""
+    done = Progress(0, 1)
+
+    def count(module: object, args: tuple, kwargs: dict) -> None:
+        nonlocal done
+        done = replace(done, tokens=done.tokens + kwargs["input_ids"].shape[1])
+        watch(done)
+
+    ids = torch.randint(0, 20, (1, arguments.tokens))
+    handle = lens.model.register_forward_pre_hook(count, with_kwargs=True)
+    with torch.inference_mode():
+        if arguments.generate:
+            new = arguments.tokens - 8
+            lens.model.generate(ids[:, :8], max_new_tokens=new, do_sample=False)
+        else:
+            cache = DynamicCache(config=lens.config)
+            for part in ids.split(arguments.prefill, dim=1):
+                lens.model(input_ids=part, past_key_values=cache, logits_to_keep=1)
+    handle.remove()
+
+
 def main() -> None:
     """Record one long trace and print how memory went."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=65_536)
     parser.add_argument("--generate", action="store_true", help="write the trace, token by token")
+    parser.add_argument("--plain", action="store_true", help="do not record")
     parser.add_argument("--prefill", type=int, default=1024, help="positions a forward")
     parser.add_argument("--store", help="folder of the store; a temporary one if left out")
     arguments = parser.parse_args()
@@ -68,7 +95,9 @@ def main() -> None:
     cache = 2 * 2 * 16 * 4 / MB  # layers, keys and values, head_dim, bytes
     seen, mark = [], arguments.tokens // 8
 
-    def watch(progress):
+    lens.model.generation_config.eos_token_id = 10**6  # never
+
+    def watch(progress: Progress) -> None:
         if progress.tokens >= mark * (len(seen) + 1):
             seen.append((progress.tokens, resident()))
             seconds = time.perf_counter() - start
@@ -82,17 +111,19 @@ def main() -> None:
     print(f"{machine()}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as temporary:
         store = arguments.store or Path(temporary) / "s"
-        if arguments.generate:
-            lens.model.generation_config.eos_token_id = 10**6  # never
+        if arguments.plain:
+            plain(lens, arguments, watch)
+        elif arguments.generate:
             tokens = arguments.tokens - 8
             rl.capture(lens, ["1 2 3"], store, max_new_tokens=tokens, on_progress=watch).close()
         else:
             ids = torch.randint(0, 20, (arguments.tokens,)).tolist()
             text = Text(ids, 16)
             rl.replay(lens, [text], store, prefill=arguments.prefill, on_progress=watch).close()
-        with rl.Store(store) as opened:
-            counts = opened.sql("select count(*), (select count(*) from tokens) from routing")
-            print("routed rows and tokens in the store:", counts.fetchall()[0])
+        if not arguments.plain:
+            with rl.Store(store) as opened:
+                counts = opened.sql("select count(*), (select count(*) from tokens) from routing")
+                print("routed rows and tokens in the store:", counts.fetchall()[0])
     growth = seen[-1][1] - seen[1][1] - (seen[-1][0] - seen[1][0]) * cache
     print(f"growth from {seen[1][0]:,} tokens to the end, beside the cache: {growth:.1f} MB")
 

@@ -9,6 +9,7 @@ from test_session import PROMPTS, assert_same
 import ringlens as rl
 from ringlens.lens import Lens
 from ringlens.observe.attention_interface import register_attention
+from ringlens.observe.vocabulary import surprise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -27,6 +28,22 @@ def test_a_gpu_records_what_the_cpu_records(tmp_path):
     again = rl.replay(on_gpu(), gpu, tmp_path / "again")
     for trace_id in range(1, 5):
         assert_same(gpu.trace(trace_id), again.trace(trace_id))
+
+
+@pytest.mark.parametrize("V", [37, 4096, 10_001])
+def test_the_kernel_of_log_probabilities_against_float64(V):
+    g = torch.Generator("cuda").manual_seed(0)
+    logits = (torch.randn(3, 5, V, generator=g, device="cuda") * 4).bfloat16()
+    logits[0, 0, 1:] = -torch.inf
+    logits[1, 2, 5:9] = -torch.inf
+    ids = torch.randint(0, 5, (3, 5), generator=g, device="cuda")
+    ids[0, 0] = 0
+    logprob, entropy = surprise(logits, ids)
+    logp = logits.double().log_softmax(-1)
+    wanted = logp.gather(-1, ids[..., None])[..., 0]
+    plogp = torch.where(logp > -torch.inf, logp.exp() * logp, 0.0)
+    torch.testing.assert_close(logprob.double(), wanted, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(entropy.double(), -plogp.sum(-1), rtol=1e-5, atol=2e-5)
 
 
 def test_observing_with_the_fused_kernel_changes_no_output(tmp_path):

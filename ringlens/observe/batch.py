@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from ringlens.config import Recorded, Sampling
 from ringlens.observe.buffer import Task, TraceBuffer
+from ringlens.observe.parcel import bring
 from ringlens.observe.ranks import Place
 from ringlens.observe.recorder import OnForward, Recorder
 from ringlens.observe.recording import Recording
@@ -134,4 +135,4 @@ def left_pad(
     width = max(len(sequence) for sequence in sequences)
     ids = [[pad] * (width - len(s)) + list(s) for s in sequences]
     mask = [[0] * (width - len(s)) + [1] * len(s) for s in sequences]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    return bring(torch.tensor(ids), device), bring(torch.tensor(mask), device)

@@ -65,7 +65,7 @@ class AttentionInstrument:
         self._window = window or Window((0, None), ())
         self._begin = self._T = 0
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
-        self._keys: dict[int, tuple[Tensor, float]] = {}
+        self._keys: dict[int, tuple[Tensor, float, int]] = {}
         self._sent: dict[int, Parcel] = {}
 
     def attach(self) -> list[Any]:
@@ -83,7 +83,8 @@ class AttentionInstrument:
     def take(self) -> dict[int, Parcel]:
         """What was seen since the last time, by layer."""
         for layer, seen in self._seen.items():
-            self._send(layer, *self._keys[layer], *seen)
+            key_BGSC, scaling, stop = self._keys[layer]
+            self._send(layer, key_BGSC[:, :, :stop], scaling, *seen)
         self._seen.clear()
         self._keys.clear()
         sent, self._sent = self._sent, {}
@@ -101,17 +102,20 @@ class AttentionInstrument:
         part = self._window.cut(self._begin, self._T)
         if part.start == part.stop:
             return
+        if self._T == 1:  # as little as possible: this is done for every layer of every step
+            if not self._seen:
+                self.start = self._begin
+            self._seen[layer] += (query_BHTC, output_BTHC)
+            self._keys[layer] = key_BGSC, scaling, self._begin + 1
+            return
         if not self._seen and not self._sent:
             self.start = self._begin + part.start
         key_BGSC = key_BGSC[:, :, : self._begin + part.stop]  # what the last of them sees
         query_BHTC, output_BTHC = query_BHTC[:, :, part], output_BTHC[:, part]
         if known is not None and self.compute is head_fields:
             self._sent[layer] = self.courier.send(known_fields, *_tensors(known), output_BTHC)
-        elif self._T > 1:
-            self._send(layer, key_BGSC, scaling, query_BHTC, output_BTHC)
         else:
-            self._seen[layer] += (query_BHTC, output_BTHC)
-            self._keys[layer] = key_BGSC, scaling
+            self._send(layer, key_BGSC, scaling, query_BHTC, output_BTHC)
 
     def _send(self, layer: int, key: Tensor, scaling: float, *seen: Tensor) -> None:
         # A parcel takes tensors: an empty one stands for no padding.

@@ -14,6 +14,11 @@ from torch import Tensor
 Tensors = dict[str, Tensor]
 
 
+def bring(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for what that is doing."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 class Parcel:
     """Named tensors on their way to the host.
 

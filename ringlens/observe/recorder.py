@@ -18,7 +18,7 @@ from ringlens.config import Recorded, TopAttention
 from ringlens.errors import ObservationError
 from ringlens.observe.block import Block, Shipment
 from ringlens.observe.heads import AttentionInstrument, head_fields, top_fields
-from ringlens.observe.parcel import Courier
+from ringlens.observe.parcel import Courier, bring
 from ringlens.observe.ranks import Place
 from ringlens.observe.routing import RoutingInstrument
 from ringlens.observe.vectors import VectorInstrument, Window
@@ -143,7 +143,7 @@ def _instruments(
 ) -> Iterator[tuple[str, Instrument]]:
     """The instruments that a request takes in this process, by the name of what they give."""
     model, layers = lens.model, place.layers
-    first_B = torch.tensor(pads, device=lens.device) if any(pads) else None
+    first_B = bring(torch.tensor(pads), lens.device) if any(pads) else None
     if "routing" in record:
         sparse = tuple(layer for layer in layers if layer in model.config.sparse_layers)
         logits = "router_logits" in record

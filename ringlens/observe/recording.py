@@ -20,8 +20,12 @@ from ringlens.store.peers import Peers
 
 log = logging.getLogger(__name__)
 
-QUEUED = 2**29
-HELD = 2**27
+# Bytes in the queue at most, and a block in any case. A GPU's prefill makes gigabytes in seconds;
+# on the CPU the blocks also hold the keys that they are worked up from.
+QUEUED = {"cpu": 2**27, "cuda": 2**31}
+# Bytes worked up and not committed at most.
+HELD = 2**26
+# Seconds between commits within a batch at most.
 EVERY = 10.0
 
 
@@ -36,6 +40,7 @@ class Recording:
         run_id: The run that the traces belong to.
         peers: The processes that record the same traces.
         every: Seconds between commits within a batch.
+        device: Where the model runs.
 
     Attributes:
         traces: Traces finished and committed.
@@ -44,9 +49,15 @@ class Recording:
     """
 
     def __init__(
-        self, writer: StoreWriter, run_id: str, peers: Peers, every: float = EVERY
+        self,
+        writer: StoreWriter,
+        run_id: str,
+        peers: Peers,
+        every: float = EVERY,
+        device: str = "cpu",
     ) -> None:
         self.writer, self.run_id, self.peers, self.every = writer, run_id, peers, every
+        self.most = QUEUED.get(device, QUEUED["cpu"])
         self.traces, self.bytes_written, self.waited = 0, writer.bytes_written, 0.0
         self._buffers: list[TraceBuffer] = []
         self._last_commit = time.monotonic()
@@ -98,7 +109,7 @@ class Recording:
     def _put(self, size: int, work: Callable[[], None]) -> None:
         self.check()
         with self._changed:
-            if self._queued and self._queued + size > QUEUED:
+            if self._queued and self._queued + size > self.most:
                 self._wait(size)
             self._work.append((size, work))
             self._queued += size
@@ -113,7 +124,7 @@ class Recording:
             )
         start = time.monotonic()
         self._changed.wait_for(
-            lambda: self._error or not self._queued or self._queued + size <= QUEUED
+            lambda: self._error or not self._queued or self._queued + size <= self.most
         )
         self.waited += time.monotonic() - start
 

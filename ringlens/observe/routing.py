@@ -61,12 +61,16 @@ class RoutingInstrument:
     ) -> None:
         self.router, self.logits, self.courier = router, logits, courier
         self._gates = {layer: gate(model, layer) for layer in layers}
-        self._biases = {layer: expert_bias(model, layer) for layer in layers}
-        self._placed: dict[int, Tensor] = {}
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
+        self._shapes: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._sent: dict[int, Parcel] = {}
         self.start = 0
         self._shape = (0, 0)
+        # Read where they are: to fetch them would wait for the device. Offloaded ones are fetched.
+        self._biases = {
+            layer: expert_bias(model, layer) if g.expert_bias.is_meta else g.expert_bias
+            for layer, g in self._gates.items()
+        }
 
     def attach(self) -> list[Any]:
         """Hook the routers; returns handles to remove."""
@@ -90,7 +94,8 @@ class RoutingInstrument:
 
     def _routed(self, layer: int) -> Callable[[nn.Module, tuple, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> None:
-            self._seen[layer] += (x.unflatten(0, self._shape) for x in output)
+            self._seen[layer] += output
+            self._shapes[layer].append(self._shape)
             if self._shape[1] > 1:
                 self._send(layer)  # at once: the copy then runs beside the next layers
 
@@ -98,24 +103,36 @@ class RoutingInstrument:
 
     def _send(self, layer: int) -> None:
         compute = partial(routing_fields, self.router, self.logits)
-        finish = partial(checked_fields, self.router, self._biases[layer])
-        seen = self._seen.pop(layer)
-        if layer not in self._placed:  # moved once: a copy to the device would wait for it
-            self._placed[layer] = self._biases[layer].to(seen[0].device)
-        bias_E = self._placed[layer]
-        self._sent[layer] = self.courier.send(compute, bias_E, *seen, finish=finish)
+        finish = partial(checked_fields, self.router)
+        seen, bias_E = self._seen.pop(layer), self._biases[layer]
+        self._sent[layer] = self.courier.send(
+            partial(compute, self._shapes.pop(layer)),
+            bias_E.to(seen[0].device),
+            *seen,
+            finish=finish,
+        )
 
 
-def routing_fields(spec: RouterSpec, logits: bool, bias_E: Tensor, *seen: Tensor) -> Tensors:
+def routing_fields(
+    spec: RouterSpec,
+    logits: bool,
+    shapes: list[tuple[int, int]],
+    bias_E: Tensor,
+    *seen: Tensor,
+) -> Tensors:
     """The router record of a block, each field [B, t, …].
 
     Args:
         spec: Constants of the router.
         logits: Whether to keep the logits.
+        shapes: (B, T) of each forward.
         bias_E: Expert bias.
-        *seen: Logits, weights and ids of each forward in turn, [B, T, E] and [B, T, k].
+        *seen: Logits, weights and ids of each forward in turn, [B·T, E] and [B·T, k].
     """
-    z_BtE, weights_Btk, ids_Btk = (torch.cat(seen[i::3], dim=1) for i in range(3))
+    z_BtE, weights_Btk, ids_Btk = (
+        torch.cat([x.unflatten(0, shape) for x, shape in zip(seen[i::3], shapes, strict=True)], 1)
+        for i in range(3)
+    )
     shape = z_BtE.shape[:2]
     z_NE, weights_Nk, ids_Nk = (x.flatten(0, 1) for x in (z_BtE, weights_Btk, ids_Btk))
     record = router_record(z_NE, weights_Nk, ids_Nk, bias_E, spec)
@@ -134,16 +151,16 @@ def routing_fields(spec: RouterSpec, logits: bool, bias_E: Tensor, *seen: Tensor
     }
     if logits:
         fields["logits"] = z_NE
-    return {name: x.unflatten(0, shape) for name, x in fields.items()}
+    return {name: x.unflatten(0, shape) for name, x in fields.items()} | {"bias": bias_E}
 
 
-def checked_fields(spec: RouterSpec, bias_E: Tensor, fields: Tensors) -> Tensors:
+def checked_fields(spec: RouterSpec, fields: Tensors) -> Tensors:
     """On the host: refuse a choice that is not this router's; make the logits storable.
 
     Raises:
         ObservationError: A choice does not follow from its logits.
     """
-    shape = fields["margin"].shape
+    shape, bias_E = fields["margin"].shape, fields.pop("bias").float()
     flat = {name: x.flatten(0, 1) for name, x in fields.items()}
     margin_N, group_margin_N = flat["margin"], flat["group_margin"]
     same_N, ids_Nk = flat.pop("same"), flat["expert_ids"].long()

@@ -191,7 +191,8 @@ class _Session:
             run_id = here.everyone.broadcast(_open_run(writer, run, here))
             mine = [task for task in tasks if task.item % here.share[1] == here.share[0]]
             left = unfinished_tasks(folder, run_id, mine)
-            with Recording(writer, run_id, here.writers, self.commit_every) as recording:
+            device = self.lens.device.type
+            with Recording(writer, run_id, here.writers, self.commit_every, device) as recording:
                 report = _Reporter(recording, len(mine), len(mine) - len(left), on_progress)
                 observer = Observer(
                     self.lens, self.record, here, recording, report.forward, self.prefill

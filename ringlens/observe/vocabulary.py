@@ -12,19 +12,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ringlens.observe.attention import has_triton
 from ringlens.observe.parcel import Courier, Parcel, Tensors
 from ringlens.observe.points import POINTS, module_at, unembed
 
 if TYPE_CHECKING:
     from ringlens.model.modeling import BailingMoeV2ForCausalLM
 
-# Logits held at a time: 2**25 float32 are 128 MiB.
-MAX_LOGITS = 2**25
+# Logits held at a time; a GPU wants large products.
+MAX_LOGITS = {"cpu": 2**25, "cuda": 2**27}
 FIELDS = ("logprob", "entropy")
 
 
 def surprise(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of ``token_ids`` [...] under ``logits`` [..., V], and entropy, in nats."""
+    if has_triton(logits.device, logits.dtype):
+        from ringlens.observe.vocabulary_triton import surprise_rows
+
+        found = surprise_rows(logits.flatten(0, -2).contiguous(), token_ids.flatten())
+        return found[0].view(token_ids.shape), found[1].view(token_ids.shape)
     logp = logits.float().log_softmax(dim=-1)
     entropy = -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(dim=-1)
     return logp.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1), entropy
@@ -41,6 +47,7 @@ class VocabularyInstrument:
     def __init__(self, model: BailingMoeV2ForCausalLM, courier: Courier) -> None:
         self.model, self.courier = model, courier
         self._unembed = unembed(model)
+        self._most = MAX_LOGITS.get(model.device.type, MAX_LOGITS["cpu"])
         self._found: list[Tensor] = []
         self._waiting: list[Tensor] = []
         self._last_logits_BV: Tensor | None = None
@@ -60,7 +67,7 @@ class VocabularyInstrument:
             self._found += (nothing_B1, nothing_B1)
         else:
             self._waiting += (self._last_logits_BV, token_ids_BT[:, 0])
-            if len(self._waiting) // 2 * self._last_logits_BV.numel() > MAX_LOGITS:
+            if len(self._waiting) // 2 * self._last_logits_BV.numel() > self._most:
                 self._settle()
 
     def take(self) -> dict[int, Parcel]:
@@ -82,7 +89,7 @@ class VocabularyInstrument:
         B, T, _ = hidden_BTD.shape
         if T > 1:
             self._settle()
-        size = max(1, MAX_LOGITS // (B * self.model.config.vocab_size))
+        size = max(1, self._most // (B * self.model.config.vocab_size))
         for start in range(0, T - 1, size):
             stop = min(start + size, T - 1)
             logits = self._unembed(hidden_BTD[:, start:stop])
