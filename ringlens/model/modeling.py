@@ -227,6 +227,8 @@ class BailingMoeV2Model(BailingMoeV2PreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)
+        # The mask looks for packed sequences in them and waits for the device: only if given.
+        packed_ids = position_ids
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
@@ -236,7 +238,7 @@ class BailingMoeV2Model(BailingMoeV2PreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=position_ids,
+            position_ids=packed_ids,
         )
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)

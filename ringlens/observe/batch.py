@@ -109,10 +109,11 @@ def teacher_force(observer: Observer, tasks: Sequence[Task]) -> None:
     """Observe one batch of finished token sequences."""
     lens = observer.lens
     ids_BP, mask_BP, pads = observer.begin(tasks, (), "replay")
-    positions_BP = (mask_BP.cumsum(dim=1) - 1).clamp(min=0)
     P, size = ids_BP.shape[1], observer.prefill
-    # Without padding no mask: kernels then need no [P, P] mask in memory.
-    mask = mask_BP if any(pads) else None
+    # Without padding no mask and no positions: kernels then need no [P, P] mask in memory.
+    mask = positions_BP = None
+    if any(pads):
+        mask, positions_BP = mask_BP, (mask_BP.cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=lens.config) if size < P else None
     with observer.recorder(pads), torch.inference_mode():
         for start in range(0, P, size):
@@ -120,7 +121,7 @@ def teacher_force(observer: Observer, tasks: Sequence[Task]) -> None:
             lens.model(
                 input_ids=ids_BP[:, start:stop],
                 attention_mask=None if mask is None else mask[:, :stop],
-                position_ids=positions_BP[:, start:stop],
+                position_ids=None if positions_BP is None else positions_BP[:, start:stop],
                 past_key_values=cache,
                 use_cache=cache is not None,
                 logits_to_keep=1,

@@ -6,6 +6,7 @@ Nothing is dropped: when the queue is full, the model waits, and the run says so
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 QUEUED = {"cpu": 2**27, "cuda": 2**31}
 # Bytes worked up and not committed at most.
 HELD = 2**26
+# Seconds that the recording thread may keep Python's lock from the model's.
+SWITCH = 2e-4
 # Seconds between commits within a batch at most.
 EVERY = 10.0
 
@@ -70,6 +73,9 @@ class Recording:
 
     def __enter__(self) -> Self:
         """Start the thread."""
+        # The model's thread asks for Python's lock at every operation and must not wait long.
+        self._interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
         self._thread.start()
         return self
 
@@ -86,6 +92,7 @@ class Recording:
                 self._work.clear()
             self._changed.notify_all()
         self._thread.join()
+        sys.setswitchinterval(self._interval)
         if error is None:
             self.check()
 

@@ -7,7 +7,7 @@ a token.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -129,10 +129,7 @@ def routing_fields(
         bias_E: Expert bias.
         *seen: Logits, weights and ids of each forward in turn, [B·T, E] and [B·T, k].
     """
-    z_BtE, weights_Btk, ids_Btk = (
-        torch.cat([x.unflatten(0, shape) for x, shape in zip(seen[i::3], shapes, strict=True)], 1)
-        for i in range(3)
-    )
+    z_BtE, weights_Btk, ids_Btk = (joined(seen[i::3], shapes) for i in range(3))
     shape = z_BtE.shape[:2]
     z_NE, weights_Nk, ids_Nk = (x.flatten(0, 1) for x in (z_BtE, weights_Btk, ids_Btk))
     record = router_record(z_NE, weights_Nk, ids_Nk, bias_E, spec)
@@ -152,6 +149,13 @@ def routing_fields(
     if logits:
         fields["logits"] = z_NE
     return {name: x.unflatten(0, shape) for name, x in fields.items()} | {"bias": bias_E}
+
+
+def joined(seen: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Tensors [B·T, …] of forwards that follow one another as [B, t, …]."""
+    if all(T == 1 for _, T in shapes):
+        return torch.stack(list(seen), dim=1)
+    return torch.cat([x.unflatten(0, shape) for x, shape in zip(seen, shapes, strict=True)], 1)
 
 
 def checked_fields(spec: RouterSpec, fields: Tensors) -> Tensors:
