@@ -6,6 +6,7 @@ Ring-mini, and its pieces may run into their neighbours.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -88,15 +89,19 @@ def phases(text: TokenText, n_prompt: int) -> list[str]:
     first ``<think>`` after it, and ends behind ``</think>``; the marks belong to it, and so does
     a token that reaches into it. Without marks, all that follows the prompt is answer.
     """
+    total = len(text.pieces)
+    n_prompt = min(n_prompt, total)
     prompt_end = text.ends[n_prompt - 1] if n_prompt else 0
     think_start, think_end = think_span(text.text, prompt_end)
-    names = []
-    for pos, (start, end) in enumerate(zip(text.starts, text.ends, strict=True)):
-        if pos < n_prompt:
-            names.append("prompt")
-        else:
-            names.append("think" if start < think_end and end > think_start else "answer")
-    return names
+    # Spans are in order, so the tokens that reach into the thinking phase are neighbours.
+    first = max(n_prompt, bisect_right(text.ends, think_start))
+    stop = max(first, bisect_left(text.starts, think_end))
+    return (
+        ["prompt"] * n_prompt
+        + ["answer"] * (first - n_prompt)
+        + ["think"] * (stop - first)
+        + ["answer"] * (total - stop)
+    )
 
 
 def think_span(text: str, prompt_end: int) -> tuple[int, int]:
