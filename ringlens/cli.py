@@ -50,7 +50,15 @@ def recording_options(command: Command) -> Command:
             "--record",
             default="logprobs,routing,router_logits,heads",
             show_default=True,
-            help="What to record, comma-separated; tokens always are.",
+            help="What to record, comma-separated; tokens always are. Vectors and attention are "
+            "asked for with their layers, heads and positions: resid_post@3+5, "
+            "head_out@2/0-3[0:128], attention:4@2/1 (4 positions a token).",
+        ),
+        click.option(
+            "--commit-every",
+            default=10.0,
+            show_default=True,
+            help="Seconds after which a running batch is committed as far as it is.",
         ),
     ):
         command = option(command)
@@ -157,6 +165,7 @@ def capture(model: str, problems: str, n: int | None, store: str, **options: Any
       ringlens capture ring-nano --problems countdown --n 8 --store runs/first
       ringlens capture ring-nano --problems mine.jsonl --store runs/mine --temperature 0.7
       ringlens capture ring-nano --n 64 --store runs/lean --record routing
+      ringlens capture ring-nano --n 4 --store runs/stream --record routing,resid_post@3+5
     """
     _capture(model, _model_options(options), problems, n, store, options)
     print_summary(store)
@@ -166,6 +175,12 @@ def capture(model: str, problems: str, n: int | None, store: str, **options: Any
 @click.argument("model")
 @click.argument("source")
 @click.option("--store", required=True, help="Folder of the store that the records go to.")
+@click.option(
+    "--prefill",
+    default=32768,
+    show_default=True,
+    help="Positions that one forward takes at most.",
+)
 @recording_options
 @loading_options
 def replay(model: str, source: str, store: str, **options: Any) -> None:
@@ -221,7 +236,8 @@ def app(store: str, host: str, port: int, open_browser: bool) -> None:
 def sql(store: str, query: str, form: str) -> None:
     r"""Query STORE in SQL (DuckDB's).
 
-    Tables: runs, experts, traces, tokens, routing, router_logits, heads; view: router_choices.
+    Tables: runs, experts, traces, tokens, routing, router_logits, heads, activations, attention;
+    view: router_choices.
 
     \b
     Examples:

@@ -57,21 +57,14 @@ def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **g
     made, launch = _planned(model, gpus, given)
     if save_device_map is not None:
         _save_map(made, save_device_map)
-    if as_json:
-        import json
+    from ringlens.cli_plan_print import print_json, print_plan
 
-        from ringlens.model.report import report
-
-        click.echo(json.dumps(report(made, launch), indent=2))
-        return
-    from ringlens.cli_plan_print import print_plan
-
-    print_plan(made, launch)
+    (print_json if as_json else print_plan)(made, launch)
 
 
 def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch]:
     """Read what was asked, and plan it; the cheap checks come first."""
-    from ringlens.model.device import devices
+    from ringlens.model.placement import devices
 
     over = devices(gpus)
     reserve = _bytes(given["reserve"])
@@ -112,7 +105,7 @@ def _loaded_dtype(model: str, config: BailingMoeV2Config) -> str:
 
 def _bytes(size: str) -> int:
     """Bytes of a size such as 2GB; 0 for 0."""
-    from ringlens.model.device import devices
+    from ringlens.model.placement import devices
 
     if re.fullmatch(r"0\s*\w*", size.strip()):
         return 0

@@ -1,12 +1,14 @@
-"""A plan as tables: parameters, memory, devices, what to change, how to start."""
+"""A plan as tables (parameters, memory, devices, what to change, how to start) and as JSON."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +27,8 @@ TITLES = {
     "torchrun": "torchrun: a process for each GPU",
     "vllm": "vLLM server, routing returned with each answer",
 }
+# What the JSON says of each device.
+LOADED = ("reserve", "weights", "cache", "recording", "working", "fusing", "used", "free")
 
 
 def print_plan(plan: Plan, launch: Launch) -> None:
@@ -90,7 +94,7 @@ def _memory(plan: Plan) -> Table:
         (f"keys and values, {work.batch} x {work.context:,} tokens", s.cache * layers),
         (f"working memory, {work.batch} x {prefill:,} tokens, at its {peak}", s.activations[peak]),
         ("recording, a sparse layer", s.recording.sparse_layer),
-        ("recording, host (pinned)", s.recording.host),
+        ("recording, main memory of a process", plan.host),
     ]
     if s.size.fusing_bytes:
         rows.append(("while loading: beside the layer being fused", s.size.fusing_bytes))
@@ -159,3 +163,81 @@ def _alike(loads: Sequence[Load]) -> list[tuple[str, Load]]:
         name = first if len(alike) == 1 else f"{first}–{last.removeprefix('gpu ')}"
         rows.append((name, alike[0]))
     return rows
+
+
+def print_json(plan: Plan, launch: Launch) -> None:
+    """Print a plan as JSON."""
+    click.echo(json.dumps(report(plan, launch), indent=2))
+
+
+def report(plan: Plan, launch: Launch) -> dict[str, Any]:
+    """All numbers of a plan and its commands as plain values; bytes unless named else."""
+    s, size = plan.setting, plan.setting.size
+    return {
+        "model": launch.source,
+        "precision": s.held.name,
+        "dtype": s.held.dtype,
+        "quantization": s.held.quantization,
+        "experts": s.layout,
+        "stays_unquantized": list(KEPT if s.held.quantization else (*QUANTIZED, *KEPT)),
+        "parameters": {"total": size.total, "active": size.active, **size.parameters},
+        "weights": {
+            "total": size.bytes,
+            "sparse_layer": _layer(plan, sparse=True),
+            "dense_layer": _layer(plan, sparse=False),
+            "fusing": size.fusing_bytes,
+        },
+        "work": {
+            "context": s.work.context,
+            "batch": s.work.batch,
+            "prefill": min(s.work.prefill, s.work.context),
+            "max_position_embeddings": s.config.max_position_embeddings,
+        },
+        "cache": {"layer": s.cache, "total": s.cache * s.config.num_hidden_layers},
+        "activations": {**s.activations, "peak": max(s.activations.values())},
+        "recording": {
+            "sparse_layer": s.recording.sparse_layer,
+            "dense_layer": s.recording.dense_layer,
+            "host": plan.host,
+        },
+        "devices": [{"name": d.name, "capacity": d.capacity} for d in plan.devices],
+        "fits": plan.ways[0].fits,
+        "ways": [_way(plan, way, launch) for way in plan.ways],
+        "changes": [{"what": c.what, "value": c.value, "says": c.sentence} for c in plan.changes],
+        "largest": plan.largest,
+    }
+
+
+def _layer(plan: Plan, *, sparse: bool) -> int | None:
+    """Bytes of one sparse or dense layer; None where there is none."""
+    layers = plan.setting.config.sparse_layers
+    dense = range(plan.setting.config.first_k_dense_replace)
+    chosen = layers if sparse else dense
+    if not chosen:
+        return None
+    return plan.setting.size.weight_bytes[f"model.layers.{chosen[0]}"]
+
+
+def _way(plan: Plan, way: Way, launch: Launch) -> dict[str, Any]:
+    return {
+        "name": way.name,
+        "possible": way.possible,
+        "fits": way.fits,
+        "note": way.note,
+        "tp_size": way.tp_size,
+        "ep_size": way.ep_size,
+        "pp_size": way.pp_size,
+        "automatic": way.automatic,
+        "device_map": way.device_map,
+        "devices": [_load(load) for load in way.loads],
+        "commands": commands(plan, way, launch),
+    }
+
+
+def _load(load: Load) -> dict[str, Any]:
+    return {
+        "name": load.device.name,
+        "capacity": load.device.capacity,
+        "units": list(load.units),
+        **{name: getattr(load, name) for name in LOADED},
+    }

@@ -64,7 +64,10 @@ PRINTERS: dict[str, Callable[[Any], str]] = {"table": str, "csv": _csv, "json": 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar: traces, tokens a second, bytes written; nothing where another speaks."""
+    """A progress bar: traces, tokens a second, bytes written; nothing where another speaks.
+
+    Where the model has waited for the recording, it says for how long.
+    """
     if not speaks():
         yield lambda progress: None
         return
@@ -77,11 +80,11 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("traces · {task.fields[tokens]:,} tokens · {task.fields[speed]:,.0f}/s"),
-        TextColumn("· {task.fields[megabytes]:.1f} MB"),
+        TextColumn("· {task.fields[megabytes]:.1f} MB{task.fields[waited]}"),
         TimeElapsedColumn(),
     )
     with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, tokens=0, speed=0.0, megabytes=0.0)
+        task = bar.add_task(title, total=None, tokens=0, speed=0.0, megabytes=0.0, waited="")
 
         def show(progress: Progress) -> None:
             seconds = max(bar.tasks[0].elapsed or 0.0, 1e-6)
@@ -92,6 +95,9 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
                 tokens=progress.tokens,
                 speed=progress.tokens / seconds,
                 megabytes=progress.bytes_written / 1e6,
+                waited=f" · waited {progress.waited:.1f} s for recording"
+                if progress.waited
+                else "",
             )
 
         yield show

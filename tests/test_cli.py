@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -58,6 +59,56 @@ def test_capture_shows_progress(tmp_path):
     assert "tokens" in result.stderr
 
 
+def test_progress_says_when_the_model_waits(capsys, monkeypatch):
+    from ringlens.cli_print import progress_bar
+    from ringlens.observe.session import Progress
+
+    monkeypatch.setenv("COLUMNS", "200")
+    for waited, said in ((0.0, False), (2.5, True)):
+        with progress_bar("title") as show:
+            show(Progress(1, 2, tokens=10, waited=waited))
+        assert ("waited 2.5 s for recording" in capsys.readouterr().err) == said
+
+
+def test_options_of_recording_are_those_of_the_functions():
+    """The same defaults, though the command line imports neither torch nor the recorder."""
+    import inspect
+
+    import ringlens as rl
+    from ringlens.cli import capture, replay
+
+    for command, function in ((capture, rl.capture), (replay, rl.replay)):
+        wanted = inspect.signature(function).parameters
+        for option in command.params:
+            if option.name in ("commit_every", "prefill"):
+                assert option.default == wanted[option.name].default
+    assert {"commit_every", "prefill"} <= {option.name for option in replay.params}
+    assert "commit_every" in {option.name for option in capture.params}
+
+
+def test_help_of_sql_names_every_table(captured):
+    said = ringlens("sql", "--help").stdout.split("Tables:")[1].split("Examples:")[0]
+    with Store(captured) as store:
+        names = {name for (name,) in store.sql("show tables").fetchall()}
+    assert {"activations", "attention", "router_choices"} <= names
+    assert names <= set(re.findall(r"\w+", said))
+
+
+def test_vectors_attention_and_commits_from_the_command_line(captured, tmp_path):
+    """What the help of --record shows, on a few positions a forward."""
+    shown = "resid_post@3+5,head_out@2/0-3[0:128],attention:4@2/1"
+    assert all(
+        part in " ".join(ringlens("replay", "-h").stdout.split()) for part in shown.split(",")
+    )
+    options = ["--record", f"routing,{shown}", "--commit-every", "0.01", "--prefill", "64"]
+    result = ringlens("replay", "ring-nano", captured, "--store", tmp_path / "s", *options)
+    assert result.returncode == 0, result.stderr
+    with Store(tmp_path / "s") as store:
+        points = store.sql("select distinct point, layer from activations order by all").fetchall()
+        assert points == [("head_out", 2), ("resid_post", 3), ("resid_post", 5)]
+        assert store.sql("select distinct layer, head from attention").fetchall() == [(2, 1)]
+
+
 def test_sql_prints_table_csv_and_json(captured):
     query = "select layer, count(*) as n from routing group by layer order by layer limit 2"
     assert "layer" in ringlens("sql", captured, query).stdout
@@ -106,6 +157,8 @@ def test_replay_of_a_store_and_of_a_file(captured, tmp_path):
         (["capture", "ring-nano", "--store", "s", "--quantization", "int4"], 2, "nf4-double"),
         (["capture", "ring-nano", "--store", "s", "--tp-size", "2"], 1, "torchrun"),
         (["plan", "ring-nano", "--gpus", "8xH100"], 1, "16x80GB"),
+        (["capture", "ring-nano", "--store", "s", "--commit-every", "-1"], 1, "0 or more seconds"),
+        (["replay", "ring-nano", "bad.jsonl", "--store", "s", "--prefill", "0"], 1, "prefill = 0"),
     ],
 )
 def test_bad_input_has_a_message_and_a_code(args, code, message, tmp_path):

@@ -53,6 +53,7 @@ def test_plan_prints_the_command_of_each_way():
     said = said_by(fp8, "--gpus", "16x80GiB", "--batch", 1)
     assert f"ringlens plan {fp8} --gpus 16x80GiB" in said
     assert "torchrun --nnodes 2 --nproc-per-node 8" in said
+    assert "--tp-size 16 --ep-size 16" in said
     assert "vllm serve MODEL" in said
     assert "--tensor-parallel-size 8 --pipeline-parallel-size 2" in said
 

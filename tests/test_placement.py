@@ -1,24 +1,37 @@
 """Plans against published figures; what a placement must always hold; wrong input."""
 
 import json
+import os
+import re
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringlens.cli_plan_print import report
 from ringlens.errors import ConfigError
-from ringlens.model.device import Device, devices
 from ringlens.model.launch import Launch, commands
+from ringlens.model.layout import choose_layout
 from ringlens.model.loading import read_config
-from ringlens.model.memory import BLOCK_TOKENS, HELD, QUEUED, Workload
-from ringlens.model.placement import Load, Need, automatic_map, fill, fits, spread
-from ringlens.model.plan import gpus_needed, plan
-from ringlens.model.report import report
+from ringlens.model.memory import BLOCK_TOKENS, HELD, QUEUED, QUEUED_ALONE, Workload
+from ringlens.model.parallel import distributed_config
+from ringlens.model.placement import (
+    Device,
+    Load,
+    Need,
+    automatic_map,
+    devices,
+    fill,
+    fits,
+    spread,
+)
+from ringlens.model.plan import Plan, gpus_needed, plan
 from ringlens.model.setting import setting
 from ringlens.model.size import QUANTIZATIONS, census, measure, precision
-from ringlens.model.way import by_device_map, by_torchrun, by_vllm
+from ringlens.model.way import by_device_map, by_torchrun, by_vllm, sharded
 
 CONFIGS = Path(__file__).parent / "configs"
 GB = 10**9
@@ -119,7 +132,8 @@ def test_the_automatic_map_leaves_gpus_empty():
 def test_constants_are_those_of_the_recorder():
     from ringlens.observe import recorder, recording
 
-    assert (BLOCK_TOKENS, QUEUED, HELD) == (recorder.STEPS, recording.QUEUED, recording.HELD)
+    assert (BLOCK_TOKENS, HELD) == (recorder.STEPS, recording.HELD)
+    assert recording.QUEUED == {"cuda": QUEUED, "cpu": QUEUED_ALONE}
 
 
 # --- properties ----------------------------------------------------------------------------------
@@ -188,29 +202,110 @@ def test_largest_and_needed_are_the_edge(count, capacity, quantization, context,
         assert by_device_map(other, over).fits
 
 
-@pytest.mark.parametrize("way", [by_torchrun, by_vllm])
-@pytest.mark.parametrize("count", [2, 4, 8, 16])
-def test_ranks_hold_the_whole_model(way, count):
-    """Shared weights add up to the model, plus what every rank keeps whole."""
+LAYOUTS = {"tp, ep": (8, 8, 1), "ep": (1, 8, 1), "tp": (8, 1, 1), "pp": (1, 1, 8)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_ranks_hold_the_whole_model(layout):
+    """Weights add up to the model and what is there eight times; each layer is watched once."""
     s = setting(config("ring-mini-2.0"))
-    found = way(s, devices(f"{count}x80GB"))
-    whole = sum(s.size.whole_bytes.values())
-    ranks = max(found.tp_size, found.ep_size)
-    assert ranks * found.pp_size == count
-    held = sum(load.weights for load in found.loads)
-    extra = whole * (ranks - 1) if found.tp_size > 1 else 0
-    rotary = s.size.weight_bytes["model.rotary_emb"] * (count - ranks)
-    assert abs(held - s.size.bytes - extra - rotary) <= 1000 * count  # rounding up
+    tp, _, pp = layout
+    loads = sharded(s, devices("8x80GB"), *layout).loads
+    size = s.size
+    whole = sum(size.whole_bytes.values())
+    if pp > 1:
+        often = sum(size.weight_bytes[u] for u in ("model.word_embeddings", "model.rotary_emb"))
+    else:
+        often = whole if tp > 1 else size.bytes - sum(size.expert_bytes.values())
+    assert abs(sum(load.weights for load in loads) - size.bytes - 7 * often) <= 1000  # rounding up
+    one = spread(s.needs, empty([10**12]))[0]
+    assert sum(load.recording for load in loads) == one.recording
+    assert sum(load.cache for load in loads) == one.cache * (1 if pp > 1 else 8)
 
 
-def test_parallel_sizes_divide_heads(ring_1t):
+def test_ranks_of_vllm_hold_the_whole_model():
+    s = setting(config("ring-mini-2.0"))
+    found = by_vllm(s, devices("8x80GB"))
+    assert (found.tp_size, found.pp_size) == (4, 2)
+    held = sum(load.weights for load in found.loads) - 3 * sum(s.size.whole_bytes.values())
+    assert abs(held - s.size.bytes - 4 * s.size.weight_bytes["model.rotary_emb"]) <= 1000
+
+
+TORCHRUN = {
+    "fp8 with little cache": ("ring-1t-fp8", "16x80GB", 1, None, (16, 16, 1), True, "all GPUs"),
+    "fp8 with a large cache": ("ring-1t-fp8", "16x80GiB", 4, None, (1, 1, 16), True, "42.9 GB"),
+    "nf4": ("ring-1t", "8x141GB", 4, "nf4", (1, 1, 8), True, "do not combine"),
+    "bf16, uneven": ("ring-1t", "38x80GB", 4, None, (1, 1, 38), False, "The last has 6 layers"),
+    "bf16, even": ("ring-1t", "40x80GB", 4, None, (1, 1, 40), True, "one GPU works at a time"),
+    "more ranks than kv heads": ("ring-1t", "32x80GB", 1, None, (32, 32, 1), True, "all GPUs"),
+}
+
+
+@pytest.mark.parametrize("name", TORCHRUN)
+def test_the_layout_under_torchrun_and_why(name):
+    model, gpus, batch, quantization, layout, fitting, why = TORCHRUN[name]
+    s = setting(config(model), quantization=quantization, work=Workload(batch=batch))
+    found = by_torchrun(s, devices(gpus))
+    assert (found.tp_size, found.ep_size, found.pp_size) == layout
+    assert found.fits == fitting
+    assert why in found.note
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(2, 48),
+    per_node=st.integers(1, 9),
+    capacity=st.integers(1, 80),
+    quantization=st.sampled_from([None, "published fp8", "nf4"]),
+    shape=st.fixed_dictionaries(
+        {
+            "num_experts": st.sampled_from([8, 12, 16]),
+            "num_hidden_layers": st.integers(2, 12),
+            "num_key_value_heads": st.sampled_from([1, 2, 4]),
+            "moe_intermediate_size": st.sampled_from([128, 192, 512]),
+        }
+    ),
+)
+def test_every_printed_torchrun_command_is_one_that_loading_accepts(
+    count, per_node, capacity, quantization, shape
+):
+    """Sizes, processes and layout of the experts, checked by what ``load_model`` itself asks."""
+    model = config("ring-mini-2.0")
+    for key, value in shape.items():
+        setattr(model, key, value)
+    if quantization == "published fp8":
+        model.quantization_config = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    s = setting(model, quantization="nf4" if quantization == "nf4" else None)
+    over = devices(f"{count}x{capacity}GB")
+    way = by_torchrun(s, over)
+    assert way.possible or count > model.num_hidden_layers
+    for line in commands(Plan(s, over, (way,), (), {}), way, Launch("M", "M", "G", per_node)):
+        nodes, each = map(int, re.search(r"--nnodes (\d+) --nproc-per-node (\d+)", line).groups())
+        assert each <= per_node
+        names = ("tp_size", "ep_size", "pp_size")
+        sizes = dict.fromkeys(names, 1)
+        sizes |= {f"{n}_size": int(size) for n, size in re.findall(r"--(\w\w)-size (\d+)", line)}
+        with mock.patch.dict(os.environ, {"WORLD_SIZE": str(nodes * each)}):
+            assert distributed_config(model, **sizes) is not None
+        method = {None: None, "published fp8": "fp8", "nf4": "bitsandbytes"}[quantization]
+        experts = max(sizes["tp_size"], sizes["ep_size"]) > 1
+        choose_layout(None, method=method, keeps_fp8=method == "fp8", sharded=experts)
+
+
+def test_vllm_divides_heads(ring_1t):
     """Ring-1T has 8 key/value heads: 16 GPUs are 8 x 2."""
     found = by_vllm(setting(ring_1t), devices("16x141GB"))
     assert (found.tp_size, found.pp_size) == (8, 2)
-    assert by_torchrun(setting(ring_1t), devices("16x80GB")).tp_size == 8
     odd = by_vllm(setting(config("ring-mini-2.0")), devices("23x80GB"))
     assert not odd.possible
     assert "23 processes" in odd.note
+
+
+def test_no_layout_under_torchrun_is_said_with_the_reasons():
+    way = by_torchrun(setting(config("ring-mini-2.0")), devices("23x80GB"))
+    assert not way.possible
+    assert "256 experts" in way.note
+    assert "20 layers" in way.note
 
 
 def test_main_memory_takes_what_does_not_fit():
@@ -241,13 +336,14 @@ def test_commands_of_a_plan():
     assert line[-1].startswith("ringlens capture inclusionAI/Ring-1T --store runs/first")
     assert "--quantization nf4" in line[-1]
     assert "--device-map auto" in line[-1]
-    fp8 = plan(setting(config("ring-1t-fp8")), devices("16x80GB"))
+    fp8 = plan(setting(config("ring-1t-fp8"), work=Workload(batch=1)), devices("16x80GB"))
     saved, started = commands(fp8, fp8.ways[0], Launch("M", "M", "16x80GB"))
     assert "--save-device-map device_map.json" in saved
     assert started.endswith("--device-map device_map.json")
     (torchrun,) = commands(fp8, fp8.ways[1], Launch("M", "M", "16x80GB"))
     assert torchrun.startswith("torchrun --nnodes 2 --nproc-per-node 8 ")
     assert "-m -- ringlens.cli capture M" in torchrun
+    assert torchrun.endswith(" --tp-size 16 --ep-size 16")
     (vllm,) = commands(fp8, fp8.ways[2], Launch("M", "M", "16x80GB"))
     assert "--tensor-parallel-size 8 --pipeline-parallel-size 2" in vllm
     assert "--enable-return-routed-experts" in vllm

@@ -10,10 +10,9 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
-from ringlens.model.device import Device
 from ringlens.model.loading import load_model, read_config
 from ringlens.model.memory import Workload
-from ringlens.model.placement import automatic_map
+from ringlens.model.placement import Device, automatic_map
 from ringlens.model.quantization import weight_bytes
 from ringlens.model.setting import setting
 from ringlens.model.size import census, measure, precision

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count
 from math import ceil
 
+from ringlens.model.parallel import processes
 from ringlens.model.plan import Plan
 from ringlens.model.setting import RESERVE, layout_for
 from ringlens.model.size import published_quantization
@@ -90,11 +92,12 @@ def _device_map(plan: Plan, way: Way, launch: Launch) -> list[str]:
 
 
 def _torchrun(plan: Plan, way: Way, launch: Launch) -> list[str]:
-    processes = max(way.tp_size, way.ep_size) * way.pp_size
-    nodes = ceil(processes / launch.per_node)
+    started = processes(way.tp_size, way.ep_size, way.pp_size)
+    # As few machines as can start equally many processes each.
+    nodes = next(n for n in count(ceil(started / launch.per_node)) if started % n == 0)
     sizes = (("tp", way.tp_size), ("ep", way.ep_size), ("pp", way.pp_size))
     layout = " ".join(f"--{name}-size {size}" for name, size in sizes if size > 1)
-    start = f"torchrun --nnodes {nodes} --nproc-per-node {ceil(processes / nodes)}"
+    start = f"torchrun --nnodes {nodes} --nproc-per-node {started // nodes}"
     start += (
         " --standalone"
         if nodes == 1

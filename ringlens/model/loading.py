@@ -75,7 +75,8 @@ def load_model(
     Args:
         name: "ring-nano", a folder, or a hub id.
         dtype: dtype of the weights; "auto" takes the checkpoint's.
-        device: Where to put the whole model; None for the CPU.
+        device: Where to put the whole model; None for the CPU. In a process that torchrun or
+            accelerate started, a plain "cuda" is the GPU of its own.
         device_map: Instead of ``device``: "auto" (fill the GPUs, then CPU memory, then the disk),
             another of accelerate's words, or a place for each module
             ({"model.layers.0": 0, "model.layers.1": "cpu", "lm_head": "disk", …}).
@@ -125,6 +126,30 @@ def load_model(
     return model.eval(), tokenizer
 
 
+def own_device(device: str | torch.device | None) -> str | torch.device | None:
+    """The GPU that a plain "cuda" means in one of several processes of a launcher.
+
+    It becomes the current one. Any other device is returned as it is; so is "cuda" where nothing
+    was launched, or where the process sees a single GPU (its own, or one that all share).
+
+    Raises:
+        ConfigError: More processes were started on this machine than it has GPUs.
+    """
+    local_rank = os.environ.get("LOCAL_RANK")
+    gpus = torch.cuda.device_count()
+    if str(device) != "cuda" or local_rank is None or gpus == 1:
+        return device
+    if int(local_rank) >= gpus > 0:
+        raise ConfigError(
+            f"LOCAL_RANK = {local_rank}, but this machine has {gpus} GPUs: start at most {gpus} "
+            "processes on it (--nproc-per-node), or name a device for each."
+        )
+    if gpus:
+        # Otherwise pinning memory would open a context of every process on the first GPU.
+        torch.cuda.set_device(int(local_rank))
+    return torch.device("cuda", int(local_rank))
+
+
 def _placement(
     device: str | torch.device | None,
     device_map: str | Mapping[str, Any] | None,
@@ -146,7 +171,7 @@ def _placement(
         raise ConfigError(
             "max_memory and offload_folder belong to a device_map: add device_map='auto'."
         )
-    places = {"": device or "cpu"} if device_map is None else device_map
+    places = {"": own_device(device) or "cpu"} if device_map is None else device_map
     folder = None if offload_folder is None else os.fspath(offload_folder)
     return {
         "device_map": dict(places) if isinstance(places, Mapping) else places,

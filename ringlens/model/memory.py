@@ -18,9 +18,10 @@ from ringlens.errors import ConfigError
 if TYPE_CHECKING:
     from ringlens.model.configuration import BailingMoeV2Config
 
-# Recording: decoding steps observed together; bytes of blocks that may wait for the writer, and of
-# records that wait to be committed (the constants of observe/recorder.py and observe/recording.py).
-BLOCK_TOKENS, QUEUED, HELD = 64, 2**29, 2**27
+# Recording: decoding steps observed together; bytes of blocks that may wait for the writer (beside
+# a GPU, and on the CPU alone), and of records that wait to be committed (the constants of
+# observe/recorder.py and observe/recording.py).
+BLOCK_TOKENS, QUEUED, QUEUED_ALONE, HELD = 64, 2**31, 2**27, 2**26
 # Router logits in float32; of each choice an int64 id and a float32 weight.
 LOGIT_BYTES, CHOICE_BYTES = 4, 12
 # Entropy, first and previous weight, output norm: float32, each head.
@@ -115,13 +116,15 @@ class Recording:
         sparse_layer: Bytes on the device of each sparse layer: router logits and choices, and what
             a layer holds of its heads.
         dense_layer: Bytes on the device of each dense layer: what it holds of its heads.
-        host: Host memory of a process: the queue of blocks that wait for the writer (pinned), at
-            least one block, and the records that wait for a commit.
+        host: Host memory of a process that runs on a GPU: the queue of blocks that wait for the
+            writer (pinned), at least one block, and the records that wait for a commit.
+        host_alone: The same of a process that runs on the CPU.
     """
 
     sparse_layer: int
     dense_layer: int
     host: int
+    host_alone: int
 
 
 def recording_bytes(config: BailingMoeV2Config, work: Workload, item: int) -> Recording:
@@ -141,4 +144,5 @@ def recording_bytes(config: BailingMoeV2Config, work: Workload, item: int) -> Re
         sparse_layer=max(decoded * (router + waiting), prefilled * (router + seen)),
         dense_layer=max(decoded * waiting, prefilled * seen),
         host=max(QUEUED, block) + HELD,
+        host_alone=max(QUEUED_ALONE, block) + HELD,
     )

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ConfigError
+from ringlens.model.quantization import fp8_block, quantization_method
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -48,6 +49,8 @@ PP_PLAN = {
     "norm": (["hidden_states"], ["hidden_states"]),
 }
 HEAD_TP_PLAN = {"lm_head": "colwise_gather_output"}
+# What a rank gets of each expert must begin at 16 bytes: so many 16-bit numbers.
+ALIGNED = 8
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,13 @@ def distributed_config(
         ConfigError: The sizes do not fit the model, each other, the processes that torchrun
             started, or the installed transformers.
     """
-    _check_sizes(config, tp_size, ep_size, pp_size)
+    check_sizes(
+        config,
+        tp_size=tp_size,
+        ep_size=ep_size,
+        pp_size=pp_size,
+        method=quantization_method(config),
+    )
     if (tp_size, ep_size, pp_size) == (1, 1, 1):
         return None
     _check_processes(tp_size, ep_size, pp_size)
@@ -159,7 +168,29 @@ def distributed_config(
     return kind(**sizes)
 
 
-def _check_sizes(config: BailingMoeV2Config, tp_size: int, ep_size: int, pp_size: int) -> None:
+def check_sizes(
+    config: BailingMoeV2Config,
+    *,
+    tp_size: int,
+    ep_size: int,
+    pp_size: int,
+    method: str | None = None,
+) -> None:
+    """Refuse a layout that cannot be; what loading and planning both ask.
+
+    Heads need not divide: the outputs of the attention's projections are gathered, so a head may be
+    computed by two ranks.
+
+    Args:
+        config: The model's configuration.
+        tp_size: Processes that share each weight.
+        ep_size: Processes that share out the experts.
+        pp_size: Stages of layers.
+        method: The quantisation of the weights that are loaded, as transformers names it.
+
+    Raises:
+        ConfigError: The sizes do not fit the model or each other.
+    """
     for name, size in (("tp_size", tp_size), ("ep_size", ep_size), ("pp_size", pp_size)):
         if size < 1:
             raise ConfigError(f"{name} = {size}; it must be 1 (not used) or more.")
@@ -185,6 +216,41 @@ def _check_sizes(config: BailingMoeV2Config, tp_size: int, ep_size: int, pp_size
             f"pp_size = {pp_size}, but the model has {config.num_hidden_layers} layers; "
             "a stage needs at least one."
         )
+    block = max(fp8_block(config)) if method == "fp8" else 1
+    if tp_size > 1:
+        _check_widths(config, tp_size, block, experts=ep_size == 1)
+
+
+def _check_widths(config: BailingMoeV2Config, tp_size: int, block: int, *, experts: bool) -> None:
+    """Refuse to split a weight where no rank may be given a part of it.
+
+    Dense weights in 16 bits split anywhere. FP8 weights split between the blocks that share a
+    scale, and the rows of fused experts where grouped products can begin to read.
+
+    Args:
+        config: The model's configuration.
+        tp_size: Processes that share each weight.
+        block: Rows and columns that share a scale; 1 without FP8.
+        experts: Whether the experts are split as well.
+    """
+    H, G, C = config.num_attention_heads, config.num_key_value_heads or 0, config.head_dim or 0
+    dense = {
+        "query_key_value": (H + 2 * G) * C,
+        "dense": H * C,
+        "shared experts": config.moe_intermediate_size * (config.num_shared_experts or 0),
+        "dense FFN": config.intermediate_size if config.first_k_dense_replace else 0,
+    }
+    widths = [(name, width, block) for name, width in dense.items() if block > 1]
+    if experts and config.sparse_layers:
+        widths.append(("experts", config.moe_intermediate_size, max(block, ALIGNED)))
+    for name, width, part in widths:
+        if width % (tp_size * part):
+            why = "FP8 scales belong to blocks" if block > 1 else "16 bytes of 16-bit numbers"
+            raise ConfigError(
+                f"tp_size = {tp_size}: {name}, {width} wide, cannot be split into {tp_size} parts "
+                f"that are multiples of {part} ({why}). Take another tp_size, or ep_size or "
+                "pp_size alone: they keep experts or layers whole."
+            )
 
 
 def _check_processes(tp_size: int, ep_size: int, pp_size: int) -> None:

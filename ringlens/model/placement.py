@@ -1,4 +1,4 @@
-"""Which device holds which part of a model: transformers' own rule, and an even one.
+"""Devices, and which of them holds which part of a model: transformers' own rule, and an even one.
 
 A part ("unit") is what never stands on two devices: the embeddings, one decoder layer, the final
 norm, the output projection.
@@ -6,14 +6,70 @@ norm, the output projection.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ringlens.model.device import Device
+from ringlens.errors import ConfigError
 from ringlens.model.size import Size
 
 LAYERS = "model.layers."
 DeviceMap = dict[str, str | int]
+BYTES = {
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+EXAMPLES = "16x80GB, 8x141GB, 4x80GiB, or 2x80GB,cpu:512GB to keep what does not fit in main memory"
+_PART = re.compile(r"(?:(\d+)\s*x\s*)?(?:(cpu|gpu)\s*:\s*)?(\d+(?:\.\d+)?)\s*([KMGT]i?B)", re.I)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device.
+
+    Attributes:
+        name: "gpu 0", "gpu 1", …, or "cpu".
+        capacity: Its memory, bytes.
+    """
+
+    name: str
+    capacity: int
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is an accelerator."""
+        return self.name != "cpu"
+
+
+def devices(spec: str) -> tuple[Device, ...]:
+    """Read a list of devices: GPUs in order, then main memory if it is named.
+
+    GB are 10⁹ bytes, GiB 2³⁰. ``cpu:64GB`` alone plans for a machine without GPUs.
+
+    Raises:
+        ConfigError: The line is not understood.
+    """
+    gpus: list[Device] = []
+    cpu: Device | None = None
+    for part in spec.split(","):
+        found = _PART.fullmatch(part.strip())
+        unit = BYTES.get(found[4].upper()) if found else None
+        if not found or unit is None:
+            raise ConfigError(f"cannot read {part.strip()!r} in {spec!r}: give {EXAMPLES}.")
+        count, size = int(found[1] or 1), int(float(found[3]) * unit)
+        if count < 1 or size < 1:
+            raise ConfigError(f"{part.strip()!r} in {spec!r} is no device: give {EXAMPLES}.")
+        if (found[2] or "").lower() != "cpu":
+            gpus += [Device(f"gpu {len(gpus) + i}", size) for i in range(count)]
+        elif count > 1 or cpu is not None:
+            raise ConfigError(f"{spec!r} names main memory more than once: give cpu:SIZE once.")
+        else:
+            cpu = Device("cpu", size)
+    return (*gpus, *([cpu] if cpu else []))
 
 
 @dataclass(frozen=True)
@@ -33,6 +89,10 @@ class Need:
     recording: int = 0
     working: int = 0
     fusing: int = 0
+
+    def unwatched(self) -> Need:
+        """The same where nothing is recorded."""
+        return replace(self, recording=0)
 
 
 @dataclass(frozen=True)

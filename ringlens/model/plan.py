@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ringlens.model.device import Device
-from ringlens.model.placement import fill, fits
+from ringlens.model.placement import Device, fill, fits
 from ringlens.model.setting import BITSANDBYTES, Setting, empty_loads
 from ringlens.model.size import published_quantization
 from ringlens.model.way import Way, by_device_map, by_torchrun, by_vllm
@@ -42,6 +41,13 @@ class Plan:
     ways: tuple[Way, ...]
     changes: tuple[Change, ...]
     largest: dict[str, int]
+
+    @property
+    def host(self) -> int:
+        """Main memory that recording takes in each process, bytes."""
+        recording = self.setting.recording
+        gpus = any(device.is_gpu for device in self.devices)
+        return recording.host if gpus else recording.host_alone
 
 
 def plan(setting: Setting, devices: Sequence[Device]) -> Plan:

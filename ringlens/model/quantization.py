@@ -45,6 +45,13 @@ def quantization_method(config: BailingMoeV2Config, given: Any = None) -> str | 
     return None if method is None else str(getattr(method, "value", method))
 
 
+def fp8_block(config: BailingMoeV2Config) -> tuple[int, int]:
+    """Rows and columns of an FP8 weight that share a scale; Ring's where the config states none."""
+    stated = getattr(config, "quantization_config", None) or {}
+    rows, columns = stated.get("weight_block_size") or (128, 128)
+    return int(rows), int(columns)
+
+
 def quantization_config(
     name: str | None, config: BailingMoeV2Config, dtype: torch.dtype, place: str | torch.device
 ) -> Any | None:

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from ringlens.errors import ConfigError
 from ringlens.model.configuration import BailingMoeV2Config
-from ringlens.model.device import Device
 from ringlens.model.layout import choose_layout
 from ringlens.model.memory import (
     Recording,
@@ -17,7 +16,8 @@ from ringlens.model.memory import (
     cache_bytes,
     recording_bytes,
 )
-from ringlens.model.placement import LAYERS, Load, Need
+from ringlens.model.placement import LAYERS, Device, Load, Need
+from ringlens.model.quantization import fp8_block
 from ringlens.model.size import (
     Precision,
     Size,
@@ -104,14 +104,19 @@ class Setting:
         return replace(self, held=held, layout=layout_for(quantization))
 
 
-def layout_for(quantization: str | None, asked: str | None = None) -> str:
+def layout_for(quantization: str | None, asked: str | None = None, *, sharded: bool = False) -> str:
     """Layout of the experts that a method runs in, or the one asked for.
+
+    Args:
+        quantization: The method.
+        asked: "fused", "modules", or None to choose.
+        sharded: Whether tensor or expert parallelism splits the experts.
 
     Raises:
         ConfigError: The layout asked for cannot do it.
     """
     method = "bitsandbytes" if quantization in BITSANDBYTES else quantization
-    return choose_layout(asked, method=method, keeps_fp8=quantization == "fp8")
+    return choose_layout(asked, method=method, keeps_fp8=quantization == "fp8", sharded=sharded)
 
 
 def setting(
@@ -143,14 +148,12 @@ def setting(
             f"{quantization!r}. Plan for the 16-bit checkpoint instead, or leave quantization out."
         )
     method = quantization or published
-    stated = getattr(config, "quantization_config", None) or {}
-    block = tuple(stated.get("weight_block_size") or (128, 128))
-    held = precision(method, dtype, (int(block[0]), int(block[1])))
+    held = precision(method, dtype, fp8_block(config))
     return Setting(
         config, census(config), held, layout_for(method, layout), work or Workload(), reserve
     )
 
 
 def empty_loads(s: Setting, devices: Sequence[Device]) -> list[Load]:
-    """The devices before anything is placed; the host's buffers stand in main memory."""
-    return [Load(d, s.reserve if d.is_gpu else s.recording.host) for d in devices]
+    """The devices before anything is placed; without a GPU buffers stand in main memory."""
+    return [Load(d, s.reserve if d.is_gpu else s.recording.host_alone) for d in devices]

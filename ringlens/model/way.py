@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ringlens.errors import ConfigError
 from ringlens.model.configuration import BailingMoeV2Config
-from ringlens.model.device import Device
+from ringlens.model.parallel import check_sizes
 from ringlens.model.placement import (
     LAYERS,
+    Device,
     DeviceMap,
     Load,
     Need,
@@ -20,9 +22,11 @@ from ringlens.model.placement import (
     fits,
     spread,
 )
-from ringlens.model.setting import BITSANDBYTES, Setting, empty_loads
+from ringlens.model.setting import BITSANDBYTES, Setting, empty_loads, layout_for
 from ringlens.model.size import Size
 
+# In a pipeline transformers looks for another name of the embeddings when it hands them out.
+LOADED_EVERYWHERE = ("model.word_embeddings", "model.rotary_emb")
 # What bitsandbytes' quantisers, and vLLM by default, take of a device.
 BITSANDBYTES_SHARE, VLLM_SHARE = 0.9, 0.9
 
@@ -143,36 +147,76 @@ def _automatic(s: Setting, gpus: Sequence[Device]) -> bool:
 
 
 def by_torchrun(s: Setting, devices: Sequence[Device]) -> Way:
-    """One process for each GPU: weights shared by t of them, layers divided into p stages.
+    """One process for each GPU, in the best of the layouts over all of them that loading accepts.
 
-    Every rank sees all heads (the plan for observing), so keys and values are whole on each. Only
-    fused experts are shared out, so with bitsandbytes each process holds whole layers (t = 1).
+    Tensor and expert parallelism together where that fits, since all GPUs then work on each token;
+    otherwise whatever leaves the fullest GPU most room. Each rank sees all heads (so that they can
+    be observed), hence its keys and values are whole; in a pipeline they are those of its layers.
     """
     gpus = [d for d in devices if d.is_gpu]
-    if len(gpus) < 2:
+    n = len(gpus)
+    if n < 2:
         return Way("torchrun", False, "takes two GPUs or more.")
-    shapes = _shapes(s.config, len(gpus))
-    shares = s.layout == "fused"
-    ways = [
-        Way(
-            "torchrun",
-            True,
-            "",
-            _shared(s, gpus, t, p, experts=t),
-            tp_size=t,
-            ep_size=t if p == 1 else 1,
-            pp_size=p,
-        )
-        for t, p in shapes
-        if t == 1 or shares
-    ]
-    # Without tensor parallelism every rank holds all but the experts.
-    if shares and s.config.num_experts % len(gpus) == 0:
-        loads = _shared(s, gpus, 1, 1, experts=len(gpus))
-        ways.append(Way("torchrun", True, "", loads, ep_size=len(gpus)))
+    refused, ways = [], []
+    for tp, ep, pp in ((n, n, 1), (1, n, 1), (n, 1, 1), (1, 1, n)):
+        refusal = _refusal(s, tp, ep, pp)
+        if refusal:
+            refused.append(refusal)
+            continue
+        ways.append(sharded(s, gpus, tp, ep, pp))
     if not ways:
-        return Way("torchrun", False, _indivisible(s.config, len(gpus)))
-    return next((way for way in ways if way.fits), ways[0])
+        return Way("torchrun", False, " ".join(dict.fromkeys(refused)))
+    shared = next((way for way in ways if way.tp_size == way.ep_size == n), None)
+    if shared and shared.fits:
+        return replace(shared, note="all GPUs work on each token; each holds all keys and values.")
+    best = max((way for way in ways if way.fits), key=_room, default=max(ways, key=_room))
+    why = _lacks(shared) if shared else refused[0]
+    return replace(best, note=f"{why} {_turns(s.config, best)}".strip())
+
+
+def sharded(s: Setting, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> Way:
+    """One layout under torchrun, a process for each GPU."""
+    loads = _ranks(s, gpus, tp, pp, experts=max(tp, ep), everywhere=LOADED_EVERYWHERE)
+    return Way("torchrun", True, "", loads, tp_size=tp, ep_size=ep, pp_size=pp)
+
+
+def _refusal(s: Setting, tp: int, ep: int, pp: int) -> str:
+    """Why loading refuses a layout, in its own words; empty where it does not."""
+    method = s.held.quantization
+    try:
+        check_sizes(s.config, tp_size=tp, ep_size=ep, pp_size=pp, method=method)
+        layout_for(method, s.layout, sharded=max(tp, ep) > 1)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _room(way: Way) -> int:
+    """Bytes that the fullest device has left."""
+    return min(load.free for load in way.loads)
+
+
+def _lacks(way: Way) -> str:
+    """Why tensor and expert parallelism do not fit."""
+    return (
+        f"tp {way.tp_size} with ep {way.ep_size} lacks {-_room(way) / 1e9:.1f} GB a GPU: each "
+        f"holds all keys and values, {way.loads[0].cache / 1e9:.1f} GB."
+    )
+
+
+def _turns(config: BailingMoeV2Config, way: Way) -> str:
+    """What to know of a pipeline; nothing where there is none."""
+    layers, p = config.num_hidden_layers, way.pp_size
+    if p == 1:
+        return ""
+    turns = f"The {p} stages take turns: one GPU works at a time."
+    if layers % p == 0:
+        return turns
+    last = layers - (p - 1) * (layers // p)
+    return (
+        f"{turns} The last has {last} layers, the others {layers // p}; as many GPUs as divide "
+        f"{layers} would share them evenly."
+    )
 
 
 def by_vllm(s: Setting, devices: Sequence[Device]) -> Way:
@@ -194,7 +238,7 @@ def by_vllm(s: Setting, devices: Sequence[Device]) -> Way:
 
 def _served(s: Setting, gpus: Sequence[Device], t: int, p: int) -> tuple[Load, ...]:
     """As under torchrun, but heads are shared out too, nothing is recorded, nothing fused."""
-    loads = _shared(s, gpus, t, p, experts=t)
+    loads = _ranks(s, gpus, t, p, experts=t, everywhere=("model.rotary_emb",))
     kept = [round((1 - VLLM_SHARE) * load.device.capacity) for load in loads]
     return tuple(
         replace(load, reserve=k, cache=load.cache // t, recording=0, fusing=0)
@@ -216,27 +260,53 @@ def _indivisible(config: BailingMoeV2Config, n: int) -> str:
     )
 
 
-def _shared(
-    s: Setting, gpus: Sequence[Device], t: int, p: int, *, experts: int
+def _ranks(
+    s: Setting,
+    gpus: Sequence[Device],
+    t: int,
+    p: int,
+    *,
+    experts: int,
+    everywhere: Sequence[str],
 ) -> tuple[Load, ...]:
-    """What each of t·p (or ``experts``) ranks holds; stages are divided as transformers does."""
-    layers, tied = s.config.num_hidden_layers, s.config.tie_word_embeddings
+    """What each process holds.
+
+    Args:
+        s: What is planned for.
+        gpus: A GPU for each process.
+        t: Processes that share each dense weight.
+        p: Stages of layers.
+        experts: Processes that share the experts of a layer.
+        everywhere: Units that every stage holds.
+    """
+    stages = _stages(s.config, p) | dict.fromkeys(everywhere, range(p))
+    peers = len(gpus) // p  # ranks that hold the same layers
     loads = []
     for rank, load in enumerate(empty_loads(s, gpus)):
-        stage = rank * p // len(gpus)
-        first = stage * (layers // p)
-        last = layers if stage == p - 1 else first + layers // p
+        stage, peer = divmod(rank, peers)
         for unit, need in s.needs.items():
-            if unit.startswith(LAYERS):
-                mine = first <= int(unit.removeprefix(LAYERS)) < last
-            elif unit == "model.word_embeddings":
-                mine = stage == 0 or (tied and stage == p - 1)
-            else:
-                mine = stage == p - 1 or unit == "model.rotary_emb"
-            if mine:
-                load = load.plus(unit, _portion(s.size, unit, need, t, experts))
+            if stage in stages[unit]:
+                # Of the ranks that hold a layer one watches it (see observe/ranks.py).
+                layer = int(unit.removeprefix(LAYERS)) if unit.startswith(LAYERS) else 0
+                part = _portion(s.size, unit, need, t, experts)
+                load = load.plus(unit, part if layer % peers == peer else part.unwatched())
         loads.append(load)
     return tuple(loads)
+
+
+def _stages(config: BailingMoeV2Config, p: int) -> dict[str, Sequence[int]]:
+    """Stages that hold each unit: even shares of the layers, what is left over in the last."""
+    layers, last = config.num_hidden_layers, p - 1
+    stages: dict[str, Sequence[int]] = {
+        f"{LAYERS}{layer}": [min(layer // (layers // p), last)] for layer in range(layers)
+    }
+    embeddings = [0, last] if config.tie_word_embeddings else [0]
+    return {
+        **stages,
+        "model.word_embeddings": embeddings,
+        "model.norm": [last],
+        "lm_head": [last],
+    }
 
 
 def _portion(size: Size, unit: str, need: Need, t: int, experts: int) -> Need:
