@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 import ringlens as rl
 from ringlens.observe.batch import left_pad
 
-TOKENS = 96
+TOKENS = 256
 
 
 def main() -> None:

@@ -1,0 +1,81 @@
+"""The recording thread: it waits rather than drops, and its errors stop the run at once."""
+
+import logging
+import time
+
+import pytest
+import tiny_lens
+from test_session import PROMPTS, assert_same
+
+import ringlens as rl
+from ringlens.errors import StoreError
+from ringlens.observe import recording
+from ringlens.store import StoreWriter
+
+
+@pytest.fixture(scope="module")
+def lens():
+    found = tiny_lens.lens()
+    found.model.generation_config.eos_token_id = 10**6
+    return found
+
+
+def test_a_slow_disk_makes_the_model_wait_and_loses_nothing(lens, tmp_path, monkeypatch, caplog):
+    wanted = rl.capture(lens, PROMPTS[:2], tmp_path / "wanted", max_new_tokens=200)
+    commit, progress = StoreWriter.commit, []
+
+    def slowly(self, run_id, traces):
+        time.sleep(0.3)
+        return commit(self, run_id, traces)
+
+    monkeypatch.setattr(StoreWriter, "commit", slowly)
+    monkeypatch.setitem(recording.QUEUED, "cpu", 1)  # one block at a time
+    with caplog.at_level(logging.WARNING):
+        store = rl.capture(
+            lens,
+            PROMPTS[:2],
+            tmp_path / "s",
+            max_new_tokens=200,
+            commit_every=0,
+            on_progress=progress.append,
+        )
+    assert progress[-1].waited > 0
+    said = [record for record in caplog.records if "the model waits" in record.message]
+    assert len(said) == 1
+    for trace_id in (1, 2):
+        assert_same(store.trace(trace_id), wanted.trace(trace_id))
+
+
+def test_an_error_of_the_writer_stops_the_run_at_once(lens, tmp_path, monkeypatch):
+    forwards = []
+
+    def full(self, run_id, traces):
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(StoreWriter, "commit", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        rl.capture(
+            lens,
+            PROMPTS,
+            tmp_path / "s",
+            max_new_tokens=400,
+            commit_every=0,
+            on_progress=forwards.append,
+        )
+    assert len(forwards) < 200  # the first block is full after 64 steps
+    assert lens.model.config._attn_implementation == "sdpa"
+    assert not any(module._forward_hooks for module in lens.model.modules())
+
+
+def test_blocks_of_a_prefill_hold_no_more_than_their_bound(lens, tmp_path):
+    """A text that goes through in many forwards is committed while it does."""
+    text = rl.observe.tasks.Text([4 + i % 300 for i in range(900)], 10)
+    seen = []
+    store = rl.replay(
+        lens, [text], tmp_path / "s", prefill=64, commit_every=0, on_progress=seen.append
+    )
+    whole = rl.replay(lens, [text], tmp_path / "whole")
+    assert len(store.files("routing")) > 5
+    assert len(whole.files("routing")) == 1
+    assert_same(store.trace(1), whole.trace(1))
+    assert [p.bytes_written for p in seen] == sorted(p.bytes_written for p in seen)
