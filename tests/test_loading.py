@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 import ringlens
 from ringlens.errors import ConfigError
 from ringlens.model.layout import choose_layout
-from ringlens.model.loading import load_model
+from ringlens.model.loading import load_model, own_device
 from ringlens.model.quantization import is_offloading, weight_bytes
 
 LAYERS = {f"model.layers.{layer}": "cpu" for layer in range(4)}
@@ -135,6 +135,38 @@ def test_a_device_of_ones_own(folder):
     plain, _ = load_model(folder, device=torch.device("cpu"))
     assert same(plain, load_model(folder)[0])
     assert not plain.training
+
+
+@pytest.mark.parametrize(
+    ("device", "local_rank", "gpus", "wanted"),
+    [
+        ("cuda", "3", 8, "cuda:3"),
+        (torch.device("cuda"), "0", 2, "cuda:0"),
+        ("cuda", "3", 1, "cuda"),  # the launcher shows each process its own GPU
+        ("cuda", None, 8, "cuda"),
+        ("cuda:5", "3", 8, "cuda:5"),
+        ("cpu", "3", 8, "cpu"),
+        (None, "3", 8, None),
+    ],
+)
+def test_a_gpu_for_each_process_of_a_launcher(device, local_rank, gpus, wanted, monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    found = own_device(device)
+    assert (found if found is None else str(found)) == wanted
+    moved = str(device) == "cuda" and wanted != "cuda"
+    assert current == ([int(local_rank)] if moved else [])
+
+
+def test_more_processes_than_gpus_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="LOCAL_RANK = 2, but this machine has 2 GPUs"):
+        load_model(str(folder), device="cuda")
 
 
 def test_lens_takes_the_same_options(folder, tmp_path):

@@ -12,14 +12,24 @@ import torch
 import transformers.distributed
 
 from ringlens.errors import ConfigError
-from ringlens.model.loading import load_model
-from ringlens.model.parallel import Parallel, control_group, owned_layers, parallel_of
+from ringlens.model.loading import load_model, read_config
+from ringlens.model.parallel import (
+    Parallel,
+    check_sizes,
+    control_group,
+    owned_layers,
+    parallel_of,
+)
+from ringlens.model.placement import devices
+from ringlens.model.setting import setting
+from ringlens.model.way import sharded
 
 pytestmark = pytest.mark.xdist_group("torchrun")  # what the ranks saw is computed once
 WORKER = Path(__file__).parent / "parallel_worker.py"
 TWO = {"tp": "2,1,1", "ep": "1,2,1", "tp x ep": "2,2,1", "pp": "1,1,2"}
 QUANTISED = "1,1,2,nf4"
-FOUR = {"tp x ep of four": "4,4,1"}
+FOUR = {"tp of four": "4,1,1", "tp x ep of four": "4,4,1"}  # more than the 2 kv heads
+THREE = ["3,3,1", "1,1,3"]  # into which neither widths nor layers divide
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +158,33 @@ def test_a_stage_holds_its_layers_only(two, alone):
     )
 
 
+@pytest.mark.parametrize("layout", [*TWO.values(), QUANTISED])
+def test_a_plan_knows_what_each_rank_holds(layout, two, folder):
+    """To the byte, buffers included."""
+    tp, ep, pp, *method = layout.split(",")
+    if method:
+        pytest.importorskip("bitsandbytes")
+    s = setting(read_config(str(folder)), dtype="float32", quantization=(method or [None])[0])
+    way = sharded(s, devices("2x80GB"), int(tp), int(ep), int(pp))
+    assert [load.weights for load in way.loads] == [sum(x["bytes"].values()) for x in two[layout]]
+
+
+@pytest.mark.slow
+def test_uneven_shares(tmp_path):
+    """Three ranks: 64 is no multiple of 3, nor are 4 layers; 12 experts are."""
+    folder = parallel_ring.save(tmp_path, num_experts=12)
+    wanted = parallel_ring.observe(folder)
+    out = tmp_path / "ranks"
+    out.mkdir()
+    with torch.serialization.safe_globals([Parallel]):
+        ranks = torchrun(3, folder, out, THREE)
+    for layout in THREE:
+        for seen in ranks[layout]:
+            assert (seen["logits"] - wanted["logits"]).abs().max() < 1e-5
+            assert torch.equal(seen["tokens"], wanted["tokens"])
+    assert [seen["owned"] for seen in ranks["1,1,3"]] == [(0,), (1,), (2, 3)]
+
+
 def test_a_pipeline_of_nf4_is_the_nf4_of_one_process(two, folder):
     pytest.importorskip("bitsandbytes")
     wanted = parallel_ring.observe(folder, quantization="nf4")
@@ -186,6 +223,8 @@ REFUSED = {
     "ep with pp": ({"ep_size": 2, "pp_size": 2}, 4, "cannot yet combine .* tp_size = ep_size = 4"),
     "tp with pp": ({"tp_size": 2, "pp_size": 2}, 4, "cannot yet combine"),
     "experts do not divide": ({"ep_size": 3}, 3, "does not divide the model's 16 experts"),
+    "experts too thin": ({"tp_size": 16}, 16, "experts, 64 wide, cannot be split into 16 parts"),
+    "experts do not split": ({"tp_size": 3}, 3, "multiples of 8 .16 bytes"),
     "more stages than layers": ({"pp_size": 5}, 5, "the model has 4 layers"),
     "size of nothing": ({"tp_size": 0}, 1, "tp_size = 0"),
     "modules": ({"tp_size": 2, "experts": "modules"}, 2, "fused experts. Leave experts out"),
@@ -202,6 +241,19 @@ def test_what_cannot_be_is_refused(name, folder, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", str(world))
     with pytest.raises(ConfigError, match=message):
         load_model(str(folder), **options)
+
+
+def test_fp8_weights_split_between_blocks():
+    """Ring-1T has 16 blocks in an expert: more ranks than that would cut through them."""
+    config = read_config(str(Path(__file__).parent / "configs" / "ring-1t-fp8.json"))
+    for size in (2, 4, 8, 16):
+        check_sizes(config, tp_size=size, ep_size=1, pp_size=1, method="fp8")
+        check_sizes(config, tp_size=size, ep_size=size, pp_size=1, method="fp8")
+    for sizes in ({"tp_size": 32, "ep_size": 1}, {"tp_size": 32, "ep_size": 32}):
+        check_sizes(config, **sizes, pp_size=1)
+        with pytest.raises(ConfigError, match="FP8 scales belong to blocks"):
+            check_sizes(config, **sizes, pp_size=1, method="fp8")
+    check_sizes(config, tp_size=1, ep_size=32, pp_size=1, method="fp8")
 
 
 def test_transformers_without_expert_parallelism_is_named(folder, monkeypatch):
