@@ -227,7 +227,7 @@ def test_left_padding():
 
 def test_mask_of_the_fused_kernel(monkeypatch):
     """Where the kernel runs the mask is one number a row; what it cannot say is refused."""
-    monkeypatch.setattr(attention, "_triton_installed", lambda: True)
+    monkeypatch.setattr(attention, "triton_installed", lambda: True)
     half = {"dtype": torch.bfloat16, "device": "cuda"}
     assert attention_mask(2, 5, 5, **half) is None
     real = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]).bool()

@@ -9,10 +9,8 @@ C head dimension.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import repeat
 
 import torch
@@ -21,8 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from ringlens.errors import ObservationError
 from ringlens.observe.attention_flash import flash_statistics, has_flash
-
-log = logging.getLogger(__name__)
+from ringlens.observe.triton_here import triton_installed
 
 # Scores held at a time where no fused kernel knows the mask: 2**25 float32 are 128 MiB.
 MAX_SCORES = 2**25
@@ -255,18 +252,4 @@ def _triton_statistics(query: Tensor) -> Callable[..., tuple[Tensor, ...]] | Non
 def has_triton(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels of attention_triton.py run there: 16 bits, on CUDA."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and half and _triton_installed()
-
-
-@cache
-def _triton_installed() -> bool:
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        log.warning(
-            "no Triton (%s): head statistics take a second pass of flash attention, two to three "
-            "times the work, and their entropy is less exact in 16 bits. Install triton.",
-            error,
-        )
-        return False
-    return True
+    return device.type == "cuda" and half and triton_installed()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ringlens.errors import ObservationError
+from ringlens.observe.triton_here import triton_installed
 
 # Two scores closer than this may change places between one way of rounding and another.
 TIE = 1e-6
@@ -97,6 +98,17 @@ def router_record(
         bias_E: Expert bias b.
         spec: Constants of the router.
     """
+    if logits_NE.is_cuda and triton_installed():
+        from ringlens.observe.router_triton import record_rows
+
+        return record_rows(logits_NE, weights_Nk, ids_Nk, bias_E, spec)
+    return torch_record(logits_NE, weights_Nk, ids_Nk, bias_E, spec)
+
+
+def torch_record(
+    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
+) -> RouterRecord:
+    """`router_record` in torch alone: what the kernel is held to, and the way of the CPU."""
     logits_NE, weights_Nk = logits_NE.float(), weights_Nk.float()
     affinity_NE = logits_NE.sigmoid()
     scores_NE = affinity_NE + bias_E.to(affinity_NE)
