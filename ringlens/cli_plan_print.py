@@ -16,7 +16,7 @@ from rich.table import Table
 from ringlens.model.launch import FP8_MODEL, MODEL, Launch, commands
 from ringlens.model.placement import LAYERS
 from ringlens.model.size import KEPT, QUANTIZED
-from ringlens.model.way import Way
+from ringlens.model.way import OUTSIDE, Way
 
 if TYPE_CHECKING:
     from ringlens.model.placement import Load
@@ -145,8 +145,7 @@ def _devices(way: Way) -> Table:
 def _held(load: Load) -> str:
     """How many layers a device holds, and what else."""
     layers = [unit for unit in load.units if unit.startswith(LAYERS)]
-    others = {"model.word_embeddings": "embeddings", "lm_head": "head"}
-    named = [name for unit, name in others.items() if unit in load.units]
+    named = [name for unit, name in OUTSIDE.items() if unit in load.units]
     return " + ".join([f"{len(layers)} layers", *named]) if load.units else "nothing"
 
 

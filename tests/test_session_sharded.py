@@ -1,6 +1,8 @@
 """A model spread over real processes records what one process records."""
 
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -74,11 +76,33 @@ def test_sharded_records_equal_those_of_one_process(model, alone, tmp_path, size
         assert all(size.replace("=", '": ') in layout[0] for size in sizes)
 
 
+def start_without_launcher(arguments, processes=2):
+    """Processes that nobody watches over: torchrun would end the others itself."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    command = [sys.executable, str(WORKER), *map(str, arguments)]
+    return [
+        subprocess.Popen(
+            command,
+            env=environment()
+            | {name: str(value) for name, value in shared.items()}
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+
+
 @pytest.mark.parametrize("sizes", ["tp_size=2", "pp_size=2"])
 def test_a_dead_process_stops_the_others_and_leaves_no_half_trace(model, tmp_path, sizes):
-    done = run(model, tmp_path / "s", sizes, "dies=1", processes=2)
-    assert done.returncode != 0
-    assert "another process of this run has ended" in done.stderr
+    left, dead = start_without_launcher([model, tmp_path / "s", sizes, "dies=1"])
+    _, said = left.communicate(timeout=120)
+    assert dead.wait(timeout=60) == -signal.SIGKILL
+    assert left.returncode not in (0, None)
+    assert "another process of this run has ended" in said, said[-2000:]
     with Store(tmp_path / "s") as store:
         rows = store.sql(
             "select n_prompt + n_think + n_answer, (select count(*) from routing r where "

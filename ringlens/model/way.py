@@ -25,6 +25,8 @@ from ringlens.model.placement import (
 from ringlens.model.setting import BITSANDBYTES, Setting, empty_loads, layout_for
 from ringlens.model.size import Size
 
+# What stands outside the layers and is worth telling, and what it is called.
+OUTSIDE = {"model.word_embeddings": "embeddings", "lm_head": "head"}
 # In a pipeline transformers looks for another name of the embeddings when it hands them out.
 LOADED_EVERYWHERE = ("model.word_embeddings", "model.rotary_emb")
 # What bitsandbytes' quantisers, and vLLM by default, take of a device.

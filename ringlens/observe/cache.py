@@ -27,7 +27,7 @@ class ActivationCache(Mapping[Any, Tensor]):
 
         cache["blocks.3.hook_resid_post"]
         cache["resid_post", 3]
-        cache["model.layers.3.mlp.gate"]
+        cache["model.layers.3.mlp"]
     """
 
     def __init__(self, tensors: dict[Place, Tensor], config: BailingMoeV2Config) -> None:
