@@ -26,7 +26,7 @@ def lens():
     return found
 
 
-def capture(store, tokens, prompts=len(PROMPTS), **options):
+def capture(store, tokens, prompts=None, **options):
     settings = {"batch_size": 2, "temperature": 1.0, "seed": 3, "commit_every": 0}
     return rl.capture(
         lens(), PROMPTS[:prompts], store, max_new_tokens=tokens, **(settings | options)

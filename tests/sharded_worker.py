@@ -1,11 +1,14 @@
 """Captures and replays with a model that is spread over the processes of torchrun.
 
-torchrun … sharded_worker.py MODEL STORE [tp_size=2 …]
+torchrun … sharded_worker.py MODEL FOLDER LAYOUT …
+
+A layout is such as tp_size=2,ep_size=2; its records go to the store FOLDER/LAYOUT.
 """
 
 import os
 import signal
 import sys
+from pathlib import Path
 
 import session_worker
 
@@ -20,9 +23,9 @@ def die_on_rank_1(progress):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main():
-    model, store, *sizes = sys.argv[1:]
-    options = {name: int(value) for name, value in (size.split("=") for size in sizes)}
+def record(model, folder, layout):
+    store = Path(folder) / layout
+    options = {name: int(value) for name, value in (x.split("=") for x in layout.split(",") if x)}
     dies = options.pop("dies", 0)
     lens = rl.load(model, dtype="float32", **options)
     lens.model.generation_config.eos_token_id = 1_000_000
@@ -36,4 +39,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    for each in sys.argv[3:]:
+        record(*sys.argv[1:3], each)

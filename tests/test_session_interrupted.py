@@ -25,7 +25,8 @@ left join (select trace_id, count(*) n, max(pos) + 1 last from tokens group by a
 using (trace_id)
 left join (select trace_id, count(*) n from routing group by all) r using (trace_id)
 left join (select trace_id, count(*) n from heads group by all) h using (trace_id)
-where (n_prompt + n_think + n_answer, k.last, r.n, h.n) is distinct from (k.n, k.n, 3 * k.n, 4 * k.n)
+where (n_prompt + n_think + n_answer, k.last, r.n, h.n)
+    is distinct from (k.n, k.n, 3 * k.n, 4 * k.n)
 """
 
 

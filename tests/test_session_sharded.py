@@ -30,50 +30,52 @@ def model(tmp_path_factory):
     return folder
 
 
-def run(model, store, *sizes, processes=1):
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(WORKER), str(model), str(store), *sizes]
-    return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=240, check=False
-    )
+LAYOUTS = ("tp_size=2", "ep_size=2", "tp_size=2,ep_size=2", "pp_size=2")
 
 
 @pytest.fixture(scope="module")
-def alone(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("alone") / "s"
-    done = run(model, path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Store(path)
+def stores(model, tmp_path_factory):
+    """A store for each layout, and one of a single process, "tp_size=1"; one launch for all."""
+    folder = tmp_path_factory.mktemp("stores")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for command, layouts in ((launch, LAYOUTS), ([sys.executable], ["tp_size=1"])):
+        done = subprocess.run(
+            [*command, str(WORKER), str(model), str(folder), *layouts],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    return {layout: Store(folder / layout) for layout in (*LAYOUTS, "tp_size=1")}
 
 
-@pytest.mark.parametrize(
-    "sizes", [("tp_size=2",), ("ep_size=2",), ("tp_size=2", "ep_size=2"), ("pp_size=2",)]
-)
-def test_sharded_records_equal_those_of_one_process(model, alone, tmp_path, sizes):
-    done = run(model, tmp_path / "s", *sizes, processes=2)
-    assert done.returncode == 0, done.stderr[-3000:]
-    with Store(tmp_path / "s") as store:
-        assert store.sql("select count(*), count(finished) from runs").fetchall() == [(2, 2)]
-        assert store.sql("select count(*) from traces").fetchall() == [(10,)]
-        writers = {file.path.rsplit("/")[-1] for file in store.files("routing")}
-        assert any("-r1" in name for name in writers)
-        assert any("-r1" not in name for name in writers)
-        for trace_id in range(1, 11):
-            a, b = store.trace(trace_id), alone.trace(trace_id)
-            assert_same(a, b)
-            for layer in (0, 2):
-                np.testing.assert_allclose(
-                    a.vectors("resid_post", layer=layer).values,
-                    b.vectors("resid_post", layer=layer).values,
-                    rtol=2e-3,
-                    atol=1e-4,
-                )
-        biases = "select layer, expert, bias from experts order by all"
-        assert store.sql(biases).fetchall() == alone.sql(biases).fetchall()
-        (layout,) = store.sql("select distinct parallel from runs").fetchall()
-        assert all(size.replace("=", '": ') in layout[0] for size in sizes)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sharded_records_equal_those_of_one_process(stores, layout):
+    store, alone = stores[layout], stores["tp_size=1"]
+    assert store.sql("select count(*), count(finished) from runs").fetchall() == [(2, 2)]
+    assert store.sql("select count(*) from traces").fetchall() == [(10,)]
+    writers = {file.path.rsplit("/")[-1] for file in store.files("routing")}
+    assert any("-r1" in name for name in writers)
+    assert any("-r1" not in name for name in writers)
+    for trace_id in range(1, 11):
+        a, b = store.trace(trace_id), alone.trace(trace_id)
+        assert_same(a, b)
+        for layer in (0, 2):
+            np.testing.assert_allclose(
+                a.vectors("resid_post", layer=layer).values,
+                b.vectors("resid_post", layer=layer).values,
+                rtol=2e-3,
+                atol=1e-4,
+            )
+        for layer, head in ((1, 0), (3, 7)):
+            found, wanted = a.attention(layer, head), b.attention(layer, head)
+            np.testing.assert_allclose(found.weights, wanted.weights, rtol=2e-3, atol=1e-4)
+    biases = "select layer, expert, bias from experts order by all"
+    assert store.sql(biases).fetchall() == alone.sql(biases).fetchall()
+    (parallel,) = store.sql("select distinct parallel from runs").fetchall()
+    assert all(size.replace("=", '": ') in parallel[0] for size in layout.split(","))
 
 
 def start_without_launcher(arguments, processes=2):
@@ -98,12 +100,12 @@ def start_without_launcher(arguments, processes=2):
 
 @pytest.mark.parametrize("sizes", ["tp_size=2", "pp_size=2"])
 def test_a_dead_process_stops_the_others_and_leaves_no_half_trace(model, tmp_path, sizes):
-    left, dead = start_without_launcher([model, tmp_path / "s", sizes, "dies=1"])
+    left, dead = start_without_launcher([model, tmp_path, f"{sizes},dies=1"])
     _, said = left.communicate(timeout=120)
     assert dead.wait(timeout=60) == -signal.SIGKILL
     assert left.returncode not in (0, None)
     assert "another process of this run has ended" in said, said[-2000:]
-    with Store(tmp_path / "s") as store:
+    with Store(tmp_path / f"{sizes},dies=1") as store:
         rows = store.sql(
             "select n_prompt + n_think + n_answer, (select count(*) from routing r where "
             "r.trace_id = t.trace_id), (select count(*) from heads h where h.trace_id = t.trace_id)"
