@@ -2,7 +2,18 @@
 
 import os
 
+import pytest
+
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what takes four processes or repeats a point: RINGLENS_EXTRA=1 runs it."""
+    if os.environ.get("RINGLENS_EXTRA"):
+        return
+    for item in items:
+        if item.get_closest_marker("extra"):
+            item.add_marker(pytest.mark.skip(reason="RINGLENS_EXTRA=1 runs it"))

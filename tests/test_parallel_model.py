@@ -77,7 +77,7 @@ def four(folder, out):
         return torchrun(4, folder, out, FOUR.values())
 
 
-NAMES = [*TWO, *(pytest.param(name, marks=pytest.mark.slow) for name in FOUR)]
+NAMES = [*TWO, *(pytest.param(name, marks=pytest.mark.extra) for name in FOUR)]
 
 
 @pytest.fixture(params=NAMES, ids=lambda name: name.replace(" ", "_"))
@@ -169,7 +169,7 @@ def test_a_plan_knows_what_each_rank_holds(layout, two, folder):
     assert [load.weights for load in way.loads] == [sum(x["bytes"].values()) for x in two[layout]]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_uneven_shares(tmp_path):
     """Three ranks: 64 is no multiple of 3, nor are 4 layers; 12 experts are."""
     folder = parallel_ring.save(tmp_path, num_experts=12)

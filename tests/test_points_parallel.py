@@ -14,7 +14,7 @@ import ringlens as rl
 
 WORKER = Path(__file__).parent / "points_worker.py"
 LAYOUTS = {"tp": "2,1,1", "ep": "1,2,1", "tp_x_ep": "2,2,1", "pp": "1,1,2"}
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.extra]
 
 
 @pytest.fixture(scope="module")

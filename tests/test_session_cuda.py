@@ -9,6 +9,7 @@ from test_session import PROMPTS, assert_same
 import ringlens as rl
 from ringlens.lens import Lens
 from ringlens.observe.attention_interface import register_attention
+from ringlens.observe.tasks import Text
 from ringlens.observe.vocabulary import surprise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -50,7 +51,7 @@ def test_observing_with_the_fused_kernel_changes_no_output(tmp_path):
     """In 16 bits its statistics are those of sdpa's second pass, up to rounding."""
     fused, plain = on_gpu(torch.bfloat16, "ringlens"), on_gpu(torch.bfloat16)
     ids = torch.tensor([list(range(10, 200))], device="cuda")
-    text = rl.observe.tasks.Text(ids[0].tolist())
+    text = Text(ids[0].tolist())
     with torch.inference_mode():
         unobserved = fused.model(ids).logits
     stores = [

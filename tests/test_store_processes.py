@@ -112,7 +112,7 @@ def test_a_reader_never_fails_while_another_process_writes(tmp_path):
     process.join()
     assert process.exitcode == 0
     assert assert_whole(tmp_path) == list(range(1, 121))
-    assert reads > 10
+    assert reads > 3
     assert drain(reports)[1:] == [[i, i + 1] for i in range(1, 120, 2)]
 
 
