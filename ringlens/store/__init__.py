@@ -6,6 +6,7 @@ Written by `StoreWriter`, read by `Store`; the tables are described in `ringlens
 from ringlens.store.peers import Alone, Peers
 from ringlens.store.records import (
     AttentionArrays,
+    ChoiceArrays,
     HeadArrays,
     RoutingArrays,
     RunRecord,
@@ -21,6 +22,7 @@ __all__ = [
     "Alone",
     "Attention",
     "AttentionArrays",
+    "ChoiceArrays",
     "HeadArrays",
     "Peers",
     "RoutingArrays",

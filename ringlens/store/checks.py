@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringlens.errors import ObservationError
-from ringlens.store.records import RoutingArrays, RunRecord, TokenArrays, TraceRecord
+from ringlens.store.records import (
+    ChoiceArrays,
+    RoutingArrays,
+    RunRecord,
+    TokenArrays,
+    TraceRecord,
+)
 from ringlens.store.schema import PHASES
 from ringlens.store.shape import RunShape
 
@@ -39,7 +45,9 @@ def check_trace(record: TraceRecord, shape: RunShape) -> None:
         raise ObservationError(f"n_prompt + n_think + n_answer is {counts}, but {where}")
     _check_tokens("tokens", record.tokens, tokens)
     _check_text(record)
-    if record.routing is not None:
+    if isinstance(record.routing, ChoiceArrays):
+        _check_choices(record.routing, record.start, tokens, shape)
+    elif record.routing is not None:
         _check_routing(record.routing, tokens, shape)
     if record.router_logits is not None:
         layers = shape.sparse_layers if record.routing is None else record.routing.layers
@@ -117,9 +125,26 @@ def _check_routing(routing: RoutingArrays, tokens: int, shape: RunShape) -> None
     for name in names:
         _equal(f"routing.{name}", getattr(routing, name).shape, chosen)
     for ids in (routing.expert_ids, routing.unlimited_ids):
-        if ids.size and (ids.min() < 0 or ids.max() >= shape.experts):
-            wrong = int(ids.max() if ids.max() >= shape.experts else ids.min())
-            raise ObservationError(f"expert id {wrong} in a run with {shape.experts} experts")
+        _check_ids(ids, shape)
+
+
+def _check_choices(choices: ChoiceArrays, start: int, tokens: int, shape: RunShape) -> None:
+    _check_subset("routing.layers", choices.layers, shape.sparse_layers)
+    rows = choices.expert_ids.shape[1] if choices.expert_ids.ndim == 3 else 0
+    expected = (len(choices.layers), rows, shape.experts_per_token)
+    _equal("routing.expert_ids", choices.expert_ids.shape, expected)
+    if not start <= choices.first <= choices.first + rows <= start + tokens:
+        raise ObservationError(
+            f"routing covers the positions {choices.first} to {choices.first + rows - 1}: give "
+            f"rows of {start} to {start + tokens - 1}, those that the record covers"
+        )
+    _check_ids(choices.expert_ids, shape)
+
+
+def _check_ids(ids: NDArray[np.integer], shape: RunShape) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= shape.experts):
+        wrong = int(ids.max() if ids.max() >= shape.experts else ids.min())
+        raise ObservationError(f"expert id {wrong} in a run with {shape.experts} experts")
 
 
 def check_vectors(record: TraceRecord, tokens: int, shape: RunShape) -> None:

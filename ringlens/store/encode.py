@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from ringlens.store import schema, vectors
 from ringlens.store.columns import fixed_lists, float32, masked_lists
-from ringlens.store.records import RoutingArrays, RunRecord, TokenArrays, TraceRecord
+from ringlens.store.records import (
+    ChoiceArrays,
+    RoutingArrays,
+    RunRecord,
+    TokenArrays,
+    TraceRecord,
+)
 from ringlens.store.schema import Table
 from ringlens.store.shape import RunShape
 
@@ -97,10 +103,11 @@ def _of_trace(
         return None
     if table.name == "tokens":
         return _token_groups(trace_id, start, record.tokens)
+    if table.name == "routing" and isinstance(routing, ChoiceArrays):
+        return _choice_groups(trace_id, routing, table.arrow)
     if table.name == "routing" and routing is not None and routing.layers:
-        return (
-            _routing_batch(grid, routing, table.arrow) for grid in grids(routing.layers, LAYER_ROWS)
-        )
+        full = routing
+        return (_routing_batch(grid, full, table.arrow) for grid in grids(full.layers, LAYER_ROWS))
     if table.name == "router_logits" and logits_STE is not None and len(logits_STE):
         layers = run.sparse_layers if routing is None else routing.layers
         return (_batch(grid, [logits_STE], table.arrow) for grid in grids(layers, LOGIT_ROWS))
@@ -141,7 +148,7 @@ def expert_batch(run_id: str, run: RunRecord) -> pa.RecordBatch:
         pa.array(np.repeat(np.asarray(run.sparse_layers, np.uint16), experts)),
         pa.array(expert_R),
         pa.array((expert_R // (experts // run.groups)).astype(np.uint16)),
-        pa.array(float32(run.expert_bias).reshape(-1)),
+        _nullable(run.expert_bias.reshape(-1)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema.EXPERTS.arrow)
 
@@ -194,6 +201,26 @@ def _routing_batch(grid: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.R
         pa.array(float32(grid.rows(routing.entropy))),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=arrow)
+
+
+def _choice_groups(
+    trace_id: int, choices: ChoiceArrays, arrow: pa.Schema
+) -> Iterator[pa.RecordBatch] | None:
+    """Rows that hold a choice and null in all else; None if there are none."""
+    layers, rows, _ = choices.expert_ids.shape
+    if not layers * rows:
+        return None
+    grids = _grids(trace_id, choices.layers, choices.first, rows, LAYER_ROWS)
+    return (_choice_batch(grid, choices, arrow) for grid in grids)
+
+
+def _choice_batch(grid: Grid, choices: ChoiceArrays, arrow: pa.Schema) -> pa.RecordBatch:
+    ids = arrow.field("expert_ids").type
+    id_type = ids.value_type.to_pandas_dtype()
+    expert_ids_Rk = grid.rows(choices.expert_ids).astype(id_type, copy=False)
+    columns = [*grid.keys(), fixed_lists(expert_ids_Rk, ids)]
+    unknown = [pa.nulls(len(expert_ids_Rk), field.type) for field in list(arrow)[len(columns) :]]
+    return pa.RecordBatch.from_arrays([*columns, *unknown], schema=arrow)
 
 
 def _batch(grid: Grid, arrays: list[NDArray], arrow: pa.Schema) -> pa.RecordBatch:

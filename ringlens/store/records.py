@@ -21,7 +21,8 @@ Ints = NDArray[np.int32]
 class RunRecord:
     """Constants of a run; field by field the columns of ``runs`` (see schema.py).
 
-    ``expert_bias`` [S, E] float32 goes to the table ``experts``. ``fingerprint`` is a digest of
+    ``expert_bias`` [S, E] float32, NaN where it is not known, goes to the table ``experts``.
+    ``fingerprint`` is a digest of
     what decides the result (model, settings, problems), kept in the manifest: by it an interrupted
     run is found again; an empty one is never found.
     """
@@ -99,6 +100,22 @@ class RoutingArrays:
 
 
 @dataclass(frozen=True)
+class ChoiceArrays:
+    """Chosen experts alone, as serving engines report them: why they were chosen is not known.
+
+    Attributes:
+        layers: The S layers it holds, ascending.
+        expert_ids: [S, R, k], in no order.
+        first: Position in the trace of the first of the R rows. Tokens before it, and those behind
+            the last row, have no rows.
+    """
+
+    layers: tuple[int, ...]
+    expert_ids: NDArray[np.integer]
+    first: int = 0
+
+
+@dataclass(frozen=True)
 class HeadArrays:
     """Per-token head statistics [N, T, H] of the N layers in ``layers``, ascending."""
 
@@ -164,7 +181,7 @@ class TraceRecord:
         finish_reason: "running" if another part follows, else "stop", "length" or "replay".
         seed: Seed of the trace's sampler.
         tokens: The T tokens.
-        routing: The router record, None where the run does not record it.
+        routing: The router record, or the choices alone; None where the run records neither.
         router_logits: [S, T, E] of the layers of ``routing``, already rounded by the observer.
         heads: Head statistics, None where the run does not record them.
         problem_id: The problem, unique in its set.
@@ -191,7 +208,7 @@ class TraceRecord:
     finish_reason: str
     seed: int
     tokens: TokenArrays
-    routing: RoutingArrays | None = None
+    routing: RoutingArrays | ChoiceArrays | None = None
     router_logits: Floats | None = None
     heads: HeadArrays | None = None
     problem_id: str | None = None

@@ -74,7 +74,11 @@ RUNS = Table(
     ("run_id",),
     (
         _RUN,
-        Column("mode", pa.string(), "'live' (during decoding) or 'replay' (teacher-forced)"),
+        Column(
+            "mode",
+            pa.string(),
+            "'live' (during decoding), 'replay' (teacher-forced) or 'imported' (from a server)",
+        ),
         Column("model", pa.string(), "name or folder the model was loaded from"),
         Column("revision", pa.string(), "revision of the model, where one is known", nullable=True),
         Column("layers", pa.int32(), "decoder layers"),
@@ -88,10 +92,10 @@ RUNS = Table(
         Column("kv_heads", pa.int32(), "key/value heads a layer"),
         Column("head_dim", pa.int32(), "dimensions of a head"),
         Column("hidden_size", pa.int32(), "dimensions of the residual stream"),
-        Column("dtype", pa.string(), "dtype of the weights"),
+        Column("dtype", pa.string(), "dtype of the weights; 'unknown' where a server had them"),
         Column("quantization", pa.string(), "quantisation method", nullable=True),
-        Column("attention", pa.string(), "attention kernel"),
-        Column("experts_layout", pa.string(), "'fused' or 'modules'"),
+        Column("attention", pa.string(), "attention kernel, or 'unknown'"),
+        Column("experts_layout", pa.string(), "'fused', 'modules' or 'unknown'"),
         Column(
             "parallel", pa.string(), "JSON: parallel layout (processes, tensor, expert, pipeline)"
         ),
@@ -113,7 +117,12 @@ EXPERTS = Table(
         _LAYER,
         Column("expert", pa.uint16(), "expert id"),
         Column("group", pa.uint16(), "group of the expert"),
-        Column("bias", pa.float32(), "expert_bias: added to the affinity for selection only"),
+        Column(
+            "bias",
+            pa.float32(),
+            "expert_bias: added to the affinity for selection only; null in imported runs",
+            nullable=True,
+        ),
     ),
 )
 
@@ -137,7 +146,7 @@ TRACES = Table(
         Column(
             "finish_reason",
             pa.string(),
-            "'stop', 'length' or 'replay'; 'running' while the trace goes on",
+            "'stop', 'length', 'replay', or a server's own word; 'running' while the trace goes on",
         ),
         Column("seed", pa.int64(), "seed of this trace's sampler"),
         Column("source_trace_id", pa.int64(), "trace this one replays", nullable=True),
@@ -185,36 +194,60 @@ def routing_table(experts: int) -> Table:
     ids = _list(expert_type(experts))
     return Table(
         "routing",
-        "One row a token and sparse layer: which experts were chosen, and why.",
+        "One row a token and sparse layer: which experts were chosen, and why. In imported runs "
+        "only the choice is known, its order means nothing, and some tokens have no row: the last "
+        "one of a trace, and those before the offset that the server was asked for.",
         ("trace_id", "layer", "pos"),
         (
             _TRACE,
             _LAYER,
             _POS,
             Column("expert_ids", ids, "the k chosen experts, heaviest first"),
-            Column("weights", _FLOATS, "their routing weights w, rounded to fp16"),
-            Column("affinities", _FLOATS, "their affinities s = sigmoid(router logit)"),
+            Column(
+                "weights",
+                _FLOATS,
+                "their routing weights w, rounded to fp16; this and what follows is null in "
+                "imported runs",
+                nullable=True,
+            ),
+            Column(
+                "affinities",
+                _FLOATS,
+                "their affinities s = sigmoid(router logit)",
+                nullable=True,
+            ),
             Column(
                 "margin",
                 pa.float32(),
                 "score c = s + bias of rank k minus rank k+1 inside the kept groups: what the last "
                 "chosen expert won by; inf when nothing could have displaced it",
+                nullable=True,
             ),
             Column(
                 "group_margin",
                 pa.float32(),
                 "score of the last kept group minus that of the first rejected one; inf when no "
                 "group is rejected",
+                nullable=True,
             ),
             Column(
-                "bias_flips", ids, "chosen experts that would not be chosen with a bias of zero"
+                "bias_flips",
+                ids,
+                "chosen experts that would not be chosen with a bias of zero",
+                nullable=True,
             ),
             Column(
                 "group_flips",
                 ids,
                 "experts among the k best scores of all groups whose group was rejected",
+                nullable=True,
             ),
-            Column("entropy", pa.float32(), "entropy of s / sum(s) over all experts, in nats"),
+            Column(
+                "entropy",
+                pa.float32(),
+                "entropy of s / sum(s) over all experts, in nats",
+                nullable=True,
+            ),
         ),
     )
 

@@ -110,22 +110,28 @@ class Trace:
         """The router's record on one layer.
 
         Returns:
-            ``expert_ids`` [T, k] heaviest first; ``weights``, ``affinities`` float32 [T, k];
-            ``margin``, ``group_margin``, ``entropy`` float32 [T]; ``bias_flips`` bool [T, k],
-            which choices are due to the bias; ``group_flips``, a list of T arrays of expert ids
-            that lost to the group limit.
+            ``pos`` int32 [T]; ``expert_ids`` [T, k] heaviest first; ``weights``, ``affinities``
+            float32 [T, k]; ``margin``, ``group_margin``, ``entropy`` float32 [T]; ``bias_flips``
+            bool [T, k], which choices are due to the bias; ``group_flips``, a list of T arrays of
+            expert ids that lost to the group limit. Of an imported trace only ``pos`` and
+            ``expert_ids`` are known: the others are None, and ``pos`` says which tokens have rows.
 
         Raises:
             NotInStoreError: The layer does not route, or routing was not recorded.
         """
         table = self._layer("routing", layer)
         ids_Tk = matrix(table["expert_ids"])
+        if table["weights"].null_count:
+            unknown = [name for name in table.column_names if name not in ("pos", "expert_ids")]
+            known = {"pos": table["pos"].to_numpy(), "expert_ids": ids_Tk}
+            return {**known, **dict.fromkeys(unknown)}
         flips, flip_offsets = ragged(table["bias_flips"])
         # [T, k] flags from ragged ids: mark each (token, expert), then look the choices up.
         marked_TE = np.zeros((len(ids_Tk), int(self.run["experts"])), bool)
         marked_TE[np.repeat(np.arange(len(ids_Tk)), np.diff(flip_offsets)), flips] = True
         group_flips, group_offsets = ragged(table["group_flips"])
         return {
+            "pos": table["pos"].to_numpy(),
             "expert_ids": ids_Tk,
             "weights": matrix(table["weights"]),
             "affinities": matrix(table["affinities"]),

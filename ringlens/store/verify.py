@@ -41,7 +41,8 @@ from (
 """
 """SQL: how many (thought token, sparse layer) pairs there are, and how many have one routing row.
 
-The two are equal in a store whose runs recorded routing.
+The two are equal in a store whose runs recorded routing themselves; an imported trace has no row of
+its last token.
 """
 
 
