@@ -105,7 +105,7 @@ def _of_trace(
         return _token_groups(trace_id, start, record.tokens)
     if table.name == "routing" and isinstance(routing, ChoiceArrays):
         return _choice_groups(trace_id, routing, table.arrow)
-    if table.name == "routing" and routing is not None and routing.layers:
+    if table.name == "routing" and isinstance(routing, RoutingArrays) and routing.layers:
         full = routing
         return (_routing_batch(grid, full, table.arrow) for grid in grids(full.layers, LAYER_ROWS))
     if table.name == "router_logits" and logits_STE is not None and len(logits_STE):
