@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import random_run, random_trace
 
-from ringlens.store import Store, StoreWriter
+from ringlens.store import HeadArrays, Store, StoreWriter, encode
 from ringlens.store.encode import LAYER_ROWS, LOGIT_ROWS
 from ringlens.store.schema import tables
 
@@ -125,6 +125,31 @@ def test_traces_longer_than_a_row_group_come_back(tmp_path):
     sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     assert max(sizes) == LOGIT_ROWS
     assert sizes[:3] == [2, LOGIT_ROWS, LOGIT_ROWS]  # whole layers where they fit
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_large_tables_come_back_from_several_files(tmp_path, monkeypatch, workers):
+    """Workers share the layers of a table; no more than there are layers, few for a small one."""
+    monkeypatch.setattr(encode, "SHARE_VALUES", 2000)
+    run = random_run(layers=4, dense=1, experts=16)
+    traces = [random_trace(run, tokens, seed=tokens) for tokens in (1, 60, 30)]
+    traces[2] = replace(traces[2], heads=cut_layers(traces[2].heads, 2))
+    with StoreWriter(tmp_path, workers=workers) as writer, Store(tmp_path) as store:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, traces)
+        logits, heads = (len(store.files(name)) for name in ("router_logits", "heads"))
+        assert (logits, heads) == (min(workers, 91 * 16 * 3 // 2000), min(workers, 2))
+        for trace_id, record in enumerate(traces[:2], start=1):
+            assert_same(store.trace(trace_id), record, run)
+        assert store.trace(3).layers("heads") == [0, 1]
+        for table in ("routing", "router_logits", "heads"):
+            keys = store.sql(f"select trace_id, layer, pos from {table}").fetchall()
+            assert len(keys) == len(set(keys))
+
+
+def cut_layers(heads, count):
+    """The first layers of head statistics."""
+    return HeadArrays(heads.layers[:count], *(getattr(heads, name)[:count] for name in HEADS))
 
 
 def test_arrays_in_any_memory_order_come_back(tmp_path):

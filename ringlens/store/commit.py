@@ -15,23 +15,36 @@ from ringlens.store.records import TraceRecord
 from ringlens.store.schema import Table
 from ringlens.store.shape import RunShape
 
-ENCODERS = 4
-"""Tables encoded at a time: routing, router logits, heads and one more are the large ones."""
+MOST_WORKERS = 8
+"""More threads than this wait for each other's disk, and their pages need memory."""
+
+
+def usual_workers() -> int:
+    """Threads that encode a commit: the cores that this process may use, from 2 to 8."""
+    known = hasattr(os, "sched_getaffinity")  # on Linux
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(2, min(MOST_WORKERS, cores))
 
 
 class CommitFiles:
     """The files that one process writes for a commit.
+
+    Args:
+        root: The store.
+        commit: The reservation.
+        rank: This process among those that write the commit.
+        workers: Threads that encode.
 
     Attributes:
         commit: The reservation.
         files: What was staged, by path; a file staged again takes the place of the first.
     """
 
-    def __init__(self, root: Path, commit: Commit, rank: int = 0) -> None:
+    def __init__(self, root: Path, commit: Commit, rank: int = 0, workers: int = 2) -> None:
         self.root = root
         self.commit = commit
         self.files: dict[str, File] = {}
-        self._rank = rank
+        self._rank, self._workers = rank, workers
 
     def stage(
         self,
@@ -66,17 +79,18 @@ class CommitFiles:
     ) -> None:
         """Stage the rows of some traces in all tables that have any, sorted by trace.
 
-        The tables are encoded side by side, as that takes nearly all the time of a commit and
-        leaves the interpreter free.
+        Encoding takes nearly all the time of a commit and leaves the interpreter free, so tables,
+        and shares of large tables, are encoded side by side.
         """
         pairs = sorted(zip(trace_ids, traces, strict=True), key=lambda pair: pair[0])
-        groups = {table: encode.row_groups(table, pairs, run) for table in tables}
-        pool = ThreadPoolExecutor(ENCODERS)
+        shares = {table: encode.shares(table, traces, self._workers) for table in tables}
+        pool = ThreadPoolExecutor(self._workers)
         try:
             waiting = [
-                pool.submit(self.stage, table, found, trace_ids)
-                for table, found in groups.items()
-                if found is not None
+                pool.submit(self.stage, table, groups, trace_ids, layout.part_of_share(share.index))
+                for table in sorted(tables, key=lambda table: -len(shares[table]))
+                for share in shares[table]
+                if (groups := encode.row_groups(table, pairs, run, share)) is not None
             ]
             for each in waiting:
                 each.result()

@@ -33,6 +33,24 @@ TOKEN_ROWS = 20_000
 LAYER_ROWS = 122_880
 LOGIT_ROWS = 4_096
 
+SHARE_VALUES = 2**22
+"""Values of a table worth a file of its own: with fewer, one file is as fast and read faster."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The ``index``-th of ``of`` about equal shares of every trace's layers."""
+
+    index: int = 0
+    of: int = 1
+
+    def cut(self, layers: int) -> tuple[int, int]:
+        """First layer of the share and the one after its last, counted among ``layers``."""
+        return layers * self.index // self.of, layers * (self.index + 1) // self.of
+
+
+WHOLE = Share()
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -66,7 +84,10 @@ class Grid:
 
 
 def row_groups(
-    table: Table, traces: Sequence[tuple[int, TraceRecord]], run: RunShape
+    table: Table,
+    traces: Sequence[tuple[int, TraceRecord]],
+    run: RunShape,
+    share: Share = WHOLE,
 ) -> Iterator[pa.RecordBatch] | None:
     """The row groups of some traces in one table.
 
@@ -74,6 +95,7 @@ def row_groups(
         table: The table.
         traces: Ids in the store and records, ascending by id.
         run: Sizes of the run they belong to.
+        share: The layers to be encoded, of a table that `shares` divides.
 
     Returns:
         Row groups, made one at a time, each sorted by the table's key; None if there are no rows.
@@ -81,18 +103,43 @@ def row_groups(
     if table.name in ("activations", "attention"):
         groups = vectors.activations if table.name == "activations" else vectors.attention
         return groups(traces)
-    parts = [found for pair in traces if (found := _of_trace(table, *pair, run)) is not None]
+    parts = [found for pair in traces if (found := _of_trace(table, *pair, run, share)) is not None]
     return chain.from_iterable(parts) if parts else None
 
 
+def shares(table: Table, records: Sequence[TraceRecord], workers: int) -> list[Share]:
+    """How ``workers`` divide a table: by layers, if there is enough of it to be worth it.
+
+    pyarrow encodes a file on one thread, so a large table takes several files. They are few: a
+    query opens each of them.
+    """
+    sizes = [_size(table, record) for record in records]
+    values = sum(size for _, size in sizes)
+    layers = max((layers for layers, _ in sizes), default=0)
+    count = max(1, min(workers, layers, values // SHARE_VALUES))
+    return [Share(index, count) for index in range(count)]
+
+
+def _size(table: Table, record: TraceRecord) -> tuple[int, int]:
+    """Layers and values of a record in a table with a row for each layer and token."""
+    routing, logits_STE, heads = record.routing, record.router_logits, record.heads
+    if table.name == "router_logits" and logits_STE is not None:
+        return len(logits_STE), logits_STE.size
+    if table.name == "routing" and routing is not None:
+        return len(routing.layers), 4 * routing.weights.size
+    if table.name == "heads" and heads is not None:
+        return len(heads.layers), 4 * heads.entropy.size
+    return 0, 0
+
+
 def _of_trace(
-    table: Table, trace_id: int, record: TraceRecord, run: RunShape
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: Share
 ) -> Iterator[pa.RecordBatch] | None:
     """The row groups of one trace in a table; None if it has no rows there."""
     start, tokens = record.start, len(record.tokens.token_id)
 
     def grids(layers: tuple[int, ...], limit: int) -> Iterator[Grid]:
-        return _grids(trace_id, layers, start, tokens, limit)
+        return _grids(trace_id, layers, start, tokens, limit, share)
 
     routing, logits_STE, heads = record.routing, record.router_logits, record.heads
     if table.name == "tokens" and record.retold is not None:
@@ -173,13 +220,18 @@ def _token_groups(trace_id: int, first_pos: int, tokens: TokenArrays) -> Iterato
 
 
 def _grids(
-    trace_id: int, layers: tuple[int, ...], first_pos: int, tokens: int, limit: int
+    trace_id: int,
+    layers: tuple[int, ...],
+    first_pos: int,
+    tokens: int,
+    limit: int,
+    share: Share,
 ) -> Iterator[Grid]:
     """Cut layer-major rows into groups of at most ``limit``: whole layers, or parts of one."""
     whole = max(1, limit // tokens) * tokens  # rows of as many whole layers as fit
-    total = len(layers) * tokens
-    for base in range(0, total, whole):
-        border = min(base + whole, total)
+    first, end = (tokens * layer for layer in share.cut(len(layers)))
+    for base in range(first, end, whole):
+        border = min(base + whole, end)
         for start in range(base, border, limit):
             yield Grid(trace_id, layers, first_pos, tokens, start, min(start + limit, border))
 

@@ -25,8 +25,9 @@ def table_names() -> tuple[str, ...]:
 def file_path(table: str, run_id: str, commit_id: int, part: str = "") -> str:
     """Path in the store of a file that a commit writes for a table.
 
-    ``part`` tells the files of one commit and table apart: those of ranks above 0 ("-r1"), and the
-    one with rows that were taken over from replaced files ("-kept").
+    ``part`` tells the files of one commit and table apart: those of ranks above 0 ("-r1"), of
+    shares of a large table ("-s1"), and the one with rows that were taken over from replaced files
+    ("-kept").
     """
     return f"{table}/run={run_id}/part-{commit_id:08d}{part}.parquet"
 
@@ -40,6 +41,11 @@ def staged_path(path: str, writer: str) -> str:
 def part_of(rank: int) -> str:
     """What tells the files of a rank apart."""
     return f"-r{rank}" if rank else ""
+
+
+def part_of_share(index: int) -> str:
+    """What tells the files of one table apart that were encoded side by side."""
+    return f"-s{index}" if index else ""
 
 
 def left_behind(root: Path, run_id: str, writer: str, commit_id: int) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
 from ringlens.store import encode, layout, schema
 from ringlens.store.checks import check_run, check_trace
-from ringlens.store.commit import CommitFiles, discard, publish
+from ringlens.store.commit import CommitFiles, discard, publish, usual_workers
 from ringlens.store.failure import sentences
 from ringlens.store.lock import WriterLock, dead_writers
 from ringlens.store.manifest import Commit, Completion, File, Manifest, Start
@@ -49,6 +49,8 @@ class StoreWriter:
     Args:
         path: Folder of the store; made if it is missing.
         peers: The ranks that write together, this one among them.
+        workers: Threads that encode a commit; None for as many as the process may use cores, from
+            2 to 8.
 
     Attributes:
         bytes_written: Bytes of all files committed by this writer and its peers.
@@ -60,9 +62,10 @@ class StoreWriter:
     _manifest: Manifest  # on rank 0 alone
     _lock: WriterLock  # on rank 0 alone
 
-    def __init__(self, path: str | Path, peers: Peers = ALONE) -> None:
+    def __init__(self, path: str | Path, peers: Peers = ALONE, workers: int | None = None) -> None:
         self.path = Path(path).absolute()
         self.peers = peers
+        self.workers = usual_workers() if workers is None else workers
         self.bytes_written = 0
         self._shapes: dict[str, RunShape] = {}
         self._held = ExitStack()
@@ -294,7 +297,7 @@ class StoreWriter:
             commit = self._agreed(failed, check, reserve_it)
             if commit is None:
                 return None
-            files = CommitFiles(self.path, commit, self.peers.rank)
+            files = CommitFiles(self.path, commit, self.peers.rank, self.workers)
 
             def stage_it() -> Staged:
                 spoken = stage(files)

@@ -1,0 +1,272 @@
+"""Full router logits: how fast they are stored on several cores, and how fast they are read back.
+
+Two ways to store them are timed in turn, from `StoreWriter.commit` (with its fsyncs) to arrays:
+
+- ``FLOAT[]``, which the store uses: any Parquet reader understands it;
+- the two byte planes of fp16 as FIXED_LEN_BYTE_ARRAY columns (the low one uncompressed), with a
+  nullable FLOAT[] for rows that fp16 cannot hold. SQL sees FLOAT[] through a function that only
+  ringlens' own connections would have.
+
+Traces have the sizes of Ring-1T (76 sparse layers, 256 experts); routing is stored with them, as
+always. For figures of four cores:
+
+taskset -c 0-3 python benchmarks/bench_logits.py --workers 1,2,4
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from bench_writer import ring_1t
+from numpy.typing import NDArray
+from side_by_side import machine
+
+from ringlens.store import RunRecord, Store, StoreWriter, TraceRecord, parquet
+from ringlens.store.columns import matrix
+from ringlens.store.commit import CommitFiles
+from ringlens.store.schema import ROUTER_LOGITS, Column, Table
+
+EXPERTS = 256
+PLANES = Table(
+    "router_logits",
+    "The same rows as byte planes.",
+    ROUTER_LOGITS.key,
+    (
+        *ROUTER_LOGITS.columns[:3],
+        Column("low", pa.binary(EXPERTS), "low bytes of fp16"),
+        Column("high", pa.binary(EXPERTS), "high bytes of fp16"),
+        replace(ROUTER_LOGITS.columns[3], name="exact", nullable=True),
+    ),
+)
+LAYER = 40
+SCAN = "select avg(list_max(logits)) from {}"
+
+
+def main() -> None:
+    """Print tokens a second, CPU seconds and bytes a token, and what reading costs."""
+    parser = argparse.ArgumentParser(description="Writing and reading full router logits.")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens of a commit")
+    parser.add_argument("--workers", default="1,2", help="numbers of threads that encode")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--store", help="folder on the disk to be measured; else a temporary one")
+    args = parser.parse_args()
+    pa.set_cpu_count(1)
+    run, trace = ring_1t(args.tokens)
+    trace = replace(trace, heads=None)
+    variants = [
+        (way, int(count)) for count in args.workers.split(",") for way in ("FLOAT[]", "planes")
+    ]
+    cores = len(os.sched_getaffinity(0))
+    print(f"{machine()}, {cores} of them usable; pyarrow {pa.__version__}")
+    print(f"routing and logits of {args.tokens} tokens a commit, medians of {args.rounds} rounds")
+    with tempfile.TemporaryDirectory(dir=args.store) as folder:
+        measure(variants, run, trace, Path(folder), args.rounds)
+
+
+def measure(
+    variants: list[tuple[str, int]], run: RunRecord, trace: TraceRecord, root: Path, rounds: int
+) -> None:
+    """All variants in turn: one commit each, for ``rounds`` rounds; then each is read back."""
+    tokens = len(trace.tokens.token_id)
+    clock: dict[tuple[str, int], list[float]] = defaultdict(list)
+    core: dict[tuple[str, int], list[float]] = defaultdict(list)
+    with ExitStack() as held:
+        writers = {
+            variant: held.enter_context(StoreWriter(root / "-".join(map(str, variant)), workers=n))
+            for variant in variants
+            for n in [variant[1]]
+        }
+        runs = {variant: writer.start_run(run) for variant, writer in writers.items()}
+        for turn in range(rounds + 1):
+            for variant, writer in writers.items():
+                with stored_as(variant[0]):
+                    cpu, now = time.process_time(), time.perf_counter()
+                    writer.commit(runs[variant], [trace])
+                if turn:  # the first round pays for imports
+                    clock[variant].append((time.perf_counter() - now) / tokens)
+                    core[variant].append((time.process_time() - cpu) / tokens)
+    raw = root / "raw.npy"
+    npy = median_of(lambda: save(raw, trace.router_logits), 3) / tokens
+    size = raw.stat().st_size / tokens / 1000
+    print(f"raw fp16 .npy with fsync: {1 / npy:,.0f} tokens/s, {size:.1f} kB a token")
+    print(
+        f"{'stored as, workers':22s} {'tokens/s (range)':>26s} {'CPU s a 1000 tokens':>20s}"
+        f" {'kB a token':>11s} {'files':>6s} {'layer ms':>9s} {'scan s':>7s}"
+    )
+    for variant in variants:
+        rate = sorted(1 / seconds for seconds in clock[variant])
+        with Store(root / "-".join(map(str, variant))) as store:
+            files = store.files("router_logits")
+            size = sum(file.bytes for file in files) / (rounds + 1) / tokens / 1000
+            layer, scan = READERS[variant[0]](store, trace)
+        name = f"{variant[0]}, {variant[1]}"
+        print(
+            f"{name:22s} {statistics.median(rate):10,.0f} ({rate[0]:6,.0f}-{rate[-1]:6,.0f})"
+            f" {1000 * statistics.median(core[variant]):20.3f} {size:11.2f}"
+            f" {len(files) // (rounds + 1):6d} {1000 * layer:9.1f} {scan:7.2f}"
+        )
+
+
+def save(path: Path, logits: NDArray) -> None:
+    """The limit: fp16 to the disk as it is."""
+    np.save(path, logits.astype(np.float16))
+    parquet.flush(path)
+
+
+def median_of(work: Callable[[], object], rounds: int) -> float:
+    """Median seconds."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+# --- the two ways ---------------------------------------------------------------------------------
+
+
+def stored_as(way: str) -> ExitStack:
+    """A context in which a StoreWriter stores logits in this way."""
+    stack = ExitStack()
+    if way == "planes":
+        plain = parquet._settings
+        stack.enter_context(patch("ringlens.store.writer.CommitFiles", PlaneFiles))
+        settings = patch.object(
+            parquet, "_settings", lambda t: plane_settings() if t is PLANES else plain(t)
+        )
+        stack.enter_context(settings)
+    return stack
+
+
+class PlaneFiles(CommitFiles):
+    """A commit's files with byte planes in place of logits."""
+
+    def stage(
+        self,
+        table: Table,
+        groups: Iterable[pa.RecordBatch],
+        trace_ids: Sequence[int] = (),
+        part: str = "",
+    ) -> None:
+        """Stage a file, that of logits as planes."""
+        if table.name == PLANES.name:
+            table, groups = PLANES, map(planes, groups)
+        super().stage(table, groups, trace_ids, part)
+
+
+def plane_settings() -> dict[str, object]:
+    """Settings of the files of planes."""
+    return {
+        "compression": dict.fromkeys(("trace_id", "layer", "pos", "high"), "zstd")
+        | {"low": "none", "exact.list.element": "zstd"},
+        "compression_level": {"high": 1},
+        "use_dictionary": ["trace_id", "layer"],
+        "column_encoding": {"pos": "DELTA_BINARY_PACKED", "low": "PLAIN", "high": "PLAIN"},
+        "write_statistics": list(PLANES.key),
+        "write_page_checksum": True,
+    }
+
+
+def planes(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A row group of logits as planes, exact also where fp16 is not."""
+    logits_RE = batch["logits"].values.to_numpy().reshape(len(batch), EXPERTS)
+    half_RE = logits_RE.astype(np.float16)
+    bytes_REb = half_RE.view(np.uint8).reshape(len(batch), EXPERTS, 2)
+    low, high = (fixed(np.ascontiguousarray(bytes_REb[:, :, i])) for i in (0, 1))
+    inexact_R = (half_RE.astype(np.float32) != logits_RE).any(axis=1)
+    ends = np.concatenate([[0], np.cumsum(inexact_R)]).astype(np.int32) * EXPERTS
+    exact = pa.ListArray.from_arrays(
+        pa.array(ends),
+        pa.array(logits_RE[inexact_R].reshape(-1)),
+        type=PLANES.arrow.field("exact").type,
+        mask=pa.array(~inexact_R),
+    )
+    return pa.RecordBatch.from_arrays([*batch.columns[:3], low, high, exact], schema=PLANES.arrow)
+
+
+def fixed(bytes_RE: NDArray[np.uint8]) -> pa.Array:
+    """Rows of bytes as a column of fixed-size binaries."""
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(EXPERTS), len(bytes_RE), [None, pa.py_buffer(bytes_RE)]
+    )
+
+
+def from_planes(
+    low: pa.ChunkedArray, high: pa.ChunkedArray, exact: pa.ChunkedArray
+) -> NDArray[np.float32]:
+    """Logits [R, E] of planes."""
+    both = [np.frombuffer(b"".join(plane.to_pylist()), np.uint8) for plane in (low, high)]
+    logits_RE = np.stack(both, axis=-1).view(np.float16).reshape(-1, EXPERTS).astype(np.float32)
+    known_R = exact.is_valid().to_numpy()
+    if known_R.any():
+        logits_RE[known_R] = matrix(exact.drop_null())
+    return logits_RE
+
+
+def read_floats(store: Store, trace: TraceRecord) -> tuple[float, float]:
+    """Seconds for one layer of one trace, and for a query over all rows."""
+    found = store.trace(1)
+    same(found.router_logits(LAYER), trace)
+    layer = median_of(lambda: found.router_logits(LAYER), 5)
+    return layer, median_of(lambda: store.sql(SCAN.format("router_logits")).fetchall(), 1)
+
+
+def read_planes(store: Store, trace: TraceRecord) -> tuple[float, float]:
+    """The same of planes, through an Arrow function in SQL."""
+
+    def files(of: Iterable) -> str:
+        return ", ".join(f"'{store.path / file.path}'" for file in of)
+
+    connection = duckdb.connect()
+
+    def logits(low: pa.ChunkedArray, high: pa.ChunkedArray, exact: pa.ChunkedArray) -> pa.Array:
+        values_RE = from_planes(low, high, exact)
+        offsets = np.arange(0, values_RE.size + 1, EXPERTS, dtype=np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values_RE.reshape(-1)))
+
+    blob = duckdb.sqltypes.BLOB
+    floats = duckdb.list_type(duckdb.sqltypes.FLOAT)
+    connection.create_function(
+        "logits_of", logits, [blob, blob, floats], floats, type="arrow", null_handling="special"
+    )
+    view = "(select logits_of(low, high, exact) as logits from read_parquet([{}]))"
+
+    def one_layer() -> NDArray:
+        source = f"read_parquet([{files(store.files('router_logits', 1, 1))}])"
+        where = f"trace_id = 1 and layer = {LAYER} order by pos"
+        query = f"select low, high, exact from {source} where {where}"
+        table = connection.sql(query).to_arrow_table()
+        return from_planes(table["low"], table["high"], table["exact"])
+
+    same(one_layer(), trace)
+    layer = median_of(one_layer, 5)
+    all_rows = view.format(files(store.files("router_logits")))
+    return layer, median_of(lambda: connection.sql(SCAN.format(all_rows)).fetchall(), 1)
+
+
+def same(found_TE: NDArray, trace: TraceRecord) -> None:
+    """Stop unless the logits of one layer came back as they were."""
+    assert trace.routing is not None
+    assert trace.router_logits is not None
+    np.testing.assert_array_equal(found_TE, trace.router_logits[trace.routing.layers.index(LAYER)])
+
+
+READERS = {"FLOAT[]": read_floats, "planes": read_planes}
+
+
+if __name__ == "__main__":
+    main()
