@@ -126,7 +126,7 @@ def _size(table: Table, record: TraceRecord) -> tuple[int, int]:
     if table.name == "router_logits" and logits_STE is not None:
         return len(logits_STE), logits_STE.size
     if table.name == "routing" and routing is not None:
-        return len(routing.layers), 4 * routing.weights.size
+        return len(routing.layers), 4 * routing.expert_ids.size
     if table.name == "heads" and heads is not None:
         return len(heads.layers), 4 * heads.entropy.size
     return 0, 0
@@ -151,7 +151,7 @@ def _of_trace(
     if table.name == "tokens":
         return _token_groups(trace_id, start, record.tokens)
     if table.name == "routing" and isinstance(routing, ChoiceArrays):
-        return _choice_groups(trace_id, routing, table.arrow)
+        return _choice_groups(trace_id, routing, table.arrow, share)
     if table.name == "routing" and isinstance(routing, RoutingArrays) and routing.layers:
         full = routing
         return (_routing_batch(grid, full, table.arrow) for grid in grids(full.layers, LAYER_ROWS))
@@ -256,13 +256,13 @@ def _routing_batch(grid: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.R
 
 
 def _choice_groups(
-    trace_id: int, choices: ChoiceArrays, arrow: pa.Schema
+    trace_id: int, choices: ChoiceArrays, arrow: pa.Schema, share: Share
 ) -> Iterator[pa.RecordBatch] | None:
     """Rows that hold a choice and null in all else; None if there are none."""
     layers, rows, _ = choices.expert_ids.shape
     if not layers * rows:
         return None
-    grids = _grids(trace_id, choices.layers, choices.first, rows, LAYER_ROWS)
+    grids = _grids(trace_id, choices.layers, choices.first, rows, LAYER_ROWS, share)
     return (_choice_batch(grid, choices, arrow) for grid in grids)
 
 
