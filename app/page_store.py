@@ -30,8 +30,8 @@ def layout(store: Store) -> Component:
                 [
                     html.Div(
                         [
-                            html.H1(store.path.name),
-                            html.Span(str(store.path), className="path dim"),
+                            html.H1(store.name),
+                            html.Span(store.address, className="path dim"),
                         ],
                         className="title-row",
                     ),
@@ -283,7 +283,7 @@ def _empty(store: Store, totals: Row) -> Component | None:
         return None
     command = (
         "ringlens capture ring-nano --problems countdown --n 8 "
-        f"--store {shlex.quote(str(store.path))} --max-new-tokens 300"
+        f"--store {shlex.quote(store.address)} --max-new-tokens 300"
     )
     running = totals["unfinished"] > 0
     title = "Waiting for the first trace" if running else "This store is empty"

@@ -24,7 +24,7 @@ def layout(store: Store, trace_id: str) -> Component:
     if head is None:
         return state_page(
             f"No trace {trace_id}",
-            f"The store {store.path.name} does not hold it. The list shows what there is.",
+            f"The store {store.name} does not hold it. The list shows what there is.",
         )
     run = queries.run(store, head["run_id"])
     return html.Div(
@@ -93,7 +93,7 @@ def _neighbours(store: Store, head: Row) -> Component:
 
     trace_id = head["trace_id"]
     routing = dcc.Link("Routing", href=f"/routing?trace={trace_id}", className="button")
-    line = f"import ringlens as rl; trace = rl.Store({str(store.path)!r}).trace({trace_id})"
+    line = f"import ringlens as rl; trace = rl.Store({store.address!r}).trace({trace_id})"
     python = copy_button("Copy Python", line)
     steps = [link("previous", "Previous", "p"), link("next", "Next", "n")]
     return html.Div([python, routing, *steps], className="buttons")

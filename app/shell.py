@@ -99,7 +99,7 @@ def _sidebar(store: Store) -> list[Component]:
         html.Div(
             [
                 html.Span("Store", className="label"),
-                html.Span(store.path.name, className="path", title=str(store.path)),
+                html.Span(store.name, className="path", title=store.address),
             ],
             className="store-name nav-text",
         ),

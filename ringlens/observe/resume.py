@@ -11,7 +11,7 @@ from ringlens.store import Store
 from ringlens.store.records import TokenArrays
 
 
-def unfinished_tasks(folder: Path, run_id: str, tasks: Sequence[Task]) -> list[Task]:
+def unfinished_tasks(folder: str | Path, run_id: str, tasks: Sequence[Task]) -> list[Task]:
     """The tasks of a run whose traces are not finished, those begun with what they have so far."""
     with Store(folder) as store:
         rows = store.sql(

@@ -184,7 +184,7 @@ class _Session:
     ) -> Store:
         if not tasks:
             raise ConfigError("nothing to observe: give at least one problem or text.")
-        folder = store.path if isinstance(store, Store) else Path(store)
+        folder = store.address if isinstance(store, Store) else store
         here = place(self.lens)
         run = run_record(self.lens, self.mode, self.record, self.settings, tasks, here)
         with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pyarrow as pa
 
 from ringlens.store import encode, layout, parquet
+from ringlens.store.folder import Folder
 from ringlens.store.manifest import Commit, File, Manifest
 from ringlens.store.records import TraceRecord
 from ringlens.store.schema import Table
@@ -30,7 +30,7 @@ class CommitFiles:
     """The files that one process writes for a commit.
 
     Args:
-        root: The store.
+        folder: Where the store's files live.
         commit: The reservation.
         rank: This process among those that write the commit.
         workers: Threads that encode.
@@ -40,8 +40,8 @@ class CommitFiles:
         files: What was staged, by path; a file staged again takes the place of the first.
     """
 
-    def __init__(self, root: Path, commit: Commit, rank: int = 0, workers: int = 2) -> None:
-        self.root = root
+    def __init__(self, folder: Folder, commit: Commit, rank: int = 0, workers: int = 2) -> None:
+        self.folder = folder
         self.commit = commit
         self.files: dict[str, File] = {}
         self._rank, self._workers = rank, workers
@@ -64,10 +64,11 @@ class CommitFiles:
         commit = self.commit
         part = layout.part_of(self._rank) + part
         path = layout.file_path(table.name, commit.run_id, commit.commit_id, part)
-        staged = self.root / layout.staged_path(path, commit.writer)
+        staged = self.folder.staging / layout.staged_name(path, commit.writer)
         rows = parquet.write(staged, table, groups)
         span = (min(trace_ids), max(trace_ids)) if trace_ids else (0, 0)
         size = staged.stat().st_size
+        self.folder.hand_over(staged, path)
         self.files[path] = File(path, table.name, commit.run_id, *span, rows, size)
 
     def stage_traces(
@@ -105,26 +106,22 @@ class CommitFiles:
         """Remove what this process has in the staging folder."""
         rank = layout.part_of(self._rank)
         names = f"{self.commit.writer}-{self.commit.commit_id:08d}{rank}-*.part"
-        for path in (self.root / layout.STAGING).glob(names):
+        for path in self.folder.staging.glob(names):
             path.unlink(missing_ok=True)
 
 
-def publish(root: Path, commit: Commit, files: Iterable[File]) -> None:
-    """Rename files to where they belong. They count only once the manifest has them."""
-    folders = set()
-    for file in files:
-        final = root / file.path
-        final.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(root / layout.staged_path(file.path, commit.writer), final)
-        folders |= {final.parent, final.parent.parent, root}
-    for folder in folders:
-        parquet.flush(folder)
+def publish(folder: Folder, commit: Commit, files: Iterable[File]) -> None:
+    """Bring files to where they belong. They count only once the manifest has them."""
+    names = [(layout.staged_name(file.path, commit.writer), file.path) for file in files]
+    folder.publish((folder.staging / staged, path) for staged, path in names)
 
 
-def discard(root: Path, manifest: Manifest, commit: Commit) -> None:
+def discard(folder: Folder, manifest: Manifest, commit: Commit) -> None:
     """Remove every file that an unfinished commit can have left, then its reservation."""
     if manifest.is_complete(commit):
         return  # interrupted after the commit point: the files belong to the store
-    for path in layout.left_behind(root, commit.run_id, commit.writer, commit.commit_id):
-        path.unlink(missing_ok=True)
+    for staged in folder.staging.glob(f"{commit.writer}-{commit.commit_id:08d}-*.part"):
+        staged.unlink(missing_ok=True)
+    for path in layout.left_behind(folder, commit.run_id, commit.commit_id):
+        folder.remove(path)
     manifest.forget(commit)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ringlens.errors import StoreError
+from ringlens.store.folder import Folder
 from ringlens.store.manifest import File
 
 Columns = Mapping[str, Sequence[str]]
@@ -21,7 +21,7 @@ _READ_WORDS = re.compile("parquet|failed to read|decompress|magic bytes", re.IGN
 
 
 def explain(
-    error: duckdb.Error, query: str, columns: Columns, root: Path, files: Sequence[File]
+    error: duckdb.Error, query: str, columns: Columns, folder: Folder, files: Sequence[File]
 ) -> StoreError:
     """The StoreError that says what an error of DuckDB means.
 
@@ -29,7 +29,7 @@ def explain(
         error: What DuckDB raised.
         query: The query that it raised it for.
         columns: Tables and views of the store, each with its columns.
-        root: The store.
+        folder: The store.
         files: Its committed files.
     """
     reason = str(error).split("\n\n")[0].replace("\n", " ")
@@ -39,7 +39,7 @@ def explain(
     read = read or [file for file in files if file.table in sources]
     if isinstance(error, duckdb.CatalogException) and "Table with name" in reason:
         wanted = reason.split("Table with name ")[1].split(" ")[0]
-        sentence = damage(root, read) if wanted in columns else None
+        sentence = damage(folder, read) if wanted in columns else None
         known = ", ".join(sorted(columns))
         return StoreError(sentence or f"there is no table {wanted}: the store has {known}")
     if isinstance(error, duckdb.BinderException) and used:
@@ -47,24 +47,24 @@ def explain(
         return StoreError(f"{reason}. The columns are: {known}")
     if type(error) in _READ_ERRORS or _READ_WORDS.search(reason):
         named = [file for file in read if file.path in reason]
-        if sentence := damage(root, named or read):
+        if sentence := damage(folder, named or read):
             return StoreError(sentence)
     return StoreError(f"{reason} (in the query: {' '.join(query.split())[:500]})")
 
 
-def damage(root: Path, files: Sequence[File]) -> str | None:
+def damage(folder: Folder, files: Sequence[File]) -> str | None:
     """A sentence about the first file that is missing, cut or unreadable; None if all are well.
 
     Sizes and footers are compared first, as that is fast; only if all agree is everything read.
     """
     for fault in (_footer_fault, _page_fault):
         for file in files:
-            if found := fault(root / file.path, file):
-                return _sentence(root / file.path, file, found)
+            if found := fault(folder, file):
+                return _sentence(f"{folder}/{file.path}", file, found)
     return None
 
 
-def _sentence(path: Path, file: File, fault: str) -> str:
+def _sentence(path: str, file: File, fault: str) -> str:
     whose = f"traces {file.first_trace} to {file.last_trace}" if file.last_trace else "its run"
     return (
         f"{path} {fault}: put a copy of it back; it holds {file.table} of {whose}, what other "
@@ -72,12 +72,12 @@ def _sentence(path: Path, file: File, fault: str) -> str:
     )
 
 
-def _footer_fault(path: Path, file: File) -> str | None:
+def _footer_fault(folder: Folder, file: File) -> str | None:
     try:
-        size = path.stat().st_size
+        size = folder.size(file.path)
         if size != file.bytes:
             return f"is damaged ({size} bytes instead of {file.bytes})"
-        rows = pq.read_metadata(path).num_rows
+        rows = pq.read_metadata(folder.source(file.path)).num_rows
     except FileNotFoundError:
         return "is missing"
     except (OSError, pa.ArrowException) as error:
@@ -85,9 +85,10 @@ def _footer_fault(path: Path, file: File) -> str | None:
     return None if rows == file.rows else f"is damaged ({rows} rows instead of {file.rows})"
 
 
-def _page_fault(path: Path, file: File) -> str | None:
+def _page_fault(folder: Folder, file: File) -> str | None:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+        source = folder.source(file.path)
+        with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
             for _ in parquet.iter_batches():
                 pass
     except (OSError, pa.ArrowException) as error:

@@ -6,7 +6,6 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -25,11 +24,11 @@ _ADVICE = {
 
 
 @contextmanager
-def sentences(root: Path, outcome: str) -> Iterator[None]:
+def sentences(store: object, outcome: str) -> Iterator[None]:
     """Turn failures of the disk, of the manifest and of encoding into StoreError.
 
     Args:
-        root: The store.
+        store: The store, as messages are to call it.
         outcome: What the failure means, for example "nothing of this commit was stored".
 
     Raises:
@@ -39,11 +38,13 @@ def sentences(root: Path, outcome: str) -> Iterator[None]:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, f"{error}")
-        raise StoreError(f"{root}: {advice}; {outcome}") from error
+        raise StoreError(f"{store}: {advice}; {outcome}") from error
     except pa.ArrowException as error:
-        raise StoreError(f"{root}: a record does not fit its table ({error}); {outcome}") from error
+        raise StoreError(
+            f"{store}: a record does not fit its table ({error}); {outcome}"
+        ) from error
     except sqlite3.Error as error:
-        raise StoreError(f"{root}: {_manifest_advice(error)}; {outcome}") from error
+        raise StoreError(f"{store}: {_manifest_advice(error)}; {outcome}") from error
 
 
 def _manifest_advice(error: sqlite3.Error) -> str:

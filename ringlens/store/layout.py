@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 from ringlens.errors import StoreError
+from ringlens.store.folder import Folder
 from ringlens.store.manifest import NAME, now
 from ringlens.store.schema import FORMAT_VERSION, tables
 
 MARKER = "store.json"
-STAGING = "staging"
 
 
 def table_names() -> tuple[str, ...]:
@@ -32,10 +30,10 @@ def file_path(table: str, run_id: str, commit_id: int, part: str = "") -> str:
     return f"{table}/run={run_id}/part-{commit_id:08d}{part}.parquet"
 
 
-def staged_path(path: str, writer: str) -> str:
-    """Path in the store of the same file while it is written; never ends in .parquet."""
+def staged_name(path: str, writer: str) -> str:
+    """Name of the same file while it is staged; never ends in .parquet."""
     table, *_, name = path.split("/")
-    return f"{STAGING}/{writer}-{Path(name).stem.removeprefix('part-')}-{table}.part"
+    return f"{writer}-{Path(name).stem.removeprefix('part-')}-{table}.part"
 
 
 def part_of(rank: int) -> str:
@@ -48,74 +46,73 @@ def part_of_share(index: int) -> str:
     return f"-s{index}" if index else ""
 
 
-def left_behind(root: Path, run_id: str, writer: str, commit_id: int) -> Iterator[Path]:
-    """All files that a commit can have left, of every rank."""
-    yield from (root / STAGING).glob(f"{writer}-{commit_id:08d}-*.part")
+def left_behind(folder: Folder, run_id: str, commit_id: int) -> Iterator[str]:
+    """Paths of all files that a commit can have left where they belong, of every rank."""
+    mine = (f"part-{commit_id:08d}.", f"part-{commit_id:08d}-")
     for table in table_names():
-        yield from (root / table / f"run={run_id}").glob(f"part-{commit_id:08d}[.-]*")
+        place = f"{table}/run={run_id}"
+        for name in folder.names(place):
+            if name.startswith(mine):
+                yield f"{place}/{name}"
 
 
-def prepare(root: Path) -> None:
-    """Make the folders that a writer needs.
+def prepare(folder: Folder) -> None:
+    """Make the folder that a writer needs.
 
     Raises:
         StoreError: The folder holds other things, or a store of a newer format.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    if (root / MARKER).exists():
-        check(root)
-    elif strangers := [entry.name for entry in root.iterdir() if not _is_ours(entry.name)]:
+    folder.make()
+    if folder.exists(MARKER):
+        check(folder)
+    elif strangers := [name for name in folder.names() if not _is_ours(name)]:
         raise StoreError(
-            f"{root} is not a store and holds other files (such as {strangers[0]}): give the path "
-            f"of a new or empty folder"
+            f"{folder} is not a store and holds other files (such as {strangers[0]}): give the "
+            f"path of a new or empty folder"
         )
-    (root / STAGING).mkdir(exist_ok=True)
 
 
-def mark(root: Path) -> None:
+def mark(folder: Folder) -> None:
     """Say that a folder is a store, once all else of it is there."""
-    if (root / MARKER).exists():
+    if folder.exists(MARKER):
         return
     marker = {
         "format_version": FORMAT_VERSION,
         "created_by": f"ringlens {version('ringlens')}",
         "created": now(),
     }
-    temporary = root / f"{MARKER}.{secrets.token_hex(4)}"
-    temporary.write_text(json.dumps(marker, indent=2) + "\n", "utf-8")
-    os.replace(temporary, root / MARKER)
+    folder.write(MARKER, (json.dumps(marker, indent=2) + "\n").encode())
 
 
-def check(root: Path) -> None:
+def check(folder: Folder) -> None:
     """Check that a folder is a store that this version reads.
 
     Raises:
         StoreError: It is missing, no store, damaged or of a newer format.
     """
-    marker = root / MARKER
-    if not root.exists():
+    if not folder.is_there():
         raise StoreError(
-            f"there is no store at {root}: `ringlens capture … --store {root}` makes one"
+            f"there is no store at {folder}: `ringlens capture … --store {folder}` makes one"
         )
-    if not marker.is_file():
+    if not folder.exists(MARKER):
         raise StoreError(
-            f"{root} is not a store (it has no {MARKER}): give the folder that was passed to "
+            f"{folder} is not a store (it has no {MARKER}): give the folder that was passed to "
             f"`ringlens capture --store`"
         )
     try:
-        found = json.loads(marker.read_text("utf-8"))["format_version"]
+        found = json.loads(folder.read(MARKER))["format_version"]
     except (ValueError, TypeError, KeyError):
         raise StoreError(
-            f"{marker} is damaged: it should read "
+            f"{folder}/{MARKER} is damaged: it should read "
             f'{{"format_version": {FORMAT_VERSION}}} or what a copy of the store holds'
         ) from None
     if not isinstance(found, int) or found > FORMAT_VERSION:
         raise StoreError(
-            f"the store {root} has format version {found}, this ringlens reads up to "
+            f"the store {folder} has format version {found}, this ringlens reads up to "
             f"{FORMAT_VERSION}: upgrade with `pip install --upgrade ringlens`"
         )
 
 
 def _is_ours(name: str) -> bool:
     """Whether a name can come from another writer that is making the store right now."""
-    return name in (STAGING, *table_names()) or name.startswith((MARKER, NAME))
+    return name in ("staging", *table_names()) or name.startswith((MARKER, NAME))

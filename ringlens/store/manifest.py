@@ -8,12 +8,18 @@ dies in between leaves a reservation without a `sequence`, which names every fil
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from ringlens.store.journal import Journal, SqliteJournal
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 NAME = "manifest.sqlite"
 
@@ -104,15 +110,36 @@ def stamp(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
+def transaction(
+    method: Callable[Concatenate[Manifest, P], R],
+) -> Callable[Concatenate[Manifest, P], R]:
+    """Make a method of `Manifest` one transaction.
+
+    The method may be run several times: again whenever another writer was faster. One that ends
+    the transaction itself (``rollback``) has changed nothing.
+    """
+
+    @wraps(method)
+    def run(self: Manifest, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._journal.transact(lambda: method(self, *args, **kwargs))
+
+    return run
+
+
 class Manifest:
     """The manifest of one store. Not for sharing between threads without a lock.
+
+    Args:
+        connection: A database with the tables of the manifest.
+        journal: What makes the changes of this process last, and those of others visible.
 
     Raises:
         sqlite3.Error: Wherever SQLite does; the callers turn it into a sentence.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, journal: Journal | None = None) -> None:
         self._connection = connection
+        self._journal = journal or SqliteJournal(connection)
 
     @classmethod
     def create(cls, root: Path) -> Manifest:
@@ -145,32 +172,27 @@ class Manifest:
         """Close the connection."""
         self._connection.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._connection.execute("begin immediate")
-            yield self._connection
-            if self._connection.in_transaction:
-                self._connection.execute("commit")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("rollback")
-            raise
+    def _rows(self, query: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Rows as of now, with what other writers have committed."""
+        self._journal.catch_up()
+        return self._connection.execute(query, parameters)
 
+    @transaction
     def reserve(self, run_id: str, writer: str, traces: int) -> Commit:
         """Reserve a commit number and ``traces`` trace ids for ``writer``."""
-        with self._transaction() as db:
-            (first,) = db.execute(
-                "select coalesce(max(first_trace + traces), 1) from commits"
-            ).fetchone()
-            number = db.execute(
-                "insert into commits (run_id, writer, first_trace, traces, started)"
-                " values (?, ?, ?, ?, ?)",
-                (run_id, writer, first, traces, now()),
-            ).lastrowid
+        db = self._connection
+        (first,) = db.execute(
+            "select coalesce(max(first_trace + traces), 1) from commits"
+        ).fetchone()
+        number = db.execute(
+            "insert into commits (run_id, writer, first_trace, traces, started)"
+            " values (?, ?, ?, ?, ?)",
+            (run_id, writer, first, traces, now()),
+        ).lastrowid
         assert number is not None
         return Commit(number, run_id, writer, first, traces)
 
+    @transaction
     def complete(
         self,
         commit: Commit,
@@ -191,45 +213,43 @@ class Manifest:
         Returns:
             DONE, or why nothing was registered.
         """
-        with self._transaction() as db:
-            changed = db.execute(
-                "update commits set sequence = (select coalesce(max(sequence), 0) + 1 from commits)"
-                " where commit_id = ? and sequence is null",
-                (commit.commit_id,),
-            ).rowcount
-            if changed != 1:
-                return Completion.CLEARED
-            for path in retire:
-                if db.execute("delete from files where path = ?", (path,)).rowcount != 1:
-                    db.execute("rollback")
-                    return Completion.OUTDATED
-            db.executemany("insert into retired values (?, ?)", [(path, now()) for path in retire])
-            if started is not None:
-                run = (commit.run_id, started.shape, now())
-                db.execute("insert into runs values (?, ?, ?, null)", run)
-                owner = (commit.run_id, started.fingerprint, commit.writer)
-                db.execute("insert into owners values (?, ?, ?)", owner)
-            if finished is not None:
-                db.execute(
-                    "update runs set finished = ? where run_id = ?", (finished, commit.run_id)
-                )
-            db.executemany(
-                f"insert or replace into files ({_FILE}, commit_id)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*astuple(file), commit.commit_id) for file in files],
-            )
+        db = self._connection
+        changed = db.execute(
+            "update commits set sequence = (select coalesce(max(sequence), 0) + 1 from commits)"
+            " where commit_id = ? and sequence is null",
+            (commit.commit_id,),
+        ).rowcount
+        if changed != 1:
+            return Completion.CLEARED
+        for path in retire:
+            if db.execute("delete from files where path = ?", (path,)).rowcount != 1:
+                db.execute("rollback")
+                return Completion.OUTDATED
+        db.executemany("insert into retired values (?, ?)", [(path, now()) for path in retire])
+        if started is not None:
+            run = (commit.run_id, started.shape, now())
+            db.execute("insert into runs values (?, ?, ?, null)", run)
+            owner = (commit.run_id, started.fingerprint, commit.writer)
+            db.execute("insert into owners values (?, ?, ?)", owner)
+        if finished is not None:
+            db.execute("update runs set finished = ? where run_id = ?", (finished, commit.run_id))
+        db.executemany(
+            f"insert or replace into files ({_FILE}, commit_id) values (?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*astuple(file), commit.commit_id) for file in files],
+        )
         return Completion.DONE
 
+    @transaction
     def forget(self, commit: Commit) -> None:
         """Drop a reservation whose files are gone."""
-        with self._transaction() as db:
-            db.execute(
-                "delete from commits where commit_id = ? and sequence is null", (commit.commit_id,)
-            )
+        db = self._connection
+        db.execute(
+            "delete from commits where commit_id = ? and sequence is null", (commit.commit_id,)
+        )
 
     def reservations(self) -> list[Commit]:
         """All commits that are not complete."""
-        rows = self._connection.execute(
+        rows = self._rows(
             "select commit_id, run_id, writer, first_trace, traces from commits"
             " where sequence is null"
         )
@@ -237,7 +257,7 @@ class Manifest:
 
     def is_complete(self, commit: Commit) -> bool:
         """Whether the commit was registered."""
-        row = self._connection.execute(
+        row = self._rows(
             "select sequence from commits where commit_id = ?", (commit.commit_id,)
         ).fetchone()
         return row is not None and row[0] is not None
@@ -245,18 +265,19 @@ class Manifest:
     def run_shape(self, run_id: str) -> str | None:
         """The shape noted for a run, None if there is no such run."""
         query = "select shape from runs where run_id = ?"
-        row = self._connection.execute(query, (run_id,)).fetchone()
+        row = self._rows(query, (run_id,)).fetchone()
         return None if row is None else str(row[0])
 
     def files(self, table: str, run_id: str, first: int = 0, last: int = 2**63 - 1) -> list[File]:
         """The committed files of one table of one run that can hold traces first to last."""
-        rows = self._connection.execute(
+        rows = self._rows(
             f"select {_FILE} from files where table_name = ? and run_id = ?"
             " and first_trace <= ? and last_trace >= ? order by path",
             (table, run_id, last, first),
         )
         return [File(*row) for row in rows]
 
+    @transaction
     def claim(
         self, fingerprint: str, writer: str, dead: Callable[[set[str]], set[str]]
     ) -> str | None:
@@ -270,24 +291,24 @@ class Manifest:
         Returns:
             The run, of which no other process is told after this; None if there is none.
         """
-        with self._transaction() as db:
-            runs = db.execute(
-                "select run_id from runs join owners using (run_id)"
-                " where fingerprint = ? and finished is null order by started desc, run_id desc",
-                (fingerprint,),
-            ).fetchall()
-            for (run_id,) in runs:
-                if not self._alive(run_id, dead):
-                    self._own(run_id, writer)
-                    return str(run_id)
+        db = self._connection
+        runs = db.execute(
+            "select run_id from runs join owners using (run_id)"
+            " where fingerprint = ? and finished is null order by started desc, run_id desc",
+            (fingerprint,),
+        ).fetchall()
+        for (run_id,) in runs:
+            if not self._alive(run_id, dead):
+                self._own(run_id, writer)
+                return str(run_id)
         return None
 
+    @transaction
     def take(self, run_id: str, writer: str, dead: Callable[[set[str]], set[str]]) -> bool:
         """Make ``writer`` the owner of a run; False if another writer of it is alive."""
-        with self._transaction():
-            if self._alive(run_id, dead) - {writer}:
-                return False
-            self._own(run_id, writer)
+        if self._alive(run_id, dead) - {writer}:
+            return False
+        self._own(run_id, writer)
         return True
 
     def _alive(self, run_id: str, dead: Callable[[set[str]], set[str]]) -> set[str]:
@@ -310,27 +331,29 @@ class Manifest:
     def is_finished(self, run_id: str) -> bool:
         """Whether a run has ended."""
         query = "select finished from runs where run_id = ?"
-        row = self._connection.execute(query, (run_id,)).fetchone()
+        row = self._rows(query, (run_id,)).fetchone()
         return row is not None and row[0] is not None
 
     def retired(self, before: str) -> list[str]:
         """Paths of files that were replaced before a moment and may now be deleted."""
-        rows = self._connection.execute("select path from retired where retired <= ?", (before,))
+        rows = self._rows("select path from retired where retired <= ?", (before,))
         return [path for (path,) in rows]
 
+    @transaction
     def forget_retired(self, paths: Sequence[str]) -> None:
         """Drop the notes about replaced files that are gone."""
-        with self._transaction() as db:
-            db.executemany("delete from retired where path = ?", [(path,) for path in paths])
+        db = self._connection
+        db.executemany("delete from retired where path = ?", [(path,) for path in paths])
 
     def sequence(self) -> int:
         """How many commits are complete; grows with each."""
         query = "select coalesce(max(sequence), 0) from commits"
-        return int(self._connection.execute(query).fetchone()[0])
+        return int(self._rows(query).fetchone()[0])
 
     def snapshot(self) -> tuple[int, int, list[File]]:
         """The sequence, the largest number of experts of a run, and all files at one moment."""
         db = self._connection
+        self._journal.catch_up()
         db.execute("begin")  # one read transaction: the three answers belong together
         try:
             sequence = self.sequence()

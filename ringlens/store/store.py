@@ -13,7 +13,8 @@ from ringlens.errors import StoreError
 from ringlens.store import layout, schema, views
 from ringlens.store.damage import explain
 from ringlens.store.failure import sentences
-from ringlens.store.manifest import File, Manifest
+from ringlens.store.folder import folder_at
+from ringlens.store.manifest import File
 from ringlens.store.relation import Relation
 from ringlens.store.trace import Trace
 
@@ -29,25 +30,29 @@ class Store:
     Args:
         path: Folder of the store.
 
+    Attributes:
+        folder: Where its files live.
+
     Raises:
         StoreError: There is no store, or one that this version cannot read.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
-        layout.check(self.path)
+        self.folder = folder_at(path)
+        layout.check(self.folder)
         self._lock = threading.Lock()
         self._sequence = -1
         self._files: list[File] = []
         self._tables: dict[str, schema.Table] = {}
-        with sentences(self.path, "the store was not opened"):
-            self._manifest = Manifest.read(self.path)
+        with sentences(self.folder, "the store was not opened"):
+            self._manifest = self.folder.open_manifest()
         self._connection = duckdb.connect(
             config={
                 "python_enable_replacements": "false",  # names are tables, not Python variables
                 "autoinstall_known_extensions": "false",  # reading a store needs no network
             }
         )
+        self.folder.serve(self._connection)
         self._refresh()
 
     def __enter__(self) -> Store:
@@ -62,7 +67,22 @@ class Store:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r})"
+        return f"Store({self.address!r})"
+
+    @property
+    def address(self) -> str:
+        """What opens this store again: an absolute path."""
+        return self.folder.address
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.folder.name
+
+    @property
+    def path(self) -> Path:
+        """The store's folder on this machine."""
+        return self.folder.path
 
     def close(self) -> None:
         """Close the store."""
@@ -92,9 +112,9 @@ class Store:
 
         def sentence(error: duckdb.Error) -> StoreError:
             current = set(self._refresh())
-            if any(f not in current and not (self.path / f.path).exists() for f in files):
+            if any(f not in current and not self.folder.exists(f.path) for f in files):
                 return StoreError("the store has grown since this query was made: make it again")
-            return explain(error, query, self._columns(), self.path, files)
+            return explain(error, query, self._columns(), self.folder, files)
 
         try:
             relation = self._connection.cursor().sql(query, params=params)
@@ -130,7 +150,7 @@ class Store:
 
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL of the rows of some files of a table; no other file is opened."""
-        return views.scan(self._tables[table], [self.path / file.path for file in files])
+        return views.scan(self._tables[table], [self.folder.sql_path(file.path) for file in files])
 
     def _columns(self) -> dict[str, Sequence[str]]:
         tables = {name: table.arrow.names for name, table in self._tables.items()}
@@ -138,9 +158,10 @@ class Store:
 
     def _refresh(self) -> list[File]:
         """Bring the views up to the newest commit; return the committed files."""
-        with self._lock, sentences(self.path, "the manifest could not be read"):
+        with self._lock, sentences(self.folder, "the manifest could not be read"):
             if self._manifest.sequence() != self._sequence:
                 sequence, experts, files = self._manifest.snapshot()
+                self.folder.know(files)
                 self._make_views(experts, files)
                 self._sequence, self._files = sequence, files
             return self._files
@@ -151,15 +172,18 @@ class Store:
         try:
             self._replace_views(files, lost=set())
         except duckdb.IOException:
-            lost = {file.table for file in files if not (self.path / file.path).exists()}
+            lost = {file.table for file in files if not self.folder.exists(file.path)}
             self._replace_views(files, lost)
+
+    def _sql_paths(self, table: str, files: list[File]) -> list[str]:
+        return [self.folder.sql_path(file.path) for file in files if file.table == table]
 
     def _replace_views(self, files: list[File], lost: set[str]) -> None:
         """All or none: no query sees the tables of two different moments."""
         statements = [
             f"drop view if exists {name}"
             if name in lost
-            else views.table_view(table, [self.path / f.path for f in files if f.table == name])
+            else views.table_view(table, self._sql_paths(name, files))
             for name, table in self._tables.items()
         ]
         if "routing" not in lost:

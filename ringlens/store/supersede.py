@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
 from ringlens.store import schema
 from ringlens.store.commit import CommitFiles
+from ringlens.store.folder import Folder
 from ringlens.store.manifest import File, Manifest
 from ringlens.store.records import TraceRecord
 from ringlens.store.schema import Table
@@ -84,7 +84,7 @@ def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> li
 def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
     """Stage the row of a run that has ended; return the path of the file that it replaces."""
     (file,) = manifest.files(schema.RUNS.name, files.commit.run_id)
-    (row,) = _read(files.root / file.path, schema.RUNS).to_pylist()
+    (row,) = _read(files.folder, file.path, schema.RUNS).to_pylist()
     batch = pa.RecordBatch.from_pylist([row | {"finished": finished}], schema.RUNS.arrow)
     files.stage(schema.RUNS, [batch])
     return [file.path]
@@ -100,20 +100,20 @@ def _split(
     wanted = pa.array(trace_ids, pa.int64())
     run_id = files.commit.run_id
     span = manifest.files(table.name, run_id, min(trace_ids), max(trace_ids))
-    holding = [file for file in span if _holds(files.root, file, wanted)]
-    rows = pa.concat_tables([empty, *(_read(files.root / file.path, table) for file in holding)])
+    holding = [file for file in span if _holds(files.folder, file, wanted)]
+    rows = pa.concat_tables([empty, *(_read(files.folder, file.path, table) for file in holding)])
     hit = pc.is_in(rows["trace_id"], wanted)
     return rows.filter(hit), rows.filter(pc.invert(hit)), [file.path for file in holding]
 
 
-def _holds(root: Path, file: File, wanted: pa.Array) -> bool:
-    ids = _columns(root / file.path, ["trace_id"])["trace_id"]
+def _holds(folder: Folder, file: File, wanted: pa.Array) -> bool:
+    ids = _columns(folder, file.path, ["trace_id"])["trace_id"]
     return bool(pc.any(pc.is_in(ids, wanted)).as_py())
 
 
-def _read(path: Path, table: Table) -> pa.Table:
+def _read(folder: Folder, path: str, table: Table) -> pa.Table:
     """A file's rows with today's columns; those that it was written without are null."""
-    found = _columns(path)
+    found = _columns(folder, path)
     columns = [
         found[field.name] if field.name in found.column_names else pa.nulls(len(found), field.type)
         for field in table.arrow
@@ -121,14 +121,14 @@ def _read(path: Path, table: Table) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=table.arrow)
 
 
-def _columns(path: Path, names: list[str] | None = None) -> pa.Table:
+def _columns(folder: Folder, path: str, names: list[str] | None = None) -> pa.Table:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(folder.source(path)) as file:
             return file.read(names)
     except (FileNotFoundError, pa.ArrowException) as error:
         raise StoreError(
-            f"{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of it back; "
-            f"without it no trace that it holds can go on"
+            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
+            f"it back; without it no trace that it holds can go on"
         ) from error
 
 

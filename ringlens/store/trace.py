@@ -300,5 +300,5 @@ def _no_trace(store: Store, trace_id: int) -> str:
     query = "select count(*), min(trace_id), max(trace_id) from traces"
     count, low, high = store.sql(query).fetchall()[0]
     if not count:
-        return f"there is no trace {trace_id}: {store.path} holds no traces yet"
-    return f"there is no trace {trace_id}: {store.path} holds {count}, from {low} to {high}"
+        return f"there is no trace {trace_id}: {store.address} holds no traces yet"
+    return f"there is no trace {trace_id}: {store.address} holds {count}, from {low} to {high}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -52,13 +51,13 @@ def sql_type(arrow: pa.DataType) -> str:
     return _TYPES[arrow]
 
 
-def table_view(table: Table, paths: Sequence[Path]) -> str:
+def table_view(table: Table, paths: Sequence[str]) -> str:
     """SQL that makes the view of one table; without files the view is empty."""
     columns = ", ".join(_shown(field) for field in table.arrow)
     return f"create or replace view {table.name} as select {columns} from {scan(table, paths)}"
 
 
-def scan(table: Table, paths: Sequence[Path]) -> str:
+def scan(table: Table, paths: Sequence[str]) -> str:
     """SQL of the rows of the given files, with the table's columns and types.
 
     The types are given, so DuckDB opens no file before a query needs it, and files of models with
@@ -67,7 +66,7 @@ def scan(table: Table, paths: Sequence[Path]) -> str:
     if not paths:
         nulls = ", ".join(f"null::{sql_type(f.type)} as {quote(f.name)}" for f in table.arrow)
         return f"(select {nulls} where false)"
-    files = ", ".join(literal(_without_glob(str(path))) for path in paths)
+    files = ", ".join(literal(_without_glob(path)) for path in paths)
     columns = ", ".join(
         f"{literal(field.name)}: {{'name': {literal(field.name)}, "
         f"'type': {literal(sql_type(field.type))}, 'default_value': NULL}}"

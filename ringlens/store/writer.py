@@ -18,7 +18,7 @@ from ringlens.store import encode, layout, schema
 from ringlens.store.checks import check_run, check_trace
 from ringlens.store.commit import CommitFiles, discard, publish, usual_workers
 from ringlens.store.failure import sentences
-from ringlens.store.lock import WriterLock, dead_writers
+from ringlens.store.folder import Folder, Lock, folder_at
 from ringlens.store.manifest import Commit, Completion, File, Manifest, Start
 from ringlens.store.peers import ALONE, Peers, agreed
 from ringlens.store.records import RunRecord, TraceRecord
@@ -53,6 +53,7 @@ class StoreWriter:
             2 to 8.
 
     Attributes:
+        folder: Where the store's files live.
         bytes_written: Bytes of all files committed by this writer and its peers.
 
     Raises:
@@ -60,10 +61,10 @@ class StoreWriter:
     """
 
     _manifest: Manifest  # on rank 0 alone
-    _lock: WriterLock  # on rank 0 alone
+    _lock: Lock  # on rank 0 alone
 
     def __init__(self, path: str | Path, peers: Peers = ALONE, workers: int | None = None) -> None:
-        self.path = Path(path).absolute()
+        self.folder: Folder = folder_at(path)
         self.peers = peers
         self.workers = usual_workers() if workers is None else workers
         self.bytes_written = 0
@@ -88,6 +89,11 @@ class StoreWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def path(self) -> Path:
+        """The store's folder on this machine."""
+        return self.folder.path
 
     def close(self) -> None:
         """Let go of the store."""
@@ -202,7 +208,7 @@ class StoreWriter:
         return self._lead(
             "unfinished runs could not be looked up",
             lambda: (
-                self._manifest.claim(fingerprint, self._lock.name, self._dead)
+                self._manifest.claim(fingerprint, self._lock.name, self.folder.dead_writers)
                 if fingerprint
                 else None
             ),
@@ -220,42 +226,39 @@ class StoreWriter:
         def take() -> None:
             if self._manifest.is_finished(run_id):
                 raise StoreError(f"run {run_id} has ended: start a new one")
-            if not self._manifest.take(run_id, self._lock.name, self._dead):
+            if not self._manifest.take(run_id, self._lock.name, self.folder.dead_writers):
                 raise StoreError(f"another process works on run {run_id}: wait for it or stop it")
 
         self._lead("the run was not resumed", take)
 
     def _open(self) -> str:
         """Open the store on rank 0; return the name of its lock."""
-        layout.prepare(self.path)
-        self._manifest = Manifest.create(self.path)
+        layout.prepare(self.folder)
+        self._manifest = self.folder.make_manifest()
         self._held.callback(self._manifest.close)
-        layout.mark(self.path)
-        self._lock = WriterLock(self.path / layout.STAGING)
+        layout.mark(self.folder)
+        self._lock = self.folder.lock()
         self._held.callback(self._lock.release)
-        sweep(self.path, self._manifest)
+        sweep(self.folder, self._manifest)
         return self._lock.name
 
     def _see(self, name: str) -> None:
         """Make sure that this rank sees the folder that rank 0 opened."""
-        if not (self.path / layout.STAGING / f"{name}.lock").exists():
+        if not self.folder.is_locked(name):
             raise StoreError(
-                f"{self.path} is not the folder that rank 0 writes to: give a path on a disk that "
-                f"all ranks share"
+                f"{self.folder} is not the folder that rank 0 writes to: give a path on a disk "
+                f"that all ranks share"
             )
-
-    def _dead(self, writers: set[str]) -> set[str]:
-        return dead_writers(self.path / layout.STAGING, writers)
 
     def _agreed(self, failed: str, mine: Callable[[], T], then: Callable[[list[T]], R]) -> R:
         """`agreed`, where failures of the disk are sentences that end with ``failed``."""
 
         def my_part() -> T:
-            with sentences(self.path, failed):
+            with sentences(self.folder, failed):
                 return mine()
 
         def rank_0s_part(values: list[T]) -> R:
-            with sentences(self.path, failed):
+            with sentences(self.folder, failed):
                 return then(values)
 
         return agreed(self.peers, my_part, rank_0s_part)
@@ -297,7 +300,7 @@ class StoreWriter:
             commit = self._agreed(failed, check, reserve_it)
             if commit is None:
                 return None
-            files = CommitFiles(self.path, commit, self.peers.rank, self.workers)
+            files = CommitFiles(self.folder, commit, self.peers.rank, self.workers)
 
             def stage_it() -> Staged:
                 spoken = stage(files)
@@ -321,16 +324,16 @@ class StoreWriter:
     ) -> int:
         """Publish and register what all ranks have staged; return its bytes. Rank 0 only."""
         staged = [file for own, _ in ranks for file in own]
-        publish(self.path, commit, staged)
+        publish(self.folder, commit, staged)
         _, spoken = ranks[self.peers.speaker]
         while True:
-            new = CommitFiles(self.path, commit)
+            new = CommitFiles(self.folder, commit)
             retire: list[str] = []
             if spoken is not None:
                 retire = replace_traces(self._manifest, new, spoken)
             if finished is not None:
                 retire = end_run(self._manifest, new, finished)
-            publish(self.path, commit, new.files.values())
+            publish(self.folder, commit, new.files.values())
             all_files = [*staged, *new.files.values()]
             ended = finished.isoformat() if finished is not None else None
             outcome = self._manifest.complete(commit, all_files, retire, started, ended)
@@ -339,17 +342,17 @@ class StoreWriter:
             if outcome is Completion.CLEARED:
                 raise StoreError(f"commit {commit.commit_id} was cleared away by another writer")
             for path in new.files:  # another writer replaced the same files: look again
-                (self.path / path).unlink()
+                self.folder.remove(path)
         with suppress(OSError, sqlite3.Error):  # else a later writer deletes them
-            delete_retired(self.path, self._manifest)
+            delete_retired(self.folder, self._manifest)
         return sum(file.bytes for file in all_files)
 
     def _take_back(self, commit: Commit) -> None:
         """Remove what a commit that failed has left: rank 0 everything, others what is theirs."""
         if self.peers.rank == 0:
-            discard(self.path, self._manifest, commit)
+            discard(self.folder, self._manifest, commit)
         else:
-            CommitFiles(self.path, commit, self.peers.rank).take_back()
+            CommitFiles(self.folder, commit, self.peers.rank).take_back()
 
     def _shape(self, run_id: str) -> RunShape:
         if run_id not in self._shapes:
@@ -358,7 +361,7 @@ class StoreWriter:
                 text = self._manifest.run_shape(run_id)
                 if text is None:
                     raise NotInStoreError(
-                        f"there is no run {run_id} in {self.path}: start it first"
+                        f"there is no run {run_id} in {self.folder}: start it first"
                     )
                 return text
 

@@ -1,0 +1,42 @@
+"""Journal: what makes changes of a manifest last, and shows those of others."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+R = TypeVar("R")
+
+
+class Journal(Protocol):
+    """How the transactions of a manifest reach other processes, and theirs this one."""
+
+    def transact(self, work: Callable[[], R]) -> R:
+        """Run ``work`` as one transaction, again if another writer was faster."""
+
+    def catch_up(self) -> None:
+        """Show what other processes have committed."""
+
+
+class SqliteJournal:
+    """SQLite's own: one file, shared by the processes of one machine."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def transact(self, work: Callable[[], R]) -> R:
+        """Run ``work`` as one transaction."""
+        try:
+            self._connection.execute("begin immediate")
+            result = work()
+            if self._connection.in_transaction:
+                self._connection.execute("commit")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("rollback")
+            raise
+        return result
+
+    def catch_up(self) -> None:
+        """Nothing to do: every statement reads the newest commit."""
