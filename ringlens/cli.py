@@ -1,4 +1,4 @@
-"""The command line: demo, capture, replay, plan, app, sql, info.
+"""The command line: demo, capture, replay, plan, app, sql, info, rollup.
 
 Exit codes: 0 done, 1 it could not be done (the message says why), 2 wrong usage, 130 interrupted.
 Imports stand inside the commands, so that ``ringlens --help`` answers at once.
@@ -17,6 +17,7 @@ import click
 from ringlens import __version__
 from ringlens.cli_plan import plan
 from ringlens.cli_print import PRINTERS, print_queries, print_summary, progress_bar
+from ringlens.cli_store import rollup
 from ringlens.errors import ConfigError, RinglensError
 
 if TYPE_CHECKING:
@@ -346,6 +347,7 @@ def _source(source: str) -> Store | list[str]:
 
 
 main.add_command(plan)
+main.add_command(rollup)
 
 
 if __name__ == "__main__":

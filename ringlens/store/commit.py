@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from ringlens.store import encode, layout, parquet
+from ringlens.store import encode, layout, parquet, schema_usage, usage
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import Commit, File, Manifest
 from ringlens.store.records import TraceRecord
@@ -93,6 +93,7 @@ class CommitFiles:
                 for share in shares[table]
                 if (groups := encode.row_groups(table, pairs, run, share)) is not None
             ]
+            waiting.append(pool.submit(self._stage_usage, pairs, trace_ids, run))
             for each in waiting:
                 each.result()
         except BaseException:
@@ -101,6 +102,19 @@ class CommitFiles:
             pool.shutdown(cancel_futures=True)
             raise
         pool.shutdown()
+
+    def _stage_usage(
+        self, pairs: Sequence[tuple[int, TraceRecord]], trace_ids: Sequence[int], run: RunShape
+    ) -> None:
+        """Stage what the routing of some traces sums up to, in both rollup tables."""
+        run_id = self.commit.run_id
+        rows = [
+            [usage.batch(table, run_id, cells) for table in schema_usage.TABLES]
+            for cells in usage.of_records(pairs, run.experts)
+        ]
+        for table, *batches in zip(schema_usage.TABLES, *rows, strict=True):
+            if batches:
+                self.stage(table, batches, trace_ids)
 
     def take_back(self) -> None:
         """Remove what this process has in the staging folder."""

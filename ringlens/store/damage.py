@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ringlens.errors import StoreError
+from ringlens.store import views_usage
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File
 
@@ -18,6 +19,9 @@ Columns = Mapping[str, Sequence[str]]
 # DuckDB's own kinds of errors, and those of its Parquet reader, which have none.
 _READ_ERRORS = (duckdb.Error, duckdb.IOException, duckdb.SerializationException)
 _READ_WORDS = re.compile("parquet|failed to read|decompress|magic bytes", re.IGNORECASE)
+
+_SOURCES = {name: sources for name, _, _, sources in views_usage.VIEWS}
+_SOURCES |= {"router_choices": ("routing",)}
 
 
 def explain(
@@ -34,7 +38,7 @@ def explain(
     """
     reason = str(error).split("\n\n")[0].replace("\n", " ")
     used = [name for name in columns if re.search(rf"\b{name}\b", query)]
-    sources = {"routing" if name == "router_choices" else name for name in used}
+    sources = {source for name in used for source in _SOURCES.get(name, (name,))}
     read = [file for file in files if file.path in query]
     read = read or [file for file in files if file.table in sources]
     if isinstance(error, duckdb.CatalogException) and "Table with name" in reason:

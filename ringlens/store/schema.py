@@ -8,10 +8,14 @@ Shape letters: T tokens of a trace, k experts a token, E experts, H attention he
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import pyarrow as pa
+
+from ringlens.store import schema_usage
+from ringlens.store.table import FLOATS, LAYER, POS, RUN, TRACE, Column, Table, list_of
+
+__all__ = ["Column", "Table"]  # and the tables below
 
 FORMAT_VERSION = 1
 
@@ -21,59 +25,17 @@ RUNNING = "running"
 """``finish_reason`` of a trace that goes on: its row and its rows in other tables still grow."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column: name, Arrow type, what it means, and whether it may be null."""
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    nullable: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the store.
-
-    Attributes:
-        name: Folder in the store and name of the view in SQL.
-        meaning: One sentence: what a row is.
-        key: Columns that identify a row, in sort order.
-        columns: All columns, in file order.
-    """
-
-    name: str
-    meaning: str
-    key: tuple[str, ...]
-    columns: tuple[Column, ...]
-
-    @cached_property
-    def arrow(self) -> pa.Schema:
-        """The Arrow schema of the table's files."""
-        return pa.schema(pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns)
-
-
 def expert_type(experts: int) -> pa.DataType:
     """The smallest unsigned type that holds the expert ids of a model with ``experts`` experts."""
     return pa.uint8() if experts <= 256 else pa.uint16()
 
-
-def _list(item: pa.DataType) -> pa.DataType:
-    return pa.list_(pa.field("element", item, nullable=False))
-
-
-_TRACE = Column("trace_id", pa.int64(), "trace, unique in the store")
-_RUN = Column("run_id", pa.string(), "run that wrote the row")
-_LAYER = Column("layer", pa.uint16(), "layer, 0 is the first")
-_POS = Column("pos", pa.int32(), "token position in the trace, 0 is the first prompt token")
-_FLOATS = _list(pa.float32())
 
 RUNS = Table(
     "runs",
     "One row a run: the model, how it was run, and what was recorded.",
     ("run_id",),
     (
-        _RUN,
+        RUN,
         Column(
             "mode",
             pa.string(),
@@ -82,7 +44,7 @@ RUNS = Table(
         Column("model", pa.string(), "name or folder the model was loaded from"),
         Column("revision", pa.string(), "revision of the model, where one is known", nullable=True),
         Column("layers", pa.int32(), "decoder layers"),
-        Column("sparse_layers", _list(pa.int32()), "layers that route to experts"),
+        Column("sparse_layers", list_of(pa.int32()), "layers that route to experts"),
         Column("experts", pa.int32(), "routed experts a sparse layer, E"),
         Column("experts_per_token", pa.int32(), "experts chosen for a token, k"),
         Column("groups", pa.int32(), "expert groups"),
@@ -102,7 +64,7 @@ RUNS = Table(
         Column("versions", pa.string(), "JSON: library versions"),
         Column("sampling", pa.string(), "JSON: sampling parameters"),
         Column("seed", pa.int64(), "seed of the run"),
-        Column("record", _list(pa.string()), "what was recorded"),
+        Column("record", list_of(pa.string()), "what was recorded"),
         Column("started", pa.timestamp("us", tz="UTC"), "start of the run"),
         Column("finished", pa.timestamp("us", tz="UTC"), "end; null while it runs", nullable=True),
     ),
@@ -113,8 +75,8 @@ EXPERTS = Table(
     "One row an expert of a run's model: its group and its selection bias.",
     ("run_id", "layer", "expert"),
     (
-        _RUN,
-        _LAYER,
+        RUN,
+        LAYER,
         Column("expert", pa.uint16(), "expert id"),
         Column("group", pa.uint16(), "group of the expert"),
         Column(
@@ -131,8 +93,8 @@ TRACES = Table(
     "One row a trace: a prompt and what the model made of it.",
     ("trace_id",),
     (
-        _TRACE,
-        _RUN,
+        TRACE,
+        RUN,
         Column("problem_id", pa.string(), "problem, unique in its set", nullable=True),
         Column("task", pa.string(), "task of the problem, for example 'countdown'", nullable=True),
         Column("prompt", pa.string(), "what was asked, without the chat template"),
@@ -153,7 +115,7 @@ TRACES = Table(
         Column("item", pa.int32(), "place in the run's list of problems or texts", nullable=True),
         Column(
             "resumed_at",
-            _list(pa.int32()),
+            list_of(pa.int32()),
             "positions at which generation was taken up again after an interruption",
             nullable=True,
         ),
@@ -165,8 +127,8 @@ TOKENS = Table(
     "One row a token.",
     ("trace_id", "pos"),
     (
-        _TRACE,
-        _POS,
+        TRACE,
+        POS,
         Column("token_id", pa.int32(), "id in the model's vocabulary"),
         Column("text", pa.string(), "its text; empty inside a split multi-byte character"),
         Column("start", pa.int32(), "first character in the trace's text"),
@@ -191,7 +153,7 @@ TOKENS = Table(
 
 def routing_table(experts: int) -> Table:
     """The ``routing`` table for a model with ``experts`` experts."""
-    ids = _list(expert_type(experts))
+    ids = list_of(expert_type(experts))
     return Table(
         "routing",
         "One row a token and sparse layer: which experts were chosen, and why. In imported runs "
@@ -199,20 +161,20 @@ def routing_table(experts: int) -> Table:
         "one of a trace, and those before the offset that the server was asked for.",
         ("trace_id", "layer", "pos"),
         (
-            _TRACE,
-            _LAYER,
-            _POS,
+            TRACE,
+            LAYER,
+            POS,
             Column("expert_ids", ids, "the k chosen experts, heaviest first"),
             Column(
                 "weights",
-                _FLOATS,
+                FLOATS,
                 "their routing weights w, rounded to fp16; this and what follows is null in "
                 "imported runs",
                 nullable=True,
             ),
             Column(
                 "affinities",
-                _FLOATS,
+                FLOATS,
                 "their affinities s = sigmoid(router logit)",
                 nullable=True,
             ),
@@ -257,12 +219,12 @@ ROUTER_LOGITS = Table(
     "One row a token and sparse layer: the router's logits for all experts.",
     ("trace_id", "layer", "pos"),
     (
-        _TRACE,
-        _LAYER,
-        _POS,
+        TRACE,
+        LAYER,
+        POS,
         Column(
             "logits",
-            _FLOATS,
+            FLOATS,
             "router logits by expert id, rounded to fp16 unless that would change the choice",
         ),
     ),
@@ -273,13 +235,13 @@ HEADS = Table(
     "One row a token and layer: what each attention head did, as lists by head.",
     ("trace_id", "layer", "pos"),
     (
-        _TRACE,
-        _LAYER,
-        _POS,
-        Column("entropy", _FLOATS, "entropy of the attention row, in nats, rounded to fp16"),
-        Column("first_weight", _FLOATS, "weight on the first token of the trace, fp16"),
-        Column("previous_weight", _FLOATS, "weight on the token before; 0 at pos 0, fp16"),
-        Column("output_norm", _FLOATS, "L2 norm of the head's output before the output projection"),
+        TRACE,
+        LAYER,
+        POS,
+        Column("entropy", FLOATS, "entropy of the attention row, in nats, rounded to fp16"),
+        Column("first_weight", FLOATS, "weight on the first token of the trace, fp16"),
+        Column("previous_weight", FLOATS, "weight on the token before; 0 at pos 0, fp16"),
+        Column("output_norm", FLOATS, "L2 norm of the head's output before the output projection"),
     ),
 )
 
@@ -289,12 +251,12 @@ ACTIVATIONS = Table(
     "One row a token and recorded vector: the vector at a point of the model.",
     ("point", "layer", "head", "trace_id", "pos"),
     (
-        _TRACE,
+        TRACE,
         Column("point", pa.string(), "name of the point, as `ringlens.observe.points` has it"),
-        replace(_LAYER, meaning="layer; null for a point outside the layers", nullable=True),
+        replace(LAYER, meaning="layer; null for a point outside the layers", nullable=True),
         Column("head", pa.uint16(), "head; null for a point without heads", nullable=True),
-        _POS,
-        Column("vector", _FLOATS, "the vector, rounded to the 11 significant bits of fp16"),
+        POS,
+        Column("vector", FLOATS, "the vector, rounded to the 11 significant bits of fp16"),
     ),
 )
 
@@ -303,12 +265,12 @@ ATTENTION = Table(
     "One row a token, layer and recorded head: where its attention went.",
     ("layer", "head", "trace_id", "pos"),
     (
-        _TRACE,
-        _LAYER,
+        TRACE,
+        LAYER,
         Column("head", pa.uint16(), "attention head"),
-        _POS,
-        Column("positions", _list(pa.int32()), "positions with the largest weights"),
-        Column("weights", _FLOATS, "their weights, rounded to the 11 significant bits of fp16"),
+        POS,
+        Column("positions", list_of(pa.int32()), "positions with the largest weights"),
+        Column("weights", FLOATS, "their weights, rounded to the 11 significant bits of fp16"),
     ),
 )
 
@@ -325,4 +287,5 @@ def tables(experts: int = 256) -> tuple[Table, ...]:
         HEADS,
         ACTIVATIONS,
         ATTENTION,
+        *schema_usage.TABLES,
     )

@@ -10,7 +10,7 @@ from types import TracebackType
 import duckdb
 
 from ringlens.errors import StoreError
-from ringlens.store import layout, schema, views
+from ringlens.store import layout, schema, views, views_usage
 from ringlens.store.damage import explain
 from ringlens.store.failure import sentences
 from ringlens.store.folder import folder_at
@@ -93,9 +93,10 @@ class Store:
         """Query the store.
 
         Tables: ``runs``, ``experts``, ``traces``, ``tokens``, ``routing``, ``router_logits``,
-        ``heads``, ``activations``, ``attention`` (see `ringlens.store.schema`) and the view
-        ``router_choices`` (trace_id, layer, pos, rank from 0, expert, weight, affinity,
-        bias_flip), one row a chosen expert.
+        ``heads``, ``activations``, ``attention``, ``usage_traces``, ``usage_blocks`` (see
+        `ringlens.store.schema`) and the views ``router_choices`` (trace_id, layer, pos, rank from
+        0, expert, weight, affinity, bias_flip), one row a chosen expert, ``expert_usage`` and
+        ``trace_summary`` (see `ringlens.store.views_usage`).
 
         Args:
             query: SQL of DuckDB.
@@ -154,7 +155,8 @@ class Store:
 
     def _columns(self) -> dict[str, Sequence[str]]:
         tables = {name: table.arrow.names for name, table in self._tables.items()}
-        return tables | {"router_choices": views.ROUTER_CHOICES_COLUMNS}
+        people = {name: tuple(columns) for name, _, columns, _ in views_usage.VIEWS}
+        return tables | people | {"router_choices": views.ROUTER_CHOICES_COLUMNS}
 
     def _refresh(self) -> list[File]:
         """Bring the views up to the newest commit; return the committed files."""
@@ -188,6 +190,8 @@ class Store:
         ]
         if "routing" not in lost:
             statements.append(views.ROUTER_CHOICES)
+        for name, statement, _, sources in views_usage.VIEWS:
+            statements.append(f"drop view if exists {name}" if lost & set(sources) else statement)
         cursor = self._connection.cursor()
         cursor.execute("begin")
         try:

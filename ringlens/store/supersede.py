@@ -10,17 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
-from ringlens.store import schema
+from ringlens.store import recount, schema, schema_usage, usage
 from ringlens.store.commit import CommitFiles
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File, Manifest
 from ringlens.store.records import TraceRecord
 from ringlens.store.schema import Table
+from ringlens.store.shape import RunShape
 
 ROWS = 20_000
 """Rows a row group of a rewritten file."""
@@ -28,12 +31,15 @@ ROWS = 20_000
 
 @dataclass(frozen=True)
 class Part:
-    """How a record continues a committed trace: from which token, at which character."""
+    """How a record continues a committed trace: from which token, at which character.
+
+    ``retold`` holds the phases of all tokens before ``start`` where these are told anew.
+    """
 
     trace_id: int
     start: int
     first_character: int | None
-    retold: bool
+    retold: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def parts_of(records: Sequence[TraceRecord]) -> tuple[Part, ...]:
             record.trace_id,
             record.start,
             int(record.tokens.start[0]) if len(record.tokens.start) else None,
-            record.retold is not None,
+            recount.places(record.retold.phase) if record.retold is not None else None,
         )
         for record in records
         if record.trace_id is not None
@@ -59,7 +65,9 @@ def parts_of(records: Sequence[TraceRecord]) -> tuple[Part, ...]:
 
 
 def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> list[str]:
-    """Stage the ``traces`` file of a commit, and what is left of ``tokens`` that are told anew.
+    """Stage the ``traces`` file of a commit, and what becomes of traces that are told anew.
+
+    Of those, the stored rows of ``tokens`` are left out, and ``usage_traces`` is counted anew.
 
     Returns:
         Paths of the files that these replace.
@@ -73,12 +81,10 @@ def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> li
     rows = _sorted(pa.concat_tables([kept, pa.Table.from_batches([spoken.rows])]), schema.TRACES)
     files.stage(schema.TRACES, _batches(rows), rows["trace_id"].to_pylist())
 
-    retold = [part.trace_id for part in spoken.parts if part.retold]
-    _, kept, tokens = _split(manifest, files, schema.TOKENS, retold)
-    if kept.num_rows:
-        ids = pc.unique(kept["trace_id"]).to_pylist()
-        files.stage(schema.TOKENS, _batches(_sorted(kept, schema.TOKENS)), ids, "-kept")
-    return retire + tokens
+    retold = {part.trace_id: part.retold for part in spoken.parts if part.retold is not None}
+    _, kept, tokens = _split(manifest, files, schema.TOKENS, list(retold))
+    _stage_kept(files, schema.TOKENS, kept)
+    return retire + tokens + _recount(manifest, files, retold)
 
 
 def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
@@ -88,6 +94,32 @@ def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[
     batch = pa.RecordBatch.from_pylist([row | {"finished": finished}], schema.RUNS.arrow)
     files.stage(schema.RUNS, [batch])
     return [file.path]
+
+
+def _recount(manifest: Manifest, files: CommitFiles, retold: recount.Phases) -> list[str]:
+    """Stage ``usage_traces`` of traces whose phases have changed; return the files replaced."""
+    if not retold:
+        return []
+    table, run_id = schema_usage.USAGE_TRACES, files.commit.run_id
+    _, kept, retire = _split(manifest, files, table, list(retold))
+    routing = manifest.files("routing", run_id, min(retold), max(retold))
+    shape = manifest.run_shape(run_id)
+    if routing and shape is not None:
+        paths = [file.path for file in routing]
+        experts = RunShape.from_json(shape).experts
+        counted = recount.cells_of(files.folder, paths, retold, experts)
+        if cells := [each.summed(*table.key) for each in counted]:
+            told = usage.batch(table, run_id, usage.joined(cells))
+            kept = pa.concat_tables([kept, pa.Table.from_batches([told])])
+    _stage_kept(files, table, kept)
+    return retire
+
+
+def _stage_kept(files: CommitFiles, table: Table, rows: pa.Table) -> None:
+    """Stage rows that take the place of replaced files, beside those of the commit itself."""
+    if rows.num_rows:
+        ids = pc.unique(rows["trace_id"]).to_pylist()
+        files.stage(table, _batches(_sorted(rows, table)), ids, "-kept")
 
 
 def _split(
@@ -167,7 +199,7 @@ def _check_part(before: dict, part: Part, text: str) -> None:
             f"{name} has {stored} tokens in the store, but its next part starts at {part.start}: "
             f"start where it ends"
         )
-    if part.retold:
+    if part.retold is not None:
         return
     written = len(before["text"])
     if not text.startswith(before["text"]) or part.first_character not in (None, written):

@@ -22,6 +22,7 @@ from ringlens.store.folder import Folder, Lock, folder_at
 from ringlens.store.manifest import Commit, Completion, File, Manifest, Start
 from ringlens.store.peers import ALONE, Peers, agreed
 from ringlens.store.records import RunRecord, TraceRecord
+from ringlens.store.rewriter import Rewriter
 from ringlens.store.shape import RunShape
 from ringlens.store.supersede import Spoken, end_run, parts_of, replace_traces
 from ringlens.store.sweep import delete_retired, sweep
@@ -230,6 +231,10 @@ class StoreWriter:
                 raise StoreError(f"another process works on run {run_id}: wait for it or stop it")
 
         self._lead("the run was not resumed", take)
+
+    def rewriter(self) -> Rewriter:
+        """What replaces committed files in the name of this writer. Rank 0 only."""
+        return Rewriter(self.folder, self._manifest, self._lock.name)
 
     def _open(self) -> str:
         """Open the store on rank 0; return the name of its lock."""

@@ -1,0 +1,68 @@
+"""Commands that keep a store in shape: rollup.
+
+Imports stand inside the commands, so that ``ringlens --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ringlens.store.rewriter import Rewriter
+
+
+@click.command()
+@click.argument("store")
+@click.option("--all", "everything", is_flag=True, help="Count every run anew, also complete ones.")
+def rollup(store: str, everything: bool) -> None:
+    r"""Make the usage tables of STORE anew where they do not sum up all of the routing.
+
+    A capture keeps them itself. Stores of older versions have none, and this adds them. Readers and
+    writers may go on meanwhile; when it is stopped, runs that are not done stay as they were.
+
+    \b
+    Examples:
+      ringlens rollup runs/first
+      ringlens rollup runs/first --all
+    """
+    from ringlens.store import Store
+    from ringlens.store import rollup as rollups
+
+    with Store(store) as opened:
+        wrong = rollups.missing(opened)
+        runs = (
+            [row[0] for row in opened.runs().project("run_id").fetchall()] if everything else wrong
+        )
+    if not runs:
+        click.echo(f"{store}: the usage tables sum up all routing")
+        return
+    with rewriting(store) as rewriter:
+        for run_id in runs:
+            with progress(f"counting {run_id}") as on_progress:
+                rollups.rebuild(rewriter, run_id, on_progress)
+    click.echo(f"{store}: usage of {len(runs)} runs counted anew")
+
+
+@contextmanager
+def rewriting(store: str) -> Iterator[Rewriter]:
+    """What replaces files of an existing store."""
+    from ringlens.store import Store, StoreWriter
+
+    Store(store).close()  # says what is wrong with the path, and makes nothing
+    with StoreWriter(store) as writer:
+        yield writer.rewriter()
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of rows, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,64 @@
+"""Committed files replaced by others that say the same, or say it better: the one door for that."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ringlens.errors import StoreError
+from ringlens.store.commit import CommitFiles, discard, publish
+from ringlens.store.failure import sentences
+from ringlens.store.folder import Folder
+from ringlens.store.manifest import Commit, Completion, Manifest
+
+Work = Callable[[CommitFiles], list[str]]
+"""Stages files, and returns the paths of the committed files that they replace."""
+
+
+@dataclass(frozen=True)
+class Rewriter:
+    """Replaces files of a store, each time in one commit.
+
+    Attributes:
+        folder: Where the store's files live.
+        manifest: Its manifest, open for writing.
+        writer: Name of the lock that this process holds.
+    """
+
+    folder: Folder
+    manifest: Manifest
+    writer: str
+
+    def replace(self, run_id: str, work: Work) -> Commit:
+        """One commit that replaces files of a run: all of them or none.
+
+        Where another commit replaced one of the same files meanwhile, the work is done again on
+        what there is then. Replaced files stay a while for queries that are running.
+
+        Raises:
+            StoreError: It could not be done; nothing has changed.
+        """
+        with sentences(self.folder, "nothing was changed"):
+            while True:
+                commit = self.manifest.reserve(run_id, self.writer, traces=0)
+                if self._attempt(commit, work) is Completion.DONE:
+                    return commit
+
+    def _attempt(self, commit: Commit, work: Work) -> Completion:
+        try:
+            files = CommitFiles(self.folder, commit)
+            retire = work(files)
+            staged = list(files.files.values())
+            publish(self.folder, commit, staged)
+            outcome = self.manifest.complete(commit, staged, retire)
+        except BaseException:
+            with suppress(OSError, sqlite3.Error):  # else the next writer clears it away
+                discard(self.folder, self.manifest, commit)
+            raise
+        if outcome is Completion.CLEARED:
+            raise StoreError(f"commit {commit.commit_id} was cleared away by another writer")
+        if outcome is Completion.OUTDATED:
+            discard(self.folder, self.manifest, commit)
+        return outcome
