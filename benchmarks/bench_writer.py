@@ -43,13 +43,17 @@ def main() -> None:
         "routing": replace(trace, router_logits=None, heads=None),
         "routing, logits": replace(trace, heads=None),
         "routing, heads": replace(trace, router_logits=None),
+        "routing, head blocks": replace(
+            trace, router_logits=None, heads=None, head_blocks=trace.heads
+        ),
+        "routing, logits, head blocks": replace(trace, heads=None, head_blocks=trace.heads),
         "everything": trace,
     }
     print(f"{machine()}, pyarrow {pa.__version__}; blocks of {tokens} tokens")
     for name, record in variants.items():
         core, clock, size = measure(run, record, tokens)
         print(
-            f"{name:16s} {spread(core)} tokens/s of one core, {spread(clock)} by the clock,"
+            f"{name:28s} {spread(core)} tokens/s of one core, {spread(clock)} by the clock,"
             f" {size / tokens / 1000:6.2f} kB a token"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

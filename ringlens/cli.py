@@ -51,7 +51,8 @@ def recording_options(command: Command) -> Command:
             "--record",
             default="logprobs,routing,router_logits,heads",
             show_default=True,
-            help="What to record, comma-separated; tokens always are. Vectors and attention are "
+            help="What to record, comma-separated; tokens always are. head_blocks in place of "
+            "heads keeps means and maxima over 64 positions. Vectors and attention are "
             "asked for with their layers, heads and positions: resid_post@3+5, "
             "head_out@2/0-3[0:128], attention:4@2/1 (4 positions a token).",
         ),
@@ -237,8 +238,8 @@ def app(store: str, host: str, port: int, open_browser: bool) -> None:
 def sql(store: str, query: str, form: str) -> None:
     r"""Query STORE in SQL (DuckDB's).
 
-    Tables: runs, experts, traces, tokens, routing, router_logits, heads, activations, attention;
-    view: router_choices.
+    Tables: runs, experts, traces, tokens, routing, router_logits, heads, head_blocks, activations,
+    attention; view: router_choices.
 
     \b
     Examples:

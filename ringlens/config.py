@@ -1,8 +1,8 @@
 """Settings of a run: frozen, checked when they are made, unknown names refused.
 
-What to record is said in names ("logprobs", "routing", "router_logits", "heads"), in objects
-(`Vectors`, `TopAttention`), or in the objects' text form, which the command line takes and the
-store keeps:
+What to record is said in names ("logprobs", "routing", "router_logits", "heads", "head_blocks"),
+in objects (`Vectors`, `TopAttention`), or in the objects' text form, which the command line takes
+and the store keeps:
 
     resid_post@3+5          the residual stream after layers 3 and 5
     head_out@2/0-3[0:128]   outputs of heads 0 to 3 of layer 2 at the first 128 positions
@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from ringlens.errors import ConfigError
 
-RECORDABLE = ("logprobs", "routing", "router_logits", "heads")
+RECORDABLE = ("logprobs", "routing", "router_logits", "heads", "head_blocks")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
     """Check what is to be recorded, and read what is given as text.
 
     Returns:
-        Names in the order of RECORDABLE, then objects in the order given.
+        Names in the order of RECORDABLE, then objects in the order given. Heads bring their blocks.
 
     Raises:
         ConfigError: An unknown name, router logits without the choices they explain, or the same
@@ -120,6 +120,8 @@ def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
     read = [_read(item) if isinstance(item, str) else item for item in items]
     if "router_logits" in read and "routing" not in read:
         raise ConfigError("record 'routing' as well: router_logits are stored with the choices.")
+    if "heads" in read:
+        read.append("head_blocks")
     objects = [item for item in read if not isinstance(item, str)]
     kinds = [item.point if isinstance(item, Vectors) else "attention" for item in objects]
     for kind in kinds:

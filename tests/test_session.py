@@ -193,6 +193,27 @@ def test_record_leaves_out(lens, tmp_path):
         trace.heads(1)
 
 
+def test_blocks_of_head_statistics_are_recorded_alone_or_with_heads(lens, tmp_path):
+    def blocks(name, record):
+        store = rl.capture(lens, PROMPTS[:1], tmp_path / name, max_new_tokens=80, record=record)
+        (recorded,) = store.sql("select record from runs").fetchall()[0]
+        return recorded, store.trace(1)
+
+    recorded, alone = blocks("alone", ["head_blocks"])
+    assert recorded == ["head_blocks"]
+    with pytest.raises(NotInStoreError, match="heads was not recorded"):
+        alone.heads(1)
+    recorded, whole = blocks("whole", ["heads"])
+    assert recorded == ["heads", "head_blocks"]
+    for layer in range(4):
+        a, b = alone.head_blocks(layer), whole.head_blocks(layer)
+        assert a["n"].tolist() == b["n"].tolist() == [64, len(whole) - 64]
+        for name in STATISTICS:
+            np.testing.assert_allclose(a[f"{name}_mean"], b[f"{name}_mean"], rtol=2e-3, atol=1e-5)
+            largest = whole.heads(layer)[name][:64].max(axis=0)
+            np.testing.assert_array_equal(b[f"{name}_max"][0], largest)
+
+
 def test_problems_are_graded_and_texts_replayed(lens, tmp_path):
     problem = Problem("p1", "copy", PROMPTS[1], answer="nothing")
     store = rl.capture(lens, [problem], tmp_path / "s", max_new_tokens=4)

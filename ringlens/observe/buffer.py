@@ -95,6 +95,7 @@ class TraceBuffer:
         self.task, self.row, self.pad = task, row, pad
         self.trace_id, self.done = task.trace_id, False
         self._eos, self._finish_reason = frozenset(eos_token_ids), finish_reason
+        self._names = frozenset(wanted for wanted in record if isinstance(wanted, str))
         self._wanted = {_name(wanted): wanted for wanted in record if not isinstance(wanted, str)}
         self._text = TextStream(tokenizer)
         self._token_ids: list[int] = []
@@ -209,6 +210,7 @@ class TraceBuffer:
                 logits = self._strips["routing", "logits"].take(stop)
         if ("heads", "entropy") in self._strips:
             head = HeadArrays(self._layers["heads"], **self._fields("heads", heads.FIELDS, stop))
+        whole = "heads" in self._names  # else their blocks alone
         graded = grade(problem, text.text) if problem is not None and self.done else None
         return TraceRecord(
             trace_id=self.trace_id,
@@ -225,7 +227,8 @@ class TraceBuffer:
             retold=retold,
             routing=routed,
             router_logits=logits,
-            heads=head,
+            heads=head if whole else None,
+            head_blocks=None if whole else head,
             vectors=tuple(self._vectors(stop)),
             attention=self._attention(stop),
             problem_id=problem.id or None if problem else None,

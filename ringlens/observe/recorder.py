@@ -148,7 +148,7 @@ def _instruments(
         sparse = tuple(layer for layer in layers if layer in model.config.sparse_layers)
         logits = "router_logits" in record
         yield "routing", RoutingInstrument(model, sparse, lens.router, logits, courier)
-    if "heads" in record:
+    if "heads" in record or "head_blocks" in record:
         yield "heads", AttentionInstrument(model, layers, head_fields, first_B, courier)
     for wanted in record:
         if isinstance(wanted, str):

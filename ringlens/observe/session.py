@@ -79,7 +79,8 @@ def capture(
         store: Folder of the store; made if it is not there, added to if it is.
         batch_size: Problems generated side by side; no record depends on it.
         record: Any of "logprobs" (of every token, with the entropy before it), "routing",
-            "router_logits", "heads", and vectors or top attention positions as
+            "router_logits", "heads" (of every token), "head_blocks" (by 64 positions, stored with
+            heads in any case), and vectors or top attention positions as
             :class:`ringlens.config.Vectors` and :class:`ringlens.config.TopAttention` (or their
             text form, such as "resid_post@3+5"); tokens are always recorded.
         commit_every: Seconds after which a running batch is committed as far as it is.

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from ringlens.errors import ObservationError
 from ringlens.store.records import (
     ChoiceArrays,
+    HeadArrays,
     RoutingArrays,
     RunRecord,
     TokenArrays,
     TraceRecord,
 )
-from ringlens.store.schema import PHASES
+from ringlens.store.schema import HEAD_STATISTICS, PHASES
 from ringlens.store.shape import RunShape
 
 
@@ -53,11 +54,13 @@ def check_trace(record: TraceRecord, shape: RunShape) -> None:
         layers = shape.sparse_layers if record.routing is None else record.routing.layers
         found = record.router_logits.shape
         _equal("router_logits", found, (len(layers), tokens, shape.experts))
-    if record.heads is not None:
-        _check_subset("heads.layers", record.heads.layers, range(shape.layers))
-        for name in ("entropy", "first_weight", "previous_weight", "output_norm"):
-            found = getattr(record.heads, name).shape
-            _equal(f"heads.{name}", found, (len(record.heads.layers), tokens, shape.heads))
+    if record.heads is not None and record.head_blocks is not None:
+        raise ObservationError(
+            "a record has both heads and head_blocks: leave head_blocks out, those of heads are "
+            "stored with them"
+        )
+    _check_heads("heads", record.heads, tokens, shape)
+    _check_heads("head_blocks", record.head_blocks, tokens, shape)
     check_vectors(record, tokens, shape)
 
 
@@ -145,6 +148,15 @@ def _check_ids(ids: NDArray[np.integer], shape: RunShape) -> None:
     if ids.size and (ids.min() < 0 or ids.max() >= shape.experts):
         wrong = int(ids.max() if ids.max() >= shape.experts else ids.min())
         raise ObservationError(f"expert id {wrong} in a run with {shape.experts} experts")
+
+
+def _check_heads(name: str, heads: HeadArrays | None, tokens: int, shape: RunShape) -> None:
+    if heads is None:
+        return
+    _check_subset(f"{name}.layers", heads.layers, range(shape.layers))
+    for statistic in HEAD_STATISTICS:
+        found = getattr(heads, statistic).shape
+        _equal(f"{name}.{statistic}", found, (len(heads.layers), tokens, shape.heads))
 
 
 def check_vectors(record: TraceRecord, tokens: int, shape: RunShape) -> None:

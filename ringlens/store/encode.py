@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.store import schema, vectors
+from ringlens.store import head_blocks, schema, vectors
 from ringlens.store.columns import fixed_lists, float32, masked_lists
 from ringlens.store.records import (
     ChoiceArrays,
@@ -129,6 +129,8 @@ def _size(table: Table, record: TraceRecord) -> tuple[int, int]:
         return len(routing.layers), 4 * routing.expert_ids.size
     if table.name == "heads" and heads is not None:
         return len(heads.layers), 4 * heads.entropy.size
+    if table.name == "head_blocks" and (blocks := record.head_blocks or heads) is not None:
+        return len(blocks.layers), blocks.entropy.size  # for a token: they are made here
     return 0, 0
 
 
@@ -161,6 +163,10 @@ def _of_trace(
     if table.name == "heads" and heads is not None and heads.layers:
         arrays = [heads.entropy, heads.first_weight, heads.previous_weight, heads.output_norm]
         return (_batch(grid, arrays, table.arrow) for grid in grids(heads.layers, LAYER_ROWS))
+    blocks = record.head_blocks or heads
+    if table.name == "head_blocks" and blocks is not None and blocks.layers:
+        chosen = range(*share.cut(len(blocks.layers)))
+        return head_blocks.row_groups(trace_id, blocks, start, chosen)
     return None
 
 

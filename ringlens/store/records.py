@@ -183,7 +183,9 @@ class TraceRecord:
         tokens: The T tokens.
         routing: The router record, or the choices alone; None where the run records neither.
         router_logits: [S, T, E] of the layers of ``routing``, already rounded by the observer.
-        heads: Head statistics, None where the run does not record them.
+        heads: Head statistics, None where the run does not record them; stored for each token and
+            by blocks.
+        head_blocks: Head statistics of each token of which only blocks are stored; None with heads.
         problem_id: The problem, unique in its set.
         task: Task of the problem.
         answer: The answer found in the text.
@@ -211,6 +213,7 @@ class TraceRecord:
     routing: RoutingArrays | ChoiceArrays | None = None
     router_logits: Floats | None = None
     heads: HeadArrays | None = None
+    head_blocks: HeadArrays | None = None
     problem_id: str | None = None
     task: str | None = None
     answer: str | None = None

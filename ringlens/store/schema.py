@@ -246,6 +246,29 @@ HEADS = Table(
 )
 
 
+HEAD_STATISTICS = ("entropy", "first_weight", "previous_weight", "output_norm")
+
+HEAD_BLOCKS = Table(
+    "head_blocks",
+    "One row a layer and block of 64 positions: means and maxima of `heads`, as lists by head. A "
+    "block that two commits cut has a row of each: add them up with weights n.",
+    ("trace_id", "layer", "pos"),
+    (
+        TRACE,
+        LAYER,
+        replace(POS, meaning="first position that the row covers; its block is pos // 64"),
+        Column("n", pa.uint8(), "positions that the row covers, up to 64"),
+        Column("entropy_mean", FLOATS, "mean entropy of the attention rows, in nats"),
+        Column("entropy_max", FLOATS, "largest entropy"),
+        Column("first_weight_mean", FLOATS, "mean weight on the first token of the trace"),
+        Column("first_weight_max", FLOATS, "largest weight on the first token"),
+        Column("previous_weight_mean", FLOATS, "mean weight on the token before"),
+        Column("previous_weight_max", FLOATS, "largest weight on the token before"),
+        Column("output_norm_mean", FLOATS, "mean L2 norm of the head's output"),
+        Column("output_norm_max", FLOATS, "largest L2 norm of the head's output"),
+    ),
+)
+
 ACTIVATIONS = Table(
     "activations",
     "One row a token and recorded vector: the vector at a point of the model.",
@@ -285,6 +308,7 @@ def tables(experts: int = 256) -> tuple[Table, ...]:
         routing_table(experts),
         ROUTER_LOGITS,
         HEADS,
+        HEAD_BLOCKS,
         ACTIVATIONS,
         ATTENTION,
         *schema_usage.TABLES,

@@ -1,7 +1,7 @@
 """Trace: one trace of a store, read layer by layer when it is asked for.
 
-Shape letters: T tokens, k experts a token, E experts, H attention heads; L layers, P positions and
-C components of recorded vectors.
+Shape letters: T tokens, k experts a token, E experts, H attention heads, B blocks; L layers,
+P positions and C components of recorded vectors.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store import head_blocks
 from ringlens.store.columns import matrix, padded, ragged
-from ringlens.store.schema import RUNNING
+from ringlens.store.schema import HEAD_STATISTICS, RUNNING
 
 if TYPE_CHECKING:
     from ringlens.store.store import Store
@@ -160,8 +161,28 @@ class Trace:
             NotInStoreError: There is no such layer, or heads were not recorded.
         """
         table = self._layer("heads", layer)
-        names = ("entropy", "first_weight", "previous_weight", "output_norm")
-        return {name: matrix(table[name]) for name in names}
+        return {name: matrix(table[name]) for name in HEAD_STATISTICS}
+
+    def head_blocks(self, layer: int) -> Arrays:
+        """Statistics of the attention heads on one layer, by blocks of 64 positions.
+
+        Returns:
+            ``pos`` int32 [B], the first position of each block, and ``n`` [B], how many positions
+            it has (64 but in the last); ``entropy_mean``, ``entropy_max``, ``first_weight_mean``,
+            ``first_weight_max``, ``previous_weight_mean``, ``previous_weight_max``,
+            ``output_norm_mean``, ``output_norm_max``, each float32 [B, H].
+
+        Raises:
+            NotInStoreError: There is no such layer, or neither heads nor their blocks were
+                recorded.
+        """
+        where = f"layer = {int(layer)} order by pos"
+        found = head_blocks.merged(self._rows("head_blocks", "*", where))
+        if found["n"].sum() == len(self):
+            return found
+        if layer in self.layers("heads"):
+            return head_blocks.of_tokens(self.heads(layer))  # begun before blocks were stored
+        raise NotInStoreError(self._missing("head_blocks", layer))
 
     def vectors(
         self,
