@@ -1,7 +1,10 @@
 """Traces in parts: the row replaced, the rows added, the replaced files deleted late."""
 
+import json
 import shutil
+import sqlite3
 import threading
+import zlib
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +19,7 @@ from test_store_roundtrip import assert_same
 
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
 from ringlens.store import Store, StoreWriter, sweep
+from ringlens.store.layout import table_names
 from ringlens.store.schema import tables
 
 RUN = random_run()
@@ -347,3 +351,46 @@ def test_rows_of_old_files_are_carried_over_with_nulls(tmp_path):
         assert store.trace(1).summary["resumed_at"] is None
         assert (len(store.trace(2)), store.trace(2).text) == (27, record.text)
         assert len(store.traces()) == 3
+
+
+def test_a_writer_brings_a_store_of_format_1_up_to_date(tmp_path):
+    """Old files keep their rows and get no checksum; new ones have theirs; readers go on."""
+    path = shutil.copytree(OLD_STORE, tmp_path / "store")
+    with Store(path) as reader:
+        old = {file.path: file for name in table_names() for file in reader.files(name)}
+        assert {file.checksum for file in old.values()} == {None}
+        with StoreWriter(path) as writer:
+            assert json.loads((path / "store.json").read_text())["format_version"] == 2
+            writer.commit(writer.start_run(RUN), [TRACE])
+        files = [file for name in table_names() for file in reader.files(name)]
+        with Store(path) as second:
+            assert [f for name in table_names() for f in second.files(name)] != []
+            files = [file for name in table_names() for file in second.files(name)]
+    assert {file.path: file for file in files if file.path in old} == old
+    for file in files:
+        if file.path not in old:
+            assert file.checksum == f"crc32:{zlib.crc32((path / file.path).read_bytes()):08x}"
+    made = json.loads((OLD_STORE / "store.json").read_text())
+    assert json.loads((path / "store.json").read_text()) == made | {"format_version": 2}
+
+
+def test_a_writer_of_format_1_may_go_on_beside_a_new_one(tmp_path):
+    """It names the columns that it fills, so a column more does not stop it."""
+    path = shutil.copytree(OLD_STORE, tmp_path / "store")
+    StoreWriter(path).close()
+    manifest = sqlite3.connect(path / "manifest.sqlite")
+    manifest.execute(
+        "insert or replace into files (path, table_name, run_id, first_trace, last_trace, rows,"
+        " bytes, commit_id) select 'x', table_name, run_id, first_trace, last_trace, rows, bytes,"
+        " commit_id from files limit 1"
+    )
+    assert manifest.execute("select checksum from files where path = 'x'").fetchall() == [(None,)]
+
+
+def test_readers_leave_a_store_of_format_1_as_it_is(tmp_path):
+    path = shutil.copytree(OLD_STORE, tmp_path / "store")
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with Store(path) as store:
+        assert len(store.sql("from steps")) == 0
+        assert store.sql("select count(*) from routing").fetchall()[0][0] > 0
+    assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file() and f in before} == before

@@ -64,6 +64,17 @@ def check_trace(record: TraceRecord, shape: RunShape) -> None:
     check_vectors(record, tokens, shape)
 
 
+def distinct_traces(ids: list[int | None]) -> list[int | None]:
+    """The ids, if no trace is among them twice."""
+    known = [trace_id for trace_id in ids if trace_id is not None]
+    for trace_id in known:
+        if known.count(trace_id) > 1:
+            raise ObservationError(
+                f"trace {trace_id} is continued twice in one commit: pass one record a trace"
+            )
+    return ids
+
+
 def _check_start(record: TraceRecord, tokens: int) -> None:
     if record.trace_id is None:
         if tokens == 0:

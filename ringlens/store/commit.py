@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pyarrow as pa
 
@@ -12,8 +13,8 @@ from ringlens.store import encode, layout, parquet, schema_usage, usage
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import Commit, File, Manifest
 from ringlens.store.records import TraceRecord
-from ringlens.store.schema import Table
 from ringlens.store.shape import RunShape
+from ringlens.store.table import Table
 
 MOST_WORKERS = 8
 """More threads than this wait for each other's disk, and their pages need memory."""
@@ -67,9 +68,9 @@ class CommitFiles:
         staged = self.folder.staging / layout.staged_name(path, commit.writer)
         rows = parquet.write(staged, table, groups)
         span = (min(trace_ids), max(trace_ids)) if trace_ids else (0, 0)
-        size = staged.stat().st_size
+        size, checksum = staged.stat().st_size, parquet.checksum(staged)
         self.folder.hand_over(staged, path)
-        self.files[path] = File(path, table.name, commit.run_id, *span, rows, size)
+        self.files[path] = File(path, table.name, commit.run_id, *span, rows, size, checksum)
 
     def stage_traces(
         self,
@@ -122,6 +123,12 @@ class CommitFiles:
         names = f"{self.commit.writer}-{self.commit.commit_id:08d}{rank}-*.part"
         for path in self.folder.staging.glob(names):
             path.unlink(missing_ok=True)
+
+
+def new_ids(commit: Commit, traces: Sequence[TraceRecord]) -> list[int]:
+    """The ids of a commit's traces: their own, and the reserved ones for those that are new."""
+    new = count(commit.first_trace)
+    return [next(new) if trace.trace_id is None else trace.trace_id for trace in traces]
 
 
 def publish(folder: Folder, commit: Commit, files: Iterable[File]) -> None:

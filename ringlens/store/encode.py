@@ -26,8 +26,8 @@ from ringlens.store.records import (
     TokenArrays,
     TraceRecord,
 )
-from ringlens.store.schema import Table
 from ringlens.store.shape import RunShape
+from ringlens.store.table import Table
 
 TOKEN_ROWS = 20_000
 LAYER_ROWS = 122_880

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ringlens.errors import StoreError
 from ringlens.store.folder import Folder
@@ -64,7 +65,7 @@ def prepare(folder: Folder) -> None:
     """
     folder.make()
     if folder.exists(MARKER):
-        check(folder)
+        read_marker(folder)
     elif strangers := [name for name in folder.names() if not _is_ours(name)]:
         raise StoreError(
             f"{folder} is not a store and holds other files (such as {strangers[0]}): give the "
@@ -73,19 +74,22 @@ def prepare(folder: Folder) -> None:
 
 
 def mark(folder: Folder) -> None:
-    """Say that a folder is a store, once all else of it is there."""
-    if folder.exists(MARKER):
-        return
+    """Say that a folder is a store of this format, once all else of it is there."""
     marker = {
         "format_version": FORMAT_VERSION,
         "created_by": f"ringlens {version('ringlens')}",
         "created": now(),
     }
+    if folder.exists(MARKER):
+        found = read_marker(folder)
+        if found["format_version"] == FORMAT_VERSION:
+            return
+        marker = found | {"format_version": FORMAT_VERSION}
     folder.write(MARKER, (json.dumps(marker, indent=2) + "\n").encode())
 
 
-def check(folder: Folder) -> None:
-    """Check that a folder is a store that this version reads.
+def read_marker(folder: Folder) -> dict[str, Any]:
+    """What a store says of itself: ``format_version``, and mostly ``created_by``, ``created``.
 
     Raises:
         StoreError: It is missing, no store, damaged or of a newer format.
@@ -100,17 +104,19 @@ def check(folder: Folder) -> None:
             f"`ringlens capture --store`"
         )
     try:
-        found = json.loads(folder.read(MARKER))["format_version"]
+        found = json.loads(folder.read(MARKER))
+        number = found["format_version"]
     except (ValueError, TypeError, KeyError):
         raise StoreError(
             f"{folder}/{MARKER} is damaged: it should read "
             f'{{"format_version": {FORMAT_VERSION}}} or what a copy of the store holds'
         ) from None
-    if not isinstance(found, int) or found > FORMAT_VERSION:
+    if not isinstance(number, int) or number > FORMAT_VERSION:
         raise StoreError(
-            f"the store {folder} has format version {found}, this ringlens reads up to "
+            f"the store {folder} has format version {number}, this ringlens reads up to "
             f"{FORMAT_VERSION}: upgrade with `pip install --upgrade ringlens`"
         )
+    return dict(found)
 
 
 def _is_ours(name: str) -> bool:

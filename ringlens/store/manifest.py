@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 NAME = "manifest.sqlite"
 
-_FILE = "path, table_name, run_id, first_trace, last_trace, rows, bytes"
+_FILE = "path, table_name, run_id, first_trace, last_trace, rows, bytes, checksum"
 
 _SCHEMA = """
 create table if not exists runs (
@@ -35,7 +35,7 @@ create table if not exists commits (
 create table if not exists files (
     path text primary key, table_name text not null, run_id text not null,
     commit_id integer not null, first_trace integer not null, last_trace integer not null,
-    rows integer not null, bytes integer not null);
+    rows integer not null, bytes integer not null, checksum text);
 create index if not exists files_by_trace on files (table_name, first_trace, last_trace);
 create table if not exists retired (path text primary key, retired text not null);
 create table if not exists owners (
@@ -55,6 +55,7 @@ class File:
         last_trace: Largest trace id in it.
         rows: Rows.
         bytes: Size.
+        checksum: `parquet.checksum` of it; None if a ringlens of format 1 wrote it.
     """
 
     path: str
@@ -64,6 +65,7 @@ class File:
     last_trace: int
     rows: int
     bytes: int
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,19 @@ class Manifest:
     def __init__(self, connection: sqlite3.Connection, journal: Journal | None = None) -> None:
         self._connection = connection
         self._journal = journal or SqliteJournal(connection)
+        # A reader leaves a manifest of format 1 as it is.
+        known = _has_checksums(connection)
+        self._file = _FILE if known else _FILE.replace("checksum", "null as checksum")
 
     @classmethod
     def create(cls, root: Path) -> Manifest:
-        """Open for writing; create the file and its tables where they are missing."""
+        """Open for writing; create the file, its tables and its columns where they are missing."""
         connection = _connect(f"{(root / NAME).as_uri()}?mode=rwc")
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = full")  # a commit survives a power cut
         connection.executescript(f"begin immediate; {_SCHEMA} commit;")
+        if not _has_checksums(connection):
+            cls(connection)._migrate()
         return cls(connection)
 
     @classmethod
@@ -176,6 +183,12 @@ class Manifest:
         """Rows as of now, with what other writers have committed."""
         self._journal.catch_up()
         return self._connection.execute(query, parameters)
+
+    @transaction
+    def _migrate(self) -> None:
+        """From format 1 to 2. A ringlens of format 1 that is writing can go on."""
+        if not _has_checksums(self._connection):  # else another writer has just done it
+            self._connection.execute("alter table files add column checksum text")
 
     @transaction
     def reserve(self, run_id: str, writer: str, traces: int) -> Commit:
@@ -234,7 +247,7 @@ class Manifest:
         if finished is not None:
             db.execute("update runs set finished = ? where run_id = ?", (finished, commit.run_id))
         db.executemany(
-            f"insert or replace into files ({_FILE}, commit_id) values (?, ?, ?, ?, ?, ?, ?, ?)",
+            f"insert or replace into files ({_FILE}, commit_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(*astuple(file), commit.commit_id) for file in files],
         )
         return Completion.DONE
@@ -271,7 +284,7 @@ class Manifest:
     def files(self, table: str, run_id: str, first: int = 0, last: int = 2**63 - 1) -> list[File]:
         """The committed files of one table of one run that can hold traces first to last."""
         rows = self._rows(
-            f"select {_FILE} from files where table_name = ? and run_id = ?"
+            f"select {self._file} from files where table_name = ? and run_id = ?"
             " and first_trace <= ? and last_trace >= ? order by path",
             (table, run_id, last, first),
         )
@@ -360,10 +373,14 @@ class Manifest:
             (experts,) = db.execute(
                 "select coalesce(max(json_extract(shape, '$.experts')), 0) from runs"
             ).fetchone()
-            rows = db.execute(f"select {_FILE} from files order by commit_id, path")
+            rows = db.execute(f"select {self._file} from files order by commit_id, path")
             return sequence, experts, [File(*row) for row in rows]
         finally:
             db.execute("commit")
+
+
+def _has_checksums(connection: sqlite3.Connection) -> bool:
+    return any(row[1] == "checksum" for row in connection.execute("pragma table_info(files)"))
 
 
 def _connect(address: str) -> sqlite3.Connection:

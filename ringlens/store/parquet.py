@@ -1,15 +1,25 @@
-"""Arrow to Parquet files that are on the disk when the function returns."""
+"""Arrow to Parquet files that are on the disk when the function returns, and back."""
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ringlens.store.schema import Table
+from ringlens.errors import StoreError
+from ringlens.store.table import Table
+
+if TYPE_CHECKING:
+    from ringlens.store.folder import Folder
+
+
+CHECKSUM_BLOCK = 2**20
+"""Bytes read at a time."""
 
 
 def write(path: Path, table: Table, groups: Iterable[pa.RecordBatch]) -> int:
@@ -32,6 +42,48 @@ def write(path: Path, table: Table, groups: Iterable[pa.RecordBatch]) -> int:
             rows += batch.num_rows
     flush(path)
     return rows
+
+
+def read(folder: Folder, path: str, table: Table) -> pa.Table:
+    """A file's rows with today's columns; those that it was written without are null.
+
+    Raises:
+        StoreError: The file is missing or damaged.
+    """
+    found = columns(folder, path)
+    arrays = [
+        found[field.name] if field.name in found.column_names else pa.nulls(len(found), field.type)
+        for field in table.arrow
+    ]
+    return pa.Table.from_arrays(arrays, schema=table.arrow)
+
+
+def columns(folder: Folder, path: str, names: list[str] | None = None) -> pa.Table:
+    """Some columns of a file, all if none are named.
+
+    Raises:
+        StoreError: The file is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(folder.source(path)) as file:
+            return file.read(names)
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
+            f"it back; without it no trace that it holds can go on"
+        ) from error
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file's bytes, as ``crc32:`` and eight hex digits.
+
+    It is there to find accidents, and costs 2% of writing router logits; SHA-256 costs 15%.
+    """
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(CHECKSUM_BLOCK):
+            value = zlib.crc32(block, value)
+    return f"crc32:{value:08x}"
 
 
 def flush(path: Path) -> None:

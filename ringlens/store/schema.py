@@ -1,7 +1,8 @@
 """Tables of the store: every column with its Arrow type, its unit and its meaning.
 
-One place for all of them: the writer builds Parquet from it, the reader builds views from it, and
-the documentation is printed from it.
+The writer builds Parquet from them, the reader builds views from them, and the documentation is
+printed from them. Tables that sum others up are in `schema_usage`, those that analyses write in
+`schema_analysis`.
 
 Shape letters: T tokens of a trace, k experts a token, E experts, H attention heads.
 """
@@ -12,12 +13,10 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from ringlens.store import schema_usage
+from ringlens.store import schema_analysis, schema_usage
 from ringlens.store.table import FLOATS, LAYER, POS, RUN, TRACE, Column, Table, list_of
 
-__all__ = ["Column", "Table"]  # and the tables below
-
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 PHASES = ("prompt", "think", "answer")
 
@@ -65,8 +64,14 @@ RUNS = Table(
         Column("sampling", pa.string(), "JSON: sampling parameters"),
         Column("seed", pa.int64(), "seed of the run"),
         Column("record", list_of(pa.string()), "what was recorded"),
-        Column("started", pa.timestamp("us", tz="UTC"), "start of the run"),
-        Column("finished", pa.timestamp("us", tz="UTC"), "end; null while it runs", nullable=True),
+        Column("started", pa.timestamp("us", tz="UTC"), "start of the run", unit="UTC"),
+        Column(
+            "finished",
+            pa.timestamp("us", tz="UTC"),
+            "end; null while it runs",
+            nullable=True,
+            unit="UTC",
+        ),
     ),
 )
 
@@ -84,6 +89,7 @@ EXPERTS = Table(
             pa.float32(),
             "expert_bias: added to the affinity for selection only; null in imported runs",
             nullable=True,
+            unit="score",
         ),
     ),
 )
@@ -102,9 +108,9 @@ TRACES = Table(
         Column("answer", pa.string(), "the answer found in the text", nullable=True),
         Column("expected", pa.string(), "the expected answer", nullable=True),
         Column("correct", pa.bool_(), "whether the answer passes the verifier", nullable=True),
-        Column("n_prompt", pa.int32(), "tokens of the prompt"),
-        Column("n_think", pa.int32(), "tokens of the thinking phase"),
-        Column("n_answer", pa.int32(), "tokens of the answer"),
+        Column("n_prompt", pa.int32(), "tokens of the prompt", unit="tokens"),
+        Column("n_think", pa.int32(), "tokens of the thinking phase", unit="tokens"),
+        Column("n_answer", pa.int32(), "tokens of the answer", unit="tokens"),
         Column(
             "finish_reason",
             pa.string(),
@@ -118,6 +124,7 @@ TRACES = Table(
             list_of(pa.int32()),
             "positions at which generation was taken up again after an interruption",
             nullable=True,
+            unit="tokens",
         ),
     ),
 )
@@ -131,21 +138,28 @@ TOKENS = Table(
         POS,
         Column("token_id", pa.int32(), "id in the model's vocabulary"),
         Column("text", pa.string(), "its text; empty inside a split multi-byte character"),
-        Column("start", pa.int32(), "first character in the trace's text"),
-        Column("end", pa.int32(), "character after the last; the spans tile the text"),
+        Column("start", pa.int32(), "first character in the trace's text", unit="characters"),
+        Column(
+            "end",
+            pa.int32(),
+            "character after the last; the spans tile the text",
+            unit="characters",
+        ),
         Column("phase", pa.string(), "'prompt', 'think' or 'answer'"),
         Column(
             "logprob",
             pa.float32(),
-            "ln p(token | before), in nats; null at pos 0 and where it was not recorded",
+            "ln p(token | before); null at pos 0 and where it was not recorded",
             nullable=True,
+            unit="nats",
         ),
         Column(
             "entropy",
             pa.float32(),
             "entropy of the distribution the token was drawn from, over the whole vocabulary at "
-            "temperature 1, in nats; null where logprob is",
+            "temperature 1; null where logprob is",
             nullable=True,
+            unit="nats",
         ),
     ),
 )
@@ -177,6 +191,7 @@ def routing_table(experts: int) -> Table:
                 FLOATS,
                 "their affinities s = sigmoid(router logit)",
                 nullable=True,
+                unit="score",
             ),
             Column(
                 "margin",
@@ -184,6 +199,7 @@ def routing_table(experts: int) -> Table:
                 "score c = s + bias of rank k minus rank k+1 inside the kept groups: what the last "
                 "chosen expert won by; inf when nothing could have displaced it",
                 nullable=True,
+                unit="score",
             ),
             Column(
                 "group_margin",
@@ -191,6 +207,7 @@ def routing_table(experts: int) -> Table:
                 "score of the last kept group minus that of the first rejected one; inf when no "
                 "group is rejected",
                 nullable=True,
+                unit="score",
             ),
             Column(
                 "bias_flips",
@@ -207,8 +224,9 @@ def routing_table(experts: int) -> Table:
             Column(
                 "entropy",
                 pa.float32(),
-                "entropy of s / sum(s) over all experts, in nats",
+                "entropy of s / sum(s) over all experts",
                 nullable=True,
+                unit="nats",
             ),
         ),
     )
@@ -226,6 +244,7 @@ ROUTER_LOGITS = Table(
             "logits",
             FLOATS,
             "router logits by expert id, rounded to fp16 unless that would change the choice",
+            unit="logits",
         ),
     ),
 )
@@ -238,10 +257,25 @@ HEADS = Table(
         TRACE,
         LAYER,
         POS,
-        Column("entropy", FLOATS, "entropy of the attention row, in nats, rounded to fp16"),
-        Column("first_weight", FLOATS, "weight on the first token of the trace, fp16"),
-        Column("previous_weight", FLOATS, "weight on the token before; 0 at pos 0, fp16"),
-        Column("output_norm", FLOATS, "L2 norm of the head's output before the output projection"),
+        Column("entropy", FLOATS, "entropy of the attention row, rounded to fp16", unit="nats"),
+        Column(
+            "first_weight",
+            FLOATS,
+            "weight on the first token of the trace, fp16",
+            unit="probability",
+        ),
+        Column(
+            "previous_weight",
+            FLOATS,
+            "weight on the token before; 0 at pos 0, fp16",
+            unit="probability",
+        ),
+        Column(
+            "output_norm",
+            FLOATS,
+            "L2 norm of the head's output before the output projection",
+            unit="residual stream",
+        ),
     ),
 )
 
@@ -292,8 +326,18 @@ ATTENTION = Table(
         LAYER,
         Column("head", pa.uint16(), "attention head"),
         POS,
-        Column("positions", list_of(pa.int32()), "positions with the largest weights"),
-        Column("weights", FLOATS, "their weights, rounded to the 11 significant bits of fp16"),
+        Column(
+            "positions",
+            list_of(pa.int32()),
+            "positions with the largest weights",
+            unit="tokens",
+        ),
+        Column(
+            "weights",
+            FLOATS,
+            "their weights, rounded to the 11 significant bits of fp16",
+            unit="probability",
+        ),
     ),
 )
 
@@ -312,4 +356,5 @@ def tables(experts: int = 256) -> tuple[Table, ...]:
         ACTIVATIONS,
         ATTENTION,
         *schema_usage.TABLES,
+        *schema_analysis.TABLES,
     )

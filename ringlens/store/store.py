@@ -39,7 +39,7 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.folder = folder_at(path)
-        layout.check(self.folder)
+        layout.read_marker(self.folder)
         self._lock = threading.Lock()
         self._sequence = -1
         self._files: list[File] = []

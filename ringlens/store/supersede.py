@@ -13,17 +13,16 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ringlens.errors import NotInStoreError, ObservationError, StoreError
-from ringlens.store import recount, schema, schema_usage, usage
+from ringlens.errors import NotInStoreError, ObservationError
+from ringlens.store import parquet, recount, schema, schema_usage, usage
 from ringlens.store.commit import CommitFiles
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File, Manifest
 from ringlens.store.records import TraceRecord
-from ringlens.store.schema import Table
 from ringlens.store.shape import RunShape
+from ringlens.store.table import Table
 
 ROWS = 20_000
 """Rows a row group of a rewritten file."""
@@ -78,8 +77,8 @@ def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> li
     """
     old, kept, retire = _split(manifest, files, schema.TRACES, [p.trace_id for p in spoken.parts])
     _check_parts(old, spoken, files.commit.run_id)
-    rows = _sorted(pa.concat_tables([kept, pa.Table.from_batches([spoken.rows])]), schema.TRACES)
-    files.stage(schema.TRACES, _batches(rows), rows["trace_id"].to_pylist())
+    rows = sort(pa.concat_tables([kept, pa.Table.from_batches([spoken.rows])]), schema.TRACES)
+    files.stage(schema.TRACES, batches(rows), rows["trace_id"].to_pylist())
 
     retold = {part.trace_id: part.retold for part in spoken.parts if part.retold is not None}
     _, kept, tokens = _split(manifest, files, schema.TOKENS, list(retold))
@@ -90,7 +89,7 @@ def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> li
 def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
     """Stage the row of a run that has ended; return the path of the file that it replaces."""
     (file,) = manifest.files(schema.RUNS.name, files.commit.run_id)
-    (row,) = _read(files.folder, file.path, schema.RUNS).to_pylist()
+    (row,) = parquet.read(files.folder, file.path, schema.RUNS).to_pylist()
     batch = pa.RecordBatch.from_pylist([row | {"finished": finished}], schema.RUNS.arrow)
     files.stage(schema.RUNS, [batch])
     return [file.path]
@@ -119,7 +118,7 @@ def _stage_kept(files: CommitFiles, table: Table, rows: pa.Table) -> None:
     """Stage rows that take the place of replaced files, beside those of the commit itself."""
     if rows.num_rows:
         ids = pc.unique(rows["trace_id"]).to_pylist()
-        files.stage(table, _batches(_sorted(rows, table)), ids, "-kept")
+        files.stage(table, batches(sort(rows, table)), ids, "-kept")
 
 
 def _split(
@@ -133,43 +132,26 @@ def _split(
     run_id = files.commit.run_id
     span = manifest.files(table.name, run_id, min(trace_ids), max(trace_ids))
     holding = [file for file in span if _holds(files.folder, file, wanted)]
-    rows = pa.concat_tables([empty, *(_read(files.folder, file.path, table) for file in holding)])
+    rows = pa.concat_tables(
+        [empty, *(parquet.read(files.folder, file.path, table) for file in holding)]
+    )
     hit = pc.is_in(rows["trace_id"], wanted)
     return rows.filter(hit), rows.filter(pc.invert(hit)), [file.path for file in holding]
 
 
 def _holds(folder: Folder, file: File, wanted: pa.Array) -> bool:
-    ids = _columns(folder, file.path, ["trace_id"])["trace_id"]
+    ids = parquet.columns(folder, file.path, ["trace_id"])["trace_id"]
     return bool(pc.any(pc.is_in(ids, wanted)).as_py())
 
 
-def _read(folder: Folder, path: str, table: Table) -> pa.Table:
-    """A file's rows with today's columns; those that it was written without are null."""
-    found = _columns(folder, path)
-    columns = [
-        found[field.name] if field.name in found.column_names else pa.nulls(len(found), field.type)
-        for field in table.arrow
-    ]
-    return pa.Table.from_arrays(columns, schema=table.arrow)
-
-
-def _columns(folder: Folder, path: str, names: list[str] | None = None) -> pa.Table:
-    try:
-        with pq.ParquetFile(folder.source(path)) as file:
-            return file.read(names)
-    except (FileNotFoundError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
-            f"it back; without it no trace that it holds can go on"
-        ) from error
-
-
-def _sorted(rows: pa.Table, table: Table) -> pa.Table:
+def sort(rows: pa.Table, table: Table) -> pa.Table:
+    """The rows in the order of the table's key."""
     return rows.sort_by([(name, "ascending") for name in table.key])
 
 
-def _batches(rows: pa.Table) -> Iterator[pa.RecordBatch]:
-    yield from rows.combine_chunks().to_batches(ROWS)
+def batches(rows: pa.Table, limit: int = ROWS) -> Iterator[pa.RecordBatch]:
+    """The rows in row groups of at most ``limit``."""
+    yield from rows.combine_chunks().to_batches(limit)
 
 
 def _check_parts(old: pa.Table, spoken: Spoken, run_id: str) -> None:

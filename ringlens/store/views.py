@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ringlens.store.schema import Table
+from ringlens.store.table import Table
 
 _TYPES = {
     pa.int64(): "BIGINT",

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
-from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
-from ringlens.errors import NotInStoreError, ObservationError, StoreError
-from ringlens.store import encode, layout, schema
-from ringlens.store.checks import check_run, check_trace
-from ringlens.store.commit import CommitFiles, discard, publish, usual_workers
-from ringlens.store.failure import sentences
-from ringlens.store.folder import Folder, Lock, folder_at
-from ringlens.store.manifest import Commit, Completion, File, Manifest, Start
-from ringlens.store.peers import ALONE, Peers, agreed
+from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store import encode, schema
+from ringlens.store.checks import check_run, check_trace, distinct_traces
+from ringlens.store.commit import CommitFiles, new_ids
+from ringlens.store.manifest import Commit, Start
+from ringlens.store.peers import ALONE, Peers
 from ringlens.store.records import RunRecord, TraceRecord
 from ringlens.store.rewriter import Rewriter
+from ringlens.store.rows import Replacement, Rows
 from ringlens.store.shape import RunShape
-from ringlens.store.supersede import Spoken, end_run, parts_of, replace_traces
-from ringlens.store.sweep import delete_retired, sweep
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-Staged = tuple[list[File], Spoken | None]
-"""What a rank has staged for a commit, and what the speaker says about its traces."""
+from ringlens.store.supersede import Spoken, parts_of
+from ringlens.store.transaction import Transactions
 
 
-class StoreWriter:
+class StoreWriter(Transactions):
     """Writes runs and traces to a store; any number of processes may do so at once.
 
     A commit is written to ``staging/``, flushed, renamed into place and then registered in one
@@ -61,24 +49,9 @@ class StoreWriter:
         StoreError: The folder cannot be written, or holds something else.
     """
 
-    _manifest: Manifest  # on rank 0 alone
-    _lock: Lock  # on rank 0 alone
-
     def __init__(self, path: str | Path, peers: Peers = ALONE, workers: int | None = None) -> None:
-        self.folder: Folder = folder_at(path)
-        self.peers = peers
-        self.workers = usual_workers() if workers is None else workers
-        self.bytes_written = 0
+        super().__init__(path, peers, workers)
         self._shapes: dict[str, RunShape] = {}
-        self._held = ExitStack()
-        try:
-            failed = "the store was not opened for writing"
-            name = self._lead(failed, self._open)
-            if peers.size > 1:
-                self._agreed(failed, lambda: self._see(name), lambda _: None)
-        except BaseException:
-            self._held.close()
-            raise
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -90,15 +63,6 @@ class StoreWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    @property
-    def path(self) -> Path:
-        """The store's folder on this machine."""
-        return self.folder.path
-
-    def close(self) -> None:
-        """Let go of the store."""
-        self._held.close()
 
     def start_run(self, run: RunRecord) -> str:
         """Store a run's facts and its experts' biases.
@@ -152,7 +116,7 @@ class StoreWriter:
         def check() -> list[int | None]:
             for trace in traces:
                 check_trace(trace, shape)
-            return _distinct([trace.trace_id for trace in traces])
+            return distinct_traces([trace.trace_id for trace in traces])
 
         def reserve(ranks: list[list[int | None]]) -> Commit | None:
             for rank, ids in enumerate(ranks):
@@ -165,7 +129,7 @@ class StoreWriter:
             return self._manifest.reserve(run_id, self._lock.name, new) if traces else None
 
         def stage(files: CommitFiles) -> Spoken | None:
-            ids = _trace_ids(files.commit, traces)
+            ids = new_ids(files.commit, traces)
             speaks = self.peers.rank == self.peers.speaker
             tables = [t for t in schema.tables(shape.experts) if speaks or t is not schema.TOKENS]
             files.stage_traces(tables, ids, traces, shape)
@@ -174,7 +138,7 @@ class StoreWriter:
             return Spoken(encode.trace_batch(run_id, ids, traces), parts_of(traces))
 
         commit = self._transact(check, reserve, stage)
-        return _trace_ids(commit, traces) if commit is not None else []
+        return new_ids(commit, traces) if commit is not None else []
 
     def finish_run(self, run_id: str) -> None:
         """Note that a run has ended.
@@ -232,132 +196,42 @@ class StoreWriter:
 
         self._lead("the run was not resumed", take)
 
+    def replace_rows(
+        self, run_id: str, table: str, rows: Rows, clear: Sequence[Mapping[str, object]] = ()
+    ) -> None:
+        """Store what an analysis found, in place of what the store has of the same.
+
+        The rows of one scope are replaced together: in ``steps`` and ``head_steps`` those of a
+        trace, in ``probes`` those of a probe about a trace (or about the run, without a trace).
+
+        Args:
+            run_id: The run that the rows are about.
+            table: "steps", "head_steps" or "probes".
+            rows: The rows, as mappings or as an Arrow table; ``run_id`` and columns that may be
+                null can be left out. Of several ranks, rank 0 gives all of them.
+            clear: Further scopes that lose their rows, for example ``{"trace_id": 3}``.
+
+        Raises:
+            ObservationError: A row does not fit the table or the run.
+            NotInStoreError: There is no such run or table, or a trace is not the run's.
+            StoreError: They could not be written. Whatever is raised, the store is as before.
+        """
+        shape = self._shape(run_id)
+
+        def check() -> Replacement:
+            return Replacement.of(table, rows, clear, run_id, shape)
+
+        def replace(ranks: list[Replacement]) -> None:
+            new = ranks[0]
+            new.check_traces(self.folder, self._manifest, run_id)
+            if len(new.scopes):
+                self.rewriter().replace(run_id, lambda files: new.stage(self._manifest, files))
+
+        self._agreed("none of the rows was stored", check, replace)
+
     def rewriter(self) -> Rewriter:
         """What replaces committed files in the name of this writer. Rank 0 only."""
         return Rewriter(self.folder, self._manifest, self._lock.name)
-
-    def _open(self) -> str:
-        """Open the store on rank 0; return the name of its lock."""
-        layout.prepare(self.folder)
-        self._manifest = self.folder.make_manifest()
-        self._held.callback(self._manifest.close)
-        layout.mark(self.folder)
-        self._lock = self.folder.lock()
-        self._held.callback(self._lock.release)
-        sweep(self.folder, self._manifest)
-        return self._lock.name
-
-    def _see(self, name: str) -> None:
-        """Make sure that this rank sees the folder that rank 0 opened."""
-        if not self.folder.is_locked(name):
-            raise StoreError(
-                f"{self.folder} is not the folder that rank 0 writes to: give a path on a disk "
-                f"that all ranks share"
-            )
-
-    def _agreed(self, failed: str, mine: Callable[[], T], then: Callable[[list[T]], R]) -> R:
-        """`agreed`, where failures of the disk are sentences that end with ``failed``."""
-
-        def my_part() -> T:
-            with sentences(self.folder, failed):
-                return mine()
-
-        def rank_0s_part(values: list[T]) -> R:
-            with sentences(self.folder, failed):
-                return then(values)
-
-        return agreed(self.peers, my_part, rank_0s_part)
-
-    def _lead(self, failed: str, work: Callable[[], R]) -> R:
-        """Work that rank 0 does for all."""
-        return self._agreed(failed, lambda: None, lambda _: work())
-
-    def _transact(
-        self,
-        check: Callable[[], T],
-        reserve: Callable[[list[T]], Commit | None],
-        stage: Callable[[CommitFiles], Spoken | None],
-        started: Start | None = None,
-        finished: datetime | None = None,
-    ) -> Commit | None:
-        """One commit of all ranks: reserved, staged by each, completed by rank 0, or taken back.
-
-        Args:
-            check: What each rank looks at before anything is written.
-            reserve: Rank 0's reservation, given the results of ``check``; None if there is
-                nothing to commit.
-            stage: What each rank stages.
-            started: Facts of the run that the commit starts.
-            finished: End of the run that the commit ends.
-
-        Returns:
-            The reservation.
-        """
-        commit: Commit | None = None
-
-        def reserve_it(checked: list[T]) -> Commit | None:
-            nonlocal commit
-            commit = reserve(checked)
-            return commit
-
-        failed = "nothing of this commit was stored"
-        try:
-            commit = self._agreed(failed, check, reserve_it)
-            if commit is None:
-                return None
-            files = CommitFiles(self.folder, commit, self.peers.rank, self.workers)
-
-            def stage_it() -> Staged:
-                spoken = stage(files)
-                return list(files.files.values()), spoken
-
-            complete = partial(self._complete, commit, started=started, finished=finished)
-            self.bytes_written += self._agreed(failed, stage_it, complete)
-        except BaseException:
-            if commit is not None:
-                with suppress(OSError, sqlite3.Error):  # else the next writer clears it away
-                    self._take_back(commit)
-            raise
-        return commit
-
-    def _complete(
-        self,
-        commit: Commit,
-        ranks: list[Staged],
-        started: Start | None,
-        finished: datetime | None,
-    ) -> int:
-        """Publish and register what all ranks have staged; return its bytes. Rank 0 only."""
-        staged = [file for own, _ in ranks for file in own]
-        publish(self.folder, commit, staged)
-        _, spoken = ranks[self.peers.speaker]
-        while True:
-            new = CommitFiles(self.folder, commit)
-            retire: list[str] = []
-            if spoken is not None:
-                retire = replace_traces(self._manifest, new, spoken)
-            if finished is not None:
-                retire = end_run(self._manifest, new, finished)
-            publish(self.folder, commit, new.files.values())
-            all_files = [*staged, *new.files.values()]
-            ended = finished.isoformat() if finished is not None else None
-            outcome = self._manifest.complete(commit, all_files, retire, started, ended)
-            if outcome is Completion.DONE:
-                break
-            if outcome is Completion.CLEARED:
-                raise StoreError(f"commit {commit.commit_id} was cleared away by another writer")
-            for path in new.files:  # another writer replaced the same files: look again
-                self.folder.remove(path)
-        with suppress(OSError, sqlite3.Error):  # else a later writer deletes them
-            delete_retired(self.folder, self._manifest)
-        return sum(file.bytes for file in all_files)
-
-    def _take_back(self, commit: Commit) -> None:
-        """Remove what a commit that failed has left: rank 0 everything, others what is theirs."""
-        if self.peers.rank == 0:
-            discard(self.folder, self._manifest, commit)
-        else:
-            CommitFiles(self.folder, commit, self.peers.rank).take_back()
 
     def _shape(self, run_id: str) -> RunShape:
         if run_id not in self._shapes:
@@ -373,20 +247,3 @@ class StoreWriter:
             text = self._lead("the run could not be looked up", look_up)
             self._shapes[run_id] = RunShape.from_json(text)
         return self._shapes[run_id]
-
-
-def _distinct(ids: list[int | None]) -> list[int | None]:
-    """The ids, if no trace is among them twice."""
-    known = [trace_id for trace_id in ids if trace_id is not None]
-    for trace_id in known:
-        if known.count(trace_id) > 1:
-            raise ObservationError(
-                f"trace {trace_id} is continued twice in one commit: pass one record a trace"
-            )
-    return ids
-
-
-def _trace_ids(commit: Commit, traces: Sequence[TraceRecord]) -> list[int]:
-    """The ids of a commit's traces: their own, and the reserved ones for those that are new."""
-    new = count(commit.first_trace)
-    return [next(new) if trace.trace_id is None else trace.trace_id for trace in traces]
