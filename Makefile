@@ -21,11 +21,11 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-# torch first and exactly (constraints.txt): whatever else is installed then keeps it.
+# torch first and exactly (constraints.txt): what else is installed then keeps it.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 

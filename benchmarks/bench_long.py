@@ -78,7 +78,7 @@ def plain(lens: Lens, arguments: argparse.Namespace, watch: Callable[[Progress],
         else:
             cache = DynamicCache(config=lens.config)
             for part in ids.split(arguments.prefill, dim=1):
-                lens.model(input_ids=part, past_key_values=cache, logits_to_keep=1)
+                lens.model(input_ids=part, cache=cache, logits_to_keep=1)
     handle.remove()
 
 

@@ -12,7 +12,6 @@ from ringlens.model.parallel import owned_layers, parallel_of
 from ringlens.model.quantization import weight_bytes
 
 NEW_TOKENS = 16
-# Widths are multiples of 64: bitsandbytes on some CPUs takes no others.
 CONFIG = {
     "vocab_size": 384,
     "hidden_size": 64,

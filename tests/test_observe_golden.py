@@ -143,7 +143,7 @@ def test_decoding_gives_what_one_forward_gives(lens, expected):
     cache = DynamicCache(config=lens.config)
     with Recorder(lens, EVERYTHING, blocks.append), torch.inference_mode():
         for start, stop in [(0, 9), (9, 10), *((i, i + 1) for i in range(10, 20)), (20, 33)]:
-            lens.model(input_ids=ids[:, start:stop], past_key_values=cache)
+            lens.model(input_ids=ids[:, start:stop], cache=cache)
     seen = [block.open() for block in blocks]
     assert [(block.start, block.stop) for block in seen] == [(0, 9), (9, 20), (20, 33)]
     assert [block.token_ids.tolist() for block in seen] == [

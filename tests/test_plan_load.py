@@ -80,7 +80,7 @@ def test_cache_bytes_equal_a_real_caches(tiny, dtype):
     model, _ = load_model(str(tiny), dtype=dtype)
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
-        model(torch.arange(34).view(2, 17), past_key_values=cache, use_cache=True)
+        model(torch.arange(34).view(2, 17), cache=cache, use_cache=True)
     s = setting(model.config, dtype=dtype, work=Workload(context=17, batch=2, prefill=17))
     stored = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     assert s.cache * 6 == sum(tensor.nbytes for tensor in stored)

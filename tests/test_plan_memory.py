@@ -73,7 +73,7 @@ def peak(model, work, seen, padded):
         mask[0, :3] = 0
     ids = torch.randint(2, 60, (work.batch, seen + T))
     with torch.inference_mode(False), torch.no_grad():
-        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        options = {"cache": cache, "use_cache": True, "logits_to_keep": 1}
         if seen:
             model(ids[:, :seen], attention_mask=mask[:, :seen], **options)
         with LiveBytes() as watched:

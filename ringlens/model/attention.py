@@ -158,7 +158,7 @@ class BailingMoeV2Attention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Map [B, T, D] to [B, T, D]; the second value is the weights where the kernel has them."""
@@ -169,8 +169,8 @@ class BailingMoeV2Attention(nn.Module):
             query, key = self.query_layernorm(query), self.key_layernorm(key)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.cache_slot)
+        if cache is not None:
+            key, value = cache.update(key, value, self.cache_slot)
         attend = attention_kernel(self.config._attn_implementation, query)
         output, weights = attend(
             self,

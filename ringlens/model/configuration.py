@@ -28,7 +28,7 @@ class BailingMoeV2Config(PreTrainedConfig):
     """
 
     model_type = "bailing_moe"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (transformers' own spelling)
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012 (transformers' own spelling)
     base_model_tp_plan: ClassVar[dict[str, str]] = TP_PLAN
     base_model_ep_plan: ClassVar[dict[str, str]] = EP_PLAN
     base_model_pp_plan: ClassVar[dict[str, tuple[list[str], list[str]]]] = PP_PLAN

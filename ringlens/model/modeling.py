@@ -32,6 +32,7 @@ from ringlens.model.attention import (
     BailingMoeV2RMSNorm,
     BailingMoeV2RotaryEmbedding,
 )
+from ringlens.model.caching import CACHE, NEW, OLD, given
 from ringlens.model.configuration import BailingMoeV2Config
 from ringlens.model.conversion import check_checkpoint, prediction_layer_pattern
 from ringlens.model.layout import choose_layout
@@ -44,9 +45,9 @@ from ringlens.model.moe import (
 )
 from ringlens.model.parallel import HEAD_TP_PLAN, number_cache, splits_experts
 from ringlens.model.quantization import (
-    check_saveable,
     is_offloading,
     keep_head,
+    keep_portable,
     quantization_method,
     warn_once,
 )
@@ -85,7 +86,7 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["BailingMoeV2DecoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [OLD, NEW]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -176,16 +177,8 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
         missing = [key for key in info["missing_keys"] if not key.endswith("gate.expert_bias")]
         if missing:
             raise CheckpointError(f"{name} lacks {sorted(missing)[:3]} ({len(missing)} in all).")
+        keep_portable(model)
         return (model, info) if wants_info else model
-
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Save as transformers does, unless the weights would be damaged.
-
-        Raises:
-            CheckpointError: bitsandbytes has rearranged the weights for the CPU.
-        """
-        check_saveable(self)
-        return super().save_pretrained(*args, **kwargs)
 
 
 class BailingMoeV2Model(BailingMoeV2PreTrainedModel):
@@ -218,27 +211,29 @@ class BailingMoeV2Model(BailingMoeV2PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
         """Final hidden states [B, T, D] of token ids [B, T] (or of embeddings [B, T, D])."""
+        cache = given(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)
         # The mask looks for packed sequences in them and waits for the device: only if given.
         packed_ids = position_ids
         if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = cache.get_seq_length() if cache is not None else 0
             steps = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
             position_ids = (steps + seen).unsqueeze(0)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=packed_ids,
+            **{CACHE: cache},
         )
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
@@ -248,13 +243,11 @@ class BailingMoeV2Model(BailingMoeV2PreTrainedModel):
                 position_embeddings=position_embeddings,
                 attention_mask=causal_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                cache=cache,
                 use_cache=use_cache,
                 **kwargs,
             )
-        return MoeModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
+        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
 
 class BailingMoeV2ModulesModel(BailingMoeV2Model):
@@ -299,6 +292,7 @@ class BailingMoeV2ForCausalLM(BailingMoeV2PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """Next-token logits [B, T, V]; ``logits_to_keep`` asks for the last positions only."""
@@ -306,7 +300,7 @@ class BailingMoeV2ForCausalLM(BailingMoeV2PreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=given(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -322,8 +316,8 @@ class BailingMoeV2ForCausalLM(BailingMoeV2PreTrainedModel, GenerationMixin):
         return MoeCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
+            **{CACHE: outputs.get(CACHE)},
         )

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ringlens.errors import CheckpointError, ConfigError
+from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -199,22 +199,16 @@ def warn_once() -> None:
         log.addFilter(_Once())
 
 
-def check_saveable(model: nn.Module) -> None:
-    """Refuse to save 4-bit weights that bitsandbytes has rearranged for the CPU.
+def keep_portable(model: nn.Module) -> None:
+    """Keep 4-bit weights as they were loaded, on every CPU.
 
-    On CPUs with AVX512-BF16 it does so at a weight's first use, and what it then saves does not
-    load as the same weights (the block scales stay transposed and rounded to bfloat16).
-
-    Raises:
-        CheckpointError: A weight has been rearranged.
+    On CPUs with AVX512-BF16 bitsandbytes rearranges a weight at its first use. That rounds its
+    block scales to bfloat16, so that logits depend on the CPU; what is saved afterwards is damaged;
+    and widths that its blocks do not divide fail (bitsandbytes 0.50.2). GPUs are not concerned.
     """
-    for name, weight in model.named_parameters():
-        state = getattr(weight, "quant_state", None)
-        if getattr(state, "packing_format_for_cpu", False):
-            raise CheckpointError(
-                f"{name} was rearranged by bitsandbytes for this CPU when the model first ran, and "
-                "would be saved damaged. Load the model again and save it before running it."
-            )
+    for module in model.modules():
+        if "support_avx512bf16_for_cpu" in vars(module):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def weight_bytes(model: nn.Module) -> dict[str, int]:
