@@ -1,4 +1,4 @@
-"""The command line: demo, capture, replay, plan, app, sql, info, rollup.
+"""The command line: demo, capture, replay, import, plan, app, sql, info, rollup.
 
 Exit codes: 0 done, 1 it could not be done (the message says why), 2 wrong usage, 130 interrupted.
 Imports stand inside the commands, so that ``ringlens --help`` answers at once.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringlens import __version__
+from ringlens.cli_import import import_
 from ringlens.cli_plan import plan
 from ringlens.cli_print import PRINTERS, print_queries, print_summary, progress_bar
 from ringlens.cli_store import rollup
@@ -347,6 +348,7 @@ def _source(source: str) -> Store | list[str]:
     return [text for text in texts if text.strip()]
 
 
+main.add_command(import_)
 main.add_command(plan)
 main.add_command(rollup)
 

@@ -35,3 +35,7 @@ class NotInStoreError(StoreError, KeyError):
     def __str__(self) -> str:
         """Show the sentence, not KeyError's repr of it."""
         return str(self.args[0]) if self.args else ""
+
+
+class ServingError(RinglensError):
+    """A server that cannot be reached, refuses, or answers with what cannot be imported."""

@@ -16,6 +16,7 @@ from ringlens.observe.cache import ActivationCache, Name, Names
 from ringlens.observe.inputs import TextOrIds
 from ringlens.observe.router import RouterSpec
 from ringlens.observe.run import HookFunction, run_with_cache, run_with_hooks
+from ringlens.observe.text import prompt_text
 
 if TYPE_CHECKING:
     from nnsight.intervention.editing import EditingTracer
@@ -95,11 +96,7 @@ class Lens:
 
         Tokenizers without a chat template get the prompt as it is.
         """
-        if not self.tokenizer.chat_template:
-            return self.encode(prompt)
-        turns = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return self.encode(str(text))
+        return self.encode(prompt_text(self.tokenizer, prompt))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, nothing added."""

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ringlens.store.records import RunRecord
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
+    from ringlens.model.configuration import BailingMoeV2Config
 
 VERSIONED = ("ringlens", "torch", "transformers", "accelerate", "duckdb", "pyarrow")
 
@@ -50,17 +51,7 @@ def run_record(
         mode=mode,
         model=lens.name,
         revision=lens.revision,
-        layers=config.num_hidden_layers,
-        sparse_layers=config.sparse_layers,
-        experts=config.num_experts,
-        experts_per_token=config.num_experts_per_tok,
-        groups=config.n_group,
-        groups_kept=config.topk_group,
-        routed_scaling_factor=config.routed_scaling_factor,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads or config.num_attention_heads,
-        head_dim=config.head_dim or 0,
-        hidden_size=config.hidden_size,
+        **sizes(config),
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=None if quantization is None else _quantization(quantization),
         attention=config._attn_implementation,
@@ -73,6 +64,23 @@ def run_record(
         sampling=asdict(settings) if mode == "live" else {},
     )
     return replace(run, fingerprint=_fingerprint(run, tasks))
+
+
+def sizes(config: BailingMoeV2Config) -> dict[str, Any]:
+    """The fields of a run that a model's configuration gives."""
+    return {
+        "layers": config.num_hidden_layers,
+        "sparse_layers": config.sparse_layers,
+        "experts": config.num_experts,
+        "experts_per_token": config.num_experts_per_tok,
+        "groups": config.n_group,
+        "groups_kept": config.topk_group,
+        "routed_scaling_factor": config.routed_scaling_factor,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads or config.num_attention_heads,
+        "head_dim": config.head_dim or 0,
+        "hidden_size": config.hidden_size,
+    }
 
 
 def _quantization(config: object) -> str:

@@ -11,6 +11,13 @@ from ringlens.store import Store
 from ringlens.store.records import TokenArrays
 
 
+def finished_items(folder: str | Path, run_id: str) -> set[int]:
+    """Places in the run's list whose traces are finished."""
+    query = "select item from traces where run_id = ? and finish_reason != 'running'"
+    with Store(folder) as store:
+        return {item for (item,) in store.sql(query, [run_id]).fetchall()}
+
+
 def unfinished_tasks(folder: str | Path, run_id: str, tasks: Sequence[Task]) -> list[Task]:
     """The tasks of a run whose traces are not finished, those begun with what they have so far."""
     with Store(folder) as store:

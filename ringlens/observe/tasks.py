@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ringlens.config import Sampling
 from ringlens.errors import ConfigError
@@ -31,12 +31,21 @@ class Text:
     n_prompt: int = 0
 
 
-def problem_tasks(lens: Lens, problems: Sequence[Problem | str], settings: Sampling) -> list[Task]:
+class Encoder(Protocol):
+    """What turns a prompt into tokens: a lens, or a served model."""
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Token ids of a prompt in the chat template."""
+
+
+def problem_tasks(
+    encoder: Encoder, problems: Sequence[Problem | str], settings: Sampling
+) -> list[Task]:
     """One trace a problem, each with a seed of its own."""
     tasks = []
     for item, given in enumerate(problems):
         problem = Problem(f"prompt-{item}", "", given) if isinstance(given, str) else given
-        prompt = lens.encode_prompt(problem.prompt)
+        prompt = encoder.encode_prompt(problem.prompt)
         tasks.append(
             Task(
                 token_ids=prompt,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers.decoders import DecodeStream
 
@@ -80,6 +80,22 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> Toke
     stream.push(token_ids)
     stream.close()
     return stream.text()
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str | list[Any]) -> str:
+    """A prompt, or the messages of a chat, in the chat template, the answer about to begin.
+
+    Without a template a prompt stays as it is.
+
+    Raises:
+        ObservationError: There are messages, but no template.
+    """
+    if not tokenizer.chat_template:
+        if isinstance(prompt, str):
+            return prompt
+        raise ObservationError("the tokenizer has no chat template: give prompts instead of chats")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
 
 
 def phases(text: TokenText, n_prompt: int) -> list[str]:

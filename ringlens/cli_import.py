@@ -1,0 +1,193 @@
+"""``ringlens import``: what serving engines did, from saved responses or from a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ringlens.cli_print import print_summary, progress_bar
+from ringlens.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ringlens.errors import ServingError
+
+Command = Callable[..., Any]
+
+API_KEY = "RINGLENS_API_KEY"
+"""Environment variable of the server's key; an option would show it in lists of processes."""
+
+SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
+
+
+def import_options(command: Command) -> Command:
+    """Options that all engines share."""
+    for option in reversed(
+        (
+            click.argument("responses", nargs=-1, type=click.Path()),
+            click.option(
+                "--model",
+                required=True,
+                help="What is served: ring-nano, a folder, its config.json, "
+                "or a hub id. Its configuration and tokenizer are read, never its weights.",
+            ),
+            click.option("--store", required=True, help="Folder of the store; made or added to."),
+            click.option("--skip-bad", is_flag=True, help="List what cannot be imported, go on."),
+            click.option("--server", help="Ask this server, e.g. http://localhost:8000."),
+            click.option(
+                "--problems",
+                help="What to ask: a bundled task or a JSONL file. With RESPONSES: what was asked, "
+                "for grading.",
+            ),
+            click.option("--n", type=int, help="How many problems; all if left out."),
+            click.option(
+                "--max-new-tokens", default=512, show_default=True, help="Most tokens of an answer."
+            ),
+            click.option("--temperature", default=0.0, show_default=True, help="0 is greedy."),
+            click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from."),
+            click.option(
+                "--top-k", default=0, show_default=True, help="Draw from so many; 0: all."
+            ),
+            click.option("--seed", default=0, show_default=True, help="Seed of the run."),
+            click.option(
+                "--served-as", help="The model's name in the server; its first if left out."
+            ),
+            click.option(
+                "--concurrency", default=16, show_default=True, help="Requests at a time."
+            ),
+            click.option(
+                "--timeout", default=1800.0, show_default=True, help="Seconds for an answer."
+            ),
+            click.option(
+                "--retries", default=5, show_default=True, help="Further attempts at a busy server."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+prompt_start = click.option(
+    "--prompt-start",
+    type=int,
+    help="Position of the first routed token, where requests had an offset and are not saved.",
+)
+
+
+@click.group("import")
+def import_() -> None:
+    """Import what a serving engine did: text, tokens and expert choices.
+
+    Either from files of RESPONSES (JSON or JSONL), or live from --server. The same command goes on
+    where it was interrupted. A server's key is read from the environment variable RINGLENS_API_KEY.
+    """
+
+
+@import_.command()
+@import_options
+@prompt_start
+def vllm(**options: Any) -> None:
+    r"""Import from vLLM, which must run with --enable-return-routed-experts.
+
+    \b
+    Examples:
+      ringlens import vllm answers.jsonl --model ring-nano --store runs/served
+      ringlens import vllm --server http://localhost:8000 --problems countdown --n 64 \
+          --model inclusionAI/Ring-mini-2.0 --store runs/served
+    """
+    _import("vllm", **options)
+
+
+@import_.command()
+@import_options
+@prompt_start
+def sglang(**options: Any) -> None:
+    r"""Import from SGLang, which must run with --enable-return-routed-experts.
+
+    \b
+    Examples:
+      ringlens import sglang answers.jsonl --model ring-nano --store runs/served
+      ringlens import sglang --server http://localhost:30000 --problems countdown \
+          --model inclusionAI/Ring-mini-2.0 --store runs/served
+    """
+    _import("sglang", **options)
+
+
+@import_.command()
+@import_options
+@click.option("--chat", is_flag=True, help="Ask by chat completions, where there are no others.")
+def openai(chat: bool, **options: Any) -> None:
+    r"""Import text from any OpenAI-compatible server; `ringlens replay` adds the routing.
+
+    \b
+    Examples:
+      ringlens import openai --server http://localhost:8080 --problems countdown --n 8 \
+          --model ring-nano --store runs/text
+      ringlens replay ring-nano runs/text --store runs/text
+    """
+    _import("openai-chat" if chat else "openai", prompt_start=None, **options)
+
+
+def _import(engine: str, responses: tuple[str, ...], server: str | None, **options: Any) -> None:
+    if bool(responses) == (server is not None):
+        raise click.UsageError("give either files of responses or --server.")
+    if server is None:
+        _from_files(engine, responses, **options)
+    else:
+        _from_server(engine, server, **options)
+    print_summary(options["store"])
+
+
+def _from_files(engine: str, responses: tuple[str, ...], **options: Any) -> None:
+    import ringlens as rl
+    from ringlens.observe.serving import import_responses
+
+    problems = rl.problems(options["problems"], n=options["n"]) if options["problems"] else []
+    with progress_bar("importing") as on_progress:
+        import_responses(
+            engine,
+            responses,
+            options["store"],
+            model=options["model"],
+            problems=problems,
+            prompt_start=options["prompt_start"],
+            on_progress=on_progress,
+            **_bad(options["skip_bad"]),
+        ).close()
+
+
+def _from_server(engine: str, server: str, **options: Any) -> None:
+    import ringlens as rl
+    from ringlens.observe.client import Patience
+    from ringlens.observe.serving import import_problems
+
+    if options["prompt_start"] is not None:
+        raise ConfigError("--prompt-start belongs to saved responses: leave it out with --server.")
+    problems = rl.problems(options["problems"] or "countdown", n=options["n"])
+    patience = Patience(options["concurrency"], options["timeout"], options["retries"])
+    sampling = {name: options[name] for name in SAMPLING}
+    with progress_bar(f"{server} answers {len(problems)} problems") as on_progress:
+        import_problems(
+            engine,
+            server,
+            problems,
+            options["store"],
+            model=options["model"],
+            served_as=options["served_as"],
+            api_key=os.environ.get(API_KEY),
+            patience=patience,
+            on_progress=on_progress,
+            **_bad(options["skip_bad"]),
+            **sampling,
+        ).close()
+
+
+def _bad(skip: bool) -> dict[str, Callable[[ServingError], None]]:
+    """What to do about an answer that cannot be imported."""
+
+    def tell(error: ServingError) -> None:
+        click.echo(f"skipped: {error}", err=True)
+
+    return {"on_bad": tell} if skip else {}

@@ -1,0 +1,250 @@
+"""Import of what serving engines did: text, tokens, and where they report it, routing.
+
+From saved responses, or live: problems are sent to a server and its answers recorded. Either way
+an interrupted import is taken up again by the same call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ringlens.config import Sampling
+from ringlens.errors import ConfigError, ServingError
+from ringlens.observe.answer import Exchange
+from ringlens.observe.buffer import Task
+from ringlens.observe.client import Client, NoServerError, Patience
+from ringlens.observe.engine import Engine, find_engine
+from ringlens.observe.saved import SavedResponses
+from ringlens.observe.served import ServedModel, imported_run, trace_record
+from ringlens.observe.session import OnProgress
+from ringlens.observe.target import fingerprint, open_target
+from ringlens.observe.tasks import problem_tasks
+from ringlens.problem import Problem
+from ringlens.store import Store
+from ringlens.store.records import RunRecord, TraceRecord
+
+OnBad = Callable[[ServingError], None]
+
+
+def refuse(error: ServingError) -> None:
+    """What happens at an answer that cannot be imported, where nothing else is asked for."""
+    raise error
+
+
+def import_responses(
+    engine: str | Engine,
+    paths: Iterable[str | Path],
+    store: str | Path | Store,
+    *,
+    model: str | ServedModel,
+    problems: Sequence[Problem] = (),
+    prompt_start: int | None = None,
+    on_bad: OnBad = refuse,
+    on_progress: OnProgress | None = None,
+) -> Store:
+    """Import saved responses, each choice a trace. All are checked before any is stored.
+
+    Args:
+        engine: Who answered: "vllm", "sglang", or "openai" for text without routing.
+        paths: JSON and JSONL files; see :mod:`ringlens.observe.exchange`.
+        store: Folder of the store; made if it is not there, added to if it is.
+        model: What was served: its configuration says which layers route, its tokenizer what the
+            tokens mean. Weights are not needed.
+        problems: What was asked, for grading: matched by id (``custom_id``) or prompt.
+        prompt_start: Position of the first row of routing, where requests had an offset and are
+            not in the files.
+        on_bad: Called with the reason for each answer that cannot be imported; the default raises.
+        on_progress: Called after each commit.
+
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        ServingError: A file cannot be read, an answer is unfit, or none is left. Nothing is stored.
+        StoreError: The store cannot be written.
+    """
+    files = tuple(Path(path) for path in paths)
+    source = SavedResponses(_engine(engine), _model(model), files, tuple(problems), prompt_start)
+    good = []
+    for outcome in source.outcomes():
+        good.append(isinstance(outcome, TraceRecord))
+        if isinstance(outcome, ServingError):
+            on_bad(outcome)
+    if not any(good):
+        raise ServingError("no response to import: give files with at least one that is whole.")
+    with open_target(store, source.run()) as target:
+        target.expect(sum(good), on_progress)
+        for item, outcome in enumerate(source.outcomes()):
+            if item not in target.done and isinstance(outcome, TraceRecord):
+                target.add(replace(outcome, item=item))
+    return Store(target.folder)
+
+
+def import_problems(
+    engine: str | Engine,
+    server: str,
+    problems: Sequence[Problem | str],
+    store: str | Path | Store,
+    *,
+    model: str | ServedModel,
+    served_as: str | None = None,
+    api_key: str | None = None,
+    patience: Patience | None = None,
+    on_bad: OnBad = refuse,
+    on_progress: OnProgress | None = None,
+    **sampling: Any,
+) -> Store:
+    """Send problems to a server and import what it answers.
+
+    An interrupted import is taken up again by the same call: what was answered and stored is not
+    asked again.
+
+    Args:
+        engine: "vllm", "sglang", "openai" for text without routing, or "openai-chat" for that from
+            servers that have chat completions only.
+        server: Its address, such as ``http://localhost:8000``.
+        problems: Problems, or plain prompts.
+        store: Folder of the store; made if it is not there, added to if it is.
+        model: As for :func:`import_responses`.
+        served_as: Name of the model in the server; None takes its first.
+        api_key: Key of the server; sent, never stored.
+        patience: Requests at a time, timeouts and retries.
+        on_bad: Called with the reason for each answer that cannot be imported; the default raises.
+        on_progress: Called after each answer.
+        **sampling: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``; see
+            :class:`ringlens.config.Sampling`.
+
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        ConfigError: An unknown or impossible setting, or no problems.
+        ServingError: The server is gone, or an answer is unfit. What was answered before is stored.
+        StoreError: The store cannot be written.
+    """
+    from anyio.from_thread import start_blocking_portal
+
+    spoken, served, settings = _engine(engine), _model(model), Sampling.of(sampling)
+    tasks = problem_tasks(served, problems, settings)
+    if not tasks:
+        raise ConfigError("nothing to ask: give at least one problem.")
+    patience = patience or Patience()
+    # The event loop has a thread of its own, so that this works inside another loop (notebooks).
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(Client(server, patience, api_key)) as client,
+    ):
+        name = served_as or portal.call(_first_model, client)
+        versions = portal.call(_versions, client, spoken)
+        run = _live_run(spoken, served, settings, tasks, name, versions)
+        with open_target(store, run) as target:
+            target.expect(len(tasks), on_progress)
+
+            def ask(task: Task) -> Future:
+                body = spoken.body(served, task, settings, name)
+                return portal.start_task_soon(_ask, client, spoken, task, body)
+
+            left = [task for task in tasks if task.item not in target.done]
+            with closing(in_turn(ask, left, patience.concurrency)) as answers:
+                for task, asked in answers:
+                    try:
+                        target.add(_only_record(spoken, served, asked.result(), task))
+                    except NoServerError:
+                        raise
+                    except ServingError as error:
+                        on_bad(error)
+    return Store(target.folder)
+
+
+def in_turn(
+    submit: Callable[[Task], Future], tasks: Iterable[Task], at_once: int
+) -> Generator[tuple[Task, Future], None, None]:
+    """Tasks with their finished futures as they come, ``at_once`` of them under way at a time."""
+    waiting: dict[Future, Task] = {}
+    rest = iter(tasks)
+    try:
+        while True:
+            waiting |= {submit(task): task for task in islice(rest, at_once - len(waiting))}
+            if not waiting:
+                return
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield waiting.pop(future), future
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _live_run(
+    engine: Engine,
+    model: ServedModel,
+    settings: Sampling,
+    tasks: Sequence[Task],
+    served_as: str,
+    versions: dict[str, str],
+) -> RunRecord:
+    sampling = asdict(settings)
+    asked = {
+        "engine": engine.name,
+        "model": [model.name, model.revision, served_as],
+        "sampling": sampling,
+        "tasks": [(task.token_ids, task.seed) for task in tasks],
+    }
+    return imported_run(
+        model,
+        engine.name,
+        routing=engine.decode is not None,
+        seed=settings.seed,
+        sampling=sampling,
+        fingerprint=fingerprint(asked),
+        versions=versions,
+    )
+
+
+async def _ask(client: Client, engine: Engine, task: Task, body: dict[str, Any]) -> Exchange:
+    name = task.problem.id if task.problem is not None else f"problem {task.item}"
+    return Exchange(await client.post(engine.path, body), body, name, name)
+
+
+async def _first_model(client: Client) -> str:
+    """The name of the model that a server has."""
+    found = await client.get("/v1/models")
+    data = found.get("data") if isinstance(found, dict) else None
+    name = data[0].get("id") if isinstance(data, list) and data else None
+    if not isinstance(name, str):
+        raise ServingError(f"{client.server}/v1/models names no model: give --served-as.")
+    return name
+
+
+async def _versions(client: Client, engine: Engine) -> dict[str, str]:
+    """The server's version, where it tells one: runs say "unknown" otherwise."""
+    if engine.version_path is None:
+        return {}
+    try:
+        found = await client.get(engine.version_path)
+    except NoServerError:
+        return {}
+    told = found.get("version") if isinstance(found, dict) else None
+    return {engine.name: told} if isinstance(told, str) else {}
+
+
+def _only_record(engine: Engine, model: ServedModel, exchange: Exchange, task: Task) -> TraceRecord:
+    answers = engine.read(exchange)
+    if len(answers) != 1:
+        raise ServingError(f"{exchange.place}: {len(answers)} answers, where one was asked for")
+    engine.check(answers[0])
+    return trace_record(model, answers[0], engine.decode, task.item, task.problem, task.seed)
+
+
+def _engine(engine: str | Engine) -> Engine:
+    return find_engine(engine) if isinstance(engine, str) else engine
+
+
+def _model(model: str | ServedModel) -> ServedModel:
+    return ServedModel.read(model) if isinstance(model, str) else model

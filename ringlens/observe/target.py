@@ -1,0 +1,97 @@
+"""Where an import goes: a run of a store that is begun, or taken up again, and ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ringlens.errors import ServingError
+from ringlens.observe.resume import finished_items
+from ringlens.observe.session import OnProgress, Progress
+from ringlens.store import Store, StoreWriter
+from ringlens.store.records import RunRecord, TraceRecord
+
+log = logging.getLogger(__name__)
+
+TOGETHER = 32
+"""Traces committed at a time."""
+
+EVERY = 5.0
+"""Seconds after which fewer are."""
+
+
+@dataclass
+class Target:
+    """A run of a store that traces are added to, some at a time."""
+
+    folder: Path
+    writer: StoreWriter
+    run_id: str
+    done: set[int]
+    waiting: list[TraceRecord] = field(default_factory=list)
+    progress: Progress = field(default_factory=lambda: Progress(0, 0))
+    on_progress: OnProgress | None = None
+    committed: float = field(default_factory=time.monotonic)
+
+    def expect(self, total: int, on_progress: OnProgress | None) -> None:
+        """So many traces there will be; tell how far they are."""
+        self.progress, self.on_progress = Progress(len(self.done), total), on_progress
+
+    def add(self, record: TraceRecord) -> None:
+        """Take a trace; it is committed with others, soon."""
+        self.waiting.append(record)
+        late = time.monotonic() - self.committed >= EVERY
+        if late or len(self.waiting) >= TOGETHER:
+            self.commit()
+        self._tell(len(record.tokens.token_id))
+
+    def commit(self) -> None:
+        """Commit what is waiting."""
+        self.writer.commit(self.run_id, self.waiting)
+        self.done |= {record.item for record in self.waiting if record.item is not None}
+        self.waiting, self.committed = [], time.monotonic()
+
+    def _tell(self, tokens: int) -> None:
+        self.progress = replace(
+            self.progress,
+            traces=len(self.done) + len(self.waiting),
+            tokens=self.progress.tokens + tokens,
+            bytes_written=self.writer.bytes_written,
+        )
+        if self.on_progress is not None:
+            self.on_progress(self.progress)
+
+
+@contextmanager
+def open_target(store: str | Path | Store, run: RunRecord) -> Iterator[Target]:
+    """A new run, or the one that the same call left; ended if all goes well.
+
+    What came before an error or an interrupt is committed all the same.
+    """
+    folder = store.path if isinstance(store, Store) else Path(store)
+    with StoreWriter(folder) as writer:
+        left = writer.unfinished(run.fingerprint)
+        if left is not None:
+            log.info("taking up run %s, which was interrupted", left)
+            writer.resume(left)
+        run_id = left or writer.start_run(run)
+        target = Target(folder, writer, run_id, finished_items(folder, run_id))
+        try:
+            yield target
+        finally:
+            target.commit()
+        if not target.done:
+            raise ServingError("no answer could be imported, for the reasons given.")
+        writer.finish_run(run_id)
+
+
+def fingerprint(asked: dict[str, Any]) -> str:
+    """Digest of what an import is asked for: the same call has the same."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
