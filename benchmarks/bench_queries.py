@@ -1,0 +1,294 @@
+"""What the dashboard asks of a store, timed: p50 and p95 over random parameters.
+
+Warm: one open store, each query once before, then `ROUNDS` times with parameters of its own. Cold:
+the store opened anew and the operating system's copies of its files dropped before each time.
+
+python benchmarks/synthetic_store.py STORE --routed 1e8
+python benchmarks/bench_queries.py STORE [STORE …] [--cold]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plotly.io.json import to_json_plotly
+from side_by_side import machine
+
+from ringlens.app import expert_panel, figures, grid, page_routing, page_store, page_trace
+from ringlens.app import payload, queries, usage_views
+from ringlens.app.queries import Scope
+from ringlens.app.usage_cache import UsageCache
+from ringlens.store import Store
+
+ROUNDS = 40
+COLD_ROUNDS = 30
+GOAL_MS = 200
+PAGE = 100
+
+Query = Callable[[Store, "Ask"], object]
+
+
+class Ask:
+    """Random parameters that a browser could send for a store."""
+
+    def __init__(self, store: Store, seed: int = 0) -> None:
+        self._rng = np.random.default_rng(seed)
+        found = store.sql("select trace_id, run_id, n_prompt + n_think + n_answer from traces")
+        self._traces = found.fetchall()
+        self.run = queries.runs(store)[0]
+        self.cache = UsageCache(store)
+
+    def one_of(self, values: Any) -> Any:
+        """One of some values."""
+        return values[int(self._rng.integers(len(values)))]
+
+    @property
+    def trace_id(self) -> int:
+        """A trace; long ones as often as they have tokens."""
+        lengths = np.array([n for _, _, n in self._traces], float)
+        return int(self._traces[self._rng.choice(len(lengths), p=lengths / lengths.sum())][0])
+
+    def token(self, trace_id: int) -> int:
+        """A position in a trace."""
+        (tokens,) = (n for found, _, n in self._traces if found == trace_id)
+        return int(self._rng.integers(tokens))
+
+    @property
+    def layer(self) -> int:
+        """A sparse layer."""
+        return int(self.one_of(self.run["sparse_layers"]))
+
+    @property
+    def expert(self) -> int:
+        """An expert."""
+        return int(self._rng.integers(self.run["experts"]))
+
+    @property
+    def phase(self) -> str:
+        """Phase of the expert panel."""
+        return str(self.one_of(("all", "prompt", "think", "answer")))
+
+    def scope(self, trace: bool) -> Scope:
+        """A trace, or the whole run."""
+        return Scope(self.run["run_id"], self.trace_id if trace else None)
+
+
+def grid_page(store: Store, ask: Ask) -> object:
+    """A page of the grid by any order, filter and search."""
+    column = ask.one_of(grid.COLUMNS)
+    sort = [{"colId": column, "sort": ask.one_of(("asc", "desc"))}]
+    model = {"n_think": {"filterType": "number", "type": "greaterThan", "filter": 100}}
+    search, verdict = ask.one_of((None, "24", "logic")), ask.one_of(tuple(grid.VERDICTS))
+    wanted = grid.condition(ask.one_of((None, model)), verdict, search)
+    order = grid.order_sql(sort)
+    start = PAGE * int(ask.one_of(range(max(1, len(ask._traces) // PAGE))))
+    return queries.traces_page(store, wanted.sql, order, wanted.params, start, start + PAGE)
+
+
+def heatmap(store: Store, ask: Ask, trace: bool) -> object:
+    """The heatmap with its caption, by any metric and phase, of a run or a trace."""
+    usage = ask.cache.get(ask.scope(trace))
+    metric, phase = ask.one_of(("share", "weight", "lift", "flips")), ask.phase
+    figure = figures.usage_heatmap(usage, metric, phase, ask.layer, ask.expert, "dark")
+    return to_json_plotly(figure), usage_views.note(usage, metric, phase, "dark")
+
+
+def evidence(store: Store, ask: Ask, trace: bool) -> object:
+    """Tokens and contexts of an expert, as its panel shows them."""
+    order = ask.one_of(("count", "share"))
+    scope = ask.scope(trace)
+    return expert_panel.evidence(store, scope, ask.layer, ask.expert, ask.phase, order)
+
+
+def at_token(view: Callable[..., object]) -> Query:
+    """A view of a token of a trace."""
+
+    def query(store: Store, ask: Ask) -> object:
+        trace_id = ask.trace_id
+        return view(store, trace_id, ask.token(trace_id))
+
+    return query
+
+
+def head_block(store: Store, trace_id: int, pos: int) -> object:
+    """The block of head statistics around a token."""
+    head = queries.trace_head(store, trace_id)
+    run = queries.run(store, head["run_id"])
+    return payload.heads(store, trace_id, pos, run["layers"], run["heads"])
+
+
+def expert_map(store: Store, ask: Ask) -> object:
+    """The map of a trace: heaviest expert by layer and token."""
+    head = queries.trace_head(store, ask.trace_id)
+    return payload.expert_map(store, head["trace_id"], queries.n_tokens(head))
+
+
+QUERIES: dict[str, Query] = {
+    "any page: has the store grown": lambda store, ask: queries.version(store),
+    "store: whole page": lambda store, ask: page_store.layout(store),
+    "store: totals": lambda store, ask: queries.totals(store),
+    "store: runs": lambda store, ask: queries.runs(store),
+    "store: tops of the grid": lambda store, ask: queries.grid_tops(store),
+    "store: page of the grid": grid_page,
+    "trace: whole page": lambda store, ask: page_trace.layout(store, str(ask.trace_id)),
+    "trace: head and neighbours": lambda store, ask: queries.trace_head(store, ask.trace_id),
+    "trace: text and tokens": lambda store, ask: payload.tokens(store, ask.trace_id),
+    "trace: margins": lambda store, ask: payload.margin(store, ask.trace_id),
+    "trace: experts of a layer": lambda store, ask: payload.layer(
+        store, ask.trace_id, ask.layer
+    ),
+    "trace: map of experts": expert_map,
+    "trace: click on a token": at_token(payload.routing),
+    "trace: heads at a token": at_token(head_block),
+    "routing: whole page": lambda store, ask: page_routing.layout(
+        store, {"run": ask.run["run_id"]}
+    ),
+    "routing: heatmap of the run": lambda store, ask: heatmap(store, ask, trace=False),
+    "routing: heatmap of a trace": lambda store, ask: heatmap(store, ask, trace=True),
+    "routing: table of the run": lambda store, ask: usage_views.table(
+        ask.cache.get(ask.scope(trace=False)), ask.phase
+    ),
+    "routing: expert over the run": lambda store, ask: evidence(store, ask, trace=False),
+    "routing: expert in a trace": lambda store, ask: evidence(store, ask, trace=True),
+    "routing: facts of an expert": lambda store, ask: queries.expert_facts(
+        store, ask.run["run_id"], ask.layer, ask.expert
+    ),
+}
+
+WHOLE_STORE = {
+    "SQL: choices by layer and expert": """
+        select layer, expert, count(*) as n from router_choices group by all""",
+    "SQL: the same without the view": """
+        select layer, unnest(expert_ids) as expert, count(*) as n from routing group by all""",
+    "SQL: mean margin by layer": "select layer, avg(margin) from routing group by layer",
+    "SQL: bias flips by layer and phase": """
+        select layer, phase, sum(len(bias_flips)) from routing
+        join tokens using (trace_id, pos) group by all""",
+}
+
+
+def main() -> None:
+    """Print a table of each store."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stores", type=Path, nargs="+")
+    parser.add_argument("--cold", action="store_true", help="measure without caches too")
+    parser.add_argument("--only", default="", help="queries whose name holds this")
+    given = parser.parse_args()
+    print(f"{machine()}, load {os.getloadavg()[0]:.1f}; goal {GOAL_MS} ms at p95")
+    for path in given.stores:
+        describe(path)
+        opening(path)
+        for name, query in QUERIES.items():
+            if given.only in name:
+                show(name, warm(path, query), cold(path, query) if given.cold else None)
+        whole_store(path, given.only)
+
+
+def describe(path: Path) -> None:
+    """Say what a store holds."""
+    with Store(path) as store:
+        rows = sum(file.rows for file in store.files("routing"))
+        traces, tokens = store.sql(
+            "select count(*), sum(n_prompt + n_think + n_answer) from traces"
+        ).fetchall()[0]
+        files = len(store.files("routing"))
+    print(
+        f"\n{path}: {rows * 8:,} routed rows in {files:,} files,"
+        f" {traces:,} traces, {tokens:,} tokens"
+    )
+
+
+def opening(path: Path) -> None:
+    """Time to open the store, to the first answer, and to the dashboard's first page."""
+
+    def first() -> None:
+        with Store(path) as store:
+            store.sql("select count(*) from traces").fetchall()
+
+    show("open, first query", [timed(first) for _ in range(5)], [fresh(path, first)])
+    code = (
+        "import sys; from ringlens.app import make_app; app = make_app(sys.argv[1]);"
+        "app.server.test_client().get('/', headers={'Host': '127.0.0.1:8050'});"
+        "from ringlens.app import page_store;"
+        "page_store.layout(app.server.extensions['ringlens'])"
+    )
+
+    def process() -> None:
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+    show("dashboard process, first page", [timed(process) for _ in range(3)])
+
+
+def warm(path: Path, query: Query) -> list[float]:
+    """Seconds of a query in an open store; the first time is left out."""
+    with Store(path) as store:
+        ask = Ask(store)
+        return [timed(lambda: query(store, ask)) for _ in range(ROUNDS + 1)][1:]
+
+
+def cold(path: Path, query: Query) -> list[float]:
+    """Seconds of a query in a store just opened, whose files are not in memory."""
+    seconds = []
+    for seed in range(COLD_ROUNDS):
+        with Store(path) as store:
+            ask = Ask(store, seed)
+        with Store(path) as store:
+            ask.cache = UsageCache(store)
+            drop(path)
+            seconds.append(timed(lambda: query(store, ask)))
+    return seconds
+
+
+def fresh(path: Path, run: Callable[[], object]) -> float:
+    """Seconds of something on files that are not in memory."""
+    drop(path)
+    return timed(run)
+
+
+def drop(path: Path) -> None:
+    """Have the operating system forget the files' bytes."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def whole_store(path: Path, only: str) -> None:
+    """SQL over all raw rows: seconds, median of three."""
+    for name, query in WHOLE_STORE.items():
+        if only in name:
+            with Store(path) as store:
+                show(name, [timed(lambda: store.sql(query).fetchall()) for _ in range(4)][1:])
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def show(name: str, warm: list[float], cold: list[float] | None = None) -> None:
+    """One line: p50 and p95 in milliseconds."""
+    late = " " if 1000 * np.percentile(warm, 95) <= GOAL_MS else "*"
+    line = f"  {name:36s} {spread(warm)} {late}"
+    print(line + (f"  cold {spread(cold)}" if cold else ""), flush=True)
+
+
+def spread(seconds: list[float]) -> str:
+    """Median and 95th percentile in milliseconds."""
+    p50, p95 = np.percentile(1000 * np.array(seconds), [50, 95])
+    return f"{p50:8.1f} {p95:8.1f}"
+
+
+if __name__ == "__main__":
+    main()
