@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import random_run, random_trace
 
-from ringlens.store import HeadArrays, Store, StoreWriter, encode
-from ringlens.store.encode import LAYER_ROWS, LOGIT_ROWS
+from ringlens.store import HeadArrays, Store, StoreWriter, encode, grid
 from ringlens.store.schema import tables
 
 ROUTING = ("weights", "affinities", "margin", "group_margin", "bias_flips", "entropy")
@@ -113,18 +112,23 @@ def test_any_record_comes_back(tmp_path_factory, case):
 
 
 def test_traces_longer_than_a_row_group_come_back(tmp_path):
-    run = random_run(layers=3, dense=1, experts=8, groups=2, groups_kept=1, k=2, heads=1)
-    lengths = (1, LOGIT_ROWS // 2, LOGIT_ROWS, LOGIT_ROWS + 1, LAYER_ROWS // 2 + 1)
+    run = random_run(layers=6, dense=1, experts=8, groups=2, groups_kept=1, k=2, heads=1)
+    many, few = grid.LOGITS.rows, grid.ROUTING.positions
+    lengths = (1, many // 2, many, many + 1, 3 * few + 5)
     traces = [random_trace(run, tokens, seed=i) for i, tokens in enumerate(lengths)]
     write(tmp_path, run, traces)
     with Store(tmp_path) as store:
         for trace_id, record in enumerate(traces, start=1):
             assert_same(store.trace(trace_id), record, run)
-    (file,) = tmp_path.glob("router_logits/*/*.parquet")
-    metadata = pq.read_metadata(file)
-    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    assert max(sizes) == LOGIT_ROWS
-    assert sizes[:3] == [2, LOGIT_ROWS, LOGIT_ROWS]  # whole layers where they fit
+    sizes = {"router_logits": grid.LOGITS, "routing": grid.ROUTING, "heads": grid.HEADS}
+    for table, size in sizes.items():
+        (file,) = tmp_path.glob(f"{table}/*/*.parquet")
+        metadata = pq.read_metadata(file)
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        spans = [group.column(2).statistics for group in groups]
+        assert max(group.num_rows for group in groups) == size.rows
+        assert max(span.max - span.min + 1 for span in spans) == size.positions
+        assert groups[0].num_rows == (6 if table == "heads" else 5)  # whole layers where they fit
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -154,7 +158,7 @@ def cut_layers(heads, count):
 
 def test_arrays_in_any_memory_order_come_back(tmp_path):
     run = random_run()
-    trace = random_trace(run, LOGIT_ROWS // 2 + 1)
+    trace = random_trace(run, grid.LOGITS.rows // 2 + 1)
     logits = np.asfortranarray(trace.router_logits)
     routing = replace(
         trace.routing,

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.store import head_blocks, schema, vectors
+from ringlens.store import grid, head_blocks, schema, vectors
 from ringlens.store.columns import fixed_lists, float32, masked_lists
+from ringlens.store.grid import Grid
 from ringlens.store.records import (
     ChoiceArrays,
     RoutingArrays,
@@ -30,8 +31,6 @@ from ringlens.store.shape import RunShape
 from ringlens.store.table import Table
 
 TOKEN_ROWS = 20_000
-LAYER_ROWS = 122_880
-LOGIT_ROWS = 4_096
 
 SHARE_VALUES = 2**22
 """Values of a table worth a file of its own: with fewer, one file is as fast and read faster."""
@@ -50,37 +49,6 @@ class Share:
 
 
 WHOLE = Share()
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Rows of a table with one row a (layer, token): a slice ``start:stop`` of layer-major rows.
-
-    The tokens are ``tokens`` of the trace from position ``first_pos``.
-    """
-
-    trace_id: int
-    layers: tuple[int, ...]
-    first_pos: int
-    tokens: int
-    start: int
-    stop: int
-
-    def keys(self) -> list[pa.Array]:
-        """The columns trace_id, layer and pos."""
-        row_R = np.arange(self.start, self.stop)
-        layer_R = np.asarray(self.layers, np.uint16)[row_R // self.tokens]
-        return [
-            pa.array(np.full(len(row_R), self.trace_id, np.int64)),
-            pa.array(layer_R),
-            pa.array((self.first_pos + row_R % self.tokens).astype(np.int32)),
-        ]
-
-    def rows(self, array: NDArray) -> NDArray:
-        """This slice of an array [layers, T, …], as [R, …]; only its layers are ever copied."""
-        first, last = self.start // self.tokens, -(-self.stop // self.tokens)
-        block = array[first:last].reshape((last - first) * self.tokens, *array.shape[2:])
-        return block[self.start - first * self.tokens : self.stop - first * self.tokens]
 
 
 def row_groups(
@@ -140,8 +108,8 @@ def _of_trace(
     """The row groups of one trace in a table; None if it has no rows there."""
     start, tokens = record.start, len(record.tokens.token_id)
 
-    def grids(layers: tuple[int, ...], limit: int) -> Iterator[Grid]:
-        return _grids(trace_id, layers, start, tokens, limit, share)
+    def grids(layers: tuple[int, ...], size: grid.Size) -> Iterator[Grid]:
+        return grid.grids(trace_id, layers, start, tokens, size, share.cut(len(layers)))
 
     routing, logits_STE, heads = record.routing, record.router_logits, record.heads
     if table.name == "tokens" and record.retold is not None:
@@ -156,13 +124,14 @@ def _of_trace(
         return _choice_groups(trace_id, routing, table.arrow, share)
     if table.name == "routing" and isinstance(routing, RoutingArrays) and routing.layers:
         full = routing
-        return (_routing_batch(grid, full, table.arrow) for grid in grids(full.layers, LAYER_ROWS))
+        parts = grids(full.layers, grid.ROUTING)
+        return (_routing_batch(part, full, table.arrow) for part in parts)
     if table.name == "router_logits" and logits_STE is not None and len(logits_STE):
         layers = run.sparse_layers if routing is None else routing.layers
-        return (_batch(grid, [logits_STE], table.arrow) for grid in grids(layers, LOGIT_ROWS))
+        return (_batch(part, [logits_STE], table.arrow) for part in grids(layers, grid.LOGITS))
     if table.name == "heads" and heads is not None and heads.layers:
         arrays = [heads.entropy, heads.first_weight, heads.previous_weight, heads.output_norm]
-        return (_batch(grid, arrays, table.arrow) for grid in grids(heads.layers, LAYER_ROWS))
+        return (_batch(part, arrays, table.arrow) for part in grids(heads.layers, grid.HEADS))
     blocks = record.head_blocks or heads
     if table.name == "head_blocks" and blocks is not None and blocks.layers:
         chosen = range(*share.cut(len(blocks.layers)))
@@ -225,38 +194,21 @@ def _token_groups(trace_id: int, first_pos: int, tokens: TokenArrays) -> Iterato
         yield pa.RecordBatch.from_arrays(columns, schema=schema.TOKENS.arrow)
 
 
-def _grids(
-    trace_id: int,
-    layers: tuple[int, ...],
-    first_pos: int,
-    tokens: int,
-    limit: int,
-    share: Share,
-) -> Iterator[Grid]:
-    """Cut layer-major rows into groups of at most ``limit``: whole layers, or parts of one."""
-    whole = max(1, limit // tokens) * tokens  # rows of as many whole layers as fit
-    first, end = (tokens * layer for layer in share.cut(len(layers)))
-    for base in range(first, end, whole):
-        border = min(base + whole, end)
-        for start in range(base, border, limit):
-            yield Grid(trace_id, layers, first_pos, tokens, start, min(start + limit, border))
-
-
-def _routing_batch(grid: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.RecordBatch:
+def _routing_batch(part: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.RecordBatch:
     ids = arrow.field("expert_ids").type
     id_type = ids.value_type.to_pandas_dtype()
-    expert_ids_Rk = grid.rows(routing.expert_ids).astype(id_type, copy=False)
-    unlimited_Rk = grid.rows(routing.unlimited_ids).astype(id_type, copy=False)
+    expert_ids_Rk = part.rows(routing.expert_ids).astype(id_type, copy=False)
+    unlimited_Rk = part.rows(routing.unlimited_ids).astype(id_type, copy=False)
     columns = [
-        *grid.keys(),
+        *part.keys(),
         fixed_lists(expert_ids_Rk, ids),
-        fixed_lists(float32(grid.rows(routing.weights)), arrow.field("weights").type),
-        fixed_lists(float32(grid.rows(routing.affinities)), arrow.field("affinities").type),
-        pa.array(float32(grid.rows(routing.margin))),
-        pa.array(float32(grid.rows(routing.group_margin))),
-        masked_lists(expert_ids_Rk, grid.rows(routing.bias_flips), ids),
-        masked_lists(unlimited_Rk, grid.rows(routing.group_flips), ids),
-        pa.array(float32(grid.rows(routing.entropy))),
+        fixed_lists(float32(part.rows(routing.weights)), arrow.field("weights").type),
+        fixed_lists(float32(part.rows(routing.affinities)), arrow.field("affinities").type),
+        pa.array(float32(part.rows(routing.margin))),
+        pa.array(float32(part.rows(routing.group_margin))),
+        masked_lists(expert_ids_Rk, part.rows(routing.bias_flips), ids),
+        masked_lists(unlimited_Rk, part.rows(routing.group_flips), ids),
+        pa.array(float32(part.rows(routing.entropy))),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=arrow)
 
@@ -268,25 +220,26 @@ def _choice_groups(
     layers, rows, _ = choices.expert_ids.shape
     if not layers * rows:
         return None
-    grids = _grids(trace_id, choices.layers, choices.first, rows, LAYER_ROWS, share)
-    return (_choice_batch(grid, choices, arrow) for grid in grids)
+    cut = share.cut(layers)
+    parts = grid.grids(trace_id, choices.layers, choices.first, rows, grid.ROUTING, cut)
+    return (_choice_batch(part, choices, arrow) for part in parts)
 
 
-def _choice_batch(grid: Grid, choices: ChoiceArrays, arrow: pa.Schema) -> pa.RecordBatch:
+def _choice_batch(part: Grid, choices: ChoiceArrays, arrow: pa.Schema) -> pa.RecordBatch:
     ids = arrow.field("expert_ids").type
     id_type = ids.value_type.to_pandas_dtype()
-    expert_ids_Rk = grid.rows(choices.expert_ids).astype(id_type, copy=False)
-    columns = [*grid.keys(), fixed_lists(expert_ids_Rk, ids)]
+    expert_ids_Rk = part.rows(choices.expert_ids).astype(id_type, copy=False)
+    columns = [*part.keys(), fixed_lists(expert_ids_Rk, ids)]
     unknown = [pa.nulls(len(expert_ids_Rk), field.type) for field in list(arrow)[len(columns) :]]
     return pa.RecordBatch.from_arrays([*columns, *unknown], schema=arrow)
 
 
-def _batch(grid: Grid, arrays: list[NDArray], arrow: pa.Schema) -> pa.RecordBatch:
+def _batch(part: Grid, arrays: list[NDArray], arrow: pa.Schema) -> pa.RecordBatch:
     """Keys and then one list column for each array [layers, T, width]."""
     lists = [
-        fixed_lists(float32(grid.rows(a)), arrow.field(3 + i).type) for i, a in enumerate(arrays)
+        fixed_lists(float32(part.rows(a)), arrow.field(3 + i).type) for i, a in enumerate(arrays)
     ]
-    return pa.RecordBatch.from_arrays([*grid.keys(), *lists], schema=arrow)
+    return pa.RecordBatch.from_arrays([*part.keys(), *lists], schema=arrow)
 
 
 def _nullable(values_R: NDArray) -> pa.Array:

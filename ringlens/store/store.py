@@ -43,6 +43,7 @@ class Store:
         self._lock = threading.Lock()
         self._sequence = -1
         self._files: list[File] = []
+        self._by_table: dict[str, list[File]] = {}
         self._tables: dict[str, schema.Table] = {}
         with sentences(self.folder, "the store was not opened"):
             self._manifest = self.folder.open_manifest()
@@ -50,6 +51,7 @@ class Store:
             config={
                 "python_enable_replacements": "false",  # names are tables, not Python variables
                 "autoinstall_known_extensions": "false",  # reading a store needs no network
+                "parquet_metadata_cache": "true",  # committed files never change
             }
         )
         self.folder.serve(self._connection)
@@ -145,9 +147,14 @@ class Store:
         """The committed files of a table that can hold traces ``first`` to ``last``."""
         return [
             file
-            for file in self._refresh()
-            if file.table == table and file.first_trace <= last and file.last_trace >= first
+            for file in self.snapshot().get(table, ())
+            if file.first_trace <= last and file.last_trace >= first
         ]
+
+    def snapshot(self) -> Mapping[str, Sequence[File]]:
+        """All committed files by table, as they are at one moment."""
+        self._refresh()
+        return self._by_table
 
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL of the rows of some files of a table; no other file is opened."""
@@ -165,7 +172,10 @@ class Store:
                 sequence, experts, files = self._manifest.snapshot()
                 self.folder.know(files)
                 self._make_views(experts, files)
-                self._sequence, self._files = sequence, files
+                by_table: dict[str, list[File]] = {}
+                for file in files:
+                    by_table.setdefault(file.table, []).append(file)
+                self._sequence, self._files, self._by_table = sequence, files, by_table
             return self._files
 
     def _make_views(self, experts: int, files: list[File]) -> None:
