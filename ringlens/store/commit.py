@@ -137,9 +137,16 @@ def publish(folder: Folder, commit: Commit, files: Iterable[File]) -> None:
     folder.publish((folder.staging / staged, path) for staged, path in names)
 
 
-def discard(folder: Folder, manifest: Manifest, commit: Commit) -> None:
-    """Remove every file that an unfinished commit can have left, then its reservation."""
-    if manifest.is_complete(commit):
+def discard(folder: Folder, manifest: Manifest, commit: Commit, by: str) -> None:
+    """Remove every file that an unfinished commit can have left, then its reservation.
+
+    Args:
+        folder: Where the store's files live.
+        manifest: Its manifest.
+        commit: The commit.
+        by: The writer that does it.
+    """
+    if not manifest.take_over(commit, by):
         return  # interrupted after the commit point: the files belong to the store
     for staged in folder.staging.glob(f"{commit.writer}-{commit.commit_id:08d}-*.part"):
         staged.unlink(missing_ok=True)

@@ -5,17 +5,15 @@ Paths are those of the manifest: relative to the folder, with forward slashes.
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
 
-from ringlens.store import parquet
-from ringlens.store.lock import WriterLock, dead_writers
-from ringlens.store.manifest import File, Manifest
+from ringlens.store.local import LocalFolder
+from ringlens.store.manifest import NAME, File, Manifest
+from ringlens.store.shared_disk import SharedDisk, is_shared
 
 Move = tuple[Path, str]
 """A staged file on this machine, and its path in the store."""
@@ -115,105 +113,18 @@ class Folder(Protocol):
         """Told of all committed files whenever they have changed."""
 
 
-class LocalFolder:
-    """A folder on a disk of this machine."""
+def folder_at(place: str | Path) -> Folder:
+    """The folder at a path or an address.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
-        self.address = str(self.path)
-        self.name = self.path.name
-        self.staging = self.path / "staging"
+    Raises:
+        StoreError: The address is of a kind that fsspec does not know, or needs another package.
+    """
+    text = str(place)
+    if "://" not in text:
+        return SharedDisk(place) if is_shared(place) else LocalFolder(place)
+    if text.startswith("file://"):
+        path = Path(text.removeprefix("file://"))
+        return LocalFolder(path) if (path / NAME).exists() else SharedDisk(path)
+    from ringlens.store.bucket import Bucket  # with fsspec, which a local store needs not wait for
 
-    def __str__(self) -> str:
-        return self.address
-
-    def is_there(self) -> bool:
-        """Whether there is such a folder."""
-        return self.path.exists()
-
-    def make(self) -> None:
-        """Make the folder."""
-        self.path.mkdir(parents=True, exist_ok=True)
-
-    def open_manifest(self) -> Manifest:
-        """The manifest, for reading."""
-        return Manifest.read(self.path)
-
-    def make_manifest(self) -> Manifest:
-        """The manifest, for writing."""
-        return Manifest.create(self.path)
-
-    def lock(self) -> WriterLock:
-        """A file lock, which the kernel drops with the process."""
-        self.staging.mkdir(exist_ok=True)
-        return WriterLock(self.staging)
-
-    def is_locked(self, name: str) -> bool:
-        """Whether this process sees the lock of a writer."""
-        return (self.staging / f"{name}.lock").exists()
-
-    def dead_writers(self, names: set[str]) -> set[str]:
-        """Those of some writers whose process is gone."""
-        return dead_writers(self.staging, names)
-
-    def names(self, path: str = "") -> list[str]:
-        """What lies directly in a folder of the store."""
-        folder = self.path / path
-        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-
-    def exists(self, path: str) -> bool:
-        """Whether there is such a file."""
-        return (self.path / path).is_file()
-
-    def size(self, path: str) -> int:
-        """Bytes of a file."""
-        return (self.path / path).stat().st_size
-
-    def read(self, path: str) -> bytes:
-        """A file's content."""
-        return (self.path / path).read_bytes()
-
-    def write(self, path: str, content: bytes) -> None:
-        """Make or replace a small file."""
-        temporary = self.path / f"{path}.{secrets.token_hex(4)}"
-        temporary.write_bytes(content)
-        os.replace(temporary, self.path / path)
-
-    def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
-        (self.path / path).unlink(missing_ok=True)
-
-    def hand_over(self, staged: Path, path: str) -> None:
-        """Nothing to do: rank 0 sees the file where it is."""
-
-    def publish(self, moves: Iterable[Move]) -> None:
-        """Rename staged files into place, and wait until the disk has the new names."""
-        folders = set()
-        for staged, path in moves:
-            final = self.path / path
-            final.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staged, final)
-            folders |= {final.parent, final.parent.parent, self.path}
-        for folder in folders:
-            parquet.flush(folder)
-
-    def source(self, path: str) -> Path:
-        """A file as ``pyarrow.parquet`` opens it."""
-        return self.path / path
-
-    def sql_path(self, path: str) -> str:
-        """A file as DuckDB opens it."""
-        return str(self.path / path)
-
-    def serve(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Nothing to do: DuckDB reads local files itself."""
-
-    def know(self, files: Sequence[File]) -> None:
-        """Nothing to do."""
-
-
-def folder_at(place: str | Path | Folder) -> Folder:
-    """The folder at a path or an address."""
-    if isinstance(place, str | Path):
-        return LocalFolder(place)
-    return place
+    return Bucket(text)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -40,3 +42,26 @@ class SqliteJournal:
 
     def catch_up(self) -> None:
         """Nothing to do: every statement reads the newest commit."""
+
+
+class Journaled(Protocol):
+    """What has a journal."""
+
+    journal: Journal
+
+
+S = TypeVar("S", bound=Journaled)
+
+
+def transaction(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Make a method one transaction of its object's journal.
+
+    The method may be run several times: again whenever another writer was faster. One that ends
+    the transaction itself (``rollback``) has changed nothing.
+    """
+
+    @wraps(method)
+    def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.journal.transact(lambda: method(self, *args, **kwargs))
+
+    return run

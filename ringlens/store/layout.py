@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ringlens.errors import StoreError
+from ringlens.store import lease, object_log
+from ringlens.store.clock import now
+from ringlens.store.failure import sentences
 from ringlens.store.folder import Folder
-from ringlens.store.manifest import NAME, now
+from ringlens.store.manifest import NAME
 from ringlens.store.schema import FORMAT_VERSION, tables
 
 MARKER = "store.json"
@@ -94,17 +97,10 @@ def read_marker(folder: Folder) -> dict[str, Any]:
     Raises:
         StoreError: It is missing, no store, damaged or of a newer format.
     """
-    if not folder.is_there():
-        raise StoreError(
-            f"there is no store at {folder}: `ringlens capture … --store {folder}` makes one"
-        )
-    if not folder.exists(MARKER):
-        raise StoreError(
-            f"{folder} is not a store (it has no {MARKER}): give the folder that was passed to "
-            f"`ringlens capture --store`"
-        )
+    with sentences(folder, "the store was not opened"):
+        content = _marker(folder)
     try:
-        found = json.loads(folder.read(MARKER))
+        found = json.loads(content)
         number = found["format_version"]
     except (ValueError, TypeError, KeyError):
         raise StoreError(
@@ -119,6 +115,22 @@ def read_marker(folder: Folder) -> dict[str, Any]:
     return dict(found)
 
 
+def _marker(folder: Folder) -> bytes:
+    try:
+        return folder.read(MARKER)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        there = folder.is_there()
+    if there:
+        raise StoreError(
+            f"{folder} is not a store (it has no {MARKER}): give the folder that was passed to "
+            f"`ringlens capture --store`"
+        )
+    raise StoreError(
+        f"there is no store at {folder}: `ringlens capture … --store {folder}` makes one"
+    )
+
+
 def _is_ours(name: str) -> bool:
     """Whether a name can come from another writer that is making the store right now."""
-    return name in ("staging", *table_names()) or name.startswith((MARKER, NAME))
+    known = ("staging", object_log.FOLDER, lease.FOLDER, *table_names())
+    return name in known or name.startswith((MARKER, NAME))

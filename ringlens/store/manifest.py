@@ -10,16 +10,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from datetime import UTC, datetime
 from enum import Enum, auto
-from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
-from ringlens.store.journal import Journal, SqliteJournal
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from ringlens.errors import StoreError
+from ringlens.store.clock import now
+from ringlens.store.journal import Journal, SqliteJournal, transaction
 
 NAME = "manifest.sqlite"
 
@@ -40,7 +36,12 @@ create index if not exists files_by_trace on files (table_name, first_trace, las
 create table if not exists retired (path text primary key, retired text not null);
 create table if not exists owners (
     run_id text primary key, fingerprint text not null, writer text not null);
+create table if not exists gone (writer text primary key);
 """
+
+_WRITERS = (
+    "select writer from owners where run_id = ? union select writer from commits where run_id = ?"
+)
 
 
 @dataclass(frozen=True)
@@ -102,32 +103,6 @@ class Completion(Enum):
     """A file that the commit was to replace has just been replaced by another commit."""
 
 
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return stamp(datetime.now(UTC))
-
-
-def stamp(moment: datetime) -> str:
-    """A time as the manifest writes it; stamps sort as their times do."""
-    return moment.isoformat(timespec="microseconds")
-
-
-def transaction(
-    method: Callable[Concatenate[Manifest, P], R],
-) -> Callable[Concatenate[Manifest, P], R]:
-    """Make a method of `Manifest` one transaction.
-
-    The method may be run several times: again whenever another writer was faster. One that ends
-    the transaction itself (``rollback``) has changed nothing.
-    """
-
-    @wraps(method)
-    def run(self: Manifest, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._journal.transact(lambda: method(self, *args, **kwargs))
-
-    return run
-
-
 class Manifest:
     """The manifest of one store. Not for sharing between threads without a lock.
 
@@ -141,7 +116,7 @@ class Manifest:
 
     def __init__(self, connection: sqlite3.Connection, journal: Journal | None = None) -> None:
         self._connection = connection
-        self._journal = journal or SqliteJournal(connection)
+        self.journal = journal or SqliteJournal(connection)
         # A reader leaves a manifest of format 1 as it is.
         known = _has_checksums(connection)
         self._file = _FILE if known else _FILE.replace("checksum", "null as checksum")
@@ -175,13 +150,20 @@ class Manifest:
             connection.execute("select count(*) from commits").fetchone()
         return cls(connection)
 
+    @classmethod
+    def in_memory(cls, journal: Callable[[sqlite3.Connection], Journal]) -> Manifest:
+        """With tables in memory, which the journal fills and keeps up."""
+        connection = _connect("file::memory:")
+        connection.executescript(_SCHEMA)
+        return cls(connection, journal(connection))
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
     def _rows(self, query: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Rows as of now, with what other writers have committed."""
-        self._journal.catch_up()
+        self.journal.catch_up()
         return self._connection.execute(query, parameters)
 
     @transaction
@@ -192,8 +174,17 @@ class Manifest:
 
     @transaction
     def reserve(self, run_id: str, writer: str, traces: int) -> Commit:
-        """Reserve a commit number and ``traces`` trace ids for ``writer``."""
+        """Reserve a commit number and ``traces`` trace ids for ``writer``.
+
+        Raises:
+            StoreError: The writer was taken for dead, and a run of its own given to another.
+        """
         db = self._connection
+        if self._is_gone(writer):
+            raise StoreError(
+                "this process was silent for so long that another one took over its run: open the "
+                "store again, or let the other one go on"
+            )
         (first,) = db.execute(
             "select coalesce(max(first_trace + traces), 1) from commits"
         ).fetchone()
@@ -229,10 +220,11 @@ class Manifest:
         db = self._connection
         changed = db.execute(
             "update commits set sequence = (select coalesce(max(sequence), 0) + 1 from commits)"
-            " where commit_id = ? and sequence is null",
-            (commit.commit_id,),
+            " where commit_id = ? and writer = ? and sequence is null",
+            (commit.commit_id, commit.writer),
         ).rowcount
-        if changed != 1:
+        if changed != 1 or self._is_gone(commit.writer):
+            db.execute("rollback")
             return Completion.CLEARED
         for path in retire:
             if db.execute("delete from files where path = ?", (path,)).rowcount != 1:
@@ -253,6 +245,22 @@ class Manifest:
         return Completion.DONE
 
     @transaction
+    def take_over(self, commit: Commit, writer: str) -> bool:
+        """Make an unfinished commit that of ``writer``, so that nobody else can complete it.
+
+        Whoever removes the files of a commit does this first. For a writer's own commit it settles
+        whether an attempt to complete it, whose answer was lost, has succeeded or never will.
+
+        Returns:
+            Whether there was such a commit.
+        """
+        changed = self._connection.execute(
+            "update commits set writer = ? where commit_id = ? and writer = ? and sequence is null",
+            (writer, commit.commit_id, commit.writer),
+        ).rowcount
+        return changed == 1
+
+    @transaction
     def forget(self, commit: Commit) -> None:
         """Drop a reservation whose files are gone."""
         db = self._connection
@@ -267,13 +275,6 @@ class Manifest:
             " where sequence is null"
         )
         return [Commit(*row) for row in rows]
-
-    def is_complete(self, commit: Commit) -> bool:
-        """Whether the commit was registered."""
-        row = self._rows(
-            "select sequence from commits where commit_id = ?", (commit.commit_id,)
-        ).fetchone()
-        return row is not None and row[0] is not None
 
     def run_shape(self, run_id: str) -> str | None:
         """The shape noted for a run, None if there is no such run."""
@@ -326,15 +327,20 @@ class Manifest:
 
     def _alive(self, run_id: str, dead: Callable[[set[str]], set[str]]) -> set[str]:
         """The living writers of a run: its owner, and all that committed or reserved."""
-        rows = self._connection.execute(
-            "select writer from owners where run_id = ? union select writer from commits"
-            " where run_id = ?",
-            (run_id, run_id),
-        )
-        writers = {writer for (writer,) in rows}
+        query = f"{_WRITERS} except select writer from gone"
+        writers = {writer for (writer,) in self._connection.execute(query, (run_id, run_id))}
         return writers - dead(writers)
 
+    def _is_gone(self, writer: str) -> bool:
+        query = "select 1 from gone where writer = ?"
+        return self._connection.execute(query, (writer,)).fetchone() is not None
+
     def _own(self, run_id: str, writer: str) -> None:
+        """Give a run to ``writer``; what its earlier writers may still try will fail."""
+        self._connection.execute(
+            f"insert or ignore into gone select writer from ({_WRITERS}) where writer <> ?",
+            (run_id, run_id, writer),
+        )
         self._connection.execute(
             "insert into owners values (?, '', ?)"
             " on conflict (run_id) do update set writer = excluded.writer",
@@ -366,7 +372,7 @@ class Manifest:
     def snapshot(self) -> tuple[int, int, list[File]]:
         """The sequence, the largest number of experts of a run, and all files at one moment."""
         db = self._connection
-        self._journal.catch_up()
+        self.journal.catch_up()
         db.execute("begin")  # one read transaction: the three answers belong together
         try:
             sequence = self.sequence()

@@ -55,10 +55,10 @@ class Rewriter:
             outcome = self.manifest.complete(commit, staged, retire)
         except BaseException:
             with suppress(OSError, sqlite3.Error):  # else the next writer clears it away
-                discard(self.folder, self.manifest, commit)
+                discard(self.folder, self.manifest, commit, self.writer)
             raise
         if outcome is Completion.CLEARED:
             raise StoreError(f"commit {commit.commit_id} was cleared away by another writer")
         if outcome is Completion.OUTDATED:
-            discard(self.folder, self.manifest, commit)
+            discard(self.folder, self.manifest, commit, self.writer)
         return outcome

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from ringlens.store.clock import stamp
 from ringlens.store.commit import discard
 from ringlens.store.folder import Folder
-from ringlens.store.manifest import Manifest, stamp
+from ringlens.store.manifest import Manifest
 
 RETIRED_STAY = timedelta(minutes=10)
 """How long a replaced file stays on the disk: a query that is running may still read it."""
 
 
-def sweep(folder: Folder, manifest: Manifest) -> None:
-    """Remove what dead writers left, and files that were replaced long enough ago."""
+def sweep(folder: Folder, manifest: Manifest, writer: str) -> None:
+    """Remove what dead writers left, and files that were replaced long enough ago.
+
+    Args:
+        folder: Where the store's files live.
+        manifest: Its manifest, open for writing.
+        writer: Name of the writer that does it.
+    """
     # Looked at before the locks: a writer has its lock before it stages anything.
     staged = {path: path.name.split("-")[0] for path in folder.staging.glob("*.part")}
     left = manifest.reservations()
     dead = folder.dead_writers({commit.writer for commit in left} | set(staged.values()))
     for commit in left:
         if commit.writer in dead:
-            discard(folder, manifest, commit)
-    for path, writer in staged.items():
-        if writer in dead:  # a rank that outlived its rank 0 staged it
+            discard(folder, manifest, commit, writer)
+    for path, owner in staged.items():
+        if owner in dead:  # a rank that outlived its rank 0 staged it
             path.unlink(missing_ok=True)
     delete_retired(folder, manifest)
 

@@ -79,7 +79,7 @@ class Transactions:
         layout.mark(self.folder)
         self._lock = self.folder.lock()
         self._held.callback(self._lock.release)
-        sweep(self.folder, self._manifest)
+        sweep(self.folder, self._manifest, self._lock.name)
         return self._lock.name
 
     def _see(self, name: str) -> None:
@@ -190,6 +190,6 @@ class Transactions:
     def _take_back(self, commit: Commit) -> None:
         """Remove what a commit that failed has left: rank 0 everything, others what is theirs."""
         if self.peers.rank == 0:
-            discard(self.folder, self._manifest, commit)
+            discard(self.folder, self._manifest, commit, commit.writer)
         else:
             CommitFiles(self.folder, commit, self.peers.rank).take_back()
