@@ -39,3 +39,7 @@ class NotInStoreError(StoreError, KeyError):
 
 class ServingError(RinglensError):
     """A server that cannot be reached, refuses, or answers with what cannot be imported."""
+
+
+class SandboxError(RinglensError, RuntimeError):
+    """A query that is to run in the sandbox, where there is none to be had."""

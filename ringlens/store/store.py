@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +20,25 @@ from ringlens.store.relation import Relation
 from ringlens.store.trace import Trace
 
 Parameters = Sequence[object] | Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """The tables of a store as SQL.
+
+    Attributes:
+        sequence: Grows with each commit.
+        views: Statements that make all tables and views, for a process in the store's folder.
+        paths: Paths in the store of the committed files.
+        folders: Folders of the store that they lie in.
+        columns: Tables and views, each with its columns.
+    """
+
+    sequence: int
+    views: tuple[str, ...]
+    paths: tuple[str, ...]
+    folders: tuple[str, ...]
+    columns: Mapping[str, Sequence[str]]
 
 
 class Store:
@@ -45,6 +65,8 @@ class Store:
         self._files: list[File] = []
         self._by_table: dict[str, list[File]] = {}
         self._tables: dict[str, schema.Table] = {}
+        self._lost: set[str] = set()
+        self._definitions: Definitions | None = None
         with sentences(self.folder, "the store was not opened"):
             self._manifest = self.folder.open_manifest()
         self._connection = duckdb.connect(
@@ -160,6 +182,20 @@ class Store:
         """SQL of the rows of some files of a table; no other file is opened."""
         return views.scan(self._tables[table], [self.folder.sql_path(file.path) for file in files])
 
+    def definitions(self) -> Definitions:
+        """What another process needs to see the same tables, as of the newest commit."""
+        self._refresh()
+        with self._lock:
+            if self._definitions is None:
+                self._definitions = Definitions(
+                    self._sequence,
+                    tuple(self._statements(str, self._files, self._lost)),
+                    tuple(file.path for file in self._files),
+                    tuple(sorted({file.path.split("/")[0] for file in self._files})),
+                    self._columns(),
+                )
+            return self._definitions
+
     def _columns(self) -> dict[str, Sequence[str]]:
         tables = {name: table.arrow.names for name, table in self._tables.items()}
         people = {name: tuple(columns) for name, _, columns, _ in views_usage.VIEWS}
@@ -187,27 +223,31 @@ class Store:
             lost = {file.table for file in files if not self.folder.exists(file.path)}
             self._replace_views(files, lost)
 
-    def _sql_paths(self, table: str, files: list[File]) -> list[str]:
-        return [self.folder.sql_path(file.path) for file in files if file.table == table]
-
     def _replace_views(self, files: list[File], lost: set[str]) -> None:
         """All or none: no query sees the tables of two different moments."""
+        cursor = self._connection.cursor()
+        cursor.execute("begin")
+        try:
+            for statement in self._statements(self.folder.sql_path, files, lost):
+                cursor.execute(statement)
+        except duckdb.Error:
+            cursor.execute("rollback")
+            raise
+        cursor.execute("commit")
+        self._lost, self._definitions = lost, None
+
+    def _statements(
+        self, place: Callable[[str], str], files: list[File], lost: set[str]
+    ) -> list[str]:
+        """SQL that makes all views; ``place`` says how DuckDB opens a file of the store."""
         statements = [
             f"drop view if exists {name}"
             if name in lost
-            else views.table_view(table, self._sql_paths(name, files))
+            else views.table_view(table, [place(f.path) for f in files if f.table == name])
             for name, table in self._tables.items()
         ]
         if "routing" not in lost:
             statements.append(views.ROUTER_CHOICES)
         for name, statement, _, sources in views_usage.VIEWS:
             statements.append(f"drop view if exists {name}" if lost & set(sources) else statement)
-        cursor = self._connection.cursor()
-        cursor.execute("begin")
-        try:
-            for statement in statements:
-                cursor.execute(statement)
-        except duckdb.Error:
-            cursor.execute("rollback")
-            raise
-        cursor.execute("commit")
+        return statements

@@ -1,0 +1,100 @@
+"""Frames over two pipes: eight bytes of length, then that many bytes; with a deadline and a limit.
+
+The other end may be hostile: it may say nothing, say too much, or never read.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+_PREFIX = 8
+
+
+class ChannelClosedError(Exception):
+    """The other end is gone."""
+
+
+class ChannelTimeoutError(Exception):
+    """The deadline has passed."""
+
+
+class FrameError(Exception):
+    """The other end sends more than was agreed."""
+
+
+class Channel:
+    """Reads frames from one file descriptor and writes them to another; both become ours.
+
+    Args:
+        reading: Descriptor to read from.
+        writing: Descriptor to write to.
+    """
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading, self._writing = reading, writing
+        for each in (reading, writing):
+            os.set_blocking(each, False)
+
+    def close(self) -> None:
+        """Close both descriptors."""
+        for each in (self._reading, self._writing):
+            os.close(each)
+
+    def send(self, frame: bytes, deadline: float | None = None) -> None:
+        """Write a frame.
+
+        Args:
+            frame: Its bytes.
+            deadline: Time of ``time.monotonic`` by which it must be done; None waits for ever.
+
+        Raises:
+            ChannelTimeoutError: It was not read in time.
+            ChannelClosedError: Nobody reads any more.
+        """
+        rest = memoryview(len(frame).to_bytes(_PREFIX, "little") + frame)
+        while rest:
+            _wait(self._writing, select.POLLOUT, deadline)
+            try:
+                rest = rest[os.write(self._writing, rest[:65536]) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ChannelClosedError(str(error)) from error
+
+    def receive(self, limit: int, deadline: float | None = None) -> bytes:
+        """Read a frame of at most ``limit`` bytes.
+
+        Raises:
+            ChannelTimeoutError: It was not there in time.
+            ChannelClosedError: The other end is gone.
+            FrameError: It is longer than the limit.
+        """
+        size = int.from_bytes(self._read(_PREFIX, deadline), "little")
+        if size > limit:
+            raise FrameError(f"a frame of {size} bytes where {limit} were agreed")
+        return self._read(size, deadline)
+
+    def _read(self, size: int, deadline: float | None) -> bytes:
+        found = bytearray()
+        while len(found) < size:
+            _wait(self._reading, select.POLLIN, deadline)
+            try:
+                piece = os.read(self._reading, min(size - len(found), 1 << 20))
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ChannelClosedError(str(error)) from error
+            if not piece:
+                raise ChannelClosedError("the pipe is closed")
+            found += piece
+        return bytes(found)
+
+
+def _wait(descriptor: int, event: int, deadline: float | None) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    left = None if deadline is None else 1000 * (deadline - time.monotonic())
+    if (left is not None and left <= 0) or not poll.poll(left):
+        raise ChannelTimeoutError

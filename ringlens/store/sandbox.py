@@ -1,0 +1,272 @@
+"""SQL that is safe to open: read-only queries of strangers, each in a confined process.
+
+A `Sandbox` keeps a few worker processes (`ringlens.store.worker`). A worker gives up files,
+network, programs and other processes before it connects to DuckDB (`ringlens.store.confine`), sees
+the store's committed files only, and is killed when it takes too long, breaks the protocol or is
+asked to. Where a process cannot be confined, there is no sandbox and no query runs.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ringlens.errors import SandboxError, StoreError
+from ringlens.store import confine
+from ringlens.store.channel import ChannelClosedError, ChannelTimeoutError, FrameError
+from ringlens.store.damage import Columns, explain
+from ringlens.store.store import Store
+from ringlens.store.worker_process import BOOT, Reply, WorkerProcess
+
+_GRACE = 0.5
+"""Seconds after the time limit until the process is killed; DuckDB mostly stops by itself."""
+
+_HARMLESS = {
+    None,
+    "RefusedError",
+    "BinderException",
+    "CatalogException",
+    "ConversionException",
+    "InvalidInputException",
+    "OutOfRangeException",
+    "ParserException",
+    "PermissionException",
+}
+"""Errors after which a process is used again."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a query may take.
+
+    Attributes:
+        seconds: Time until it is stopped.
+        rows: Rows of an answer; the rest is cut.
+        bytes: Size of an answer; the rest is cut.
+        memory: Bytes of memory beyond what an idle worker has; DuckDB may use half of it.
+        threads: Threads of a query.
+        workers: Queries at a time.
+        waiting: Queries that may wait for a worker; more are refused.
+    """
+
+    seconds: float = 10.0
+    rows: int = 10_000
+    bytes: int = 8_000_000
+    memory: int = 2_000_000_000
+    threads: int = 2
+    workers: int = 2
+    waiting: int = 2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query gave.
+
+    Attributes:
+        table: Its rows, at most as many as the limits allow.
+        cut: Which limit cut rows off: "rows", "bytes", or None if all are there.
+        seconds: How long the query took in the worker.
+    """
+
+    table: pa.Table
+    cut: str | None
+    seconds: float
+
+
+@dataclass
+class _Query:
+    """A query under way: the process that runs it, and whether it was cancelled."""
+
+    worker: WorkerProcess | None = None
+    cancelled: bool = False
+
+
+class Sandbox:
+    """Runs read-only queries of strangers on a store. Any thread may ask.
+
+    Args:
+        store: The store; each query sees its newest commit.
+        limits: What a query may take.
+
+    Raises:
+        SandboxError: No process can be confined here; the message says why and what to do.
+    """
+
+    def __init__(self, store: Store, limits: Limits | None = None) -> None:
+        if reason := confine.missing():
+            raise SandboxError(f"queries of strangers cannot be run safely here: {reason}")
+        self.limits = limits or Limits()
+        self._boot = BOOT
+        self._store = store
+        self._lock = threading.Lock()
+        self._queries: dict[str, _Query] = {}
+        self._places = threading.Semaphore(self.limits.workers + self.limits.waiting)
+        # A worker dies with the thread that started it, so one thread starts them all.
+        self._starter = ThreadPoolExecutor(1, "sandbox")
+        self._workers: queue.Queue[Future[WorkerProcess]] = queue.Queue()
+        for _ in range(self.limits.workers):
+            self._start()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers; queries that are running fail."""
+        for name in list(self._queries):
+            self.cancel(name)
+        for _ in range(self.limits.workers):
+            started = self._workers.get()
+            if started.exception() is None:
+                started.result().close()
+        self._starter.shutdown()
+
+    def sql(self, query: str, name: str | None = None) -> Answer:
+        """Run one SELECT over the store's tables and views.
+
+        Args:
+            query: SQL of DuckDB.
+            name: Name by which it can be cancelled.
+
+        Raises:
+            StoreError: The query is wrong, refused, too long or cancelled, or too many are waiting.
+            SandboxError: No worker could be started.
+        """
+        if not self._places.acquire(blocking=False):
+            raise StoreError(
+                f"{self.limits.workers} queries are running and {self.limits.waiting} are waiting: "
+                f"try again when one is done"
+            )
+        running = _Query()
+        name = name or secrets.token_hex(8)
+        try:
+            with self._lock:
+                self._queries[name] = running
+            return self._run(query, running)
+        finally:
+            with self._lock:
+                self._queries.pop(name, None)
+            self._places.release()
+
+    def cancel(self, name: str) -> bool:
+        """Stop a query that runs or waits; False if there is none of that name."""
+        with self._lock:
+            running = self._queries.get(name)
+            if running is None:
+                return False
+            running.cancelled = True
+            if running.worker is not None:
+                running.worker.kill()
+        return True
+
+    def _run(self, query: str, running: _Query) -> Answer:
+        definitions = self._store.definitions()
+        worker = self._take(definitions.folders)
+        healthy = False
+        try:
+            with self._lock:
+                if running.cancelled:
+                    raise StoreError("the query was cancelled")
+                running.worker = worker
+            request: dict[str, Any] = {"query": query}
+            if worker.sequence != definitions.sequence:
+                request |= {"views": definitions.views, "paths": definitions.paths}
+            start = time.monotonic()
+            reply = worker.ask(request, start + self.limits.seconds + _GRACE)
+            worker.sequence = definitions.sequence
+            healthy = reply.error in _HARMLESS and not reply.worn
+        except (ChannelTimeoutError, ChannelClosedError, FrameError) as error:
+            raise self._failed(error, worker, running) from error
+        finally:
+            with self._lock:
+                running.worker = None
+            self._give_back(worker, healthy and not running.cancelled)
+        if reply.table is None:
+            raise self._refused(reply, query, definitions.columns)
+        return Answer(reply.table, reply.cut, reply.seconds)
+
+    def _start(self) -> None:
+        """Have a worker started; whoever takes it waits for it."""
+        self._workers.put(self._new(self._store.definitions().folders))
+
+    def _new(self, folders: Sequence[str]) -> Future[WorkerProcess]:
+        return self._starter.submit(
+            WorkerProcess, self._store.path, folders, asdict(self.limits), self._boot
+        )
+
+    def _take(self, folders: Sequence[str]) -> WorkerProcess:
+        """A living worker that may read the given folders."""
+        started = self._workers.get()
+        worker = started.result() if started.exception() is None else None
+        if worker is not None and (not worker.alive or worker.folders != tuple(folders)):
+            worker.close()  # a table has got its first file since, or the system ended the process
+            worker = None
+        if worker is None:
+            started = self._new(folders)
+            if started.exception() is not None:
+                self._workers.put(started)
+        return started.result()
+
+    def _give_back(self, worker: WorkerProcess, healthy: bool) -> None:
+        if healthy:
+            started: Future[WorkerProcess] = Future()
+            started.set_result(worker)
+            self._workers.put(started)
+        else:
+            worker.close()
+            self._start()
+
+    def _failed(self, error: Exception, worker: WorkerProcess, running: _Query) -> StoreError:
+        """The sentence for a query that gave no answer."""
+        if running.cancelled:
+            return StoreError("the query was cancelled")
+        if isinstance(error, ChannelTimeoutError):
+            return StoreError(self._too_long())
+        if isinstance(error, FrameError):
+            return StoreError(f"the query's process broke the protocol and was ended: {error}")
+        return StoreError(
+            f"the query ended its process ({worker.end()}), most likely for want of memory: select "
+            f"fewer rows or shorter values"
+        )
+
+    def _too_long(self) -> str:
+        return (
+            f"the query was stopped after {self.limits.seconds:g} s, the most it may take here: "
+            f"narrow it down, for example to one trace or layer, or run it with `ringlens sql`"
+        )
+
+    def _refused(self, reply: Reply, query: str, columns: Columns) -> StoreError:
+        """The sentence for an error that the worker reports."""
+        if reply.error == "RefusedError":
+            return StoreError(reply.message)
+        if reply.error == "SessionError":
+            return StoreError(f"the store's tables could not be opened: {reply.message}")
+        if reply.error == "InterruptException":
+            return StoreError(self._too_long())
+        if reply.error in ("OutOfMemoryException", "MemoryError") or "alloc" in reply.message:
+            return StoreError(
+                f"the query needs more than the {self.limits.memory / 2e9:.1f} GB of memory it may "
+                f"take here: select fewer rows or shorter values, or run it with `ringlens sql`"
+            )
+        kind = getattr(duckdb, str(reply.error), None)
+        if not (isinstance(kind, type) and issubclass(kind, duckdb.Error)):
+            kind = duckdb.Error
+        # Without files: a forged message must not make this process read the whole store.
+        return explain(kind(reply.message), query, columns, self._store.folder, [])

@@ -1,0 +1,201 @@
+"""The process that runs what strangers wrote: confined first, then one SELECT at a time.
+
+It is started by `ringlens.store.sandbox`, reads a request from its standard input and writes the
+answer to its standard output: a frame of JSON, and, where there are rows, a frame of Arrow IPC.
+Answers are never pickled: whoever takes over this process must not get into the one that reads
+them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ringlens.errors import SandboxError
+from ringlens.store.channel import Channel, ChannelClosedError
+from ringlens.store.confine import Bounds, confine
+from ringlens.store.statement import RefusedError, check
+
+MAX_REQUEST = 1 << 28
+MAX_MESSAGE = 20_000
+"""Longest message of an error, in characters."""
+
+Check = Callable[[duckdb.DuckDBPyConnection, str], None]
+
+# Nothing that a query needs is fetched, kept, spilled or looked up outside the store.
+_SETTINGS = {
+    "python_enable_replacements": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "allow_persistent_secrets": "false",
+    "allow_extension_repositories": "forbidden",
+    "enable_external_file_cache": "false",  # a file may be replaced by another of its name
+    "temp_directory": "",
+    "pin_threads": "off",
+}
+
+# DuckDB looks up how much memory its control group has, and stops where it may not.
+_SYSTEM = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+
+_STACKS = 200_000_000
+"""Address space that threads reserve and do not use; the limit counts it as memory."""
+
+
+class Session:
+    """A DuckDB that sees the store's tables and no other file.
+
+    Args:
+        request: ``views`` (SQL statements that make them) and ``paths`` (the committed files).
+        settings: ``memory`` in bytes, ``threads``, ``seconds``.
+    """
+
+    def __init__(self, request: dict[str, Any], settings: dict[str, Any]) -> None:
+        self.connection = duckdb.connect(
+            ":memory:",
+            config={
+                **_SETTINGS,
+                "threads": str(settings["threads"]),
+                "memory_limit": f"{settings['memory'] // 2}B",
+                "max_execution_time": str(int(1000 * settings["seconds"])),
+            },
+        )
+        self.connection.execute("set async_threads = 1")  # as a start setting it has no effect
+        paths: list[str] = request["paths"]
+        if paths:
+            self.connection.execute(f"set allowed_paths = {_list(paths)}")
+        self.connection.execute("set enable_external_access = false")
+        for view in request["views"]:
+            self.connection.execute(view)
+        self.connection.execute("set lock_configuration = true")
+
+    def close(self) -> None:
+        """Close the database."""
+        self.connection.close()
+
+    def rows(self, query: str, most: int) -> pa.Table:
+        """Run a query; at most ``most`` rows of its result, whatever it asks for."""
+        cursor = self.connection.cursor()
+        cursor.execute("begin transaction read only")
+        try:
+            relation = cursor.sql(query)
+            if relation is None:
+                raise RefusedError("the query gives no rows")
+            return relation.limit(most).to_arrow_table()
+        finally:
+            with contextlib.suppress(duckdb.Error):  # a failed query has ended it already
+                cursor.execute("rollback")
+            cursor.close()
+
+
+def main(given: str, check: Check = check) -> None:
+    """Confine this process, which stands in the store's folder; answer until the pipe is closed.
+
+    Args:
+        given: JSON: ``folders``, ``memory``, ``parent``, ``threads``, ``seconds``, ``rows``,
+            ``bytes``.
+        check: What a query must pass before it is run.
+    """
+    settings = json.loads(given)
+    channel = _channel()
+    try:
+        folders = [Path(folder) for folder in settings["folders"]]
+        folders += [path for path in _SYSTEM if path.exists()]
+        confine(Bounds(folders, settings["memory"] + _STACKS, settings["parent"]))
+        # All that is loaded late is loaded now, or it fails here and not in a query.
+        session = Session({"views": [], "paths": []}, settings)
+        session.rows("select 1 as a, 'b' as b, [1.5] as c", 1)
+    except (OSError, SandboxError, duckdb.Error) as error:
+        _send(channel, {"error": "SandboxError", "message": str(error)})
+        return
+    _send(channel, {})
+    idle = _peak()
+    with contextlib.suppress(ChannelClosedError):
+        while True:
+            request = json.loads(channel.receive(MAX_REQUEST))
+            try:
+                if "views" in request:
+                    session.close()
+                    session = Session(request, settings)
+            except duckdb.Error as error:
+                _send(channel, {"error": "SessionError", "message": str(error)[:MAX_MESSAGE]})
+                continue
+            header, body = answer(session, request["query"], settings, check)
+            worn = _peak() - idle > settings["memory"] // 4
+            _send(channel, {**header, "worn": worn})
+            if body is not None:
+                channel.send(body)
+
+
+def answer(
+    session: Session, query: str, settings: dict[str, Any], check: Check
+) -> tuple[dict[str, Any], pa.Buffer | None]:
+    """What to send back for a query: a header and, where it worked, the rows."""
+    start = time.perf_counter()
+    try:
+        check(session.connection, query)
+        table = session.rows(query, settings["rows"] + 1)
+        kept, why = cut(table, settings["rows"], settings["bytes"])
+        body = encode(kept)
+    except RefusedError as error:
+        return {"error": "RefusedError", "message": str(error)}, None
+    except (duckdb.Error, pa.ArrowException, MemoryError, ValueError, RuntimeError) as error:
+        return {"error": type(error).__name__, "message": str(error)[:MAX_MESSAGE]}, None
+    return {"cut": why, "seconds": time.perf_counter() - start}, body
+
+
+def cut(table: pa.Table, rows: int, size: int) -> tuple[pa.Table, str | None]:
+    """The first rows that fit both bounds, and which bound cut: "rows", "bytes" or None."""
+    why = "rows" if table.num_rows > rows else None
+    table = table.slice(0, rows)
+    if table.nbytes <= size:
+        return table, why
+    low, high = 0, table.num_rows
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if table.slice(0, middle).nbytes <= size else (low, middle - 1)
+    if low == 0:
+        raise RefusedError(f"one row alone has more than {size:,} bytes, the most an answer has")
+    return table.slice(0, low), "bytes"
+
+
+def encode(table: pa.Table) -> pa.Buffer:
+    """A table as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _channel() -> Channel:
+    """The pipes to the parent, moved from where DuckDB or a library might read or print."""
+    reading, writing = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(nothing, standard)
+    os.close(nothing)
+    sys.stdin = sys.stdout = None
+    return Channel(reading, writing)
+
+
+def _peak() -> int:
+    """Most bytes of memory that this process has had; allocators seldom give them all back."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _send(channel: Channel, header: dict[str, Any]) -> None:
+    channel.send(json.dumps(header).encode())
+
+
+def _list(texts: Sequence[str]) -> str:
+    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"

@@ -1,0 +1,209 @@
+"""A worker of the sandbox as its parent sees it: started, asked, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import pyarrow as pa
+
+from ringlens.errors import SandboxError
+from ringlens.store.channel import (
+    Channel,
+    ChannelClosedError,
+    ChannelTimeoutError,
+    FrameError,
+)
+
+_START = 60.0
+"""Seconds that a worker may take to start; a busy machine loads its libraries slowly."""
+_MAX_HEADER = 200_000
+_SLACK = 4_000_000  # what Arrow IPC adds to an answer: padding, and the schema of many columns
+
+# -I and -S: nothing from the environment, the working folder or .pth files is run; what can be
+# imported here is handed over. The two packages come without their __init__, which would load the
+# rest of ringlens: most of the time of a start, and code that such a process has no use for.
+BOOT = """
+import sys, types
+given, package, *sys.path = sys.argv[1:]
+for name, folder in (("ringlens", package), ("ringlens.store", package + "/store")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [folder]
+from ringlens.store.worker import main
+main(given)
+"""
+
+# One thread a library, as only a process with one thread can be confined as a whole.
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "MALLOC_ARENA_MAX": "1",  # glibc reserves 64 MB of address space for each more
+    "LC_ALL": "C.UTF-8",
+}
+_KEPT = ("LD_LIBRARY_PATH",)  # an interpreter may need it to find its own libraries
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a worker answered. It may be forged, but has these types.
+
+    Attributes:
+        table: The rows; None where there is an error.
+        error: Kind of the error, the name of its class.
+        message: What it says.
+        cut: Which limit cut rows off: "rows" or "bytes".
+        seconds: How long the query took.
+        worn: Whether the process has taken so much memory that it should not be used again.
+    """
+
+    table: pa.Table | None = None
+    error: str | None = None
+    message: str = ""
+    cut: str | None = None
+    seconds: float = 0.0
+    worn: bool = False
+
+
+class WorkerProcess:
+    """One worker process.
+
+    Args:
+        root: The store.
+        folders: Its folders that the worker may read.
+        settings: What `ringlens.store.worker.main` is given, but for folders and parent.
+        boot: Python that starts it.
+
+    Attributes:
+        folders: As given.
+        sequence: Of the definitions that it was sent last.
+
+    Raises:
+        SandboxError: It could not be confined, or did not start.
+    """
+
+    def __init__(
+        self, root: Path, folders: Sequence[str], settings: dict[str, Any], boot: str = BOOT
+    ) -> None:
+        self.folders = tuple(folders)
+        self.sequence = -1
+        self._bytes: int = settings["bytes"]
+        given = {**settings, "folders": list(folders), "parent": os.getpid()}
+        package = str(Path(__file__).parents[1])
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", boot, json.dumps(given), package, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=root,
+            env={**_ENVIRONMENT, **kept},
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._channel = Channel(
+            os.dup(self.process.stdout.fileno()), os.dup(self.process.stdin.fileno())
+        )
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self._started()
+
+    def _started(self) -> None:
+        try:
+            reply = self._header(time.monotonic() + _START)
+        except (ChannelClosedError, ChannelTimeoutError, FrameError) as error:
+            self.process.kill()
+            why = self._last_words(error)
+            raise SandboxError(f"the sandbox's process did not start: {why}") from error
+        if reply.error is not None:
+            self.close()
+            raise SandboxError(f"the sandbox's process could not be confined: {reply.message}")
+
+    def _last_words(self, error: Exception) -> str:
+        assert self.process.stderr is not None
+        said = self.process.stderr.read(20_000).decode(errors="replace").strip()
+        return said.splitlines()[-1] if said else str(error) or type(error).__name__
+
+    def ask(self, request: dict[str, Any], deadline: float) -> Reply:
+        """Send a request and wait for the answer.
+
+        Raises:
+            ChannelTimeoutError: There was no answer in time.
+            ChannelClosedError: The process has died.
+            FrameError: The answer is not what was agreed.
+        """
+        self._channel.send(json.dumps(request).encode(), deadline)
+        reply = self._header(deadline)
+        if reply.error is not None:
+            return reply
+        table = decode(self._channel.receive(self._bytes + _SLACK, deadline))
+        return replace(reply, table=table)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process.poll() is None
+
+    def end(self) -> str:
+        """How it ended, in words; it has just closed its pipes."""
+        try:
+            code = self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            return "pipe closed"
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    def kill(self) -> None:
+        """End the process."""
+        self.process.kill()
+
+    def close(self) -> None:
+        """End the process and let go of its pipes."""
+        self.process.kill()
+        self.process.wait()
+        self._channel.close()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+    def _header(self, deadline: float) -> Reply:
+        try:
+            reply = Reply(**json.loads(self._channel.receive(_MAX_HEADER, deadline)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise FrameError(f"the header is none ({error})") from error
+        for name, kinds in _TYPES.items():
+            if not isinstance(getattr(reply, name), kinds):
+                raise FrameError(f"the header's {name} is of another type")
+        return reply
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "table": (NoneType,),
+    "error": (str, NoneType),
+    "message": (str,),
+    "cut": (str, NoneType),
+    "seconds": (float,),
+    "worn": (bool,),
+}
+
+
+def decode(body: bytes) -> pa.Table:
+    """An Arrow IPC stream from a process that may be hostile.
+
+    Raises:
+        FrameError: It is not well-formed: offsets, lengths and UTF-8 are all checked.
+    """
+    try:
+        table = pa.ipc.open_stream(body).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise FrameError(f"no table where one was due: {error}") from error
+    return table

@@ -1,0 +1,279 @@
+"""The sandbox as its users see it: answers, errors, limits, new commits, cancelling."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+from records import random_run, random_trace
+
+from ringlens.errors import StoreError
+from ringlens.store import Store, StoreWriter, confine
+from ringlens.store.sandbox import Limits, Sandbox
+from ringlens.store.worker import cut, encode
+from ringlens.store.worker_process import decode
+
+LIMITS = Limits(seconds=20, rows=100, bytes=100_000, workers=1)
+
+here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {confine.missing()}")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "it's [a] store*"
+    run = random_run()
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [random_trace(run, 60, seed=i) for i in range(3)])
+        writer.finish_run(run_id)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(path):
+    with Store(path) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def box(store):
+    with Sandbox(store, LIMITS) as box:
+        yield box
+
+
+def worker_of(box):
+    """The one worker of an idle sandbox."""
+    started = box._workers.get()
+    box._workers.put(started)
+    return started.result()
+
+
+HONEST = (
+    "select * from traces order by trace_id",
+    "select count(*), min(pos) from tokens",
+    "from runs",
+    "select * from router_choices order by all limit 7",
+    "with t as (select layer, unnest(expert_ids) as e from routing) from t order by all limit 5",
+    "with recursive t as (select 1 as a union all select a + 1 from t where a < 9) from t",
+    "select trace_id, count(*) from tokens group by all having count(*) > 1 order by 1",
+    "select row_number() over (order by trace_id, pos) as r from tokens order by 1 limit 3",
+    "select * from tokens semi join traces using (trace_id) order by trace_id, pos limit 4",
+    "from (pivot tokens on phase in ('think') using count(*) group by trace_id) order by all",
+    "select list_transform([1, 2], lambda x: x + 1) as l, {'a': [1, null]} as s, map {'k': 1} as m",
+    "select 1::hugeint as h, 2.50::decimal(9, 2) as d, 'x'::blob as b, null as n, true as t",
+    "select '2026-01-02'::date as d, '1 day 2 hours'::interval as i, '12:30'::time as t",
+    "select 'nan'::double as a, '-inf'::float as b, 'é\u2003😀' as c, '' as d",
+    "select 'b'::enum('a', 'b') as e, '0190a7c2-5d2c-7b4a-8d1e-3f6a9c0b1d2e'::uuid as u",
+    "describe traces",
+    "show tables",
+    "values (1, 'a'), (2, 'b')",
+    "select 1 where false",
+    "select 1 -- and a comment\n;",
+    "select 1 as a union all select 2 except select 3 order by a",
+    "select (select max(pos) from tokens t where t.trace_id = traces.trace_id) as m from traces",
+)
+
+
+@here
+@pytest.mark.parametrize("query", HONEST)
+def test_answers_are_those_of_the_store(box, store, query):
+    answer = box.sql(query)
+    expected = store.sql(query).to_arrow_table()
+    assert answer.table.schema.names == expected.schema.names
+    assert str(answer.table.to_pydict()) == str(expected.to_pydict())
+    assert answer.cut is None
+    assert 0 < answer.seconds < 20
+
+
+@here
+def test_answers_are_cut_by_rows_and_by_bytes(box):
+    answer = box.sql("from range(101)")
+    assert (answer.table.num_rows, answer.cut) == (100, "rows")
+    assert box.sql("from range(100)").cut is None
+    answer = box.sql("select repeat('x', 3000) as x from range(50)")
+    assert (answer.table.num_rows, answer.cut) == (33, "bytes")
+    with pytest.raises(StoreError, match="one row alone has more than 100,000 bytes"):
+        box.sql("select repeat('x', 100001)")
+
+
+def test_a_cut_table_is_the_longest_that_fits():
+    table = pa.table({"a": ["x" * n for n in (5, 0, 30, 7, 100)]})
+    for size in range(60, 220, 7):
+        kept, why = cut(table, 5, size)
+        assert kept.nbytes <= size
+        if why:
+            assert table.slice(0, kept.num_rows + 1).nbytes > size
+    assert decode(encode(table).to_pybytes()).equals(table)
+
+
+@here
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("", "empty"),
+        ("  -- nothing\n", "empty"),
+        ("select 1; select 2", "one statement at a time: these are 2"),
+        ("drop view traces", "only SELECT can run here, and this is DROP"),
+        ("pivot tokens on phase using count(*)", "PIVOT must name its values"),
+        ("update extensions", "only SELECT can run here"),
+        ("with x as (copy (select 1) to 'x') select 1", "this one holds COPY"),
+        ("from read_csv('x')", "read_csv is not for use here"),
+        ("selec 1", "syntax error"),
+        ("from nowhere", "there is no table nowhere: the store has activations"),
+        ("select nothing from traces", "The columns are: traces: trace_id"),
+        ("select 'a'::int", "Could not convert string 'a' to INT32"),
+        ("select error('my parquet is damaged')", "my parquet is damaged"),
+        ("select '" + "x" * 100_001 + "'", "100,010 characters: 100,000 are the most"),
+    ],
+)
+def test_errors_are_sentences(box, query, says):
+    with pytest.raises(StoreError, match=says):
+        box.sql(query)
+    assert box.sql("select 1 as a").table.to_pylist() == [{"a": 1}]
+
+
+@here
+def test_new_commits_and_new_tables_are_seen(tmp_path):
+    run = random_run()
+    with (
+        StoreWriter(tmp_path / "store") as writer,
+        Store(tmp_path / "store") as store,
+        Sandbox(store, LIMITS) as box,
+    ):
+        count = "select (select count(*) from traces) as t, (select count(*) from routing) as r"
+        assert box.sql(count).table.to_pylist() == [{"t": 0, "r": 0}]
+        run_id = writer.start_run(run)
+        bare = {"routing": None, "router_logits": None, "heads": None}
+        writer.commit(run_id, [random_trace(run, 20, **bare)])
+        assert box.sql(count).table.to_pylist() == [{"t": 1, "r": 0}]
+        before = worker_of(box).process.pid
+        writer.commit(run_id, [random_trace(run, 20, seed=2, **bare)])
+        assert box.sql(count).table.to_pylist() == [{"t": 2, "r": 0}]
+        assert worker_of(box).process.pid == before
+        writer.commit(run_id, [random_trace(run, 20, seed=3)])
+        assert box.sql(count).table.to_pylist() == [{"t": 3, "r": 60}]
+        assert worker_of(box).process.pid != before  # it could not read the new folder
+
+
+@here
+def test_a_query_that_takes_too_long_is_stopped(store):
+    with Sandbox(store, replace(LIMITS, seconds=0.5)) as box:
+        box.sql("select 1")
+        before = worker_of(box).process
+        for query in ("select pg_sleep(60)", "select count(*) from range(10000000000000)"):
+            start = time.monotonic()
+            with pytest.raises(StoreError, match=r"stopped after 0\.5 s"):
+                box.sql(query)
+            assert time.monotonic() - start < 5
+        assert before.poll() is not None  # sleeping does not listen to DuckDB's own limit
+        assert box.sql("select 1 as a").table.to_pylist() == [{"a": 1}]
+
+
+@here
+def test_cancelling_queueing_and_too_many(store):
+    with Sandbox(store, replace(LIMITS, waiting=1)) as box:
+        said = {}
+
+        def ask(name):
+            try:
+                box.sql("select pg_sleep(60)", name=name)
+            except StoreError as error:
+                said[name] = str(error)
+
+        threads = [threading.Thread(target=ask, args=(name,)) for name in ("first", "second")]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(box._queries) == 2 and any(q.worker for q in box._queries.values()))
+        with pytest.raises(StoreError, match="1 queries are running and 1 are waiting"):
+            box.sql("select 1")
+        assert not box.cancel("nobody")
+        assert box.cancel("first")
+        assert box.cancel("second")
+        for thread in threads:
+            thread.join(10)
+        assert said == dict.fromkeys(("first", "second"), "the query was cancelled")
+        assert box.sql("select 1 as a").table.to_pylist() == [{"a": 1}]
+
+
+@here
+def test_a_worker_that_dies_is_replaced(box):
+    box.sql("select 1")
+    process = worker_of(box).process
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert box.sql("select 1 as a").table.to_pylist() == [{"a": 1}]
+    assert worker_of(box).process.pid != process.pid
+
+
+@here
+def test_workers_end_with_their_parent(path):
+    code = """
+import sys, threading, time
+from ringlens.store import Store
+from ringlens.store.sandbox import Limits, Sandbox
+box = Sandbox(Store(sys.argv[1]), Limits(workers=1, seconds=300))
+box.sql("select 1")
+threading.Thread(target=box.sql, args=("select pg_sleep(300)",), daemon=True).start()
+time.sleep(0.3)
+(query,) = box._queries.values()
+print(query.worker.process.pid, flush=True)
+time.sleep(300)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)
+        parent.kill()
+    wait_for(lambda: not alive(worker))
+
+
+@here
+def test_a_closed_sandbox_leaves_no_process(store):
+    box = Sandbox(store, LIMITS)
+    box.sql("select 1")
+    process = worker_of(box).process
+    box.close()
+    assert process.poll() is not None
+
+
+@here
+def test_what_a_worker_holds(box):
+    """No environment, no descriptor of ours, one system call filter, no privileges."""
+    box.sql("select 1")
+    pid = worker_of(box).process.pid
+    with open(f"/proc/{pid}/status") as file:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert {status[name].strip("0") for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {""}
+    with open(f"/proc/{pid}/limits") as file:
+        limits = {line[:26].strip(): line[26:].split()[:2] for line in file}
+    assert limits["Max file size"] == ["0", "0"]
+    assert limits["Max core file size"] == ["0", "0"]
+    environment = open(f"/proc/{pid}/environ").read()  # noqa: SIM115
+    assert {pair.split("=")[0] for pair in environment.split("\0") if pair} <= {
+        "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JE_ARROW_MALLOC_CONF",
+        "MALLOC_ARENA_MAX", "LC_ALL", "LD_LIBRARY_PATH",
+    }  # fmt: skip
+    targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    assert all(target.startswith(("pipe:", "/dev/null")) for target in targets), targets
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def alive(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return open(f"/proc/{pid}/stat").read().split()[2] != "Z"
+    return False
