@@ -27,7 +27,7 @@ from workers import PARTS, RUN, outcome, processes, rich_trace
 from ringlens.store import Store, StoreWriter, manifest
 
 KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))
-STORES = max(1, KILLS // 24)
+STORES = max(1, (KILLS - 18) // 6)
 PER_STORE = 6
 
 
@@ -123,7 +123,7 @@ def test_writers_that_die_at_any_line_lose_nothing(tmp_path, lines, store, capsy
         )
 
 
-@pytest.mark.parametrize("turn", range(max(2, KILLS // 24)))
+@pytest.mark.parametrize("turn", range(max(2, KILLS // 12)))
 def test_ranks_that_die_at_any_line_leave_no_half_trace(tmp_path, lines, turn):
     deaths = Deaths(lines, turn)
     fuse = deaths.fuse()
@@ -149,7 +149,7 @@ def test_ranks_that_die_at_any_line_leave_no_half_trace(tmp_path, lines, turn):
     assert_no_orphans(tmp_path)
 
 
-@pytest.mark.parametrize("turn", range(max(2, KILLS // 24)))
+@pytest.mark.parametrize("turn", range(max(2, KILLS // 12)))
 def test_a_writer_that_dies_while_it_opens_an_older_store_leaves_it_readable(tmp_path, lines, turn):
     path = shutil.copytree(OLD_STORE, tmp_path / "store")
     process, reports = start(write_story, path, 1, Deaths(lines, turn).fuse())
