@@ -18,7 +18,7 @@ from ringlens import __version__
 from ringlens.cli_import import import_
 from ringlens.cli_plan import plan
 from ringlens.cli_print import PRINTERS, print_queries, print_summary, progress_bar
-from ringlens.cli_store import rollup
+from ringlens.cli_store import compact, rollup
 from ringlens.errors import ConfigError, RinglensError
 
 if TYPE_CHECKING:
@@ -351,6 +351,7 @@ def _source(source: str) -> Store | list[str]:
 main.add_command(import_)
 main.add_command(plan)
 main.add_command(rollup)
+main.add_command(compact)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Commands that keep a store in shape: rollup.
+"""Commands that keep a store in shape: rollup, compact.
 
 Imports stand inside the commands, so that ``ringlens --help`` answers at once.
 """
@@ -45,6 +45,37 @@ def rollup(store: str, everything: bool) -> None:
             with progress(f"counting {run_id}") as on_progress:
                 rollups.rebuild(rewriter, run_id, on_progress)
     click.echo(f"{store}: usage of {len(runs)} runs counted anew")
+
+
+@click.command()
+@click.argument("store")
+@click.option("--target", default=400, show_default=True, help="Megabytes of a new file, about.")
+@click.option("--run", "run_id", help="The run to compact; all if left out.")
+@click.option(
+    "--running", is_flag=True, help="Unfinished runs too; their running traces are left alone."
+)
+def compact(store: str, target: int, run_id: str | None, running: bool) -> None:
+    r"""Put the many small files of STORE together into few large ones.
+
+    Each group of files is one commit. Readers and writers may go on meanwhile; what is stopped
+    goes on with the rest when it is started again. The old files stay for ten minutes, for queries
+    that are running, so as much space is needed meanwhile.
+
+    
+    Examples:
+      ringlens compact runs/first
+      ringlens compact runs/first --target 100
+    """
+    from ringlens.store import Store
+    from ringlens.store import compact as compaction
+
+    with Store(store) as opened, rewriting(store) as rewriter:
+        groups = compaction.plan(opened, target * 2**20, run_id=run_id, running=running)
+        before = sum(len(group.files) for group in groups)
+        with progress("compacting") as on_progress:
+            compaction.compact(rewriter, groups, on_progress)
+        after = sum(len(group.cuts) for group in groups)
+    click.echo(f"{store}: {before} small files are now {after}")
 
 
 @contextmanager

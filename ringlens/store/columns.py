@@ -48,3 +48,15 @@ def masked_lists(values_Tk: NDArray, mask_Tk: NDArray, arrow: pa.DataType) -> pa
     offsets = np.zeros(len(values_Tk) + 1, np.int32)
     np.cumsum(mask_Tk.sum(axis=1), out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values_Tk[mask_Tk]), type=arrow)
+
+
+def conformed(batch: pa.RecordBatch, arrow: pa.Schema) -> pa.RecordBatch:
+    """The same rows under a schema that differs in names of list items and in what may be null."""
+    arrays = []
+    for column, field in zip(batch.columns, arrow, strict=True):
+        if pa.types.is_list(field.type):
+            values = column.values.cast(field.type.value_type)
+            offsets, mask = column.offsets, column.is_null() if column.null_count else None
+            column = pa.ListArray.from_arrays(offsets, values, type=field.type, mask=mask)
+        arrays.append(column.cast(field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=arrow)

@@ -178,6 +178,11 @@ class Store:
         self._refresh()
         return self._by_table
 
+    def tables(self) -> tuple[schema.Table, ...]:
+        """All tables, with the types that this store needs."""
+        self._refresh()
+        return tuple(self._tables.values())
+
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL of the rows of some files of a table; no other file is opened."""
         return views.scan(self._tables[table], [self.folder.sql_path(file.path) for file in files])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 from ringlens.store.clock import stamp
@@ -31,6 +32,9 @@ def sweep(folder: Folder, manifest: Manifest, writer: str) -> None:
     for path, owner in staged.items():
         if owner in dead:  # a rank that outlived its rank 0 staged it
             path.unlink(missing_ok=True)
+    for path in folder.staging.glob("*.spill"):
+        if folder.dead_writers({path.name.split("-")[0]}):
+            shutil.rmtree(path, ignore_errors=True)
     delete_retired(folder, manifest)
 
 

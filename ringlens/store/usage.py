@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ringlens.store.columns import fixed_lists
+from ringlens.store.columns import fixed_lists, matrix
 from ringlens.store.records import ChoiceArrays, RoutingArrays, TraceRecord
 from ringlens.store.schema import PHASES
 from ringlens.store.schema_usage import BLOCK
@@ -59,6 +60,9 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __getitem__(self, part: slice) -> Cells:
+        return Cells(*(getattr(self, field.name)[part] for field in fields(Cells)))
 
     def summed(self, *keys: str) -> Cells:
         """The sums over all cells that agree in ``keys``, sorted by these; other keys are 0."""
@@ -146,6 +150,38 @@ def batch(table: Table, run_id: str, cells: Cells) -> pa.RecordBatch:
             numbers = getattr(found, field.name).astype(field.type.to_pandas_dtype())
             columns.append(pa.array(numbers))
     return pa.RecordBatch.from_arrays(columns, schema=table.arrow)
+
+
+def of_rows(table: Table, rows: pa.Table) -> Cells:
+    """The cells that rows of a rollup table say; what the table does not have is 0."""
+    n_CE = matrix(rows["n"]).astype(np.int64)
+    names = rows.column_names
+    known_C = rows["weight"].is_valid().to_numpy()
+    values: dict[str, NDArray] = {key: np.zeros(len(rows), np.int64) for key in KEYS}
+    for name in set(table.key) - {"phase"} | {"tokens"}:
+        values[name] = rows[name].to_numpy().astype(np.int64)
+    if "phase" in names:
+        values["phase"] = pc.index_in(rows["phase"], pa.array(NAMES)).to_numpy().astype(np.int64)
+    for name in SUMS[1:]:
+        values[name] = np.zeros(n_CE.shape, np.float64 if name == "weight" else np.int64)
+        if name in names:
+            values[name][known_C] = matrix(rows[name].drop_null()).reshape(-1, n_CE.shape[1])
+    return Cells(**values, n=n_CE, reasons=known_C)
+
+
+def summed(
+    table: Table, run_id: str, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Rows of a rollup table, sorted by its key, with those of one key made one."""
+    last: Cells | None = None
+    for rows in batches:
+        cells = of_rows(table, pa.Table.from_batches([rows]))
+        found = (joined([last, cells]) if last is not None else cells).summed(*table.key)
+        if len(found) > 1:
+            yield batch(table, run_id, found[: len(found) - 1])
+        last = found[len(found) - 1 :]
+    if last is not None:
+        yield batch(table, run_id, last)
 
 
 def _known(lists_C: pa.Array, known_C: NDArray[np.bool_]) -> pa.Array:

@@ -12,6 +12,7 @@ from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import encode, schema
 from ringlens.store.checks import check_run, check_trace, distinct_traces
 from ringlens.store.commit import CommitFiles, new_ids
+from ringlens.store.compact import tidy
 from ringlens.store.manifest import Commit, Start
 from ringlens.store.peers import ALONE, Peers
 from ringlens.store.records import RunRecord, TraceRecord
@@ -141,7 +142,9 @@ class StoreWriter(Transactions):
         return new_ids(commit, traces) if commit is not None else []
 
     def finish_run(self, run_id: str) -> None:
-        """Note that a run has ended.
+        """Note that a run has ended; where it left very many small files, put them together.
+
+        The latter is left to ``ringlens compact`` where several ranks write.
 
         Raises:
             NotInStoreError: There is no such run.
@@ -154,6 +157,8 @@ class StoreWriter(Transactions):
             lambda _: None,
             finished=datetime.now(UTC),
         )
+        if self.peers.size == 1:
+            tidy(self.rewriter(), run_id)
 
     def unfinished(self, fingerprint: str) -> str | None:
         """The latest run of this fingerprint that no living process works on, to be resumed.

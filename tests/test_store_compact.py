@@ -1,0 +1,209 @@
+"""Compaction: the same rows in fewer files, for readers, writers and traces that go on."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from records import part, random_run, random_trace
+from test_store_roundtrip import assert_same
+from test_store_usage import assert_sums, told
+from workers import rich_trace
+
+from ringlens.errors import StoreError
+from ringlens.store import ChoiceArrays, Store, StoreWriter, compact
+from ringlens.store.compact import BY_LAYER, FIXED
+
+RUN = random_run()
+
+
+def run_compact(path, **options):
+    with Store(path) as store, StoreWriter(path) as writer:
+        groups = compact.plan(store, **options)
+        compact.compact(writer.rewriter(), groups, lambda done, total: None)
+    return groups
+
+
+def rows(store):
+    """Every row of every table that is not a sum, in one order."""
+    tables = [t for t in store.tables() if not t.name.startswith("usage_")]
+    return {t.name: store.sql(f"from {t.name} order by all").fetchall() for t in tables}
+
+
+def make(path, traces, commits=1):
+    """Traces, each in its own commit and in some parts."""
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(RUN)
+        for trace in traces:
+            size = len(trace.tokens.text)
+            edges = np.linspace(0, size, commits + 1).astype(int)
+            trace_id = None
+            for begin, end in itertools.pairwise(edges):
+                (trace_id,) = writer.commit(run_id, [part(trace, begin, end, trace_id)])
+        writer.finish_run(run_id)
+    return run_id
+
+
+def test_the_same_rows_in_fewer_files(tmp_path):
+    traces = [rich_trace(n, n) for n in (300, 40, 9, 700)]
+    make(tmp_path, traces, commits=3)
+    with Store(tmp_path) as store:
+        before = rows(store)
+        sums = [told(store, "usage_traces", "n"), told(store, "usage_blocks", "weight")]
+        groups = run_compact(tmp_path)
+        assert {group.table.name for group in groups} == {
+            t.name for t in store.tables() if len(before.get(t.name, [1])) and t.name not in FIXED
+        }
+        assert rows(store) == before
+        assert sums == [told(store, "usage_traces", "n"), told(store, "usage_blocks", "weight")]
+        assert_sums(store)
+        for trace_id, trace in enumerate(traces, start=1):
+            assert_same(store.trace(trace_id), trace, RUN)
+        for table in store.tables():
+            assert len(store.files(table.name)) <= 1
+        assert run_compact(tmp_path) == []
+    assert not list((tmp_path / "staging").iterdir())
+
+
+def test_files_are_sorted_and_cut_for_reading(tmp_path, monkeypatch):
+    monkeypatch.setitem(BY_LAYER, "routing", 64)
+    make(tmp_path, [random_trace(RUN, n, seed=n) for n in (50, 200, 31)], commits=2)
+    run_compact(tmp_path)
+    with Store(tmp_path) as store:
+        for table in store.tables():
+            for file in store.files(table.name):
+                found = pq.ParquetFile(tmp_path / file.path)
+                assert found.schema_arrow == table.arrow
+                key = ("layer", "trace_id", "pos") if table.name in BY_LAYER else table.key
+                columns = found.read(list(key))
+                keys = list(zip(*(columns[name].to_pylist() for name in key), strict=True))
+                assert keys == sorted(set(keys))
+        (file,) = store.files("routing")
+        found = pq.ParquetFile(tmp_path / file.path)
+        for group in range(found.num_row_groups):
+            layers = found.read_row_group(group, ["layer"])["layer"].to_pylist()
+            assert len(set(layers)) == 1 and len(layers) <= 64
+        assert (file.first_trace, file.last_trace) == (1, 3)
+
+
+def test_sums_of_parts_become_one_row(tmp_path):
+    make(tmp_path, [random_trace(RUN, 600)], commits=5)
+    with Store(tmp_path) as store:
+        count = "select count(*) > count(distinct (trace_id, layer, {})) from usage_{}"
+        tables = (("phase", "traces"), ("block", "blocks"))
+        assert [store.sql(count.format(*t)).fetchall() for t in tables] == [[(True,)]] * 2
+        run_compact(tmp_path)
+        assert [store.sql(count.format(*t)).fetchall() for t in tables] == [[(False,)]] * 2
+        assert_sums(store)
+
+
+def test_large_groups_are_cut_between_traces(tmp_path):
+    """Traces of one commit share files; they are parted by their lengths, each whole in one."""
+    traces = [random_trace(RUN, 100 + n, seed=n, heads=None) for n in range(8)]
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(RUN)
+        ids = writer.commit(run_id, [part(t, 0, 50, None) for t in traces])
+        writer.commit(
+            run_id, [part(t, 50, len(t.tokens.text), i) for t, i in zip(traces, ids, strict=True)]
+        )
+        writer.finish_run(run_id)
+    with Store(tmp_path) as store:
+        before = rows(store)
+        size = sum(file.bytes for file in store.files("routing"))
+        run_compact(tmp_path, target=size // 3, small=size)
+        assert rows(store) == before
+        files = sorted(store.files("routing"), key=lambda f: f.first_trace)
+        assert len(files) in (3, 4)
+        assert all(a.last_trace < b.first_trace for a, b in itertools.pairwise(files))
+        for trace_id, trace in zip(ids, traces, strict=True):
+            assert len(store.files("routing", trace_id, trace_id)) == 1
+            assert_same(store.trace(trace_id), trace, RUN)
+
+
+def test_running_traces_are_left_alone(tmp_path):
+    traces = [random_trace(RUN, 30, seed=i) for i in range(4)]
+    with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
+        run_id = writer.start_run(RUN)
+        for trace in traces[:3]:
+            writer.commit(run_id, [trace])
+        (running,) = writer.commit(run_id, [part(traces[3], 0, 10, None)])
+        assert run_compact(tmp_path) == []
+        run_compact(tmp_path, running=True)
+        assert len(store.files("routing")) == 2
+        assert len(store.files("routing", running, running)) == 1
+        writer.commit(run_id, [part(traces[3], 10, 30, running)])
+        writer.finish_run(run_id)
+        run_compact(tmp_path)
+        assert len(store.files("routing")) == 1
+        for trace_id, trace in enumerate(traces, start=1):
+            assert_same(store.trace(trace_id), trace, RUN)
+        assert_sums(store)
+
+
+def test_a_file_replaced_meanwhile_leaves_its_group(tmp_path, monkeypatch):
+    make(tmp_path, [random_trace(RUN, n, seed=n) for n in (30, 40)])
+    with Store(tmp_path) as store, StoreWriter(tmp_path) as writer:
+        before = rows(store)
+        groups = compact.plan(store)
+        first = compact.plan(store)[:1]
+        compact.compact(writer.rewriter(), first, lambda done, total: None)
+        compact.compact(writer.rewriter(), groups, lambda done, total: None)
+        assert rows(store) == before
+        assert len(store.files(first[0].table.name)) == 1
+
+
+def test_choices_without_reasons_stay_null(tmp_path):
+    full = random_trace(RUN, 40, router_logits=None, heads=None)
+    ids = full.routing.expert_ids[:, :39]
+    record = replace(full, routing=ChoiceArrays(full.routing.layers, ids))
+    make_choices = [record, record]
+    with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
+        run_id = writer.start_run(RUN)
+        for each in make_choices:
+            writer.commit(run_id, [each])
+        writer.finish_run(run_id)
+        before = rows(store)
+        run_compact(tmp_path)
+        assert rows(store) == before
+        assert store.trace(1).routing(1)["weights"] is None
+        assert store.sql("select count(weight) from usage_blocks").fetchall() == [(0,)]
+
+
+def test_a_damaged_file_stops_compaction_and_changes_nothing(tmp_path):
+    make(tmp_path, [random_trace(RUN, n, seed=n) for n in (30, 40)])
+    with Store(tmp_path) as store:
+        files = store.files("routing")
+        (tmp_path / files[0].path).write_bytes(bytes(3000))
+        with pytest.raises(StoreError, match="routing of run"):
+            run_compact(tmp_path)
+        assert store.files("routing") == files
+        assert not list((tmp_path / "staging").iterdir())
+
+
+def test_a_run_that_ends_with_many_small_files_is_compacted(tmp_path, monkeypatch):
+    monkeypatch.setattr(compact, "MANY", 5)
+    with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
+        run_id = writer.start_run(RUN)
+        for seed in range(6):
+            writer.commit(run_id, [random_trace(RUN, 20, seed=seed)])
+        before = rows(store) | {"runs": None}
+        writer.finish_run(run_id)
+        assert rows(store) | {"runs": None} == before
+        assert {len(store.files(t.name)) for t in store.tables()} == {0, 1}
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=5), st.integers(1, 3), st.data())
+def test_any_history_survives_compaction(tmp_path_factory, lengths, commits, data):
+    path = tmp_path_factory.mktemp("store")
+    traces = [random_trace(RUN, n, seed=i) for i, n in enumerate(lengths)]
+    make(path, traces, commits)
+    with Store(path) as store:
+        before = rows(store)
+        total = sum(file.bytes for file in store.files("routing"))
+        run_compact(path, target=data.draw(st.integers(1000, 2 * total)), small=2 * total)
+        assert rows(store) == before
+        assert_sums(store)
