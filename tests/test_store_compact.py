@@ -15,9 +15,11 @@ from workers import rich_trace
 
 from ringlens.errors import StoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter, compact
-from ringlens.store.compact import BY_LAYER, FIXED
+from ringlens.store.compact import FIXED, GRIDS
+from ringlens.store.grid import Size
 
 RUN = random_run()
+GRID_KEY = ("layer", "trace_id", "pos")
 
 
 def run_compact(path, **options):
@@ -41,7 +43,7 @@ def make(path, traces, commits=1):
             size = len(trace.tokens.text)
             edges = np.linspace(0, size, commits + 1).astype(int)
             trace_id = None
-            for begin, end in itertools.pairwise(edges):
+            for begin, end in itertools.pairwise(sorted(set(edges.tolist()))):
                 (trace_id,) = writer.commit(run_id, [part(trace, begin, end, trace_id)])
         writer.finish_run(run_id)
     return run_id
@@ -68,25 +70,39 @@ def test_the_same_rows_in_fewer_files(tmp_path):
     assert not list((tmp_path / "staging").iterdir())
 
 
+def place(name, layer, trace_id, pos):
+    """Where a row of a table of layers and tokens stands: its rectangle, and its place there."""
+    size = GRIDS[name]
+    band = size.rows // size.positions
+    return (layer // band, trace_id, pos // size.positions), (layer, pos)
+
+
 def test_files_are_sorted_and_cut_for_reading(tmp_path, monkeypatch):
-    monkeypatch.setitem(BY_LAYER, "routing", 64)
-    make(tmp_path, [random_trace(RUN, n, seed=n) for n in (50, 200, 31)], commits=2)
+    monkeypatch.setitem(GRIDS, "routing", Size(rows=64, positions=32))
+    make(tmp_path, [random_trace(RUN, n, seed=n) for n in (50, 200, 31, 7, 5)], commits=2)
     run_compact(tmp_path)
     with Store(tmp_path) as store:
         for table in store.tables():
+            key = GRID_KEY if table.name in GRIDS else table.key
             for file in store.files(table.name):
                 found = pq.ParquetFile(tmp_path / file.path)
                 assert found.schema_arrow == table.arrow
-                key = ("layer", "trace_id", "pos") if table.name in BY_LAYER else table.key
                 columns = found.read(list(key))
                 keys = list(zip(*(columns[name].to_pylist() for name in key), strict=True))
+                if table.name in GRIDS:
+                    keys = [place(table.name, *row) for row in keys]
                 assert keys == sorted(keys)
         (file,) = store.files("routing")
+        assert (file.first_trace, file.last_trace) == (1, 5)
         found = pq.ParquetFile(tmp_path / file.path)
-        for group in range(found.num_row_groups):
-            layers = found.read_row_group(group, ["layer"])["layer"].to_pylist()
-            assert len(set(layers)) == 1 and len(layers) <= 64
-        assert (file.first_trace, file.last_trace) == (1, 3)
+    seen = set()
+    for group in range(found.num_row_groups):
+        columns = found.read_row_group(group, list(GRID_KEY))
+        assert columns.num_rows <= 64
+        keys = zip(*(columns[name].to_pylist() for name in GRID_KEY), strict=True)
+        rectangles = {place("routing", *row)[0] for row in keys}
+        assert not rectangles & seen  # each is whole in one row group
+        seen |= rectangles
 
 
 def test_sums_of_parts_become_one_row(tmp_path):
