@@ -16,6 +16,7 @@ from pathlib import Path
 from ringlens.errors import StoreError
 from ringlens.store.clock import now
 from ringlens.store.journal import Journal, SqliteJournal, transaction
+from ringlens.store.mounts import refuse_shared, write_ahead
 
 NAME = "manifest.sqlite"
 
@@ -124,8 +125,9 @@ class Manifest:
     @classmethod
     def create(cls, root: Path) -> Manifest:
         """Open for writing; create the file, its tables and its columns where they are missing."""
+        refuse_shared(root / NAME)
         connection = _connect(f"{(root / NAME).as_uri()}?mode=rwc")
-        connection.execute("pragma journal_mode = wal")
+        write_ahead(connection, root / NAME)
         connection.execute("pragma synchronous = full")  # a commit survives a power cut
         connection.executescript(f"begin immediate; {_SCHEMA} commit;")
         if not _has_checksums(connection):
