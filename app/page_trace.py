@@ -51,6 +51,7 @@ def boot(store: Store, head: Row, run: Row) -> Row:
         "k": run["experts_per_token"],
         "heads": run["heads"],
         "has_routing": queries.recorded(store, "routing", head["trace_id"]),
+        "has_weights": run["mode"] != "imported",
         "has_heads": queries.recorded(store, "heads", head["trace_id"]),
     }
 

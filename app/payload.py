@@ -24,6 +24,7 @@ from ringlens.store.schema import PHASES
 
 Payload = dict[str, Any]
 
+NO_EXPERT = 0xFFFF  # stands for the experts of a token without a routing row
 ROUTING_BLOCK = 64  # tokens of one routing block: 30 kB for ring-nano, 0.5 MB for Ring-1T
 MAP_COLUMNS = 2048  # more columns than a screen has pixels would not be seen
 HEADS_BUDGET = 16_384  # (layer, head, token) cells of one block of head statistics
@@ -85,24 +86,38 @@ def expert_map(store: Store, trace_id: int, n_tokens: int) -> Payload:
 def routing(store: Store, trace_id: int, pos: int) -> Payload:
     """The block of routing records that holds token ``pos``: arrays [S, T] and [S, T, k].
 
-    ``shut_out`` lists per (layer, token) the experts that only the group limit kept out.
+    ``shut_out`` lists per (layer, token) the experts that only the group limit kept out. In an
+    imported trace some tokens have no row: their ids are ``NO_EXPERT``. What is not known is nan.
     """
     start = pos // ROUTING_BLOCK * ROUTING_BLOCK
     table = queries.routing_block(store, trace_id, start, start + ROUTING_BLOCK)
-    layers = np.unique(table["layer"].to_numpy())
+    layers, layer_R = np.unique(table["layer"].to_numpy(), return_inverse=True)
+    pos_R = table["pos"].to_numpy()
+    tokens = int(max(pos_R.max(initial=start), pos)) - start + 1
+    place_R = layer_R * tokens + pos_R - start
+
+    def whole(values_R: NDArray[Any], missing: float) -> NDArray[Any]:
+        """Values of all tokens of the block, in order of layer and position."""
+        found = np.full((len(layers) * tokens, *values_R.shape[1:]), missing, values_R.dtype)
+        found[place_R] = values_R
+        return found
+
     ids_RK = _matrix(table["expert_ids"])
+    shut_out: list[list[int]] = [[] for _ in range(len(layers) * tokens)]
+    for place, experts in zip(place_R.tolist(), table["group_flips"].to_pylist(), strict=True):
+        shut_out[place] = experts or []
     return {
         "start": start,
-        "tokens": len(table) // max(1, len(layers)),
+        "tokens": tokens,
         "layers": layers.tolist(),
-        "ids": encode(ids_RK, "u2"),
-        "weights": encode(_matrix(table["weights"]), "f4"),
-        "affinities": encode(_matrix(table["affinities"]), "f4"),
-        "bias_flips": encode(_among(ids_RK, table["bias_flips"]), "u1"),
-        "margin": encode(_floats(table["margin"]), "f4"),
-        "group_margin": encode(_floats(table["group_margin"]), "f4"),
-        "entropy": encode(_floats(table["entropy"]), "f4"),
-        "shut_out": table["group_flips"].to_pylist(),
+        "ids": encode(whole(ids_RK.astype(np.uint16), NO_EXPERT), "u2"),
+        "weights": encode(whole(_lists(table["weights"], ids_RK.shape), np.nan), "f4"),
+        "affinities": encode(whole(_lists(table["affinities"], ids_RK.shape), np.nan), "f4"),
+        "bias_flips": encode(whole(_among(ids_RK, table["bias_flips"]), 0), "u1"),
+        "margin": encode(whole(_floats(table["margin"]), np.nan), "f4"),
+        "group_margin": encode(whole(_floats(table["group_margin"]), np.nan), "f4"),
+        "entropy": encode(whole(_floats(table["entropy"]), np.nan), "f4"),
+        "shut_out": shut_out,
     }
 
 
@@ -130,6 +145,13 @@ def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
     """A column of lists of one length as a matrix [rows, length]."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), -1) if len(column) else flat.reshape(0, 0)
+
+
+def _lists(column: pa.ChunkedArray, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A column of lists of floats as a matrix of ``shape``; all nan where they are not known."""
+    if column.null_count:
+        return np.full(shape, np.nan, np.float32)
+    return _matrix(column).astype(np.float32).reshape(shape)
 
 
 def _among(ids_RK: NDArray[Any], column: pa.ChunkedArray) -> NDArray[np.bool_]:

@@ -231,8 +231,13 @@
         "aria-pressed": "false",
         title: metric.says,
       });
-      button.disabled = !v.boot.has_routing && (metric.id === "margin" || metric.id === "expert");
-      if (button.disabled) button.title = "this run did not record routing";
+      const known = v.boot.has_routing && v.boot.has_weights;
+      button.disabled = !known && (metric.id === "margin" || metric.id === "expert");
+      if (button.disabled) {
+        button.title = v.boot.has_routing
+          ? "this run was imported: which experts were chosen is known, not with what weight"
+          : "this run did not record routing";
+      }
       button.addEventListener("click", () => setMetric(metric.id));
       group.appendChild(button);
     }

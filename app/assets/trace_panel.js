@@ -9,6 +9,8 @@
     { id: "output_norm", label: "Output norm", unit: "" },
   ];
 
+  const NO_EXPERT = 0xffff; // of a token without a routing row
+
   // Blocks of records around a token, fetched once and kept.
   function blocks(view, kind, decode) {
     const kept = [];
@@ -151,6 +153,10 @@
     function chip(choice, largest) {
       const item = rl.el("span", "chip", String(choice.expert));
       item.style.backgroundColor = rl.colors.expertFill(choice.expert, boot);
+      if (!boot.has_weights) {
+        item.title = `expert ${choice.expert}`;
+        return item;
+      }
       const bar = rl.el("i");
       bar.style.width = 100 * Math.min(1, choice.share / largest) + "%";
       bar.style.backgroundColor = rl.colors.expertLine(choice.expert, boot);
@@ -162,21 +168,28 @@
     }
 
     function drawRouting(box, block, pos) {
+      const order = boot.has_weights ? "heaviest first" : "in no order";
       box.appendChild(rl.add(rl.el("h3", "", "Experts by layer"),
-        rl.el("span", "dim", "heaviest first · hue: group")));
+        rl.el("span", "dim", `${order} · hue: group`)));
       const records = block.layers.map((_, s) => at(block, s, pos));
+      if (!records.length || records[0].chosen[0].expert === NO_EXPERT) {
+        box.appendChild(rl.el("p", "dim", "The server reported no routing of this token: it never " +
+          "does of the last one, nor of those before the offset that it was asked for."));
+        return;
+      }
       const largest = Math.max(...records.map((r) => r.chosen[0].share));
       const wide = Math.max(0, ...records.map((r) => r.shutOut.length)) > 0;
       const table = rl.el("table", "routing-grid" + (boot.k > 5 ? " dense" : ""));
       const header = rl.el("tr");
       rl.add(header, rl.el("th", "", "Layer"), rl.el("th", "", "Chosen", { colspan: boot.k }));
       if (wide) rl.add(header, rl.el("th", "", "Shut out", { title: "kept out by the group limit alone" }));
-      rl.add(table, rl.add(rl.el("thead"), rl.add(header, rl.el("th", "num", "Margin"))));
+      if (boot.has_weights) header.appendChild(rl.el("th", "num", "Margin"));
+      rl.add(table, rl.add(rl.el("thead"), header));
       const body = rl.el("tbody");
       for (const record of records) body.appendChild(layerRow(record, largest, wide));
       const scroller = rl.add(rl.el("div", "routing-scroll"), rl.add(table, body));
       box.appendChild(scroller);
-      box.appendChild(rl.add(rl.el("p", "grid-key"), rl.el("i", "key-bias"), rl.el("span", "", "by bias"),
+      if (boot.has_weights) box.appendChild(rl.add(rl.el("p", "grid-key"), rl.el("i", "key-bias"), rl.el("span", "", "by bias"),
         rl.el("i", "key-shut"), rl.el("span", "", "shut out by group"), rl.el("i", "key-close"),
         rl.el("span", "", "margin < 0.01")));
       const current = body.querySelector(".current");
@@ -201,6 +214,7 @@
         if (record.shutOut.length > most) cell.appendChild(rl.el("span", "dim", `+${record.shutOut.length - most}`));
         row.appendChild(cell);
       }
+      if (!boot.has_weights) return row;
       const margin = rl.el("td", "num" + (record.margin < 0.01 ? " close" : ""), rl.number(record.margin, 3));
       return rl.add(row, margin);
     }
@@ -218,7 +232,8 @@
         rl.add(rl.el("span", "dim"), document.createTextNode("move with "), rl.el("kbd", "", "["), rl.el("kbd", "", "]")));
       const table = rl.el("table", "layer-detail");
       const header = rl.el("tr");
-      for (const name of ["Expert", "Group", "Weight", "Affinity", ""]) header.appendChild(rl.el("th", "", name));
+      const names = boot.has_weights ? ["Expert", "Group", "Weight", "Affinity", ""] : ["Expert", "Group"];
+      for (const name of names) header.appendChild(rl.el("th", "", name));
       rl.add(table, rl.add(rl.el("thead"), header));
       const body = rl.el("tbody");
       const name = (expert) => {
@@ -229,11 +244,13 @@
         return rl.add(rl.el("td"), link);
       };
       for (const c of record.chosen) {
-        const row = rl.add(rl.el("tr"), name(c.expert), rl.el("td", "dim", String(Math.floor(c.expert / size))),
-          meter(c.share, rl.number(c.weight, 2), rl.colors.expertLine(c.expert, boot)),
+        const row = rl.add(rl.el("tr"), name(c.expert), rl.el("td", "dim", String(Math.floor(c.expert / size))));
+        body.appendChild(row);
+        if (!boot.has_weights) continue;
+        rl.add(row, meter(c.share, rl.number(c.weight, 2), rl.colors.expertLine(c.expert, boot)),
           meter(c.affinity, rl.number(c.affinity, 2), null));
         const badge = c.bias ? rl.el("span", "badge bias", "by bias", { title: "with a bias of zero it would not have been chosen" }) : null;
-        body.appendChild(rl.add(row, rl.add(rl.el("td"), badge)));
+        row.appendChild(rl.add(rl.el("td"), badge));
       }
       for (const expert of record.shutOut) {
         const row = rl.add(rl.el("tr", "out"), name(expert), rl.el("td", "dim", String(Math.floor(expert / size))));
@@ -241,6 +258,11 @@
         body.appendChild(rl.add(row, rl.add(why, rl.el("span", "badge shut", "shut out by the group limit"))));
       }
       const facts = rl.el("p", "layer-facts");
+      if (!boot.has_weights) {
+        rl.add(box, title, rl.add(table, body), rl.add(facts, rl.el("span", "dim",
+          "This run was imported: why these were chosen is not known. A replay tells it.")));
+        return;
+      }
       const fact = (label, value) => rl.add(facts, rl.add(rl.el("span", "dim", label + " "), rl.el("b", "", value)));
       fact("margin", rl.number(record.margin, 3));
       fact("group margin", rl.number(record.groupMargin, 3));

@@ -19,7 +19,8 @@
     const labels = rl.el("div", "track-labels");
     rl.add(node, labels, track);
     rl.add(track, profile, experts, frame, cursor);
-    const rows = boot.has_routing ? boot.sparse_layers.length : 0;
+    // Of an imported run the heaviest expert is not known.
+    const rows = boot.has_routing && boot.has_weights ? boot.sparse_layers.length : 0;
     const rowHeight = rows ? Math.max(1, Math.min(8, Math.floor(MAP / rows))) : 0;
     let map = null;
     let drawn = null; // how the map looks now
