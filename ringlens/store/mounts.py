@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -65,8 +67,15 @@ def write_ahead(connection: sqlite3.Connection, manifest: Path) -> None:
 
     Raises:
         StoreError: The file system lacks the shared memory for it.
+        OSError: It is read-only, which SQLite does not say.
     """
-    (mode,) = connection.execute("pragma journal_mode = wal").fetchone()
+    try:
+        (mode,) = connection.execute("pragma journal_mode = wal").fetchone()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if os.statvfs(manifest.parent).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(manifest)) from error
+        raise
     if mode != "wal":
         connection.close()
         raise StoreError(
