@@ -1,9 +1,15 @@
 """The recording thread: it waits rather than drops, and its errors stop the run at once."""
 
+import json
 import logging
+import os
+import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
+import slow_disk
 import tiny_lens
 from test_session import PROMPTS, assert_same
 
@@ -80,3 +86,29 @@ def test_blocks_of_a_prefill_hold_no_more_than_their_bound(lens, tmp_path):
     assert len(whole.files("routing")) == 1
     assert_same(store.trace(1), whole.trace(1))
     assert [p.bytes_written for p in seen] == sorted(p.bytes_written for p in seen)
+
+
+def test_a_slow_disk_bounds_the_memory_of_a_process_that_records(tmp_path):
+    """Every flush takes 30 ms: the model waits, says so once, and nothing is dropped."""
+    done = subprocess.run(
+        [sys.executable, slow_disk.__file__, tmp_path / "s"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["traces"] == 1
+    assert len(said["warnings"]) == 1
+    assert "the model waits for it" in said["warnings"][0]
+    assert said["waited"] > said["seconds"] / 2
+    recorded = slow_disk.BLOCKS * slow_disk.Block(0).bytes
+    assert said["grown"] < recorded / 2, f"{said['grown'] / 2**20:.0f} MiB"
+    with rl.Store(tmp_path / "s") as store:
+        trace = store.trace(2)
+        tokens = slow_disk.BLOCKS * slow_disk.POSITIONS
+        assert len(trace) == tokens
+        assert len(store.files("heads")) > 5
+        for layer in (0, slow_disk.LAYERS - 1):
+            entropy = trace.heads(layer)["entropy"]
+            assert (entropy == (np.arange(tokens) % 1000)[:, None]).all()
