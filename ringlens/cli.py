@@ -1,4 +1,4 @@
-"""The command line: demo, capture, replay, import, plan, app, sql, info, rollup.
+"""The command line: demo, capture, replay, import, plan, app, sql, info, rollup, compact, delete, merge.
 
 Exit codes: 0 done, 1 it could not be done (the message says why), 2 wrong usage, 130 interrupted.
 Imports stand inside the commands, so that ``ringlens --help`` answers at once.
@@ -18,7 +18,7 @@ from ringlens import __version__
 from ringlens.cli_import import import_
 from ringlens.cli_plan import plan
 from ringlens.cli_print import PRINTERS, print_queries, print_summary, progress_bar
-from ringlens.cli_store import compact, rollup
+from ringlens.cli_store import compact, delete, merge, rollup
 from ringlens.errors import ConfigError, RinglensError
 
 if TYPE_CHECKING:
@@ -352,6 +352,8 @@ main.add_command(import_)
 main.add_command(plan)
 main.add_command(rollup)
 main.add_command(compact)
+main.add_command(delete)
+main.add_command(merge)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Commands that keep a store in shape: rollup, compact.
+"""Commands that keep a store in shape: rollup, compact, delete, merge.
 
 Imports stand inside the commands, so that ``ringlens --help`` answers at once.
 """
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+
+from ringlens.errors import NotInStoreError
 
 if TYPE_CHECKING:
     from ringlens.store.rewriter import Rewriter
@@ -76,6 +78,71 @@ def compact(store: str, target: int, run_id: str | None, running: bool) -> None:
             compaction.compact(rewriter, groups, on_progress)
         after = sum(len(group.cuts) for group in groups)
     click.echo(f"{store}: {before} small files are now {after}")
+
+
+@click.command()
+@click.argument("store")
+@click.option("--run", "run_ids", multiple=True, help="A run to delete; may be given again.")
+@click.option("--trace", "trace_ids", multiple=True, type=int, help="A trace; may be given again.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(store: str, run_ids: tuple[str, ...], trace_ids: tuple[int, ...], yes: bool) -> None:
+    r"""Take runs or traces out of STORE.
+
+    What is deleted of one run goes in one commit. Readers may go on meanwhile; a run that is being
+    captured is refused. The files leave the disk ten minutes later, when the store is next written.
+
+    
+    Examples:
+      ringlens delete runs/first --trace 3 --trace 5
+      ringlens delete runs/first --run 20260801-120000-a1b2c3 --yes
+    """
+    from ringlens.store import Store
+    from ringlens.store import delete as deletion
+
+    if not run_ids and not trace_ids:
+        raise click.UsageError("say what to delete: --run RUN or --trace TRACE")
+    with Store(store) as opened:
+        by_run = deletion.runs_of(opened, trace_ids)
+        known = {run_id for (run_id,) in opened.sql("select run_id from runs").fetchall()}
+        for run_id in set(run_ids) - known:
+            raise NotInStoreError(
+                f"there is no run {run_id} in {store}: `ringlens info` names them"
+            )
+        tables = opened.tables()
+    what = [*(f"run {run_id}" for run_id in run_ids), *(f"trace {i}" for i in trace_ids)]
+    if not yes:
+        click.confirm(f"Delete {', '.join(what)} from {store}?", abort=True)
+    with rewriting(store) as rewriter:
+        for run_id in run_ids:
+            deletion.delete_run(rewriter, run_id)
+        for run_id in by_run.keys() - set(run_ids):
+            deletion.delete_traces(rewriter, run_id, by_run[run_id], tables)
+    click.echo(f"{store}: {', '.join(what)} deleted")
+
+
+@click.command()
+@click.argument("target")
+@click.argument("sources", nargs=-1, required=True)
+def merge(target: str, sources: tuple[str, ...]) -> None:
+    r"""Copy the runs of other stores into TARGET, which is made if it is missing.
+
+    Traces get new ids; runs keep theirs. Runs that are already there are skipped, so a merge that
+    was stopped goes on when it is started again. The sources stay as they are.
+
+    
+    Example:
+      ringlens merge runs/all runs/first runs/second
+    """
+    from ringlens.store import Store, StoreWriter
+    from ringlens.store.copying import merge as merge_stores
+
+    for source in sources:  # all can be read, or nothing is done
+        Store(source).close()
+    with StoreWriter(target) as writer:
+        for source in sources:
+            with Store(source) as opened:
+                for sentence in merge_stores(opened, writer.rewriter()):
+                    click.echo(f"{source}: {sentence}")
 
 
 @contextmanager

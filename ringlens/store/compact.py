@@ -15,10 +15,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ringlens.errors import StoreError
-from ringlens.store import columns, grid, usage, views
+from ringlens.store import columns, grid, stream, usage, views
 from ringlens.store.commit import CommitFiles
 from ringlens.store.manifest import File
 from ringlens.store.rewriter import Rewriter
@@ -205,7 +204,7 @@ def _stage(files: CommitFiles, group: Group) -> None:
             batches = _sorted(files, group, first, last, spill)
             if group.table in USAGE:
                 batches = usage.summed(group.table, group.run_id, batches)
-            _stage_cut(files, group, batches, f"-{number:04d}")
+            stream.stage(files, group.table, _row_groups(batches, group.table), f"-{number:04d}")
     finally:
         shutil.rmtree(spill, ignore_errors=True)
     found, expected = (sum(f.rows for f in each) for each in (files.files.values(), group.files))
@@ -214,21 +213,6 @@ def _stage(files: CommitFiles, group: Group) -> None:
             f"{group.table.name} of run {group.run_id} has {found} rows in files that should hold "
             f"{expected}: `ringlens check` finds what is wrong"
         )
-
-
-def _stage_cut(
-    files: CommitFiles, group: Group, batches: Iterator[pa.RecordBatch], part: str
-) -> None:
-    """Stage one new file; its span is that of the traces that it really holds."""
-    seen: list[int] = []
-
-    def watched() -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            ends = pc.min_max(pc.fill_null(batch["trace_id"], 0)).as_py()
-            seen[:] = [min([*seen, ends["min"]]), max([*seen, ends["max"]])]
-            yield batch
-
-    files.stage(group.table, _row_groups(watched(), group.table), seen, part)
 
 
 def _sorted(

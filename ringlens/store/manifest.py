@@ -80,11 +80,6 @@ class Commit:
     first_trace: int
     traces: int
 
-    @property
-    def last_trace(self) -> int:
-        """The last reserved trace id."""
-        return self.first_trace + self.traces - 1
-
 
 @dataclass(frozen=True)
 class Start:
@@ -206,6 +201,7 @@ class Manifest:
         retire: Sequence[str] = (),
         started: Start | None = None,
         finished: str | None = None,
+        dropped: bool = False,
     ) -> Completion:
         """Register the files of a commit: the commit point.
 
@@ -215,6 +211,7 @@ class Manifest:
             retire: Paths of committed files whose rows the commit's files replace.
             started: Where the commit starts its run: the run's facts.
             finished: Where the commit ends its run: when.
+            dropped: Whether the commit removes its run; all files of the run are then to retire.
 
         Returns:
             DONE, or why nothing was registered.
@@ -240,6 +237,12 @@ class Manifest:
             db.execute("insert into owners values (?, ?, ?)", owner)
         if finished is not None:
             db.execute("update runs set finished = ? where run_id = ?", (finished, commit.run_id))
+        if dropped:
+            if db.execute("select 1 from files where run_id = ?", (commit.run_id,)).fetchone():
+                db.execute("rollback")
+                return Completion.OUTDATED
+            for table in ("runs", "owners"):
+                db.execute(f"delete from {table} where run_id = ?", (commit.run_id,))
         db.executemany(
             f"insert or replace into files ({_FILE}, commit_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(*astuple(file), commit.commit_id) for file in files],

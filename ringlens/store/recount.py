@@ -91,7 +91,7 @@ def _batches(
         with pq.ParquetFile(folder.source(path)) as file:
             groups = [g for g in range(file.num_row_groups) if _may_hold(file, g, wanted)]
             yield from file.iter_batches(ROWS, groups, columns)
-    except (FileNotFoundError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         raise StoreError(
             f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
             f"it back"
