@@ -1,4 +1,4 @@
-"""The command line: demo, capture, replay, import, plan, app, sql, info, rollup, compact, delete, merge.
+"""The command line: demo, capture, replay, app, sql, info; the others are in cli_*.py.
 
 Exit codes: 0 done, 1 it could not be done (the message says why), 2 wrong usage, 130 interrupted.
 Imports stand inside the commands, so that ``ringlens --help`` answers at once.
