@@ -45,7 +45,7 @@ def serve(
     server = create_server(app.server, sockets=[listener], threads=THREADS, ident=None)
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}"
-    print(f"ringlens serves {Path(store_path)} on {url}  (stop with Ctrl-C)", flush=True)
+    print(f"ringlens serves {store_path} on {url}  (stop with Ctrl-C)", flush=True)
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [url]).start()
     try:

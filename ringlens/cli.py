@@ -336,12 +336,12 @@ def _read_map(path: Path) -> dict[str, str | int]:
 
 
 def _source(source: str) -> Store | list[str]:
-    """What to replay: a store's folder, or the texts of a file."""
+    """What to replay: a store, or the texts of a file."""
     from ringlens.store import Store
 
     place = Path(source)
-    if place.is_dir():
-        return Store(place)
+    if "://" in source or place.is_dir():
+        return Store(source)
     if not place.is_file():
         raise RinglensError(f"nothing to replay at {source!r}: neither a store nor a text file.")
     texts = [text.strip("\n") for text in place.read_text(encoding="utf-8").split("\n---\n")]

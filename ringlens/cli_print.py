@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -117,7 +116,7 @@ def print_summary(store: str) -> None:
         choices = opened.sql("select coalesce(sum(len(expert_ids)), 0) from routing").fetchall()[0][
             0
         ]
-    size = sum(file.stat().st_size for file in Path(store).rglob("*.parquet"))
+        size = sum(file.bytes for files in opened.snapshot().values() for file in files)
     click.echo(
         f"{store}: {traces:,} traces ({right:,} of {graded:,} right), {tokens:,} tokens "
         f"({think:,} of thought), {choices:,} expert choices, {size / 1e6:.1f} MB of Parquet"

@@ -1,5 +1,6 @@
 """Stores at addresses: in memory, on a shared disk, on a real S3 server on loopback."""
 
+import json
 import os
 import secrets
 from contextlib import contextmanager
@@ -8,15 +9,18 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from records import part, random_run, random_trace
 from s3_server import BUCKET, reached, serve
 from test_store_roundtrip import assert_same
 
+from ringlens.cli import main
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import Store, StoreWriter, lease, sweep
 from ringlens.store.folder import folder_at
+from ringlens.store.sandbox import Sandbox, SandboxError
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -196,6 +200,34 @@ def test_the_pages_open_on_a_bucket(bucket):
     assert client.get("/").status_code == 200
     layout = client.get("/_dash-layout", headers={"Host": "127.0.0.1"})
     assert layout.status_code == 200
+
+
+def test_the_command_line_takes_addresses(bucket):
+    def ringlens(*arguments):
+        result = CliRunner().invoke(main, [*arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    with StoreWriter(bucket) as writer:
+        run_id = writer.start_run(RUN)
+        for record in TRACES:
+            writer.commit(run_id, [record])
+        writer.finish_run(run_id)
+    query = "select count(*) as n from traces"
+    assert json.loads(ringlens("sql", bucket, query, "--format", "json")) == {"n": 3}
+    assert "3 traces" in ringlens("info", bucket)
+    assert "sum up all routing" in ringlens("rollup", bucket)
+    with Store(bucket) as store:
+        before = store.trace(2).router_logits(1)
+        ringlens("compact", bucket)
+        assert len(store.files("router_logits")) == 1
+        np.testing.assert_array_equal(store.trace(2).router_logits(1), before)
+
+
+def test_strangers_queries_are_refused_where_there_is_no_network(bucket):
+    StoreWriter(bucket).close()
+    with Store(bucket) as store, pytest.raises(SandboxError, match="without a network"):
+        Sandbox(store)
 
 
 def test_one_trace_reads_only_its_files(s3, bucket):

@@ -31,7 +31,7 @@ EVERY = 5.0
 class Target:
     """A run of a store that traces are added to, some at a time."""
 
-    folder: Path
+    folder: str | Path
     writer: StoreWriter
     run_id: str
     done: set[int]
@@ -75,7 +75,7 @@ def open_target(store: str | Path | Store, run: RunRecord) -> Iterator[Target]:
 
     What came before an error or an interrupt is committed all the same.
     """
-    folder = store.path if isinstance(store, Store) else Path(store)
+    folder = store.address if isinstance(store, Store) else store
     with StoreWriter(folder) as writer:
         left = writer.unfinished(run.fingerprint)
         if left is not None:

@@ -39,6 +39,8 @@ class Bucket(RemoteFolder):
         StoreError: Nothing is installed for such an address.
     """
 
+    is_local = False
+
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
         self._fs, root = _file_system(self.address)

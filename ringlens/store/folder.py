@@ -35,6 +35,7 @@ class Folder(Protocol):
         address: What opens it again: an absolute path, or an address.
         name: Its last part.
         path: Its place on this machine's disk. Raises StoreError if it has none.
+        is_local: Whether it has one.
         staging: Folder on this machine's disk in which its writers make their files.
 
     Raises:
@@ -43,6 +44,7 @@ class Folder(Protocol):
 
     address: str
     name: str
+    is_local: bool
 
     @property
     def path(self) -> Path:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class LocalFiles:
     """The files of a folder that this machine has mounted."""
 
+    is_local = True
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self.address = str(self.path)

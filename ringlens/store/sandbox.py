@@ -105,6 +105,11 @@ class Sandbox:
     def __init__(self, store: Store, limits: Limits | None = None) -> None:
         if reason := confine.missing():
             raise SandboxError(f"queries of strangers cannot be run safely here: {reason}")
+        if not store.folder.is_local:
+            raise SandboxError(
+                f"queries of strangers run without a network and cannot read {store.address}: use "
+                f"`ringlens sql`, or serve a copy of the store on this machine"
+            )
         self.limits = limits or Limits()
         self._boot = BOOT
         self._store = store
