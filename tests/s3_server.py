@@ -103,12 +103,16 @@ def _make_bucket(server: S3Server) -> None:
 @contextmanager
 def reached(server: S3Server) -> Iterator[None]:
     """This process's environment leads to the server."""
+    import s3fs
+
     before = {name: os.environ.get(name) for name in (*server.environment, "AWS_PROFILE")}
     os.environ.pop("AWS_PROFILE", None)
     os.environ.update(server.environment)
+    s3fs.S3FileSystem.clear_instance_cache()  # which may lead to an earlier server
     try:
         yield
     finally:
+        s3fs.S3FileSystem.clear_instance_cache()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

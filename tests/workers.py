@@ -76,6 +76,12 @@ def write_commits(path: Path, reports: Connection, commits: int | None, size: in
         writer.finish_run(run_id)
 
 
+def write_there(path: str, reports: Connection, environment: dict[str, str]) -> None:
+    """As `write_commits`, for ever, where the environment says how to reach the store."""
+    os.environ.update(environment)
+    write_commits(path, reports, None, 2)
+
+
 def write_with_file_limit(path: Path, reports: Connection, limit: int) -> None:
     """Commit one trace while no file may grow past ``limit`` bytes; report what was said."""
     with StoreWriter(path) as writer:

@@ -65,7 +65,7 @@ class SharedDisk(LocalFiles, RemoteFolder):
 
     def _written(self, path: str, content: bytes) -> Path:
         """A new file next to ``path``, on the disk."""
-        temporary = (self.path / path).parent / f".{secrets.token_hex(8)}"
+        temporary = self.path / f"{path}.{secrets.token_hex(8)}"
         temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         parquet.flush(temporary)

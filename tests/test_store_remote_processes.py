@@ -1,0 +1,176 @@
+"""Several processes on one address, and kills: on a shared disk, and on S3 on loopback."""
+
+import os
+import random
+import secrets
+import time
+
+import pytest
+from records import part
+from s3_server import BUCKET, reached, serve
+from test_store_processes import COUNTS, assert_whole_blocks, drain, start
+from test_store_roundtrip import assert_same
+from workers import KINDS, PARTS, RUN, kinds, whole, write_commits, write_parts, write_there
+
+from ringlens.store import Store, StoreWriter
+from ringlens.store.folder import folder_at
+
+pytestmark = pytest.mark.xdist_group("s3")
+
+SPARSE = len(RUN.sparse_layers)
+KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))
+
+
+@pytest.fixture
+def shared(tmp_path):
+    return f"file://{tmp_path}/store"
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with serve() as server, reached(server):
+        yield server
+
+
+def assert_whole(address):
+    """Every trace has all its rows; return the ids."""
+    with Store(address) as store:
+        rows = store.sql(COUNTS).fetchall()
+    for trace_id, n, *found in rows:
+        assert found == [n, n, n - 1, n * SPARSE, n * SPARSE, n * RUN.layers], trace_id
+    return [row[0] for row in rows]
+
+
+def assert_no_orphans(address):
+    """After a writer has swept, nothing lies there that the manifest does not know."""
+    StoreWriter(address).close()
+    folder = folder_at(address)
+    with Store(address) as store:
+        known = {file.path for files in store.snapshot().values() for file in files}
+        known |= set(store._manifest.retired("9999"))
+    found = {
+        f"{table}/{run}/{name}"
+        for table in folder.names()
+        if table not in ("manifest", "writers", "store.json")
+        for run in folder.names(table)
+        for name in folder.names(f"{table}/{run}")
+    }
+    assert found == known
+    assert list(folder.staging.iterdir()) == []
+
+
+def test_writers_and_a_reader_at_once(shared):
+    """The writers also make the store together."""
+    workers = [start(write_commits, shared, 8, 2) for _ in range(3)]
+    seen = 0
+    while any(process.is_alive() for process, _ in workers):
+        if not folder_at(shared).exists("store.json"):
+            continue
+        with Store(shared) as store:
+            for _ in range(3):
+                ((traces, tokens, n, routing),) = store.sql(
+                    "select (select count(*) from traces), (select count(*) from tokens),"
+                    " (select sum(n_prompt + n_think + n_answer) from traces),"
+                    " (select count(*) from routing)"
+                ).fetchall()
+                assert traces >= seen
+                assert (tokens, routing) == (n or 0, (n or 0) * SPARSE)
+                seen = traces
+    reported = [drain(reports) for _, reports in workers]
+    assert [process.exitcode for process, _ in workers] == [0, 0, 0]
+    ids = sorted(i for _, *commits in reported for commit in commits for i in commit)
+    assert ids == list(range(1, 49))
+    assert assert_whole(shared) == ids
+    assert_no_orphans(shared)
+
+
+@pytest.mark.parametrize("repetition", range(max(1, KILLS // 24)))
+def test_killed_writers_lose_nothing(shared, repetition):
+    """SIGKILL at random moments, two writers at a time, a reader all along."""
+    rng = random.Random(repetition)
+    acknowledged: set[int] = set()
+    kills = 0
+    StoreWriter(shared).close()
+    with Store(shared) as watching:
+        for _ in range(4):
+            workers = [start(write_commits, shared, None, 2) for _ in range(2)]
+            for _, reports in workers:
+                reports.recv()
+            end = time.monotonic() + rng.uniform(0, 0.3)
+            while time.monotonic() < end:
+                rows = "select count(*), coalesce(sum(n_prompt + n_think + n_answer), 0)"
+                query = f"select t.*, (select count(*) from tokens) from ({rows} from traces) t"
+                ((_, n, tokens),) = watching.sql(query).fetchall()
+                assert n == tokens
+            for process, reports in workers:
+                process.kill()
+                process.join()
+                kills += 1
+                acknowledged |= {i for commit in drain(reports) for i in commit}
+            found = assert_whole(shared)
+            assert acknowledged <= set(found)
+            assert len(found) - len(acknowledged) <= 2 * kills
+    assert_no_orphans(shared)
+    with Store(shared) as store:
+        for trace_id in found:
+            trace = store.trace(trace_id)
+            assert trace.text == kinds()[trace.summary["seed"] % KINDS].text
+
+
+@pytest.mark.parametrize("repetition", range(max(1, KILLS // 24)))
+def test_a_killed_writers_run_goes_on(shared, repetition):
+    rng = random.Random(repetition)
+    acknowledged: dict[int, int] = {}
+    runs = set()
+    for _ in range(4):
+        process, reports = start(write_parts, shared, None)
+        runs.add(reports.recv())
+        time.sleep(rng.uniform(0, 0.4))
+        process.kill()
+        process.join()
+        for commit in drain(reports):
+            acknowledged |= dict(commit)
+        assert_whole(shared)
+        with Store(shared) as store:
+            assert_whole_blocks(store)
+            query = "select trace_id, n_prompt + n_think + n_answer from traces"
+            found = dict(store.sql(query).fetchall())
+        assert all(found[trace_id] >= n for trace_id, n in acknowledged.items())
+    assert len(runs) == 1
+    assert_no_orphans(shared)
+    with Store(shared) as store:
+        query = "select trace_id, item, n_prompt + n_think + n_answer from traces order by item"
+        rows = store.sql(query).fetchall()
+        assert [item for _, item, _ in rows] == list(range(len(rows)))  # none twice, none missed
+        for trace_id, item, n in rows:
+            assert_same(store.trace(trace_id), part(whole(item), 0, n, None), PARTS)
+
+
+def test_two_writers_on_s3_are_killed_and_another_goes_on(s3):
+    address = f"s3://{BUCKET}/{secrets.token_hex(4)}"
+    StoreWriter(address).close()
+    workers = [start(write_there, address, s3.environment) for _ in range(2)]
+    acknowledged: set[int] = set()
+    with Store(address) as store:
+        for _, reports in workers:
+            reports.recv()
+            acknowledged |= set(reports.recv())
+            assert acknowledged <= {row[0] for row in store.traces().project("trace_id").fetchall()}
+        for process, reports in workers:
+            process.kill()
+            process.join()
+            acknowledged |= {i for commit in drain(reports) for i in commit}
+    found = assert_whole(address)
+    assert acknowledged <= set(found)
+    with StoreWriter(address) as writer:
+        new = writer.commit(writer.start_run(RUN), kinds()[:1])
+    assert new[0] > max(found)
+    assert_no_orphans(address)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_forkserver(tmp_path_factory):
+    """Start the server once, so that the first kill hits a writer and not an import."""
+    process, reports = start(write_commits, tmp_path_factory.mktemp("warm"), 1, 1)
+    drain(reports)
+    process.join()
