@@ -9,44 +9,45 @@ from typing import Any
 from flask import Blueprint, Flask, Response, jsonify
 
 from ringlens.app import payload, queries
+from ringlens.app.sources import Sources
 from ringlens.errors import NotInStoreError, RinglensError
-from ringlens.store import Store
 
 View = Callable[..., Any]
 
 
-def register(server: Flask, store: Store) -> None:
+def register(server: Flask, sources: Sources) -> None:
     """Add the addresses under ``/data``."""
     routes = Blueprint("data", __name__, url_prefix="/data/trace/<int:trace_id>")
+    store = sources.store
     views: dict[str, View] = {
-        "/tokens": payload.tokens,
-        "/margin": payload.margin,
-        "/layer/<int:layer>": payload.layer,
-        "/experts": _experts,
-        "/routing/<int:pos>": payload.routing,
-        "/heads/<int:pos>": _heads,
+        "/tokens": partial(payload.tokens, store),
+        "/margin": partial(payload.margin, store),
+        "/layer/<int:layer>": partial(payload.layer, store),
+        "/experts": partial(_experts, sources),
+        "/routing/<int:pos>": partial(payload.routing, store),
+        "/heads/<int:pos>": partial(_heads, sources),
     }
     for rule, view in views.items():
-        routes.add_url_rule(rule, rule, _answer(partial(view, store)))
+        routes.add_url_rule(rule, rule, _answer(view))
     server.register_blueprint(routes)
-    # A string, as JavaScript would round the number.
-    server.add_url_rule(
-        "/data/version", "version", _answer(lambda: {"version": str(queries.version(store))})
-    )
+
+    def version() -> dict[str, str]:
+        return {"version": str(queries.version(store))}  # JavaScript would round the number
+
+    server.add_url_rule("/data/version", "version", _answer(version))
 
 
-def _experts(store: Store, trace_id: int) -> payload.Payload:
-    head = _head(store, trace_id)
-    return payload.expert_map(store, trace_id, queries.n_tokens(head))
+def _experts(sources: Sources, trace_id: int) -> payload.Payload:
+    return payload.expert_map(sources.store, trace_id, queries.n_tokens(_head(sources, trace_id)))
 
 
-def _heads(store: Store, trace_id: int, pos: int) -> payload.Payload:
-    run = queries.run(store, _head(store, trace_id)["run_id"])
-    return payload.heads(store, trace_id, pos, run["layers"], run["heads"])
+def _heads(sources: Sources, trace_id: int, pos: int) -> payload.Payload:
+    run = queries.run(sources.catalogue, _head(sources, trace_id)["run_id"])
+    return payload.heads(sources.store, trace_id, pos, run["layers"], run["heads"])
 
 
-def _head(store: Store, trace_id: int) -> dict[str, Any]:
-    head = queries.trace_head(store, trace_id)
+def _head(sources: Sources, trace_id: int) -> dict[str, Any]:
+    head = queries.trace_head(sources.catalogue, trace_id)
     if head is None:
         raise NotInStoreError(f"no trace {trace_id} in the store; open / for the traces it holds")
     return head

@@ -8,9 +8,10 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app import queries
+from ringlens.app.evidence import EvidenceCache
 from ringlens.app.palette import expert_colour
 from ringlens.app.parts import signed, visible
-from ringlens.app.queries import Scope
+from ringlens.app.scope import Scope
 from ringlens.app.usage import Usage
 from ringlens.store import Store
 from ringlens.store.schema import PHASES
@@ -43,20 +44,20 @@ def summary(
 
 
 def evidence(
-    store: Store, scope: Scope, layer: int, expert: int, phase: str, order: str
+    cache: EvidenceCache, scope: Scope, layer: int, expert: int, phase: str, order: str
 ) -> list[Component]:
     """The tokens an expert is chosen for, and the places where it weighs most.
 
     Args:
-        store: The store.
+        cache: Of the store.
         scope: Run or trace.
         layer: Layer of the expert.
         expert: Expert id.
         phase: Phase that tokens and contexts are taken from, or 'all'.
-        order: 'count' or 'share', see :func:`ringlens.app.queries.expert_tokens`.
+        order: 'count' or 'share', see :meth:`ringlens.app.evidence.EvidenceCache.tokens`.
     """
-    tokens = queries.expert_tokens(store, scope, layer, expert, phase, order, TOKENS)
-    contexts = queries.expert_contexts(store, scope, layer, expert, phase, CONTEXTS)
+    chosen = cache.chosen(scope, layer, expert, phase)
+    tokens, contexts = cache.tokens(chosen, order, TOKENS), cache.contexts(chosen, CONTEXTS)
     if not tokens:
         least = " at least ten times" if order == "share" else ""
         return [html.P(f"No token that occurs{least} here was routed to it.", className="dim")]
@@ -125,7 +126,7 @@ def _tokens(rows: list[Row]) -> Component:
                 html.Td(html.Code(visible(row["text"]), className="token-cell")),
                 _meter(row["n"] / top, f"{row['n']:,}"),
                 _meter(row["share"], f"{row['share']:.0%}"),
-                html.Td(f"{row['weight']:.0%}", className="num"),
+                html.Td(_percent(row["weight"]), className="num"),
             ]
         )
         for row in rows
@@ -149,7 +150,7 @@ def _contexts(rows: list[Row], layer: int) -> Component:
         [
             dcc.Link(
                 [
-                    html.Span(f"{row['weight']:.0%}", className="weight"),
+                    html.Span(_percent(row["weight"]), className="weight"),
                     html.Span(
                         [
                             _flat(row["before"]),
@@ -167,6 +168,10 @@ def _contexts(rows: list[Row], layer: int) -> Component:
         ],
         className="contexts",
     )
+
+
+def _percent(weight: float | None) -> str:
+    return "–" if weight is None else f"{weight:.0%}"
 
 
 def _flat(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -11,9 +12,9 @@ from dash.development.base_component import Component
 
 from ringlens.app import expert_panel, figures, queries, usage_views
 from ringlens.app.parts import copy_button, state_page
-from ringlens.app.queries import Scope
+from ringlens.app.scope import Scope
+from ringlens.app.sources import Sources
 from ringlens.app.usage import METRICS, PHASE_CHOICES
-from ringlens.app.usage_cache import UsageCache
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -27,14 +28,16 @@ PHASE_LABELS = {
 }
 
 
-def layout(store: Store, query: dict[str, str]) -> Component:
+def layout(sources: Sources, query: dict[str, str]) -> Component:
     """The page for the scope, metric, phase and focus that the address asks for."""
-    found = queries.runs(store)
+    found = queries.runs(sources.catalogue)
     if not found:
         return state_page("Nothing to count yet", "This store holds no runs. Fill it first.")
     if "trace" in query:
         head = (
-            queries.trace_head(store, int(query["trace"])) if query["trace"].isdecimal() else None
+            queries.trace_head(sources.catalogue, int(query["trace"]))
+            if query["trace"].isdecimal()
+            else None
         )
         if head is None:
             return state_page(f"No trace {query['trace']}", "The store does not hold it.")
@@ -48,15 +51,17 @@ def layout(store: Store, query: dict[str, str]) -> Component:
     if name not in names:
         return state_page(f"No run {name}", "The store does not hold it.")
     run = found[names.index(name)]
-    if "routing" not in queries.recorded_tables(store, run["run_id"]):
+    if "routing" not in run["record"]:
         return state_page(
             "Routing was not recorded",
             f"Run {name} holds no routing rows. Capture again without leaving routing out.",
         )
-    return _page(found, run, head, query)
+    return _page(sources.store, found, run, head, query)
 
 
-def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -> Component:
+def _page(
+    store: Store, found: list[Row], run: Row, head: Row | None, query: dict[str, str]
+) -> Component:
     layers = run["sparse_layers"]
     shape = {"layers": layers, "experts": run["experts"]}
     metric, phase = query.get("metric", ""), query.get("phase", "")
@@ -69,7 +74,7 @@ def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -
     }
     return html.Div(
         [
-            _header(found, run, head),
+            _header(store, found, run, head),
             _controls(metric, phase),
             _body(len(layers)),
             dcc.Store(id="scope", data=scope),
@@ -131,7 +136,7 @@ def _asked(query: dict[str, str], name: str, allowed: Any, default: int | None) 
     return int(value) if value.isdecimal() and int(value) in allowed else default
 
 
-def _header(found: list[Row], run: Row, head: Row | None) -> Component:
+def _header(store: Store, found: list[Row], run: Row, head: Row | None) -> Component:
     runs = [
         {"value": each["run_id"], "label": f"{each['run_id']} · {each['model']}, {each['mode']}"}
         for each in found
@@ -166,7 +171,7 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
             [
                 *title,
                 html.Div(className="spacer"),
-                copy_button("Copy SQL", _sql(run, head)),
+                copy_button("Copy SQL", _sql(store, run, head)),
                 chooser,
             ],
             className="title-row",
@@ -175,17 +180,41 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
     )
 
 
-def _sql(run: Row, head: Row | None) -> str:
+def _sql(store: Store, run: Row, head: Row | None) -> str:
     """A query that counts what the heatmap shows; anyone can run it on the store."""
-    where = (
-        f"trace_id = {head['trace_id']}"
-        if head is not None
-        else f"trace_id in (select trace_id from traces where run_id = '{run['run_id']}')"
+    scope = Scope(run["run_id"], head["trace_id"] if head is not None else None)
+    if not scope.files(store.snapshot(), "usage_traces"):
+        where = (
+            f"trace_id = {scope.trace_id}"
+            if head is not None
+            else f"trace_id in (select trace_id from traces where run_id = '{scope.run_id}')"
+        )
+        return (
+            "select layer, expert, count(*) as n, sum(weight) as weight, "
+            "count(*) filter (bias_flip) as bias_flips "
+            f"from router_choices where {where} group by all order by layer, expert"
+        )
+    where = f"run_id = '{scope.run_id}'" + (
+        f" and trace_id = {scope.trace_id}" if head is not None else ""
     )
     return (
-        "select layer, expert, count(*) as n, sum(weight) as weight, "
-        "count(*) filter (bias_flip) as bias_flips "
-        f"from router_choices where {where} group by all order by layer, expert"
+        "select layer, expert, sum(n)::bigint as n, sum(weight) as weight, "
+        "sum(bias_flips)::bigint as bias_flips from (select layer, unnest(range(len(n))) as expert,"
+        " unnest(n) as n, unnest(weight) as weight, unnest(bias_flips) as bias_flips "
+        f"from usage_traces where {where}) where n > 0 group by all order by layer, expert"
+    )
+
+
+def _how_to_roll_up(store: Store) -> Component:
+    """Said where the usage tables of a run are missing or incomplete."""
+    return html.Span(
+        [
+            "counted in the routing itself, which takes longer: ",
+            html.Code(f"ringlens rollup {shlex.quote(store.address)}"),
+            " sums it up for good",
+        ],
+        className="dim",
+        id="no-rollups",
     )
 
 
@@ -207,15 +236,14 @@ def _controls(metric: str, phase: str) -> Component:
     )
 
 
-def register(app: Dash, store: Store) -> None:
+def register(app: Dash, sources: Sources) -> None:
     """Figure, table and panel follow metric, phase, focus and colour scheme."""
-    cache = UsageCache(store)
-    _figure_callbacks(app, cache)
-    _panel_callbacks(app, store, cache)
+    _figure_callbacks(app, sources)
+    _panel_callbacks(app, sources)
     _client_callbacks(app)
 
 
-def _figure_callbacks(app: Dash, cache: UsageCache) -> None:
+def _figure_callbacks(app: Dash, sources: Sources) -> None:
     """The heatmap with its caption, and the table."""
 
     @app.callback(
@@ -228,9 +256,10 @@ def _figure_callbacks(app: Dash, cache: UsageCache) -> None:
         State("scope", "data"),
     )
     def draw(metric: str, phase: str, focus: Row, theme: str, scope: Row) -> tuple[Any, Any]:
-        usage = cache.get(Scope(**scope))
+        usage = sources.usage.get(Scope(**scope))
         figure = figures.usage_heatmap(usage, metric, phase, focus["L"], focus["E"], theme)
-        return figure, usage_views.note(usage, metric, phase, theme)
+        note = usage_views.note(usage, metric, phase, theme)
+        return figure, note if usage.from_rollups else [*note, _how_to_roll_up(sources.store)]
 
     @app.callback(
         Output("usage-table", "children"),
@@ -244,10 +273,10 @@ def _figure_callbacks(app: Dash, cache: UsageCache) -> None:
     def table(view: str, phase: str, scope: Row) -> tuple[Any, Any, Any]:
         if view == "chart":
             return no_update, True, False
-        return usage_views.table(cache.get(Scope(**scope)), phase), False, True
+        return usage_views.table(sources.usage.get(Scope(**scope)), phase), False, True
 
 
-def _panel_callbacks(app: Dash, store: Store, cache: UsageCache) -> None:
+def _panel_callbacks(app: Dash, sources: Sources) -> None:
     """The panel of the expert in focus."""
 
     @app.callback(
@@ -259,8 +288,8 @@ def _panel_callbacks(app: Dash, store: Store, cache: UsageCache) -> None:
         State("scope", "data"),
     )
     def summary(focus: Row, metric: str, phase: str, scope: Row) -> tuple[Any, bool]:
-        where = Scope(**scope)
-        usage = cache.get(where)
+        store, where = sources.store, Scope(**scope)
+        usage = sources.usage.get(where)
         if focus["E"] is None:
             return usage_views.strongest(usage, metric, phase), True
         phase = "all" if phase == "difference" else phase
@@ -277,7 +306,9 @@ def _panel_callbacks(app: Dash, store: Store, cache: UsageCache) -> None:
         if focus["E"] is None:
             return None
         phase = "all" if phase == "difference" else phase
-        return expert_panel.evidence(store, Scope(**scope), focus["L"], focus["E"], phase, order)
+        return expert_panel.evidence(
+            sources.evidence, Scope(**scope), focus["L"], focus["E"], phase, order
+        )
 
 
 def _client_callbacks(app: Dash) -> None:

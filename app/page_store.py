@@ -11,7 +11,9 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 
 from ringlens.app import grid, queries
+from ringlens.app.catalogue import Catalogue
 from ringlens.app.parts import GRID_THEME, ago, command_box, percent, plural, stat
+from ringlens.app.sources import Sources
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -20,10 +22,11 @@ RUNS = 6  # shown above the grid, newest first
 PAGE = 100  # rows the grid asks for at a time
 
 
-def layout(store: Store) -> Component:
+def layout(sources: Sources) -> Component:
     """The page, or how to fill the store where it holds no runs."""
+    store, catalogue = sources.store, sources.catalogue
     version = str(queries.version(store))  # before the figures: what comes between is shown twice
-    totals = queries.totals(store)
+    totals = queries.totals(catalogue)
     return html.Div(
         [
             html.Header(
@@ -41,9 +44,9 @@ def layout(store: Store) -> Component:
                 ],
                 className="page-header",
             ),
-            html.Div(_runs(store), id="runs"),
+            html.Div(_runs(catalogue), id="runs"),
             html.Div(_empty(store, totals), id="empty", className="empty"),
-            _grid_section(store, totals),
+            _grid_section(catalogue, totals),
             dcc.Store(id="heartbeat", data=version),
             dcc.Store(id="commits"),
         ],
@@ -51,8 +54,9 @@ def layout(store: Store) -> Component:
     )
 
 
-def register(app: Dash, store: Store) -> None:
+def register(app: Dash, sources: Sources) -> None:
     """Rows for the grid, a look for new commits, and the clicks."""
+    store, catalogue = sources.store, sources.catalogue
 
     @app.callback(
         Output("traces", "getRowsResponse"),
@@ -68,7 +72,7 @@ def register(app: Dash, store: Store) -> None:
         wanted = grid.condition(request.get("filterModel"), verdict, search)
         order = grid.order_sql(request.get("sortModel"))
         start, end = int(request["startRow"]), int(request["endRow"])
-        page, total = queries.traces_page(store, wanted.sql, order, wanted.params, start, end)
+        page, total = queries.traces_page(catalogue, wanted.sql, order, wanted.params, start, end)
         return {"rowData": page, "rowCount": total}, plural(total, "trace")
 
     @app.callback(
@@ -81,8 +85,8 @@ def register(app: Dash, store: Store) -> None:
         prevent_initial_call=True,
     )
     def refresh(version: str) -> tuple[Any, ...]:
-        totals = queries.totals(store)
-        parts = _stats(totals), _runs(store), _empty(store, totals)
+        totals = queries.totals(catalogue)
+        parts = _stats(totals), _runs(catalogue), _empty(store, totals)
         return *parts, not totals["traces"], version
 
     client = app.clientside_callback
@@ -128,8 +132,8 @@ def _stats(totals: Row) -> list[Component]:
     ]
 
 
-def _runs(store: Store) -> Component | None:
-    found = queries.runs(store)
+def _runs(catalogue: Catalogue) -> Component | None:
+    found = queries.runs(catalogue)
     if not found:
         return None
     heads = ("Run", "Model", "Mode", "Shape", "Traces", "Correct", "Tokens", "Recorded", "Started")
@@ -178,7 +182,7 @@ def _run_row(run: Row) -> Component:
     )
 
 
-def _grid_section(store: Store, totals: Row) -> Component:
+def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
     verdicts = [
         {"value": "all", "label": "All"},
         {"value": "correct", "label": "Correct"},
@@ -203,7 +207,7 @@ def _grid_section(store: Store, totals: Row) -> Component:
         className="section-bar",
     )
     return html.Section(
-        [bar, _grid(queries.grid_tops(store))],
+        [bar, _grid(queries.grid_tops(catalogue))],
         id="grid",
         className="section grow",
         hidden=not totals["traces"],

@@ -13,20 +13,22 @@ from dash.development.base_component import Component
 
 from ringlens.app import queries
 from ringlens.app.parts import copy_button, plural, state_page
+from ringlens.app.sources import Sources
 from ringlens.store import Store
 
 Row = dict[str, Any]
 
 
-def layout(store: Store, trace_id: str) -> Component:
+def layout(sources: Sources, trace_id: str) -> Component:
     """The page of a trace, or what to do where there is none."""
-    head = queries.trace_head(store, int(trace_id)) if trace_id.isdecimal() else None
+    store, catalogue = sources.store, sources.catalogue
+    head = queries.trace_head(catalogue, int(trace_id)) if trace_id.isdecimal() else None
     if head is None:
         return state_page(
             f"No trace {trace_id}",
             f"The store {store.name} does not hold it. The list shows what there is.",
         )
-    run = queries.run(store, head["run_id"])
+    run = queries.run(catalogue, head["run_id"])
     return html.Div(
         [
             _header(store, head, run),
@@ -56,7 +58,7 @@ def boot(store: Store, head: Row, run: Row) -> Row:
     }
 
 
-def register(app: Dash, store: Store) -> None:
+def register(app: Dash, sources: Sources) -> None:
     """The one callback: a new frame on the page is filled by the script."""
     app.clientside_callback(
         ClientsideFunction("trace", "mount"),

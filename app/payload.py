@@ -37,11 +37,10 @@ def encode(values: NDArray[Any], dtype: str) -> str:
 
 def tokens(store: Store, trace_id: int) -> Payload:
     """Text, ends of the tokens in it, and per token: id, phase, logprob, entropy."""
-    head = queries.trace_head(store, trace_id)
-    if head is None:
+    text = queries.text(store, trace_id)
+    if text is None:
         raise NotInStoreError(f"no trace {trace_id} in the store; open / for the traces it holds")
     table = queries.tokens(store, trace_id)
-    text: str = head["text"]
     phase_at = {name: i for i, name in enumerate(PHASES)}
     return {
         "text": text,

@@ -1,65 +1,52 @@
-"""Every question the dashboard asks of a store, as SQL; nothing else in ``app`` writes SQL.
+"""What the pages ask of a store, as SQL.
 
-All values enter as parameters. The few column names that enter as text come from the tables below,
-never from the browser.
+What is asked of all traces goes to the catalogue, what is asked of one to its files. All values
+enter as parameters. The few column names that enter as text come from the tables of
+:mod:`ringlens.app.grid`, never from the browser.
 
 Shape letters: T tokens of a trace, S sparse layers, k experts a token, H heads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from ringlens.app.catalogue import Catalogue
 from ringlens.store import Store
-from ringlens.store.schema import PHASES
 
+Row = dict[str, Any]
 Params = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Scope:
-    """Which traces a question is about: one run, or one trace of it."""
+class Tables(Protocol):
+    """What answers SQL: a store, or the catalogue of its small tables."""
 
-    run_id: str
-    trace_id: int | None = None
-
-    @property
-    def sql(self) -> str:
-        """Condition on a column ``trace_id`` (unqualified)."""
-        if self.trace_id is not None:
-            return "trace_id = $trace_id"
-        return "trace_id in (select trace_id from traces where run_id = $run_id)"
-
-    @property
-    def params(self) -> Params:
-        """Parameters of :attr:`sql`."""
-        if self.trace_id is not None:
-            return {"trace_id": self.trace_id}
-        return {"run_id": self.run_id}
+    def sql(self, query: str, params: Params) -> Any:
+        """A DuckDB relation."""
 
 
-def rows(store: Store, query: str, params: Params | None = None) -> list[dict[str, Any]]:
+def rows(tables: Tables, query: str, params: Params | None = None) -> list[Row]:
     """The result as a list of dictionaries; for small results."""
-    return frame(store, query, params).to_pylist()
+    return frame(tables, query, params).to_pylist()
 
 
-def frame(store: Store, query: str, params: Params | None = None) -> pa.Table:
+def frame(tables: Tables, query: str, params: Params | None = None) -> pa.Table:
     """The result as an Arrow table."""
-    return store.sql(query, params or {}).to_arrow_table()
+    return tables.sql(query, params or {}).to_arrow_table()
 
 
 def version(store: Store) -> int:
     """A number that changes with every commit; costs one look at the manifest, no query."""
-    return hash(tuple((f.path, f.bytes) for name in ("runs", "traces") for f in store.files(name)))
+    files = store.snapshot()
+    return hash(tuple(file.path for name in ("runs", "traces") for file in files.get(name, ())))
 
 
 # --- the store ------------------------------------------------------------------------------
 
 
-def totals(store: Store) -> dict[str, Any]:
+def totals(catalogue: Catalogue) -> Row:
     """Traces, tokens by phase, verdicts and runs of the whole store, in one row."""
     query = """
         select count(*) as traces,
@@ -71,10 +58,10 @@ def totals(store: Store) -> dict[str, Any]:
                (select count(*) from runs) as runs,
                (select count(*) from runs where finished is null) as unfinished
         from traces"""
-    return rows(store, query)[0]
+    return rows(catalogue, query)[0]
 
 
-def runs(store: Store) -> list[dict[str, Any]]:
+def runs(catalogue: Catalogue) -> list[Row]:
     """All runs, newest first, each with its number of traces, verdicts and tokens."""
     query = """
         with by_run as (
@@ -86,30 +73,24 @@ def runs(store: Store) -> list[dict[str, Any]]:
                coalesce(judged, 0) as judged, coalesce(tokens, 0) as tokens
         from runs left join by_run using (run_id)
         order by started desc, run_id"""
-    return rows(store, query)
+    return rows(catalogue, query)
 
 
-# Mean entropy of each trace over what the model wrote.
-_BY_TRACE = """
-    select trace_id, avg(entropy) filter (phase <> 'prompt') as entropy
-    from tokens group by trace_id"""
-
-
-def grid_tops(store: Store) -> dict[str, Any]:
+def grid_tops(catalogue: Catalogue) -> Row:
     """The largest values of the grid's columns that are drawn as bars; None without traces."""
-    query = f"""
+    query = """
         select (select max(n_think) from traces) as n_think,
-               (select max(entropy) from ({_BY_TRACE})) as entropy"""
-    return rows(store, query)[0]
+               (select max(entropy) from tokens) as entropy"""
+    return rows(catalogue, query)[0]
 
 
 def traces_page(
-    store: Store, where: str, order: str, params: Params, start: int, end: int
-) -> tuple[list[dict[str, Any]], int]:
+    catalogue: Catalogue, where: str, order: str, params: Params, start: int, end: int
+) -> tuple[list[Row], int]:
     """Rows ``start`` to ``end`` of the traces grid, and how many there are in all.
 
     Args:
-        store: The store.
+        catalogue: The store's small tables.
         where: Condition made by :mod:`ringlens.app.grid`, which also made ``params``.
         order: Its ``order by`` list.
         params: Parameters of the condition.
@@ -117,14 +98,13 @@ def traces_page(
         end: Row after the last.
     """
     query = f"""
-        with by_trace as ({_BY_TRACE}),
-        grid as (
+        with grid as (
             select trace_id, run_id, task, prompt, answer, correct, n_think, finish_reason,
-                   n_prompt + n_think + n_answer as tokens, by_trace.entropy
-            from traces left join by_trace using (trace_id))
+                   n_prompt + n_think + n_answer as tokens, entropy
+            from traces left join tokens using (trace_id))
         select *, count(*) over () as found from grid
         where {where} order by {order} limit $limit offset $offset"""
-    found = rows(store, query, {**params, "limit": end - start, "offset": start})
+    found = rows(catalogue, query, {**params, "limit": end - start, "offset": start})
     total = found[0].pop("found") if found else 0
     for row in found[1:]:
         row.pop("found")
@@ -140,19 +120,24 @@ def _of_trace(store: Store, table: str, trace_id: int) -> str:
 # --- one trace ------------------------------------------------------------------------------
 
 
-def trace_head(store: Store, trace_id: int) -> dict[str, Any] | None:
-    """Everything about a trace but its arrays, with its neighbours by id; None if unknown."""
+def trace_head(catalogue: Catalogue, trace_id: int) -> Row | None:
+    """All about a trace but its text and arrays, with its neighbours by id; None if unknown."""
     query = """
-        select * from (
-            select *, lag(trace_id) over (order by trace_id) as previous,
-                   lead(trace_id) over (order by trace_id) as next
-            from traces)
-        where trace_id = $trace_id"""
-    found = rows(store, query, {"trace_id": trace_id})
+        select *, (select max(trace_id) from traces where trace_id < $trace_id) as previous,
+               (select min(trace_id) from traces where trace_id > $trace_id) as next
+        from traces where trace_id = $trace_id"""
+    found = rows(catalogue, query, {"trace_id": trace_id})
     return found[0] if found else None
 
 
-def n_tokens(head: dict[str, Any]) -> int:
+def text(store: Store, trace_id: int) -> str | None:
+    """The whole text of a trace; None if it is unknown."""
+    query = f"select text from {_of_trace(store, 'traces', trace_id)}"
+    found = rows(store, query, {"trace_id": trace_id})
+    return found[0]["text"] if found else None
+
+
+def n_tokens(head: Row) -> int:
     """Tokens of a trace, from its row of ``traces``."""
     return int(head["n_prompt"] + head["n_think"] + head["n_answer"])
 
@@ -163,14 +148,9 @@ def recorded(store: Store, table: str, trace_id: int) -> bool:
     return bool(rows(store, query, {"trace_id": trace_id}))
 
 
-def recorded_tables(store: Store, run_id: str) -> list[str]:
-    """What a run says it recorded."""
-    return list(run(store, run_id)["record"])
-
-
-def run(store: Store, run_id: str) -> dict[str, Any]:
+def run(catalogue: Catalogue, run_id: str) -> Row:
     """One run's row of ``runs``."""
-    return rows(store, "select * from runs where run_id = $run_id", {"run_id": run_id})[0]
+    return rows(catalogue, "select * from runs where run_id = $run_id", {"run_id": run_id})[0]
 
 
 def tokens(store: Store, trace_id: int) -> pa.Table:
@@ -224,108 +204,10 @@ def heads_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
     return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
 
 
-# --- usage of experts -----------------------------------------------------------------------
-
-
-_PHASE_NUMBER = f"list_position({list(PHASES)!r}, phase) - 1"
-
-
-def choices(store: Store, scope: Scope) -> pa.RecordBatchReader:
-    """Every routing row of the scope: phase, layer, expert_ids, weights, bias_flips; streamed.
-
-    Counting these with numpy takes about half the time of counting them by ``unnest`` in SQL.
-    """
-    query = f"""
-        select phase, layer, expert_ids, weights, bias_flips
-        from (select * from routing where {scope.sql})
-        join (select trace_id, pos, {_PHASE_NUMBER} as phase from tokens where {scope.sql})
-        using (trace_id, pos)"""
-    return store.sql(query, scope.params).to_arrow_reader(200_000)
-
-
-def tokens_by_phase(store: Store, scope: Scope) -> dict[str, int]:
-    """Tokens of the scope in each phase that occurs."""
-    query = f"select phase, count(*) as n from tokens where {scope.sql} group by phase"
-    return {row["phase"]: row["n"] for row in rows(store, query, scope.params)}
-
-
 # --- one expert -----------------------------------------------------------------------------
 
-# Rows where the expert was chosen, with its weight as a share of the token's k weights.
-_CHOSEN = """
-    select trace_id, pos, weights[list_position(expert_ids, $expert)] / list_sum(weights) as weight
-    from routing where layer = $layer and list_contains(expert_ids, $expert) and {scope}"""
-_IN_PHASE = "($phase = 'all' or phase = $phase)"
 
-
-def expert_tokens(
-    store: Store, scope: Scope, layer: int, expert: int, phase: str, order: str, limit: int
-) -> list[dict[str, Any]]:
-    """The tokens an expert sees most.
-
-    Args:
-        store: The store.
-        scope: Run or trace.
-        layer: Layer of the expert.
-        expert: Expert id.
-        phase: 'all' or one of the phases.
-        order: 'count', or 'share' for the tokens it sees the largest share of, which then must
-            occur at least ten times in the scope (the limit of OLMoE, arXiv 2409.02060).
-        limit: Rows at most.
-
-    Returns:
-        Rows of token_id, text, n (times chosen), occurrences, share (n / occurrences) and
-        weight (mean share of the routing weight when chosen).
-    """
-    orders = {"count": "n desc, token_id", "share": "share desc, n desc, token_id"}
-    query = f"""
-        with seen as (
-            select trace_id, pos, token_id, text from tokens where {scope.sql} and {_IN_PHASE}),
-        chosen as ({_CHOSEN.format(scope=scope.sql)}),
-        by_token as (
-            select token_id, any_value(text) as text, count(*) as occurrences,
-                   count(weight) as n, avg(weight) as weight
-            from seen left join chosen using (trace_id, pos) group by token_id)
-        select *, n / occurrences as share from by_token
-        where n > 0 and occurrences >= $least order by {orders[order]} limit $limit"""
-    least = 10 if order == "share" else 1
-    params = {"layer": layer, "expert": expert, "phase": phase, "limit": limit, "least": least}
-    return rows(store, query, {**scope.params, **params})
-
-
-def expert_contexts(
-    store: Store, scope: Scope, layer: int, expert: int, phase: str, limit: int, around: int = 9
-) -> list[dict[str, Any]]:
-    """The places where an expert weighs most, one for each token id.
-
-    Returns:
-        Rows of trace_id, pos, weight (share of the token's routing weight), and the text before,
-        at and after the token (``around`` tokens on each side).
-    """
-    query = f"""
-        with seen as (
-            select trace_id, pos, token_id from tokens where {scope.sql} and {_IN_PHASE}),
-        ranked as (
-            select trace_id, pos, weight, row_number() over (
-                       partition by token_id order by weight desc, trace_id, pos) as place
-            from ({_CHOSEN.format(scope=scope.sql)}) join seen using (trace_id, pos)),
-        best as (
-            select * from ranked where place = 1
-            order by weight desc, trace_id, pos limit $limit),
-        around as (
-            select best.trace_id, best.pos, weight, text, t.pos - best.pos as place
-            from best join tokens t on t.trace_id = best.trace_id
-             and t.pos between best.pos - $around and best.pos + $around)
-        select trace_id, pos, any_value(weight) as weight,
-               coalesce(string_agg(text, '' order by place) filter (place < 0), '') as before,
-               any_value(text) filter (place = 0) as token,
-               coalesce(string_agg(text, '' order by place) filter (place > 0), '') as after
-        from around group by trace_id, pos order by weight desc, trace_id, pos"""
-    params = {"layer": layer, "expert": expert, "phase": phase, "limit": limit, "around": around}
-    return rows(store, query, {**scope.params, **params})
-
-
-def expert_facts(store: Store, run_id: str, layer: int, expert: int) -> dict[str, Any] | None:
+def expert_facts(store: Store, run_id: str, layer: int, expert: int) -> Row | None:
     """Group and selection bias of one expert; None where the run does not have it."""
     query = """
         select "group", bias from experts

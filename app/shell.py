@@ -11,6 +11,7 @@ from dash.development.base_component import Component
 from ringlens.app import data_routes, page_routing, page_store, page_trace, security
 from ringlens.app.palette import FONT
 from ringlens.app.parts import state_page
+from ringlens.app.sources import Sources
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 
@@ -48,10 +49,11 @@ def build(store: Store) -> Dash:
     )
     app.server.extensions["ringlens"] = store  # where whoever serves finds it, to close it
     app.layout = layout(store)
-    _navigation(app, store)
+    sources = Sources(store)
+    _navigation(app, sources)
     for page in (page_store, page_routing, page_trace):
-        page.register(app, store)
-    data_routes.register(app.server, store)
+        page.register(app, sources)
+    data_routes.register(app.server, sources)
     security.protect(app)
     return app
 
@@ -109,13 +111,13 @@ def _sidebar(store: Store) -> list[Component]:
     ]
 
 
-def _navigation(app: Dash, store: Store) -> None:
+def _navigation(app: Dash, sources: Sources) -> None:
     """Which page an address shows, and what the buttons of the frame do."""
 
     @app.callback(Output("page", "children"), Input("url", "pathname"), Input("url", "search"))
     def show(pathname: str | None, search: str | None) -> Component:
         try:
-            return page(store, pathname or "/", search or "")
+            return page(sources, pathname or "/", search or "")
         except RinglensError as error:
             return state_page("This page cannot be shown", str(error))
 
@@ -134,14 +136,14 @@ def _navigation(app: Dash, store: Store) -> None:
     )
 
 
-def page(store: Store, pathname: str, search: str) -> Component:
+def page(sources: Sources, pathname: str, search: str) -> Component:
     """The page of an address."""
     query = {name: values[-1] for name, values in parse_qs(search.lstrip("?")).items()}
     parts = [part for part in pathname.split("/") if part]
     if not parts:
-        return page_store.layout(store)
+        return page_store.layout(sources)
     if parts == ["routing"]:
-        return page_routing.layout(store, query)
+        return page_routing.layout(sources, query)
     if len(parts) == 2 and parts[0] == "trace":
-        return page_trace.layout(store, parts[1])
+        return page_trace.layout(sources, parts[1])
     return state_page("No such page", f"There is nothing at {pathname}.")

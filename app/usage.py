@@ -5,11 +5,9 @@ Shape letters: P phases, S sparse layers, E experts, k experts a token.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.store.schema import PHASES
@@ -26,26 +24,82 @@ PHASE_CHOICES = ("all", *PHASES, "difference")
 
 
 @dataclass(frozen=True)
+class Sums:
+    """How often each expert was chosen, summed over traces.
+
+    Attributes:
+        tokens_PS: Routed tokens of each phase at each layer.
+        n_PSE: Times chosen.
+        weight_PSE: Sum of the expert's routing weights.
+        flips_PSE: Times chosen only because of its selection bias.
+        reasons: Whether weights and flips are known; in imported runs they are not.
+    """
+
+    tokens_PS: Array
+    n_PSE: Array
+    weight_PSE: Array
+    flips_PSE: Array
+    reasons: bool
+
+    @classmethod
+    def zeros(cls, layers: int, experts: int) -> Sums:
+        """The sums over nothing."""
+        shape = (len(PHASES), layers, experts)
+        n, weight, flips = np.zeros((3, *shape))
+        return cls(np.zeros(shape[:2]), n, weight, flips, True)
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.tokens_PS + other.tokens_PS,
+            self.n_PSE + other.n_PSE,
+            self.weight_PSE + other.weight_PSE,
+            self.flips_PSE + other.flips_PSE,
+            self.reasons and other.reasons,
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows of ``routing`` that are summed up."""
+        return int(self.tokens_PS.sum())
+
+
+@dataclass(frozen=True)
 class Usage:
-    """How often each expert was chosen, from one scan of the routing table.
+    """How often each expert of a model was chosen in some traces.
 
     Attributes:
         layers: The S sparse layers.
         experts_per_token: k.
         groups: Expert groups; E / groups experts stand side by side in one.
-        tokens_P: Tokens seen in each phase.
-        n_PSE: Times chosen.
-        weight_PSE: Sum of the expert's shares of its tokens' routing weight.
-        flips_PSE: Times chosen only because of its selection bias.
+        sums: What was counted.
+        from_rollups: Whether that was read from the usage tables, not counted in ``routing``.
     """
 
     layers: tuple[int, ...]
     experts_per_token: int
     groups: int
-    tokens_P: Array
-    n_PSE: Array
-    weight_PSE: Array
-    flips_PSE: Array
+    sums: Sums
+    from_rollups: bool
+
+    @property
+    def tokens_P(self) -> Array:
+        """Routed tokens of each phase."""
+        return self.sums.tokens_PS.max(axis=1, initial=0)
+
+    @property
+    def n_PSE(self) -> Array:
+        """Times chosen."""
+        return self.sums.n_PSE
+
+    @property
+    def flips_PSE(self) -> Array:
+        """Times chosen only because of the selection bias; nan where that is not known."""
+        return self.sums.flips_PSE if self.sums.reasons else np.full_like(self.n_PSE, np.nan)
+
+    @property
+    def weight_PSE(self) -> Array:
+        """Sum of the expert's routing weights; nan where they are not known."""
+        return self.sums.weight_PSE if self.sums.reasons else np.full_like(self.n_PSE, np.nan)
 
     @property
     def experts(self) -> int:
@@ -90,7 +144,8 @@ class Usage:
             if metric == "share":
                 return n_SE / tokens
             if metric == "weight":
-                return _of_phase(self.weight_PSE, phase) / tokens
+                weight_SE = _of_phase(self.weight_PSE, phase)
+                return weight_SE / weight_SE.sum(axis=1, keepdims=True)
             if metric == "lift":
                 return np.log2(n_SE / tokens / (self.experts_per_token / self.experts))
             return _of_phase(self.flips_PSE, phase) / n_SE
@@ -98,45 +153,6 @@ class Usage:
 
 def _of_phase(values: Array, phase: str) -> Array:
     return values.sum(axis=0) if phase == "all" else values[PHASES.index(phase)]
-
-
-def count(
-    batches: Iterable[pa.RecordBatch],
-    tokens: dict[str, int],
-    layers: Sequence[int],
-    experts: int,
-    experts_per_token: int,
-    groups: int,
-) -> Usage:
-    """Count the rows of :func:`ringlens.app.queries.choices`.
-
-    Args:
-        batches: The rows.
-        tokens: Tokens by phase.
-        layers: Sparse layers of the run.
-        experts: E.
-        experts_per_token: k.
-        groups: Expert groups.
-    """
-    shape = (len(PHASES), len(layers), experts)
-    place_of_layer = np.zeros(max(layers, default=0) + 1, dtype=np.int64)
-    place_of_layer[list(layers)] = np.arange(len(layers))
-    n, weight, flips = (np.zeros(np.prod(shape)) for _ in range(3))
-    for batch in batches:
-        phase_R = batch["phase"].to_numpy().astype(np.int64)
-        cell_R = (phase_R * len(layers) + place_of_layer[batch["layer"].to_numpy()]) * experts
-        chosen_Rk = batch["expert_ids"].flatten().to_numpy().reshape(len(batch), -1)
-        weight_Rk = batch["weights"].flatten().to_numpy().reshape(len(batch), -1)
-        share_Rk = weight_Rk / weight_Rk.sum(axis=1, keepdims=True)
-        cell_Rk = (cell_R[:, None] + chosen_Rk).ravel()
-        n += np.bincount(cell_Rk, minlength=n.size)
-        weight += np.bincount(cell_Rk, share_Rk.ravel(), minlength=n.size)
-        flipped = batch["bias_flips"]
-        row_of = np.repeat(np.arange(len(batch)), np.diff(flipped.offsets.to_numpy()))
-        flips += np.bincount(cell_R[row_of] + flipped.flatten().to_numpy(), minlength=n.size)
-    tokens_P = np.array([tokens.get(name, 0) for name in PHASES], dtype=float)
-    arrays = (values.reshape(shape) for values in (n, weight, flips))
-    return Usage(tuple(layers), experts_per_token, groups, tokens_P, *arrays)
 
 
 def max_violation(n_SE: Array) -> Array:

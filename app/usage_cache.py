@@ -1,45 +1,161 @@
-"""Usage of the scopes asked for last, so that a click does not scan the routing table again."""
+"""Usage of the scopes asked for last, summed up from the store's usage tables.
+
+Where these do not sum up all of the routing (stores of format 1 have none), the routing itself is
+counted, which takes seconds in a large store.
+
+Shape letters: P phases, S sparse layers, E experts, k experts a token, R rows, F flips.
+"""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from ringlens.app import queries
-from ringlens.app import usage as usages
-from ringlens.app.queries import Scope
-from ringlens.app.usage import Usage
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ringlens.app.kept import Kept
+from ringlens.app.scope import Scope
+from ringlens.app.usage import Sums, Usage
 from ringlens.store import Store
+from ringlens.store.columns import matrix, ragged
+from ringlens.store.manifest import File
+from ringlens.store.schema import PHASES
+
+LIMIT = 64 * 2**20
+"""Bytes of usage that are kept: forty scopes of Ring-1T's size."""
+
+_PHASE = f"list_position({list(PHASES)!r}, phase) - 1"
+_BATCH = 4_096
 
 
 class UsageCache:
-    """Usage of the scopes asked for last; a new commit makes them anew. Safe for threads."""
-
-    KEPT = 8
+    """Usage of the scopes asked for last; a commit adds to it. Safe for threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.Lock()
-        self._kept: dict[tuple[Scope, int], Usage] = {}
+        self._rollups = Kept(self._from_rollups, _bytes, LIMIT, join=Sums.__add__)
+        self._routing = Kept(self._from_routing, _bytes, LIMIT)
 
     def get(self, scope: Scope) -> Usage:
-        """The usage of a scope, from one scan of its routing rows."""
-        key = (scope, queries.version(self._store))
-        with self._lock:  # also keeps eight threads from scanning for the same answer
-            if key not in self._kept:
-                while len(self._kept) >= self.KEPT:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[key] = read_usage(self._store, scope)
-            return self._kept[key]
+        """The usage of a scope: from its rollups, or counted where these are not complete."""
+        snapshot = self._store.snapshot()
+        run = self._run(scope)
+        sums = self._rollups.get(scope, scope.files(snapshot, "usage_traces"))
+        from_rollups = sums.rows == self._routed(scope, snapshot)
+        if not from_rollups:
+            files = [f for table in ("routing", "tokens") for f in scope.files(snapshot, table)]
+            sums = self._routing.get(scope, files)
+        layers = tuple(run["sparse_layers"])
+        return Usage(layers, run["experts_per_token"], run["groups"], sums, from_rollups)
+
+    def _run(self, scope: Scope) -> dict:
+        query = "select * from runs where run_id = $run_id"
+        return self._store.sql(query, {"run_id": scope.run_id}).to_arrow_table().to_pylist()[0]
+
+    def _routed(self, scope: Scope, snapshot: Mapping[str, Sequence[File]]) -> int:
+        """Rows of routing in the scope; read from the files' footers where the manifest does."""
+        files = scope.files(snapshot, "routing")
+        if scope.trace_id is None or all(f.first_trace == f.last_trace for f in files):
+            return sum(file.rows for file in files)
+        source = self._store.scan("routing", files)
+        query = f"select count(*) from {source} where {scope.sql}"
+        return int(self._store.sql(query, scope.params).fetchall()[0][0])
+
+    def _from_rollups(self, scope: Scope, files: Sequence[File]) -> Sums:
+        """Sum the rows of ``usage_traces``."""
+        query = f"""
+            select {_PHASE} as phase, layer, tokens, n, weight, bias_flips
+            from {self._store.scan("usage_traces", files)} where {scope.sql}"""
+        return self._sum(scope, query, 4_096, of_rollups)
+
+    def _from_routing(self, scope: Scope, files: Sequence[File]) -> Sums:
+        """Count the rows of ``routing``."""
+        source = {
+            table: self._store.scan(table, [file for file in files if file.table == table])
+            for table in ("routing", "tokens")
+        }
+        query = f"""
+            select phase, layer, expert_ids, weights, bias_flips
+            from (select * from {source["routing"]} where {scope.sql})
+            join (select trace_id, pos, {_PHASE} as phase from {source["tokens"]}
+                  where {scope.sql}) using (trace_id, pos)"""
+        return self._sum(scope, query, 200_000, of_routing)
+
+    def _sum(
+        self,
+        scope: Scope,
+        query: str,
+        batch_rows: int,
+        count: Callable[[pa.Table, NDArray[np.int64], tuple[int, int]], Sums],
+    ) -> Sums:
+        """Sum up the rows of a query; they come a batch at a time."""
+        run = self._run(scope)
+        layers, experts = run["sparse_layers"], run["experts"]
+        place = np.zeros(max(layers, default=0) + 1, np.int64)
+        place[list(layers)] = np.arange(len(layers))
+        sums = Sums.zeros(len(layers), experts)
+        for batch in self._store.sql(query, scope.params).to_arrow_reader(batch_rows):
+            rows = pa.Table.from_batches([batch])
+            cell_R = rows["phase"].to_numpy() * len(layers) + place[rows["layer"].to_numpy()]
+            sums += count(rows, cell_R.astype(np.int64), (len(layers), experts))
+        return sums
+
+
+def of_rollups(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]) -> Sums:
+    """Sums over rows of ``usage_traces``.
+
+    Args:
+        rows: The rows.
+        cell_R: Place of each row's phase and layer among P * S.
+        shape: S and E.
+    """
+    zero = Sums.zeros(*shape)
+    phases, layers, experts = zero.n_PSE.shape
+    tokens_PS = np.bincount(cell_R, rows["tokens"].to_numpy(), phases * layers)
+    order = np.argsort(cell_R, kind="stable")
+    cells, first = np.unique(cell_R[order], return_index=True)
+    reasons = not rows["weight"].null_count
+    known = ("n", "weight", "bias_flips") if reasons else ("n",)
+    for name, total in zip(known, (zero.n_PSE, zero.weight_PSE, zero.flips_PSE), strict=False):
+        ordered_RE = matrix(rows[name])[order]
+        total.reshape(-1, experts)[cells] = np.add.reduceat(ordered_RE, first, dtype=np.float64)
+    counted_PS = tokens_PS.astype(np.float64).reshape(phases, layers)
+    return replace(zero, tokens_PS=counted_PS, reasons=reasons)
+
+
+def of_routing(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]) -> Sums:
+    """Sums over rows of ``routing``; arguments as those of `of_rollups`."""
+    layers, experts = shape
+
+    def count(cell: NDArray, weight: NDArray | None = None) -> NDArray[np.float64]:
+        size = len(PHASES) * layers * experts
+        found = np.bincount(cell, weight, size).astype(np.float64)
+        return found.reshape(len(PHASES), layers, experts)
+
+    tokens_PS = np.bincount(cell_R, minlength=len(PHASES) * layers).astype(np.float64)
+    chosen_Rk = cell_R[:, None] * experts + matrix(rows["expert_ids"])
+    sums = replace(
+        Sums.zeros(*shape),
+        tokens_PS=tokens_PS.reshape(-1, layers),
+        n_PSE=count(chosen_Rk.ravel()),
+    )
+    if rows["weights"].null_count:
+        return replace(sums, reasons=False)
+    flipped_F, offsets = ragged(rows["bias_flips"])
+    of_row_F = np.repeat(cell_R, np.diff(offsets))
+    return replace(
+        sums,
+        weight_PSE=count(chosen_Rk.ravel(), matrix(rows["weights"]).ravel()),
+        flips_PSE=count(of_row_F * experts + flipped_F),
+    )
 
 
 def read_usage(store: Store, scope: Scope) -> Usage:
-    """Count the experts of a scope."""
-    run = queries.run(store, scope.run_id)
-    return usages.count(
-        queries.choices(store, scope),
-        queries.tokens_by_phase(store, scope),
-        run["sparse_layers"],
-        run["experts"],
-        run["experts_per_token"],
-        run["groups"],
-    )
+    """The usage of one scope."""
+    return UsageCache(store).get(scope)
+
+
+def _bytes(sums: Sums) -> int:
+    return sums.n_PSE.nbytes + sums.weight_PSE.nbytes + sums.flips_PSE.nbytes

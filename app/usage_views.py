@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 
 from ringlens.app import figures
 from ringlens.app.parts import GRID_THEME, plural, signed
-from ringlens.app.usage import METRICS, Usage
+from ringlens.app.usage import METRICS, Array, Usage
 
 Row = dict[str, Any]
 
@@ -67,28 +67,24 @@ def strongest(usage: Usage, metric: str, phase: str) -> Component:
 
 def table(usage: Usage, phase: str) -> Component:
     """The heatmap as a grid that can be sorted, filtered and read by keyboard."""
-    metrics = {name: usage.metric_SE(name, phase) for name in METRICS}
-    n_SE = usage.count_SE(phase)
-    rows = [
-        {
-            "layer": layer,
-            "expert": expert,
-            "group": usage.group(expert),
-            "n": int(n_SE[s, expert]),
-            **{name: _finite(values[s, expert]) for name, values in metrics.items()},
-        }
-        for s, layer in enumerate(usage.layers)
-        for expert in range(usage.experts)
-    ]
+    layers, experts = len(usage.layers), usage.experts
+    columns: dict[str, list[Any]] = {
+        "layer": np.repeat(usage.layers, experts).tolist(),
+        "expert": np.tile(np.arange(experts), layers).tolist(),
+        "group": np.tile([usage.group(expert) for expert in range(experts)], layers).tolist(),
+        "n": usage.count_SE(phase).astype(int).ravel().tolist(),
+        **{name: _finite(usage.metric_SE(name, phase)) for name in METRICS},
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     plain = {"layer": "Layer", "expert": "Expert", "group": "Group", "n": "Chosen"}
     number = {"filter": "agNumberColumnFilter", "type": "rightAligned", "flex": 1}
-    columns: list[Row] = [
+    shown: list[Row] = [
         {"field": field, "headerName": name, **number} for field, name in plain.items()
     ]
     for field, name in METRICS.items():
         form = figures.python_format(field, phase)
         text = f"params.value === null ? '–' : d3.format('{form}')(params.value)"
-        columns.append(
+        shown.append(
             {
                 "field": field,
                 "headerName": name.split()[-1].capitalize(),
@@ -100,7 +96,7 @@ def table(usage: Usage, phase: str) -> Component:
     return dag.AgGrid(
         id="usage-rows",
         getRowId="params.data.layer + ',' + params.data.expert",
-        columnDefs=columns,
+        columnDefs=shown,
         rowData=rows,
         dashGridOptions={"theme": GRID_THEME, "animateRows": False},
         className="usage-grid",
@@ -108,5 +104,8 @@ def table(usage: Usage, phase: str) -> Component:
     )
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _finite(values_SE: Array) -> list[float | None]:
+    """The values row by row, None for those that JSON cannot hold."""
+    shown_SE = values_SE.astype(object)
+    shown_SE[~np.isfinite(values_SE)] = None
+    return shown_SE.ravel().tolist()

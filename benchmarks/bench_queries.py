@@ -33,7 +33,10 @@ from ringlens.app import (
     queries,
     usage_views,
 )
-from ringlens.app.queries import Scope
+from ringlens.app.evidence import EvidenceCache
+from ringlens.app.scope import Scope
+from ringlens.app.sources import Sources
+from ringlens.app.usage import Usage
 from ringlens.app.usage_cache import UsageCache
 from ringlens.store import Store
 
@@ -41,8 +44,10 @@ ROUNDS = 40
 COLD_ROUNDS = 30
 GOAL_MS = 200
 PAGE = 100
+SEEN = 4
+"""Layers between which the browser goes back and forth."""
 
-Query = Callable[[Store, "Ask"], object]
+Query = Callable[[Sources, "Ask"], object]
 
 
 class Ask:
@@ -52,8 +57,8 @@ class Ask:
         self._rng = np.random.default_rng(seed)
         found = store.sql("select trace_id, run_id, n_prompt + n_think + n_answer from traces")
         self._traces = found.fetchall()
-        self.run = queries.runs(store)[0]
-        self.cache = UsageCache(store)
+        (self.run,) = store.runs().to_arrow_table().to_pylist()
+        self.new_layers = iter(self._rng.permutation(self.run["sparse_layers"][SEEN:]).tolist())
 
     def one_of(self, values: Any) -> Any:
         """One of some values."""
@@ -90,7 +95,7 @@ class Ask:
         return Scope(self.run["run_id"], self.trace_id if trace else None)
 
 
-def grid_page(store: Store, ask: Ask) -> object:
+def grid_page(sources: Sources, ask: Ask) -> object:
     """A page of the grid by any order, filter and search."""
     column = ask.one_of(grid.COLUMNS)
     sort = [{"colId": column, "sort": ask.one_of(("asc", "desc"))}]
@@ -99,74 +104,108 @@ def grid_page(store: Store, ask: Ask) -> object:
     wanted = grid.condition(ask.one_of((None, model)), verdict, search)
     order = grid.order_sql(sort)
     start = PAGE * int(ask.one_of(range(max(1, len(ask._traces) // PAGE))))
-    return queries.traces_page(store, wanted.sql, order, wanted.params, start, start + PAGE)
+    return queries.traces_page(
+        sources.catalogue, wanted.sql, order, wanted.params, start, start + PAGE
+    )
 
 
-def heatmap(store: Store, ask: Ask, trace: bool) -> object:
-    """The heatmap with its caption, by any metric and phase, of a run or a trace."""
-    usage = ask.cache.get(ask.scope(trace))
+def heatmap(sources: Sources, ask: Ask) -> object:
+    """The heatmap of the run with its caption, by any metric and phase."""
+    return _drawn(sources.usage.get(ask.scope(trace=False)), ask)
+
+
+def heatmap_of_trace(sources: Sources, ask: Ask) -> object:
+    """The heatmap of a trace that was not asked for before."""
+    return _drawn(UsageCache(sources.store).get(ask.scope(trace=True)), ask)
+
+
+def heatmap_from_files(sources: Sources, ask: Ask) -> object:
+    """The heatmap of the run, its usage summed up from the files."""
+    return _drawn(UsageCache(sources.store).get(ask.scope(trace=False)), ask)
+
+
+def _drawn(usage: Usage, ask: Ask) -> object:
     metric, phase = ask.one_of(("share", "weight", "lift", "flips")), ask.phase
     figure = figures.usage_heatmap(usage, metric, phase, ask.layer, ask.expert, "dark")
     return to_json_plotly(figure), usage_views.note(usage, metric, phase, "dark")
 
 
-def evidence(store: Store, ask: Ask, trace: bool) -> object:
-    """Tokens and contexts of an expert, as its panel shows them."""
+def table(sources: Sources, ask: Ask) -> object:
+    """The heatmap of the run as a table."""
+    return usage_views.table(sources.usage.get(ask.scope(trace=False)), ask.phase)
+
+
+def expert_of_run(sources: Sources, ask: Ask) -> object:
+    """An expert of a layer that was asked for before: tokens and contexts, as its panel shows."""
+    layer = ask.run["sparse_layers"][ask.one_of(range(SEEN))]
+    return _evidence(sources.evidence, ask, layer, trace=False)
+
+
+def expert_of_new_layer(sources: Sources, ask: Ask) -> object:
+    """An expert of the run, of a layer that was not asked for before."""
+    return _evidence(sources.evidence, ask, next(ask.new_layers), trace=False)
+
+
+def expert_of_trace(sources: Sources, ask: Ask) -> object:
+    """An expert in a trace, of a trace and layer that were not asked for before."""
+    return _evidence(EvidenceCache(sources.store), ask, ask.layer, trace=True)
+
+
+def _evidence(cache: EvidenceCache, ask: Ask, layer: int, trace: bool) -> object:
     order = ask.one_of(("count", "share"))
-    scope = ask.scope(trace)
-    return expert_panel.evidence(store, scope, ask.layer, ask.expert, ask.phase, order)
+    return expert_panel.evidence(cache, ask.scope(trace), layer, ask.expert, ask.phase, order)
 
 
 def at_token(view: Callable[..., object]) -> Query:
     """A view of a token of a trace."""
 
-    def query(store: Store, ask: Ask) -> object:
+    def query(sources: Sources, ask: Ask) -> object:
         trace_id = ask.trace_id
-        return view(store, trace_id, ask.token(trace_id))
+        return view(sources.store, trace_id, ask.token(trace_id))
 
     return query
 
 
-def head_block(store: Store, trace_id: int, pos: int) -> object:
+def head_block(sources: Sources, ask: Ask) -> object:
     """The block of head statistics around a token."""
-    head = queries.trace_head(store, trace_id)
-    run = queries.run(store, head["run_id"])
-    return payload.heads(store, trace_id, pos, run["layers"], run["heads"])
+    head = queries.trace_head(sources.catalogue, ask.trace_id)
+    run = queries.run(sources.catalogue, head["run_id"])
+    trace_id = head["trace_id"]
+    pos = ask.token(trace_id)
+    return payload.heads(sources.store, trace_id, pos, run["layers"], run["heads"])
 
 
-def expert_map(store: Store, ask: Ask) -> object:
+def expert_map(sources: Sources, ask: Ask) -> object:
     """The map of a trace: heaviest expert by layer and token."""
-    head = queries.trace_head(store, ask.trace_id)
-    return payload.expert_map(store, head["trace_id"], queries.n_tokens(head))
+    head = queries.trace_head(sources.catalogue, ask.trace_id)
+    return payload.expert_map(sources.store, head["trace_id"], queries.n_tokens(head))
 
 
 QUERIES: dict[str, Query] = {
-    "any page: has the store grown": lambda store, ask: queries.version(store),
-    "store: whole page": lambda store, ask: page_store.layout(store),
-    "store: totals": lambda store, ask: queries.totals(store),
-    "store: runs": lambda store, ask: queries.runs(store),
-    "store: tops of the grid": lambda store, ask: queries.grid_tops(store),
+    "any page: has the store grown": lambda s, ask: queries.version(s.store),
+    "store: whole page": lambda s, ask: page_store.layout(s),
+    "store: totals": lambda s, ask: queries.totals(s.catalogue),
+    "store: runs": lambda s, ask: queries.runs(s.catalogue),
+    "store: tops of the grid": lambda s, ask: queries.grid_tops(s.catalogue),
     "store: page of the grid": grid_page,
-    "trace: whole page": lambda store, ask: page_trace.layout(store, str(ask.trace_id)),
-    "trace: head and neighbours": lambda store, ask: queries.trace_head(store, ask.trace_id),
-    "trace: text and tokens": lambda store, ask: payload.tokens(store, ask.trace_id),
-    "trace: margins": lambda store, ask: payload.margin(store, ask.trace_id),
-    "trace: experts of a layer": lambda store, ask: payload.layer(store, ask.trace_id, ask.layer),
+    "trace: whole page": lambda s, ask: page_trace.layout(s, str(ask.trace_id)),
+    "trace: head and neighbours": lambda s, ask: queries.trace_head(s.catalogue, ask.trace_id),
+    "trace: text and tokens": lambda s, ask: payload.tokens(s.store, ask.trace_id),
+    "trace: margins": lambda s, ask: payload.margin(s.store, ask.trace_id),
+    "trace: experts of a layer": lambda s, ask: payload.layer(s.store, ask.trace_id, ask.layer),
     "trace: map of experts": expert_map,
     "trace: click on a token": at_token(payload.routing),
-    "trace: heads at a token": at_token(head_block),
-    "routing: whole page": lambda store, ask: page_routing.layout(
-        store, {"run": ask.run["run_id"]}
-    ),
-    "routing: heatmap of the run": lambda store, ask: heatmap(store, ask, trace=False),
-    "routing: heatmap of a trace": lambda store, ask: heatmap(store, ask, trace=True),
-    "routing: table of the run": lambda store, ask: usage_views.table(
-        ask.cache.get(ask.scope(trace=False)), ask.phase
-    ),
-    "routing: expert over the run": lambda store, ask: evidence(store, ask, trace=False),
-    "routing: expert in a trace": lambda store, ask: evidence(store, ask, trace=True),
-    "routing: facts of an expert": lambda store, ask: queries.expert_facts(
-        store, ask.run["run_id"], ask.layer, ask.expert
+    "trace: heads at a token": head_block,
+    "routing: whole page": lambda s, ask: page_routing.layout(s, {"run": ask.run["run_id"]}),
+    "routing: heatmap of the run": heatmap,
+    "routing: the same, from the files": heatmap_from_files,
+    "routing: heatmap of a trace": heatmap_of_trace,
+    "routing: table of the run": table,
+    "routing: expert, layer seen before": expert_of_run,
+    "routing: expert, another layer": expert_of_new_layer,
+    "routing: expert in a trace": expert_of_trace,
+    "routing: facts of an expert": lambda s, ask: queries.expert_facts(
+        s.store, ask.run["run_id"], ask.layer, ask.expert
     ),
 }
 
@@ -224,8 +263,8 @@ def opening(path: Path) -> None:
     code = (
         "import sys; from ringlens.app import make_app; app = make_app(sys.argv[1]);"
         "app.server.test_client().get('/', headers={'Host': '127.0.0.1:8050'});"
-        "from ringlens.app import page_store;"
-        "page_store.layout(app.server.extensions['ringlens'])"
+        "from ringlens.app import page_store; from ringlens.app.sources import Sources;"
+        "page_store.layout(Sources(app.server.extensions['ringlens']))"
     )
 
     def process() -> None:
@@ -235,10 +274,10 @@ def opening(path: Path) -> None:
 
 
 def warm(path: Path, query: Query) -> list[float]:
-    """Seconds of a query in an open store; the first time is left out."""
+    """Seconds of a query in an open store, after some to fill what is kept."""
     with Store(path) as store:
-        ask = Ask(store)
-        return [timed(query, store, ask) for _ in range(ROUNDS + 1)][1:]
+        sources, ask = Sources(store), Ask(store)
+        return [timed(query, sources, ask) for _ in range(2 * SEEN + ROUNDS)][2 * SEEN :]
 
 
 def cold(path: Path, query: Query) -> list[float]:
@@ -248,9 +287,8 @@ def cold(path: Path, query: Query) -> list[float]:
         with Store(path) as store:
             ask = Ask(store, seed)
         with Store(path) as store:
-            ask.cache = UsageCache(store)
             drop(path)
-            seconds.append(timed(query, store, ask))
+            seconds.append(timed(query, Sources(store), ask))
     return seconds
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ringlens.app import figures
-from ringlens.app.usage import METRICS, PHASE_CHOICES, Usage, gini, max_violation
+from ringlens.app.usage import METRICS, PHASE_CHOICES, Sums, Usage, gini, max_violation
 
 LOADS = arrays.arrays(float, (3, 8), elements=st.integers(0, 50).map(float))
 
@@ -23,7 +23,9 @@ def usage(seed=0, layers=(2, 3, 4), experts=16, k=4, groups=4):
     for p, s in np.ndindex(n.shape[:2]):
         for _ in range(int(tokens[p])):
             n[p, s, rng.choice(experts - 1, k, replace=False)] += 1  # the last is never chosen
-    return Usage(tuple(layers), k, groups, tokens, n, n / k, np.floor(n * 0.3))
+    tokens_PS = np.repeat(tokens[:, None], len(layers), axis=1)
+    sums = Sums(tokens_PS, n, n / k, np.floor(n * 0.3), reasons=True)
+    return Usage(tuple(layers), k, groups, sums, from_rollups=True)
 
 
 def drawn(*arguments, **options):
@@ -116,7 +118,8 @@ def test_a_large_model_travels_as_a_typed_array():
 
 def test_nothing_counted_is_an_empty_figure():
     empty = np.zeros((3, 2, 8))
-    counts = Usage((0, 1), 2, 2, np.zeros(3), empty, empty, empty)
+    sums = Sums(np.zeros((3, 2)), empty, empty, empty, reasons=True)
+    counts = Usage((0, 1), 2, 2, sums, from_rollups=True)
     for metric in METRICS:
         for phase in PHASE_CHOICES:
             figure = drawn(counts, metric, phase, 0, 3, "dark")

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,7 +13,8 @@ import pytest
 from records import random_run, random_trace
 
 from ringlens.app import make_app, serve
-from ringlens.app.shell import page
+from ringlens.app.shell import page as page_of
+from ringlens.app.sources import Sources
 from ringlens.errors import ConfigError, RinglensError, StoreError
 from ringlens.store import Store, StoreWriter
 
@@ -48,6 +51,10 @@ def client(app):
 def store(path):
     with Store(path) as store:
         yield store
+
+
+def page(store, address, search):
+    return page_of(Sources(store), address, search)
 
 
 def text_of(component):
@@ -139,7 +146,7 @@ def test_pages(store, address, search, says):
 
 
 def test_the_copied_sql_counts_what_the_heatmap_shows(store):
-    from ringlens.app.queries import Scope
+    from ringlens.app.scope import Scope
     from ringlens.app.usage_cache import read_usage
 
     run_id = store.trace(1).summary["run_id"]
@@ -152,6 +159,42 @@ def test_the_copied_sql_counts_what_the_heatmap_shows(store):
             s = usage.layers.index(layer)
             assert usage.n_PSE[:, s, expert].sum() == n
             assert usage.flips_PSE[:, s, expert].sum() == flips
+
+
+def heatmap_note(app, run_id):
+    """What the routing page says beside its heatmap, as the browser asks for it."""
+    figure = {"id": "heatmap", "property": "figure"}
+    note = {"id": "routing-note", "property": "children"}
+    values = {"metric.value": "share", "phase.value": "all", "theme.data": "dark"}
+    values["focus.data"] = {"L": 1, "E": None}
+    given = [
+        {"id": name.split(".")[0], "property": name.split(".")[1], "value": values[name]}
+        for name in ("metric.value", "phase.value", "focus.data", "theme.data")
+    ]
+    scope = {"id": "scope", "property": "data", "value": {"run_id": run_id, "trace_id": None}}
+    asked = {
+        "output": "..heatmap.figure...routing-note.children..",
+        "outputs": [figure, note],
+        "inputs": given,
+        "state": [scope],
+        "changedPropIds": ["metric.value"],
+    }
+    response = app.server.test_client().post("/_dash-update-component", json=asked, headers=HOST)
+    assert response.status_code == 200
+    return json.dumps(response.json["response"]["routing-note"])
+
+
+def test_without_usage_tables_the_page_counts_and_says_how_to_add_them(app, store, path, tmp_path):
+    run_id = store.trace(1).summary["run_id"]
+    assert "ringlens rollup" not in heatmap_note(app, run_id)
+    old = shutil.copytree(path, tmp_path / "old")
+    with sqlite3.connect(old / "manifest.sqlite") as manifest:
+        manifest.execute("delete from files where table_name like 'usage%'")
+    app = make_app(old)
+    said = heatmap_note(app, run_id)
+    assert f"ringlens rollup {old}" in said
+    assert "240 tokens" in said
+    app.server.extensions["ringlens"].close()
 
 
 def test_routing_not_recorded_says_so(store):

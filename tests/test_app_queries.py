@@ -1,19 +1,25 @@
 """What the dashboard asks of a store, against the same figures computed from the records."""
 
 import base64
+import shutil
+import sqlite3
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import random_run, random_trace
+from records import part, random_run, random_trace
 
 from ringlens.app import grid, payload, queries
-from ringlens.app.queries import Scope
+from ringlens.app.catalogue import Catalogue
+from ringlens.app.evidence import EvidenceCache
+from ringlens.app.figures import usage_heatmap
+from ringlens.app.scope import Scope
 from ringlens.app.usage_cache import UsageCache, read_usage
 from ringlens.errors import NotInStoreError
-from ringlens.store import Store, StoreWriter
+from ringlens.store import ChoiceArrays, Store, StoreWriter
 
 PHASES = ("prompt", "think", "answer")
 RUN = random_run(layers=5, dense=2, experts=16, groups=4, k=3)
@@ -38,6 +44,39 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def old_store(store, tmp_path_factory):
+    """The same as a version without usage tables wrote it."""
+    path = shutil.copytree(store.path, tmp_path_factory.mktemp("old") / "store")
+    with sqlite3.connect(path / "manifest.sqlite") as manifest:
+        manifest.execute("delete from files where table_name like 'usage%'")
+    with Store(path) as old:
+        yield old
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A trace that a serving engine routed: its choices, without the last token's."""
+    path = tmp_path_factory.mktemp("stores") / "store"
+    full = random_trace(RUN, 60, seed=3, router_logits=None, heads=None)
+    ids = full.routing.expert_ids[:, :-1]
+    trace = replace(full, routing=ChoiceArrays(RUN.sparse_layers, ids))
+    with StoreWriter(path) as writer:
+        writer.commit(writer.start_run(RUN), [trace])
+    with Store(path) as store:
+        yield store, trace
+
+
+@pytest.fixture(scope="module")
+def catalogue(store):
+    return Catalogue(store)
+
+
+@pytest.fixture(scope="module")
+def evidence(store):
+    return EvidenceCache(store)
+
+
+@pytest.fixture(scope="module")
 def scope(store):
     return Scope(store.trace(1).summary["run_id"])
 
@@ -54,15 +93,15 @@ def shares(trace):
 # --- the store ------------------------------------------------------------------------------
 
 
-def test_totals_and_runs(store):
+def test_totals_and_runs(catalogue):
     every = [*TRACES, BARE, WIDE]
-    totals = queries.totals(store)
+    totals = queries.totals(catalogue)
     assert totals["traces"] == 8
     assert totals["n_think"] == sum(t.n_think for t in every)
     assert totals["judged"] == 7
     assert totals["correct"] == sum(bool(t.correct) for t in every)
     assert totals["unfinished"] == 1
-    runs = queries.runs(store)
+    runs = queries.runs(catalogue)
     assert [run["traces"] for run in runs] == [1, 7]  # newest first
     assert runs[1]["tokens"] == sum(len(t.tokens.token_id) for t in [*TRACES, BARE])
 
@@ -80,28 +119,61 @@ def test_version_changes_with_each_commit_only(tmp_path):
     assert seen[2] == seen[3]
 
 
+def test_the_catalogue_follows_the_store(tmp_path):
+    """New traces, a trace that goes on, a trace told anew: always what the store says."""
+    with StoreWriter(tmp_path / "s") as writer, Store(tmp_path / "s") as store:
+        catalogue = Catalogue(store)
+
+        def same() -> int:
+            truth = store.sql(
+                "select trace_id, n_think, mean_entropy from trace_summary order by trace_id"
+            ).fetchall()
+            found = catalogue.sql(
+                "select trace_id, n_think, entropy from traces left join tokens using (trace_id)"
+                " order by trace_id"
+            ).fetchall()
+            assert [row[:2] for row in found] == [row[:2] for row in truth]
+            means = [[row[2] for row in rows] for rows in (found, truth)]
+            assert means[0] == pytest.approx(means[1], rel=1e-6)
+            return len(found)
+
+        assert same() == 0
+        run_id = writer.start_run(RUN)
+        assert queries.totals(catalogue)["unfinished"] == 1
+        writer.commit(run_id, TRACES[:2])
+        (going,) = writer.commit(run_id, [part(TRACES[2], 0, 60, None)])
+        assert same() == 3
+        writer.commit(run_id, [TRACES[3]])
+        writer.commit(run_id, [part(TRACES[2], 60, 170, going)])
+        assert same() == 4
+        writer.finish_run(run_id)
+        assert queries.totals(catalogue)["unfinished"] == 0
+
+
 # --- the grid -------------------------------------------------------------------------------
 
 
-def page(store, filters=None, sort=None, verdict="all", search=None, start=0, end=100):
+def page(catalogue, filters=None, sort=None, verdict="all", search=None, start=0, end=100):
     wanted = grid.condition(filters, verdict, search)
-    return queries.traces_page(store, wanted.sql, grid.order_sql(sort), wanted.params, start, end)
+    return queries.traces_page(
+        catalogue, wanted.sql, grid.order_sql(sort), wanted.params, start, end
+    )
 
 
-def test_grid_pages_and_entropy(store):
-    rows, total = page(store, start=2, end=5)
+def test_grid_pages_and_entropy(catalogue):
+    rows, total = page(catalogue, start=2, end=5)
     assert total == 8
     assert [row["trace_id"] for row in rows] == [3, 4, 5]
     trace = TRACES[2]
     after_prompt = np.array([phase != "prompt" for phase in trace.tokens.phase])
     assert rows[0]["entropy"] == pytest.approx(np.nanmean(trace.tokens.entropy[after_prompt]), 1e-5)
-    assert page(store, start=8, end=20)[0] == []
+    assert page(catalogue, start=8, end=20)[0] == []
 
 
 @pytest.mark.parametrize("column", grid.COLUMNS)
-def test_grid_sorts_by_every_column(store, column):
+def test_grid_sorts_by_every_column(catalogue, column):
     for direction in ("asc", "desc"):
-        rows, _ = page(store, sort=[{"colId": column, "sort": direction}])
+        rows, _ = page(catalogue, sort=[{"colId": column, "sort": direction}])
         values = [row[column] for row in rows if row[column] is not None]
         assert values == sorted(values, reverse=direction == "desc")
         assert len(rows) == 8
@@ -126,20 +198,20 @@ def test_grid_sorts_by_every_column(store, column):
         ),
     ],
 )
-def test_grid_number_filters(store, model, keeps):
-    rows, total = page(store, {"tokens": {"filterType": "number", **model}})
+def test_grid_number_filters(catalogue, model, keeps):
+    rows, total = page(catalogue, {"tokens": {"filterType": "number", **model}})
     lengths = [len(t.tokens.token_id) for t in [*TRACES, BARE, WIDE]]
     assert total == sum(map(keeps, lengths))
     assert all(keeps(row["tokens"]) for row in rows)
 
 
-def test_grid_text_search_and_verdict(store):
+def test_grid_text_search_and_verdict(catalogue):
     text = {"answer": {"filterType": "text", "type": "contains", "filter": "2+3"}}
-    assert page(store, text)[1] == sum(t.answer == "2+3+4" for t in [*TRACES, BARE, WIDE])
-    assert page(store, search="make COUNTDOWN 24")[1] == 8
-    assert [row["trace_id"] for row in page(store, search="#5")[0]] == [5]
-    assert page(store, search="100% _ \\")[1] == 0
-    counts = {name: page(store, verdict=name)[1] for name in grid.VERDICTS}
+    assert page(catalogue, text)[1] == sum(t.answer == "2+3+4" for t in [*TRACES, BARE, WIDE])
+    assert page(catalogue, search="make COUNTDOWN 24")[1] == 8
+    assert [row["trace_id"] for row in page(catalogue, search="#5")[0]] == [5]
+    assert page(catalogue, search="100% _ \\")[1] == 0
+    counts = {name: page(catalogue, verdict=name)[1] for name in grid.VERDICTS}
     assert counts["unjudged"] == 1
     assert counts["correct"] + counts["wrong"] + counts["unjudged"] == counts["all"] == 8
 
@@ -164,11 +236,11 @@ def test_nothing_from_the_browser_is_ever_sql(column, operator, value, search, v
 # --- one trace ------------------------------------------------------------------------------
 
 
-def test_head_knows_its_neighbours(store):
-    assert queries.trace_head(store, 99) is None
-    head = queries.trace_head(store, 1)
+def test_head_knows_its_neighbours(catalogue):
+    assert queries.trace_head(catalogue, 99) is None
+    head = queries.trace_head(catalogue, 1)
     assert (head["previous"], head["next"]) == (None, 2)
-    assert queries.trace_head(store, 8)["next"] is None
+    assert queries.trace_head(catalogue, 8)["next"] is None
 
 
 def test_tokens_payload(store):
@@ -273,7 +345,7 @@ def test_usage_is_the_count_of_the_records(store, scope, trace_id):
         phase = [PHASES.index(name) for name in trace.tokens.phase]
         for (s, t, k), expert in np.ndenumerate(trace.routing.expert_ids):
             n[phase[t], s, expert] += 1
-            weight[phase[t], s, expert] += shares(trace)[s, t, k]
+            weight[phase[t], s, expert] += trace.routing.weights[s, t, k]
             flips[phase[t], s, expert] += trace.routing.bias_flips[s, t, k]
     np.testing.assert_array_equal(usage.n_PSE, n)
     np.testing.assert_array_equal(usage.flips_PSE, flips)
@@ -281,16 +353,51 @@ def test_usage_is_the_count_of_the_records(store, scope, trace_id):
     assert usage.layers == RUN.sparse_layers
 
 
-def test_usage_is_counted_once_until_a_commit(tmp_path):
+@pytest.mark.parametrize("trace_id", [None, 3])
+def test_usage_is_the_same_without_rollups(store, old_store, scope, trace_id):
+    scope = Scope(scope.run_id, trace_id)
+    with_rollups, without = read_usage(store, scope), read_usage(old_store, scope)
+    assert with_rollups.from_rollups
+    assert not without.from_rollups
+    np.testing.assert_array_equal(without.tokens_P, with_rollups.tokens_P)
+    np.testing.assert_array_equal(without.n_PSE, with_rollups.n_PSE)
+    np.testing.assert_array_equal(without.flips_PSE, with_rollups.flips_PSE)
+    np.testing.assert_allclose(without.weight_PSE, with_rollups.weight_PSE, rtol=1e-6)
+
+
+def test_a_commit_is_added_to_the_usage(tmp_path, monkeypatch):
     with StoreWriter(tmp_path / "s") as writer:
         run_id = writer.start_run(RUN)
         writer.commit(run_id, TRACES[:1])
         with Store(tmp_path / "s") as store:
-            cache = UsageCache(store)
-            first = cache.get(Scope(run_id))
-            assert cache.get(Scope(run_id)) is first
-            writer.commit(run_id, TRACES[1:2])
-            assert cache.get(Scope(run_id)).n_PSE.sum() > first.n_PSE.sum()
+            cache, scope = UsageCache(store), Scope(run_id)
+            first = cache.get(scope)
+            assert cache.get(scope).sums is first.sums
+            writer.commit(run_id, TRACES[1:3])
+            read = []
+            scan = store.scan
+            monkeypatch.setattr(
+                store, "scan", lambda t, files: read.extend(files) or scan(t, files)
+            )
+            grown = cache.get(scope)
+            assert [file.first_trace for file in read] == [2]
+            np.testing.assert_array_equal(grown.n_PSE, read_usage(store, scope).n_PSE)
+            assert grown.n_PSE.sum() > first.n_PSE.sum()
+
+
+def test_usage_of_an_imported_run_knows_the_choice_alone(imported):
+    store, trace = imported
+    scope = Scope(store.trace(1).summary["run_id"])
+    usage = read_usage(store, scope)
+    assert usage.n_PSE.sum() == trace.routing.expert_ids.size
+    assert usage.tokens("all") == trace.routing.expert_ids.shape[1]
+    for metric in ("weight", "flips"):
+        assert np.isnan(usage.metric_SE(metric, "all")).all()
+        usage_heatmap(usage, metric, "difference", 2, 5, "dark")
+    evidence = EvidenceCache(store)
+    chosen = evidence.chosen(scope, RUN.sparse_layers[0], 5, "all")
+    assert {row["weight"] for row in evidence.tokens(chosen, "count", 9)} == {None}
+    assert {row["weight"] for row in evidence.contexts(chosen, 9)} == {None}
 
 
 # --- one expert -----------------------------------------------------------------------------
@@ -298,7 +405,7 @@ def test_usage_is_counted_once_until_a_commit(tmp_path):
 
 @pytest.mark.parametrize("phase", ["all", "think"])
 @pytest.mark.parametrize("order", ["count", "share"])
-def test_expert_tokens(store, scope, phase, order):
+def test_expert_tokens(evidence, scope, phase, order):
     layer, expert = 3, 5
     seen, chosen, weights = Counter(), Counter(), defaultdict(list)
     for trace in [*TRACES, BARE]:
@@ -312,7 +419,7 @@ def test_expert_tokens(store, scope, phase, order):
             if len(where):
                 chosen[token] += 1
                 weights[token].append(shares(trace)[1, t, where[0]])
-    rows = queries.expert_tokens(store, scope, layer, expert, phase, order, 100)
+    rows = evidence.tokens(evidence.chosen(scope, layer, expert, phase), order, 100)
     least = 10 if order == "share" else 1
     assert {row["token_id"]: row["n"] for row in rows} == {
         token: n for token, n in chosen.items() if seen[token] >= least
@@ -325,8 +432,8 @@ def test_expert_tokens(store, scope, phase, order):
     assert [row[key] for row in rows] == sorted((row[key] for row in rows), reverse=True)
 
 
-def test_expert_contexts(store, scope):
-    rows = queries.expert_contexts(store, scope, layer=3, expert=5, phase="all", limit=4, around=3)
+def test_expert_contexts(evidence, scope):
+    rows = evidence.contexts(evidence.chosen(scope, 3, 5, "all"), limit=4, around=3)
     assert len(rows) == 4
     for row in rows:
         trace, pos = TRACES[row["trace_id"] - 1], row["pos"]
