@@ -52,6 +52,7 @@ def serve(
         server.run()
     finally:
         server.close()
+        app.server.extensions["ringlens-console"].close()
         app.server.extensions["ringlens"].close()
 
 

@@ -8,10 +8,19 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app import data_routes, page_routing, page_store, page_trace, security
+from ringlens.app import (
+    data_routes,
+    page_routing,
+    page_sql,
+    page_store,
+    page_trace,
+    security,
+    sql_routes,
+)
 from ringlens.app.palette import FONT
 from ringlens.app.parts import state_page
 from ringlens.app.sources import Sources
+from ringlens.app.sql_console import Console
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 
@@ -47,13 +56,17 @@ def build(store: Store) -> Dash:
         enable_mcp=False,
         add_log_handler=False,
     )
-    app.server.extensions["ringlens"] = store  # where whoever serves finds it, to close it
+    console = Console(store)
+    # Where whoever serves finds them, to close them.
+    app.server.extensions |= {"ringlens": store, "ringlens-console": console}
     app.layout = layout(store)
     sources = Sources(store)
-    _navigation(app, sources)
-    for page in (page_store, page_routing, page_trace):
-        page.register(app, sources)
+    _navigation(app, sources, console)
+    for each in (page_store, page_routing, page_trace):
+        each.register(app, sources)
+    page_sql.register(app, console)
     data_routes.register(app.server, sources)
+    sql_routes.register(app.server, console)
     security.protect(app)
     return app
 
@@ -96,7 +109,13 @@ def _sidebar(store: Store) -> list[Component]:
     brand = [html.Span(className="mark"), html.Span("ringlens", className="nav-text")]
     return [
         dcc.Link(brand, href="/", className="brand"),
-        html.Nav([item("traces", "/", "Traces"), item("routing", "/routing", "Routing")]),
+        html.Nav(
+            [
+                item("traces", "/", "Traces"),
+                item("routing", "/routing", "Routing"),
+                item("sql", "/sql", "SQL"),
+            ]
+        ),
         html.Div(className="spacer"),
         html.Div(
             [
@@ -111,13 +130,13 @@ def _sidebar(store: Store) -> list[Component]:
     ]
 
 
-def _navigation(app: Dash, sources: Sources) -> None:
+def _navigation(app: Dash, sources: Sources, console: Console) -> None:
     """Which page an address shows, and what the buttons of the frame do."""
 
     @app.callback(Output("page", "children"), Input("url", "pathname"), Input("url", "search"))
     def show(pathname: str | None, search: str | None) -> Component:
         try:
-            return page(sources, pathname or "/", search or "")
+            return page(sources, pathname or "/", search or "", console)
         except RinglensError as error:
             return state_page("This page cannot be shown", str(error))
 
@@ -132,18 +151,21 @@ def _navigation(app: Dash, sources: Sources) -> None:
         "nav",
         Output("nav-traces", "className"),
         Output("nav-routing", "className"),
+        Output("nav-sql", "className"),
         Input("url", "pathname"),
     )
 
 
-def page(sources: Sources, pathname: str, search: str) -> Component:
-    """The page of an address."""
+def page(sources: Sources, pathname: str, search: str, console: Console | None = None) -> Component:
+    """The page of an address; there is `/sql` where there is a console."""
     query = {name: values[-1] for name, values in parse_qs(search.lstrip("?")).items()}
     parts = [part for part in pathname.split("/") if part]
     if not parts:
         return page_store.layout(sources)
     if parts == ["routing"]:
         return page_routing.layout(sources, query)
+    if parts == ["sql"] and console is not None:
+        return page_sql.layout(console, query)
     if len(parts) == 2 and parts[0] == "trace":
         return page_trace.layout(sources, parts[1])
     return state_page("No such page", f"There is nothing at {pathname}.")

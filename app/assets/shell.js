@@ -2,10 +2,11 @@
 (function () {
   const rl = (window.ringlens = window.ringlens || {});
   const HELP = [
-    ["Everywhere", [["?", "this help"], ["t", "dark or light"], ["g", "traces"], ["r", "routing"]]],
+    ["Everywhere", [["?", "this help"], ["t", "dark or light"], ["g", "traces"], ["r", "routing"], ["s", "SQL"]]],
     ["A trace", [["← →", "previous, next token"], ["j k", "next, previous line"], ["[ ]", "previous, next layer"],
       ["1 … 5", "colour by entropy, surprise, margin, expert, phase"], ["n p", "next, previous trace"], ["Esc", "let go of the token"]]],
     ["Routing", [["[ ]", "previous, next layer"], ["← →", "previous, next expert"]]],
+    ["SQL", [["Ctrl ↵", "run"], ["Esc", "cancel, or leave the editor"], ["e", "to the editor"], ["v", "table or chart"]]],
   ];
 
   function help() {
@@ -30,7 +31,7 @@
   }
 
   const toggleTheme = () => rl.setTheme(rl.theme() === "dark" ? "light" : "dark");
-  const KEYS = { "?": help, t: toggleTheme, g: () => rl.go("/"), r: () => rl.go("/routing") };
+  const KEYS = { "?": help, t: toggleTheme, g: () => rl.go("/"), r: () => rl.go("/routing"), s: () => rl.go("/sql") };
 
   document.addEventListener("keydown", (event) => {
     if (rl.typing(event) || !KEYS[event.key]) return;
@@ -88,9 +89,10 @@
     // Marks the navigation entry of the page that is open.
     nav(pathname) {
       const trace = pathname.match(/^\/trace\/(\d+)$/);
-      document.title = (trace ? `Trace ${trace[1]} · ` : "") + "ringlens";
-      const at = pathname.startsWith("/routing") ? "routing" : "traces";
-      return ["traces", "routing"].map((name) => "nav-item" + (name === at ? " active" : ""));
+      document.title = (trace ? `Trace ${trace[1]} · ` : pathname === "/sql" ? "SQL · " : "") + "ringlens";
+      const pages = ["traces", "routing", "sql"];
+      const at = pages.find((name) => pathname.startsWith(`/${name}`)) || "traces";
+      return pages.map((name) => "nav-item" + (name === at ? " active" : ""));
     },
   };
 })();

@@ -204,7 +204,7 @@ class Store:
     def _columns(self) -> dict[str, Sequence[str]]:
         tables = {name: table.arrow.names for name, table in self._tables.items()}
         people = {name: tuple(columns) for name, _, columns, _ in views_usage.VIEWS}
-        return tables | people | {"router_choices": views.ROUTER_CHOICES_COLUMNS}
+        return tables | people | {"router_choices": tuple(views.ROUTER_CHOICES_COLUMNS)}
 
     def _refresh(self) -> list[File]:
         """Bring the views up to the newest commit; return the committed files."""

@@ -33,16 +33,17 @@ select trace_id, layer, pos, rank,
 from (select *, unnest(range(len(expert_ids))) as rank from routing)
 """
 
-ROUTER_CHOICES_COLUMNS = (
-    "trace_id",
-    "layer",
-    "pos",
-    "rank",
-    "expert",
-    "weight",
-    "affinity",
-    "bias_flip",
-)
+ROUTER_CHOICES_COLUMNS = {
+    "trace_id": "trace, unique in the store",
+    "layer": "layer, 0 is the first",
+    "pos": "token position in the trace",
+    "rank": "0 for the expert with the largest weight",
+    "expert": "expert id",
+    "weight": "its routing weight",
+    "affinity": "its affinity s = sigmoid(router logit)",
+    "bias_flip": "whether it was chosen only because of its selection bias",
+}
+"""Columns of ``router_choices`` and what they mean."""
 
 
 def sql_type(arrow: pa.DataType) -> str:

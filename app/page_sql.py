@@ -1,0 +1,276 @@
+"""``/sql``: type a query, see its rows or a chart of them, take them along.
+
+The page is a frame; its script (assets/sql_page.js) asks the addresses of
+:mod:`ringlens.app.sql_routes`, where a sandbox runs what was typed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
+from dash.development.base_component import Component
+
+from ringlens.app import figures, sql_chart
+from ringlens.app.parts import GRID_THEME, command_box
+from ringlens.app.sql_console import Console
+from ringlens.app.sql_examples import EXAMPLES
+from ringlens.errors import RinglensError
+from ringlens.store.catalog import Entry, catalog
+
+
+def layout(console: Console, query: dict[str, str]) -> Component:
+    """The page with the query of the address, or why no query can be run here."""
+    if reason := console.refusal():
+        return _refused(console, reason)
+    return html.Div(
+        [
+            html.Aside(_sidebar(console), className="sql-side", **{"aria-label": "Tables"}),
+            html.Div(
+                [_editor(query.get("q", "")), _bar(console), _results()], className="sql-main"
+            ),
+            dcc.Store(id="sql-result"),
+            dcc.Store(id="sql-boot", data=_boot(console)),
+        ],
+        className="page sql-page",
+        id="sql-page",
+    )
+
+
+def register(app: Dash, console: Console) -> None:
+    """The chart of an answer; all else is the script's."""
+
+    @app.callback(
+        Output("sql-chart", "figure"),
+        Input("sql-result", "data"),
+        Input("sql-kind", "value"),
+        Input("sql-x", "value"),
+        Input("sql-y", "value"),
+        Input("sql-by", "value"),
+        Input("theme", "data"),
+        prevent_initial_call=True,
+    )
+    def chart(
+        key: str | None, kind: str, x: str | None, y: str | None, by: str | None, theme: str | None
+    ) -> Any:
+        if not key or not x:
+            return no_update
+        try:
+            table = console.table(key)
+        except RinglensError:
+            return no_update  # not kept any more: what was drawn stays
+        if not {x, y or x, by or x} <= set(table.schema.names):
+            return no_update  # the choices of another answer: theirs follow
+        return sql_chart.figure(table, kind, x, y or x, by or "", theme or "dark")
+
+    app.clientside_callback(
+        ClientsideFunction("sql", "mount"),
+        Output("sql-boot", "modified_timestamp"),
+        Input("sql-boot", "data"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("sql", "view"),
+        Output("sql-view", "id"),
+        Input("sql-view", "value"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("sql", "choices"),
+        Output("sql-kind", "id"),
+        Input("sql-kind", "value"),
+        Input("sql-x", "value"),
+        Input("sql-y", "value"),
+        Input("sql-by", "value"),
+        prevent_initial_call=True,
+    )
+
+
+def _boot(console: Console) -> dict[str, Any]:
+    """What the script must know: limits, examples, where the store is."""
+    limits = console.limits
+    return {
+        "store": console.store.address,
+        "seconds": limits.seconds,
+        "rows": limits.rows,
+        "examples": [
+            {"name": each.question, "query": each.query.strip(), "chart": each.chart}
+            for each in EXAMPLES
+        ],
+    }
+
+
+def _refused(console: Console, reason: str) -> Component:
+    command = f"ringlens sql {shlex.quote(console.store.address)}"
+    return html.Div(
+        html.Div(
+            [
+                html.H2("SQL is switched off here"),
+                html.P(
+                    "Queries of whoever opens this page run in a sandbox, and there is none: "
+                    f"{reason}."
+                ),
+                html.P("In your own terminal you need none:"),
+                command_box(command),
+            ],
+            className="state",
+        ),
+        className="page",
+    )
+
+
+def _sidebar(console: Console) -> list[Component]:
+    entries = catalog(console.store)
+    views = [entry for entry in entries if entry.view]
+    tables = [entry for entry in entries if not entry.view]
+    finder = dcc.Input(
+        id="sql-find", type="search", placeholder="Find a column", className="sql-find"
+    )
+    return [
+        html.Div(
+            [
+                html.Section(id="sql-saved", className="sql-list"),
+                html.H3("Tables"),
+                finder,
+                html.Div([_entry(each) for each in tables], className="sql-tables"),
+                html.H3("Made of them"),
+                html.Div([_entry(each) for each in views], className="sql-tables"),
+            ],
+            className="sql-scroll",
+        )
+    ]
+
+
+def _entry(entry: Entry) -> Component:
+    """A table that opens to its columns; a click on a name puts it into the query."""
+    columns = [
+        html.Button(
+            [
+                html.Span(column.name, className="mono"),
+                html.Span(column.type.lower(), className="sql-type"),
+                html.Span(column.meaning, className="sql-meaning"),
+            ],
+            className="sql-column",
+            **{"data-insert": column.name, "type": "button"},
+        )
+        for column in entry.columns
+    ]
+    return html.Details(
+        [
+            html.Summary(
+                [
+                    html.Span(entry.name, className="mono"),
+                    html.Button(
+                        "insert",
+                        className="sql-insert",
+                        title=f"Put {entry.name} into the query",
+                        **{"data-insert": entry.name, "type": "button"},
+                    ),
+                ]
+            ),
+            html.P(entry.meaning, className="sql-meaning"),
+            *columns,
+        ],
+        className="sql-table",
+        **{"data-names": " ".join([entry.name, *(c.name for c in entry.columns)])},
+    )
+
+
+def _editor(query: str) -> Component:
+    """The text area, which React would not let a script write to, is made by the script."""
+    return html.Div(id="sql-editor", className="sql-editor", **{"data-query": query})
+
+
+def _bar(console: Console) -> Component:
+    limits = console.limits
+    caps = f"{limits.seconds:g} s · {limits.rows:,} rows · {limits.bytes / 1e6:.0f} MB"
+    views = [{"value": "table", "label": "Table"}, {"value": "chart", "label": "Chart"}]
+    return html.Div(
+        [
+            html.Button(["Run", html.Kbd("Ctrl ↵")], id="sql-run", className="button primary"),
+            html.Button(
+                ["Cancel", html.Kbd("Esc")], id="sql-cancel", className="button", hidden=True
+            ),
+            html.Span(id="sql-status", className="sql-status", role="status"),
+            html.Div(className="spacer"),
+            html.Span(caps, className="dim sql-caps", title="the most that a query may take"),
+            html.Div(
+                [
+                    html.Button("Save", id="sql-save", className="button"),
+                    html.Button("Copy Python", id="sql-python", className="button"),
+                    html.A("CSV", id="sql-csv", className="button disabled"),
+                    html.A("Parquet", id="sql-parquet", className="button disabled"),
+                ],
+                className="buttons",
+            ),
+            dmc.SegmentedControl(id="sql-view", data=views, value="table", size="xs"),
+        ],
+        className="toolbar sql-bar",
+    )
+
+
+def _results() -> Component:
+    return html.Div(
+        [
+            html.Div(id="sql-note", className="sql-note"),
+            html.Div(_grid(), id="sql-rows", className="sql-rows", hidden=True),
+            html.Div(_charts(), id="sql-drawn", className="sql-drawn", hidden=True),
+        ],
+        className="sql-results",
+    )
+
+
+def _grid() -> Component:
+    return dag.AgGrid(
+        id="sql-grid",
+        columnDefs=[],
+        rowData=[],
+        defaultColDef={"sortable": True, "resizable": True, "suppressHeaderMenuButton": True},
+        dashGridOptions={
+            "theme": GRID_THEME,
+            "enableCellTextSelection": True,
+            "ensureDomOrder": True,
+            "tooltipShowDelay": 400,
+            "animateRows": False,
+            "rowHeight": 30,
+            "suppressFieldDotNotation": True,
+        },
+        className="sql-grid",
+        style={"height": None},
+    )
+
+
+def _charts() -> list[Component]:
+    kinds = [{"value": kind, "label": label} for kind, label in sql_chart.KINDS.items()]
+
+    def chooser(name: str, label: str, empty: bool = False) -> Component:
+        return html.Label(
+            [
+                label,
+                dmc.Select(
+                    id=f"sql-{name}",
+                    data=[],
+                    size="xs",
+                    w=150,
+                    clearable=empty,
+                    searchable=True,
+                    comboboxProps={"withinPortal": True},
+                ),
+            ],
+            className="sql-choice",
+        )
+
+    return [
+        html.Div(
+            [
+                dmc.SegmentedControl(id="sql-kind", data=kinds, value="line", size="xs"),
+                chooser("x", "x"),
+                chooser("y", "y"),
+                chooser("by", "colour", empty=True),
+            ],
+            className="sql-choices",
+        ),
+        dcc.Graph(id="sql-chart", config=figures.CONFIG, responsive=True, className="sql-chart"),
+    ]

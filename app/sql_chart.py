@@ -1,0 +1,122 @@
+"""An answer as a chart: pick x, y, what tells lines apart, and a kind. Table in, figure out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from ringlens.app import sql_cells
+from ringlens.app.palette import FONT, Palette, palette
+
+KINDS = {"line": "Line", "bar": "Bars", "scatter": "Points", "histogram": "Histogram"}
+SERIES = 12
+"""Most lines of a chart; the largest are drawn, the rest are left out and counted."""
+
+_HUES = (250, 45, 155, 320, 95, 200, 15, 285, 125, 345, 70, 180)
+
+Figure = dict[str, Any]
+
+
+def figure(table: pa.Table, kind: str, x: str, y: str, by: str, theme: str) -> Figure:
+    """The chart of an answer.
+
+    Args:
+        table: The answer.
+        kind: Key of `KINDS`.
+        x: Column of the horizontal axis.
+        y: Column of the vertical axis; a histogram counts instead.
+        by: Column whose values become lines of their own; "" for one line.
+        theme: 'dark' or 'light'.
+    """
+    colours = palette(theme)
+    parts, left_out = _parts(table, by)
+    many = len(parts) > 1
+    lines = [
+        _line(part, kind, x, y, name if many else "", _colour(i, colours, many))
+        for i, (name, part) in enumerate(parts)
+    ]
+    title = f"{by}, {left_out} more left out" if left_out else by
+    return {"data": lines, "layout": _layout(kind, x, y, title if many else "", colours)}
+
+
+def _parts(table: pa.Table, by: str) -> tuple[list[tuple[str, pa.Table]], int]:
+    """The rows of each value of a column, largest first; and how many values were left out."""
+    if not by:
+        return [("", table)], 0
+    kind = table.schema.field(by).type
+    rows: dict[Any, list[int]] = {}
+    for row, value in enumerate(table[by].to_pylist()):
+        rows.setdefault("null" if value is None else sql_cells.cell(value, kind), []).append(row)
+    largest = sorted(rows, key=lambda value: -len(rows[value]))[:SERIES]
+    largest.sort(key=lambda value: (isinstance(value, str), value))
+    return [(str(value), table.take(rows[value])) for value in largest], len(rows) - len(largest)
+
+
+def _line(table: pa.Table, kind: str, x: str, y: str, name: str, colour: str) -> Figure:
+    line: Figure = {"name": name, "x": _values(table, x), "showlegend": bool(name)}
+    if kind == "histogram":
+        return {**line, "type": "histogram", "marker": {"color": colour}}
+    line["y"] = _values(table, y)
+    if kind == "bar":
+        return {**line, "type": "bar", "marker": {"color": colour}}
+    mode = "markers" if kind == "scatter" else "lines"
+    if kind == "line" and table.num_rows <= 60:
+        mode = "lines+markers"
+    marker = {"color": colour, "size": 6, "opacity": 0.8}
+    return {
+        **line,
+        "type": "scatter",
+        "mode": mode,
+        "line": {"color": colour, "width": 1.8},
+        "marker": marker,
+    }
+
+
+def _values(table: pa.Table, name: str) -> list[Any]:
+    """A column's values; what is no number as text, and what is not finite as a gap."""
+    kind = table.schema.field(name).type
+    values = table[name].to_pylist()
+    if sql_cells.is_number(kind):
+        found = [None if value is None else float(value) for value in values]
+        return [None if v is None or v != v or abs(v) == float("inf") else v for v in found]
+    return [sql_cells.cell(value, kind) for value in values]
+
+
+def _colour(index: int, colours: Palette, many: bool) -> str:
+    if not many:
+        return colours.accent
+    return f"oklch(0.68 0.14 {_HUES[index % len(_HUES)]})"
+
+
+def _layout(kind: str, x: str, y: str, title: str, colours: Palette) -> Figure:
+    axis = {
+        "gridcolor": colours.line,
+        "zerolinecolor": colours.line,
+        "linecolor": colours.line,
+        "tickfont": {"size": 11, "color": colours.text_3},
+        "automargin": True,
+    }
+
+    def named(text: str) -> Figure:
+        return {**axis, "title": {"text": text, "font": {"size": 12, "color": colours.text_2}}}
+
+    return {
+        "xaxis": named(x),
+        "yaxis": named("rows" if kind == "histogram" else y),
+        "barmode": "stack" if kind == "histogram" else "group",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 12, "color": colours.text_2},
+        "margin": {"l": 56, "r": 20, "t": 16, "b": 44},
+        "hoverlabel": {
+            "bgcolor": colours.raised,
+            "bordercolor": colours.line,
+            "font": {"family": FONT, "size": 12, "color": colours.text},
+        },
+        "legend": {
+            "title": {"text": title, "font": {"size": 11.5}},
+            "font": {"size": 11.5, "color": colours.text_2},
+        },
+        "uirevision": f"{kind}{x}{y}{title}",
+    }

@@ -1,0 +1,76 @@
+"""The addresses that the SQL page's script asks: run, cancel, download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from flask import Blueprint, Flask, Response, jsonify, request
+
+from ringlens.app import sql_cells
+from ringlens.app.sql_console import Console
+from ringlens.errors import NotInStoreError, RinglensError
+
+_FILES = {
+    "csv": (sql_cells.to_csv, "text/csv; charset=utf-8"),
+    "parquet": (sql_cells.to_parquet, "application/vnd.apache.parquet"),
+}
+
+
+def register(server: Flask, console: Console) -> None:
+    """Add the addresses under ``/data/sql``."""
+    routes = Blueprint("sql", __name__, url_prefix="/data/sql")
+
+    @routes.post("/run")
+    @_sentences
+    def run() -> Response:
+        asked = _asked("query", "name")
+        key, answer = console.run(asked["query"], asked["name"])
+        return jsonify(
+            id=key,
+            columns=sql_cells.columns(answer.table),
+            rows=sql_cells.rows(answer.table),
+            cut=answer.cut,
+            seconds=answer.seconds,
+        )
+
+    @routes.post("/cancel")
+    @_sentences
+    def cancel() -> Response:
+        return jsonify(cancelled=console.cancel(_asked("name")["name"]))
+
+    @routes.get("/result/<key>.<form>")
+    @_sentences
+    def download(key: str, form: str) -> Response:
+        if form not in _FILES:
+            raise NotInStoreError(f"answers come as {' and '.join(_FILES)}, not as {form!r}")
+        write, kind = _FILES[form]
+        name = f'attachment; filename="ringlens.{form}"'
+        return Response(
+            write(console.table(key)), mimetype=kind, headers={"Content-Disposition": name}
+        )
+
+    server.register_blueprint(routes)
+
+
+def _asked(*names: str) -> dict[str, str]:
+    """Texts of the request. It must be JSON, which pages of other sites cannot send unasked."""
+    body = request.get_json()
+    if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in names):
+        raise RinglensError(f"the request must be a JSON object with {', '.join(names)} as text")
+    return {name: body[name] for name in names}
+
+
+def _sentences(view: Callable[..., Response]) -> Callable[..., Any]:
+    """An error of ours as a sentence: status 404 for what is gone, 422 for what did not work."""
+
+    @wraps(view)
+    def answer(**arguments: str) -> Response | tuple[Response, int]:
+        try:
+            return view(**arguments)
+        except RinglensError as error:
+            status = 404 if isinstance(error, NotInStoreError) else 422
+            return jsonify(error=str(error)), status
+
+    return answer

@@ -1,0 +1,176 @@
+"""The SQL page in a real browser."""
+
+import csv
+import re
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+from browser import browser, page, served
+from playwright.sync_api import expect
+from records import random_run, random_trace
+
+from ringlens.store import Store, StoreWriter, confine
+from ringlens.store.catalog import catalog
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {confine.missing()}"),
+]
+
+HOSTILE = "<img src=x onerror=window.hit=1>"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "store"
+    run = random_run()
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [random_trace(run, 120, seed=i) for i in range(3)])
+        writer.finish_run(run_id)
+    with Store(path) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def address(store):
+    with served(store.path) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture
+def tab(chrome):
+    with page(chrome, color_scheme="dark", permissions=["clipboard-read", "clipboard-write"]) as (
+        tab,
+        complaints,
+    ):
+        yield tab
+        # A query that does not work is answered with status 422, which the console notes.
+        assert [c for c in complaints if "422" not in c] == []
+
+
+def write(tab, query):
+    tab.locator("#sql-text").fill(query)
+    tab.keyboard.press("Control+Enter")
+
+
+def rows(tab):
+    return tab.locator("#sql-grid .ag-center-cols-container .ag-row")
+
+
+def asked(tab):
+    return {name: values[0] for name, values in parse_qs(urlsplit(tab.url).query).items()}
+
+
+def test_from_an_example_to_a_chart_to_a_link(tab, address, chrome):
+    tab.goto(address)
+    tab.keyboard.press("s")
+    expect(tab).to_have_url(re.compile("/sql$"))
+    expect(tab.locator("#nav-sql")).to_have_class(re.compile("active"))
+    tab.locator(".sql-card", has_text="How unsure").click()
+    expect(rows(tab).first).to_be_visible()
+    expect(tab.locator("#sql-status")).to_contain_text("rows in")
+    assert "avg(entropy)" in asked(tab)["q"]
+
+    tab.locator("#sql-status").click()
+    tab.keyboard.press("v")
+    expect(tab.locator("#sql-chart .scatterlayer .trace")).to_have_count(3)
+    wanted = {"view": "chart", "kind": "line", "x": "pos", "y": "entropy", "by": "trace_id"}
+    expect(tab).to_have_url(re.compile("by=trace_id"))
+    assert {name: asked(tab)[name] for name in wanted} == wanted
+    tab.get_by_text("Bars", exact=True).click()
+    expect(tab.locator("#sql-chart .barlayer .trace")).to_have_count(3)
+    expect(tab).to_have_url(re.compile("kind=bar"))
+
+    with page(chrome) as (other, complaints):  # the address alone gives the same
+        other.goto(tab.url)
+        expect(other.locator("#sql-chart .barlayer .trace")).to_have_count(3)
+        assert other.locator("#sql-text").input_value() == tab.locator("#sql-text").input_value()
+        assert complaints == []
+
+
+def test_rows_are_those_of_the_store_and_can_be_taken_along(tab, address, store):
+    query = "select pos, text, logprob from tokens where trace_id = 2 order by pos limit 12"
+    tab.goto(f"{address}/sql?q={quote(query)}")
+    expect(rows(tab)).to_have_count(12)
+    expected = store.sql(query).fetchall()
+    shown = [rows(tab).nth(i).locator(".ag-cell").nth(0).inner_text() for i in range(12)]
+    assert shown == [str(row[0]) for row in expected]
+    with tab.expect_download() as download:
+        tab.locator("#sql-csv").click()
+    assert download.value.suggested_filename == "ringlens.csv"
+    with open(download.value.path(), newline="") as file:
+        assert [row[1] for row in csv.reader(file)] == ["text", *(row[1] for row in expected)]
+    tab.locator("#sql-python").click()
+    copied = tab.evaluate("() => navigator.clipboard.readText()")
+    scope = {}
+    exec(copied, scope)
+    assert scope["frame"]["pos"].tolist() == [row[0] for row in expected]
+
+
+def test_errors_are_sentences_and_the_next_query_works(tab, address):
+    tab.goto(f"{address}/sql")
+    write(tab, "select nope from traces")
+    expect(tab.get_by_role("alert")).to_contain_text("The columns are: traces: trace_id")
+    expect(tab.locator("#sql-csv")).not_to_have_attribute("href", re.compile("."))
+    write(tab, "copy traces to '/tmp/x'")
+    expect(tab.get_by_role("alert")).to_contain_text("Only SELECT can run here, and this is COPY")
+    write(tab, "select 1 where false")
+    expect(tab.locator("#sql-note")).to_contain_text("gives no rows")
+    write(tab, "from range(20000)")
+    expect(tab.locator("#sql-status")).to_contain_text("first 10,000 rows")
+
+
+def test_a_long_query_is_cancelled_by_escape(tab, address):
+    tab.goto(f"{address}/sql")
+    write(tab, "select count(*) from range(1000000000000000)")
+    expect(tab.locator("#sql-status")).to_contain_text("running")
+    expect(tab.locator("#sql-cancel")).to_be_visible()
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#sql-note")).to_contain_text("The query was cancelled")
+    expect(tab.locator("#sql-cancel")).to_be_hidden()
+    write(tab, "select 42 as a")
+    expect(rows(tab)).to_have_count(1)
+
+
+def test_tables_are_found_and_put_into_the_query(tab, address, store):
+    tab.goto(f"{address}/sql")
+    tab.locator("#sql-find").fill("bias_flip")
+    holders = [e for e in catalog(store) if any("bias_flip" in c.name for c in e.columns)]
+    expect(tab.locator(".sql-table:visible")).to_have_count(len(holders))
+    tab.locator("#sql-text").fill("select ")
+    tab.locator(".sql-table:visible [data-insert=bias_flip]").click()
+    assert tab.locator("#sql-text").input_value() == "select bias_flip"
+    expect(tab.locator(".sql-column[data-insert=bias_flip]")).to_contain_text("selection bias")
+
+
+def test_queries_are_saved_in_the_browser(tab, address):
+    tab.goto(f"{address}/sql")
+    write(tab, "-- forty-two\nselect 42 as a")
+    expect(rows(tab)).to_have_count(1)
+    tab.locator("#sql-save").click()
+    tab.goto(f"{address}/sql")
+    tab.locator("#sql-saved").get_by_text("forty-two").click()
+    expect(rows(tab)).to_have_count(1)
+    tab.get_by_role("button", name="Forget forty-two").click()
+    expect(tab.locator("#sql-saved")).not_to_contain_text("forty-two")
+
+
+def test_hostile_values_and_names_are_text(tab, address):
+    name = HOSTILE.replace('"', "")
+    query = f"select '{HOSTILE}' as \"{name}\", 'a' as b, 1 as c"
+    tab.goto(f"{address}/sql?view=chart&q={quote(query)}")
+    expect(tab.locator("#sql-chart .main-svg").first).to_be_visible()
+    tab.get_by_text("Table", exact=True).click()
+    expect(tab.locator("#sql-grid")).to_contain_text("<img src=x")
+    tab.locator("#sql-save").click()
+    write(tab, f'select "{name}" from traces')
+    expect(tab.get_by_role("alert")).to_contain_text("<img src=x")
+    assert tab.evaluate("() => window.hit") is None
+    assert tab.locator("img[src=x]").count() == 0

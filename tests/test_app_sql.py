@@ -1,0 +1,236 @@
+"""The SQL page's server side: addresses, cells, charts, examples; the page without a sandbox."""
+
+import csv
+import datetime
+import decimal
+import io
+import json
+import math
+
+import plotly.graph_objects as go
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from records import random_run, random_trace
+
+from ringlens.app import make_app, page_sql, sql_cells, sql_chart
+from ringlens.app.sql_console import KEPT, Console
+from ringlens.app.sql_examples import EXAMPLES
+from ringlens.errors import NotInStoreError
+from ringlens.store import Store, StoreWriter, confine, landlock
+from ringlens.store.catalog import catalog
+
+HOST = {"Host": "127.0.0.1:8050"}
+here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {confine.missing()}")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "store"
+    run = random_run()
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [random_trace(run, 80, seed=i) for i in range(3)])
+        writer.finish_run(run_id)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(path):
+    with Store(path) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def app(path):
+    app = make_app(path)
+    yield app
+    app.server.extensions["ringlens-console"].close()
+    app.server.extensions["ringlens"].close()
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    return app.server.test_client()
+
+
+def run(client, query, **more):
+    body = {"query": query, "name": "a", **more}
+    return client.post("/data/sql/run", json=body, headers=HOST)
+
+
+@here
+def test_a_query_is_run_and_taken_along(client, store):
+    query = "select trace_id, n_think, resumed_at, [1, 2.5] as l, correct from traces order by 1"
+    found = run(client, query).json
+    assert [column["name"] for column in found["columns"]] == [
+        "trace_id", "n_think", "resumed_at", "l", "correct",
+    ]  # fmt: skip
+    assert [column["number"] for column in found["columns"]] == [True, True, False, False, False]
+    expected = store.sql(query).fetchall()
+    assert [row[:2] for row in found["rows"]] == [list(row[:2]) for row in expected]
+    assert found["rows"][0][3] == "[1.0, 2.5]"
+    assert found["cut"] is None
+
+    text = client.get(f"/data/sql/result/{found['id']}.csv", headers=HOST)
+    assert "attachment" in text.headers["Content-Disposition"]
+    rows = list(csv.reader(io.StringIO(text.text)))
+    assert len(rows) == 4
+    assert rows[1][3] == "[1.0, 2.5]"
+    file = client.get(f"/data/sql/result/{found['id']}.parquet", headers=HOST)
+    table = parquet.read_table(io.BytesIO(file.data))
+    assert table.equals(store.sql(query).to_arrow_table())
+
+
+@here
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("select nope from traces", "The columns are"),
+        ("copy (select 1) to '/tmp/x'", "only SELECT"),
+        ("from read_text('/etc/passwd')", "not for use here"),
+        ("", "empty"),
+    ],
+)
+def test_what_does_not_work_is_a_sentence(client, query, says):
+    response = run(client, query)
+    assert response.status_code == 422
+    assert says in response.json["error"]
+
+
+@here
+def test_only_json_from_here_is_answered(client):
+    """A page elsewhere can send forms to this address, but neither JSON nor another Host."""
+    body = json.dumps({"query": "select 1", "name": "a"})
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        response = client.post("/data/sql/run", data=body, content_type=kind, headers=HOST)
+        assert response.status_code == 415
+    elsewhere = {"Host": "example.org"}
+    assert client.post("/data/sql/run", json={}, headers=elsewhere).status_code == 400
+    for broken in ([], {"query": 1, "name": "a"}, {"query": "select 1"}):
+        response = client.post("/data/sql/run", json=broken, headers=HOST)
+        assert response.status_code == 422
+
+
+@here
+def test_answers_are_kept_for_a_while(store):
+    console = Console(store)
+    keys = [console.run(f"select {i} as a", "x")[0] for i in range(KEPT + 1)]
+    assert console.table(keys[1]).to_pylist() == [{"a": 1}]
+    with pytest.raises(NotInStoreError, match="run the query again"):
+        console.table(keys[0])
+    console.close()
+    assert console.run("select 1 as a", "x")[1].table.to_pylist() == [{"a": 1}]  # it starts again
+    console.close()
+
+
+@here
+def test_downloads_that_are_gone_say_so(client):
+    assert client.get("/data/sql/result/nothing.csv", headers=HOST).status_code == 404
+    found = run(client, "select 1").json
+    response = client.get(f"/data/sql/result/{found['id']}.exe", headers=HOST)
+    assert response.status_code == 404
+    assert "csv and parquet" in response.json["error"]
+
+
+@here
+def test_cancelling_what_does_not_run(client):
+    response = client.post("/data/sql/cancel", json={"name": "nobody"}, headers=HOST)
+    assert response.json == {"cancelled": False}
+
+
+@here
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.question[:20])
+def test_examples_give_rows_and_their_charts(client, app, example):
+    found = run(client, example.query).json
+    assert found["rows"], found
+    if example.chart is not None:
+        kind, x, y, by = example.chart
+        table = app.server.extensions["ringlens-console"].table(found["id"])
+        go.Figure(sql_chart.figure(table, kind, x, y or x, by, "dark"))
+
+
+VALUES = (
+    (None, pa.int64(), None),
+    (True, pa.bool_(), True),
+    (2**53 - 1, pa.int64(), 2**53 - 1),
+    (2**53, pa.int64(), "9007199254740992"),
+    (0.1, pa.float64(), 0.1),
+    (0.10000000149011612, pa.float32(), 0.1),
+    (math.inf, pa.float64(), "inf"),
+    (math.nan, pa.float32(), "nan"),
+    (b"\x00\xff", pa.binary(), "\\x00ff"),
+    (decimal.Decimal("1.50"), pa.decimal128(5, 2), "1.50"),
+    (datetime.date(2026, 1, 2), pa.date32(), "2026-01-02"),
+    ([1, None, [2.5]], pa.list_(pa.float32()), "[1, null, [2.5]]"),
+    ({"a": math.nan, "b": "é"}, pa.struct([]), '{"a": "nan", "b": "é"}'),
+    ("<b>", pa.string(), "<b>"),
+    ("x" * 3000, pa.string(), "x" * 2000 + "… (3,000 characters)"),
+)
+
+
+@pytest.mark.parametrize(("value", "kind", "shown"), VALUES, ids=lambda each: str(each)[:20])
+def test_cells(value, kind, shown):
+    assert sql_cells.cell(value, kind) == shown
+    json.dumps(sql_cells.cell(value, kind), allow_nan=False)
+
+
+def test_columns_of_one_name_stay_apart():
+    table = pa.Table.from_arrays([pa.array([1]), pa.array(["a"])], names=["x", "x"])
+    assert sql_cells.rows(table) == [[1, "a"]]
+    assert len(sql_cells.columns(table)) == 2
+    assert sql_cells.to_csv(table)
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("kind", sql_chart.KINDS)
+def test_charts_are_figures(kind, theme):
+    table = pa.table(
+        {
+            "x": [3, 1, 2, 4],
+            "y": [0.5, math.nan, None, math.inf],
+            "name": ["a", "b", None, "a"],
+            "day": [datetime.date(2026, 1, day) for day in range(1, 5)],
+        }
+    )
+    for x, by in (("x", ""), ("x", "name"), ("day", "x"), ("name", "")):
+        figure = go.Figure(sql_chart.figure(table, kind, x, "y", by, theme))
+        assert sum(len(line.x) for line in figure.data) == 4
+        json.dumps(figure.to_plotly_json()["data"], allow_nan=False, default=str)
+    figure = sql_chart.figure(table, kind, "x", "y", "name", theme)
+    assert [line["name"] for line in figure["data"]] == ["a", "b", "null"]
+
+
+def test_a_chart_of_many_lines_counts_what_it_leaves_out():
+    table = pa.table({"x": range(40), "y": range(40), "by": [f"{i % 20:02}" for i in range(40)]})
+    figure = sql_chart.figure(table, "line", "x", "y", "by", "dark")
+    assert len(figure["data"]) == sql_chart.SERIES
+    assert figure["layout"]["legend"]["title"]["text"] == "by, 8 more left out"
+
+
+def test_without_a_sandbox_the_page_says_why(store, monkeypatch):
+    def failing(*call):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(landlock, "_call", failing)
+    console = Console(store)
+    shown = json.dumps(
+        page_sql.layout(console, {}).to_plotly_json(), default=lambda c: c.to_plotly_json()
+    )
+    assert "SQL is switched off here" in shown
+    assert "has no Landlock" in shown
+    assert f"ringlens sql {store.path}" in shown
+    assert "sql-grid" not in shown
+
+
+def test_the_catalog_explains_every_column(store):
+    entries = catalog(store)
+    names = {name for (name,) in store.sql("show tables").fetchall()}
+    assert {entry.name for entry in entries} == names
+    for entry in entries:
+        assert entry.meaning, entry.name
+        assert entry.columns, entry.name
+        for column in entry.columns:
+            assert column.meaning, (entry.name, column.name)
+        found = store.sql(f"from {entry.name} limit 0").columns
+        assert [column.name for column in entry.columns] == found
