@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -20,7 +21,7 @@ from workers import PARTS, RUN, Piped, rich_trace, whole
 
 import ringlens.store
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, Trace, TraceRecord, encode
+from ringlens.store import Store, StoreWriter, Trace, TraceRecord, encode, sweep
 
 CODE = str(Path(ringlens.store.__file__).parent)
 Site = tuple[str, int]
@@ -95,12 +96,16 @@ def assert_story(trace: Trace) -> None:
         assert_same(trace, whole(item), PARTS)
 
 
-def write_story(path: Path, reports: Connection, commits: int, fuse: Fuse) -> None:
+def write_story(
+    path: Path, reports: Connection, commits: int, fuse: Fuse, stay: float = 600
+) -> None:
     """All that a writer does: opens, resumes a run or starts one, commits, retells, finishes.
 
-    Reports the run, then (trace_id, tokens) of each part committed, last the lines executed.
+    Replaced files stay ``stay`` seconds. Reports the run, then (trace_id, tokens) of each part
+    committed, last the lines executed.
     """
     encode.SHARE_VALUES = 2000  # several files a table, as of a large model
+    sweep.RETIRED_STAY = timedelta(seconds=stay)
     rng = random.Random(os.getpid())
     fuse.light()
     with suppress(KeyboardInterrupt), StoreWriter(path, workers=2) as writer:

@@ -42,6 +42,20 @@ def lines(tmp_path_factory):
     return seen
 
 
+@pytest.fixture(scope="module")
+def old_lines(tmp_path_factory, lines):
+    """Lines that are executed only where an older store is opened and replaced files are deleted.
+
+    Those of the second: what was replaced a moment ago is kept in all other tests.
+    """
+    path = shutil.copytree(OLD_STORE, tmp_path_factory.mktemp("old") / "store")
+    process, reports = start(write_story, path, 4, Fuse(), 0)
+    *_, seen = drain(reports)
+    process.join()
+    assert process.exitcode == 0
+    return Counter({site: turns for site, turns in seen.items() if site not in lines})
+
+
 class Deaths:
     """Fuses for one line after the other, in a random order that is the same for all stores."""
 
@@ -150,9 +164,11 @@ def test_ranks_that_die_at_any_line_leave_no_half_trace(tmp_path, lines, turn):
 
 
 @pytest.mark.parametrize("turn", range(max(2, KILLS // 12)))
-def test_a_writer_that_dies_while_it_opens_an_older_store_leaves_it_readable(tmp_path, lines, turn):
+def test_who_dies_while_an_older_store_is_opened_or_files_deleted_leaves_all(
+    tmp_path, old_lines, turn
+):
     path = shutil.copytree(OLD_STORE, tmp_path / "store")
-    process, reports = start(write_story, path, 1, Deaths(lines, turn).fuse())
+    process, reports = start(write_story, path, 4, Deaths(old_lines, turn).fuse(), 0)
     drain(reports)
     process.join()
     with Store(path) as store:
