@@ -20,6 +20,7 @@ import os
 import statistics
 import tempfile
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -30,12 +31,13 @@ from unittest.mock import patch
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from bench_writer import ring_1t
 from numpy.typing import NDArray
 from side_by_side import machine
 
 from ringlens.store import RunRecord, Store, StoreWriter, TraceRecord, parquet
-from ringlens.store.columns import matrix
+from ringlens.store.columns import fixed_lists, matrix
 from ringlens.store.commit import CommitFiles
 from ringlens.store.schema import ROUTER_LOGITS, Column, Table
 
@@ -60,10 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Writing and reading full router logits.")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of a commit")
     parser.add_argument("--workers", default="1,2", help="numbers of threads that encode")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--store", help="folder on the disk to be measured; else a temporary one")
     args = parser.parse_args()
     pa.set_cpu_count(1)
+    step_costs()
     run, trace = ring_1t(args.tokens)
     trace = replace(trace, heads=None)
     variants = [
@@ -120,19 +123,59 @@ def measure(
         )
 
 
+def step_costs() -> None:
+    """What the steps cost on one core: why a machine is fast or slow."""
+    rng = np.random.default_rng(0)
+    logits_TE = rng.normal(-1, 1.5, (4096, EXPERTS)).astype(np.float16).astype(np.float32)
+    batch = pa.RecordBatch.from_arrays(
+        [
+            pa.array(np.zeros(4096, np.int64)),
+            pa.array(np.zeros(4096, np.uint16)),
+            pa.array(np.arange(4096, dtype=np.int32)),
+            fixed_lists(logits_TE, ROUTER_LOGITS.arrow.field("logits").type),
+        ],
+        schema=ROUTER_LOGITS.arrow,
+    )
+    split = np.ascontiguousarray(logits_TE.view(np.uint8).reshape(-1, 4).T).tobytes()
+    codec = pa.Codec("zstd", compression_level=1)
+    plain = parquet._settings(ROUTER_LOGITS) | {"compression": "none", "compression_level": None}
+
+    def written(settings: dict[str, object]) -> None:
+        with pq.ParquetWriter(pa.BufferOutputStream(), ROUTER_LOGITS.arrow, **settings) as writer:
+            writer.write_batch(batch, row_group_size=len(batch))
+
+    steps = {
+        "pyarrow": lambda: written(parquet._settings(ROUTER_LOGITS)),
+        "pyarrow without zstd": lambda: written(plain),
+        "zstd of split bytes": lambda: codec.compress(split),
+        "cast to fp16": lambda: logits_TE.astype(np.float16),
+        "copy": lambda: logits_TE.copy(),
+        "crc32 of 2 bytes": lambda: zlib.crc32(split[: 2 * logits_TE.size]),
+    }
+    for work in steps.values():
+        work()
+    costs = {
+        name: median_of(work, 5, time.thread_time) / logits_TE.size * 1e9
+        for name, work in steps.items()
+    }
+    print("ns a logit: " + ", ".join(f"{name} {cost:.1f}" for name, cost in costs.items()))
+
+
 def save(path: Path, logits: NDArray) -> None:
     """The limit: fp16 to the disk as it is."""
     np.save(path, logits.astype(np.float16))
     parquet.flush(path)
 
 
-def median_of(work: Callable[[], object], rounds: int) -> float:
+def median_of(
+    work: Callable[[], object], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Median seconds."""
     seconds = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = clock()
         work()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return statistics.median(seconds)
 
 
@@ -144,7 +187,7 @@ def stored_as(way: str) -> ExitStack:
     stack = ExitStack()
     if way == "planes":
         plain = parquet._settings
-        stack.enter_context(patch("ringlens.store.writer.CommitFiles", PlaneFiles))
+        stack.enter_context(patch("ringlens.store.transaction.CommitFiles", PlaneFiles))
         settings = patch.object(
             parquet, "_settings", lambda t: plane_settings() if t is PLANES else plain(t)
         )
