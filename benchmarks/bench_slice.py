@@ -41,6 +41,7 @@ RECORDS = {
     "logprobs": ("logprobs",),
     "routing": ("routing",),
     "routing + logits": ("routing", "router_logits"),
+    "routing + head blocks": ("routing", "head_blocks"),
     "routing + heads": ("routing", "heads"),
     "everything": ("logprobs", "routing", "router_logits", "heads"),
 }
@@ -99,34 +100,35 @@ def timed(model: nn.Module, forwards: int, run: Callable[[], int]) -> Timed:
 def table(
     title: str, variants: dict[str, Callable[[], Timed]], own: dict[str, str], rounds: int
 ) -> None:
-    """Time variants in turn; print medians against the first variant and against their own."""
+    """Time variants in turn; print medians, and medians of the ratios within each round.
+
+    A machine's pace may drift by more than what is measured: a ratio is of two runs that follow
+    one another. Its quartiles stand behind it.
+    """
     found: dict[str, list[Timed]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, run in variants.items():
             once = run()
             if turn:
                 found[name].append(once)
-    medians = {
-        name: Timed(
-            statistics.median(t.model for t in times),
-            statistics.median(t.call for t in times),
-            times[-1].size,
-        )
-        for name, times in found.items()
-    }
-    first = next(iter(medians))
+    first = next(iter(found))
     print(title)
-    print(
-        f"  {'':42s} {'model s':>9s} {'/ first':>8s} {'/ own':>8s} {'call s':>9s} {'/ own':>8s} MB"
-    )
-    for name, t in medians.items():
-        base = medians[own[name]]
+    print(f"  {'':42s} {'model s':>9s} {'/ first':>21s} {'/ own':>21s} {'call s':>9s} MB")
+    for name, times in found.items():
+        model = statistics.median(t.model for t in times)
+        call = statistics.median(t.call for t in times)
         print(
-            f"  {name:42s} {t.model:9.3f} {t.model / medians[first].model:7.3f}x "
-            f"{t.model / base.model:7.3f}x {t.call:9.3f} {t.call / base.call:7.3f}x "
-            f"{t.size / 1e6:.1f}",
+            f"  {name:42s} {model:9.3f} {ratios(times, found[first])} "
+            f"{ratios(times, found[own[name]])} {call:9.3f} {times[-1].size / 1e6:.1f}",
             flush=True,
         )
+
+
+def ratios(times: list[Timed], base: list[Timed]) -> str:
+    """Median and quartiles of the ratios of runs in the same round."""
+    each = sorted(t.model / b.model for t, b in zip(times, base, strict=True))
+    low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
+    return f"{middle:6.3f}x ({low:5.3f}-{high:5.3f})"
 
 
 def in_store(run: Callable[[Path], rl.Store], folder: Path) -> int:
@@ -246,7 +248,7 @@ def variants_of(
             variants[name] = lambda a=attention: work.plain(a, logprobs=True)
             own[name] = plain
         for label, record in records.items():
-            if attention != attentions[0] and "heads" not in record:
+            if attention != attentions[0] and not {"heads", "head_blocks"} & set(record):
                 continue  # no difference to the first kernel
             name = f"{attention}: {label}"
             variants[name] = lambda a=attention, r=record: work.observed(a, r)

@@ -10,8 +10,8 @@ from ringlens.observe.router import (
     RouterSpec,
     choose,
     contains,
-    may_flip,
     refuse_other_choice,
+    rounded_logits,
     router_record,
     storable_logits,
 )
@@ -121,15 +121,17 @@ def test_a_router_with_its_outputs_in_another_order_is_refused():
 def test_rounding_changes_a_choice_only_where_it_may(router):
     spec, logits, bias = router
     record = router_record(logits, *route(spec, logits, bias), bias, spec)
-    doubtful = may_flip(logits, record.margin_N, record.group_margin_N)
-    stored = storable_logits(logits, record.expert_ids_Nk, bias, spec, doubtful)
-    assert torch.equal(stored, storable_logits(logits, record.expert_ids_Nk, bias, spec))
+    stored, doubtful = rounded_logits(logits, record.margin_N, record.group_margin_N)
+    assert torch.equal(stored[doubtful], logits[doubtful])
+    exact = storable_logits(logits, record.expert_ids_Nk, bias, spec)
+    assert torch.equal(stored[~doubtful], exact[~doubtful])
 
 
 def test_a_choice_that_no_tie_explains_is_not_stored():
     spec = RouterSpec(4, 1, 1, 1, 1.0)
-    with pytest.raises(ObservationError, match="does not follow"):
-        storable_logits(torch.tensor([[3.0, 0, 0, 0]]), torch.tensor([[1]]), torch.zeros(4), spec)
+    logits = torch.tensor([[3.0, 0, 0, 0], [0, 0, 0, 3.0]])
+    with pytest.raises(ObservationError, match=r"choice \[2\] for token 0 does not follow"):
+        storable_logits(logits, torch.tensor([[0], [2]]), torch.zeros(4), spec)
 
 
 def test_margin_is_infinite_where_nothing_is_left_to_lose():

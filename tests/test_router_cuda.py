@@ -11,7 +11,7 @@ from ringlens.observe.router import (
     TIE,
     RouterRecord,
     RouterSpec,
-    gap,
+    best,
     limit_groups,
     refuse_other_choice,
     router_record,
@@ -42,10 +42,11 @@ def on_gpu(spec, N, scale, bias_scale):
 def untied(logits, bias, spec):
     """Rows where no two scores that decide anything come close: there the record is determined."""
     scores = logits.double().sigmoid()
-    margins = [gap(scores + bias.double(), rank + 1) for rank in range(spec.experts_per_token)]
+    margins = [best(scores + bias.double(), rank + 1)[1] for rank in range(spec.experts_per_token)]
     for c in (scores + bias.double(), scores):
         limited, groups = limit_groups(c, spec)
-        margins += [gap(limited, spec.experts_per_token), gap(groups, spec.groups_kept)]
+        margins.append(best(limited, spec.experts_per_token)[1])
+        margins.append(best(groups, spec.groups_kept)[1])
     return torch.stack(margins).amin(dim=0) > TIE
 
 

@@ -74,12 +74,18 @@ def contains(ids_Nk: Tensor, others_Nk: Tensor) -> Tensor:
     return (ids_Nk[:, :, None] == others_Nk[:, None, :]).any(dim=-1)
 
 
-def gap(scores_Nx: Tensor, kept: int) -> Tensor:
-    """Score of rank ``kept`` minus that of the next [N]; inf where nothing is left to lose."""
-    if scores_Nx.shape[1] <= kept:
-        return torch.full_like(scores_Nx[:, 0], torch.inf)
-    best = scores_Nx.topk(kept + 1, dim=-1).values
-    return best[:, kept - 1] - best[:, kept]
+def best(scores_Nx: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    """The ``kept`` best of each row, and what the last of them won by.
+
+    Returns:
+        Indices [N, kept], best first, and the score of rank ``kept`` minus that of the next [N];
+        inf where nothing is left to lose.
+    """
+    more = min(kept + 1, scores_Nx.shape[1])
+    values, indices = scores_Nx.topk(more, dim=-1)
+    if more == kept:
+        return indices, torch.full_like(values[:, 0], torch.inf)
+    return indices[:, :kept], values[:, kept - 1] - values[:, kept]
 
 
 def router_record(
@@ -114,9 +120,9 @@ def torch_record(
     scores_NE = affinity_NE + bias_E.to(affinity_NE)
     limited_NE, group_scores_Ng = limit_groups(scores_NE, spec)
     k = spec.experts_per_token
-    margin_N = gap(limited_NE, k)
-    group_margin_N = gap(group_scores_Ng, spec.groups_kept)
-    same_N = contains(ids_Nk, limited_NE.topk(k, dim=-1).indices).all(dim=-1)
+    again_Nk, margin_N = best(limited_NE, k)
+    group_margin_N = best(group_scores_Ng, spec.groups_kept)[1]
+    same_N = contains(ids_Nk, again_Nk).all(dim=-1)
 
     order = weights_Nk.argsort(dim=-1, descending=True, stable=True)
     ids_Nk = ids_Nk.gather(1, order)
@@ -148,23 +154,22 @@ def refuse_other_choice(same_N: Tensor, margin_N: Tensor, ids_Nk: Tensor) -> Non
         )
 
 
-def may_flip(logits_NE: Tensor, margin_N: Tensor, group_margin_N: Tensor) -> Tensor:
-    """Rows [N] bool whose choice rounding the logits to fp16 can change.
+def rounded_logits(
+    logits_NE: Tensor, margin_N: Tensor, group_margin_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Logits rounded to fp16 where that cannot change the choice, and the other rows [N] bool.
 
     Rounding moves z by at most |z|/2¹¹, so s by at most max |z|·s'(z) / 2¹¹ < 1.1e-4: two scores
     come closer by less than 2.2e-4, two group scores (sums of two) by less than 4.4e-4.
     """
-    beyond_half = logits_NE.abs().amax(dim=-1) > torch.finfo(torch.float16).max
-    return (margin_N < 2.5e-4) | (group_margin_N < 5e-4) | beyond_half
+    logits_NE = logits_NE.float()
+    rounded_NE = logits_NE.half().float()
+    beyond_half_N = rounded_NE.isinf().any(dim=-1)
+    doubtful_N = (margin_N < 2.5e-4) | (group_margin_N < 5e-4) | beyond_half_N
+    return torch.where(doubtful_N[:, None], logits_NE, rounded_NE), doubtful_N
 
 
-def storable_logits(
-    logits_NE: Tensor,
-    ids_Nk: Tensor,
-    bias_E: Tensor,
-    spec: RouterSpec,
-    doubtful_N: Tensor | None = None,
-) -> Tensor:
+def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec) -> Tensor:
     """Logits as they are stored: rounded to fp16 wherever that leaves the choice as it was.
 
     Rows whose choice rounding would change keep float32. Where even float32 is a tie that float64
@@ -177,7 +182,6 @@ def storable_logits(
         ids_Nk: The recorded choice.
         bias_E: Expert bias.
         spec: Constants of the router.
-        doubtful_N: Rows to check (see `may_flip`); None checks all.
 
     Returns:
         float32 [N, E].
@@ -189,8 +193,7 @@ def storable_logits(
     stored_NE = logits_NE.half().float()
     too_large = stored_NE.isinf().any(dim=-1)
     stored_NE[too_large] = logits_NE[too_large]
-    rows = torch.arange(len(logits_NE)) if doubtful_N is None else doubtful_N.nonzero().flatten()
-    rows = rows[_rows_that_differ(stored_NE[rows], ids_Nk[rows], bias_E, spec)]
+    rows = _rows_that_differ(stored_NE, ids_Nk, bias_E, spec)
     for power in (None, *range(14)):
         if not len(rows):
             return stored_NE
@@ -202,8 +205,10 @@ def storable_logits(
         rows = rows[_rows_that_differ(stored_NE[rows], ids_Nk[rows], bias_E, spec)]
     stored_NE[rows] = logits_NE[rows]
     limited_NE, groups_Ng = limit_groups(logits_NE[rows].sigmoid() + bias_E.to(logits_NE), spec)
-    margins = gap(limited_NE, spec.experts_per_token), gap(groups_Ng, spec.groups_kept)
-    refuse_other_choice(torch.zeros_like(rows, dtype=torch.bool), torch.minimum(*margins), ids_Nk)
+    margin_N = torch.minimum(
+        best(limited_NE, spec.experts_per_token)[1], best(groups_Ng, spec.groups_kept)[1]
+    )
+    refuse_other_choice(torch.zeros_like(rows, dtype=torch.bool), margin_N, ids_Nk[rows])
     return stored_NE
 
 

@@ -18,8 +18,8 @@ from ringlens.observe.parcel import Courier, Parcel, Tensors
 from ringlens.observe.points import expert_bias, gate
 from ringlens.observe.router import (
     RouterSpec,
-    may_flip,
     refuse_other_choice,
+    rounded_logits,
     router_record,
     storable_logits,
 )
@@ -147,7 +147,9 @@ def routing_fields(
         "same": record.same_N,
     }
     if logits:
-        fields["logits"] = z_NE
+        fields["logits"], fields["doubtful"] = rounded_logits(
+            z_NE, record.margin_N, record.group_margin_N
+        )
     return {name: x.unflatten(0, shape) for name, x in fields.items()} | {"bias": bias_E}
 
 
@@ -171,6 +173,6 @@ def checked_fields(spec: RouterSpec, fields: Tensors) -> Tensors:
     refuse_other_choice(same_N, torch.minimum(margin_N, group_margin_N), ids_Nk)
     flat["weights"] = flat["weights"].float()
     if "logits" in flat:
-        doubtful_N = may_flip(flat["logits"], margin_N, group_margin_N)
-        flat["logits"] = storable_logits(flat["logits"], ids_Nk, bias_E, spec, doubtful_N)
+        rows, logits_NE = flat.pop("doubtful").nonzero().flatten(), flat["logits"]
+        logits_NE[rows] = storable_logits(logits_NE[rows], ids_Nk[rows], bias_E, spec)
     return {name: x.unflatten(0, shape) for name, x in flat.items()}
