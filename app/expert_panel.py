@@ -61,12 +61,15 @@ def evidence(
     if not tokens:
         least = " at least ten times" if order == "share" else ""
         return [html.P(f"No token that occurs{least} here was routed to it.", className="dim")]
-    return [_tokens(tokens), html.H3("Where it weighs most"), _contexts(contexts, layer)]
+    weighed = any(row["weight"] is not None for row in contexts)
+    title = "Where it weighs most" if weighed else "Where it is chosen"
+    return [_tokens(tokens), html.H3(title), _contexts(contexts, layer)]
 
 
 def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component:
     colour = expert_colour(expert, usage.experts, usage.groups)
-    bias = f" · bias {signed(facts['bias'], '+.3f')}" if facts else ""
+    known = facts["bias"] if facts else None  # null in imported runs
+    bias = "" if known is None else f" · bias {signed(known, '+.3f')}"
     return html.Div(
         [
             html.I(className="swatch", style={"background": colour}),

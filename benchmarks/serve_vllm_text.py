@@ -44,6 +44,7 @@ DEFAULTS = {
     "embedding_dropout": 0.0,
     "output_dropout": 0.0,
     "norm_topk_prob": True,
+    "use_rmsnorm": True,
 }
 
 

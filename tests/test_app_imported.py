@@ -110,3 +110,25 @@ def test_a_trace_shows_its_choices_and_says_what_is_not_known(address):
         tab.goto(f"{address}/")
         expect(tab.locator(".runs-table")).to_contain_text("imported")
         assert complaints == []
+
+
+@pytest.mark.browser
+def test_usage_counts_what_is_known(address, store):
+    from playwright.sync_api import expect
+
+    run_id = store.trace(1).summary["run_id"]
+    with browser() as chrome, page(chrome) as (tab, complaints):
+        tab.goto(f"{address}/routing?run={run_id}&L=2&E=5")
+        expect(tab.locator(".routing-note")).to_contain_text("tokens")
+        expect(tab.locator("#expert-summary")).to_contain_text("Expert 5")
+        expect(tab.locator("#expert-evidence .token-table")).to_be_visible()
+        expect(tab.locator("#expert-evidence")).to_contain_text("Where it is chosen")
+        for metric in ("Share of weight", "Bias flips", "Log lift"):
+            tab.get_by_text(metric, exact=True).click()
+            expect(tab.locator(".routing-note")).to_contain_text("tokens")
+        tab.get_by_text("Exclusive", exact=True).click()
+        tab.get_by_text("Table", exact=True).click()
+        expect(tab.locator("#usage-rows .ag-row").first).to_be_visible()
+        tab.goto(f"{address}/routing?trace=2&metric=flips")
+        expect(tab.locator("#expert-summary")).to_contain_text("Choose an expert")
+        assert complaints == []
