@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringlens import __version__
+from ringlens.cli_export import export
 from ringlens.cli_import import import_
 from ringlens.cli_plan import plan
 from ringlens.cli_print import PRINTERS, print_queries, print_summary, progress_bar
@@ -354,6 +355,7 @@ main.add_command(rollup)
 main.add_command(compact)
 main.add_command(delete)
 main.add_command(merge)
+main.add_command(export)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from ringlens.errors import StoreError
 from ringlens.store import schema, stream
 from ringlens.store.clock import now
 from ringlens.store.commit import CommitFiles
-from ringlens.store.manifest import Start
+from ringlens.store.folder import Folder
+from ringlens.store.manifest import File, Start
 from ringlens.store.rewriter import Ends, Rewriter
 from ringlens.store.shape import RunShape
 from ringlens.store.store import Store
@@ -64,12 +65,15 @@ def copy_run(
     old = np.asarray(copy.trace_ids, np.int64)
     ids: dict[int, int] = {}
     shape = _shape(copy.run)
+    there = source.snapshot()  # at one moment: traces that go on are as long in every table
 
     def work(files: CommitFiles) -> list[str]:
         new = old if keep_ids else files.commit.first_trace + np.arange(len(old))
         ids.update(zip(old.tolist(), new.tolist(), strict=True))
         for table in schema.tables(shape.experts):
-            _stage_table(source, files, table, copy, ids, {**others, **ids})
+            mine = [f for f in there.get(table.name, ()) if f.run_id == copy.run["run_id"]]
+            if copy.tables is None or table.name in (*copy.tables, "runs", "experts", "traces"):
+                _stage_table(source.folder, mine, files, table, copy.run_id, ids, {**others, **ids})
         return []
 
     ended = copy.run["finished"]
@@ -81,13 +85,17 @@ def copy_run(
 
 
 def _stage_table(
-    source: Store, files: CommitFiles, table: Table, copy: Copy, ids: Ids, known: Ids
+    folder: Folder,
+    mine: Sequence[File],
+    files: CommitFiles,
+    table: Table,
+    run_id: str,
+    ids: Ids,
+    known: Ids,
 ) -> None:
-    wanted = copy.tables is None or table.name in (*copy.tables, "runs", "experts", "traces")
-    mine = [file for file in source.files(table.name) if file.run_id == copy.run["run_id"]]
-    for number, file in enumerate(mine if wanted else []):
-        rows = stream.row_groups(source.folder, file, table)
-        new = (_renamed(batch, table, copy.run_id, ids, known) for batch in rows)
+    for number, file in enumerate(mine):
+        rows = stream.row_groups(folder, file, table)
+        new = (_renamed(batch, table, run_id, ids, known) for batch in rows)
         stream.stage(files, table, new, f"-{number:06d}")
 
 

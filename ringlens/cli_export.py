@@ -1,0 +1,55 @@
+"""``ringlens export``: a part of a store for other tools."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("store")
+@click.option("--out", required=True, help="Folder or file to write; must not be there yet.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["parquet", "jsonl", "safetensors"]),
+    default="parquet",
+    show_default=True,
+    help="A store of its own, a line a trace, or a file of arrays a trace.",
+)
+@click.option("--where", default="true", help="SQL condition on the table traces.")
+@click.option("--run", "run_ids", multiple=True, help="A run; may be given again.")
+@click.option("--trace", "trace_ids", multiple=True, type=int, help="A trace; may be given again.")
+@click.option("--tables", help="Tables, comma-separated; all that the format has if left out.")
+def export(
+    store: str,
+    out: str,
+    form: str,
+    where: str,
+    run_ids: tuple[str, ...],
+    trace_ids: tuple[int, ...],
+    tables: str | None,
+) -> None:
+    r"""Write traces of STORE for other tools; all of them, or those that fit all that is given.
+
+    \b
+    Examples:
+      ringlens export runs/first --out shared --where "correct and task = 'countdown'"
+      ringlens export runs/first --out first.jsonl --format jsonl --tables tokens
+      ringlens export runs/first --out arrays --format safetensors --trace 3
+    """
+    from pathlib import Path
+
+    from ringlens.cli_store import progress
+    from ringlens.store import Store
+    from ringlens.store import export as exports
+
+    writers = {
+        "parquet": exports.to_store,
+        "jsonl": exports.to_lines,
+        "safetensors": exports.to_safetensors,
+    }
+    names = None if tables is None else tuple(name for name in tables.split(",") if name)
+    with Store(store) as opened, progress("exporting") as on_progress:
+        chosen = exports.select(opened, where, run_ids, trace_ids)
+        writers[form](opened, chosen, Path(out), names, on_progress)
+    click.echo(f"{out}: {len(chosen)} traces")
