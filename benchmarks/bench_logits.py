@@ -1,8 +1,9 @@
 """Full router logits: how fast they are stored on several cores, and how fast they are read back.
 
-Two ways to store them are timed in turn, from `StoreWriter.commit` (with its fsyncs) to arrays:
+Three ways to store them are timed in turn, from `StoreWriter.commit` (with its fsyncs) to arrays:
 
-- ``FLOAT[]``, which the store uses: any Parquet reader understands it;
+- ``FLOAT[]`` as the store writes it (`ringlens.store.half_file`), for any Parquet reader;
+- ``FLOAT[]`` as pyarrow writes it, with bytes split and zstd;
 - the two byte planes of fp16 as FIXED_LEN_BYTE_ARRAY columns (the low one uncompressed), with a
   nullable FLOAT[] for rows that fp16 cannot hold. SQL sees FLOAT[] through a function that only
   ringlens' own connections would have.
@@ -16,8 +17,10 @@ taskset -c 0-3 python benchmarks/bench_logits.py --workers 1,2,4
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import statistics
+import sys
 import tempfile
 import time
 import zlib
@@ -36,9 +39,9 @@ from bench_writer import ring_1t
 from numpy.typing import NDArray
 from side_by_side import machine
 
-from ringlens.store import RunRecord, Store, StoreWriter, TraceRecord, parquet
+from ringlens.store import RunRecord, Store, StoreWriter, TraceRecord, half_file, parquet
 from ringlens.store.columns import fixed_lists, matrix
-from ringlens.store.commit import CommitFiles
+from ringlens.store.commit import CommitFiles, Write
 from ringlens.store.schema import ROUTER_LOGITS, Column, Table
 
 EXPERTS = 256
@@ -69,9 +72,7 @@ def main() -> None:
     step_costs()
     run, trace = ring_1t(args.tokens)
     trace = replace(trace, heads=None)
-    variants = [
-        (way, int(count)) for count in args.workers.split(",") for way in ("FLOAT[]", "planes")
-    ]
+    variants = [(way, int(count)) for count in args.workers.split(",") for way in READERS]
     cores = len(os.sched_getaffinity(0))
     print(f"{machine()}, {cores} of them usable; pyarrow {pa.__version__}")
     print(f"routing and logits of {args.tokens} tokens a commit, medians of {args.rounds} rounds")
@@ -144,7 +145,13 @@ def step_costs() -> None:
         with pq.ParquetWriter(pa.BufferOutputStream(), ROUTER_LOGITS.arrow, **settings) as writer:
             writer.write_batch(batch, row_group_size=len(batch))
 
+    def half() -> None:
+        file = half_file.HalfFile(io.BytesIO(), ROUTER_LOGITS.arrow)
+        file.write(batch)
+        file.close()
+
     steps = {
+        "half file": half,
         "pyarrow": lambda: written(parquet._settings(ROUTER_LOGITS)),
         "pyarrow without zstd": lambda: written(plain),
         "zstd of split bytes": lambda: codec.compress(split),
@@ -185,6 +192,8 @@ def median_of(
 def stored_as(way: str) -> ExitStack:
     """A context in which a StoreWriter stores logits in this way."""
     stack = ExitStack()
+    if way == "pyarrow":
+        stack.enter_context(patch.object(half_file, "WORTH", sys.maxsize))
     if way == "planes":
         plain = parquet._settings
         stack.enter_context(patch("ringlens.store.transaction.CommitFiles", PlaneFiles))
@@ -204,11 +213,12 @@ class PlaneFiles(CommitFiles):
         groups: Iterable[pa.RecordBatch],
         trace_ids: Sequence[int] = (),
         part: str = "",
+        write: Write = parquet.write,
     ) -> None:
         """Stage a file, that of logits as planes."""
         if table.name == PLANES.name:
-            table, groups = PLANES, map(planes, groups)
-        super().stage(table, groups, trace_ids, part)
+            table, groups, write = PLANES, map(planes, groups), parquet.write
+        super().stage(table, groups, trace_ids, part, write)
 
 
 def plane_settings() -> dict[str, object]:
@@ -308,7 +318,7 @@ def same(found_TE: NDArray, trace: TraceRecord) -> None:
     np.testing.assert_array_equal(found_TE, trace.router_logits[trace.routing.layers.index(LAYER)])
 
 
-READERS = {"FLOAT[]": read_floats, "planes": read_planes}
+READERS = {"FLOAT[]": read_floats, "pyarrow": read_floats, "planes": read_planes}
 
 
 if __name__ == "__main__":

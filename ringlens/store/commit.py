@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 
 import pyarrow as pa
 
-from ringlens.store import encode, layout, parquet, schema_usage, usage
+from ringlens.store import encode, half_file, layout, parquet, schema_usage, usage
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import Commit, File, Manifest
 from ringlens.store.records import TraceRecord
@@ -18,6 +19,10 @@ from ringlens.store.table import Table
 
 MOST_WORKERS = 8
 """More threads than this wait for each other's disk, and their pages need memory."""
+
+
+Write = Callable[[Path, Table, Iterable[pa.RecordBatch]], int]
+"""Writes a file and returns its rows."""
 
 
 def usual_workers() -> int:
@@ -53,6 +58,7 @@ class CommitFiles:
         groups: Iterable[pa.RecordBatch],
         trace_ids: Sequence[int] = (),
         part: str = "",
+        write: Write = parquet.write,
     ) -> None:
         """Write and flush one table's file in the staging folder.
 
@@ -61,12 +67,13 @@ class CommitFiles:
             groups: Its row groups, in order.
             trace_ids: The traces whose rows they are; none for a table without traces.
             part: Tells several files of one table apart.
+            write: Writes a file.
         """
         commit = self.commit
         part = layout.part_of(self._rank) + part
         path = layout.file_path(table.name, commit.run_id, commit.commit_id, part)
         staged = self.folder.staging / layout.staged_name(path, commit.writer)
-        rows = parquet.write(staged, table, groups)
+        rows = write(staged, table, groups)
         span = (min(trace_ids), max(trace_ids)) if trace_ids else (0, 0)
         size, checksum = staged.stat().st_size, parquet.checksum(staged)
         self.folder.hand_over(staged, path)
@@ -89,7 +96,14 @@ class CommitFiles:
         pool = ThreadPoolExecutor(self._workers)
         try:
             waiting = [
-                pool.submit(self.stage, table, groups, trace_ids, layout.part_of_share(share.index))
+                pool.submit(
+                    self.stage,
+                    table,
+                    groups,
+                    trace_ids,
+                    layout.part_of_share(share.index),
+                    _writer(table, traces),
+                )
                 for table in sorted(tables, key=lambda table: -len(shares[table]))
                 for share in shares[table]
                 if (groups := encode.row_groups(table, pairs, run, share)) is not None
@@ -123,6 +137,12 @@ class CommitFiles:
         names = f"{self.commit.writer}-{self.commit.commit_id:08d}{rank}-*.part"
         for path in self.folder.staging.glob(names):
             path.unlink(missing_ok=True)
+
+
+def _writer(table: Table, records: Sequence[TraceRecord]) -> Write:
+    """What writes a table's files: for many router logits what is fastest."""
+    many = encode.values(table, records) >= half_file.WORTH
+    return half_file.write if many and table.name == "router_logits" else parquet.write
 
 
 def new_ids(commit: Commit, traces: Sequence[TraceRecord]) -> list[int]:

@@ -81,11 +81,14 @@ def shares(table: Table, records: Sequence[TraceRecord], workers: int) -> list[S
     pyarrow encodes a file on one thread, so a large table takes several files. They are few: a
     query opens each of them.
     """
-    sizes = [_size(table, record) for record in records]
-    values = sum(size for _, size in sizes)
-    layers = max((layers for layers, _ in sizes), default=0)
-    count = max(1, min(workers, layers, values // SHARE_VALUES))
+    layers = max((_size(table, record)[0] for record in records), default=0)
+    count = max(1, min(workers, layers, values(table, records) // SHARE_VALUES))
     return [Share(index, count) for index in range(count)]
+
+
+def values(table: Table, records: Sequence[TraceRecord]) -> int:
+    """Values of some records in a table with a row for each layer and token."""
+    return sum(_size(table, record)[1] for record in records)
 
 
 def _size(table: Table, record: TraceRecord) -> tuple[int, int]:
