@@ -26,6 +26,9 @@ def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
     )
     reading = figures.READINGS[metric].title
     what = f"{reading}, think minus answer" if phase == "difference" else reading
+    if not usage.sums.reasons and metric in ("weight", "flips"):
+        why = " · not known: imported runs tell which experts were chosen, not why"
+        return [html.Span([html.B(what), why])]
     bar = html.Span(
         className="legend-bar",
         style={"background": f"linear-gradient(90deg, {', '.join(colours)})"},

@@ -123,9 +123,11 @@ def test_usage_counts_what_is_known(address, store):
         expect(tab.locator("#expert-summary")).to_contain_text("Expert 5")
         expect(tab.locator("#expert-evidence .token-table")).to_be_visible()
         expect(tab.locator("#expert-evidence")).to_contain_text("Where it is chosen")
-        for metric in ("Share of weight", "Bias flips", "Log lift"):
+        for metric in ("Share of weight", "Bias flips"):
             tab.get_by_text(metric, exact=True).click()
-            expect(tab.locator(".routing-note")).to_contain_text("tokens")
+            expect(tab.locator(".routing-note")).to_contain_text("not known: imported runs")
+        tab.get_by_text("Log lift", exact=True).click()
+        expect(tab.locator(".routing-note")).to_contain_text("tokens")
         tab.get_by_text("Exclusive", exact=True).click()
         tab.get_by_text("Table", exact=True).click()
         expect(tab.locator("#usage-rows .ag-row").first).to_be_visible()
