@@ -18,7 +18,7 @@ from ringlens import __version__
 from ringlens.cli_export import export
 from ringlens.cli_import import import_
 from ringlens.cli_plan import plan
-from ringlens.cli_print import PRINTERS, print_queries, print_summary, progress_bar
+from ringlens.cli_print import PRINTERS, Commands, print_queries, print_summary, progress_bar
 from ringlens.cli_store import compact, delete, merge, rollup
 from ringlens.errors import ConfigError, RinglensError
 
@@ -30,7 +30,7 @@ INTERRUPTED = 130
 Command = Callable[..., Any]
 
 
-class Ringlens(click.Group):
+class Ringlens(Commands):
     """The command group; turns our errors and Ctrl-C into messages and exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:

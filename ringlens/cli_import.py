@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringlens.cli_print import print_summary, progress_bar
+from ringlens.cli_print import Commands, print_summary, progress_bar
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ prompt_start = click.option(
 )
 
 
-@click.group("import")
+@click.group("import", cls=Commands)
 def import_() -> None:
     """Import what a serving engine did: text, tokens and expert choices.
 

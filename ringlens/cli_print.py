@@ -34,6 +34,26 @@ THREE_QUERIES = (
 )
 
 
+class Commands(click.Group):
+    """A group whose commands' examples keep their lines.
+
+    Docstrings are raw, so click's mark against rewrapping, a backspace, is two letters there.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._keep_lines(self)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command."""
+        self._keep_lines(cmd)
+        super().add_command(cmd, name)
+
+    @staticmethod
+    def _keep_lines(command: click.Command) -> None:
+        command.help = (command.help or "").replace("\\b\n", "\b\n") or None
+
+
 def speaks() -> bool:
     """Whether this process prints: of those that torchrun starts, the first alone."""
     return os.environ.get("RANK", "0") == "0"

@@ -49,7 +49,10 @@ def test_help_is_quick_and_has_examples():
     assert best < 0.5  # CPU seconds; 0.2 on an idle core
     for name in ("demo", "capture", "replay", "plan", "app", "sql", "info"):
         assert name in result.stdout
-        assert "ringlens " + name in ringlens(name, "--help").stdout.split("Example")[1]
+        example = ringlens(name, "--help").stdout.split("Example")[1]
+        assert "ringlens " + name in example
+        assert "\\b" not in example
+        assert example.count("\n    ringlens ") == example.count("ringlens " + name)
 
 
 def test_capture_shows_progress(tmp_path):
