@@ -14,13 +14,23 @@ import click
 from ringlens.errors import NotInStoreError
 
 if TYPE_CHECKING:
+    from ringlens.store.engine import Engine
     from ringlens.store.rewriter import Rewriter
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["here", "ray"]),
+    default="here",
+    show_default=True,
+    help="Where it runs: in this process, or on a Ray cluster (RAY_ADDRESS; else these cores).",
+)
 
 
 @click.command()
 @click.argument("store")
 @click.option("--all", "everything", is_flag=True, help="Count every run anew, also complete ones.")
-def rollup(store: str, everything: bool) -> None:
+@engine_option
+def rollup(store: str, everything: bool, engine: str) -> None:
     r"""Make the usage tables of STORE anew where they do not sum up all of the routing.
 
     A capture keeps them itself. Stores of older versions have none, and this adds them. Readers and
@@ -30,6 +40,7 @@ def rollup(store: str, everything: bool) -> None:
     Examples:
       ringlens rollup runs/first
       ringlens rollup runs/first --all
+      ringlens rollup s3://bucket/runs --engine ray
     """
     from ringlens.store import Store
     from ringlens.store import rollup as rollups
@@ -45,7 +56,7 @@ def rollup(store: str, everything: bool) -> None:
     with rewriting(store) as rewriter:
         for run_id in runs:
             with progress(f"counting {run_id}") as on_progress:
-                rollups.rebuild(rewriter, run_id, on_progress)
+                rollups.rebuild(rewriter, run_id, on_progress, engine_named(engine))
     click.echo(f"{store}: usage of {len(runs)} runs counted anew")
 
 
@@ -56,7 +67,8 @@ def rollup(store: str, everything: bool) -> None:
 @click.option(
     "--running", is_flag=True, help="Unfinished runs too; their running traces are left alone."
 )
-def compact(store: str, target: int, run_id: str | None, running: bool) -> None:
+@engine_option
+def compact(store: str, target: int, run_id: str | None, running: bool, engine: str) -> None:
     r"""Put the many small files of STORE together into few large ones.
 
     Each group of files is one commit. Readers and writers may go on meanwhile; what is stopped
@@ -67,6 +79,7 @@ def compact(store: str, target: int, run_id: str | None, running: bool) -> None:
     Examples:
       ringlens compact runs/first
       ringlens compact runs/first --target 100
+      ringlens compact s3://bucket/runs --engine ray
     """
     from ringlens.store import Store
     from ringlens.store import compact as compaction
@@ -75,7 +88,10 @@ def compact(store: str, target: int, run_id: str | None, running: bool) -> None:
         groups = compaction.plan(opened, target * 2**20, run_id=run_id, running=running)
         before = sum(len(group.files) for group in groups)
         with progress("compacting") as on_progress:
-            compaction.compact(rewriter, groups, on_progress)
+            if engine == "here":
+                compaction.compact(rewriter, groups, on_progress)
+            else:
+                compaction.compact_on(engine_named(engine), opened.address, groups, on_progress)
         after = sum(len(group.cuts) for group in groups)
     click.echo(f"{store}: {before} small files are now {after}")
 
@@ -143,6 +159,14 @@ def merge(target: str, sources: tuple[str, ...]) -> None:
             with Store(source) as opened:
                 for sentence in merge_stores(opened, writer.rewriter()):
                     click.echo(f"{source}: {sentence}")
+
+
+def engine_named(name: str) -> Engine:
+    """The engine that an option names."""
+    from ringlens.store.engine import HERE
+    from ringlens.store.engine_ray import RayEngine
+
+    return HERE if name == "here" else RayEngine()
 
 
 @contextmanager

@@ -217,6 +217,11 @@ def test_the_command_line_takes_addresses(bucket):
     assert json.loads(ringlens("sql", bucket, query, "--format", "json")) == {"n": 3}
     assert "3 traces" in ringlens("info", bucket)
     assert "sum up all routing" in ringlens("rollup", bucket)
+    with Store(bucket) as store:
+        before = store.trace(2).router_logits(1)
+        ringlens("compact", bucket)
+        assert len(store.files("router_logits")) == 1
+        np.testing.assert_array_equal(store.trace(2).router_logits(1), before)
 
 
 def test_strangers_queries_are_refused_where_there_is_no_network(bucket):

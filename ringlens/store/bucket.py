@@ -46,7 +46,7 @@ class Bucket(RemoteFolder):
         self._fs, root = _file_system(self.address)
         self._root = root.rstrip("/")
         self.name = self._root.rsplit("/", 1)[-1] or self.address
-        self._ranges = Ranges(self._fetch)
+        self._ranges = Ranges(self._fetch, self.size)
 
     @property
     def path(self) -> Path:

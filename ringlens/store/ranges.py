@@ -73,15 +73,19 @@ class Ranges(AbstractFileSystem):
 
     Args:
         fetch: Reads a range of a file.
+        size: Looks up the size of a file that `sizes` does not have.
+
+    Attributes:
+        sizes: Bytes of files by path, from the manifest.
     """
 
     protocol = "ringlens"
     cachable = False
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, size: Callable[[str], int]) -> None:
         super().__init__()
         self.sizes: dict[str, int] = {}
-        self._fetch_range = fetch
+        self._fetch_range, self._look_up = fetch, size
         self._tail = lru_cache(TAILS)(self._fetch_tail)
 
     def glob(self, path: str, **_: Any) -> list[str]:
@@ -91,7 +95,7 @@ class Ranges(AbstractFileSystem):
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Name and size."""
         name = self._strip_protocol(path)
-        return {"name": name, "size": self.sizes[name], "type": "file"}
+        return {"name": name, "size": self._size(name), "type": "file"}
 
     def modified(self, path: str) -> datetime:
         """Always the same: committed files never change."""
@@ -100,7 +104,7 @@ class Ranges(AbstractFileSystem):
     def _open(self, path: str, mode: str = "rb", **_: Any) -> RangeFile:
         if mode != "rb":
             raise PermissionError(f"{path} is committed and never changes")
-        size = self.sizes[path]
+        size = self._size(path)
         return RangeFile(size, lambda start, stop: self.fetch(path, size, start, stop))
 
     def fetch(self, path: str, size: int, start: int, stop: int) -> bytes:
@@ -109,6 +113,11 @@ class Ranges(AbstractFileSystem):
         if start >= first:
             return self._tail(path, first, size)[start - first : stop - first]
         return self._fetch_range(path, start, stop)
+
+    def _size(self, path: str) -> int:
+        if path not in self.sizes:
+            self.sizes[path] = self._look_up(path)
+        return self.sizes[path]
 
     def _fetch_tail(self, path: str, first: int, size: int) -> bytes:
         return self._fetch_range(path, first, size)

@@ -6,10 +6,14 @@ Shape letters: P phases, S sparse layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from ringlens.store import recount, schema_usage, usage
 from ringlens.store.commit import CommitFiles
-from ringlens.store.manifest import File, Manifest
+from ringlens.store.engine import HERE, Engine
+from ringlens.store.folder import folder_at
+from ringlens.store.manifest import Commit, File, Manifest
 from ringlens.store.rewriter import Rewriter
 from ringlens.store.shape import RunShape
 from ringlens.store.store import Store
@@ -20,6 +24,18 @@ GROUP_ROWS = 4_000_000
 TOLD = """
 select run_id, sum(tokens) as told from {table} group by run_id
 """
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Files that are counted together: paths of routing and of tokens, and their traces."""
+
+    part: str
+    routing: list[str]
+    tokens: list[str]
+    first: int
+    last: int
+    rows: int
 
 
 def missing(store: Store) -> list[str]:
@@ -39,7 +55,12 @@ def missing(store: Store) -> list[str]:
     return sorted(run_id for run_id, rows in routed.items() if rows < 0)
 
 
-def rebuild(rewriter: Rewriter, run_id: str, on_progress: Callable[[int, int], None]) -> None:
+def rebuild(
+    rewriter: Rewriter,
+    run_id: str,
+    on_progress: Callable[[int, int], None],
+    engine: Engine = HERE,
+) -> None:
     """Make a run's rollups anew: one pass over its routing, one commit.
 
     Memory does not grow with the run. Readers see the old rollups until the commit; what a running
@@ -49,6 +70,7 @@ def rebuild(rewriter: Rewriter, run_id: str, on_progress: Callable[[int, int], N
         rewriter: Of the store.
         run_id: The run.
         on_progress: Told how many rows of routing are counted, of how many.
+        engine: Where groups of files are counted.
 
     Raises:
         StoreError: A file is missing or damaged, or the disk full; nothing has changed.
@@ -59,10 +81,13 @@ def rebuild(rewriter: Rewriter, run_id: str, on_progress: Callable[[int, int], N
         shape = rewriter.manifest.run_shape(run_id)
         assert shape is not None
         experts = RunShape.from_json(shape).experts
+        groups = _groups(by_table["routing"])
+        shares = [_share(number, each, by_table["tokens"]) for number, each in enumerate(groups)]
         done, total = 0, sum(file.rows for file in by_table["routing"])
-        for number, group in enumerate(_groups(by_table["routing"])):
-            _stage(files, group, by_table["tokens"], experts, f"-{number:04d}")
-            done += sum(file.rows for file in group)
+        task = partial(_staged, rewriter.folder.address, files.commit, experts)
+        for rows, staged in engine.map(task, shares):
+            files.files |= staged
+            done += rows
             on_progress(done, total)
         return [file.path for table in schema_usage.TABLES for file in by_table[table.name]]
 
@@ -91,18 +116,29 @@ def _groups(routing: Sequence[File]) -> Iterator[list[File]]:
         yield group
 
 
-def _stage(
-    files: CommitFiles, group: Sequence[File], tokens: Sequence[File], experts: int, part: str
-) -> None:
-    """Count some files of routing and stage the rows of both rollup tables."""
+def _share(number: int, group: Sequence[File], tokens: Sequence[File]) -> _Share:
+    """What is counted together, with the tokens that tell the phases."""
     first, last = min(f.first_trace for f in group), max(f.last_trace for f in group)
     spoken = [f.path for f in tokens if f.first_trace <= last and f.last_trace >= first]
-    phases = recount.phases_of(files.folder, spoken, first, last)
-    paths = [file.path for file in group]
-    cells = list(recount.cells_of(files.folder, paths, phases, experts))
+    rows = sum(file.rows for file in group)
+    return _Share(f"-{number:04d}", [f.path for f in group], spoken, first, last, rows)
+
+
+def _staged(
+    address: str, commit: Commit, experts: int, share: _Share
+) -> tuple[int, dict[str, File]]:
+    """Count some files of routing and stage the rows of both rollup tables, on any machine.
+
+    Returns:
+        How many rows were counted, and what was staged.
+    """
+    files = CommitFiles(folder_at(address), commit)
+    phases = recount.phases_of(files.folder, share.tokens, share.first, share.last)
+    cells = list(recount.cells_of(files.folder, share.routing, phases, experts))
     if cells:
         counted = usage.joined(cells)
         ids = [int(counted.trace_id.min()), int(counted.trace_id.max())]
         for table in schema_usage.TABLES:
-            rows = usage.batch(table, files.commit.run_id, counted)
-            files.stage(table, [rows], ids, part)
+            rows = usage.batch(table, commit.run_id, counted)
+            files.stage(table, [rows], ids, share.part)
+    return share.rows, files.files
