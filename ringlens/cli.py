@@ -1,4 +1,4 @@
-"""The command line: demo, capture, replay, app, sql, info; the others are in cli_*.py.
+"""The command line: demo, capture, replay, app, sql; the others are in cli_*.py.
 
 Exit codes: 0 done, 1 it could not be done (the message says why), 2 wrong usage, 130 interrupted.
 Imports stand inside the commands, so that ``ringlens --help`` answers at once.
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringlens import __version__
+from ringlens.cli_check import check
 from ringlens.cli_export import export
 from ringlens.cli_import import import_
+from ringlens.cli_info import info
 from ringlens.cli_plan import plan
 from ringlens.cli_print import PRINTERS, Commands, print_queries, print_summary, progress_bar
 from ringlens.cli_store import compact, delete, merge, rollup
@@ -254,29 +256,6 @@ def sql(store: str, query: str, form: str) -> None:
         click.echo(PRINTERS[form](opened.sql(query)), nl=form == "table")
 
 
-@main.command()
-@click.argument("store")
-def info(store: str) -> None:
-    r"""Say what STORE holds, and check its choices against its router logits.
-
-    \b
-    Example:
-      ringlens info runs/first
-    """
-    from ringlens.store import Store
-    from ringlens.store.verify import verify_choices
-
-    print_summary(store)
-    with Store(store) as opened:
-        click.echo(opened.sql("select run_id, mode, model, dtype, attention, record from runs"))
-        checked = verify_choices(opened)
-    click.echo(
-        f"choices recomputed from router logits: {checked.rows:,} rows, {checked.differ:,} differ"
-    )
-    if checked.differ:
-        raise RinglensError(f"{checked.differ} recorded choices do not follow from their logits.")
-
-
 def _capture(
     model: str,
     model_options: dict[str, Any],
@@ -349,7 +328,9 @@ def _source(source: str) -> Store | list[str]:
     return [text for text in texts if text.strip()]
 
 
+main.add_command(check)
 main.add_command(import_)
+main.add_command(info)
 main.add_command(plan)
 main.add_command(rollup)
 main.add_command(compact)

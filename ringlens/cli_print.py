@@ -122,25 +122,24 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
+def summary(store: str, found: dict[str, Any]) -> str:
+    """A line about a store, of what `ringlens.store.info.info` says."""
+    return (
+        f"{store}: {found['traces']:,} traces ({found['correct']:,} of {found['graded']:,} right), "
+        f"{found['tokens']:,} tokens ({found['think']:,} of thought), {found['choices']:,} expert "
+        f"choices, {found['bytes'] / 1e6:.1f} MB of Parquet"
+    )
+
+
 def print_summary(store: str) -> None:
     """Print what a store holds, where this process speaks."""
     if not speaks():
         return
     from ringlens.store import Store
+    from ringlens.store.info import info
 
     with Store(store) as opened:
-        traces, right, graded, tokens, think = opened.sql(
-            "select count(*), count(*) filter (correct), count(correct), "
-            "coalesce(sum(n_prompt + n_think + n_answer), 0), coalesce(sum(n_think), 0) from traces"
-        ).fetchall()[0]
-        choices = opened.sql("select coalesce(sum(len(expert_ids)), 0) from routing").fetchall()[0][
-            0
-        ]
-        size = sum(file.bytes for files in opened.snapshot().values() for file in files)
-    click.echo(
-        f"{store}: {traces:,} traces ({right:,} of {graded:,} right), {tokens:,} tokens "
-        f"({think:,} of thought), {choices:,} expert choices, {size / 1e6:.1f} MB of Parquet"
-    )
+        click.echo(summary(store, info(opened)))
 
 
 def print_queries(store: str) -> None:

@@ -47,7 +47,7 @@ def test_help_is_quick_and_has_examples():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert best < 0.5  # CPU seconds; 0.2 on an idle core
-    for name in ("demo", "capture", "replay", "plan", "app", "sql", "info"):
+    for name in ("demo", "capture", "replay", "plan", "app", "sql", "info", "check"):
         assert name in result.stdout
         example = ringlens(name, "--help").stdout.split("Example")[1]
         assert "ringlens " + name in example
@@ -124,10 +124,25 @@ def test_sql_prints_table_csv_and_json(captured):
     assert [row["layer"] for row in rows] == [1, 2]
 
 
-def test_info_checks_choices(captured):
+def test_info_says_what_there_is(captured):
     result = ringlens("info", captured)
     assert result.returncode == 0
-    assert ", 0 differ" in result.stdout
+    assert "8 traces" in result.stdout
+    assert "ring-nano" in result.stdout
+    assert f"ringlens check {captured}" in result.stdout
+    told = json.loads(ringlens("info", captured, "--json").stdout)
+    assert [run["traces"] for run in told["runs"]] == [8]
+    assert {table["table"] for table in told["tables"]} >= {"routing", "router_logits", "heads"}
+
+
+def test_a_capture_checks_clean(captured):
+    result = ringlens("check", captured)
+    assert result.returncode == 0, result.stdout
+    assert "nothing is wrong" in result.stdout
+    told = json.loads(ringlens("check", captured, "--json").stdout)
+    with Store(captured) as store:
+        assert told["choices"] == len(store.sql("from router_logits")) > 0
+    assert told["ok"] and told["findings"] == []
 
 
 def test_replay_of_a_store_and_of_a_file(captured, tmp_path):
@@ -153,6 +168,9 @@ def test_replay_of_a_store_and_of_a_file(captured, tmp_path):
         (["capture", "ring-nano", "--n", "1"], 2, "--store"),
         (["sql", "nowhere", "select 1"], 1, "nowhere"),
         (["info", "nowhere"], 1, "nowhere"),
+        (["check", "nowhere"], 1, "nowhere"),
+        (["check", "nowhere", "--repair"], 1, "nowhere"),
+        (["check", "nowhere", "--drop-damaged"], 2, "--repair"),
         (["app", "nowhere"], 1, "nowhere"),
         (["replay", "ring-nano", "nowhere", "--store", "s"], 1, "nothing to replay"),
         (["capture", "ring-nano", "--store", "s", "--device-map", "no.json"], 1, "device map"),

@@ -26,6 +26,8 @@ from records import (
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, TraceRecord
+from ringlens.store.check import check
+from ringlens.store.repair import repair
 
 RUN = random_run()
 KINDS = 4
@@ -274,3 +276,17 @@ def open_as_rank(path: Path, reports: Connection, peers: Piped, apart: bool) -> 
     """Open the store, rank 1 perhaps at another place; report what is said."""
     mine = path / "elsewhere" if apart and peers.rank == 1 else path
     reports.send(outcome(lambda: StoreWriter(mine, peers).path.name))
+
+
+def check_without_rights(path: Path, reports: Connection) -> None:
+    """Check a store as a user who may not write there; report the kinds of findings."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    with Store(path) as store:
+        reports.send([found.kind for found in check(store).findings])
+
+
+def repair_store(path: Path, reports: Connection) -> None:
+    """Repair a store, and take out what is damaged."""
+    reports.send("ready")
+    repair(path, True, lambda _: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -46,13 +47,14 @@ def dead_writers(staging: Path, names: set[str]) -> set[str]:
 
 def _is_dead(path: Path) -> bool:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:
         # Shared: two processes that look at once must not take each other for the writer.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # whoever may only read leaves it there
+            path.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     finally:

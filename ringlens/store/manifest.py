@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
-from enum import Enum, auto
+from dataclasses import astuple
 from pathlib import Path
 
 from ringlens.errors import StoreError
 from ringlens.store.clock import now
+from ringlens.store.entries import Commit, Completion, File, Start
 from ringlens.store.journal import Journal, SqliteJournal, transaction
 from ringlens.store.mounts import refuse_shared, write_ahead
 
@@ -45,60 +45,6 @@ _WRITERS = (
 )
 
 
-@dataclass(frozen=True)
-class File:
-    """One committed file.
-
-    Attributes:
-        path: Path in the store, with forward slashes.
-        table: Table it belongs to.
-        run_id: Run whose rows it holds.
-        first_trace: Smallest trace id in it; 0 where the table has no traces.
-        last_trace: Largest trace id in it.
-        rows: Rows.
-        bytes: Size.
-        checksum: `parquet.checksum` of it; None if a ringlens of format 1 wrote it.
-    """
-
-    path: str
-    table: str
-    run_id: str
-    first_trace: int
-    last_trace: int
-    rows: int
-    bytes: int
-    checksum: str | None = None
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A reservation: its number and the trace ids ``first_trace … first_trace + traces - 1``."""
-
-    commit_id: int
-    run_id: str
-    writer: str
-    first_trace: int
-    traces: int
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the manifest notes of a run that starts: its shape as JSON, and its fingerprint."""
-
-    shape: str
-    fingerprint: str
-
-
-class Completion(Enum):
-    """What became of the attempt to complete a commit."""
-
-    DONE = auto()
-    CLEARED = auto()
-    """Another writer took this one for dead and cleared its reservation away."""
-    OUTDATED = auto()
-    """A file that the commit was to replace has just been replaced by another commit."""
-
-
 class Manifest:
     """The manifest of one store. Not for sharing between threads without a lock.
 
@@ -114,7 +60,7 @@ class Manifest:
         self._connection = connection
         self.journal = journal or SqliteJournal(connection)
         # A reader leaves a manifest of format 1 as it is.
-        known = _has_checksums(connection)
+        known = "checksum" in _columns(connection, "files")
         self._file = _FILE if known else _FILE.replace("checksum", "null as checksum")
 
     @classmethod
@@ -125,7 +71,7 @@ class Manifest:
         write_ahead(connection, root / NAME)
         connection.execute("pragma synchronous = full")  # a commit survives a power cut
         connection.executescript(f"begin immediate; {_SCHEMA} commit;")
-        if not _has_checksums(connection):
+        if "checksum" not in _columns(connection, "files"):
             cls(connection)._migrate()
         return cls(connection)
 
@@ -166,7 +112,7 @@ class Manifest:
     @transaction
     def _migrate(self) -> None:
         """From format 1 to 2. A ringlens of format 1 that is writing can go on."""
-        if not _has_checksums(self._connection):  # else another writer has just done it
+        if "checksum" not in _columns(self._connection, "files"):
             self._connection.execute("alter table files add column checksum text")
 
     @transaction
@@ -266,6 +212,20 @@ class Manifest:
         return changed == 1
 
     @transaction
+    def amend(self, files: Sequence[File]) -> None:
+        """Note the facts of committed files anew; of those that are not committed, nothing."""
+        self._connection.executemany(
+            "update files set first_trace = ?, last_trace = ?, rows = ?, bytes = ?, checksum = ?"
+            " where path = ?",
+            [(f.first_trace, f.last_trace, f.rows, f.bytes, f.checksum, f.path) for f in files],
+        )
+        # Readers look at the files again when the last commit has another number.
+        self._connection.execute(
+            "update commits set sequence = sequence + 1"
+            " where sequence = (select max(sequence) from commits)"
+        )
+
+    @transaction
     def forget(self, commit: Commit) -> None:
         """Drop a reservation whose files are gone."""
         db = self._connection
@@ -280,6 +240,10 @@ class Manifest:
             " where sequence is null"
         )
         return [Commit(*row) for row in rows]
+
+    def runs(self) -> set[str]:
+        """All runs that were started."""
+        return {run_id for (run_id,) in self._rows("select run_id from runs")}
 
     def run_shape(self, run_id: str) -> str | None:
         """The shape noted for a run, None if there is no such run."""
@@ -360,6 +324,8 @@ class Manifest:
 
     def retired(self, before: str) -> list[str]:
         """Paths of files that were replaced before a moment and may now be deleted."""
+        if not _columns(self._connection, "retired"):
+            return []  # the first stores had no such table
         rows = self._rows("select path from retired where retired <= ?", (before,))
         return [path for (path,) in rows]
 
@@ -390,8 +356,9 @@ class Manifest:
             db.execute("commit")
 
 
-def _has_checksums(connection: sqlite3.Connection) -> bool:
-    return any(row[1] == "checksum" for row in connection.execute("pragma table_info(files)"))
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Columns of a table of the manifest; none if it has no such table."""
+    return {row[1] for row in connection.execute(f"pragma table_info({table})")}
 
 
 def _connect(address: str) -> sqlite3.Connection:

@@ -183,6 +183,10 @@ class Store:
         self._refresh()
         return tuple(self._tables.values())
 
+    def committed(self) -> list[File]:
+        """All committed files."""
+        return list(self._refresh())
+
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL of the rows of some files of a table; no other file is opened."""
         return views.scan(self._tables[table], [self.folder.sql_path(file.path) for file in files])

@@ -5,7 +5,7 @@ Shape letters: R rows (a token on a layer), S sparse layers, E experts, G groups
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,37 +54,44 @@ class Agreement:
         rows: Rows of ``router_logits`` that were checked.
         differ: Rows whose ``expert_ids`` are not the set that the logits give.
         examples: Up to ten of those, as (trace_id, layer, pos).
+        traces: All traces that have any.
     """
 
     rows: int
     differ: int
     examples: tuple[tuple[int, int, int], ...]
+    traces: tuple[int, ...] = ()
 
 
-def verify_choices(store: Store) -> Agreement:
+def verify_choices(store: Store, files: Sequence[File] | None = None) -> Agreement:
     """Recompute every choice that has its logits, in float64, and compare it with the recorded one.
 
     Scores are sigmoid(logits) + bias; the groups with the largest sums of their two best scores
     stay; the k largest scores inside them are chosen. Choices are compared as sets, and equal
     scores may stand in either order. A row without a recorded choice counts as one that differs.
 
+    Args:
+        store: The store.
+        files: Files of ``router_logits`` to look at; all if left out.
+
     Raises:
         StoreError: A file is damaged.
     """
     rows, differ = 0, 0
     examples: list[tuple[int, int, int]] = []
-    runs = {run["run_id"]: run for run in store.runs().to_arrow_table().to_pylist()}
-    for file in store.files("router_logits"):
-        run = runs[file.run_id]
+    traces: set[int] = set()
+    for file in store.files("router_logits") if files is None else files:
+        (run,) = _of_run(store, "runs", file.run_id).to_pylist()
         bias_SE = _bias(store, run)
         for batch in _rows_with_choices(store, file, int(run["experts"])):
             wrong_R = ~_follows(batch, run, bias_SE)
             rows += len(wrong_R)
             differ += int(wrong_R.sum())
+            traces.update(batch["trace_id"].to_numpy()[wrong_R].tolist())
             for row in np.flatnonzero(wrong_R)[: 10 - len(examples)]:
                 trace_id, layer, pos = (batch.column(i)[int(row)].as_py() for i in range(3))
                 examples.append((trace_id, layer, pos))
-    return Agreement(rows, differ, tuple(examples))
+    return Agreement(rows, differ, tuple(examples), tuple(sorted(traces)))
 
 
 def select(scores_RE: NDArray, groups: int, kept: int, k: int) -> NDArray[np.bool_]:
@@ -137,6 +144,12 @@ def _rows_with_choices(store: Store, file: File, experts: int) -> Iterator[pa.Ta
 
 def _bias(store: Store, run: dict[str, Any]) -> NDArray[np.float64]:
     """Selection bias of each sparse layer's experts, [S, E]."""
-    query = "select bias from experts where run_id = ? order by layer, expert"
-    bias = store.sql(query, [run["run_id"]]).to_arrow_table()["bias"].to_numpy()
+    rows = _of_run(store, "experts", run["run_id"])
+    bias = rows.sort_by([("layer", "ascending"), ("expert", "ascending")])["bias"].to_numpy()
     return bias.astype(np.float64).reshape(len(run["sparse_layers"]), int(run["experts"]))
+
+
+def _of_run(store: Store, table: str, run_id: str) -> pa.Table:
+    """A run's rows of a small table; files of other runs are not opened."""
+    files = [file for file in store.files(table) if file.run_id == run_id]
+    return store.sql(f"select * from {store.scan(table, files)}").to_arrow_table()

@@ -1,0 +1,193 @@
+"""The check of one run: its files, its own row, its traces, their rows in all tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ringlens.errors import StoreError
+from ringlens.store import parquet, schema
+from ringlens.store.check_files import FOUND, check_file
+from ringlens.store.check_rows import RunTraces, check_table, named
+from ringlens.store.check_usage import check_usage
+from ringlens.store.finding import DROP, LOST, RUN_COPY, WRONG, Finding
+from ringlens.store.manifest import File, Manifest
+from ringlens.store.shape import RunShape
+from ringlens.store.store import Store
+from ringlens.store.tiling import Ints
+from ringlens.store.verify import verify_choices
+
+
+class ReplacedError(StoreError):
+    """A file that was to be checked has been replaced and deleted meanwhile."""
+
+
+class RunCheck:
+    """The check of one run, as it was when this was made.
+
+    Attributes:
+        files: Its files, as the manifest has noted them.
+        noted: Those that can be read, as the manifest should have noted them.
+        findings: What is wrong.
+        traces: Ids of its traces, ascending.
+        choices: Choices that were recomputed from router logits.
+    """
+
+    def __init__(
+        self, store: Store, manifest: Manifest, run_id: str, on_bytes: Callable[[int], None]
+    ) -> None:
+        self.files = [file for file in manifest.snapshot()[2] if file.run_id == run_id]
+        self.noted: list[File] = []
+        self.findings: list[Finding] = []
+        self.traces: Ints = np.zeros(0, np.int64)
+        self.choices = 0
+        self._store, self._folder, self._manifest = store, store.folder, manifest
+        self._run_id = run_id
+        self._on_bytes, self._done = on_bytes, 0
+        shape = manifest.run_shape(run_id)
+        self._shape = None if shape is None else RunShape.from_json(shape)
+        experts = 2**16 if self._shape is None else self._shape.experts
+        self._tables = {table.name: table for table in schema.tables(experts)}
+
+    def check(self) -> None:
+        """Check everything: files first, then the rows of those that can be read.
+
+        Raises:
+            ReplacedError: A writer has replaced a file and deleted it before it was looked at.
+        """
+        for file in self.files:
+            checked = check_file(self._folder, file, self._tables.get(file.table))
+            if any(found.kind == "missing" for found in checked.findings):
+                self._make_sure_of(file)
+            self.findings += checked.findings
+            if checked.readable:
+                self.noted.append(checked.file)
+            self._advance(file.bytes)
+        run = self._run()
+        if run is None:
+            return
+        self._check_experts(run)
+        traces = self._traces(run)
+        self.traces = traces.ids
+        self.findings = [self._with_traces(found, traces) for found in self.findings]
+        self._check_tables(traces)
+
+    def _readable(self, table: str) -> list[File]:
+        return [file for file in self.noted if file.table == table]
+
+    def _advance(self, done: int) -> None:
+        self._done += done
+        self._on_bytes(self._done)
+
+    def _make_sure_of(self, file: File) -> None:
+        if file.path not in {known.path for known in self._manifest.snapshot()[2]}:
+            raise ReplacedError(f"{file.path} was replaced while it was checked: check again")
+
+    def _run(self) -> dict | None:
+        """The run's row of ``runs``; None if there is not just one."""
+        rows = [
+            row
+            for file in self._readable("runs")
+            for row in parquet.read(self._folder, file.path, self._tables["runs"]).to_pylist()
+            if row["run_id"] == self._run_id
+        ]
+        if self._shape is None:
+            self._find(LOST, "run", "runs", "has files, but is not in the manifest", RUN_COPY)
+        elif len(rows) == 1:
+            found = RunShape(**{name: rows[0][name] for name in RunShape.__annotations__})
+            if found.to_json() != self._shape.to_json():
+                what = f"is {found} in `runs`, and {self._shape} in the manifest"
+                self._find(WRONG, "shape", "runs", what, RUN_COPY)
+            return rows[0]
+        elif len(rows) > 1 or len(self._readable("runs")) == self._count("runs"):
+            self._find(
+                LOST, "run", "runs", f"has {len(rows)} rows in `runs` instead of one", RUN_COPY
+            )
+        return None
+
+    def _count(self, table: str) -> int:
+        return sum(file.table == table for file in self.files)
+
+    def _with_traces(self, found: Finding, traces: RunTraces) -> Finding:
+        """The finding with the traces whose rows it is about, where no other one will name them.
+
+        Where rows of a token are lost, that shows as a gap; where the row of a trace is, its other
+        rows have no owner. What was recorded of a part of the tokens leaves no trace.
+        """
+        file = next((file for file in self.files if file.path == found.path), None)
+        if file is None or found.severity != LOST or found.traces or file.table in FOUND:
+            return found
+        if found.kind == "checksum" and "trace_id" in self._tables[file.table].arrow.names:
+            ids = parquet.columns(self._folder, file.path, ["trace_id"])["trace_id"].unique()
+            return replace(found, traces=tuple(ids.to_pylist()))
+        if file.table in ("activations", "attention"):
+            return replace(found, traces=tuple(traces.within([file]).tolist()))
+        return found
+
+    def _check_experts(self, run: dict) -> None:
+        wanted = len(run["sparse_layers"]) * run["experts"]
+        found = sum(file.rows for file in self._readable("experts"))
+        if found != wanted and len(self._readable("experts")) == self._count("experts"):
+            what = f"has {found:,} rows in `experts` instead of {wanted:,}"
+            self._find(LOST, "rows", "experts", what, RUN_COPY)
+
+    def _traces(self, run: dict) -> RunTraces:
+        columns = ["trace_id", "run_id", "n_prompt", "n_think", "n_answer"]
+        tokens: dict[int, int] = {}
+        for file in self._readable("traces"):
+            for row in parquet.columns(self._folder, file.path, columns).to_pylist():
+                trace_id = row["trace_id"]
+                if row["run_id"] != self._run_id:
+                    what = f"has trace {trace_id} of run {row['run_id']}"
+                    self._find(LOST, "foreign", file.path, what, DROP, (trace_id,))
+                elif trace_id in tokens:
+                    what = f"has trace {trace_id}, which another row has as well"
+                    self._find(LOST, "twice", file.path, what, DROP, (trace_id,))
+                tokens[trace_id] = row["n_prompt"] + row["n_think"] + row["n_answer"]
+        ids = np.array(sorted(tokens), np.int64)
+        return RunTraces(run, ids, np.array([tokens[int(i)] for i in ids], np.int64))
+
+    def _check_tables(self, traces: RunTraces) -> None:
+        read = {file.path for file in self.noted}
+        for name, table in self._tables.items():
+            files = self._readable(name)
+            if name == "traces" or "trace_id" not in table.arrow.names:
+                self._advance(sum(file.bytes for file in files))
+            else:
+                lost = [file for file in self.files if file.table == name and file.path not in read]
+                found = check_table(self._folder, files, lost, table, traces, self._advance)
+                self.findings += found
+        # What follows compares whole tables: with rows amiss it would say the same again.
+        amiss = ("gap", "twice", "foreign", "expert", "outside")
+        if not any(found.kind in amiss or not found.traces for found in self._lost()):
+            by_table = {name: self._readable(name) for name in self._tables}
+            self.findings += check_usage(self._folder, by_table, traces)
+            self._check_choices()
+
+    def _lost(self) -> list[Finding]:
+        return [found for found in self.findings if found.severity == LOST]
+
+    def _check_choices(self) -> None:
+        for file in self._readable("router_logits"):
+            checked = verify_choices(self._store, [file])
+            self.choices += checked.rows
+            if checked.differ:
+                what = (
+                    f"has {checked.differ:,} tokens on a layer whose choices do not follow from "
+                    f"their logits, in {named(set(checked.traces))}"
+                )
+                self._find(LOST, "choice", file.path, what, DROP, checked.traces)
+
+    def _find(
+        self,
+        severity: str,
+        kind: str,
+        path: str,
+        what: str,
+        advice: str,
+        traces: tuple[int, ...] = (),
+    ) -> None:
+        sentence = f"{path} {what}" if "/" in path else f"run {self._run_id} {what}"
+        self.findings.append(Finding(severity, kind, path, sentence, advice, self._run_id, traces))

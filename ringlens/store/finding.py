@@ -1,0 +1,53 @@
+"""Finding: one thing that a check found wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LOST = "lost"
+"""Severity: rows are missing or not as they were committed. A copy may help; nothing else can."""
+
+WRONG = "wrong"
+"""Severity: what is noted about the rows is not right. It can be made anew from the rows."""
+
+LITTER = "litter"
+"""Severity: something lies about that no reader looks at."""
+
+SEVERITIES = (LOST, WRONG, LITTER)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        severity: One of `SEVERITIES`.
+        kind: What it is, in a word that does not change: "missing", "page", "gap" …
+        path: The file in the store, or its table; "" for the store as a whole.
+        sentence: What is wrong.
+        advice: What to do about it.
+        run_id: The run, "" if it is about none.
+        traces: The traces whose rows are affected, as far as they are known.
+    """
+
+    severity: str
+    kind: str
+    path: str
+    sentence: str
+    advice: str
+    run_id: str = ""
+    traces: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self) | {"traces": list(self.traces)}
+
+
+COPY = "put a copy of the file back, or take its traces out with --repair --drop-damaged"
+RUN_COPY = "put a copy of the file back, or take the run out with --repair --drop-damaged"
+DROP = "record the traces again, or take them out with --repair --drop-damaged"
+ANALYSE = "run the analysis again; --repair --drop-damaged takes the file out"
+COUNT = "--repair counts it anew from the routing, and so does `ringlens rollup`"
+NOTE = "--repair notes it anew"
+SWEEP = "--repair removes it"

@@ -1,0 +1,76 @@
+"""What a store holds, told from the manifest and the small tables: no large file is opened."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ringlens.store import layout, schema
+from ringlens.store.manifest import File
+from ringlens.store.store import Store
+
+TRACES = """
+select run_id, count(*) as traces, count(*) filter (correct) as correct, count(correct) as graded,
+       coalesce(sum(n_prompt + n_think + n_answer), 0)::bigint as tokens,
+       coalesce(sum(n_think), 0)::bigint as think,
+       count(*) filter (finish_reason = 'running') as running
+from traces group by run_id
+"""
+
+COUNTS = ("traces", "correct", "graded", "tokens", "think", "running")
+
+
+def info(store: Store) -> dict[str, Any]:
+    """Describe a store, ready for JSON.
+
+    Returns:
+        ``store``, ``format_version``, ``created_by``, ``created``; ``runs``, each its row of
+        ``runs`` with COUNTS of its traces; ``tables``, each with rows, files, bytes and bytes a
+        token; the sums of COUNTS; ``choices``, how many experts were chosen; ``bytes``.
+
+    Raises:
+        StoreError: A file of ``runs`` or ``traces`` is damaged.
+    """
+    runs = _runs(store)
+    files = store.committed()
+    totals = {name: sum(run[name] for run in runs) for name in COUNTS}
+    k = {run["run_id"]: run["experts_per_token"] for run in runs}
+    routed = [file for file in files if file.table == "routing"]
+    return {
+        "store": store.address,
+        **layout.read_marker(store.folder),
+        **totals,
+        "choices": sum(file.rows * k.get(file.run_id, 0) for file in routed),
+        "bytes": sum(file.bytes for file in files),
+        "runs": runs,
+        "tables": _tables(files, totals["tokens"]),
+    }
+
+
+def _runs(store: Store) -> list[dict[str, Any]]:
+    counts = {row["run_id"]: row for row in store.sql(TRACES).to_arrow_table().to_pylist()}
+    found = []
+    for run in store.runs().to_arrow_table().to_pylist():
+        own = counts.get(run["run_id"], {})
+        run |= {name: json.loads(run[name]) for name in ("parallel", "versions", "sampling")}
+        run |= {name: run[name] and str(run[name]) for name in ("started", "finished")}
+        found.append(run | {name: own.get(name, 0) for name in COUNTS})
+    return found
+
+
+def _tables(files: list[File], tokens: int) -> list[dict[str, Any]]:
+    """Every table that has files, in the order of the schema, then those that are not ours."""
+    names = [table.name for table in schema.tables()]
+    names += sorted({file.table for file in files} - set(names))
+    found = []
+    for name in names:
+        own = [file for file in files if file.table == name]
+        if own:
+            size = sum(file.bytes for file in own)
+            rows = sum(file.rows for file in own)
+            each = round(size / tokens, 1) if tokens else None
+            found.append(
+                {"table": name, "rows": rows, "files": len(own), "bytes": size}
+                | {"bytes_per_token": each}
+            )
+    return found
