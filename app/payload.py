@@ -120,9 +120,14 @@ def routing(store: Store, trace_id: int, pos: int) -> Payload:
     }
 
 
+def heads_block(layers: int, heads: int) -> int:
+    """Tokens of one block of head statistics."""
+    return max(1, min(ROUTING_BLOCK, HEADS_BUDGET // (layers * heads)))
+
+
 def heads(store: Store, trace_id: int, pos: int, layers: int, heads: int) -> Payload:
     """The block of head statistics that holds token ``pos``: four arrays [N, T, H]."""
-    size = max(1, min(ROUTING_BLOCK, HEADS_BUDGET // (layers * heads)))
+    size = heads_block(layers, heads)
     start = pos // size * size
     table = queries.heads_block(store, trace_id, start, start + size)
     names = ("entropy", "first_weight", "previous_weight", "output_norm")

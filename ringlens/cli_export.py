@@ -11,10 +11,10 @@ import click
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["parquet", "jsonl", "safetensors"]),
+    type=click.Choice(["parquet", "jsonl", "safetensors", "bundle"]),
     default="parquet",
     show_default=True,
-    help="A store of its own, a line a trace, or a file of arrays a trace.",
+    help="A store of its own, a line a trace, a file of arrays a trace, or pages for a web server.",
 )
 @click.option("--where", default="true", help="SQL condition on the table traces.")
 @click.option("--run", "run_ids", multiple=True, help="A run; may be given again.")
@@ -36,6 +36,7 @@ def export(
       ringlens export runs/first --out shared --where "correct and task = 'countdown'"
       ringlens export runs/first --out first.jsonl --format jsonl --tables tokens
       ringlens export runs/first --out arrays --format safetensors --trace 3
+      ringlens export runs/first --out site --format bundle --where correct
     """
     from pathlib import Path
 
@@ -49,7 +50,14 @@ def export(
         "safetensors": exports.to_safetensors,
     }
     names = None if tables is None else tuple(name for name in tables.split(",") if name)
+    if names is not None and form == "bundle":
+        raise click.UsageError("--tables does not go with --format bundle")
     with Store(store) as opened, progress("exporting") as on_progress:
         chosen = exports.select(opened, where, run_ids, trace_ids)
-        writers[form](opened, chosen, Path(out), names, on_progress)
+        if form == "bundle":
+            from ringlens.app import bundle
+
+            bundle.write(opened, chosen, Path(out), on_progress)
+        else:
+            writers[form](opened, chosen, Path(out), names, on_progress)
     click.echo(f"{out}: {len(chosen)} traces")

@@ -93,7 +93,7 @@ def to_store(
     """
     _known(tables, [table.name for table in store.tables()])
     ids: dict[int, int] = {}
-    with _whole(out) as folder, StoreWriter(folder) as writer:
+    with whole(out) as folder, StoreWriter(folder) as writer:
         for run in copying.run_rows(store):
             mine = sorted(set(copying.trace_ids_of(store, run["run_id"])) & set(trace_ids))
             if mine:
@@ -120,7 +120,7 @@ def to_lines(
     """
     wanted = _known(tables, LINES)
     failed = f"{out} was not written"
-    with _whole(out) as path, sentences(store.folder, failed), open(path, "wb") as file:
+    with whole(out) as path, sentences(store.folder, failed), open(path, "wb") as file:
         for done, trace_id in enumerate(trace_ids, start=1):
             line = _line(store.trace(trace_id), wanted)
             text = json.dumps(line, ensure_ascii=False, allow_nan=False, default=str)
@@ -147,7 +147,7 @@ def to_safetensors(
     from safetensors.numpy import save_file
 
     wanted = _known(tables, ARRAYS)
-    with _whole(out) as folder, sentences(store.folder, f"{out} was not written"):
+    with whole(out) as folder, sentences(store.folder, f"{out} was not written"):
         folder.mkdir()
         for done, trace_id in enumerate(trace_ids, start=1):
             arrays, metadata = arrays_of(store.trace(trace_id), wanted)
@@ -234,7 +234,7 @@ def _known(tables: Collection[str] | None, known: Sequence[str]) -> Collection[s
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
+def whole(out: Path) -> Iterator[Path]:
     """A place to write a file or folder, which takes its name when it is done, or is removed."""
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise StoreError(f"{out} is there already: give a new name")

@@ -1,0 +1,130 @@
+"""A bundle: some traces as a folder of files that any web server can show, with no code on it.
+
+The pages are the dashboard's own script of the trace page; what it would fetch from
+:mod:`ringlens.app.data_routes` lies there as files, under the same names.
+
+Shape letters: S sparse layers, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringlens.app import page_trace, payload
+from ringlens.store import Store, Trace
+from ringlens.store.columns import matrix
+from ringlens.store.export import whole
+from ringlens.store.failure import sentences
+
+HERE = Path(__file__).parent
+SHARED = ("theme.js", "core.js", "colors.js", "a_base.css", "c_trace.css", "favicon.svg")
+SUMMARY = ("prompt", "task", "correct", "answer", "n_prompt", "n_think", "n_answer")
+
+Write = Callable[[str, Any], None]
+
+
+def write(
+    store: Store, trace_ids: Sequence[int], out: Path, on_progress: Callable[[int, int], None]
+) -> None:
+    """Write some traces as a bundle; open it with ``python -m http.server -d FOLDER``.
+
+    Args:
+        store: The store.
+        trace_ids: The traces, ascending.
+        out: Folder of the bundle.
+        on_progress: Told how many traces are done, of how many.
+
+    Raises:
+        StoreError: ``out`` is not empty or could not be written; then there is no bundle.
+    """
+    with whole(out) as folder, sentences(store.folder, f"{out} was not written"):
+        _copy_assets(folder)
+
+        def save(name: str, value: Any) -> None:
+            path = folder / "data" / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(value, ensure_ascii=False, default=str), encoding="utf-8")
+
+        summaries = []
+        for i, trace_id in enumerate(trace_ids):
+            trace = store.trace(trace_id)
+            beside = {
+                "previous": trace_ids[i - 1] if i else None,
+                "next": trace_ids[i + 1] if i + 1 < len(trace_ids) else None,
+            }
+            summaries.append(_write_trace(store, trace, beside, save))
+            on_progress(i + 1, len(trace_ids))
+        save("index", {"title": store.name, "traces": summaries})
+
+
+def _copy_assets(folder: Path) -> None:
+    (folder / "assets").mkdir(parents=True)
+    scripts = sorted(path.name for path in (HERE / "assets").glob("trace*.js"))
+    for name in (*SHARED, *scripts):
+        shutil.copyfile(HERE / "assets" / name, folder / "assets" / name)
+    for name in ("bundle.js", "bundle.css"):
+        shutil.copyfile(HERE / "bundle_assets" / name, folder / "assets" / name)
+    shutil.copyfile(HERE / "bundle_assets" / "index.html", folder / "index.html")
+
+
+def _write_trace(
+    store: Store, trace: Trace, beside: dict[str, int | None], save: Write
+) -> dict[str, Any]:
+    """Write what the pages of one trace fetch; return its line in the list."""
+    trace_id, run, tokens = trace.trace_id, trace.run, len(trace)
+    place = f"trace/{trace_id}"
+    boot = page_trace.boot(store, {**trace.summary, **beside}, run)
+    boot["heads_block"] = payload.heads_block(run["layers"], run["heads"])
+    save(f"{place}/boot", boot)
+    save(f"{place}/tokens", payload.tokens(store, trace_id))
+    if boot["has_routing"]:
+        save(f"{place}/usage", _usage(store, trace))
+        save(f"{place}/experts", payload.expert_map(store, trace_id, tokens))
+        for pos in range(0, tokens, payload.ROUTING_BLOCK):
+            save(f"{place}/routing/{pos}", payload.routing(store, trace_id, pos))
+    if boot["has_routing"] and boot["has_weights"]:
+        save(f"{place}/margin", payload.margin(store, trace_id))
+        for layer in run["sparse_layers"]:
+            save(f"{place}/layer/{layer}", payload.layer(store, trace_id, layer))
+    if boot["has_heads"]:
+        for pos in range(0, tokens, boot["heads_block"]):
+            found = payload.heads(store, trace_id, pos, run["layers"], run["heads"])
+            save(f"{place}/heads/{pos}", found)
+    entropy = trace.tokens()["entropy"][trace.summary["n_prompt"] :]
+    return {
+        "trace_id": trace_id,
+        **{name: trace.summary[name] for name in SUMMARY},
+        "finish_reason": trace.summary["finish_reason"],
+        "tokens": tokens,
+        "entropy": float(np.nanmean(entropy)) if np.isfinite(entropy).any() else None,
+        "model": run["model"],
+        "mode": run["mode"],
+    }
+
+
+def _usage(store: Store, trace: Trace) -> dict[str, Any]:
+    """Times chosen [S, E] in each phase, from the rollup."""
+    run = trace.run
+    files = store.files("usage_traces", trace.trace_id, trace.trace_id)
+    query = (
+        f"select phase, layer, tokens, n from {store.scan('usage_traces', files)}"
+        " where trace_id = ?"
+    )
+    rows = store.sql(query, [trace.trace_id]).to_arrow_table()
+    layers, experts = run["sparse_layers"], run["experts"]
+    place_R = np.searchsorted(layers, rows["layer"].to_numpy())
+    phase_R, n_RE = np.array(rows["phase"].to_pylist()), matrix(rows["n"])
+    phases = {}
+    for phase in sorted(set(phase_R.tolist())):
+        mine = phase_R == phase
+        n_SE = np.zeros((len(layers), experts), np.int64)
+        np.add.at(n_SE, place_R[mine], n_RE[mine])
+        tokens_S = np.bincount(place_R[mine], rows["tokens"].to_numpy()[mine], len(layers))
+        phases[phase] = {"tokens": int(tokens_S.max()), "n": payload.encode(n_SE, "u4")}
+    return {"layers": layers, "experts": experts, "phases": phases}
