@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from ringlens.observe.served import ServedModel
 from ringlens.observe.serving import import_responses
 from ringlens.observe.tasks import Text
 from ringlens.store import Store
+
+RECORDED = Path(__file__).parent / "data" / "served"
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +339,37 @@ serving.import_responses("vllm", ["r.jsonl"], "s", model="ring-nano", on_progres
         items = store.sql("select item, run_id from traces order by item").fetchall()
         assert [item for item, _ in items] == list(range(40))
         assert len({run for _, run in items}) == 1
+
+
+@pytest.mark.parametrize("name", ["vllm-completion.json", "vllm-chat.json"])
+def test_answers_of_a_real_vllm(told, model, tmp_path, name):
+    """Recorded on a CPU, where vLLM sends no routing; and with what it would have sent."""
+    with pytest.raises(ServingError, match=r"no routed_experts.*--enable-return-routed-experts"):
+        import_responses("vllm", [RECORDED / name], tmp_path / "s", model=model)
+    with import_responses("openai", [RECORDED / name], tmp_path / "s", model=model) as store:
+        trace = store.trace(1)
+        prompt = told.lens.encode_prompt("Make 18 from 2, 9, 1, using each number once.")
+        assert trace.tokens()["token_id"].tolist()[: trace.summary["n_prompt"]] == prompt
+        assert "Let me try 2 / 1 = 2" in trace.text
+        assert trace.summary["answer"] == ("9 * (2 / 1)" if "chat" in name else None)
+        with rl.replay(told.lens, store, tmp_path / "again", record=["routing"]) as again:
+            replayed = again.trace(1)
+            response = json.loads((RECORDED / name).read_text())
+            response["choices"][0]["routed_experts"] = told.routed(replayed)
+            (tmp_path / name).write_text(json.dumps(response))
+            file = tmp_path / name
+            with import_responses("vllm", [file], tmp_path / "routed", model=model) as routed:
+                told.assert_same(replayed, routed.trace(1))
+
+
+def test_a_stream_of_a_real_vllm(model, tmp_path):
+    stream = RECORDED / "vllm-stream.txt"
+    with pytest.raises(ServingError, match="it is a stream"):
+        import_responses("vllm", [stream], tmp_path / "s", model=model)
+    chunk = stream.read_text().split("\n")[0].removeprefix("data: ")
+    (tmp_path / "chunk.json").write_text(chunk)
+    with pytest.raises(ServingError, match="finish_reason is None"):
+        import_responses("vllm", [tmp_path / "chunk.json"], tmp_path / "s", model=model)
 
 
 def test_the_command_lists_what_it_skips(tmp_path, told):
