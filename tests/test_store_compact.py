@@ -223,3 +223,26 @@ def test_any_history_survives_compaction(tmp_path_factory, lengths, commits, dat
         run_compact(path, target=data.draw(st.integers(1000, 2 * total)), small=2 * total)
         assert rows(store) == before
         assert_sums(store)
+
+
+def test_wide_rows_do_not_need_memory_for_all_of_them(tmp_path, monkeypatch):
+    """Usage of many traces, more than what sorting may hold."""
+    run = random_run(
+        layers=16, dense=0, experts=256, groups=8, groups_kept=4, k=8, record=("routing",)
+    )
+    trace = replace(random_trace(run, 12), router_logits=None, heads=None)
+    monkeypatch.setattr(compact, "MEMORY", "40MB")
+    monkeypatch.setattr(compact, "PIECE", 2**16)
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(run)
+        for _ in range(60):
+            writer.commit(run_id, [trace] * 5)
+        writer.finish_run(run_id)
+    with Store(tmp_path) as store:
+        before = told(store, "usage_traces", "n")
+        run_compact(tmp_path)
+        (file,) = store.files("usage_traces")
+        metadata = pq.read_metadata(tmp_path / file.path)
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        assert max(sizes) <= compact.USAGE_ROWS < sum(sizes)
+        assert told(store, "usage_traces", "n") == before

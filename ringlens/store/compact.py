@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,9 @@ MANY, SMALL = 200, 8 * 2**20
 MEMORY = "1GB"
 """What sorting may hold; the rest is on the disk meanwhile, in the staging folder."""
 
+PIECE = 16 * 2**20
+"""Bytes of the files that are sorted at a time, where these can be told apart by their traces."""
+
 THREADS = 2
 
 FIXED = ("runs", "experts")
@@ -52,6 +55,9 @@ rows took four times as long for the latter.
 
 ROWS = 20_000
 """Rows of a row group in other tables."""
+
+USAGE_ROWS = 1_024
+"""The same in tables of usage, where a row is 4 kB: a trace has 228 of Ring-1T's."""
 
 BATCH = 16_384
 """Rows that leave the sort at a time."""
@@ -239,6 +245,28 @@ def _sorted(
     files: CommitFiles, group: Group, first: int, last: int, spill: Path
 ) -> Iterator[pa.RecordBatch]:
     """The rows of some traces in the order of the new files."""
+    for pieces in _pieces(group) if _order(group.table)[0] == '"trace_id"' else [group.files]:
+        yield from _sort(files, replace(group, files=tuple(pieces)), first, last, spill)
+
+
+def _pieces(group: Group) -> Iterator[list[File]]:
+    """Files that can be sorted by themselves, one after the other, as they share no trace.
+
+    A row of usage is 4 kB: a thousand traces of it do not fit into `MEMORY`, where DuckDB must hold
+    more of wide rows than it can put on the disk.
+    """
+    pending: list[File] = []
+    for knot in _knots(group.files):
+        if pending and sum(file.bytes for file in [*pending, *knot]) > PIECE:
+            yield pending
+            pending = []
+        pending += knot
+    yield pending
+
+
+def _sort(
+    files: CommitFiles, group: Group, first: int, last: int, spill: Path
+) -> Iterator[pa.RecordBatch]:
     connection = duckdb.connect(
         config={"memory_limit": MEMORY, "temp_directory": str(spill), "threads": THREADS}
     )
@@ -252,7 +280,8 @@ def _sorted(
             f" where {inside if first else f'({inside} or trace_id is null)'}"
             f" order by {', '.join(_order(group.table))}"
         )
-        for batch in connection.sql(query).to_arrow_reader(BATCH):
+        rows = USAGE_ROWS if group.table in USAGE else BATCH
+        for batch in connection.sql(query).to_arrow_reader(rows):
             yield columns.conformed(batch, group.table.arrow)
     except (duckdb.Error, pa.ArrowException) as error:
         reason = str(error).split("\n")[0]
@@ -273,7 +302,7 @@ def _order(table: Table) -> list[str]:
 def _row_groups(batches: Iterator[pa.RecordBatch], table: Table) -> Iterator[pa.RecordBatch]:
     """Sorted batches as row groups: as many whole rectangles in each as fit, or so many rows."""
     size = GRIDS.get(table.name)
-    limit = ROWS if size is None else size.rows
+    limit = size.rows if size is not None else USAGE_ROWS if table in USAGE else ROWS
     pieces = batches if size is None else _rectangles(batches, size)
     pending: list[pa.RecordBatch] = []
     for piece in pieces:
