@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ringlens.app.kept import Kept
 from ringlens.app.scope import Scope
-from ringlens.app.usage import Sums, Usage
+from ringlens.app.usage import Array, Sums, Usage
 from ringlens.store import Store
 from ringlens.store.columns import matrix, ragged
 from ringlens.store.manifest import File
@@ -114,15 +114,21 @@ def of_rollups(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]
     zero = Sums.zeros(*shape)
     phases, layers, experts = zero.n_PSE.shape
     tokens_PS = np.bincount(cell_R, rows["tokens"].to_numpy(), phases * layers)
-    order = np.argsort(cell_R, kind="stable")
-    cells, first = np.unique(cell_R[order], return_index=True)
     reasons = not rows["weight"].null_count
     known = ("n", "weight", "bias_flips") if reasons else ("n",)
     for name, total in zip(known, (zero.n_PSE, zero.weight_PSE, zero.flips_PSE), strict=False):
-        ordered_RE = matrix(rows[name])[order]
-        total.reshape(-1, experts)[cells] = np.add.reduceat(ordered_RE, first, dtype=np.float64)
+        _add_rows(total.reshape(-1, experts), cell_R, matrix(rows[name]))
     counted_PS = tokens_PS.astype(np.float64).reshape(phases, layers)
     return replace(zero, tokens_PS=counted_PS, reasons=reasons)
+
+
+def _add_rows(total_CE: Array, cell_R: NDArray[np.int64], rows_RE: NDArray) -> None:
+    """Add each row to its cell, in place: in each turn one row of every cell that is left."""
+    left = np.arange(len(cell_R))
+    while len(left):
+        cells, first = np.unique(cell_R[left], return_index=True)
+        total_CE[cells] += rows_RE[left[first]]
+        left = np.delete(left, first)
 
 
 def of_routing(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]) -> Sums:
