@@ -175,12 +175,14 @@ class Manifest:
             if db.execute("delete from files where path = ?", (path,)).rowcount != 1:
                 db.execute("rollback")
                 return Completion.OUTDATED
-        db.executemany("insert into retired values (?, ?)", [(path, now()) for path in retire])
+        db.executemany(
+            "insert into retired (path, retired) values (?, ?)", [(path, now()) for path in retire]
+        )
         if started is not None:
             run = (commit.run_id, started.shape, now())
-            db.execute("insert into runs values (?, ?, ?, null)", run)
+            db.execute("insert into runs (run_id, shape, started) values (?, ?, ?)", run)
             owner = (commit.run_id, started.fingerprint, commit.writer)
-            db.execute("insert into owners values (?, ?, ?)", owner)
+            db.execute("insert into owners (run_id, fingerprint, writer) values (?, ?, ?)", owner)
         if finished is not None:
             db.execute("update runs set finished = ? where run_id = ?", (finished, commit.run_id))
         if dropped:
@@ -307,11 +309,12 @@ class Manifest:
     def _own(self, run_id: str, writer: str) -> None:
         """Give a run to ``writer``; what its earlier writers may still try will fail."""
         self._connection.execute(
-            f"insert or ignore into gone select writer from ({_WRITERS}) where writer <> ?",
+            "insert or ignore into gone (writer)"
+            f" select writer from ({_WRITERS}) where writer <> ?",
             (run_id, run_id, writer),
         )
         self._connection.execute(
-            "insert into owners values (?, '', ?)"
+            "insert into owners (run_id, fingerprint, writer) values (?, '', ?)"
             " on conflict (run_id) do update set writer = excluded.writer",
             (run_id, writer),
         )

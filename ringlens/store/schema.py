@@ -291,15 +291,31 @@ HEAD_BLOCKS = Table(
         TRACE,
         LAYER,
         replace(POS, meaning="first position that the row covers; its block is pos // 64"),
-        Column("n", pa.uint8(), "positions that the row covers, up to 64"),
-        Column("entropy_mean", FLOATS, "mean entropy of the attention rows, in nats"),
-        Column("entropy_max", FLOATS, "largest entropy"),
-        Column("first_weight_mean", FLOATS, "mean weight on the first token of the trace"),
-        Column("first_weight_max", FLOATS, "largest weight on the first token"),
-        Column("previous_weight_mean", FLOATS, "mean weight on the token before"),
-        Column("previous_weight_max", FLOATS, "largest weight on the token before"),
-        Column("output_norm_mean", FLOATS, "mean L2 norm of the head's output"),
-        Column("output_norm_max", FLOATS, "largest L2 norm of the head's output"),
+        Column("n", pa.uint8(), "positions that the row covers, up to 64", unit="tokens"),
+        Column("entropy_mean", FLOATS, "mean entropy of the attention rows", unit="nats"),
+        Column("entropy_max", FLOATS, "largest entropy", unit="nats"),
+        Column(
+            "first_weight_mean",
+            FLOATS,
+            "mean weight on the first token of the trace",
+            unit="probability",
+        ),
+        Column("first_weight_max", FLOATS, "largest weight on the first token", unit="probability"),
+        Column(
+            "previous_weight_mean", FLOATS, "mean weight on the token before", unit="probability"
+        ),
+        Column(
+            "previous_weight_max", FLOATS, "largest weight on the token before", unit="probability"
+        ),
+        Column(
+            "output_norm_mean", FLOATS, "mean L2 norm of the head's output", unit="residual stream"
+        ),
+        Column(
+            "output_norm_max",
+            FLOATS,
+            "largest L2 norm of the head's output",
+            unit="residual stream",
+        ),
     ),
 )
 

@@ -1,0 +1,123 @@
+"""The format: its documentation, stores of every version, and what a later version may add."""
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from records import random_run, random_trace
+
+from ringlens.errors import StoreError
+from ringlens.store import Store, StoreWriter, describe, schema
+from ringlens.store.check import check
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+STORES = sorted(path.name for path in DATA.glob("store-*"))
+
+# What each of them holds: rows by table, and the sum of all router logits.
+HELD = {
+    "store-1": (
+        {"traces": 3, "tokens": 53, "routing": 159, "router_logits": 159, "heads": 176, "steps": 0},
+        -212.977,
+    ),
+    "store-2": (
+        {
+            "traces": 3,
+            "tokens": 45,
+            "routing": 90,
+            "router_logits": 90,
+            "heads": 108,
+            "head_blocks": 9,
+            "activations": 6,
+            "attention": 3,
+            "usage_blocks": 8,
+            "steps": 2,
+            "head_steps": 1,
+            "probes": 1,
+        },
+        -35.276,
+    ),
+}
+
+
+@pytest.fixture(params=STORES)
+def old(request, tmp_path):
+    return Path(shutil.copytree(DATA / request.param, tmp_path / request.param))
+
+
+def test_the_documentation_is_what_the_code_says():
+    """Else: python -m ringlens.store.describe > docs/store.md."""
+    assert (ROOT / "docs" / "store.md").read_text() == describe.page()
+
+
+def test_every_table_and_column_is_described(tmp_path):
+    for table in schema.tables():
+        assert f"#### `{table.name}`" in describe.page()
+        assert all(column.meaning for column in table.columns)
+        assert set(table.key) | set(table.scope) <= set(table.arrow.names)
+    StoreWriter(tmp_path).close()
+    manifest = sqlite3.connect(tmp_path / "manifest.sqlite")
+    names = {
+        name
+        for (name,) in manifest.execute("select name from sqlite_master where type = 'table'")
+        if not name.startswith("sqlite_")
+    }
+    assert names == set(describe.MANIFEST)
+    for name, (_, columns) in describe.MANIFEST.items():
+        found = [row[1] for row in manifest.execute(f"pragma table_info({name})")]
+        assert found == list(columns)
+
+
+def test_stores_of_every_version_are_there():
+    numbers = [json.loads((DATA / name / "store.json").read_text()) for name in STORES]
+    versions = [number["format_version"] for number in numbers]
+    assert versions == list(range(1, schema.FORMAT_VERSION + 1))
+
+
+def test_a_store_of_any_version_is_read_checked_and_added_to(old):
+    rows, logits = HELD[old.name]
+
+    def held(store):
+        return {name: len(store.sql(f"from {name}")) for name in rows}
+
+    with Store(old) as store:
+        assert held(store) == rows
+        total = store.sql("select sum(list_sum(logits)) from router_logits").fetchall()[0][0]
+        assert total == pytest.approx(logits, abs=0.01)
+        assert check(store).findings == []
+        run = random_run(layers=3, experts=8, heads=2)
+        with StoreWriter(old) as writer:
+            writer.commit(writer.start_run(run), [random_trace(run, 10)])
+        more = held(store)
+        assert (more["traces"], more["tokens"]) == (rows["traces"] + 1, rows["tokens"] + 10)
+        assert check(store).findings == []
+        assert store.trace(4).text == random_trace(run, 10).text
+
+
+def test_a_store_of_a_later_version_is_refused_by_readers_and_writers(old):
+    marker = json.loads((old / "store.json").read_text())
+    (old / "store.json").write_text(json.dumps(marker | {"format_version": 3}))
+    for opens in (Store, StoreWriter):
+        with pytest.raises(StoreError, match="format version 3, this ringlens reads up to 2: upgr"):
+            opens(old)
+
+
+def test_what_a_later_minor_version_adds_to_the_manifest_is_left_alone(old):
+    """A column more in any of its tables, and a table more."""
+    StoreWriter(old).close()
+    manifest = sqlite3.connect(old / "manifest.sqlite")
+    for table in describe.MANIFEST:
+        manifest.execute(f"alter table {table} add column colour text default 'red'")
+    manifest.execute("create table moods (mood text)")
+    manifest.commit()
+    (old / "store.json").write_text(json.dumps({"format_version": 2, "mood": "good"}))
+    with StoreWriter(old) as writer, Store(old) as store:
+        run_id = writer.start_run(random_run())
+        writer.commit(run_id, [random_trace(random_run())])
+        writer.finish_run(run_id)
+        assert len(store.traces()) == 4
+        assert check(store).findings == []
+    assert json.loads((old / "store.json").read_text())["mood"] == "good"
+    assert manifest.execute("select distinct colour from files").fetchall() == [("red",)]
