@@ -20,7 +20,8 @@ from ringlens.cli_export import export
 from ringlens.cli_import import import_
 from ringlens.cli_info import info
 from ringlens.cli_plan import plan
-from ringlens.cli_print import PRINTERS, Commands, print_queries, print_summary, progress_bar
+from ringlens.cli_print import Commands, print_queries, print_summary, progress_bar
+from ringlens.cli_sql import sql
 from ringlens.cli_store import compact, delete, merge, rollup
 from ringlens.errors import ConfigError, RinglensError
 
@@ -228,34 +229,6 @@ def app(store: str, host: str, port: int, open_browser: bool) -> None:
     serve(store, host=host, port=port, open_browser=open_browser)
 
 
-@main.command()
-@click.argument("store")
-@click.argument("query")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print the result.",
-)
-def sql(store: str, query: str, form: str) -> None:
-    r"""Query STORE in SQL (DuckDB's).
-
-    Tables: runs, experts, traces, tokens, routing, router_logits, heads, head_blocks, activations,
-    attention; view: router_choices.
-
-    \b
-    Examples:
-      ringlens sql runs/first "select task, avg(correct::int) from traces group by task"
-      ringlens sql runs/first "select * from tokens where trace_id = 1" --format csv
-    """
-    from ringlens.store import Store
-
-    with Store(store) as opened:
-        click.echo(PRINTERS[form](opened.sql(query)), nl=form == "table")
-
-
 def _capture(
     model: str,
     model_options: dict[str, Any],
@@ -332,6 +305,7 @@ main.add_command(check)
 main.add_command(import_)
 main.add_command(info)
 main.add_command(plan)
+main.add_command(sql)
 main.add_command(rollup)
 main.add_command(compact)
 main.add_command(delete)

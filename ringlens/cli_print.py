@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringlens.errors import RinglensError
-
 if TYPE_CHECKING:
     from ringlens.observe.session import Progress
 
@@ -57,28 +55,6 @@ class Commands(click.Group):
 def speaks() -> bool:
     """Whether this process prints: of those that torchrun starts, the first alone."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _csv(relation: Any) -> str:
-    import io
-
-    from pyarrow import csv
-
-    table, out = relation.to_arrow_table(), io.BytesIO()
-    if any(str(field.type).startswith(("list", "struct")) for field in table.schema):
-        raise RinglensError("CSV holds no lists: unnest them in the query, or use --format json.")
-    csv.write_csv(table, out)
-    return out.getvalue().decode()
-
-
-def _json(relation: Any) -> str:
-    import json
-
-    rows = relation.to_arrow_table().to_pylist()
-    return "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
-
-
-PRINTERS: dict[str, Callable[[Any], str]] = {"table": str, "csv": _csv, "json": _json}
 
 
 @contextmanager

@@ -117,10 +117,7 @@ def test_sql_prints_table_csv_and_json(captured):
     assert "layer" in ringlens("sql", captured, query).stdout
     csv = ringlens("sql", captured, query, "--format", "csv").stdout.splitlines()
     assert csv[0] == '"layer","n"'
-    rows = [
-        json.loads(x)
-        for x in ringlens("sql", captured, query, "--format", "json").stdout.splitlines()
-    ]
+    rows = json.loads(ringlens("sql", captured, query, "--format", "json").stdout)
     assert [row["layer"] for row in rows] == [1, 2]
 
 

@@ -24,15 +24,21 @@ class Relation:
         relation: DuckDB's own relation.
     """
 
-    __slots__ = ("_explain", "relation")
+    __slots__ = ("_connection", "_explain", "relation")
 
     def __init__(
         self,
         relation: duckdb.DuckDBPyRelation,
         explain: Callable[[duckdb.Error], StoreError],
+        connection: duckdb.DuckDBPyConnection,
     ) -> None:
         self.relation = relation
         self._explain = explain
+        self._connection = connection
+
+    def interrupt(self) -> None:
+        """Stop the query, called from another thread: the method that runs it raises StoreError."""
+        self._connection.interrupt()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -41,6 +47,9 @@ class Relation:
             return self._guarded(getattr(self.relation, name))
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self.relation.columns:
+            known = ", ".join(self.relation.columns)
+            raise StoreError(f"there is no column {name}: the query gives {known}")
         with self._errors():
             return self._guarded(self.relation[name])
 
@@ -70,7 +79,7 @@ class Relation:
 
     def _guarded(self, value: Any) -> Any:
         if isinstance(value, duckdb.DuckDBPyRelation):
-            return Relation(value, self._explain)
+            return Relation(value, self._explain, self._connection)
         if not callable(value):
             return value
 
@@ -81,9 +90,9 @@ class Relation:
         return call
 
     def _guarded_result(self, value: Any) -> Any:
-        return (
-            Relation(value, self._explain) if isinstance(value, duckdb.DuckDBPyRelation) else value
-        )
+        if isinstance(value, duckdb.DuckDBPyRelation):
+            return Relation(value, self._explain, self._connection)
+        return value
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -142,12 +142,13 @@ class Store:
             return explain(error, query, self._columns(), self.folder, files)
 
         try:
-            relation = self._connection.cursor().sql(query, params=params)
+            cursor = self._connection.cursor()
+            relation = cursor.sql(query, params=params)
         except duckdb.Error as error:
             raise sentence(error) from error
         if relation is None:
             raise StoreError("the query is empty: try `select * from traces`")
-        return Relation(relation, sentence)
+        return Relation(relation, sentence, cursor)
 
     def runs(self) -> Relation:
         """All runs, oldest first."""

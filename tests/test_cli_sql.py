@@ -1,0 +1,269 @@
+"""``ringlens sql``: forms, files, standard input, exit codes; and the prompt in a terminal."""
+
+import csv
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from pyarrow import parquet
+from records import random_run, random_trace
+
+from ringlens.cli_sql_shell import Words
+from ringlens.store import Store, StoreWriter
+from ringlens.store.catalog import catalog
+
+PROMPT = "ringlens>"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "store"
+    run = random_run()
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [random_trace(run, 60, seed=i) for i in range(3)])
+        writer.finish_run(run_id)
+    with Store(path) as store:
+        yield store
+
+
+def command(store, *words):
+    return [sys.executable, "-m", "ringlens.cli", "sql", str(store.path), *map(str, words)]
+
+
+def sql(store, *words, stdin=""):
+    return subprocess.run(
+        command(store, *words), input=stdin, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+QUERY = "select trace_id, pos, text, phase from tokens where pos < 3 order by all"
+
+
+def test_forms_hold_the_same_rows(store, tmp_path):
+    expected = store.sql(QUERY).fetchall()
+    read = {
+        "csv": lambda text: [tuple(row) for row in csv.reader(text.splitlines(True))][1:],
+        "json": lambda text: [tuple(row.values()) for row in json.loads(text)],
+        "jsonl": lambda text: [tuple(json.loads(line).values()) for line in text.splitlines()],
+    }
+    for form, rows in read.items():
+        done = sql(store, QUERY, "--format", form)
+        assert done.returncode == 0, done.stderr
+        assert [tuple(map(str, row)) for row in rows(done.stdout)] == [
+            tuple(map(str, row)) for row in expected
+        ]
+        path = tmp_path / f"rows.{form}"
+        assert sql(store, QUERY, "-o", path).stdout == ""
+        assert path.read_text() == done.stdout
+    assert sql(store, QUERY, "-o", tmp_path / "rows.parquet").returncode == 0
+    table = parquet.read_table(tmp_path / "rows.parquet")
+    assert table.equals(store.sql(QUERY).to_arrow_table())
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "rows.csv", "rows.json", "rows.jsonl", "rows.parquet",
+    ]  # fmt: skip
+
+
+def test_markdown_and_values_that_json_has_no_number_for(store):
+    query = "select 'a|b' as \"x|y\", null as n, 'inf'::float as i, ['nan'::double] as l, 1.5 as f"
+    done = sql(store, query, "--format", "markdown")
+    assert (
+        done.stdout
+        == "| x\\|y | n | i | l | f |\n|---|---|---|---|---|\n| a\\|b |  | inf | ['nan'] | 1.5 |\n"
+    )
+    (row,) = json.loads(sql(store, query, "--format", "json").stdout)
+    assert row == {"x|y": "a|b", "n": None, "i": "inf", "l": ["nan"], "f": "1.5"}
+
+
+def test_several_queries_and_standard_input(store):
+    done = sql(
+        store, "select 1 as a", "-c", "select 2 as b", "-c", "select 3 as c", "--format", "jsonl"
+    )
+    assert done.stdout == '{"a": 1}\n{"b": 2}\n{"c": 3}\n'
+    done = sql(store, "--format", "jsonl", stdin="-- one\nselect 1 as a;\nselect ';' as b")
+    assert done.stdout == '{"a": 1}\n{"b": ";"}\n'
+    done = sql(
+        store,
+        "-c",
+        "select 1 as a",
+        "-c",
+        "select nope",
+        "-c",
+        "select 3 as c",
+        "--format",
+        "jsonl",
+    )
+    assert (done.returncode, done.stdout) == (1, '{"a": 1}\n')
+    assert "nope" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "code", "says"),
+    [
+        (["select nope from traces"], "", 1, "The columns are: traces"),
+        (["from routing", "--format", "csv"], "", 1, "expert_ids is one: unnest it"),
+        (["from traces", "--format", "parquet"], "", 2, "needs a file: -o FILE"),
+        (["select 1", "-c", "select 2", "-o", "x.csv"], "", 2, "-o takes the rows of one query"),
+        (["from traces", "-o", "nowhere/x.csv"], "", 1, "nowhere/x.csv cannot be written"),
+        ([], "", 1, "no query on standard input"),
+        ([], "selec 1", 1, "syntax error"),
+        (["-c", ""], "", 1, "the query is empty"),
+        (["select 1", "--format", "xml"], "", 2, "is not one of"),
+    ],
+)
+def test_what_fails_says_why_and_leaves_nothing(store, tmp_path, words, stdin, code, says):
+    done = subprocess.run(
+        command(store, *words), input=stdin, capture_output=True, text=True, cwd=tmp_path,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(store, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("old")
+    late = (
+        "select case when range > 3000000 then error('late') else 'x' end as a from range(4000000)"
+    )
+    assert sql(store, late, "-o", path).returncode == 1
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_ctrl_c_stops_a_query(store):
+    query = "select count(*) from range(1000000000000000)"
+    with subprocess.Popen(command(store, query), stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+class Terminal:
+    """A terminal with the prompt running in it."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+        self.seen = ""
+
+    def read(self, *wanted, end="", seconds=40):
+        """Read until all texts were seen since the last call; the text without its colours."""
+        late = time.monotonic() + seconds
+        while not (
+            all(each in plain(self.seen) for each in wanted)
+            and plain(self.seen).rstrip().endswith(end)
+        ):
+            assert time.monotonic() < late, plain(self.seen)[-3000:]
+            if select.select([self.descriptor], [], [], 0.2)[0]:
+                self.seen += os.read(self.descriptor, 65536).decode(errors="replace")
+        found, self.seen = plain(self.seen), ""
+        return found
+
+    def type(self, text):
+        os.write(self.descriptor, text.encode())
+
+    def ask(self, text, *wanted):
+        """Type a line and read to the next prompt."""
+        self.type(f"{text}\r")
+        return self.read(*wanted, end=PROMPT)
+
+
+def plain(text):
+    return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|[()=>].?|\][^\x07]*\x07)", "", text).replace("\r", "")
+
+
+@contextmanager
+def prompt(store, home):
+    environment = {
+        **os.environ, "XDG_STATE_HOME": str(home), "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm",
+        "COLUMNS": "150", "LINES": "100", "PAGER": "cat",
+    }  # fmt: skip
+    pid, descriptor = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, command(store), environment)
+    terminal = Terminal(descriptor)
+    try:
+        terminal.read("Tab completes", PROMPT)
+        yield terminal
+        terminal.type("\x04")
+        for _ in range(400):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.05)
+        assert done == pid
+        assert os.waitstatus_to_exitcode(status) == 0
+    finally:
+        os.close(descriptor)
+
+
+def test_the_prompt(store, tmp_path):
+    with prompt(store, tmp_path) as terminal:
+        terminal.ask(
+            "select phase, count(*) as how_many\rfrom tokens group by all;", "how_many", "│"
+        )
+        terminal.ask("select nope from traces;", "error: ", "The columns are: traces")
+        terminal.ask(".tables", "router_choices", "view", "One row a token.")
+        terminal.ask(".schema runs", "VARCHAR".lower(), "run that wrote the row")
+        terminal.ask(".schema nowhere", "there is no table nowhere")
+        terminal.ask(".timer on", "timer: on")
+        terminal.ask("select 6 * 7 as answer;", "42", " s\n")
+        terminal.ask(".format jsonl", "format: jsonl")
+        terminal.ask("select 6 * 7 as answer;", '{"answer": 42}')
+        terminal.ask(".format xml", "there is no format xml")
+        terminal.ask(".format table", "format: table")
+        terminal.ask(".rows 3", "rows shown: 3")
+        terminal.ask("from range(50);", "50 rows", "3 shown")
+        terminal.ask(".nothing", "there is no .nothing: .tables")
+        terminal.ask(".help", "Ctrl-C stops a query")
+        terminal.type("from tok\t")
+        terminal.read("tokens")
+        terminal.ask(" limit 1;", "token_id")
+    assert "+select 6 * 7 as answer;" in (tmp_path / "ringlens" / "sql_history").read_text()
+
+
+def test_ctrl_c_at_the_prompt_stops_the_query_and_goes_on(store, tmp_path):
+    with prompt(store, tmp_path) as terminal:
+        terminal.type("select count(*) from range(1000000000000000);\r")
+        time.sleep(1)
+        terminal.type("\x03")
+        terminal.read("stopped", end=PROMPT)
+        terminal.ask("select 6 * 7 as answer;", "42")
+        terminal.type("select 'never sent")
+        terminal.read("never sent")
+        terminal.type("\x03")
+        terminal.read(end=PROMPT)
+        terminal.ask("select 'again' as word;", "again")
+
+
+def test_completion(store):
+    words = Words(catalog(store), [".tables", ".timer", ".schema"])
+
+    def completed(text):
+        found = words.get_completions(Document(text), CompleteEvent())
+        return [completion.text for completion in found]
+
+    assert sorted(completed("select * from trac")) == ["trace_summary", "traces"]
+    assert "trace_id" in completed("from traces where trac")
+    assert completed("from routing where marg") == ["margin"]
+    assert completed("select marg") == ["margin"]
+    assert completed("from tokens where marg") == []  # tokens has none
+    assert completed("SEL") == ["select"]
+    assert completed("select ") == []
+    assert completed(".t") == [".tables", ".timer"]
+    assert "traces" in completed(".schema tra")
+    assert completed(".timer o") == []
