@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,12 +32,14 @@ class S3Server:
         requests: "METHOD path" of every request so far.
         fault: Given "METHOD path", returns a status to answer with instead of the true answer;
             ``before`` says whether the request is then left undone.
+        delay: Seconds that every answer takes longer.
     """
 
     environment: dict[str, str]
     requests: list[str] = field(default_factory=list)
     fault: Callable[[str], int | None] = lambda request: None
     before: bool = True
+    delay: float = 0.0
 
     @contextmanager
     def failing(self, fault: Callable[[str], int | None], before: bool = True) -> Iterator[None]:
@@ -65,6 +68,7 @@ def serve() -> Iterator[S3Server]:
     def app(environ, start_response):
         request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         server.requests.append(request)
+        time.sleep(server.delay)
         status = server.fault(request)
         if status is None:
             return moto(environ, start_response)

@@ -171,8 +171,7 @@ def test_a_newcomer_reads_a_checkpoint_and_what_follows():
         commit(manifest)
     objects.reads = 0
     assert len(opened(objects).snapshot()[2]) == 150
-    # The pointer, the checkpoint; entries 1, 8 and 64 at a time; the look for newer ones.
-    assert objects.reads <= 6
+    assert objects.reads <= 5  # the pointer, the checkpoint, entries in three batches
 
 
 def test_a_reader_looks_seldom_but_sees_its_own_process():
@@ -189,7 +188,7 @@ def test_a_reader_looks_seldom_but_sees_its_own_process():
     commit(writer)
     object_log._written.clear()
     assert reader.sequence() == 1
-    reader.journal._looked = -1e9
+    reader.journal._looked -= 2000
     assert reader.sequence() == 2
 
 

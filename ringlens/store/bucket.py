@@ -19,6 +19,9 @@ from ringlens.store.manifest import File
 from ringlens.store.ranges import RangeFile, Ranges
 from ringlens.store.remote import RemoteFolder
 
+_ALL = 2**40
+"""The end of a range that is the whole file. Without a range, s3fs looks up the size first."""
+
 _memory = threading.RLock()
 """Files in memory are single objects with one position each: one call at a time."""
 
@@ -90,19 +93,18 @@ class Bucket(RemoteFolder):
     def read(self, path: str) -> bytes:
         """A file's content."""
         with self._calls():
-            return bytes(self._fs.cat_file(self._at(path)))
+            return bytes(self._fs.cat_file(self._at(path), start=0, end=_ALL))
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
         """Contents of files, fetched side by side; None where there is none."""
         places = [self._at(path) for path in paths]
+        starts, ends = [0] * len(places), [_ALL] * len(places)
         with self._calls():
-            found = self._fs.cat(places, on_error="return")
-        for content in found.values():
-            if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
-                with self._calls():
-                    raise content
-        contents = [found[place] for place in places]
-        return [None if isinstance(each, BaseException) else bytes(each) for each in contents]
+            found = self._fs.cat_ranges(places, starts, ends, on_error="return")
+            for each in found:
+                if isinstance(each, BaseException) and not isinstance(each, FileNotFoundError):
+                    raise each
+        return [None if isinstance(each, BaseException) else bytes(each) for each in found]
 
     def write(self, path: str, content: bytes) -> None:
         """Make or replace a file."""

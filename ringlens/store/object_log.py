@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
 import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import chain, count, repeat
 from typing import Any, Protocol, TypeVar
 
 R = TypeVar("R")
@@ -34,8 +35,8 @@ EVERY = 64
 ROWS = 1_000
 """Rows of the manifest that make a checkpoint rarer by one entry, so that it costs little."""
 
-MOST = 128
-"""Entries fetched at a time."""
+BATCHES = (16, 48, 128)
+"""Entries fetched at a time by whoever opens a store or finds a new one; the last size again."""
 
 ATTEMPTS = 3
 """Attempts to create an entry when the server fails without saying whether it has it."""
@@ -78,7 +79,7 @@ class ObjectLog:
         self._objects, self._connection, self._fresh = objects, connection, fresh
         self._columns = _columns(connection)
         self._number = self._checkpoint = 0
-        self._looked = -1e9
+        self._looked = -math.inf
         self._load()
         for statement in _watch(connection):
             connection.execute(statement)
@@ -155,14 +156,15 @@ class ObjectLog:
 
     def _entries(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """All entries after the newest known one; several at a time once there is one."""
-        first, size = self._number + 1, 1
-        while True:
+        first = self._number + 1
+        opening = self._looked < 0
+        for size in chain(() if opening else (1,), BATCHES, repeat(BATCHES[-1])):
             paths = [_path(number) for number in range(first, first + size)]
             for number, content in enumerate(self._objects.read_many(paths), first):
                 if content is None:
                     return
                 yield number, _parse(paths[number - first], content)
-            first, size = first + size, min(MOST, size * 8)
+            first += size
 
     def _apply(self, change: dict[str, Any]) -> None:
         table = change["table"]
