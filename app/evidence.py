@@ -31,7 +31,7 @@ LAYERS_LIMIT = 256 * 2**20
 """Bytes of layers that are kept: 48 a routed token, so five million of Ring-1T's."""
 
 TOKENS_LIMIT = 128 * 2**20
-"""Bytes of tokens that are kept, 13 each."""
+"""Bytes of tokens that are kept, some 25 each."""
 
 LEAST = 10
 """Occurrences below which a share says little (the limit of OLMoE, arXiv 2409.02060)."""
@@ -47,14 +47,46 @@ class Tokens:
         key_N: ``trace_id * 2**32 + pos``.
         token_id_N: Ids in the vocabulary.
         phase_N: Places in ``PHASES``.
+        text_N: Their texts.
     """
 
     key_N: NDArray[np.int64]
     token_id_N: NDArray[np.int32]
     phase_N: NDArray[np.uint8]
+    text_N: pa.Array
+
+    @classmethod
+    def ordered(cls, columns: Sequence[NDArray], text_N: pa.Array) -> Tokens:
+        """Columns in any order as tokens in theirs."""
+        order = np.argsort(columns[0], kind="stable")
+        key_N, token_id_N, phase_N = (column[order] for column in columns)
+        return cls(key_N, token_id_N, phase_N, text_N.take(pa.array(order)))
 
     def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(*_merged(_arrays(self), _arrays(other)))
+        text_N = pa.concat_arrays([self.text_N, other.text_N])
+        pairs = zip(self.columns, other.columns, strict=True)
+        return Tokens.ordered([np.concatenate(pair) for pair in pairs], text_N)
+
+    @property
+    def columns(self) -> tuple[NDArray, ...]:
+        """All but the text."""
+        return self.key_N, self.token_id_N, self.phase_N
+
+    @property
+    def bytes(self) -> int:
+        """Memory."""
+        return sum(column.nbytes for column in self.columns) + self.text_N.nbytes
+
+    def text(self, first: int, last: int) -> str:
+        """The text of the tokens at the places ``first`` to ``last - 1``."""
+        return "".join(self.text_N[first:last].to_pylist())
+
+    def near(self, place: int, around: int) -> tuple[int, int]:
+        """First and last place of the tokens up to ``around`` from one, in the same trace."""
+        key = self.key_N[place]
+        first = max(key - around, key >> 32 << 32)
+        found = np.searchsorted(self.key_N, [first, key + around + 1])
+        return int(found[0]), int(found[1])
 
 
 @dataclass(frozen=True)
@@ -72,7 +104,21 @@ class Layer:
     share_Rk: NDArray[np.float32]
 
     def __add__(self, other: Layer) -> Layer:
-        return Layer(*_merged(_arrays(self), _arrays(other)))
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        # Without rows it is not known how many columns a matrix has.
+        parts = [[part for part in pair if len(part)] or [pair[0]] for pair in pairs]
+        return Layer.ordered(*(np.concatenate(part) for part in parts))
+
+    @classmethod
+    def ordered(cls, key_R: NDArray, *columns: NDArray) -> Layer:
+        """Columns in any order as choices in order of tokens."""
+        order = np.argsort(key_R, kind="stable")
+        return cls(key_R[order], *(column[order] for column in columns))
+
+    @property
+    def bytes(self) -> int:
+        """Memory."""
+        return self.key_R.nbytes + self.expert_ids_Rk.nbytes + self.share_Rk.nbytes
 
 
 @dataclass(frozen=True)
@@ -90,6 +136,68 @@ class Chosen:
     seen_N: NDArray[np.bool_]
     place_C: NDArray[np.int64]
     share_C: NDArray[np.float32]
+
+    def top(self, order: str, limit: int) -> list[Row]:
+        """The tokens an expert sees most.
+
+        Args:
+            order: 'count', or 'share' for the tokens it sees the largest share of, which then must
+                occur `LEAST` times in the scope.
+            limit: Rows at most.
+
+        Returns:
+            Rows of token_id, text, n (times chosen), occurrences, share (n / occurrences) and
+            weight (mean share of the routing weight when chosen; None where it is not known).
+        """
+        ids_C = self.tokens.token_id_N[self.place_C]
+        id_U, first_U, which_C, n_U = np.unique(
+            ids_C, return_index=True, return_inverse=True, return_counts=True
+        )
+        all_N = np.bincount(self.tokens.token_id_N[self.seen_N])
+        occurrences_U = all_N[id_U] if len(id_U) else n_U
+        weight_U = np.bincount(which_C, self.share_C, len(id_U)) / n_U
+        share_U = n_U / occurrences_U
+        by_share = order == "share"
+        found_U = np.lexsort((id_U, -n_U, -share_U) if by_share else (id_U, -n_U))
+        found_U = found_U[occurrences_U[found_U] >= (LEAST if by_share else 1)][:limit]
+        return [
+            {
+                "token_id": int(id_U[u]),
+                "text": self.tokens.text_N[int(self.place_C[first_U[u]])].as_py(),
+                "n": int(n_U[u]),
+                "occurrences": int(occurrences_U[u]),
+                "share": float(share_U[u]),
+                "weight": _known(weight_U[u]),
+            }
+            for u in found_U
+        ]
+
+    def contexts(self, limit: int, around: int = 9) -> list[Row]:
+        """The places where an expert weighs most, one for each token id.
+
+        Returns:
+            Rows of trace_id, pos, weight (share of the token's routing weight; None where it is
+            not known), and the text before, at and after the token (``around`` tokens on each
+            side).
+        """
+        heaviest_C = np.lexsort((self.place_C, -self.share_C))
+        ids_C = self.tokens.token_id_N[self.place_C[heaviest_C]]
+        _, first = np.unique(ids_C, return_index=True)
+        best = heaviest_C[np.sort(first)[:limit]]
+        return [self._context(int(c), around) for c in best]
+
+    def _context(self, c: int, around: int) -> Row:
+        place = int(self.place_C[c])
+        key = int(self.tokens.key_N[place])
+        first, last = self.tokens.near(place, around)
+        return {
+            "trace_id": key >> 32,
+            "pos": key & 0xFFFFFFFF,
+            "weight": _known(self.share_C[c]),
+            "before": self.tokens.text(first, place),
+            "token": self.tokens.text(place, place + 1),
+            "after": self.tokens.text(place + 1, last),
+        }
 
 
 class EvidenceCache:
@@ -114,94 +222,13 @@ class EvidenceCache:
         share_C = choices.share_Rk[row_C, rank_C]
         return Chosen(tokens, seen_N, place_C[inside_C], share_C[inside_C])
 
-    def tokens(self, chosen: Chosen, order: str, limit: int) -> list[Row]:
-        """The tokens an expert sees most.
-
-        Args:
-            chosen: Where it was chosen.
-            order: 'count', or 'share' for the tokens it sees the largest share of, which then must
-                occur `LEAST` times in the scope.
-            limit: Rows at most.
-
-        Returns:
-            Rows of token_id, text, n (times chosen), occurrences, share (n / occurrences) and
-            weight (mean share of the routing weight when chosen; None where it is not known).
-        """
-        ids_C = chosen.tokens.token_id_N[chosen.place_C]
-        id_U, first_U, which_C, n_U = np.unique(
-            ids_C, return_index=True, return_inverse=True, return_counts=True
-        )
-        all_N = np.bincount(chosen.tokens.token_id_N[chosen.seen_N])
-        occurrences_U = all_N[id_U] if len(id_U) else n_U
-        weight_U = np.bincount(which_C, chosen.share_C, len(id_U)) / n_U
-        share_U = n_U / occurrences_U
-        by_share = order == "share"
-        found_U = np.lexsort((id_U, -n_U, -share_U) if by_share else (id_U, -n_U))
-        found_U = found_U[occurrences_U[found_U] >= (LEAST if by_share else 1)][:limit]
-        texts = self._texts(chosen.tokens.key_N[chosen.place_C[first_U[found_U]]], 0)
-        return [
-            {
-                "token_id": int(id_U[u]),
-                "text": text[0][1],
-                "n": int(n_U[u]),
-                "occurrences": int(occurrences_U[u]),
-                "share": float(share_U[u]),
-                "weight": _known(weight_U[u]),
-            }
-            for u, text in zip(found_U, texts, strict=True)
-        ]
-
-    def contexts(self, chosen: Chosen, limit: int, around: int = 9) -> list[Row]:
-        """The places where an expert weighs most, one for each token id.
-
-        Returns:
-            Rows of trace_id, pos, weight (share of the token's routing weight; None where it is
-            not known), and the text before, at and after the token (``around`` tokens on each
-            side).
-        """
-        heaviest_C = np.lexsort((chosen.place_C, -chosen.share_C))
-        ids_C = chosen.tokens.token_id_N[chosen.place_C[heaviest_C]]
-        _, first = np.unique(ids_C, return_index=True)
-        best = heaviest_C[np.sort(first)[:limit]]
-        keys = chosen.tokens.key_N[chosen.place_C[best]]
-        return [
-            {
-                "trace_id": int(key >> 32),
-                "pos": int(key & 0xFFFFFFFF),
-                "weight": _known(share),
-                "before": "".join(text for offset, text in texts if offset < 0),
-                "token": "".join(text for offset, text in texts if offset == 0),
-                "after": "".join(text for offset, text in texts if offset > 0),
-            }
-            for key, share, texts in zip(
-                keys, chosen.share_C[best], self._texts(keys, around), strict=True
-            )
-        ]
-
-    def _texts(self, keys: NDArray[np.int64], around: int) -> list[list[tuple[int, str]]]:
-        """Offset and text of each token up to ``around`` tokens from each of some tokens."""
-        places = [(int(key >> 32), int(key & 0xFFFFFFFF)) for key in keys]
-        if not places:
-            return []
-        selects = [
-            f"select {i} as i, pos - {pos} as place, text"
-            f" from {self._store.scan('tokens', self._store.files('tokens', trace_id, trace_id))}"
-            f" where trace_id = {trace_id} and pos between {pos - around} and {pos + around}"
-            for i, (trace_id, pos) in enumerate(places)
-        ]
-        query = " union all ".join(selects) + " order by i, place"
-        found: list[list[tuple[int, str]]] = [[] for _ in places]
-        for i, place, text in self._store.sql(query).fetchall():
-            found[i].append((place, text))
-        return found
-
     def _read_tokens(self, scope: Scope, files: Sequence[File]) -> Tokens:
         query = f"""
-            select trace_id, pos, token_id, {_PHASE} as phase
+            select trace_id, pos, token_id, {_PHASE} as phase, text
             from {self._store.scan("tokens", files)} where {scope.sql}"""
         rows = self._store.sql(query, scope.params).to_arrow_table()
-        columns = (rows["token_id"].to_numpy(), rows["phase"].to_numpy())
-        return Tokens(*_ordered(_key(rows), *columns))
+        columns = (_key(rows), rows["token_id"].to_numpy(), rows["phase"].to_numpy())
+        return Tokens.ordered(columns, rows["text"].combine_chunks())
 
     def _read_layer(self, key: Key, files: Sequence[File]) -> Layer:
         scope, layer = key
@@ -215,32 +242,15 @@ class EvidenceCache:
         if known_R.any():
             weight_Rk = matrix(rows["weights"].drop_null())
             share_Rk[known_R] = weight_Rk / weight_Rk.sum(axis=1, keepdims=True)
-        return Layer(*_ordered(_key(rows), ids_Rk, share_Rk))
+        return Layer.ordered(_key(rows), ids_Rk, share_Rk)
 
 
 def _key(rows: pa.Table) -> NDArray[np.int64]:
     return (rows["trace_id"].to_numpy() << 32) + rows["pos"].to_numpy()
 
 
-def _ordered(key: NDArray[np.int64], *columns: NDArray) -> tuple[NDArray, ...]:
-    order = np.argsort(key, kind="stable")
-    return key[order], *(column[order] for column in columns)
-
-
-def _arrays(value: Tokens | Layer) -> tuple[NDArray, ...]:
-    return tuple(vars(value).values())
-
-
-def _merged(ours: tuple[NDArray, ...], theirs: tuple[NDArray, ...]) -> tuple[NDArray, ...]:
-    """Columns one below the other, in order of the first."""
-    pairs = zip(ours, theirs, strict=True)
-    # Without rows it is not known how many columns a matrix has.
-    filled = [[part for part in pair if len(part)] or [pair[0]] for pair in pairs]
-    return _ordered(*(np.concatenate(parts) for parts in filled))
-
-
 def _bytes(value: Tokens | Layer) -> int:
-    return sum(array.nbytes for array in _arrays(value))
+    return value.bytes
 
 
 def _known(value: float) -> float | None:

@@ -54,10 +54,10 @@ def evidence(
         layer: Layer of the expert.
         expert: Expert id.
         phase: Phase that tokens and contexts are taken from, or 'all'.
-        order: 'count' or 'share', see :meth:`ringlens.app.evidence.EvidenceCache.tokens`.
+        order: 'count' or 'share', see :meth:`ringlens.app.evidence.Chosen.top`.
     """
     chosen = cache.chosen(scope, layer, expert, phase)
-    tokens, contexts = cache.tokens(chosen, order, TOKENS), cache.contexts(chosen, CONTEXTS)
+    tokens, contexts = chosen.top(order, TOKENS), chosen.contexts(CONTEXTS)
     if not tokens:
         least = " at least ten times" if order == "share" else ""
         return [html.P(f"No token that occurs{least} here was routed to it.", className="dim")]

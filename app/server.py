@@ -41,7 +41,8 @@ def serve(
         )
     app = make_app(store_path)
     listener = _listen(host, port)
-    threading.Thread(target=payload.warm, daemon=True).start()
+    for warm in (payload.warm, app.server.extensions["ringlens.sources"].warm):
+        threading.Thread(target=warm, daemon=True).start()
     server = create_server(app.server, sockets=[listener], threads=THREADS, ident=None)
     name = f"[{host}]" if ":" in host else host
     url = f"http://{name}:{listener.getsockname()[1]}"

@@ -61,6 +61,7 @@ def build(store: Store) -> Dash:
     app.server.extensions |= {"ringlens": store, "ringlens-console": console}
     app.layout = layout(store)
     sources = Sources(store)
+    app.server.extensions["ringlens.sources"] = sources
     _navigation(app, sources, console)
     for each in (page_store, page_routing, page_trace):
         each.register(app, sources)

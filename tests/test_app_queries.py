@@ -396,8 +396,8 @@ def test_usage_of_an_imported_run_knows_the_choice_alone(imported):
         usage_heatmap(usage, metric, "difference", 2, 5, "dark")
     evidence = EvidenceCache(store)
     chosen = evidence.chosen(scope, RUN.sparse_layers[0], 5, "all")
-    assert {row["weight"] for row in evidence.tokens(chosen, "count", 9)} == {None}
-    assert {row["weight"] for row in evidence.contexts(chosen, 9)} == {None}
+    assert {row["weight"] for row in chosen.top("count", 9)} == {None}
+    assert {row["weight"] for row in chosen.contexts(9)} == {None}
 
 
 # --- one expert -----------------------------------------------------------------------------
@@ -419,7 +419,7 @@ def test_expert_tokens(evidence, scope, phase, order):
             if len(where):
                 chosen[token] += 1
                 weights[token].append(shares(trace)[1, t, where[0]])
-    rows = evidence.tokens(evidence.chosen(scope, layer, expert, phase), order, 100)
+    rows = evidence.chosen(scope, layer, expert, phase).top(order, 100)
     least = 10 if order == "share" else 1
     assert {row["token_id"]: row["n"] for row in rows} == {
         token: n for token, n in chosen.items() if seen[token] >= least
@@ -433,7 +433,7 @@ def test_expert_tokens(evidence, scope, phase, order):
 
 
 def test_expert_contexts(evidence, scope):
-    rows = evidence.contexts(evidence.chosen(scope, 3, 5, "all"), limit=4, around=3)
+    rows = evidence.chosen(scope, 3, 5, "all").contexts(limit=4, around=3)
     assert len(rows) == 4
     for row in rows:
         trace, pos = TRACES[row["trace_id"] - 1], row["pos"]
