@@ -212,7 +212,7 @@ def test_a_run_that_ends_with_many_small_files_is_compacted(tmp_path, monkeypatc
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.integers(1, 60), min_size=2, max_size=5), st.integers(1, 3), st.data())
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=4), st.integers(1, 3), st.data())
 def test_any_history_survives_compaction(tmp_path_factory, lengths, commits, data):
     path = tmp_path_factory.mktemp("store")
     traces = [random_trace(RUN, n, seed=i) for i, n in enumerate(lengths)]

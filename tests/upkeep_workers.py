@@ -41,7 +41,7 @@ def write_on(path: Path, reports: Connection) -> None:
         while True:
             reports.send((seed, *writer.commit(run_id, [trace_of(seed)])))
             seed += 1
-            time.sleep(0.05)
+            time.sleep(0.1)
 
 
 def keep_up(path: Path, reports: Connection, other: Path, seed: int) -> None:
