@@ -14,7 +14,7 @@ from workers import rich_trace
 
 from ringlens.cli import main
 from ringlens.errors import NotInStoreError, StoreError
-from ringlens.store import Store, StoreWriter, copying, delete, parquet, schema
+from ringlens.store import Store, StoreWriter, compact, copying, delete, parquet, rollup, schema
 from ringlens.store.manifest import Manifest
 
 RUN = random_run()
@@ -284,3 +284,21 @@ def test_commands_delete_merge_compact_and_count(tmp_path):
         assert not (tmp_path / "nothing").exists()
         args = ["--trace", 1, "--yes"] if command == "delete" else []
         assert call(command, tmp_path / "nothing", *args).exit_code == 1
+
+
+def test_all_of_it_works_at_an_address():
+    """On a file system that has no folders of this machine."""
+    one, two = "memory://upkeep/one", "memory://upkeep/two"
+    first, _ = make(one)
+    with Store(one) as store, StoreWriter(one) as writer:
+        before = rows(store)
+        compact.compact(writer.rewriter(), compact.plan(store), lambda done, total: None)
+        assert rows(store) == before
+        rollup.rebuild(writer.rewriter(), first, lambda done, total: None)
+        delete.delete_traces(writer.rewriter(), first, [1], store.tables())
+        assert_sums(store)
+    run_merge(two, one)
+    with Store(two) as store:
+        assert [len(store.files("routing")), len(store.traces())] == [2, 4]
+        assert_same(store.trace(1), TRACES[1], RUN)
+        assert_sums(store)
