@@ -31,6 +31,21 @@ def test_a_gpu_records_what_the_cpu_records(tmp_path):
         assert_same(gpu.trace(trace_id), again.trace(trace_id))
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_model_over_two_gpus_records_what_it_records_on_one(tmp_path):
+    one = rl.capture(
+        rl.load("ring-nano", device="cuda:0", dtype="float32"),
+        PROMPTS,
+        tmp_path / "one",
+        max_new_tokens=80,
+    )
+    lens = rl.load("ring-nano", device_map="balanced", dtype="float32")
+    assert len({p.device for p in lens.model.parameters()}) == 2
+    two = rl.capture(lens, PROMPTS, tmp_path / "two", max_new_tokens=80)
+    for trace_id in range(1, 5):
+        assert_same(one.trace(trace_id), two.trace(trace_id))
+
+
 @pytest.mark.parametrize("V", [37, 4096, 10_001])
 def test_the_kernel_of_log_probabilities_against_float64(V):
     g = torch.Generator("cuda").manual_seed(0)

@@ -62,12 +62,10 @@ class VocabularyInstrument:
     def tokens(self, token_ids_BT: Tensor) -> None:
         """A forward over these tokens begins: the first one's numbers are known now."""
         self._token_ids_BT = token_ids_BT
-        if self._last_logits_BV is None:
-            nothing_B1 = torch.full((len(token_ids_BT), 1), torch.nan, device=token_ids_BT.device)
-            self._found += (nothing_B1, nothing_B1)
-        else:
-            self._waiting += (self._last_logits_BV, token_ids_BT[:, 0])
-            if len(self._waiting) // 2 * self._last_logits_BV.numel() > self._most:
+        last_BV = self._last_logits_BV
+        if last_BV is not None:  # which may be on another device than the tokens
+            self._waiting += (last_BV, token_ids_BT[:, 0].to(last_BV.device))
+            if len(self._waiting) // 2 * last_BV.numel() > self._most:
                 self._settle()
 
     def take(self) -> dict[int, Parcel]:
@@ -87,13 +85,17 @@ class VocabularyInstrument:
 
     def _hidden(self, module: nn.Module, args: tuple, hidden_BTD: Tensor) -> None:
         B, T, _ = hidden_BTD.shape
+        if self._last_logits_BV is None:  # nothing is expected before the first token
+            nothing_B1 = torch.full((B, 1), torch.nan, device=hidden_BTD.device)
+            self._found += (nothing_B1, nothing_B1)
         if T > 1:
             self._settle()
         size = max(1, self._most // (B * self.model.config.vocab_size))
         for start in range(0, T - 1, size):
             stop = min(start + size, T - 1)
             logits = self._unembed(hidden_BTD[:, start:stop])
-            self._found += surprise(logits, self._token_ids_BT[:, start + 1 : stop + 1])
+            ids_Bt = self._token_ids_BT[:, start + 1 : stop + 1].to(logits.device)
+            self._found += surprise(logits, ids_Bt)
 
     def _logits(self, module: nn.Module, args: tuple, logits_BTV: Tensor) -> None:
         self._last_logits_BV = logits_BTV[:, -1]
