@@ -83,3 +83,23 @@ def test_a_disk_without_shared_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "_connect", connect)
     with pytest.raises(StoreError, match=rf"shared memory .* give file://{tmp_path}/s"):
         StoreWriter(tmp_path / "s")
+
+
+def test_what_the_refusal_says_to_give_works_and_is_found_by_its_path(tmp_path, mount):
+    mount(tmp_path, "nfs4")
+    with StoreWriter(f"file://{tmp_path}/s") as writer:
+        writer.commit(writer.start_run(RUN), kinds()[:1])
+    with StoreWriter(tmp_path / "s") as writer:
+        writer.commit(writer.start_run(RUN), kinds()[:1])
+    with Store(tmp_path / "s") as store:
+        assert len(store.traces()) == 2
+    assert not (tmp_path / "s" / "manifest.sqlite").exists()
+
+
+def test_a_refused_folder_may_be_given_as_the_refusal_says(tmp_path, mount):
+    """The refusal leaves nothing in it that would keep a store from being made there."""
+    mount(tmp_path, "nfs4")
+    with pytest.raises(StoreError, match="give file://"):
+        StoreWriter(tmp_path / "s")
+    with StoreWriter(f"file://{tmp_path}/s") as writer:
+        writer.start_run(RUN)
