@@ -105,7 +105,7 @@ def write_story(
     Replaced files stay ``stay`` seconds. Reports the run, then (trace_id, tokens) of each part
     committed, last the lines executed.
     """
-    encode.SHARE_VALUES = 2000  # several files a table, as of a large model
+    encode.SHARE_NS = 2e4  # several files a table, as of a large model
     sweep.RETIRED_STAY = timedelta(seconds=stay)
     rng = random.Random(os.getpid())
     fuse.light()

@@ -124,7 +124,7 @@ def test_row_groups_are_skipped_by_their_statistics(tmp_path):
 def many(request, tmp_path, monkeypatch):
     """A store whose logits are written this way, in one file or three; its traces."""
     monkeypatch.setattr(half_file, "WORTH", 1)
-    monkeypatch.setattr("ringlens.store.encode.SHARE_VALUES", 2_000)
+    monkeypatch.setattr("ringlens.store.encode.SHARE_NS", 1e4)
     run = random_run()
     traces = [random_trace(run, 90, seed=i) for i in range(2)]
     exact = traces[1].router_logits.copy()

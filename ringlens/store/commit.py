@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -91,24 +92,9 @@ class CommitFiles:
         Encoding takes nearly all the time of a commit and leaves the interpreter free, so tables,
         and shares of large tables, are encoded side by side.
         """
-        pairs = sorted(zip(trace_ids, traces, strict=True), key=lambda pair: pair[0])
-        shares = {table: encode.shares(table, traces, self._workers) for table in tables}
         pool = ThreadPoolExecutor(self._workers)
         try:
-            waiting = [
-                pool.submit(
-                    self.stage,
-                    table,
-                    groups,
-                    trace_ids,
-                    layout.part_of_share(share.index),
-                    _writer(table, traces),
-                )
-                for table in sorted(tables, key=lambda table: -len(shares[table]))
-                for share in shares[table]
-                if (groups := encode.row_groups(table, pairs, run, share)) is not None
-            ]
-            waiting.append(pool.submit(self._stage_usage, pairs, trace_ids, run))
+            waiting = [pool.submit(work) for work in self._work(tables, trace_ids, traces, run)]
             for each in waiting:
                 each.result()
         except BaseException:
@@ -117,6 +103,27 @@ class CommitFiles:
             pool.shutdown(cancel_futures=True)
             raise
         pool.shutdown()
+
+    def _work(
+        self,
+        tables: Sequence[Table],
+        trace_ids: Sequence[int],
+        traces: Sequence[TraceRecord],
+        run: RunShape,
+    ) -> list[Callable[[], None]]:
+        """What is to be encoded: the longest first, so that the workers end together."""
+        pairs = sorted(zip(trace_ids, traces, strict=True), key=lambda pair: pair[0])
+        usage_work = partial(self._stage_usage, pairs, trace_ids, run)
+        work = [(encode.cost("usage", traces), usage_work)]
+        for table in tables:
+            shares = encode.shares(table, traces, self._workers)
+            for share in shares:
+                if (groups := encode.row_groups(table, pairs, run, share)) is None:
+                    continue
+                part, write = layout.part_of_share(share.index), _writer(table, traces)
+                stage = partial(self.stage, table, groups, trace_ids, part, write)
+                work.append((encode.cost(table.name, traces) / len(shares), stage))
+        return [each for _, each in sorted(work, key=lambda pair: pair[0], reverse=True)]
 
     def _stage_usage(
         self, pairs: Sequence[tuple[int, TraceRecord]], trace_ids: Sequence[int], run: RunShape
@@ -141,7 +148,7 @@ class CommitFiles:
 
 def _writer(table: Table, records: Sequence[TraceRecord]) -> Write:
     """What writes a table's files: for many router logits what is fastest."""
-    many = encode.values(table, records) >= half_file.WORTH
+    many = encode.values(table.name, records) >= half_file.WORTH
     return half_file.write if many and table.name == "router_logits" else parquet.write
 
 

@@ -32,8 +32,11 @@ from ringlens.store.table import Table
 
 TOKEN_ROWS = 20_000
 
-SHARE_VALUES = 2**22
-"""Values of a table worth a file of its own: with fewer, one file is as fast and read faster."""
+SHARE_NS = 16e6
+"""Work worth a file of its own: with less, one file is as fast and read faster."""
+
+# Nanoseconds of one core a chosen expert, a logit, a head and token: measured at Ring-1T's size.
+COST_NS = {"routing": 70, "router_logits": 4, "heads": 40, "head_blocks": 11, "usage": 24}
 
 
 @dataclass(frozen=True)
@@ -81,27 +84,32 @@ def shares(table: Table, records: Sequence[TraceRecord], workers: int) -> list[S
     pyarrow encodes a file on one thread, so a large table takes several files. They are few: a
     query opens each of them.
     """
-    layers = max((_size(table, record)[0] for record in records), default=0)
-    count = max(1, min(workers, layers, values(table, records) // SHARE_VALUES))
+    layers = max((_size(table.name, record)[0] for record in records), default=0)
+    count = max(1, min(workers, layers, int(cost(table.name, records) / SHARE_NS)))
     return [Share(index, count) for index in range(count)]
 
 
-def values(table: Table, records: Sequence[TraceRecord]) -> int:
-    """Values of some records in a table with a row for each layer and token."""
+def cost(table: str, records: Sequence[TraceRecord]) -> float:
+    """About how long one core encodes some records in a table, in nanoseconds."""
+    return COST_NS.get(table, 0) * values(table, records)
+
+
+def values(table: str, records: Sequence[TraceRecord]) -> int:
+    """What is counted in COST_NS, for some records."""
     return sum(_size(table, record)[1] for record in records)
 
 
-def _size(table: Table, record: TraceRecord) -> tuple[int, int]:
+def _size(table: str, record: TraceRecord) -> tuple[int, int]:
     """Layers and values of a record in a table with a row for each layer and token."""
     routing, logits_STE, heads = record.routing, record.router_logits, record.heads
-    if table.name == "router_logits" and logits_STE is not None:
+    if table == "router_logits" and logits_STE is not None:
         return len(logits_STE), logits_STE.size
-    if table.name == "routing" and routing is not None:
-        return len(routing.layers), 4 * routing.expert_ids.size
-    if table.name == "heads" and heads is not None:
-        return len(heads.layers), 4 * heads.entropy.size
-    if table.name == "head_blocks" and (blocks := record.head_blocks or heads) is not None:
-        return len(blocks.layers), blocks.entropy.size  # for a token: they are made here
+    if table in ("routing", "usage") and routing is not None:
+        return len(routing.layers), routing.expert_ids.size
+    if table == "heads" and heads is not None:
+        return len(heads.layers), heads.entropy.size
+    if table == "head_blocks" and (blocks := record.head_blocks or heads) is not None:
+        return len(blocks.layers), blocks.entropy.size
     return 0, 0
 
 

@@ -32,7 +32,6 @@ WORTH = 2**20
 """Floats from which on the dictionary, 50 kB in every row group, is worth it."""
 
 PAGE_ROWS = 2_048
-CHUNK_ROWS = 256
 
 MAGIC = b"PAR1"
 # Numbers of parquet.thrift.
@@ -201,12 +200,7 @@ def halves(floats_RE: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[
     there and back; rows with any others (zero among them) take that one.
     """
     bits_RE = floats_RE.view(np.uint32)
-    half_RE = np.empty(bits_RE.shape, np.uint16)
-    exact_R = np.empty(len(bits_RE), bool)
-    for start in range(0, len(bits_RE), CHUNK_ROWS):  # what fits a core's cache
-        part = slice(start, start + CHUNK_ROWS)
-        _shift(bits_RE[part], half_RE[part])
-        exact_R[part] = _are_normal(bits_RE[part])
+    half_RE, exact_R = _shifted(bits_RE), _are_normal(bits_RE)
     others = np.flatnonzero(~exact_R)
     with np.errstate(over="ignore"):
         rounded = floats_RE[others].astype(np.float16)
@@ -223,14 +217,17 @@ def _are_normal(bits_RE: NDArray[np.uint32]) -> NDArray[np.bool_]:
     return inside_R & (np.bitwise_or.reduce(bits_RE, axis=1) & 0x1FFF == 0)
 
 
-def _shift(bits_RE: NDArray[np.uint32], half_RE: NDArray[np.uint16]) -> None:
+def _shifted(bits_RE: NDArray[np.uint32]) -> NDArray[np.uint16]:
     """Sign, five digits of the exponent and ten of the fraction, from float32 to fp16."""
+    half_RE = np.empty(bits_RE.shape, np.uint16)
     np.right_shift(bits_RE, 13, out=half_RE, casting="unsafe")
     half_RE -= np.uint16(0xC000)  # the exponents' biases differ by 112
     half_RE &= np.uint16(0x7FFF)
-    sign_RE = np.right_shift(bits_RE, 16, dtype=np.uint32).astype(np.uint16)
+    sign_RE = np.empty(bits_RE.shape, np.uint16)
+    np.right_shift(bits_RE, 16, out=sign_RE, casting="unsafe")
     sign_RE &= np.uint16(0x8000)
     half_RE |= sign_RE
+    return half_RE
 
 
 def _plain_page(floats_RE: NDArray[np.float32]) -> Page:
