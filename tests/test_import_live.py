@@ -264,6 +264,8 @@ def test_wrong_settings_are_refused_before_anything_is_asked(told, ask, tmp_path
     with serving(answers(told)) as server:
         with pytest.raises(ConfigError, match="temperature"):
             ask("vllm", server, temperature=-1)
+        with pytest.raises(ConfigError, match="concurrency = 0"):
+            ask("vllm", server, patience=Patience(concurrency=0))
         with pytest.raises(ConfigError, match="no engine"):
             ask("tgi", server)
         with pytest.raises(ConfigError, match="at least one problem"):

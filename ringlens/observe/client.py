@@ -10,7 +10,7 @@ from typing import Any, Self
 import anyio
 import httpx
 
-from ringlens.errors import ServingError
+from ringlens.errors import ConfigError, ServingError
 from ringlens.observe.answer import STREAM, parsed
 
 LONGEST = 60.0
@@ -35,6 +35,12 @@ class Patience:
     timeout: float = 1800.0
     retries: int = 5
     backoff: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name, least in (("concurrency", 1), ("timeout", 0), ("retries", 0), ("backoff", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}; it must be {least} or more.")
 
 
 class NoServerError(ServingError):

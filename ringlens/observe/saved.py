@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from ringlens.errors import ServingError
 from ringlens.observe.answer import Answer, Exchange
 from ringlens.observe.engine import Engine
 from ringlens.observe.exchange import exchanges
-from ringlens.observe.served import ServedModel, by_prompt, imported_run, trace_record
+from ringlens.observe.imported import imported_run, trace_record
+from ringlens.observe.served import ServedModel
 from ringlens.observe.target import fingerprint
 from ringlens.problem import Problem
 from ringlens.store.records import RunRecord, TraceRecord
@@ -76,8 +78,16 @@ class SavedResponses:
 
     def _record(self, answer: Answer) -> TraceRecord:
         self.engine.check(answer)
-        problem = by_prompt(self.problems, answer)
+        problem = self._named.get(answer.name) or self._asked.get(answer.asked or "")
         return trace_record(self.model, answer, self.engine.decode, 0, problem)
+
+    @cached_property
+    def _named(self) -> dict[str, Problem]:
+        return {problem.id: problem for problem in self.problems}
+
+    @cached_property
+    def _asked(self) -> dict[str, Problem]:
+        return {problem.prompt: problem for problem in self.problems}
 
 
 def _digest(path: Path) -> str:

@@ -20,8 +20,9 @@ from ringlens.observe.answer import Exchange
 from ringlens.observe.buffer import Task
 from ringlens.observe.client import Client, NoServerError, Patience
 from ringlens.observe.engine import Engine, find_engine
+from ringlens.observe.imported import imported_run, trace_record
 from ringlens.observe.saved import SavedResponses
-from ringlens.observe.served import ServedModel, imported_run, trace_record
+from ringlens.observe.served import ServedModel
 from ringlens.observe.session import OnProgress
 from ringlens.observe.target import fingerprint, open_target
 from ringlens.observe.tasks import problem_tasks

@@ -54,9 +54,10 @@ class Target:
 
     def commit(self) -> None:
         """Commit what is waiting."""
-        self.writer.commit(self.run_id, self.waiting)
-        self.done |= {record.item for record in self.waiting if record.item is not None}
-        self.waiting, self.committed = [], time.monotonic()
+        # Out of the list first: an interrupt behind the commit must not have it made twice.
+        records, self.waiting, self.committed = self.waiting, [], time.monotonic()
+        self.writer.commit(self.run_id, records)
+        self.done |= {record.item for record in records if record.item is not None}
 
     def _tell(self, tokens: int) -> None:
         self.progress = replace(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ NPY = re.compile(
 )
 
 Shape = tuple[int, int, int]
+
+Decode = Callable[[str, Shape, int], NDArray[np.integer]]
+"""Base64 text, the shape it must have and the experts of a layer, to expert ids."""
 
 
 def vllm_expert_ids(encoded: str, shape: Shape, experts: int) -> NDArray[np.integer]:

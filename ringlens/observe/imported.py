@@ -1,0 +1,211 @@
+"""From what a server answered to records: the run's, and a trace's with its tokens and choices.
+
+Shape letters: R rows (tokens), N layers, S sparse layers, k experts a token.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ringlens.errors import RinglensError, ServingError
+from ringlens.observe.answer import Answer
+from ringlens.observe.record import sizes
+from ringlens.observe.served import ServedModel
+from ringlens.observe.text import END_THINK, THINK, TokenText, phases, token_text
+from ringlens.observe.wire import Decode, sparse_choices
+from ringlens.problem import Problem, grade
+from ringlens.store.checks import check_trace
+from ringlens.store.records import ChoiceArrays, RunRecord, TokenArrays, TraceRecord
+
+if TYPE_CHECKING:
+    from ringlens.model.configuration import BailingMoeV2Config
+
+
+def imported_run(
+    model: ServedModel,
+    server: str,
+    *,
+    routing: bool,
+    seed: int,
+    sampling: dict[str, Any],
+    fingerprint: str,
+    versions: dict[str, str] | None = None,
+) -> RunRecord:
+    """The constants of an imported run; what only the server knows is "unknown" or NaN.
+
+    Args:
+        model: The model.
+        server: Kind of server, for ``runs.versions``.
+        routing: Whether it reports routing.
+        seed: Seed of the run.
+        sampling: Sampling parameters, as far as they are known.
+        fingerprint: Digest of what was asked for.
+        versions: The server's own versions, where it told them.
+    """
+    config = model.config
+    quantization = getattr(config, "quantization_config", None)
+    here = {"python": platform.python_version(), "ringlens": version("ringlens"), server: "unknown"}
+    return RunRecord(
+        mode="imported",
+        model=model.name,
+        revision=model.revision,
+        **sizes(config),
+        dtype="unknown",
+        quantization=None
+        if quantization is None
+        else json.dumps(quantization, sort_keys=True, default=str),
+        attention="unknown",
+        experts_layout="unknown",
+        seed=seed,
+        record=("routing",) if routing else (),
+        expert_bias=np.full((len(config.sparse_layers), config.num_experts), np.nan, np.float32),
+        versions=here | (versions or {}),
+        sampling=sampling,
+        fingerprint=fingerprint,
+    )
+
+
+def trace_record(
+    model: ServedModel,
+    answer: Answer,
+    decode: Decode | None,
+    item: int,
+    problem: Problem | None = None,
+    seed: int = 0,
+) -> TraceRecord:
+    """The trace that an answer tells.
+
+    Args:
+        model: The model that was served.
+        answer: What the server answered.
+        decode: Decodes its routing, which must be there; None where no routing is wanted.
+        item: Place of the trace in its run.
+        problem: What was asked; None to take it from the answer.
+        seed: Seed of its sampler.
+
+    Raises:
+        ServingError: The answer contradicts itself or the model.
+    """
+    try:
+        record = _record(model, answer, decode, item, problem, seed)
+        check_trace(record, model.shape)
+    except RinglensError as error:
+        raise ServingError(f"{answer.place}: {error}") from error
+    return record
+
+
+def _record(
+    model: ServedModel,
+    answer: Answer,
+    decode: Decode | None,
+    item: int,
+    problem: Problem | None,
+    seed: int,
+) -> TraceRecord:
+    prompt, output = _token_ids(model, answer, exact=decode is not None)
+    ids = prompt + output
+    vocabulary = model.config.vocab_size
+    wrong = [token for token in ids if not 0 <= token < vocabulary]
+    if wrong:
+        raise ServingError(f"token id {wrong[0]} in a vocabulary of {vocabulary}")
+    if not ids:
+        raise ServingError("there is neither a prompt nor an answer")
+    text = token_text(model.tokenizer, ids)
+    phase = phases(text, len(prompt))
+    asked = answer.asked or "".join(text.pieces[: len(prompt)])
+    problem = problem or Problem(answer.name, "", asked)
+    graded = grade(problem, text.text)
+    return TraceRecord(
+        prompt=problem.prompt,
+        text=text.text,
+        n_prompt=phase.count("prompt"),
+        n_think=phase.count("think"),
+        n_answer=phase.count("answer"),
+        finish_reason=answer.finish_reason,
+        seed=seed,
+        tokens=_tokens(ids, text, phase),
+        routing=None if decode is None else _choices(model.config, answer, decode, len(ids)),
+        problem_id=problem.id or None,
+        task=problem.task or None,
+        answer=graded.answer,
+        expected=problem.answer,
+        correct=graded.correct,
+        item=item,
+    )
+
+
+def _choices(
+    config: BailingMoeV2Config, answer: Answer, decode: Decode, tokens: int
+) -> ChoiceArrays:
+    """The routing of an answer of ``tokens`` tokens, the last of which was never routed."""
+    assert answer.routed_experts is not None
+    rows = tokens - 1 - answer.start
+    if rows < 0:
+        raise ServingError(
+            f"routing starts at position {answer.start} of {tokens} tokens: lower --prompt-start"
+        )
+    shape = (rows, config.num_hidden_layers, config.num_experts_per_tok)
+    ids_RNk = decode(answer.routed_experts, shape, config.num_experts)
+    ids_SRk = sparse_choices(ids_RNk, config.sparse_layers, config.num_experts)
+    return ChoiceArrays(config.sparse_layers, ids_SRk, answer.start)
+
+
+def _token_ids(model: ServedModel, answer: Answer, exact: bool) -> tuple[list[int], list[int]]:
+    """Tokens of the prompt and of what was generated, encoded from text where only that is there.
+
+    Args:
+        model: The model.
+        answer: The answer.
+        exact: Refuse unless there are as many as the server counted.
+    """
+    prompt = _prompt_ids(model, answer)
+    output = answer.output
+    if output is None:
+        opened = model.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK)
+        thought = answer.reasoning and f"{'' if opened else THINK}{answer.reasoning}{END_THINK}"
+        output = model.encode(thought + answer.text)
+        if len(output) + 1 == answer.n_output and answer.finish_reason == "stop":
+            output += model.eos_token_ids[:1]  # which servers count and leave out of the text
+    for name, ids, counted in (
+        ("prompt", prompt, answer.n_prompt),
+        ("generated", output, answer.n_output),
+    ):
+        if exact and counted is not None and counted != len(ids):
+            raise ServingError(
+                f"{len(ids)} {name} tokens, where the server counted {counted}. Text alone does "
+                f"not always give its tokens back: ask the server for token ids"
+            )
+    return prompt, output
+
+
+def _prompt_ids(model: ServedModel, answer: Answer) -> list[int]:
+    given = answer.prompt
+    if given is None or given == []:
+        raise ServingError(
+            "the prompt is not known: ask the server for token ids, or give "
+            "objects with request and response"
+        )
+    if isinstance(given, str):
+        return model.encode(given)
+    if isinstance(given[0], int):
+        return [token for token in given if isinstance(token, int)]
+    return model.encode_chat(given)
+
+
+def _tokens(ids: Sequence[int], text: TokenText, phase: list[str]) -> TokenArrays:
+    unknown = np.full(len(ids), np.nan, np.float32)
+    return TokenArrays(
+        token_id=np.array(ids, np.int32),
+        text=text.pieces,
+        start=np.array(text.starts, np.int32),
+        end=np.array(text.ends, np.int32),
+        phase=phase,
+        logprob=unknown,
+        entropy=unknown,
+    )
