@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -19,11 +20,16 @@ import numpy as np
 
 def all_layers(trace, config, start=0):
     """Expert ids [tokens - 1 - start, layers, k] in no order, zeros on dense layers."""
-    shape = (len(trace) - 1 - start, config.num_hidden_layers, config.num_experts_per_tok)
-    ids = np.zeros(shape, np.int32)
+    return _all_layers(trace, config.num_hidden_layers, config.sparse_layers)[start:].copy()
+
+
+@cache
+def _all_layers(trace, layers, sparse_layers):
+    chosen = {layer: trace.routing(layer)["expert_ids"][:-1] for layer in sparse_layers}
+    ids = np.zeros((len(trace) - 1, layers, chosen[sparse_layers[0]].shape[1]), np.int32)
     rng = np.random.default_rng(0)
-    for layer in config.sparse_layers:
-        ids[:, layer] = rng.permuted(trace.routing(layer)["expert_ids"][start:-1], axis=1)
+    for layer, ids_Tk in chosen.items():
+        ids[:, layer] = rng.permuted(ids_Tk, axis=1)
     return ids
 
 
@@ -51,6 +57,7 @@ class Told:
         """The trace whose prompt has these tokens."""
         return next(t for t in self.traces if self.ids(t)[0] == list(ids))
 
+    @cache  # noqa: B019 (a server is asked the same again and again)
     def ids(self, trace):
         """Token ids of prompt and answer."""
         ids = trace.tokens()["token_id"].tolist()

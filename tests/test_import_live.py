@@ -63,7 +63,7 @@ def assert_all(told, store):
 @pytest.mark.parametrize(("engine", "version"), [("vllm", "0.28.0"), ("sglang", "0.5.23")])
 def test_problems_are_asked_and_answers_recorded(told, ask, engine, version):
     seen = []
-    with serving(answers(told)) as server:
+    with serving(answers(told), delay=0.2) as server:  # so that requests overlap
         with ask(engine, server, on_progress=seen.append) as store:
             assert_all(told, store)
             (run,) = store.runs().to_arrow_table().to_pylist()

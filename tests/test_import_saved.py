@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from ringlens.errors import ModelNotFoundError, ServingError
 from ringlens.observe.served import ServedModel
 from ringlens.observe.serving import import_responses
 from ringlens.observe.tasks import Text
-from ringlens.store import Store
 
 RECORDED = Path(__file__).parent / "data" / "served"
 
@@ -315,30 +312,21 @@ def test_the_config_alone_says_what_is_read(tmp_path, told, model):
     assert read.encode_prompt("Make 24.") == told.lens.encode_prompt("Make 24.")
 
 
-def test_an_import_that_was_killed_goes_on(tmp_path, told, monkeypatch):
-    """Killed after the first of several commits, and given again: every trace once."""
+def test_an_import_that_was_interrupted_goes_on(told, load):
+    """Interrupted behind the first of two commits, and given again: every trace once."""
     rows = [told.vllm(told.traces[i % 4]) for i in range(40)]
-    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    code = """
-import os, sys
-from ringlens.observe import serving
-def die(progress):
-    if progress.traces >= 36:
-        os.kill(os.getpid(), 9)
-serving.import_responses("vllm", ["r.jsonl"], "s", model="ring-nano", on_progress=die)
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
-    assert result.returncode == -9
-    with Store(tmp_path / "s") as store:
-        assert store.sql("select count(*) from traces").fetchall() == [(32,)]
-    monkeypatch.chdir(tmp_path)
-    options = ["--model", "ring-nano", "--store", "s"]
-    result = CliRunner().invoke(main, ["import", "vllm", "r.jsonl", *options])
-    assert result.exit_code == 0, result.output
-    with Store(tmp_path / "s") as store:
+
+    def interrupt(progress):
+        if progress.traces >= 36:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load("vllm", *rows, on_progress=interrupt)
+    with load("vllm", *rows) as store:
         items = store.sql("select item, run_id from traces order by item").fetchall()
         assert [item for item, _ in items] == list(range(40))
         assert len({run for _, run in items}) == 1
+        assert store.sql("select count(finished) from runs").fetchall() == [(1,)]
 
 
 @pytest.mark.parametrize("name", ["vllm-completion.json", "vllm-chat.json"])
