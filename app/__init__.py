@@ -19,7 +19,7 @@ def make_app(store_path: str | Path) -> dash.Dash:
     """The Dash app of one store; ``make_app(path).server`` is its WSGI application.
 
     Args:
-        store_path: Folder of the store.
+        store_path: Folder or address of the store.
 
     Raises:
         StoreError: There is no store, or one that this version cannot read.

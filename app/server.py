@@ -23,7 +23,7 @@ def serve(
     """Serve the dashboard of a store until interrupted.
 
     Args:
-        store_path: Folder of the store.
+        store_path: Folder or address of the store.
         host: Address to listen on; only this machine's own are allowed.
         port: Port to listen on; 0 takes a free one.
         open_browser: Open the page in the default browser.

@@ -120,7 +120,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--store", default="runs/demo", show_default=True, help="Folder of the store.")
+@click.option(
+    "--store", default="runs/demo", show_default=True, help="Folder or address of the store."
+)
 @click.option("--n", default=32, show_default=True, help="Problems to think about.")
 @click.option("--port", default=8050, show_default=True, help="Port of the dashboard.")
 @click.option("--serve/--no-serve", default=True, help="Serve the dashboard afterwards.")
@@ -154,7 +156,7 @@ def demo(store: str, n: int, port: int, serve: bool) -> None:
     help="Bundled task, or a JSONL file with id, task, prompt, answer, fields.",
 )
 @click.option("--n", default=None, type=int, help="How many problems; all if left out.")
-@click.option("--store", required=True, help="Folder of the store; made or added to.")
+@click.option("--store", required=True, help="Folder or address of the store; made or added to.")
 @click.option("--max-new-tokens", default=512, show_default=True, help="Most tokens of a trace.")
 @click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from.")
@@ -181,7 +183,9 @@ def capture(model: str, problems: str, n: int | None, store: str, **options: Any
 @main.command()
 @click.argument("model")
 @click.argument("source")
-@click.option("--store", required=True, help="Folder of the store that the records go to.")
+@click.option(
+    "--store", required=True, help="Folder or address of the store that the records go to."
+)
 @click.option(
     "--prefill",
     default=32768,

@@ -33,7 +33,9 @@ def import_options(command: Command) -> Command:
                 help="What is served: ring-nano, a folder, its config.json, "
                 "or a hub id. Its configuration and tokenizer are read, never its weights.",
             ),
-            click.option("--store", required=True, help="Folder of the store; made or added to."),
+            click.option(
+                "--store", required=True, help="Folder or address of the store; made or added to."
+            ),
             click.option("--skip-bad", is_flag=True, help="List what cannot be imported, go on."),
             click.option("--server", help="Ask this server, e.g. http://localhost:8000."),
             click.option(

@@ -54,7 +54,7 @@ def import_responses(
     Args:
         engine: Who answered: "vllm", "sglang", or "openai" for text without routing.
         paths: JSON and JSONL files; see :mod:`ringlens.observe.exchange`.
-        store: Folder of the store; made if it is not there, added to if it is.
+        store: Folder or address of the store; made if it is not there, added to if it is.
         model: What was served: its configuration says which layers route, its tokenizer what the
             tokens mean. Weights are not needed.
         problems: What was asked, for grading: matched by id (``custom_id``) or prompt.
@@ -111,7 +111,7 @@ def import_problems(
             servers that have chat completions only.
         server: Its address, such as ``http://localhost:8000``.
         problems: Problems, or plain prompts.
-        store: Folder of the store; made if it is not there, added to if it is.
+        store: Folder or address of the store; made if it is not there, added to if it is.
         model: As for :func:`import_responses`.
         served_as: Name of the model in the server; None takes its first.
         api_key: Key of the server; sent, never stored.

@@ -76,7 +76,7 @@ def capture(
     Args:
         lens: The model.
         problems: Problems, or plain prompts.
-        store: Folder of the store; made if it is not there, added to if it is.
+        store: Folder or address of the store; made if it is not there, added to if it is.
         batch_size: Problems generated side by side; no record depends on it.
         record: Any of "logprobs" (of every token, with the entropy before it), "routing",
             "router_logits", "heads" (of every token), "head_blocks" (by 64 positions, stored with
@@ -125,7 +125,7 @@ def replay(
         lens: The model.
         source: Texts (chat markup included) or tokens, or a store whose traces are replayed token
             by token.
-        store: Folder of the store that the records go to; may be the source.
+        store: Folder or address of the store that the records go to; may be the source.
         batch_size: Texts a forward; no record depends on it.
         record: As for :func:`capture`.
         prefill: Positions a forward takes at most; longer texts go through in several, with a

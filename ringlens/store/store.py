@@ -44,11 +44,11 @@ class Definitions:
 class Store:
     """A store, opened for reading; nothing in it is ever changed.
 
-    Every query sees all commits that were complete when it was made, so a running capture can be
-    watched. Any thread may query.
+    Every query sees all commits that were complete when it was made (at an address: 0.2 seconds
+    before), so a running capture can be watched. Any thread may query.
 
     Args:
-        path: Folder of the store.
+        path: Folder or address of the store.
 
     Attributes:
         folder: Where its files live.
@@ -95,7 +95,7 @@ class Store:
 
     @property
     def address(self) -> str:
-        """What opens this store again: an absolute path."""
+        """What opens this store again: an absolute path or an address."""
         return self.folder.address
 
     @property
@@ -105,7 +105,7 @@ class Store:
 
     @property
     def path(self) -> Path:
-        """The store's folder on this machine."""
+        """The store's folder on this machine. Raises StoreError if it is elsewhere."""
         return self.folder.path
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ class Transactions:
     """A store opened for writing, and its commits.
 
     Args:
-        path: Folder of the store; made if it is missing.
+        path: Folder or address of the store; made if it is missing.
         peers: The ranks that write together, this one among them.
         workers: Threads that encode a commit; None for as many as the process may use cores, from
             2 to 8.
