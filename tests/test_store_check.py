@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from records import part, random_trace
 from test_store_processes import start
 from workers import RUN, check_without_rights, repair_store, rich_trace, write_commits
 
+from ringlens.cli import main
 from ringlens.store import Store, StoreWriter, parquet
 from ringlens.store.check import check
 from ringlens.store.repair import repair
@@ -474,3 +476,38 @@ def test_the_command_names_what_is_wrong_and_says_so_in_its_exit_code(path):
     told = json.loads(ringlens("check", path, "--json", "--repair", "--drop-damaged").stdout)
     assert told["ok"] and "took traces 1, 2, 3 of run" in told["done"][0]
     assert ringlens("check", path).returncode == 0
+
+
+def run_command(*args):
+    result = CliRunner().invoke(main, list(map(str, args)))
+    assert result.exit_code == 0, result.output
+
+
+def test_upkeep_leaves_nothing_to_find(path, tmp_path):
+    run_command("compact", path)
+    assert findings(path) == []
+    run_command("merge", tmp_path / "both", path)
+    run_command("delete", path, "--trace", 2, "--yes")
+    assert findings(path) == []
+    run_command("merge", tmp_path / "both", path)
+    run_command("export", path, "--out", tmp_path / "part", "--where", "trace_id > 3")
+    assert findings(tmp_path / "both") == findings(tmp_path / "part") == []
+
+
+def test_a_store_at_an_address_is_checked_and_repaired():
+    address = f"memory://{random.random()}/store"
+    with StoreWriter(address) as writer:
+        run_id = writer.start_run(RUN)
+        writer.commit(run_id, [random_trace(RUN, 20)])
+        writer.commit(run_id, [random_trace(RUN, 20, seed=1)])
+        writer.finish_run(run_id)
+    with Store(address) as store:
+        lost = store.files("heads")[1].path
+        orphan = lost.replace("part-", "part-9")
+        store.folder.write(orphan, store.folder.read(lost))
+        assert [found.kind for found in check(store).findings] == ["orphan"]
+        store.folder.remove(lost)
+        assert [found.kind for found in check(store).findings] == ["missing", "gap", "orphan"]
+        assert repair(address, True, lambda _: None).findings == []
+        assert [row[0] for row in store.sql("select trace_id from traces").fetchall()] == [1]
+        assert store.folder.exists(f"orphans/{orphan}")
