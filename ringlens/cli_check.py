@@ -26,10 +26,20 @@ COLOURS = {"lost": "red", "wrong": "yellow", "litter": None}
     is_flag=True,
     help="With --repair: take traces of which rows are lost out, with all their rows.",
 )
+@click.option(
+    "--rebuild-manifest",
+    is_flag=True,
+    help="First make a destroyed manifest.sqlite anew from the files; goes with --repair.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, and no progress.")
 @click.pass_context
 def check(
-    context: click.Context, store: str, mend: bool, drop_damaged: bool, as_json: bool
+    context: click.Context,
+    store: str,
+    mend: bool,
+    drop_damaged: bool,
+    rebuild_manifest: bool,
+    as_json: bool,
 ) -> None:
     r"""Check every file and row of STORE; exit code 1 if anything is wrong.
 
@@ -42,17 +52,21 @@ def check(
       ringlens check runs/first
       ringlens check runs/first --repair
       ringlens check runs/first --repair --drop-damaged
+      ringlens check runs/first --repair --rebuild-manifest
       ringlens check runs/first --json
     """
     from ringlens.store import Store
     from ringlens.store.check import check as check_store
     from ringlens.store.repair import repair
+    from ringlens.store.rescue import rebuild_manifest as rebuild
 
-    if drop_damaged and not mend:
-        raise click.UsageError("--drop-damaged goes with --repair.")
+    if (drop_damaged or rebuild_manifest) and not mend:
+        raise click.UsageError("--drop-damaged and --rebuild-manifest go with --repair.")
     done: list[str] = []
     say = done.append if as_json else click.echo
     with _progress(f"checking {store}", quiet=as_json) as on_progress:
+        if rebuild_manifest:
+            rebuild(store, say)
         if mend:
             report = repair(store, drop_damaged, say, on_progress)
         else:

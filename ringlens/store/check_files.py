@@ -62,7 +62,7 @@ def check_file(folder: Folder, file: File, table: Table | None) -> Checked:
             read_pages(folder, file.path)
         with pq.ParquetFile(folder.source(file.path)) as opened:
             misfits = tuple(_misfits(file, opened.schema_arrow, table))
-            found = _spanned(replace(found, rows=opened.metadata.num_rows), opened)
+            found = spanned(replace(found, rows=opened.metadata.num_rows), opened)
     except (OSError, pa.ArrowException) as error:
         kind, what = _broken(file, size, error)
         return Checked(file, False, (_lost(file, kind, what),))
@@ -91,7 +91,7 @@ def _broken(file: File, size: int, error: Exception) -> tuple[str, str]:
     return kind, f"cannot be read ({line})"
 
 
-def _spanned(file: File, opened: pq.ParquetFile) -> File:
+def spanned(file: File, opened: pq.ParquetFile) -> File:
     """The file with the smallest and largest trace id that it holds."""
     index = opened.schema_arrow.get_field_index("trace_id")
     if index < 0:

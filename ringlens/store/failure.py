@@ -57,9 +57,13 @@ def _manifest_advice(error: sqlite3.Error) -> str:
         return "other writers held the manifest for a minute: try again, or stop them"
     if "unable to open" in text:
         return (
-            "manifest.sqlite cannot be opened: put a copy of it back, or, where a writer was "
-            "killed and the disk is now read-only, copy the store to a disk that can be written"
+            "manifest.sqlite cannot be opened: put a copy of it back, or make it anew with "
+            "`ringlens check --repair --rebuild-manifest`, or, where a writer was killed and the "
+            "disk is now read-only, copy the store to a disk that can be written"
         )
     if "malformed" in text or "not a database" in text or "no such table" in text:
-        return f"manifest.sqlite is damaged ({text}): put back a copy of it and of its -wal file"
+        return (
+            f"manifest.sqlite is damaged ({text}): put back a copy of it and of its -wal file, or "
+            f"make it anew with `ringlens check --repair --rebuild-manifest`"
+        )
     return f"manifest.sqlite failed ({text})"
