@@ -1,20 +1,25 @@
 """How many tokens a second are stored: traces of Ring-1T's size, encoded and committed.
 
 Tokens a second of CPU time, which is what one core does, and of the clock: tables are encoded side
-by side. Both are medians, with their range.
+by side. Both are medians, with their range. In turn with each commit the same arrays are written as
+raw `.npy` files, floats in half precision, which is the limit: no key, no choice of columns, and
+every reader must know the shapes.
 
 python benchmarks/bench_writer.py [TOKENS]
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +29,7 @@ from ringlens.store import (
     HeadArrays,
     RoutingArrays,
     RunRecord,
+    Store,
     StoreWriter,
     TokenArrays,
     TraceRecord,
@@ -51,28 +57,73 @@ def main() -> None:
     }
     print(f"{machine()}, pyarrow {pa.__version__}; blocks of {tokens} tokens")
     for name, record in variants.items():
-        core, clock, size = measure(run, record, tokens)
+        found = measure(run, record)
+        core = [tokens / cpu for cpu, _ in found.commit]
+        clock = [tokens / seconds for _, seconds in found.commit]
+        raw = [tokens / cpu for cpu, _ in found.npy]
         print(
             f"{name:28s} {spread(core)} tokens/s of one core, {spread(clock)} by the clock,"
-            f" {size / tokens / 1000:6.2f} kB a token"
+            f" {sum(found.tables.values()) / tokens / 1000:6.2f} kB a token;"
+            f" .npy {spread(raw)} of one core, {found.npy_bytes / tokens / 1000:6.2f} kB"
         )
+    print("bytes a token of each table, everything recorded:")
+    for table, size in found.tables.items():
+        print(f"  {table:16s} {size / tokens:10,.1f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:,.0f} MiB, of which the trace {trace_bytes(trace) / 2**20:,.0f} MiB")
 
 
-def measure(run: RunRecord, record: TraceRecord, tokens: int) -> tuple[list, list, int]:
-    """Tokens a second of CPU time and of the clock, in each round; bytes of a commit."""
-    core, clock, size = [], [], 0
-    with tempfile.TemporaryDirectory() as folder, StoreWriter(Path(folder) / "s") as writer:
+class Found(NamedTuple):
+    """What was measured: seconds of CPU and of the clock in each round, and bytes."""
+
+    commit: list[tuple[float, float]]
+    npy: list[tuple[float, float]]
+    tables: dict[str, int]
+    npy_bytes: int
+
+
+def measure(run: RunRecord, record: TraceRecord) -> Found:
+    """Commit a trace and write its arrays raw, in turn."""
+    commit, npy, arrays = [], [], raw_arrays(record)
+    with tempfile.TemporaryDirectory() as name, StoreWriter(Path(name) / "s") as writer:
         run_id = writer.start_run(run)
         for _ in range(ROUNDS + 1):
-            before = writer.bytes_written
-            cpu, now = time.process_time(), time.perf_counter()
-            writer.commit(run_id, [record])
-            core.append(tokens / (time.process_time() - cpu))
-            clock.append(tokens / (time.perf_counter() - now))
-            size = writer.bytes_written - before
-    return core[1:], clock[1:], size  # the first round pays for imports
+            commit.append(timed(lambda: writer.commit(run_id, [record])))
+            npy.append(timed(lambda: write_npy(Path(name), arrays)))
+        with Store(Path(name) / "s") as store:
+            last = max(file.first_trace for file in store.files("tokens"))
+            files = [f for each in store.snapshot().values() for f in each if f.last_trace == last]
+            tables = {file.table: file.bytes for file in files}
+        npy_bytes = sum(path.stat().st_size for path in Path(name).glob("*.npy"))
+    return Found(commit[1:], npy[1:], tables, npy_bytes)  # the first round pays for imports
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of CPU and of the clock."""
+    cpu, now = time.process_time(), time.perf_counter()
+    work()
+    return time.process_time() - cpu, time.perf_counter() - now
+
+
+def raw_arrays(record: TraceRecord) -> dict[str, np.ndarray]:
+    """The large arrays of a record."""
+    groups = {"routing": record.routing, "heads": record.heads, "blocks": record.head_blocks}
+    arrays = {"logits": record.router_logits} if record.router_logits is not None else {}
+    for name, group in groups.items():
+        for field, array in vars(group).items() if group is not None else ():
+            if isinstance(array, np.ndarray):
+                arrays[f"{name}-{field}"] = array
+    return arrays
+
+
+def write_npy(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as raw files, and wait for the disk."""
+    for name, array in arrays.items():
+        floats = np.issubdtype(array.dtype, np.floating)
+        with (folder / f"{name}.npy").open("wb") as file:
+            np.save(file, array.astype(np.float16) if floats else array)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def spread(values: list[float]) -> str:
