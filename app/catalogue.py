@@ -41,14 +41,15 @@ class Catalogue:
             self._fill(name, self._copy(name, (), ()), "create table {name} as from incoming")
 
     def sql(self, query: str, params: dict[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
-        """Query the tables as they are at this moment."""
-        self._refresh()
+        """Query the tables as they are at this moment; those that it does not name may be old."""
+        self._refresh([name for name in _COPIES if name in query])
         return self._connection.cursor().sql(query, params=params or {})
 
-    def _refresh(self) -> None:
+    def _refresh(self, names: Sequence[str]) -> None:
         with self._lock:
             files = self._store.snapshot()
-            for name, seen in self._seen.items():
+            for name in names:
+                seen = self._seen[name]
                 now = {file.path: file for file in files.get(name, ())}
                 if now.keys() != seen.keys():
                     changed = [(now.get(path) or seen[path]) for path in now.keys() ^ seen.keys()]

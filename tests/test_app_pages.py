@@ -226,6 +226,20 @@ def test_a_damaged_store_is_a_sentence(tmp_path):
     assert "tokens" in response.json["error"]
 
 
+def test_a_damaged_file_stops_only_the_pages_that_need_it(tmp_path):
+    run = random_run()
+    with StoreWriter(tmp_path / "s") as writer:
+        run_id = writer.start_run(run)
+        for seed in (1, 2):
+            writer.commit(run_id, [random_trace(run, 30, seed=seed)])
+    with Store(tmp_path / "s") as store:
+        (store.path / store.files("tokens")[0].path).write_bytes(b"not parquet")
+        sources = Sources(store)
+        assert "trace-app" in text_of(page_of(sources, "/trace/2", ""))
+        with pytest.raises(StoreError, match="tokens"):
+            page_of(sources, "/", "")
+
+
 def test_starts_fast_and_without_torch(path):
     code = f"""
 import sys, time
