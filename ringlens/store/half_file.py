@@ -56,18 +56,19 @@ class Page:
     encoding: int
     values: int
     raw: int
-    body: bytes
+    body: pa.Buffer
 
     @classmethod
-    def of(cls, kind: int, encoding: int, values: int, data: bytes, level: int) -> Page:
+    def of(cls, kind: int, encoding: int, values: int, data: bytes | NDArray, level: int) -> Page:
         """A page of some bytes, compressed at a level of zstd."""
-        body = pa.Codec("zstd", compression_level=level).compress(data, asbytes=True)
-        return cls(kind, encoding, values, len(data), body)
+        raw = pa.py_buffer(data)
+        body = pa.Codec("zstd", compression_level=level).compress(raw)
+        return cls(kind, encoding, values, raw.size, body)
 
     def header(self) -> bytes:
         """What stands before it in the file."""
         check = zlib.crc32(self.body)
-        facts = {1: i32(self.kind), 2: i32(self.raw), 3: i32(len(self.body))}
+        facts = {1: i32(self.kind), 2: i32(self.raw), 3: i32(self.body.size)}
         facts[4] = i32(check - 2**32 if check >= 2**31 else check)
         values, encoding = i32(self.values), i32(self.encoding)
         if self.kind == DICTIONARY_PAGE:
@@ -170,9 +171,8 @@ class HalfFile:
         }
         return facts if first_data == start else facts | {11: i64(start)}
 
-    def _put(self, data: bytes) -> None:
-        self._file.write(data)
-        self._at += len(data)
+    def _put(self, data: bytes | pa.Buffer) -> None:
+        self._at += self._file.write(data)
 
 
 def _number_pages(field: pa.Field, column: pa.Array) -> Iterator[Page]:
@@ -235,14 +235,15 @@ def _plain_page(floats_RE: NDArray[np.float32]) -> Page:
     return Page.of(DATA_PAGE, PLAIN, floats_RE.size, data, 1)
 
 
-def _index_page(half_RE: NDArray) -> Page:
+def _index_page(half_RE: NDArray[np.uint16]) -> Page:
     """Indices in one bit-packed run: 16 bits each, a multiple of eight of them."""
     groups = -(-half_RE.size // 8)
-    head = b"\x10" + varint(groups << 1 | 1)
-    padding = bytes(2 * (8 * groups - half_RE.size))
-    data = b"".join(
-        [_levels(*half_RE.shape), head, half_RE.astype("<u2", copy=False).tobytes(), padding]
-    )
+    head = _levels(*half_RE.shape) + b"\x10" + varint(groups << 1 | 1)
+    # Filled by numpy, which lets other threads run meanwhile.
+    data = np.zeros(len(head) + 16 * groups, np.uint8)
+    data[: len(head)] = np.frombuffer(head, np.uint8)
+    indices = half_RE.reshape(-1).astype("<u2", copy=False).view(np.uint8)
+    data[len(head) : len(head) + len(indices)] = indices
     return Page.of(DATA_PAGE, RLE_DICTIONARY, half_RE.size, data, FAST)
 
 
