@@ -39,6 +39,18 @@ def test_rows_are_there_where_the_server_gave_them_and_nowhere_else(tmp_path, fi
             np.testing.assert_array_equal(routing["expert_ids"], record.routing.expert_ids[index])
 
 
+def test_many_choices_are_shared_between_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("ringlens.store.encode.SHARE_NS", 1)
+    record = served(first=3)
+    with StoreWriter(tmp_path, workers=2) as writer:
+        writer.commit(writer.start_run(RUN), [record])
+    with Store(tmp_path) as store:
+        assert len(store.files("routing")) == 2
+        for index, layer in enumerate(RUN.sparse_layers):
+            found = store.trace(1).routing(layer)["expert_ids"]
+            np.testing.assert_array_equal(found, record.routing.expert_ids[index])
+
+
 def test_all_that_is_not_known_is_null(tmp_path):
     with store_of(tmp_path, served()) as store:
         routing = store.trace(1).routing(2)

@@ -3,8 +3,11 @@
 pyarrow spends its time on the levels of the lists, on splitting bytes and on zstd: 9 ns a float.
 Parquet can hold fp16 as it lies in memory and in plain sight of every reader: with a dictionary of
 the 65,536 values of fp16, as floats, the 16 bits of a value are its index, and indices of 16 bits
-are packed as they are. Rows that fp16 does not hold stand in plain pages between the others. The
-file is an eighth larger than one that zstd has worked on.
+are packed as they are. Rows that fp16 does not hold stand in plain pages between the others. That
+costs 3 ns a float, and a sixth more room than zstd's work leaves (which compaction gives back).
+
+Byte planes of fp16 in two binary columns, the other fast way, cost 5 ns and would be floats only in
+connections that ringlens opens.
 
 Shape letters: R rows, E floats a row.
 """
