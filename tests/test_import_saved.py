@@ -372,8 +372,9 @@ def test_the_command_lists_what_it_skips(tmp_path, told):
     assert done.exit_code == 0
     assert "skipped: " in done.output
     assert "1 traces" in done.output
-    info = CliRunner().invoke(main, ["info", str(tmp_path / "s")])
-    assert info.exit_code == 0, info.output
+    for command in ("info", "check"):
+        said = CliRunner().invoke(main, [command, str(tmp_path / "s")])
+        assert said.exit_code == 0, said.output
     for wrong in ([], [str(file), "--server", "http://localhost:1"]):
         assert CliRunner().invoke(main, ["import", "vllm", *wrong, *options]).exit_code == 2
 

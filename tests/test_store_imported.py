@@ -8,6 +8,7 @@ from records import random_run, random_trace
 
 from ringlens.errors import NotInStoreError, ObservationError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
+from ringlens.store.check import check
 from ringlens.store.verify import verify_choices
 
 RUN = random_run(mode="imported", record=("routing",), expert_bias=np.full((3, 16), np.nan))
@@ -65,6 +66,7 @@ def test_all_that_is_not_known_is_null(tmp_path):
         assert store.sql("select count(*), count(bias) from experts").fetchall() == [(48, 0)]
         assert store.sql("select count(entropy) from routing").fetchall() == [(0,)]
         assert verify_choices(store).rows == 0
+        assert check(store).findings == []
         with pytest.raises(NotInStoreError, match="router_logits"):
             store.trace(1).router_logits(1)
 
@@ -79,6 +81,7 @@ def test_full_and_imported_runs_stand_side_by_side(tmp_path):
         assert store.sql(query).fetchall() == [(1, 24 * 3 * 3), (2, 0)]
         assert store.trace(1).routing(1)["weights"].shape == (24, 3)
         assert verify_choices(store).differ == 0
+        assert check(store).findings == []
 
 
 def test_a_trace_may_have_no_rows_at_all(tmp_path):

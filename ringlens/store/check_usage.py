@@ -105,7 +105,8 @@ def _sums(column: pa.ChunkedArray, none_CE: NDArray) -> NDArray:
     known_C = column.is_valid().to_numpy()
     found = matrix(column.drop_null())
     wide = np.zeros(none_CE.shape, np.float64 if found.dtype.kind == "f" else np.int64)
-    wide[known_C] = found
+    if len(found):
+        wide[known_C] = found
     return wide
 
 
