@@ -214,7 +214,7 @@ def test_the_command_line_takes_addresses(bucket):
             writer.commit(run_id, [record])
         writer.finish_run(run_id)
     query = "select count(*) as n from traces"
-    assert json.loads(ringlens("sql", bucket, query, "--format", "json")) == {"n": 3}
+    assert json.loads(ringlens("sql", bucket, query, "--format", "json")) == [{"n": 3}]
     assert "3 traces" in ringlens("info", bucket)
     assert "sum up all routing" in ringlens("rollup", bucket)
     with Store(bucket) as store:

@@ -8,9 +8,22 @@ import time
 import pytest
 from records import part
 from s3_server import BUCKET, reached, serve
+from test_store_peers import assert_rich, run_ranks
 from test_store_processes import COUNTS, assert_whole_blocks, drain, start
 from test_store_roundtrip import assert_same
-from workers import KINDS, PARTS, RUN, kinds, whole, write_commits, write_parts, write_there
+from workers import (
+    KINDS,
+    PARTS,
+    RUN,
+    die_as_rank,
+    kinds,
+    rich_trace,
+    whole,
+    write_as_rank,
+    write_commits,
+    write_parts,
+    write_there,
+)
 
 from ringlens.store import Store, StoreWriter
 from ringlens.store.folder import folder_at
@@ -144,6 +157,26 @@ def test_a_killed_writers_run_goes_on(shared, repetition):
         assert [item for _, item, _ in rows] == list(range(len(rows)))  # none twice, none missed
         for trace_id, item, n in rows:
             assert_same(store.trace(trace_id), part(whole(item), 0, n, None), PARTS)
+
+
+def test_ranks_upload_the_layers_that_they_own(shared):
+    found, codes = run_ranks(write_as_rank, shared, 2, speaker=1)
+    assert codes == [0, 0]
+    assert found == [[[1, 2], [2], [], found[0][-1]]] * 2
+    with Store(shared) as store:
+        assert_rich(store.trace(1), rich_trace(30, 0))
+        assert_rich(store.trace(2), rich_trace(40, 1))
+    assert_no_orphans(shared)
+
+
+def test_a_killed_ranks_uploads_are_removed(shared):
+    """Killed when it has uploaded its files and rank 0 does not know yet."""
+    _, codes = run_ranks(die_as_rank, shared, 2, each=lambda rank: (2 if rank else None,))
+    assert codes == [0, -9]
+    with Store(shared) as store:
+        assert_rich(store.trace(1), rich_trace(30, 0))
+        assert len(store.traces()) == 1
+    assert_no_orphans(shared)
 
 
 def test_two_writers_on_s3_are_killed_and_another_goes_on(s3):
