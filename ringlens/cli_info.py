@@ -53,6 +53,7 @@ def _print_run(run: dict[str, Any]) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     parallel = ", ".join(f"{name} {value}" for name, value in run["parallel"].items())
     end = "" if run["finished"] else ", unfinished: the same command takes it up again"
+    end = ", being written" if run["being_written"] else end
     running = f", {run['running']:,} still running" if run["running"] else ""
     click.secho(f"\n{run['run_id']}  {run['mode']}  {run['model']}", bold=True)
     click.echo(f"  {run['traces']:,} traces, {run['tokens']:,} tokens{running}{end}")

@@ -494,6 +494,22 @@ def test_upkeep_leaves_nothing_to_find(path, tmp_path):
     assert findings(tmp_path / "both") == findings(tmp_path / "part") == []
 
 
+def test_one_kind_of_damage_does_not_hide_another(path):
+    rewrite(path, "routing", experts(another))  # of trace 5
+    rewrite(path, "heads", without(1, 35))  # of trace 6
+    remove(a_file(path, "steps"))
+    rewrite(path, "usage_traces", lambda rows: rows.slice(1), 0)
+    found = {(f.kind, f.traces) for f in findings(path)}
+    assert found == {
+        ("choice", (5,)),
+        ("gap", (6,)),
+        ("missing", ()),
+        ("rollup", (1,)),
+        ("rollup", (5,)),
+    }
+    assert mended(path, drop=True) == {1, 2, 3, 4}
+
+
 def test_a_store_at_an_address_is_checked_and_repaired():
     address = f"memory://{random.random()}/store"
     with StoreWriter(address) as writer:

@@ -6,11 +6,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from records import random_run, random_trace
+from records import part, random_run, random_trace
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, describe, schema
 from ringlens.store.check import check
+from ringlens.store.info import info
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
@@ -121,3 +122,22 @@ def test_what_a_later_minor_version_adds_to_the_manifest_is_left_alone(old):
         assert check(store).findings == []
     assert json.loads((old / "store.json").read_text())["mood"] == "good"
     assert manifest.execute("select distinct colour from files").fetchall() == [("red",)]
+
+
+def test_info_tells_what_there_is_and_what_is_unfinished(tmp_path):
+    run = random_run()
+    with Store(shutil.copytree(DATA / "store-2", tmp_path / "store")) as store:
+        (old,) = info(store)["runs"]
+        assert (old["traces"], old["running"], old["being_written"]) == (3, 1, False)
+        with StoreWriter(store.path) as writer:
+            run_id = writer.start_run(run)
+            writer.commit(run_id, [part(random_trace(run, 20), 0, 12, None)])
+            (_, new) = info(store)["runs"]
+            assert (new["tokens"], new["running"], new["being_written"]) == (12, 1, True)
+        told = info(store)
+        assert [each["being_written"] for each in told["runs"]] == [False, False]
+        assert (told["format_version"], told["traces"], told["tokens"]) == (2, 4, 57)
+        (routing,) = [table for table in told["tables"] if table["table"] == "routing"]
+        assert routing["rows"] == len(store.sql("from routing"))
+        assert routing["bytes"] == sum(file.bytes for file in store.files("routing"))
+        assert told["choices"] == len(store.sql("from router_choices"))

@@ -159,26 +159,29 @@ class RunCheck:
                 lost = [file for file in self.files if file.table == name and file.path not in read]
                 found = check_table(self._folder, files, lost, table, traces, self._advance)
                 self.findings += found
-        # What follows compares whole tables: with rows amiss it would say the same again.
-        amiss = ("gap", "twice", "foreign", "expert", "outside")
-        if not any(found.kind in amiss or not found.traces for found in self._lost()):
-            by_table = {name: self._readable(name) for name in self._tables}
-            self.findings += check_usage(self._folder, by_table, traces)
-            self._check_choices()
+        # Of traces whose rows are amiss, what follows would say the same again.
+        known = {trace_id for found in self._lost() for trace_id in found.traces}
+        if not any(found.kind == "expert" for found in self._lost()):
+            if self._is_whole("tokens", "routing"):
+                by_table = {name: self._readable(name) for name in self._tables}
+                self.findings += check_usage(self._folder, by_table, traces, known)
+            if self._is_whole("routing", "experts"):
+                self._check_choices(known)
 
     def _lost(self) -> list[Finding]:
         return [found for found in self.findings if found.severity == LOST]
 
-    def _check_choices(self) -> None:
+    def _is_whole(self, *tables: str) -> bool:
+        """Whether all files of some tables can be read."""
+        return all(len(self._readable(name)) == self._count(name) for name in tables)
+
+    def _check_choices(self, known: set[int]) -> None:
         for file in self._readable("router_logits"):
             checked = verify_choices(self._store, [file])
             self.choices += checked.rows
-            if checked.differ:
-                what = (
-                    f"has {checked.differ:,} tokens on a layer whose choices do not follow from "
-                    f"their logits, in {named(set(checked.traces))}"
-                )
-                self._find(LOST, "choice", file.path, what, DROP, checked.traces)
+            if new := set(checked.traces) - known:
+                what = f"has choices that do not follow from their logits, in {named(new)}"
+                self._find(LOST, "choice", file.path, what, DROP, tuple(sorted(new)))
 
     def _find(
         self,

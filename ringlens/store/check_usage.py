@@ -27,7 +27,7 @@ EXACT = ("trace_id", "layer", "block", "phase", "tokens", "reasons", "n", "bias_
 
 
 def check_usage(
-    folder: Folder, files: Mapping[str, Sequence[File]], traces: RunTraces
+    folder: Folder, files: Mapping[str, Sequence[File]], traces: RunTraces, known: set[int]
 ) -> Iterator[Finding]:
     """Compare both rollup tables of a run with its routing, all of which must be readable.
 
@@ -37,6 +37,7 @@ def check_usage(
         folder: Where the files live.
         files: The run's, by table.
         traces: The run's traces.
+        known: Traces of which it is known that rows are amiss; they are passed over.
     """
     run_id = traces.run["run_id"]
     tables = [table for table in schema_usage.TABLES if files.get(table.name)]
@@ -50,8 +51,8 @@ def check_usage(
             for table in tables:
                 stored = _stored(folder, _holding(files[table.name], ids), table, ids, traces.run)
                 wrong[table.name] |= _different(joined(cells), stored, table) if cells else set()
-    for name, off in wrong.items():
-        if off:
+    for name, found in wrong.items():
+        if off := found - known:
             sentence = f"{name} is not what the routing sums up to for {named(off)} of run {run_id}"
             yield Finding(WRONG, "rollup", name, sentence, COUNT, run_id, tuple(sorted(off)))
 

@@ -25,8 +25,9 @@ def info(store: Store) -> dict[str, Any]:
 
     Returns:
         ``store``, ``format_version``, ``created_by``, ``created``; ``runs``, each its row of
-        ``runs`` with COUNTS of its traces; ``tables``, each with rows, files, bytes and bytes a
-        token; the sums of COUNTS; ``choices``, how many experts were chosen; ``bytes``.
+        ``runs`` with COUNTS of its traces and whether it is ``being_written``; ``tables``, each
+        with rows, files, bytes and bytes a token; the sums of COUNTS; ``choices``, how many experts
+        were chosen; ``bytes``.
 
     Raises:
         StoreError: A file of ``runs`` or ``traces`` is damaged.
@@ -54,6 +55,7 @@ def _runs(store: Store) -> list[dict[str, Any]]:
         own = counts.get(run["run_id"], {})
         run |= {name: json.loads(run[name]) for name in ("parallel", "versions", "sampling")}
         run |= {name: run[name] and str(run[name]) for name in ("started", "finished")}
+        run["being_written"] = not run["finished"] and store.is_being_written(run["run_id"])
         found.append(run | {name: own.get(name, 0) for name in COUNTS})
     return found
 

@@ -288,6 +288,11 @@ class Manifest:
                 return str(run_id)
         return None
 
+    def is_being_written(self, run_id: str, dead: Callable[[set[str]], set[str]]) -> bool:
+        """Whether a living process works on a run."""
+        self.journal.catch_up()
+        return bool(self._alive(run_id, dead))
+
     @transaction
     def take(self, run_id: str, writer: str, dead: Callable[[set[str]], set[str]]) -> bool:
         """Make ``writer`` the owner of a run; False if another writer of it is alive."""
@@ -298,6 +303,8 @@ class Manifest:
 
     def _alive(self, run_id: str, dead: Callable[[set[str]], set[str]]) -> set[str]:
         """The living writers of a run: its owner, and all that committed or reserved."""
+        if not _columns(self._connection, "gone"):
+            return set()  # of a format in which nobody writes any more
         query = f"{_WRITERS} except select writer from gone"
         writers = {writer for (writer,) in self._connection.execute(query, (run_id, run_id))}
         return writers - dead(writers)

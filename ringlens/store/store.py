@@ -184,6 +184,11 @@ class Store:
         self._refresh()
         return tuple(self._tables.values())
 
+    def is_being_written(self, run_id: str) -> bool:
+        """Whether a living process works on a run."""
+        with self._lock, sentences(self.folder, "the manifest could not be read"):
+            return self._manifest.is_being_written(run_id, self.folder.dead_writers)
+
     def committed(self) -> list[File]:
         """All committed files."""
         return list(self._refresh())
