@@ -128,8 +128,10 @@ class Manifest:
                 "this process was silent for so long that another one took over its run: open the "
                 "store again, or let the other one go on"
             )
+        # Ids are given out in order of the commits: the last one has the largest.
         (first,) = db.execute(
-            "select coalesce(max(first_trace + traces), 1) from commits"
+            "select coalesce((select first_trace + traces from commits"
+            " order by commit_id desc limit 1), 1)"
         ).fetchone()
         number = db.execute(
             "insert into commits (run_id, writer, first_trace, traces, started)"
