@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flask.testing import FlaskClient
 from plotly.io.json import to_json_plotly
 from side_by_side import machine
 
@@ -26,10 +27,10 @@ from ringlens.app import (
     expert_panel,
     figures,
     grid,
+    make_app,
     page_routing,
     page_store,
     page_trace,
-    payload,
     queries,
     usage_views,
 )
@@ -44,6 +45,7 @@ ROUNDS = 40
 COLD_ROUNDS = 30
 GOAL_MS = 200
 PAGE = 100
+HOST = {"Host": "127.0.0.1:8050"}
 SEEN = 4
 """Layers between which the browser goes back and forth."""
 
@@ -53,12 +55,13 @@ Times = list[tuple[float, float]]
 
 
 class Ask:
-    """Random parameters that a browser could send for a store."""
+    """Random parameters that a browser could send for a store, and a client of its server."""
 
-    def __init__(self, store: Store, seed: int = 0) -> None:
+    def __init__(self, store: Store, client: FlaskClient, seed: int = 0) -> None:
+        self.client = client
         self._rng = np.random.default_rng(seed)
         found = store.sql("select trace_id, run_id, n_prompt + n_think + n_answer from traces")
-        self._traces = found.fetchall()
+        self.traces = found.fetchall()
         (self.run,) = store.runs().to_arrow_table().to_pylist()
         self.new_layers = iter(self._rng.permutation(self.run["sparse_layers"][SEEN:]).tolist())
 
@@ -69,12 +72,12 @@ class Ask:
     @property
     def trace_id(self) -> int:
         """A trace; long ones as often as they have tokens."""
-        lengths = np.array([n for _, _, n in self._traces], float)
-        return int(self._traces[self._rng.choice(len(lengths), p=lengths / lengths.sum())][0])
+        lengths = np.array([n for _, _, n in self.traces], float)
+        return int(self.traces[self._rng.choice(len(lengths), p=lengths / lengths.sum())][0])
 
     def token(self, trace_id: int) -> int:
         """A position in a trace."""
-        (tokens,) = (n for found, _, n in self._traces if found == trace_id)
+        (tokens,) = (n for found, _, n in self.traces if found == trace_id)
         return int(self._rng.integers(tokens))
 
     @property
@@ -105,7 +108,7 @@ def grid_page(sources: Sources, ask: Ask) -> object:
     search, verdict = ask.one_of((None, "24", "logic")), ask.one_of(tuple(grid.VERDICTS))
     wanted = grid.condition(ask.one_of((None, model)), verdict, search)
     order = grid.order_sql(sort)
-    start = PAGE * int(ask.one_of(range(max(1, len(ask._traces) // PAGE))))
+    start = PAGE * int(ask.one_of(range(max(1, len(ask.traces) // PAGE))))
     return queries.traces_page(
         sources.catalogue, wanted.sql, order, wanted.params, start, start + PAGE
     )
@@ -158,29 +161,17 @@ def _evidence(cache: EvidenceCache, ask: Ask, layer: int, trace: bool) -> object
     return expert_panel.evidence(cache, ask.scope(trace), layer, ask.expert, ask.phase, order)
 
 
-def at_token(view: Callable[..., object]) -> Query:
-    """A view of a token of a trace."""
+def data(address: str) -> Query:
+    """What the trace page's script fetches, as the server answers: with its JSON."""
 
     def query(sources: Sources, ask: Ask) -> object:
         trace_id = ask.trace_id
-        return view(sources.store, trace_id, ask.token(trace_id))
+        place = address.format(pos=ask.token(trace_id), layer=ask.layer)
+        response = ask.client.get(f"/data/trace/{trace_id}/{place}", headers=HOST)
+        assert response.status_code == 200, response.text
+        return response
 
     return query
-
-
-def head_block(sources: Sources, ask: Ask) -> object:
-    """The block of head statistics around a token."""
-    head = queries.trace_head(sources.catalogue, ask.trace_id)
-    run = queries.run(sources.catalogue, head["run_id"])
-    trace_id = head["trace_id"]
-    pos = ask.token(trace_id)
-    return payload.heads(sources.store, trace_id, pos, run["layers"], run["heads"])
-
-
-def expert_map(sources: Sources, ask: Ask) -> object:
-    """The map of a trace: heaviest expert by layer and token."""
-    head = queries.trace_head(sources.catalogue, ask.trace_id)
-    return payload.expert_map(sources.store, head["trace_id"], queries.n_tokens(head))
 
 
 QUERIES: dict[str, Query] = {
@@ -192,12 +183,12 @@ QUERIES: dict[str, Query] = {
     "store: page of the grid": grid_page,
     "trace: whole page": lambda s, ask: page_trace.layout(s, str(ask.trace_id)),
     "trace: head and neighbours": lambda s, ask: queries.trace_head(s.catalogue, ask.trace_id),
-    "trace: text and tokens": lambda s, ask: payload.tokens(s.store, ask.trace_id),
-    "trace: margins": lambda s, ask: payload.margin(s.store, ask.trace_id),
-    "trace: experts of a layer": lambda s, ask: payload.layer(s.store, ask.trace_id, ask.layer),
-    "trace: map of experts": expert_map,
-    "trace: click on a token": at_token(payload.routing),
-    "trace: heads at a token": head_block,
+    "trace: text and tokens": data("tokens"),
+    "trace: margins": data("margin"),
+    "trace: experts of a layer": data("layer/{layer}"),
+    "trace: map of experts": data("experts"),
+    "trace: click on a token": data("routing/{pos}"),
+    "trace: heads at a token": data("heads/{pos}"),
     "routing: whole page": lambda s, ask: page_routing.layout(s, {"run": ask.run["run_id"]}),
     "routing: heatmap of the run": heatmap,
     "routing: the same, from the files": heatmap_from_files,
@@ -266,8 +257,8 @@ def opening(path: Path) -> None:
     code = (
         "import sys; from ringlens.app import make_app; app = make_app(sys.argv[1]);"
         "app.server.test_client().get('/', headers={'Host': '127.0.0.1:8050'});"
-        "from ringlens.app import page_store; from ringlens.app.sources import Sources;"
-        "page_store.layout(Sources(app.server.extensions['ringlens']))"
+        "from ringlens.app import page_store;"
+        "page_store.layout(app.server.extensions['ringlens.sources'])"
     )
 
     def process() -> None:
@@ -278,8 +269,10 @@ def opening(path: Path) -> None:
 
 def warm(path: Path, query: Query) -> Times:
     """A query in an open store, after some to fill what is kept."""
-    with Store(path) as store:
-        sources, ask = Sources(store), Ask(store)
+    server = make_app(path).server
+    sources = server.extensions["ringlens.sources"]
+    with sources.store:
+        ask = Ask(sources.store, server.test_client())
         return [timed(query, sources, ask) for _ in range(2 * SEEN + ROUNDS)][2 * SEEN :]
 
 
@@ -287,11 +280,13 @@ def cold(path: Path, query: Query) -> Times:
     """A query in a store just opened, whose files are not in memory."""
     found = []
     for seed in range(COLD_ROUNDS):
-        with Store(path) as store:
-            ask = Ask(store, seed)
-        with Store(path) as store:
+        server = make_app(path).server
+        sources = server.extensions["ringlens.sources"]
+        with Store(path) as other:  # the one that is timed has read nothing yet
+            ask = Ask(other, server.test_client(), seed)
+        with sources.store:
             drop(path)
-            found.append(timed(query, Sources(store), ask))
+            found.append(timed(query, sources, ask))
     return found
 
 
