@@ -21,7 +21,8 @@ from ringlens.store import Store, StoreWriter, confine, sandbox, worker_process
 from ringlens.store.sandbox import Limits, Sandbox
 
 SECRET = "c7d1-the-secret-outside"
-LIMITS = Limits(seconds=0.6, rows=1000, bytes=1_000_000, memory=700_000_000, waiting=8)
+LIMITS = Limits(seconds=5, rows=1000, bytes=1_000_000, memory=700_000_000, waiting=8)
+SHORT = replace(LIMITS, seconds=0.5)
 UNCHECKED = worker_process.BOOT.replace("main(given)", "main(given, lambda *anything: None)")
 EXTRA = os.environ.get("RINGLENS_EXTRA") == "1"
 
@@ -67,17 +68,16 @@ def box(request, places):
         yield box
 
 
-def digest(folder):
-    """Of every file's name, content, mode and time of change; without those of SQLite's readers."""
-    found = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.name.startswith("manifest.sqlite-"):
-            continue
-        state = path.lstat()
-        found.update(f"{path}{state.st_mode}{state.st_mtime_ns}{state.st_size}".encode())
-        if path.is_file():
-            found.update(path.read_bytes())
-    return found.hexdigest()
+def files(folder, contents=False):
+    """Mode, size, time of change and, if asked for, content of all files but SQLite's readers'."""
+    found = {}
+    for path in folder.rglob("*"):
+        if not path.name.startswith("manifest.sqlite-"):
+            state = path.lstat()
+            found[path] = [state.st_mode, state.st_size, state.st_mtime_ns]
+            if contents and path.is_file():
+                found[path].append(hashlib.sha256(path.read_bytes()).hexdigest())
+    return found
 
 
 def outcome(box, query):
@@ -92,7 +92,12 @@ def outcome(box, query):
 
 
 def honest(box):
-    return box.sql("select count(*) as n from tokens").table.to_pylist() == [{"n": 180}]
+    """Whether an ordinary query works; where a busy machine makes it late, in another try."""
+    for _ in range(20):
+        found = outcome(box, "select count(*) as n from tokens")
+        if "was stopped after" not in found:
+            break
+    return found == "{'n': [180]}"
 
 
 def filled(attacks, places):
@@ -105,15 +110,16 @@ def filled(attacks, places):
     ids=["read", "write", "settings"],
 )
 def test_nothing_is_read_written_or_changed(box, places, kind, attacks):
-    before = digest(places["folder"])
+    before, content = files(places["folder"]), files(places["folder"], contents=True)
     for query in filled(attacks, places):
         found = outcome(box, query)
         assert SECRET not in found, query
         assert "root:x:0" not in found, query
         assert "PAR1" not in found or not box.checked, query
-        assert digest(places["folder"]) == before, query
+        assert files(places["folder"]) == before, query
         if box.checked:
             assert honest(box), query
+    assert files(places["folder"], contents=True) == content
 
 
 @pytest.mark.parametrize(
@@ -122,8 +128,8 @@ def test_nothing_is_read_written_or_changed(box, places, kind, attacks):
     ids=["short", "long"],
 )
 def test_time_memory_and_answers_are_bounded(places, bombs):
-    before = digest(places["folder"])
-    with attacked(places, worker_process.BOOT) as box:
+    content = files(places["folder"], contents=True)
+    with attacked(places, worker_process.BOOT, SHORT) as box:
 
         def explode(query):
             start = time.monotonic()
@@ -137,7 +143,7 @@ def test_time_memory_and_answers_are_bounded(places, bombs):
                 # A worker is replaced within a second or two on an idle machine; this one is not.
                 assert took < 30, (query[:100], found[:100])
         assert honest(box)
-    assert digest(places["folder"]) == before
+    assert files(places["folder"], contents=True) == content
 
 
 def test_every_attack_is_counted_once():
@@ -270,17 +276,17 @@ main(given, tried)
 
 
 def test_a_worker_that_is_taken_over_can_do_nothing(places):
-    before = digest(places["folder"])
+    before, content = files(places["folder"]), files(places["folder"], contents=True)
     with attacked(places, TAKEN, replace(LIMITS, workers=1, seconds=20)) as box:
         for code in filled(TAKEOVERS, places):
             found = outcome(box, code)
             assert found.startswith("failed: "), (code, found)
-            assert digest(places["folder"]) == before, code
+            assert files(places["folder"]) == before, code
         # What the list above fails at is not simply broken: these work.
         assert outcome(box, f"open('{places['file']}', 'rb').read(4)") == "succeeded: b'PAR1'"
         assert outcome(box, "len(os.environ), os.getpriority(0, 0)") == "succeeded: (0, 10)"
         assert honest(box)
-    assert not places["out"].exists()
+    assert files(places["folder"], contents=True) == content
 
 
 # Answers of a process that does not keep to the protocol, as what its `answer` gives.
@@ -322,11 +328,22 @@ worker.main(given)
 @pytest.fixture(scope="module")
 def liar(places):
     boot = worker_process.BOOT.replace("main(given)", LIAR)
-    with attacked(places, boot) as box:
+    with attacked(places, boot, replace(LIMITS, seconds=4)) as box:
         yield box
 
 
-@pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.replace(" ", "-"))
+FEW = (
+    "a pickle",
+    "offsets that lead outside",
+    "a body without end",
+    "deep JSON",
+    "silence",
+    "death",
+)
+"""Lies that are tried always; the others are more of their kinds."""
+
+
+@pytest.mark.parametrize("lie", LIES if EXTRA else FEW, ids=lambda lie: lie.replace(" ", "-"))
 def test_a_worker_that_lies_is_not_believed(liar, lie):
     with pytest.raises(StoreError) as caught:
         liar.sql(LIES[lie])

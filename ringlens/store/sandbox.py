@@ -37,10 +37,13 @@ _HARMLESS = {
     "BinderException",
     "CatalogException",
     "ConversionException",
+    "IOException",
     "InvalidInputException",
+    "NotImplementedException",
     "OutOfRangeException",
     "ParserException",
     "PermissionException",
+    "TransactionException",
 }
 """Errors after which a process is used again."""
 

@@ -101,14 +101,17 @@ class WorkerProcess:
         given = {**settings, "folders": list(folders), "parent": os.getpid()}
         package = str(Path(__file__).parents[1])
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", boot, json.dumps(given), package, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=root,
-            env={**_ENVIRONMENT, **kept},
-        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", boot, json.dumps(given), package, *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=root,
+                env={**_ENVIRONMENT, **kept},
+            )
+        except OSError as error:
+            raise SandboxError(f"the sandbox's process did not start: {error}") from error
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._channel = Channel(
