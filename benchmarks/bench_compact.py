@@ -18,15 +18,24 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pyarrow as pa
 from bench_writer import ring_1t
 from side_by_side import machine
 
-from ringlens.app import queries
-from ringlens.app.queries import Scope
 from ringlens.store import RoutingArrays, Store, StoreWriter, TraceRecord, compact
 from ringlens.store.cube import read_cube
 
 ROUNDS = 7
+
+USAGE = "select expert, phase, n, share from expert_usage where layer = 40"
+MAP = "select layer, expert_ids[1] from {routing} order by layer, pos"
+LAYER = "select expert_ids[1], weights[1] from {routing} where layer = 40 order by pos"
+TOKENS = "select * from {routing} where pos between 640 and 703 order by layer, pos"
+MARGINS = "select avg(margin) filter (isfinite(margin)) from {routing} group by pos order by pos"
+EXPERT = """
+    select token_id, any_value(text), count(*) as n from tokens join (
+        select trace_id, pos from routing where layer = 40 and list_contains(expert_ids, 7))
+    using (trace_id, pos) group by token_id order by n desc limit 20"""
 
 
 def main() -> None:
@@ -94,8 +103,9 @@ def run_compaction(path: Path) -> None:
         cpu, clock = time.process_time(), time.perf_counter()
         compact.compact(writer.rewriter(), groups, lambda done, total: None)
         cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
-        left = sum(len(store.files(group.table.name)) for group in groups)
-        new = sum(file.bytes for group in groups for file in store.files(group.table.name))
+        tables = {group.table.name for group in groups}
+        left = sum(len(store.files(table)) for table in tables)
+        new = sum(file.bytes for table in tables for file in store.files(table))
     print(
         f"{files} files of {size / 1e6:,.0f} MB became {left} of {new / 1e6:,.0f} MB:"
         f" {cpu:.1f} s of CPU, {clock:.1f} s by the clock,"
@@ -107,20 +117,14 @@ def ask(before: Path, after: Path) -> None:
     """Time each query on both stores in turn."""
     with Store(before) as first, Store(after) as second:
         trace_id = len(first.traces()) // 2
-        scope = Scope(first.trace(trace_id).summary["run_id"])
-        layer = 40
         asked: dict[str, Callable[[Store], object]] = {
-            "usage of the run": lambda s: s.sql(
-                "select sum(n) from expert_usage where layer = 40"
-            ).fetchall(),
+            "usage of a layer": lambda s: rows(s, USAGE),
             "cube of a trace": lambda s: read_cube(s, trace_id),
-            "map of a trace": lambda s: queries.expert_map(s, trace_id, 1),
-            "a layer of a trace": lambda s: queries.layer_experts(s, trace_id, layer),
-            "64 tokens, all layers": lambda s: queries.routing_block(s, trace_id, 640, 704),
-            "margins of a trace": lambda s: queries.mean_margin(s, trace_id),
-            "tokens of an expert": lambda s: queries.expert_tokens(
-                s, scope, layer, 7, "all", "count", 20
-            ),
+            "map of a trace": lambda s: of_trace(s, trace_id, MAP),
+            "a layer of a trace": lambda s: of_trace(s, trace_id, LAYER),
+            "64 tokens, all layers": lambda s: of_trace(s, trace_id, TOKENS),
+            "margins of a trace": lambda s: of_trace(s, trace_id, MARGINS),
+            "tokens of an expert": lambda s: rows(s, EXPERT),
         }
         print(f"{'milliseconds':24s} {'before: CPU':>12s} {'clock':>8s} {'after: CPU':>12s} clock")
         for name, query in asked.items():
@@ -132,6 +136,18 @@ def ask(before: Path, after: Path) -> None:
                     found.append((time.process_time() - cpu, time.perf_counter() - clock))
             shown = [1000 * median(t[i] for t in each[1:]) for each in times for i in (0, 1)]
             print(f"{name:24s} {shown[0]:12.1f} {shown[1]:8.1f} {shown[2]:12.1f} {shown[3]:.1f}")
+
+
+def of_trace(store: Store, trace_id: int, query: str) -> pa.Table:
+    """A query about one trace; files that cannot hold it are not opened."""
+    files = store.files("routing", trace_id, trace_id)
+    source = f"(select * from {store.scan('routing', files)} where trace_id = {trace_id})"
+    return rows(store, query.format(routing=source))
+
+
+def rows(store: Store, query: str) -> pa.Table:
+    """The result."""
+    return store.sql(query).to_arrow_table()
 
 
 if __name__ == "__main__":

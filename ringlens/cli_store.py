@@ -150,7 +150,7 @@ def merge(target: str, sources: tuple[str, ...]) -> None:
       ringlens merge runs/all runs/first runs/second
     """
     from ringlens.store import Store, StoreWriter
-    from ringlens.store.copying import merge as merge_stores
+    from ringlens.store.merge import merge as merge_stores
 
     for source in sources:  # all can be read, or nothing is done
         Store(source).close()

@@ -14,7 +14,17 @@ from workers import rich_trace
 
 from ringlens.cli import main
 from ringlens.errors import NotInStoreError, StoreError
-from ringlens.store import Store, StoreWriter, compact, copying, delete, parquet, rollup, schema
+from ringlens.store import (
+    Store,
+    StoreWriter,
+    compact,
+    copying,
+    delete,
+    merge,
+    parquet,
+    rollup,
+    schema,
+)
 from ringlens.store.manifest import Manifest
 
 RUN = random_run()
@@ -139,7 +149,7 @@ def run_merge(target, *sources):
     with StoreWriter(target) as writer:
         for source in sources:
             with Store(source) as store:
-                said += copying.merge(store, writer.rewriter())
+                said += merge.merge(store, writer.rewriter())
     return said
 
 

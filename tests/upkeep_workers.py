@@ -9,7 +9,7 @@ from pathlib import Path
 
 from records import random_run, random_trace
 
-from ringlens.store import Store, StoreWriter, compact, copying, delete, rollup
+from ringlens.store import Store, StoreWriter, compact, copying, delete, merge, rollup
 
 RUN = random_run()
 TRACE_SIZES = (5, 30, 90, 300)
@@ -73,4 +73,4 @@ def once(path: Path, reports: Connection, other: Path, rng: random.Random, what:
             delete.delete_run(rewriter, runs[MERGED.model])
         else:
             with Store(other) as source:
-                copying.merge(source, rewriter)
+                merge.merge(source, rewriter)

@@ -12,6 +12,7 @@ from ringlens.store.commit import CommitFiles, discard, publish
 from ringlens.store.failure import sentences
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import Commit, Completion, Manifest, Start
+from ringlens.store.sweep import delete_retired
 
 Work = Callable[[CommitFiles], list[str]]
 """Stages files, and returns the paths of the committed files that they replace."""
@@ -62,7 +63,10 @@ class Rewriter:
             while True:
                 commit = self.manifest.reserve(run_id, self.writer, traces)
                 if self._attempt(commit, work, ends) is Completion.DONE:
-                    return commit
+                    break
+            with suppress(OSError, sqlite3.Error):  # else a later writer deletes them
+                delete_retired(self.folder, self.manifest)
+            return commit
 
     def _attempt(self, commit: Commit, work: Work, ends: Ends) -> Completion:
         try:
