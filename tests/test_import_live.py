@@ -1,5 +1,6 @@
 """Import from a server on loopback: formats, retries, refusals, death in the middle, resume."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -181,6 +182,16 @@ def test_a_server_that_dies_in_the_middle_and_comes_back(told, ask, tmp_path):
             assert_all(told, store)
             assert store.sql("select count(*), count(finished) from runs").fetchall() == [(1, 1)]
         assert len(server.asked) == N - 3
+
+
+def test_it_works_inside_a_running_event_loop(told, ask):
+    """As in a notebook."""
+
+    async def cell():
+        with serving(answers(told)) as server, ask("sglang", server) as store:
+            assert_all(told, store)
+
+    asyncio.run(cell())
 
 
 def test_another_command_is_another_run(told, ask):
