@@ -21,9 +21,9 @@ from ringlens.observe.heads import FIELDS
 from ringlens.observe.recording import Recording
 from ringlens.store import Alone, StoreWriter
 
-LAYERS, HEADS, POSITIONS, BLOCKS = 40, 64, 256, 44
-QUEUED, HELD = 2**23, 2**23
-SLEEP = 0.03
+LAYERS, HEADS, POSITIONS, BLOCKS = 40, 64, 256, 32
+QUEUED, HELD = 2**22, 2**22
+SLEEP = 0.02
 
 
 @dataclass

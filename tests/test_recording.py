@@ -89,7 +89,7 @@ def test_blocks_of_a_prefill_hold_no_more_than_their_bound(lens, tmp_path):
 
 
 def test_a_slow_disk_bounds_the_memory_of_a_process_that_records(tmp_path):
-    """Every flush takes 30 ms: the model waits, says so once, and nothing is dropped."""
+    """Every flush takes 20 ms: the model waits, says so once, and nothing is dropped."""
     done = subprocess.run(
         [sys.executable, slow_disk.__file__, tmp_path / "s"],
         capture_output=True,

@@ -315,7 +315,7 @@ def test_a_commit_interrupted_at_any_line_is_there_or_not(tmp_path):
         counting.put_out()
         begun, outcomes = None, Counter()
         sites = random.Random(KILLS).sample(sorted(counting.lines), len(counting.lines))
-        for i, site in enumerate(sites[:: 2 * EVERY], start=1):
+        for i, site in enumerate(sites[:: 4 * EVERY], start=1):
             begun = begun or Begun(tmp_path / str(i), stack)
             fuse = Interrupt(site, random.Random(i).randint(1, counting.lines[site]))
             fuse.light()
