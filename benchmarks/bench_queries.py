@@ -40,9 +40,11 @@ from ringlens.app.sources import Sources
 from ringlens.app.usage import Usage
 from ringlens.app.usage_cache import UsageCache
 from ringlens.store import Store
+from ringlens.store.cube import CubeCache
 
 ROUNDS = 40
 COLD_ROUNDS = 30
+BRUSH = 512
 GOAL_MS = 200
 PAGE = 100
 HOST = {"Host": "127.0.0.1:8050"}
@@ -161,6 +163,14 @@ def _evidence(cache: EvidenceCache, ask: Ask, layer: int, trace: bool) -> object
     return expert_panel.evidence(cache, ask.scope(trace), layer, ask.expert, ask.phase, order)
 
 
+def brush(sources: Sources, ask: Ask) -> object:
+    """Usage of 512 tokens anywhere in a trace, from its cube, which is read first."""
+    trace_id = ask.trace_id
+    start = ask.token(trace_id)
+    cube = CubeCache(sources.store).get(trace_id)
+    return cube.counts_SE(sources.store, start, start + BRUSH)
+
+
 def data(address: str) -> Query:
     """What the trace page's script fetches, as the server answers: with its JSON."""
 
@@ -194,6 +204,7 @@ QUERIES: dict[str, Query] = {
     "routing: the same, from the files": heatmap_from_files,
     "routing: heatmap of a trace": heatmap_of_trace,
     "routing: table of the run": table,
+    "a brush of 512 tokens, cube and edges": brush,
     "routing: expert, layer seen before": expert_of_run,
     "routing: expert, another layer": expert_of_new_layer,
     "routing: expert in a trace": expert_of_trace,
@@ -328,7 +339,7 @@ def timed(run: Callable[..., object], *given: object) -> tuple[float, float]:
 def show(name: str, warm: Times, cold: Times | None = None) -> None:
     """One line: p50 and p95 by the clock, p50 of all cores' time, in milliseconds."""
     late = " " if 1000 * np.percentile([clock for clock, _ in warm], 95) <= GOAL_MS else "*"
-    line = f"  {name:36s} {spread(warm)} {late}"
+    line = f"  {name:38s} {spread(warm)} {late}"
     print(line + (f"  cold {spread(cold)}" if cold else ""), flush=True)
 
 
