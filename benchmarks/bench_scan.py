@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from side_by_side import machine, medians
 
-from ringlens.store import Store
+from ringlens.store import Store, scan
 from ringlens.store.scan import expert_counts
 
 QUERY = "select layer, expert, count(*) from router_choices group by all"
@@ -38,9 +38,11 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    cores = os.cpu_count() or 1
     with Store(options.store) as store:
         files = store.files("routing")
         rows, size = sum(f.rows for f in files), sum(f.bytes for f in files)
+        scan.SHARE = size // (4 * cores)  # so that there is something to share out
         counts_LE = expert_counts(store)
         assert np.array_equal(by_sql(store, counts_LE), counts_LE)
         variants = {
@@ -52,7 +54,6 @@ def main() -> None:
 
             from ringlens.store.engine_ray import RayEngine
 
-            cores = os.cpu_count() or 1
             ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
             engine = RayEngine()
             assert np.array_equal(expert_counts(store, engine=engine), counts_LE)

@@ -1,5 +1,6 @@
 """Stores at addresses: in memory, on a shared disk, on a real S3 server on loopback."""
 
+import errno
 import json
 import os
 import secrets
@@ -179,6 +180,15 @@ def test_a_path_to_a_shared_store_opens_it(tmp_path):
     with Store(f"file://{tmp_path}/local") as store:
         assert len(store.runs()) == 1
         assert store.address == str(tmp_path / "local")
+
+
+def test_a_disk_without_links_is_said_to_be(tmp_path, monkeypatch):
+    def link(source, target):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(StoreError, match="its file system has no hard links"):
+        StoreWriter(f"file://{tmp_path}/store")
 
 
 def test_any_tool_reads_the_files(bucket):

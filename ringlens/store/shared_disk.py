@@ -6,6 +6,7 @@ an object log. A local path to such a store opens it as well.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 from ringlens.store import object_log, parquet
 from ringlens.store.local import LocalFiles
 from ringlens.store.remote import RemoteFolder
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
 class SharedDisk(LocalFiles, RemoteFolder):
@@ -37,6 +40,13 @@ class SharedDisk(LocalFiles, RemoteFolder):
         temporary = self._written(path, content)
         try:
             os.link(temporary, self.path / path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            raise OSError(
+                "its file system has no hard links, by which writers take turns: give a store on "
+                "another one, or on an S3 server"
+            ) from error
         finally:
             temporary.unlink()
         parquet.flush((self.path / path).parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from ringlens.store.folder import folder_at
 from ringlens.store.manifest import File
 from ringlens.store.relation import Relation
 from ringlens.store.trace import Trace
+
+WAITING = 8
+"""Threads that read a store elsewhere, at least: they wait for the server most of the time."""
 
 Parameters = Sequence[object] | Mapping[str, object]
 
@@ -77,6 +81,8 @@ class Store:
             }
         )
         self.folder.serve(self._connection)
+        if not self.folder.is_local:
+            self._connection.execute(f"set threads = {max(WAITING, os.cpu_count() or 1)}")
         self._refresh()
 
     def __enter__(self) -> Store:
