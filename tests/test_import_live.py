@@ -165,9 +165,9 @@ def test_a_server_that_is_not_there(ask, tmp_path):
     with pytest.raises(NoServerError, match=r"ConnectError.*3 times.*same command again"):
         ask("vllm", Gone)
     assert not (tmp_path / "store").exists()
-    Gone.url = "ftp://x"
-    with pytest.raises(NoServerError, match="ftp://x"):
-        ask("vllm", Gone)
+    for Gone.url in ("ftp://x", "localhost:8000", "http://[::"):
+        with pytest.raises(NoServerError, match="is no address of a server"):
+            ask("vllm", Gone, patience=Patience(backoff=60))
 
 
 def test_a_server_that_dies_in_the_middle_and_comes_back(told, ask, tmp_path):
@@ -265,6 +265,12 @@ def test_the_key_is_sent_and_nowhere_kept(told, tmp_path, monkeypatch):
             main, ["import", "vllm", "--server", f"{server.url}/v1/", *options]
         )
         assert result.exit_code == 0, result.output
+        result = CliRunner().invoke(
+            main, ["import", "openai", "--chat", "--server", server.url, *options]
+        )
+        assert result.exit_code == 0, result.output
+        assert "4 traces" in result.output
+        assert len(server.headers) == 4
         assert all(headers["Authorization"] == f"Bearer {key}" for headers in server.headers)
     assert key not in result.output
     for file in (tmp_path / "s").rglob("*"):

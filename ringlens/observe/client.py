@@ -97,10 +97,15 @@ class Client:
             pause = min(LONGEST, self.patience.backoff * 2**attempt * random.uniform(0.5, 1.5))
             try:
                 response = await self._http.request(method, self.server + path, json=body)
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise NoServerError(
+                    f"{self.server!r} is no address of a server ({error}): give one such as "
+                    f"http://localhost:8000"
+                ) from error
             except httpx.TransportError as error:
                 failure = f"{type(error).__name__} {error}".strip()
                 continue
-            except (httpx.InvalidURL, httpx.RequestError) as error:
+            except httpx.RequestError as error:
                 raise NoServerError(f"{self.server}{path}: {error}") from error
             if response.status_code != 429 and response.status_code < 500:
                 return self._json(path, response)
