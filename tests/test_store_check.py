@@ -1,5 +1,6 @@
 """Every kind of damage is named, and repaired without the loss of a healthy trace."""
 
+import errno
 import json
 import os
 import random
@@ -7,7 +8,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,7 @@ from test_store_processes import start
 from workers import RUN, check_without_rights, repair_store, rich_trace, write_commits
 
 from ringlens.cli import main
-from ringlens.store import Store, StoreWriter, parquet
+from ringlens.store import Store, StoreWriter, parquet, sweep
 from ringlens.store.check import check
 from ringlens.store.repair import repair
 
@@ -305,6 +308,33 @@ def test_rows_that_do_not_fit_their_trace_are_found(path, table, change, kind, g
     }
 
 
+def test_spans_may_be_wider_than_what_a_file_holds(tmp_path):
+    """A commit notes the traces that it is about, some of which have no rows in a table."""
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(RUN)
+        writer.commit(run_id, [random_trace(RUN, 20, heads=None), rich_trace(30, 0)])
+        writer.finish_run(run_id)
+    with Store(tmp_path) as store:
+        before = store.committed()
+        (file,) = store.files("activations")
+        assert (file.first_trace, file.last_trace) == (1, 2)
+        said = []
+        assert repair(tmp_path, True, said.append).findings == said == []
+        assert store.committed() == before
+
+
+def test_a_disk_that_cannot_read_a_file_is_damage_too(path, monkeypatch):
+    read = parquet.checksum
+
+    def checksum(source):
+        if source == a_file(path, "routing"):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(source)
+
+    monkeypatch.setattr(parquet, "checksum", checksum)
+    assert [(f.kind, f.traces) for f in findings(path)] == [("content", ()), ("gap", (5, 6))]
+
+
 def test_a_rollup_that_says_something_else_is_found(path):
     def change(rows):
         index = rows.schema.get_field_index("n")
@@ -407,20 +437,45 @@ def test_a_capture_may_go_on_while_it_is_checked(tmp_path):
     assert checks > 1
 
 
-def test_a_store_is_checked_by_who_may_only_read_it(path):
-    """And a reservation of a writer that is gone is told without its lock being touched."""
-    staging = path / "staging"
-    staging.mkdir(exist_ok=True)
-    (staging / "0123456789abcdef-00000099-tokens.part").write_bytes(b"half")
-    (staging / "0123456789abcdef.lock").touch(0o644)
-    subprocess.run(["chmod", "-R", "a+rX,a-w", path], check=True)
-    for parent in path.parents:
-        if parent.stat().st_uid == os.getuid() and parent != Path("/tmp"):
-            parent.chmod(0o755)
-    process, reports = start(check_without_rights, path)
-    assert reports.recv() == ["leftover"]
-    process.join()
-    assert (staging / "0123456789abcdef.lock").exists()
+def test_a_run_whose_files_are_replaced_and_deleted_meanwhile_is_looked_at_again(
+    tmp_path, monkeypatch
+):
+    """As in a check that takes longer than replaced files stay."""
+    monkeypatch.setattr(sweep, "RETIRED_STAY", timedelta(0))
+    trace = random_trace(RUN, 30)
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(RUN)
+        (trace_id,) = writer.commit(run_id, [part(trace, 0, 10, None)])
+        checks = []
+
+        def go_on(run_id, done, total):
+            if not checks:
+                writer.commit(run_id, [part(trace, 10, 30, trace_id)])
+            checks.append(done)
+
+        with Store(tmp_path) as store:
+            report = check(store, go_on)
+            assert (report.findings, report.rows) == (
+                [],
+                sum(file.rows for file in store.committed()),
+            )
+
+
+def test_a_store_is_checked_by_who_may_only_read_it(sound):
+    """And what a writer that is gone left is told without its lock being touched."""
+    with tempfile.TemporaryDirectory() as folder:  # outside pytest's own, which is closed to others
+        Path(folder).chmod(0o755)
+        path = Path(shutil.copytree(sound, Path(folder) / "store"))
+        staging = path / "staging"
+        staging.mkdir(exist_ok=True)
+        (staging / "0123456789abcdef-00000099-tokens.part").write_bytes(b"half")
+        (staging / "0123456789abcdef.lock").touch()
+        subprocess.run(["chmod", "-R", "a+rX,a-w", path], check=True)
+        process, reports = start(check_without_rights, path)
+        assert reports.recv() == ["leftover"]
+        process.join()
+        assert (staging / "0123456789abcdef.lock").exists()
+        subprocess.run(["chmod", "-R", "u+w", path], check=True)
 
 
 def test_a_repair_that_is_killed_leaves_the_store_no_worse(path):

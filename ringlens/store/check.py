@@ -8,6 +8,7 @@ was committed when its turn came.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 from ringlens.errors import StoreError
 from ringlens.store.check_folder import check_folder
 from ringlens.store.check_rows import NAMED
-from ringlens.store.check_run import ReplacedError, RunCheck
+from ringlens.store.check_run import RunCheck
+from ringlens.store.failure import sentences
 from ringlens.store.finding import DROP, LOST, Finding
 from ringlens.store.manifest import File, Manifest
 from ringlens.store.store import Store
@@ -65,19 +67,19 @@ def check(store: Store, on_progress: Progress = lambda *_: None) -> Report:
         on_progress: Called as files are done.
 
     Raises:
-        StoreError: The manifest cannot be read.
+        StoreError: The manifest, or the folder, cannot be read.
     """
     report = Report()
-    manifest = store.folder.open_manifest()
-    try:
+    with (
+        sentences(store.folder, "the check was not finished"),
+        closing(store.folder.open_manifest()) as manifest,
+    ):
         files = manifest.snapshot()[2]
         total = 2 * sum(file.bytes for file in files)
         for run_id in sorted(manifest.runs() | {file.run_id for file in files}):
             _check_in_peace(store, manifest, run_id, report, on_progress, total)
         report.findings += _across_runs(report)
         report.findings += check_folder(store.folder, manifest)
-    finally:
-        manifest.close()
     return report
 
 
@@ -90,14 +92,10 @@ def _check_in_peace(
         one = RunCheck(store, manifest, run_id, lambda n: show(run_id, done + n, total))
         try:
             one.check()
-        except ReplacedError:
-            if attempt + 1 < ATTEMPTS:
-                continue
-            raise StoreError(
-                f"run {run_id} is rewritten faster than it can be checked: check it when its "
-                f"writers are done"
-            ) from None
-        break
+            break
+        except (FileNotFoundError, StoreError):
+            if attempt + 1 == ATTEMPTS or not one.is_outdated():
+                raise
     report.findings += one.findings
     report.noted |= {file.path: file for file in one.noted}
     report.unreadable |= {file.path for file in one.files} - report.noted.keys()

@@ -55,9 +55,9 @@ def check_file(folder: Folder, file: File, table: Table | None) -> Checked:
         size = folder.size(file.path)
     except FileNotFoundError:
         return Checked(file, False, (_lost(file, "missing", "is missing"),))
-    found = replace(file, bytes=size, checksum=parquet.checksum(folder.source(file.path)))
-    intact = found.checksum == file.checksum
     try:
+        found = replace(file, bytes=size, checksum=parquet.checksum(folder.source(file.path)))
+        intact = found.checksum == file.checksum
         if not intact:
             read_pages(folder, file.path)
         with pq.ParquetFile(folder.source(file.path)) as opened:

@@ -20,10 +20,6 @@ from ringlens.store.tiling import Ints
 from ringlens.store.verify import verify_choices
 
 
-class ReplacedError(StoreError):
-    """A file that was to be checked has been replaced and deleted meanwhile."""
-
-
 class RunCheck:
     """The check of one run, as it was when this was made.
 
@@ -55,12 +51,15 @@ class RunCheck:
         """Check everything: files first, then the rows of those that can be read.
 
         Raises:
-            ReplacedError: A writer has replaced a file and deleted it before it was looked at.
+            StoreError: A file was replaced and deleted before it was looked at.
         """
         for file in self.files:
             checked = check_file(self._folder, file, self._tables.get(file.table))
-            if any(found.kind == "missing" for found in checked.findings):
-                self._make_sure_of(file)
+            if any(found.kind == "missing" for found in checked.findings) and self.is_outdated():
+                raise StoreError(
+                    f"{file.path} was replaced while run {self._run_id} was checked: check it "
+                    f"again when its writers are done"
+                )
             self.findings += checked.findings
             if checked.readable:
                 self.noted.append(checked.file)
@@ -81,9 +80,10 @@ class RunCheck:
         self._done += done
         self._on_bytes(self._done)
 
-    def _make_sure_of(self, file: File) -> None:
-        if file.path not in {known.path for known in self._manifest.snapshot()[2]}:
-            raise ReplacedError(f"{file.path} was replaced while it was checked: check again")
+    def is_outdated(self) -> bool:
+        """Whether a file has been replaced, and deleted, since this was made."""
+        now = {file.path for file in self._manifest.snapshot()[2]}
+        return any(f.path not in now and not self._folder.exists(f.path) for f in self.files)
 
     def _run(self) -> dict | None:
         """The run's row of ``runs``; None if there is not just one."""

@@ -21,7 +21,7 @@ from ringlens.store.check_files import SUMMED
 from ringlens.store.check_rows import named
 from ringlens.store.commit import CommitFiles
 from ringlens.store.delete import delete_run
-from ringlens.store.finding import LOST, Finding
+from ringlens.store.finding import LOST, WRONG, Finding
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File
 from ringlens.store.store import Store
@@ -81,8 +81,13 @@ class _Mender:
 
     def note(self, report: Report) -> None:
         """Note facts of intact files anew where the manifest has others, or no checksum."""
+        wrong = {found.path for found in report.findings if found.severity == WRONG}
         known = {file.path: file for file in self._manifest.snapshot()[2]}
-        anew = [f for path, f in report.noted.items() if known.get(path) not in (f, None)]
+        anew = [
+            noted
+            for path, noted in report.noted.items()
+            if (file := known.get(path)) and (file.checksum is None or path in wrong)
+        ]
         if anew:
             self._manifest.amend(anew)
             self._say(f"noted rows, size, traces and checksum of {len(anew)} intact files anew")
