@@ -11,13 +11,16 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from records import random_run, random_trace
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, confine
+from ringlens.store.answer import decode, encode
+from ringlens.store.channel import FrameError
 from ringlens.store.sandbox import Limits, Sandbox
-from ringlens.store.worker import cut, encode
-from ringlens.store.worker_process import decode
+from ringlens.store.worker import cut
 
 LIMITS = Limits(seconds=20, rows=100, bytes=100_000, workers=1)
 
@@ -277,3 +280,14 @@ def alive(pid):
         os.kill(pid, 0)
         return open(f"/proc/{pid}/stat").read().split()[2] != "Z"
     return False
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_altered_answers_are_refused_or_well_formed(data):
+    table = pa.table({"a": [1, 2, None], "b": ["x", "ÿ", None], "c": [[1.5], [], None]})
+    body = bytearray(encode(table).to_pybytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(FrameError):
+        decode(bytes(body)).validate(full=True)

@@ -292,6 +292,8 @@ def test_a_worker_that_is_taken_over_can_do_nothing(places):
 # Answers of a process that does not keep to the protocol, as what its `answer` gives.
 LIES = {
     "no table": "({}, b'x' * 100)",
+    "a bomb": "({}, squeezed(pa.table({'a': ['x' * 100_000_000]})))",
+    "a bomb of words": "({}, squeezed(pa.table({'a': ['x' * 100_000_000]}), words=True))",
     "a pickle": "({}, __import__('pickle').dumps(print))",
     "an empty body": "({}, b'')",
     "half a table": "({}, bytes(real)[: len(real) // 2])",
@@ -320,6 +322,14 @@ from ringlens.store import worker
 dumps = json.dumps
 worker.json.dumps = lambda found: str(found["raw"]) if "raw" in found else dumps(found)
 real = worker.encode(pa.table({"a": ["abc"]}))
+def squeezed(table, words=False):
+    if words:
+        table = pa.table({"a": table["a"].dictionary_encode()})
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
 worker.answer = lambda session, lie, *rest: eval(lie)
 worker.main(given)
 """
@@ -333,6 +343,8 @@ def liar(places):
 
 
 FEW = (
+    "a bomb",
+    "a bomb of words",
     "a pickle",
     "offsets that lead outside",
     "a body without end",

@@ -22,6 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from ringlens.errors import SandboxError
+from ringlens.store.answer import encode
 from ringlens.store.channel import Channel, ChannelClosedError
 from ringlens.store.confine import Bounds, confine
 from ringlens.store.statement import RefusedError, check
@@ -167,14 +168,6 @@ def cut(table: pa.Table, rows: int, size: int) -> tuple[pa.Table, str | None]:
     if low == 0:
         raise RefusedError(f"one row alone has more than {size:,} bytes, the most an answer has")
     return table.slice(0, low), "bytes"
-
-
-def encode(table: pa.Table) -> pa.Buffer:
-    """A table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
 
 
 def _channel() -> Channel:

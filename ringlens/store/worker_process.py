@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from ringlens.errors import SandboxError
+from ringlens.store.answer import decode
 from ringlens.store.channel import (
     Channel,
     ChannelClosedError,
@@ -196,17 +197,3 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "seconds": (float,),
     "worn": (bool,),
 }
-
-
-def decode(body: bytes) -> pa.Table:
-    """An Arrow IPC stream from a process that may be hostile.
-
-    Raises:
-        FrameError: It is not well-formed: offsets, lengths and UTF-8 are all checked.
-    """
-    try:
-        table = pa.ipc.open_stream(body).read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise FrameError(f"no table where one was due: {error}") from error
-    return table
