@@ -135,7 +135,7 @@ def _sidebar(console: Console) -> list[Component]:
                 html.H3("Tables"),
                 finder,
                 html.Div([_entry(each) for each in tables], className="sql-tables"),
-                html.H3("Made of them"),
+                html.H3("Views"),
                 html.Div([_entry(each) for each in views], className="sql-tables"),
             ],
             className="sql-scroll",

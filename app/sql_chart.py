@@ -99,7 +99,10 @@ def _layout(kind: str, x: str, y: str, title: str, colours: Palette) -> Figure:
     }
 
     def named(text: str) -> Figure:
-        return {**axis, "title": {"text": text, "font": {"size": 12, "color": colours.text_2}}}
+        return {
+            **axis,
+            "title": {"text": text, "standoff": 12, "font": {"size": 12, "color": colours.text_2}},
+        }
 
     return {
         "xaxis": named(x),

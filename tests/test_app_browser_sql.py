@@ -112,9 +112,15 @@ def test_rows_are_those_of_the_store_and_can_be_taken_along(tab, address, store)
     scope = {}
     exec(copied, scope)
     assert scope["frame"]["pos"].tolist() == [row[0] for row in expected]
+    write(
+        tab, "select trace_id, pos, layer from routing where pos = 7 and layer = 2 order by 1 desc"
+    )
+    rows(tab).first.get_by_role("link", name="3").click()
+    expect(tab).to_have_url(re.compile(r"/trace/3\?tok=7&L=2"))
+    expect(tab.locator(".t.focused")).to_have_count(1)
 
 
-def test_errors_are_sentences_and_the_next_query_works(tab, address):
+def test_errors_are_sentences_and_escape_cancels(tab, address):
     tab.goto(f"{address}/sql")
     write(tab, "select nope from traces")
     expect(tab.get_by_role("alert")).to_contain_text("The columns are: traces: trace_id")
@@ -125,10 +131,6 @@ def test_errors_are_sentences_and_the_next_query_works(tab, address):
     expect(tab.locator("#sql-note")).to_contain_text("gives no rows")
     write(tab, "from range(20000)")
     expect(tab.locator("#sql-status")).to_contain_text("first 10,000 rows")
-
-
-def test_a_long_query_is_cancelled_by_escape(tab, address):
-    tab.goto(f"{address}/sql")
     write(tab, "select count(*) from range(1000000000000000)")
     expect(tab.locator("#sql-status")).to_contain_text("running")
     expect(tab.locator("#sql-cancel")).to_be_visible()
@@ -139,7 +141,7 @@ def test_a_long_query_is_cancelled_by_escape(tab, address):
     expect(rows(tab)).to_have_count(1)
 
 
-def test_tables_are_found_and_put_into_the_query(tab, address, store):
+def test_tables_are_found_and_queries_saved(tab, address, store):
     tab.goto(f"{address}/sql")
     tab.locator("#sql-find").fill("bias_flip")
     holders = [e for e in catalog(store) if any("bias_flip" in c.name for c in e.columns)]
@@ -148,10 +150,6 @@ def test_tables_are_found_and_put_into_the_query(tab, address, store):
     tab.locator(".sql-table:visible [data-insert=bias_flip]").click()
     assert tab.locator("#sql-text").input_value() == "select bias_flip"
     expect(tab.locator(".sql-column[data-insert=bias_flip]")).to_contain_text("selection bias")
-
-
-def test_queries_are_saved_in_the_browser(tab, address):
-    tab.goto(f"{address}/sql")
     write(tab, "-- forty-two\nselect 42 as a")
     expect(rows(tab)).to_have_count(1)
     tab.locator("#sql-save").click()

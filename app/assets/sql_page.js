@@ -93,6 +93,13 @@
 
   const rows_ = () => result.rows.map((row) => Object.fromEntries(row.map((value, i) => [`c${i}`, value])));
 
+  // Columns that say where in its trace a row is, for a link there; null where there is no trace.
+  function token(column) {
+    if (column.name !== "trace_id" || !column.number) return null;
+    const at = (name) => result.columns.findIndex((each) => each.name === name && each.number);
+    return { tok: at("pos"), L: at("layer") };
+  }
+
   function columns() {
     return result.columns.map((column, i) => {
       let longest = column.name.length + 2;
@@ -105,7 +112,7 @@
         width: Math.round(Math.min(460, Math.max(76, 7.4 * longest + 30))),
         ...(column.number ? { type: "rightAligned", cellClass: "num ag-right-aligned-cell" } : {}),
         ...(/^(list|struct|map|binary)/.test(column.type) ? { cellClass: "mono dim" } : {}),
-        cellRenderer: "SqlCell", tooltipField: longest > 60 ? `c${i}` : undefined,
+        cellRenderer: "SqlCell", cellRendererParams: { token: token(column) }, tooltipField: longest > 60 ? `c${i}` : undefined,
       };
     });
   }
@@ -284,10 +291,25 @@
   });
 
   const cells = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
-  cells.SqlCell = ({ value }) =>
-    value === null || value === undefined
-      ? window.React.createElement("span", { className: "sql-null" }, "null")
-      : String(value);
+  cells.SqlCell = ({ value, data, colDef }) => {
+    if (value === null || value === undefined) {
+      return window.React.createElement("span", { className: "sql-null" }, "null");
+    }
+    const token = colDef.cellRendererParams.token;
+    if (!token) return String(value);
+    const where = new URLSearchParams();
+    for (const [name, i] of Object.entries(token)) {
+      const found = data[`c${i}`];
+      if (found !== undefined && found !== null) where.set(name, found);
+    }
+    const href = `/trace/${value}${where.size ? "?" + where : ""}`;
+    const onClick = (event) => {
+      if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return;
+      event.preventDefault();
+      rl.go(href);
+    };
+    return window.React.createElement("a", { href, className: "sql-link", onClick }, String(value));
+  };
 
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.sql = {
