@@ -211,6 +211,17 @@ def test_a_run_that_ends_with_many_small_files_is_compacted(tmp_path, monkeypatc
         assert {len(store.files(t.name)) for t in store.tables()} == {0, 1}
 
 
+def test_what_a_killed_compaction_spilled_is_swept(tmp_path):
+    with StoreWriter(tmp_path) as writer:
+        alive = writer.rewriter().writer
+        for name in ("0123456789abcdef", alive):
+            (tmp_path / "staging" / f"{name}-00000001.spill").mkdir()
+            (tmp_path / "staging" / f"{name}-00000001.spill" / "block").touch()
+        StoreWriter(tmp_path).close()
+        found = [path.name for path in (tmp_path / "staging").glob("*.spill")]
+        assert found == [f"{alive}-00000001.spill"]
+
+
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=4), st.integers(1, 3), st.data())
 def test_any_history_survives_compaction(tmp_path_factory, lengths, commits, data):

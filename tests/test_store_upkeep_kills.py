@@ -63,11 +63,14 @@ def test_upkeep_that_is_killed_loses_nothing(tmp_path):
     run_id = make(path, DELETED, TRACES)
     make(other, MERGED, COPIED)
     rng = random.Random(KILLS)
-    writer, written = start(write_on, path)
+    rounds = tmp_path / "rounds"
+    rounds.mkdir()
+    writer, written = start(write_on, path, rounds)
     acknowledged, deleted = {}, set()
     reads = 0
     with Store(path) as store:
         for kill in range(KILLS):
+            (rounds / str(kill)).touch()
             process, reports = start(keep_up, path, other, kill)
             reports.recv()
             until = time.monotonic() + rng.uniform(0.02, 0.5)

@@ -238,6 +238,25 @@ def test_rollups_made_anew_are_those_of_the_capture(tmp_path, monkeypatch):
         assert_sums(store)
 
 
+def test_a_running_capture_is_counted_anew_and_goes_on(tmp_path):
+    """Between two parts of a trace, by another writer; then its phases change as well."""
+    trace = random_trace(RUN, 600, router_logits=None, heads=None)
+    with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
+        run_id = writer.start_run(RUN)
+        (trace_id,) = writer.commit(run_id, [part(trace, 0, 300, None)])
+        with StoreWriter(tmp_path) as other:
+            rollup.rebuild(other.rewriter(), run_id, lambda done, total: None)
+        assert_sums(store)
+        writer.commit(run_id, [part(trace, 300, 400, trace_id)])
+        assert_sums(store)
+        tokens = replace(trace.tokens, phase=["answer"] * 600)
+        record = part(replace(trace, tokens=tokens), 400, 600, trace_id)
+        writer.commit(run_id, [replace(record, retold=cut_tokens(tokens, 0, 400))])
+        assert_sums(store)
+        phases = "select distinct phase from usage_traces"
+        assert store.sql(phases).fetchall() == [("answer",)]
+
+
 def test_a_run_that_lost_a_rollup_is_found(tmp_path):
     run_id = make(tmp_path)
     with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:

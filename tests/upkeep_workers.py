@@ -13,6 +13,7 @@ from ringlens.store import Store, StoreWriter, compact, copying, delete, merge, 
 
 RUN = random_run()
 TRACE_SIZES = (5, 30, 90, 300)
+A_ROUND = 4
 DELETED = random_run(model="to be deleted")
 MERGED = random_run(model="to be merged")
 
@@ -33,15 +34,20 @@ def make(path: Path, run, traces: int) -> str:
     return run_id
 
 
-def write_on(path: Path, reports: Connection) -> None:
-    """Commit a trace every now and then, until killed; report each id."""
+def write_on(path: Path, reports: Connection, rounds: Path) -> None:
+    """Commit a trace every now and then, until killed; report each id.
+
+    At most `A_ROUND` for each file in the folder ``rounds``, so that the store does not grow with
+    the time that a busy machine takes for a round.
+    """
     with StoreWriter(path) as writer:
         run_id = writer.start_run(RUN)
         seed = 0
         while True:
-            reports.send((seed, *writer.commit(run_id, [trace_of(seed)])))
-            seed += 1
-            time.sleep(0.1)
+            if seed < A_ROUND * len(list(rounds.iterdir())):
+                reports.send((seed, *writer.commit(run_id, [trace_of(seed)])))
+                seed += 1
+            time.sleep(0.05)
 
 
 def keep_up(path: Path, reports: Connection, other: Path, seed: int) -> None:
