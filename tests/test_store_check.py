@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,13 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from records import part, random_trace
+from records import part, random_run, random_trace
 from test_store_processes import start
 from workers import RUN, check_without_rights, repair_store, rich_trace, write_commits
 
 from ringlens.cli import main
 from ringlens.store import Store, StoreWriter, parquet, sweep
 from ringlens.store.check import check
+from ringlens.store.records import ChoiceArrays
 from ringlens.store.repair import repair
 
 REPAIRS = max(3, int(os.environ.get("RINGLENS_KILLS", "24")) // 6)
@@ -323,6 +325,22 @@ def test_spans_may_be_wider_than_what_a_file_holds(tmp_path):
         assert store.committed() == before
 
 
+def test_imported_routing_need_not_cover_a_trace_but_has_no_gaps(tmp_path):
+    """Servers leave tokens out at either end."""
+    run = random_run(mode="imported", record=("routing",), expert_bias=np.full((3, 16), np.nan))
+    full = random_trace(RUN, 24, router_logits=None, heads=None)
+    layers, ids = full.routing.layers, full.routing.expert_ids
+    choices = [ChoiceArrays(layers, ids[:, 2:20], 2), ChoiceArrays(layers, ids[:, :23])]
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [replace(full, routing=c) for c in choices])
+        writer.commit(run_id, [replace(full, routing=None)])
+        writer.finish_run(run_id)
+    assert findings(tmp_path) == []
+    rewrite(tmp_path, "routing", without(2, 7))
+    assert {(f.kind, f.traces) for f in findings(tmp_path)} == {("gap", (1, 2))}
+
+
 def test_a_disk_that_cannot_read_a_file_is_damage_too(path, monkeypatch):
     read = parquet.checksum
 
@@ -471,11 +489,14 @@ def test_a_store_is_checked_by_who_may_only_read_it(sound):
         (staging / "0123456789abcdef-00000099-tokens.part").write_bytes(b"half")
         (staging / "0123456789abcdef.lock").touch()
         subprocess.run(["chmod", "-R", "a+rX,a-w", path], check=True)
-        process, reports = start(check_without_rights, path)
-        assert reports.recv() == ["leftover"]
-        process.join()
+        old = Path(shutil.copytree(OLD_STORE, Path(folder) / "old"))
+        subprocess.run(["chmod", "-R", "a+rX,a-w", old], check=True)
+        for store, told in ((path, ["leftover"]), (old, [])):
+            process, reports = start(check_without_rights, store)
+            assert reports.recv() == told
+            process.join()
         assert (staging / "0123456789abcdef.lock").exists()
-        subprocess.run(["chmod", "-R", "u+w", path], check=True)
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
 
 
 def test_a_repair_that_is_killed_leaves_the_store_no_worse(path):

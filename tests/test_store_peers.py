@@ -20,6 +20,7 @@ from workers import (
 )
 
 from ringlens.store import Alone, Store, StoreWriter, schema_usage
+from ringlens.store.check import check
 from ringlens.store.schema import tables
 
 EXCHANGES = 4
@@ -75,6 +76,7 @@ def test_ranks_write_one_commit(tmp_path, size, speaker):
             key = ", ".join(table.key)
             rows = store.sql(f"select {key} from {table.name}").fetchall()
             assert len(set(rows)) == len(rows) > 0
+        assert check(store).findings == []
     assert_no_orphans(tmp_path)
 
 
