@@ -108,10 +108,7 @@ def _refused(console: Console, reason: str) -> Component:
         html.Div(
             [
                 html.H2("SQL is switched off here"),
-                html.P(
-                    "Queries of whoever opens this page run in a sandbox, and there is none: "
-                    f"{reason}."
-                ),
+                html.P(f"{reason[0].upper()}{reason[1:]}."),
                 html.P("In your own terminal you need none:"),
                 command_box(command),
             ],

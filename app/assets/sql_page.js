@@ -109,7 +109,7 @@
       }
       return {
         field: `c${i}`, headerName: column.name, headerTooltip: `${column.name}: ${column.type}`,
-        width: Math.round(Math.min(460, Math.max(76, 7.4 * longest + 30))),
+        width: Math.round(Math.min(460, Math.max(76, 7.8 * longest + 32))),
         ...(column.number ? { type: "rightAligned", cellClass: "num ag-right-aligned-cell" } : {}),
         ...(/^(list|struct|map|binary)/.test(column.type) ? { cellClass: "mono dim" } : {}),
         cellRenderer: "SqlCell", cellRendererParams: { token: token(column) }, tooltipField: longest > 60 ? `c${i}` : undefined,

@@ -122,8 +122,9 @@ class Sandbox:
         # A worker dies with the thread that started it, so one thread starts them all.
         self._starter = ThreadPoolExecutor(1, "sandbox")
         self._workers: queue.Queue[Future[WorkerProcess]] = queue.Queue()
+        folders = store.definitions().folders
         for _ in range(self.limits.workers):
-            self._start()
+            self._workers.put(self._new(folders))
 
     def __enter__(self) -> Sandbox:
         return self
@@ -210,11 +211,8 @@ class Sandbox:
             raise self._refused(reply, query, definitions.columns)
         return Answer(reply.table, reply.cut, reply.seconds)
 
-    def _start(self) -> None:
-        """Have a worker started; whoever takes it waits for it."""
-        self._workers.put(self._new(self._store.definitions().folders))
-
     def _new(self, folders: Sequence[str]) -> Future[WorkerProcess]:
+        """Have a worker started; whoever takes it waits for it."""
         return self._starter.submit(
             WorkerProcess, self._store.path, folders, asdict(self.limits), self._boot
         )
@@ -239,7 +237,7 @@ class Sandbox:
             self._workers.put(started)
         else:
             worker.close()
-            self._start()
+            self._workers.put(self._new(worker.folders))
 
     def _failed(self, error: Exception, worker: WorkerProcess, running: _Query) -> StoreError:
         """The sentence for a query that gave no answer."""
