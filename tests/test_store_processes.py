@@ -25,6 +25,7 @@ from workers import (
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter
+from ringlens.store.check import check
 from ringlens.store.layout import table_names
 from ringlens.store.manifest import Manifest
 
@@ -163,6 +164,8 @@ def test_killed_writers_lose_nothing(tmp_path, store):
     assert new[0] > max(found, default=0)
     assert_no_orphans(tmp_path)
     assert_values(tmp_path, found)
+    with Store(tmp_path) as store:
+        assert check(store).findings == []
 
 
 def assert_values(path, trace_ids):
