@@ -223,7 +223,7 @@ def test_ctrl_c_keeps_committed_traces(tmp_path):
 
 
 def traces(folder):
-    if not (folder / "manifest.sqlite").exists():
+    if not (folder / "store.json").exists():  # which comes last
         return 0
     with Store(folder) as store:
         return store.sql("select count(*) from traces").fetchall()[0][0]
