@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import random_run, random_trace
 
-from ringlens.errors import StoreError
+from ringlens.errors import SandboxError, StoreError
 from ringlens.store import Store, StoreWriter, confine
 from ringlens.store.answer import decode, encode
 from ringlens.store.channel import FrameError
@@ -237,12 +237,28 @@ time.sleep(300)
 
 
 @here
-def test_a_closed_sandbox_leaves_no_process(store):
+def test_a_closed_sandbox_leaves_no_process_and_no_query(store):
     box = Sandbox(store, LIMITS)
     box.sql("select 1")
     process = worker_of(box).process
+    said = []
+
+    def ask():
+        with pytest.raises((StoreError, SandboxError)) as caught:
+            box.sql("select pg_sleep(60)")
+        said.append(str(caught.value))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(box._queries) == 3)
     box.close()
+    for thread in threads:
+        thread.join(20)
+    assert len(said) == 3
     assert process.poll() is not None
+    with pytest.raises(SandboxError, match="is closed"):
+        box.sql("select 1")
 
 
 @here

@@ -115,6 +115,7 @@ class Sandbox:
             )
         self.limits = limits or Limits()
         self._boot = BOOT
+        self._closed = False
         self._store = store
         self._lock = threading.Lock()
         self._queries: dict[str, _Query] = {}
@@ -138,13 +139,15 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End all workers; queries that are running fail."""
+        """End all workers; queries that run or wait fail."""
+        self._closed = True
         for name in list(self._queries):
             self.cancel(name)
-        for _ in range(self.limits.workers):
-            started = self._workers.get()
+        ended = [self._workers.get() for _ in range(self.limits.workers)]
+        for started in ended:
             if started.exception() is None:
                 started.result().close()
+            self._workers.put(started)  # for queries that wait, which then see that it is closed
         self._starter.shutdown()
 
     def sql(self, query: str, name: str | None = None) -> Answer:
@@ -220,6 +223,9 @@ class Sandbox:
     def _take(self, folders: Sequence[str]) -> WorkerProcess:
         """A living worker that may read the given folders."""
         started = self._workers.get()
+        if self._closed:
+            self._workers.put(started)
+            raise SandboxError("the sandbox is closed")
         worker = started.result() if started.exception() is None else None
         if worker is not None and (not worker.alive or worker.folders != tuple(folders)):
             worker.close()  # a table has got its first file since, or the system ended the process
