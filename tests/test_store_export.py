@@ -161,5 +161,11 @@ def test_the_command(path, tmp_path):
     lines = ("--format", "jsonl", "--tables", "tokens", "--trace", 2)
     assert call("--out", tmp_path / "a.jsonl", *lines).exit_code == 0
     assert "routing" not in json.loads((tmp_path / "a.jsonl").read_text())
+    pages = ("--out", tmp_path / "site", "--format", "bundle", "--trace", 2)
+    assert call(*pages, "--tables", "tokens").exit_code == 2
+    assert call(*pages).exit_code == 0
+    assert (tmp_path / "site" / "index.html").exists()
+    tokens = json.loads((tmp_path / "site" / "data" / "trace" / "2" / "tokens.json").read_text())
+    assert tokens["text"] == TRACES[1].text
     again = call("--out", tmp_path / "a.jsonl", *lines)
     assert again.exit_code == 1 and "is there already" in again.output
