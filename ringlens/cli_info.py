@@ -40,8 +40,9 @@ def info(store: str, as_json: bool) -> None:
     for run in found["runs"]:
         _print_run(run)
     _print_tables(found["tables"])
-    click.echo(f"\nringlens check {store}    verifies every file, and choices against their logits")
-    click.echo(f"ringlens app {store}      opens the dashboard")
+    click.echo()
+    for step in found["next"]:
+        click.echo(f"{step['command']}    {step['why']}")
 
 
 def _print_run(run: dict[str, Any]) -> None:

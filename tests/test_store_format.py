@@ -140,4 +140,12 @@ def test_info_tells_what_there_is_and_what_is_unfinished(tmp_path):
         (routing,) = [table for table in told["tables"] if table["table"] == "routing"]
         assert routing["rows"] == len(store.sql("from routing"))
         assert routing["bytes"] == sum(file.bytes for file in store.files("routing"))
+        assert [step["command"].split()[1] for step in told["next"]] == ["check", "app"]
         assert told["choices"] == len(store.sql("from router_choices"))
+
+
+def test_info_says_what_would_make_a_store_faster(tmp_path, monkeypatch):
+    monkeypatch.setattr("ringlens.store.info.MANY_FILES", 1)
+    with Store(shutil.copytree(DATA / "store-1", tmp_path / "store")) as store:
+        commands = [step["command"].split()[1] for step in info(store)["next"]]
+    assert commands == ["check", "app", "rollup", "compact"]

@@ -17,6 +17,9 @@ select run_id, count(*) as traces, count(*) filter (correct) as correct, count(c
 from traces group by run_id
 """
 
+MANY_FILES = 1_000
+"""Files of a table from which on queries are notably slower (20 times those of one file)."""
+
 COUNTS = ("traces", "correct", "graded", "tokens", "think", "running")
 
 
@@ -27,7 +30,7 @@ def info(store: Store) -> dict[str, Any]:
         ``store``, ``format_version``, ``created_by``, ``created``; ``runs``, each its row of
         ``runs`` with COUNTS of its traces and whether it is ``being_written``; ``tables``, each
         with rows, files, bytes and bytes a token; the sums of COUNTS; ``choices``, how many experts
-        were chosen; ``bytes``.
+        were chosen; ``bytes``; ``next``, commands that are of use now, each with the reason.
 
     Raises:
         StoreError: A file of ``runs`` or ``traces`` is damaged.
@@ -37,6 +40,7 @@ def info(store: Store) -> dict[str, Any]:
     totals = {name: sum(run[name] for run in runs) for name in COUNTS}
     k = {run["run_id"]: run["experts_per_token"] for run in runs}
     routed = [file for file in files if file.table == "routing"]
+    tables = _tables(files, totals["tokens"])
     return {
         "store": store.address,
         **layout.read_marker(store.folder),
@@ -44,8 +48,22 @@ def info(store: Store) -> dict[str, Any]:
         "choices": sum(file.rows * k.get(file.run_id, 0) for file in routed),
         "bytes": sum(file.bytes for file in files),
         "runs": runs,
-        "tables": _tables(files, totals["tokens"]),
+        "tables": tables,
+        "next": _next(store.address, {table["table"]: table["files"] for table in tables}),
     }
+
+
+def _next(address: str, files: dict[str, int]) -> list[dict[str, str]]:
+    """Commands that are of use, given how many files each table has."""
+    found = [
+        (f"ringlens check {address}", "verifies every file, and choices against their logits"),
+        (f"ringlens app {address}", "opens the dashboard"),
+    ]
+    if files.get("routing") and not files.get("usage_traces"):
+        found.append((f"ringlens rollup {address}", "sums the routing up, for fast pages"))
+    if max(files.values(), default=0) > MANY_FILES:
+        found.append((f"ringlens compact {address}", "makes few large files of many small ones"))
+    return [{"command": command, "why": why} for command, why in found]
 
 
 def _runs(store: Store) -> list[dict[str, Any]]:
