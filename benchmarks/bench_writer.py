@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def main() -> None:
             f" .npy {spread(raw)} of one core, {found.npy_bytes / tokens / 1000:6.2f} kB"
         )
     print("bytes a token of each table, everything recorded:")
-    for table, size in found.tables.items():
+    for table, size in sorted(found.tables.items()):
         print(f"  {table:16s} {size / tokens:10,.1f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:,.0f} MiB, of which the trace {trace_bytes(trace) / 2**20:,.0f} MiB")
@@ -92,8 +93,10 @@ def measure(run: RunRecord, record: TraceRecord) -> Found:
             npy.append(timed(lambda: write_npy(Path(name), arrays)))
         with Store(Path(name) / "s") as store:
             last = max(file.first_trace for file in store.files("tokens"))
-            files = [f for each in store.snapshot().values() for f in each if f.last_trace == last]
-            tables = {file.table: file.bytes for file in files}
+            tables: dict[str, int] = defaultdict(int)
+            for file in (file for files in store.snapshot().values() for file in files):
+                if file.last_trace == last:
+                    tables[file.table] += file.bytes
         npy_bytes = sum(path.stat().st_size for path in Path(name).glob("*.npy"))
     return Found(commit[1:], npy[1:], tables, npy_bytes)  # the first round pays for imports
 

@@ -4,7 +4,7 @@ pyarrow spends its time on the levels of the lists, on splitting bytes and on zs
 Parquet can hold fp16 as it lies in memory and in plain sight of every reader: with a dictionary of
 the 65,536 values of fp16, as floats, the 16 bits of a value are its index, and indices of 16 bits
 are packed as they are. Rows that fp16 does not hold stand in plain pages between the others. That
-costs 3 ns a float, and a sixth more room than zstd's work leaves (which compaction gives back).
+costs 2 to 3 ns a float, and a sixth more room than zstd's work leaves; compaction gives it back.
 
 Byte planes of fp16 in two binary columns, the other fast way, cost 5 ns and would be floats only in
 connections that ringlens opens.
