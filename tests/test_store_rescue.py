@@ -1,6 +1,7 @@
 """A manifest that is gone is made anew from the files: what was committed, and nothing else."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -112,6 +113,28 @@ def test_an_incomplete_commit_is_told_and_not_brought_to_life(path):
     assert (code, told["findings"]) == (0, [])
     assert f"commit {int(number)} was not complete" in "\n".join(told["done"])
     assert contents(path) == before
+
+
+def test_a_rescue_that_was_killed_is_begun_again(path, monkeypatch):
+    """At its worst moment: the old manifest is away, the new one not yet in its place."""
+    before = contents(path)
+    replace, calls = os.replace, []
+
+    def killed(source, target):
+        if Path(target) == path / "manifest.sqlite":
+            calls.append(source)
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild_manifest(path, lambda _: None)
+    assert calls
+    assert not (path / "manifest.sqlite").exists()
+    rebuild_manifest(path, lambda _: None)
+    assert contents(path) == before
+    assert not list(path.glob("staging/manifest-*"))
 
 
 def test_a_file_that_cannot_be_read_is_left_out_and_its_traces_can_go(path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -206,6 +207,8 @@ def _write(
     runs: dict[str, dict],
 ) -> None:
     """Make the new manifest beside the old one, then put it in its place."""
+    for begun in folder.staging.glob("manifest-*"):  # by a rescue that was killed
+        shutil.rmtree(begun)
     beside = folder.staging / f"manifest-{secrets.token_hex(4)}"
     beside.mkdir(parents=True)
     Manifest.create(beside).close()
