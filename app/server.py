@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import webbrowser
@@ -40,6 +41,7 @@ def serve(
             f"Use host 127.0.0.1 and, from elsewhere, a tunnel: ssh -L {port}:127.0.0.1:{port} HOST"
         )
     app = make_app(store_path)
+    settle()
     listener = _listen(host, port)
     for warm in (payload.warm, app.server.extensions["ringlens.sources"].warm):
         threading.Thread(target=warm, daemon=True).start()
@@ -55,6 +57,15 @@ def serve(
         server.close()
         app.server.extensions["ringlens-console"].close()
         app.server.extensions["ringlens"].close()
+
+
+def settle() -> None:
+    """Leave all that there is now out of garbage collections: it lives as long as the server.
+
+    A full collection passes over every object of Dash and Plotly, 70 ms in the midst of an answer.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -39,6 +39,7 @@ from ringlens.app import (
 )
 from ringlens.app.evidence import EvidenceCache
 from ringlens.app.scope import Scope
+from ringlens.app.server import settle
 from ringlens.app.sources import Sources
 from ringlens.app.usage import Usage
 from ringlens.app.usage_cache import UsageCache
@@ -284,6 +285,7 @@ def opening(path: Path) -> None:
 def warm(path: Path, query: Query) -> Times:
     """A query in an open store, after some to fill what is kept."""
     server = make_app(path).server
+    settle()
     sources = server.extensions["ringlens.sources"]
     with sources.store:
         ask = Ask(sources.store, server.test_client())
