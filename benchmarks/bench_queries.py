@@ -49,7 +49,9 @@ from ringlens.store.cube import CubeCache
 ROUNDS = 40
 COLD_ROUNDS = 12
 BRUSH = 512
-GOAL_MS = 200
+GOAL_MS, OPEN_MS, START_MS, SQL_MS = 200, 500, 2_000, 10_000
+"""Goals: a view, opening a store, starting the dashboard, SQL over the whole store."""
+
 PAGE = 100
 HOST = {"Host": "127.0.0.1:8050"}
 SEEN = 4
@@ -236,7 +238,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="measure without caches too")
     parser.add_argument("--only", default="", help="queries whose name holds this")
     given = parser.parse_args()
-    print(f"{machine()}, load {os.getloadavg()[0]:.1f}; goal {GOAL_MS} ms at p95")
+    print(f"{machine()}, load {os.getloadavg()[0]:.1f}")
     print("milliseconds: p50, p95 of the clock (and of all cores' time); * beyond the goal")
     for path in given.stores:
         describe(path)
@@ -268,7 +270,7 @@ def opening(path: Path) -> None:
         with Store(path) as store:
             store.sql("select count(*) from traces").fetchall()
 
-    show("open, first query", [timed(first) for _ in range(5)], [fresh(path, first)])
+    show("open, first query", [timed(first) for _ in range(5)], [fresh(path, first)], OPEN_MS)
     code = (
         "import sys; from ringlens.app import make_app; app = make_app(sys.argv[1]);"
         "app.server.test_client().get('/', headers={'Host': '127.0.0.1:8050'});"
@@ -279,7 +281,7 @@ def opening(path: Path) -> None:
     def process() -> None:
         subprocess.run([sys.executable, "-c", code, str(path)], check=True)
 
-    show("dashboard process, first page", [timed(process) for _ in range(3)])
+    show("dashboard process, first page", [timed(process) for _ in range(3)], None, START_MS)
 
 
 def warm(path: Path, query: Query) -> Times:
@@ -326,7 +328,7 @@ def whole_store(path: Path, only: str) -> None:
     for name, query in WHOLE_STORE.items():
         if only in name:
             with Store(path) as store:
-                show(name, [timed(fetch, store, query) for _ in range(4)][1:])
+                show(name, [timed(fetch, store, query) for _ in range(4)][1:], None, SQL_MS)
 
 
 def fetch(store: Store, query: str) -> None:
@@ -347,9 +349,9 @@ def _of_cores() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def show(name: str, warm: Times, cold: Times | None = None) -> None:
+def show(name: str, warm: Times, cold: Times | None = None, goal_ms: float = GOAL_MS) -> None:
     """One line: p50 and p95 of the clock, and of all cores' time, in milliseconds."""
-    late = " " if 1000 * np.percentile([clock for clock, _ in warm], 95) <= GOAL_MS else "*"
+    late = " " if 1000 * np.percentile([clock for clock, _ in warm], 95) <= goal_ms else "*"
     line = f"  {name:38s} {spread(warm)} {late}"
     print(line + (f"  cold {spread(cold)}" if cold else ""), flush=True)
 
