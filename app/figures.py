@@ -122,7 +122,7 @@ def _heatmap(
         "xgap": gap,
         "ygap": gap,
         "hoverongaps": False,
-        "hovertemplate": f"<b>L%{{y}} · E%{{x}}</b>  %{{z:{form}}}<extra></extra>",
+        "hovertemplate": f"<b>L%{{y:d}} · E%{{x}}</b>  %{{z:{form}}}<extra></extra>",
         "showscale": False,
     }
 
@@ -203,7 +203,7 @@ def _balance(usage: Usage, phase: str, colours: Palette) -> list[Figure]:
                 "xaxis": axis,
                 "width": 0.16 if len(usage.layers) <= _LABELLED else 0.6,
                 "marker": {"color": colours.bar, "line": {"width": 0}},
-                "hovertemplate": f"<b>L%{{y}}</b>  {name} %{{x:.3f}}<extra></extra>",
+                "hovertemplate": f"<b>L%{{y:d}}</b>  {name} %{{x:.3f}}<extra></extra>",
                 "texttemplate": "%{x:.2f}" if len(usage.layers) <= _LABELLED else None,
                 "textposition": "outside",
                 "constraintext": "none",

@@ -171,6 +171,8 @@ def test_heatmap_click_shows_the_experts_tokens(tab, address, store):
     x = box["x"] + box["width"] * (expert + 0.5) / 16
     y = box["y"] + box["height"] * (1 + 0.5) / 3  # layers 1, 2, 3: the second row
     tab.mouse.move(x, y)
+    hover = tab.locator("#heatmap .hoverlayer .hovertext")
+    expect(hover).to_contain_text(re.compile(rf"^L{layer} · E{expert} "))
     tab.mouse.click(x, y)
     expect(tab.locator("#expert-summary h2")).to_have_text(f"Expert {expert}")
     expect(tab).to_have_url(re.compile(f"L={layer}&E={expert}"))
