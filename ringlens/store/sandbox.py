@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Any
 
 import duckdb
@@ -94,7 +94,7 @@ class _Query:
     cancelled: bool = False
 
 
-class Sandbox:
+class Sandbox(AbstractContextManager["Sandbox"]):
     """Runs read-only queries of strangers on a store. Any thread may ask.
 
     Args:
@@ -127,15 +127,7 @@ class Sandbox:
         for _ in range(self.limits.workers):
             self._workers.put(self._new(folders))
 
-    def __enter__(self) -> Sandbox:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import duckdb
 
@@ -45,7 +45,7 @@ class Definitions:
     columns: Mapping[str, Sequence[str]]
 
 
-class Store:
+class Store(AbstractContextManager["Store"]):
     """A store, opened for reading; nothing in it is ever changed.
 
     Every query sees all commits that were complete when it was made (at an address: 0.2 seconds
@@ -85,15 +85,7 @@ class Store:
             self._connection.execute(f"set threads = {max(WAITING, os.cpu_count() or 1)}")
         self._refresh()
 
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

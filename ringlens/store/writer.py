@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import encode, schema
@@ -23,7 +23,7 @@ from ringlens.store.supersede import Spoken, parts_of
 from ringlens.store.transaction import Transactions
 
 
-class StoreWriter(Transactions):
+class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
     """Writes runs and traces to a store; any number of processes may do so at once.
 
     A commit is written to ``staging/``, flushed, renamed into place and then registered in one
@@ -54,15 +54,7 @@ class StoreWriter(Transactions):
         super().__init__(path, peers, workers)
         self._shapes: dict[str, RunShape] = {}
 
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def start_run(self, run: RunRecord) -> str:
