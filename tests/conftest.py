@@ -1,8 +1,9 @@
-"""Shared by all tests: quiet libraries, one thread."""
+"""Shared by all tests: quiet libraries, one thread; and a served store in a browser."""
 
 import os
 
 import pytest
+from browser import browser, served
 
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,3 +18,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("extra"):
             item.add_marker(pytest.mark.skip(reason="RINGLENS_EXTRA=1 runs it"))
+
+
+@pytest.fixture(scope="module")
+def address(store):
+    """Where the dashboard of the module's ``store`` is served."""
+    with served(store.path) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    """A headless browser."""
+    with browser() as found:
+        yield found

@@ -5,9 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from browser import browser, page, served
+from browser import page, served
 from playwright.sync_api import expect
 from records import random_run, random_trace
+from small_store import write_run
 
 from ringlens.store import Store, StoreWriter
 
@@ -42,24 +43,8 @@ def store(tmp_path_factory):
     ]
     hostile = with_text(hostile, pieces, prompt=HOSTILE[1], answer=HOSTILE[0], task=HOSTILE[2])
     bare = random_trace(run, 30, seed=7, routing=None, router_logits=None, heads=None)
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(run)
-        writer.commit(run_id, [*traces, hostile, bare])
-        writer.finish_run(run_id)
-    with Store(path) as store:
+    with Store(write_run(path, run, [*traces, hostile, bare])) as store:
         yield store
-
-
-@pytest.fixture(scope="module")
-def address(store):
-    with served(store.path) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    with browser() as found:
-        yield found
 
 
 @pytest.fixture

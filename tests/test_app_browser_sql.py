@@ -5,11 +5,11 @@ import re
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from browser import browser, page, served
+from browser import page
 from playwright.sync_api import expect
-from records import random_run, random_trace
+from small_store import small_store
 
-from ringlens.store import Store, StoreWriter, confine
+from ringlens.store import Store, confine
 from ringlens.store.catalog import catalog
 
 pytestmark = [
@@ -22,26 +22,8 @@ HOSTILE = "<img src=x onerror=window.hit=1>"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("stores") / "store"
-    run = random_run()
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(run)
-        writer.commit(run_id, [random_trace(run, 120, seed=i) for i in range(3)])
-        writer.finish_run(run_id)
-    with Store(path) as store:
+    with Store(small_store(tmp_path_factory.mktemp("stores") / "store", 120)) as store:
         yield store
-
-
-@pytest.fixture(scope="module")
-def address(store):
-    with served(store.path) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    with browser() as found:
-        yield found
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import pytest
 from browser import browser, page
 from playwright.sync_api import expect
 from records import random_run, random_trace
+from small_store import write_run
 from test_app_browser import HOSTILE, with_text
 
 from ringlens.app import bundle
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter
+from ringlens.store import Store
 
 pytestmark = pytest.mark.browser
 
@@ -31,11 +32,7 @@ def folder(tmp_path_factory):
     ]
     traces[1] = with_text(traces[1], pieces, prompt=HOSTILE[1], answer=HOSTILE[0], task=HOSTILE[2])
     bare = random_trace(RUN, 30, seed=7, routing=None, router_logits=None, heads=None)
-    with StoreWriter(path / "store") as writer:
-        run_id = writer.start_run(RUN)
-        writer.commit(run_id, [*traces, bare])
-        writer.finish_run(run_id)
-    with Store(path / "store") as store:
+    with Store(write_run(path / "store", RUN, [*traces, bare])) as store:
         bundle.write(store, [1, 2, 4], path / "site", lambda done, total: None)
         with pytest.raises(StoreError, match="is there already"):
             bundle.write(store, [1], path / "site", lambda done, total: None)

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser import browser, page, served
+from browser import page
 from records import random_run, random_trace
+from small_store import write_run
 
 from ringlens.app import make_app, payload
-from ringlens.store import ChoiceArrays, Store, StoreWriter
+from ringlens.store import ChoiceArrays, Store
 
 HOST = {"Host": "127.0.0.1:8050"}
 RUN = random_run(
@@ -27,11 +28,7 @@ def path(tmp_path_factory):
     traces = [
         replace(FULL, tokens=tokens, routing=choices(FULL.routing, first)) for first in OFFSETS
     ]
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(RUN)
-        writer.commit(run_id, traces)
-        writer.finish_run(run_id)
-    return path
+    return write_run(path, RUN, traces)
 
 
 def choices(routing, first):
@@ -81,17 +78,11 @@ def test_every_address_answers(path, store):
     app.server.extensions["ringlens"].close()
 
 
-@pytest.fixture(scope="module")
-def address(path):
-    with served(path) as address:
-        yield address
-
-
 @pytest.mark.browser
-def test_a_trace_shows_its_choices_and_says_what_is_not_known(address):
+def test_a_trace_shows_its_choices_and_says_what_is_not_known(address, chrome):
     from playwright.sync_api import expect
 
-    with browser() as chrome, page(chrome) as (tab, complaints):
+    with page(chrome) as (tab, complaints):
         tab.goto(f"{address}/trace/1?tok=100&L=2&metric=margin")
         panel = tab.locator(".trace-panel")
         expect(panel).to_contain_text("in no order")
@@ -113,11 +104,11 @@ def test_a_trace_shows_its_choices_and_says_what_is_not_known(address):
 
 
 @pytest.mark.browser
-def test_usage_counts_what_is_known(address, store):
+def test_usage_counts_what_is_known(address, chrome, store):
     from playwright.sync_api import expect
 
     run_id = store.trace(1).summary["run_id"]
-    with browser() as chrome, page(chrome) as (tab, complaints):
+    with page(chrome) as (tab, complaints):
         tab.goto(f"{address}/routing?run={run_id}&L=2&E=5")
         expect(tab.locator(".routing-note")).to_contain_text("tokens")
         expect(tab.locator("#expert-summary")).to_contain_text("Expert 5")

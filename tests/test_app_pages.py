@@ -11,6 +11,7 @@ import time
 
 import pytest
 from records import random_run, random_trace
+from small_store import small_store
 
 from ringlens.app import make_app, serve
 from ringlens.app.shell import page as page_of
@@ -23,12 +24,8 @@ HOST = {"Host": "127.0.0.1:8050"}
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("stores") / "store"
-    run = random_run()
+    path = small_store(tmp_path_factory.mktemp("stores") / "store", 80)
     with StoreWriter(path) as writer:
-        run_id = writer.start_run(run)
-        writer.commit(run_id, [random_trace(run, 80, seed=i) for i in range(3)])
-        writer.finish_run(run_id)
         bare = random_run(record=())
         none = {"routing": None, "router_logits": None, "heads": None}
         writer.commit(writer.start_run(bare), [random_trace(bare, 20, **none)])

@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from records import random_run, random_trace
+from small_store import small_store
 
 from ringlens.app import make_app, page_sql, sql_cells, sql_chart
 from ringlens.app.sql_console import KEPT, Console
 from ringlens.app.sql_examples import EXAMPLES
 from ringlens.errors import NotInStoreError
-from ringlens.store import Store, StoreWriter, confine, landlock
+from ringlens.store import Store, confine, landlock
 from ringlens.store.catalog import catalog
 
 HOST = {"Host": "127.0.0.1:8050"}
@@ -26,13 +26,7 @@ here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {c
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("stores") / "store"
-    run = random_run()
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(run)
-        writer.commit(run_id, [random_trace(run, 80, seed=i) for i in range(3)])
-        writer.finish_run(run_id)
-    return path
+    return small_store(tmp_path_factory.mktemp("stores") / "store", 80)
 
 
 @pytest.fixture(scope="module")

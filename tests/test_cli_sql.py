@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from pyarrow import parquet
-from records import random_run, random_trace
+from small_store import small_store
 
 from ringlens.cli import main
 from ringlens.cli_sql_shell import Words
-from ringlens.store import Store, StoreWriter
+from ringlens.store import Store
 from ringlens.store.catalog import catalog
 
 PROMPT = "ringlens>"
@@ -29,13 +29,7 @@ PROMPT = "ringlens>"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("stores") / "store"
-    run = random_run()
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(run)
-        writer.commit(run_id, [random_trace(run, 60, seed=i) for i in range(3)])
-        writer.finish_run(run_id)
-    with Store(path) as store:
+    with Store(small_store(tmp_path_factory.mktemp("stores") / "store")) as store:
         yield store
 
 

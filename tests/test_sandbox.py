@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import random_run, random_trace
+from small_store import small_store
 
 from ringlens.errors import SandboxError, StoreError
 from ringlens.store import Store, StoreWriter, confine
@@ -29,13 +30,7 @@ here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {c
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("stores") / "it's [a] store*"
-    run = random_run()
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(run)
-        writer.commit(run_id, [random_trace(run, 60, seed=i) for i in range(3)])
-        writer.finish_run(run_id)
-    return path
+    return small_store(tmp_path_factory.mktemp("stores") / "it's [a] store*")
 
 
 @pytest.fixture(scope="module")

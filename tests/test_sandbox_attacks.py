@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 from attacks import BOMBS, LONG_BOMBS, READS, SETTINGS, WRITES
 from pyarrow import parquet
-from records import random_run, random_trace
+from small_store import small_store
 
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, confine, sandbox, worker_process
+from ringlens.store import Store, confine, sandbox, worker_process
 from ringlens.store.sandbox import Limits, Sandbox
 
 SECRET = "c7d1-the-secret-outside"
@@ -35,11 +35,7 @@ pytestmark = pytest.mark.skipif(
 def places(tmp_path_factory):
     """The store, and things outside it."""
     folder = tmp_path_factory.mktemp("attacked")
-    run = random_run()
-    with StoreWriter(folder / "store") as writer:
-        run_id = writer.start_run(run)
-        writer.commit(run_id, [random_trace(run, 60, seed=i) for i in range(3)])
-        writer.finish_run(run_id)
+    small_store(folder / "store")
     (folder / "secret.txt").write_text(f"{SECRET}\n")
     parquet.write_table(pa.table({"x": [SECRET]}), folder / "secret.parquet")
     with Store(folder / "store") as store:

@@ -8,22 +8,16 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from records import random_run, random_trace
+from small_store import small_store
 
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter
+from ringlens.store import Store
 from ringlens.store.relation import Relation
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("stores") / "store"
-    run = random_run()
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(run)
-        writer.commit(run_id, [random_trace(run, 60, seed=i) for i in range(3)])
-        writer.finish_run(run_id)
-    with Store(path) as store:
+    with Store(small_store(tmp_path_factory.mktemp("stores") / "store")) as store:
         yield store
 
 
