@@ -65,6 +65,7 @@ def test_from_an_example_to_a_chart_to_a_link(tab, address, chrome):
     expect(tab.locator("#sql-chart .scatterlayer .trace")).to_have_count(3)
     wanted = {"view": "chart", "kind": "line", "x": "pos", "y": "entropy", "by": "trace_id"}
     expect(tab).to_have_url(re.compile("by=trace_id"))
+    expect(tab).to_have_url(re.compile("view=chart"))  # set apart from the others
     assert {name: asked(tab)[name] for name in wanted} == wanted
     tab.get_by_text("Bars", exact=True).click()
     expect(tab.locator("#sql-chart .barlayer .trace")).to_have_count(3)

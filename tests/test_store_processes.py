@@ -256,6 +256,40 @@ def assert_whole_blocks(store):
     return tokens
 
 
+def kill_writers_of_parts(address, moments, check_whole):
+    """Kill one writer after the other, each so many seconds after it took up the run.
+
+    ``check_whole(address)`` is called after each kill. Returns the runs that were taken up.
+    """
+    acknowledged: dict[int, int] = {}
+    runs = set()
+    for seconds in moments:
+        process, reports = start(write_parts, address, None)
+        runs.add(reports.recv())
+        time.sleep(seconds)
+        process.kill()
+        process.join()
+        for commit in drain(reports):
+            acknowledged |= dict(commit)
+        check_whole(address)
+        with Store(address) as store:
+            assert_whole_blocks(store)
+            query = "select trace_id, n_prompt + n_think + n_answer from traces"
+            found = dict(store.sql(query).fetchall())
+        assert all(found[trace_id] >= n for trace_id, n in acknowledged.items())
+    return runs
+
+
+def assert_each_item_once(address):
+    """Items from 0, none twice, none missed; of each what its trace says is stored."""
+    with Store(address) as store:
+        query = "select trace_id, item, n_prompt + n_think + n_answer from traces order by item"
+        rows = store.sql(query).fetchall()
+        assert [item for _, item, _ in rows] == list(range(len(rows)))
+        for trace_id, item, n in rows:
+            assert_same(store.trace(trace_id), part(whole(item), 0, n, None), PARTS)
+
+
 def test_a_reader_sees_whole_blocks_of_running_traces(tmp_path):
     StoreWriter(tmp_path).close()
     process, reports = start(write_parts, tmp_path, 40)
@@ -280,33 +314,13 @@ def test_a_reader_sees_whole_blocks_of_running_traces(tmp_path):
 def test_killed_writers_of_parts_lose_no_block_and_resume(tmp_path, store):
     """Every process takes up the run where the one before was killed; one run, no trace twice."""
     rng = random.Random(100 + store)
-    acknowledged: dict[int, int] = {}
-    runs = set()
-    for _ in range(6):
-        process, reports = start(write_parts, tmp_path, None)
-        runs.add(reports.recv())
-        time.sleep(rng.uniform(0, 0.3))
-        process.kill()
-        process.join()
-        for commit in drain(reports):
-            acknowledged |= dict(commit)
-        assert_whole(tmp_path)
-        with Store(tmp_path) as opened:
-            assert_whole_blocks(opened)
-            query = "select trace_id, n_prompt + n_think + n_answer from traces"
-            found = dict(opened.sql(query).fetchall())
-        assert all(found[trace_id] >= n for trace_id, n in acknowledged.items())
+    moments = [rng.uniform(0, 0.3) for _ in range(6)]
+    runs = kill_writers_of_parts(tmp_path, moments, assert_whole)
     assert len(runs) == 1
     with StoreWriter(tmp_path) as writer:
         assert writer.unfinished(PARTS.fingerprint) in runs
     assert_no_orphans(tmp_path)
-    with Store(tmp_path) as opened:
-        for trace_id, item, n in opened.sql(
-            "select trace_id, item, n_prompt + n_think + n_answer from traces"
-        ).fetchall():
-            assert_same(opened.trace(trace_id), part(whole(item), 0, n, None), PARTS)
-        items = opened.sql("select item from traces order by item").fetchall()
-        assert items == [(i,) for i in range(len(items))]  # none twice, none missed
+    assert_each_item_once(tmp_path)
 
 
 def asking(path):

@@ -6,22 +6,17 @@ import secrets
 import time
 
 import pytest
-from records import part
 from s3_server import BUCKET, reached, serve
 from test_store_peers import assert_rich, run_ranks
-from test_store_processes import COUNTS, assert_whole_blocks, drain, start
-from test_store_roundtrip import assert_same
+from test_store_processes import COUNTS, assert_each_item_once, drain, kill_writers_of_parts, start
 from workers import (
     KINDS,
-    PARTS,
     RUN,
     die_as_rank,
     kinds,
     rich_trace,
-    whole,
     write_as_rank,
     write_commits,
-    write_parts,
     write_there,
 )
 
@@ -133,30 +128,11 @@ def test_killed_writers_lose_nothing(shared, repetition):
 @pytest.mark.parametrize("repetition", range(max(1, KILLS // 24)))
 def test_a_killed_writers_run_goes_on(shared, repetition):
     rng = random.Random(repetition)
-    acknowledged: dict[int, int] = {}
-    runs = set()
-    for _ in range(4):
-        process, reports = start(write_parts, shared, None)
-        runs.add(reports.recv())
-        time.sleep(rng.uniform(0, 0.4))
-        process.kill()
-        process.join()
-        for commit in drain(reports):
-            acknowledged |= dict(commit)
-        assert_whole(shared)
-        with Store(shared) as store:
-            assert_whole_blocks(store)
-            query = "select trace_id, n_prompt + n_think + n_answer from traces"
-            found = dict(store.sql(query).fetchall())
-        assert all(found[trace_id] >= n for trace_id, n in acknowledged.items())
+    moments = [rng.uniform(0, 0.4) for _ in range(4)]
+    runs = kill_writers_of_parts(shared, moments, assert_whole)
     assert len(runs) == 1
     assert_no_orphans(shared)
-    with Store(shared) as store:
-        query = "select trace_id, item, n_prompt + n_think + n_answer from traces order by item"
-        rows = store.sql(query).fetchall()
-        assert [item for _, item, _ in rows] == list(range(len(rows)))  # none twice, none missed
-        for trace_id, item, n in rows:
-            assert_same(store.trace(trace_id), part(whole(item), 0, n, None), PARTS)
+    assert_each_item_once(shared)
 
 
 def test_ranks_upload_the_layers_that_they_own(shared):
