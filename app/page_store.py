@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 import dash_ag_grid as dag
@@ -89,7 +90,11 @@ def register(app: Dash, sources: Sources) -> None:
         parts = _stats(totals), _runs(catalogue), _empty(store, totals)
         return *parts, not totals["traces"], version
 
-    client = app.clientside_callback
+    _register_script(app.clientside_callback)
+
+
+def _register_script(client: Callable[..., None]) -> None:
+    """What the browser does by itself: open a trace, start the grid anew, fetch what is new."""
     client(
         ClientsideFunction("store", "open"),
         Output("traces", "id"),
@@ -214,18 +219,20 @@ def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
     )
 
 
-def _grid(tops: Row) -> Component:
-    def column(field: str, name: str, kind: str, **more: Any) -> Row:
-        filters = {"number": "agNumberColumnFilter", "text": "agTextColumnFilter", "": False}
-        return {"field": field, "headerName": name, "filter": filters[kind], **more}
+def _column(field: str, name: str, kind: str, **more: Any) -> Row:
+    filters = {"number": "agNumberColumnFilter", "text": "agTextColumnFilter", "": False}
+    return {"field": field, "headerName": name, "filter": filters[kind], **more}
 
-    columns = [
-        column("trace_id", "#", "number", width=68, cellRenderer="TraceLink"),
-        column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
-        column("prompt", "Prompt", "text", flex=5, minWidth=200, cellClass="strong"),
-        column("answer", "Answer", "text", flex=3, minWidth=130, cellClass="mono"),
-        column("task", "Task", "text", width=104, cellClass="dim"),
-        column(
+
+def _columns(tops: Row) -> list[Row]:
+    """Columns of the grid; ``tops`` are the largest values, at which meters are full."""
+    return [
+        _column("trace_id", "#", "number", width=68, cellRenderer="TraceLink"),
+        _column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
+        _column("prompt", "Prompt", "text", flex=5, minWidth=200, cellClass="strong"),
+        _column("answer", "Answer", "text", flex=3, minWidth=130, cellClass="mono"),
+        _column("task", "Task", "text", width=104, cellClass="dim"),
+        _column(
             "tokens",
             "Tokens",
             "number",
@@ -233,7 +240,7 @@ def _grid(tops: Row) -> Component:
             type="rightAligned",
             cellClass="num ag-right-aligned-cell",
         ),
-        column(
+        _column(
             "n_think",
             "Thinking",
             "number",
@@ -241,7 +248,7 @@ def _grid(tops: Row) -> Component:
             cellRenderer="Meter",
             cellRendererParams={"top": tops["n_think"], "digits": 0},
         ),
-        column(
+        _column(
             "entropy",
             "Entropy",
             "number",
@@ -250,8 +257,8 @@ def _grid(tops: Row) -> Component:
             cellRendererParams={"top": tops["entropy"], "digits": 3},
             headerTooltip="mean over generated tokens, nats",
         ),
-        column("finish_reason", "Finish", "text", width=88, cellRenderer="Tag"),
-        column(
+        _column("finish_reason", "Finish", "text", width=88, cellRenderer="Tag"),
+        _column(
             "run_id",
             "Run",
             "text",
@@ -261,9 +268,12 @@ def _grid(tops: Row) -> Component:
             valueFormatter={"function": "params.value ? params.value.slice(-6) : ''"},
         ),
     ]
+
+
+def _grid(tops: Row) -> Component:
     return dag.AgGrid(
         id="traces",
-        columnDefs=columns,
+        columnDefs=_columns(tops),
         defaultColDef={"sortable": True, "resizable": True, "suppressHeaderMenuButton": False},
         rowModelType="infinite",
         getRowId="params.data.trace_id.toString()",

@@ -27,7 +27,6 @@ LIMIT = 64 * 2**20
 """Bytes of usage that are kept: forty scopes of Ring-1T's size."""
 
 _PHASE = f"list_position({list(PHASES)!r}, phase) - 1"
-_BATCH = 4_096
 
 
 class UsageCache:
@@ -156,11 +155,6 @@ def of_routing(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]
         weight_PSE=count(chosen_Rk.ravel(), matrix(rows["weights"]).ravel()),
         flips_PSE=count(of_row_F * experts + flipped_F),
     )
-
-
-def read_usage(store: Store, scope: Scope) -> Usage:
-    """The usage of one scope."""
-    return UsageCache(store).get(scope)
 
 
 def _bytes(sums: Sums) -> int:

@@ -144,14 +144,14 @@ def test_pages(store, address, search, says):
 
 def test_the_copied_sql_counts_what_the_heatmap_shows(store):
     from ringlens.app.scope import Scope
-    from ringlens.app.usage_cache import read_usage
+    from ringlens.app.usage_cache import UsageCache
 
     run_id = store.trace(1).summary["run_id"]
     for search, trace_id in ((f"?run={run_id}", None), ("?trace=2", 2)):
         (query,) = re.findall(
             r'"data-copy": "(select [^"]*)"', text_of(page(store, "/routing", search))
         )
-        usage = read_usage(store, Scope(run_id, trace_id))
+        usage = UsageCache(store).get(Scope(run_id, trace_id))
         for layer, expert, n, _, flips in store.sql(query).fetchall():
             s = usage.layers.index(layer)
             assert usage.n_PSE[:, s, expert].sum() == n

@@ -17,7 +17,7 @@ from ringlens.app.catalogue import Catalogue
 from ringlens.app.evidence import EvidenceCache
 from ringlens.app.figures import usage_heatmap
 from ringlens.app.scope import Scope
-from ringlens.app.usage_cache import UsageCache, read_usage
+from ringlens.app.usage_cache import UsageCache
 from ringlens.errors import NotInStoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
 
@@ -338,7 +338,7 @@ def test_not_recorded(store):
 @pytest.mark.parametrize("trace_id", [None, 3])
 def test_usage_is_the_count_of_the_records(store, scope, trace_id):
     traces = TRACES if trace_id is None else [TRACES[trace_id - 1]]
-    usage = read_usage(store, Scope(scope.run_id, trace_id))
+    usage = UsageCache(store).get(Scope(scope.run_id, trace_id))
     n, flips = np.zeros((3, 3, 16)), np.zeros((3, 3, 16))
     weight = np.zeros((3, 3, 16))
     for trace in traces:
@@ -356,7 +356,7 @@ def test_usage_is_the_count_of_the_records(store, scope, trace_id):
 @pytest.mark.parametrize("trace_id", [None, 3])
 def test_usage_is_the_same_without_rollups(store, old_store, scope, trace_id):
     scope = Scope(scope.run_id, trace_id)
-    with_rollups, without = read_usage(store, scope), read_usage(old_store, scope)
+    with_rollups, without = UsageCache(store).get(scope), UsageCache(old_store).get(scope)
     assert with_rollups.from_rollups
     assert not without.from_rollups
     np.testing.assert_array_equal(without.tokens_P, with_rollups.tokens_P)
@@ -381,14 +381,14 @@ def test_a_commit_is_added_to_the_usage(tmp_path, monkeypatch):
             )
             grown = cache.get(scope)
             assert [file.first_trace for file in read] == [2]
-            np.testing.assert_array_equal(grown.n_PSE, read_usage(store, scope).n_PSE)
+            np.testing.assert_array_equal(grown.n_PSE, UsageCache(store).get(scope).n_PSE)
             assert grown.n_PSE.sum() > first.n_PSE.sum()
 
 
 def test_usage_of_an_imported_run_knows_the_choice_alone(imported):
     store, trace = imported
     scope = Scope(store.trace(1).summary["run_id"])
-    usage = read_usage(store, scope)
+    usage = UsageCache(store).get(scope)
     assert usage.n_PSE.sum() == trace.routing.expert_ids.size
     assert usage.tokens("all") == trace.routing.expert_ids.shape[1]
     for metric in ("weight", "flips"):

@@ -96,12 +96,6 @@ def _ffn_tensors(prefix: str, hidden: int, width: int) -> Iterator[tuple[str, Sh
     yield f"{prefix}.down_proj.weight", (hidden, width)
 
 
-def checkpoint_tensors(folder: Path) -> dict[str, Shape] | None:
-    """Names and shapes in a folder's safetensors files; see :func:`checkpoint_headers`."""
-    headers = checkpoint_headers(folder)
-    return None if headers is None else {name: shape for name, (shape, _) in headers.items()}
-
-
 def checkpoint_headers(folder: Path) -> dict[str, tuple[Shape, str]] | None:
     """Names, shapes and dtypes ("BF16") in a folder's safetensors files, from their headers alone.
 

@@ -14,6 +14,7 @@ from ringlens.store.records import (
     TraceRecord,
     VectorArrays,
 )
+from ringlens.store.relation import Relation
 from ringlens.store.store import Store
 from ringlens.store.trace import Attention, Trace, Vectors
 from ringlens.store.writer import StoreWriter
@@ -25,6 +26,7 @@ __all__ = [
     "ChoiceArrays",
     "HeadArrays",
     "Peers",
+    "Relation",
     "RoutingArrays",
     "RunRecord",
     "Store",

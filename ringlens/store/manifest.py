@@ -173,13 +173,9 @@ class Manifest:
         if changed != 1 or self._is_gone(commit.writer):
             db.execute("rollback")
             return Completion.CLEARED
-        for path in retire:
-            if db.execute("delete from files where path = ?", (path,)).rowcount != 1:
-                db.execute("rollback")
-                return Completion.OUTDATED
-        db.executemany(
-            "insert into retired (path, retired) values (?, ?)", [(path, now()) for path in retire]
-        )
+        if not self._retire(retire):
+            db.execute("rollback")
+            return Completion.OUTDATED
         if started is not None:
             run = (commit.run_id, started.shape, now())
             db.execute("insert into runs (run_id, shape, started) values (?, ?, ?)", run)
@@ -187,17 +183,33 @@ class Manifest:
             db.execute("insert into owners (run_id, fingerprint, writer) values (?, ?, ?)", owner)
         if finished is not None:
             db.execute("update runs set finished = ? where run_id = ?", (finished, commit.run_id))
-        if dropped:
-            if db.execute("select 1 from files where run_id = ?", (commit.run_id,)).fetchone():
-                db.execute("rollback")
-                return Completion.OUTDATED
-            for table in ("runs", "owners"):
-                db.execute(f"delete from {table} where run_id = ?", (commit.run_id,))
+        if dropped and not self._drop(commit.run_id):
+            db.execute("rollback")
+            return Completion.OUTDATED
         db.executemany(
             f"insert or replace into files ({_FILE}, commit_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(*astuple(file), commit.commit_id) for file in files],
         )
         return Completion.DONE
+
+    def _retire(self, paths: Sequence[str]) -> bool:
+        """Move committed files to those that were replaced; False where one is not committed."""
+        db = self._connection
+        for path in paths:
+            if db.execute("delete from files where path = ?", (path,)).rowcount != 1:
+                return False
+        rows = [(path, now()) for path in paths]
+        db.executemany("insert into retired (path, retired) values (?, ?)", rows)
+        return True
+
+    def _drop(self, run_id: str) -> bool:
+        """Forget a run; False where it has files."""
+        db = self._connection
+        if db.execute("select 1 from files where run_id = ?", (run_id,)).fetchone():
+            return False
+        for table in ("runs", "owners"):
+            db.execute(f"delete from {table} where run_id = ?", (run_id,))
+        return True
 
     @transaction
     def take_over(self, commit: Commit, writer: str) -> bool:

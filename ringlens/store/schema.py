@@ -10,6 +10,7 @@ Shape letters: T tokens of a trace, k experts a token, E experts, H attention he
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -179,56 +180,43 @@ def routing_table(experts: int) -> Table:
             LAYER,
             POS,
             Column("expert_ids", ids, "the k chosen experts, heaviest first"),
-            Column(
-                "weights",
-                FLOATS,
-                "their routing weights w, rounded to fp16; this and what follows is null in "
-                "imported runs",
-                nullable=True,
-            ),
-            Column(
-                "affinities",
-                FLOATS,
-                "their affinities s = sigmoid(router logit)",
-                nullable=True,
-                unit="score",
-            ),
-            Column(
-                "margin",
-                pa.float32(),
-                "score c = s + bias of rank k minus rank k+1 inside the kept groups: what the last "
-                "chosen expert won by; inf when nothing could have displaced it",
-                nullable=True,
-                unit="score",
-            ),
-            Column(
-                "group_margin",
-                pa.float32(),
-                "score of the last kept group minus that of the first rejected one; inf when no "
-                "group is rejected",
-                nullable=True,
-                unit="score",
-            ),
-            Column(
-                "bias_flips",
-                ids,
-                "chosen experts that would not be chosen with a bias of zero",
-                nullable=True,
-            ),
-            Column(
-                "group_flips",
-                ids,
-                "experts among the k best scores of all groups whose group was rejected",
-                nullable=True,
-            ),
-            Column(
-                "entropy",
-                pa.float32(),
-                "entropy of s / sum(s) over all experts",
-                nullable=True,
-                unit="nats",
-            ),
+            *_reasons(ids),
         ),
+    )
+
+
+def _reasons(ids: pa.DataType) -> tuple[Column, ...]:
+    """Columns of ``routing`` that imported runs do not know: why the experts were chosen."""
+    reason = partial(Column, nullable=True)
+    return (
+        reason(
+            "weights",
+            FLOATS,
+            "their routing weights w, rounded to fp16; this and what follows is null in "
+            "imported runs",
+        ),
+        reason("affinities", FLOATS, "their affinities s = sigmoid(router logit)", unit="score"),
+        reason(
+            "margin",
+            pa.float32(),
+            "score c = s + bias of rank k minus rank k+1 inside the kept groups: what the last "
+            "chosen expert won by; inf when nothing could have displaced it",
+            unit="score",
+        ),
+        reason(
+            "group_margin",
+            pa.float32(),
+            "score of the last kept group minus that of the first rejected one; inf when no "
+            "group is rejected",
+            unit="score",
+        ),
+        reason("bias_flips", ids, "chosen experts that would not be chosen with a bias of zero"),
+        reason(
+            "group_flips",
+            ids,
+            "experts among the k best scores of all groups whose group was rejected",
+        ),
+        reason("entropy", pa.float32(), "entropy of s / sum(s) over all experts", unit="nats"),
     )
 
 

@@ -115,10 +115,11 @@ class Store(AbstractContextManager["Store"]):
         """Query the store.
 
         Tables: ``runs``, ``experts``, ``traces``, ``tokens``, ``routing``, ``router_logits``,
-        ``heads``, ``head_blocks``, ``activations``, ``attention``, ``usage_traces``,
-        ``usage_blocks`` (see `ringlens.store.schema`) and the views ``router_choices`` (trace_id,
-        layer, pos, rank from 0, expert, weight, affinity, bias_flip), one row a chosen expert,
-        ``expert_usage`` and ``trace_summary`` (see `ringlens.store.views_usage`).
+        ``heads``, ``head_blocks``, ``steps``, ``head_steps``, ``activations``, ``attention``,
+        ``probes``, ``usage_traces``, ``usage_blocks`` (see `ringlens.store.schema`) and the views
+        ``router_choices`` (trace_id, layer, pos, rank from 0, expert, weight, affinity,
+        bias_flip), one row a chosen expert, ``expert_usage`` and ``trace_summary`` (see
+        `ringlens.store.views_usage`).
 
         Args:
             query: SQL of DuckDB.
