@@ -8,7 +8,13 @@ import time
 import pytest
 from s3_server import BUCKET, reached, serve
 from test_store_peers import assert_rich, run_ranks
-from test_store_processes import COUNTS, assert_each_item_once, drain, kill_writers_of_parts, start
+from test_store_processes import (
+    assert_each_item_once,
+    assert_whole,
+    drain,
+    kill_writers_of_parts,
+    start,
+)
 from workers import (
     KINDS,
     RUN,
@@ -38,15 +44,6 @@ def shared(tmp_path):
 def s3():
     with serve() as server, reached(server):
         yield server
-
-
-def assert_whole(address):
-    """Every trace has all its rows; return the ids."""
-    with Store(address) as store:
-        rows = store.sql(COUNTS).fetchall()
-    for trace_id, n, *found in rows:
-        assert found == [n, n, n - 1, n * SPARSE, n * SPARSE, n * RUN.layers], trace_id
-    return [row[0] for row in rows]
 
 
 def assert_no_orphans(address):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import anyio
 import httpx
@@ -47,7 +47,7 @@ class NoServerError(ServingError):
     """A server that is gone, or refuses whatever is asked: no other request would fare better."""
 
 
-class Client:
+class Client(AbstractAsyncContextManager["Client"]):
     """Posts JSON to a server and gives its JSON back. For use inside one event loop.
 
     Args:
@@ -63,15 +63,7 @@ class Client:
         limits = httpx.Limits(max_connections=patience.concurrency)
         self._http = httpx.AsyncClient(headers=headers, timeout=patience.timeout, limits=limits)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self._http.aclose()
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:

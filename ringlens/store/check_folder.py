@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ringlens.store import layout
 from ringlens.store.finding import LITTER, SWEEP, WRONG, Finding
 from ringlens.store.folder import Folder
-from ringlens.store.manifest import Commit, File, Manifest
+from ringlens.store.manifest import Commit, Manifest
 
 NAME = re.compile(r"part-(\d+)[.-].*parquet")
 
@@ -60,12 +60,10 @@ def check_folder(folder: Folder, manifest: Manifest) -> Iterator[Finding]:
     known = {file.path for file in files} | set(manifest.retired(before="9999"))
     for path in lying:
         if path not in known and folder.exists(path):
-            yield from _orphan(path, reservations, dead, files)
+            yield from _orphan(path, reservations, dead)
 
 
-def _orphan(
-    path: str, reservations: Sequence[Commit], dead: set[str], files: Sequence[File]
-) -> Iterator[Finding]:
+def _orphan(path: str, reservations: Sequence[Commit], dead: set[str]) -> Iterator[Finding]:
     number = commit_of(path)
     owner = next((commit for commit in reservations if commit.commit_id == number), None)
     if owner is not None and owner.writer not in dead:

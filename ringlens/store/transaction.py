@@ -28,21 +28,7 @@ Staged = tuple[list[File], Spoken | None]
 
 
 class Transactions:
-    """A store opened for writing, and its commits.
-
-    Args:
-        path: Folder or address of the store; made if it is missing.
-        peers: The ranks that write together, this one among them.
-        workers: Threads that encode a commit; None for as many as the process may use cores, from
-            2 to 8.
-
-    Attributes:
-        folder: Where the store's files live.
-        bytes_written: Bytes of all files committed by this writer and its peers.
-
-    Raises:
-        StoreError: The folder cannot be written, or holds something else.
-    """
+    """A store opened for writing, and its commits; arguments are those of `StoreWriter`."""
 
     _manifest: Manifest  # on rank 0 alone
     _lock: Lock  # on rank 0 alone
