@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from side_by_side import machine
+from synthetic_store import EXPERTS, HEADS, LAYERS, SPARSE, K, half, run_record
 
 from ringlens.store import (
     HeadArrays,
@@ -36,7 +37,6 @@ from ringlens.store import (
     TraceRecord,
 )
 
-LAYERS, DENSE, EXPERTS, K, HEADS = 80, 4, 256, 8, 64
 ROUNDS = 5
 
 
@@ -137,14 +137,13 @@ def spread(values: list[float]) -> str:
 def ring_1t(tokens: int) -> tuple[RunRecord, TraceRecord]:
     """A run and a trace of Ring-1T's sizes; values from distributions like the model's."""
     rng = np.random.default_rng(0)
-    sparse = tuple(range(DENSE, LAYERS))
-    shape = (len(sparse), tokens)
+    shape = (len(SPARSE), tokens)
     logits = half(rng.normal(-1, 1.5, (*shape, EXPERTS)).astype(np.float32))
     ids = np.argsort(-logits, axis=2)[..., : K + 1]
     score = 1 / (1 + np.exp(-np.take_along_axis(logits, ids, axis=2)))
     weights = score[..., :K] / score[..., :K].sum(-1, keepdims=True) * 2.5
     routing = RoutingArrays(
-        layers=sparse,
+        layers=SPARSE,
         expert_ids=ids[..., :K].astype(np.uint8),
         weights=half(weights),
         affinities=score[..., :K],
@@ -155,29 +154,8 @@ def ring_1t(tokens: int) -> tuple[RunRecord, TraceRecord]:
         group_flips=rng.random((*shape, K)) < 0.1,
         entropy=rng.normal(5, 0.1, shape).astype(np.float32),
     )
-    run = RunRecord(
-        mode="live",
-        model="synthetic",
-        revision=None,
-        layers=LAYERS,
-        sparse_layers=sparse,
-        experts=EXPERTS,
-        experts_per_token=K,
-        groups=8,
-        groups_kept=4,
-        routed_scaling_factor=2.5,
-        heads=HEADS,
-        kv_heads=8,
-        head_dim=128,
-        hidden_size=8192,
-        dtype="bfloat16",
-        quantization=None,
-        attention="synthetic",
-        experts_layout="fused",
-        seed=0,
-        record=("routing", "router_logits", "heads"),
-        expert_bias=rng.normal(0, 0.05, (len(sparse), EXPERTS)).astype(np.float32),
-    )
+    bias_SE = rng.normal(0, 0.05, (len(SPARSE), EXPERTS)).astype(np.float32)
+    run = run_record(np.random.default_rng(0), heads=True, logits=True, bias_SE=bias_SE)
     trace = TraceRecord(
         prompt="",
         text="word " * tokens,
@@ -211,11 +189,6 @@ def head_statistics(rng: np.random.Generator, tokens: int) -> HeadArrays:
     values = (rng.gamma(2, 1, shape), first, (1 - first) * rng.beta(1, 20, shape))
     norm = rng.gamma(4, 1, shape)
     return HeadArrays(tuple(range(LAYERS)), *(half(v) for v in values), half(norm))
-
-
-def half(values: np.ndarray) -> np.ndarray:
-    """Rounded to fp16, as float32."""
-    return values.astype(np.float16).astype(np.float32)
 
 
 def trace_bytes(trace: TraceRecord) -> int:
