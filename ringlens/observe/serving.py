@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ringlens.observe.imported import imported_run, trace_record
 from ringlens.observe.saved import SavedResponses
 from ringlens.observe.served import ServedModel
 from ringlens.observe.session import OnProgress
-from ringlens.observe.target import fingerprint, open_target
+from ringlens.observe.target import Target, fingerprint, open_target
 from ringlens.observe.tasks import problem_tasks
 from ringlens.problem import Problem
 from ringlens.store import Store
@@ -152,15 +153,26 @@ def import_problems(
                 return portal.start_task_soon(_ask, client, spoken, task, body)
 
             left = [task for task in tasks if task.item not in target.done]
+            read = partial(_only_record, spoken, served)
             with closing(in_turn(ask, left, patience.concurrency)) as answers:
-                for task, asked in answers:
-                    try:
-                        target.add(_only_record(spoken, served, asked.result(), task))
-                    except NoServerError:
-                        raise
-                    except ServingError as error:
-                        on_bad(error)
+                _add_answers(target, answers, read, on_bad)
     return Store(target.folder)
+
+
+def _add_answers(
+    target: Target,
+    answers: Iterable[tuple[Task, Future]],
+    read: Callable[[Exchange, Task], TraceRecord],
+    on_bad: OnBad,
+) -> None:
+    """Add each answer as it comes; a bad one goes to ``on_bad``, a server that is gone raises."""
+    for task, asked in answers:
+        try:
+            target.add(read(asked.result(), task))
+        except NoServerError:
+            raise
+        except ServingError as error:
+            on_bad(error)
 
 
 def in_turn(

@@ -14,15 +14,13 @@ WRONG = "wrong"
 LITTER = "litter"
 """Severity: something lies about that no reader looks at."""
 
-SEVERITIES = (LOST, WRONG, LITTER)
-
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong.
 
     Attributes:
-        severity: One of `SEVERITIES`.
+        severity: `LOST`, `WRONG` or `LITTER`.
         kind: What it is, in a word that does not change: "missing", "page", "gap" …
         path: The file in the store, or its table; "" for the store as a whole.
         sentence: What is wrong.
