@@ -280,7 +280,9 @@ def test_a_worker_that_is_taken_over_can_do_nothing(places):
             assert files(places["folder"]) == before, code
         # What the list above fails at is not simply broken: these work.
         assert outcome(box, f"open('{places['file']}', 'rb').read(4)") == "succeeded: b'PAR1'"
-        assert outcome(box, "len(os.environ), os.getpriority(0, 0)") == "succeeded: (0, 10)"
+        polite = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
+        found = outcome(box, "len(os.environ), os.getpriority(0, 0)")
+        assert found == f"succeeded: (0, {polite})"
         assert honest(box)
     assert files(places["folder"], contents=True) == content
 
