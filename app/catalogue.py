@@ -58,13 +58,7 @@ class Catalogue:
 
     def _replace(self, name: str, files: Sequence[File], affected: Sequence[Span]) -> None:
         """Read the rows of some traces again, from all files that can hold one of them."""
-        holding = [
-            file
-            for file in files
-            if any(
-                file.first_trace <= last and file.last_trace >= first for first, last in affected
-            )
-        ]
+        holding = [file for file in files if any(_overlap(file, span) for span in affected)]
         rows = self._copy(name, holding, affected)
         inside = _inside(name, affected)
         self._fill(

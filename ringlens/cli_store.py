@@ -75,7 +75,7 @@ def compact(store: str, target: int, run_id: str | None, running: bool, engine: 
     goes on with the rest when it is started again. The old files stay for ten minutes, for queries
     that are running, so as much space is needed meanwhile.
 
-    
+    \b
     Examples:
       ringlens compact runs/first
       ringlens compact runs/first --target 100
@@ -107,7 +107,7 @@ def delete(store: str, run_ids: tuple[str, ...], trace_ids: tuple[int, ...], yes
     What is deleted of one run goes in one commit. Readers may go on meanwhile; a run that is being
     captured is refused. The files leave the disk ten minutes later, when the store is next written.
 
-    
+    \b
     Examples:
       ringlens delete runs/first --trace 3 --trace 5
       ringlens delete runs/first --run 20260801-120000-a1b2c3 --yes
@@ -145,7 +145,7 @@ def merge(target: str, sources: tuple[str, ...]) -> None:
     Traces get new ids; runs keep theirs. Runs that are already there are skipped, so a merge that
     was stopped goes on when it is started again. The sources stay as they are.
 
-    
+    \b
     Example:
       ringlens merge runs/all runs/first runs/second
     """

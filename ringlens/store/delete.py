@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ringlens.errors import NotInStoreError, StoreError
-from ringlens.store import parquet, stream
+from ringlens.store import stream
 from ringlens.store.commit import CommitFiles
 from ringlens.store.manifest import File
 from ringlens.store.rewriter import Ends, Rewriter
 from ringlens.store.store import Store
+from ringlens.store.supersede import holds
 from ringlens.store.table import Table
 
 
@@ -92,8 +92,7 @@ def _check(rewriter: Rewriter, run_id: str) -> None:
 
 
 def _holds(files: CommitFiles, file: File, gone: pa.Array) -> bool:
-    """Whether a file has a row of one of some traces."""
+    """Whether a file has a row of one of some traces, given in order; most need not be opened."""
     if file.last_trace < gone[0].as_py() or file.first_trace > gone[-1].as_py():
         return False
-    ids = parquet.columns(files.folder, file.path, ["trace_id"])["trace_id"]
-    return bool(pc.any(pc.is_in(ids, gone)).as_py())
+    return holds(files.folder, file, gone)

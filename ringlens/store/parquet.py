@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -71,6 +72,28 @@ def columns(folder: Folder, path: str, names: list[str] | None = None) -> pa.Tab
         raise StoreError(
             f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
             f"it back; without it no trace that it holds can go on"
+        ) from error
+
+
+@contextmanager
+def reading(folder: Folder, path: str, **options: bool) -> Iterator[pq.ParquetFile]:
+    """A file, open for reading a part at a time.
+
+    Args:
+        folder: Where it lives.
+        path: Its path in the store.
+        **options: As ``pyarrow.parquet.ParquetFile`` takes them.
+
+    Raises:
+        StoreError: It is missing or damaged, also where that is found in the midst of reading.
+    """
+    try:
+        with pq.ParquetFile(folder.source(path), **options) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
+            f"it back"
         ) from error
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ringlens.errors import StoreError
+from ringlens.store import parquet
 from ringlens.store.columns import matrix, ragged
 from ringlens.store.folder import Folder
 from ringlens.store.schema_usage import BLOCK
@@ -87,15 +87,9 @@ def _batches(
     folder: Folder, path: str, columns: list[str], wanted: pa.Array
 ) -> Iterator[pa.RecordBatch]:
     """Rows of the row groups that can hold one of some traces, which are given in order."""
-    try:
-        with pq.ParquetFile(folder.source(path)) as file:
-            groups = [g for g in range(file.num_row_groups) if _may_hold(file, g, wanted)]
-            yield from file.iter_batches(ROWS, groups, columns)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
-            f"it back"
-        ) from error
+    with parquet.reading(folder, path) as file:
+        groups = [g for g in range(file.num_row_groups) if _may_hold(file, g, wanted)]
+        yield from file.iter_batches(ROWS, groups, columns)
 
 
 def _may_hold(file: pq.ParquetFile, group: int, wanted: pa.Array) -> bool:

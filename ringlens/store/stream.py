@@ -7,9 +7,8 @@ from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ringlens.errors import StoreError
+from ringlens.store import parquet
 from ringlens.store.columns import conformed
 from ringlens.store.commit import CommitFiles
 from ringlens.store.folder import Folder
@@ -26,17 +25,11 @@ def row_groups(folder: Folder, file: File, table: Table) -> Iterator[pa.RecordBa
     Raises:
         StoreError: The file is missing or damaged.
     """
-    try:
-        with pq.ParquetFile(folder.source(file.path), page_checksum_verification=True) as found:
-            for number in range(found.num_row_groups):
-                rows = found.read_row_group(number).combine_chunks()
-                for batch in rows.to_batches() or ():
-                    yield _with_all_columns(batch, table)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{folder}/{file.path} is missing or damaged ({str(error).splitlines()[0]}): put a "
-            f"copy of it back"
-        ) from error
+    with parquet.reading(folder, file.path, page_checksum_verification=True) as found:
+        for number in range(found.num_row_groups):
+            rows = found.read_row_group(number).combine_chunks()
+            for batch in rows.to_batches() or ():
+                yield _with_all_columns(batch, table)
 
 
 def only(trace_ids: pa.Array, *, kept: bool) -> Change:

@@ -131,7 +131,7 @@ def _split(
     wanted = pa.array(trace_ids, pa.int64())
     run_id = files.commit.run_id
     span = manifest.files(table.name, run_id, min(trace_ids), max(trace_ids))
-    holding = [file for file in span if _holds(files.folder, file, wanted)]
+    holding = [file for file in span if holds(files.folder, file, wanted)]
     rows = pa.concat_tables(
         [empty, *(parquet.read(files.folder, file.path, table) for file in holding)]
     )
@@ -139,7 +139,8 @@ def _split(
     return rows.filter(hit), rows.filter(pc.invert(hit)), [file.path for file in holding]
 
 
-def _holds(folder: Folder, file: File, wanted: pa.Array) -> bool:
+def holds(folder: Folder, file: File, wanted: pa.Array) -> bool:
+    """Whether a file has a row of one of some traces."""
     ids = parquet.columns(folder, file.path, ["trace_id"])["trace_id"]
     return bool(pc.any(pc.is_in(ids, wanted)).as_py())
 
