@@ -84,8 +84,7 @@ class ServedModel:
     @property
     def shape(self) -> RunShape:
         """What every trace of the model must fit."""
-        here = sizes(self.config)
-        return RunShape(**{name: here[name] for name in RunShape.__annotations__})
+        return RunShape.of_row(sizes(self.config))
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

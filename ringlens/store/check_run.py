@@ -96,7 +96,7 @@ class RunCheck:
         if self._shape is None:
             self._find(LOST, "run", "runs", "has files, but is not in the manifest", RUN_COPY)
         elif len(rows) == 1:
-            found = RunShape(**{name: rows[0][name] for name in RunShape.__annotations__})
+            found = RunShape.of_row(rows[0])
             if found.to_json() != self._shape.to_json():
                 what = f"is {found} in `runs`, and {self._shape} in the manifest"
                 self._find(WRONG, "shape", "runs", what, RUN_COPY)

@@ -63,7 +63,7 @@ def copy_run(
     """
     old = np.asarray(copy.trace_ids, np.int64)
     ids: dict[int, int] = {}
-    shape = _shape(copy.run)
+    shape = RunShape.of_row(copy.run)
     there = source.snapshot()  # at one moment: traces that go on are as long in every table
 
     def work(files: CommitFiles) -> list[str]:
@@ -122,16 +122,6 @@ def _mapped(column: pa.Array, ids: Ids) -> pa.Array:
     old = pa.array(list(ids.keys()), pa.int64())
     new = pa.array(list(ids.values()), pa.int64())
     return new.take(pc.index_in(column, old))
-
-
-def _shape(run: Mapping[str, Any]) -> RunShape:
-    return RunShape(
-        layers=run["layers"],
-        sparse_layers=tuple(run["sparse_layers"]),
-        experts=run["experts"],
-        experts_per_token=run["experts_per_token"],
-        heads=run["heads"],
-    )
 
 
 def run_rows(store: Store) -> list[dict[str, Any]]:

@@ -244,7 +244,12 @@ def _entries(
     yield (
         "insert into runs (run_id, shape, started, finished) values (?, ?, ?, ?)",
         [
-            (run_id, _shape(row), str(row["started"]), row["finished"] and str(row["finished"]))
+            (
+                run_id,
+                RunShape.of_row(row).to_json(),
+                str(row["started"]),
+                row["finished"] and str(row["finished"]),
+            )
             for run_id, row in runs.items()
         ],
     )
@@ -267,11 +272,6 @@ def _entries(
         " checksum, commit_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(*_columns(found.file), found.commit_id) for found in kept],
     )
-
-
-def _shape(row: dict) -> str:
-    names = RunShape.__annotations__
-    return RunShape(**{name: row[name] for name in names}).to_json()
 
 
 def _columns(file: File) -> tuple:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from ringlens.store.records import RunRecord
 
@@ -23,6 +25,12 @@ class RunShape:
         """The shape of a run."""
         sparse = tuple(run.sparse_layers)
         return cls(run.layers, sparse, run.experts, run.experts_per_token, run.heads)
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> RunShape:
+        """The shape in a row of ``runs``, or in anything else with these names."""
+        values = {each.name: row[each.name] for each in fields(cls)}
+        return cls(**(values | {"sparse_layers": tuple(values["sparse_layers"])}))
 
     def to_json(self) -> str:
         """As JSON, for the manifest."""
