@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ringlens.model.launch import FP8_MODEL, MODEL, Launch, commands
 from ringlens.model.placement import LAYERS
+from ringlens.model.setting import DECODING
 from ringlens.model.size import KEPT, QUANTIZED
 from ringlens.model.way import OUTSIDE, Way
 
@@ -88,11 +89,12 @@ def _memory(plan: Plan) -> Table:
     peak = max(s.activations, key=lambda stage: s.activations[stage])
     largest = max(size for unit, size in s.size.weight_bytes.items() if unit.startswith(LAYERS))
     work, prefill = s.work, min(s.work.prefill, s.work.context)
+    at_once = 1 if peak == DECODING else prefill
     rows = [
         (f"weights, {s.held.name}", s.size.bytes),
         ("largest layer", largest),
         (f"keys and values, {work.batch} x {work.context:,} tokens", s.cache * layers),
-        (f"working memory, {work.batch} x {prefill:,} tokens, at its {peak}", s.activations[peak]),
+        (f"working memory, {work.batch} x {at_once:,} tokens, at its {peak}", s.activations[peak]),
         ("recording, a sparse layer", s.recording.sparse_layer),
         ("recording, main memory of a process", plan.host),
     ]

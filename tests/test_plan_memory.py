@@ -9,7 +9,15 @@ from torch.utils._pytree import tree_flatten
 from transformers.cache_utils import DynamicCache
 
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
-from ringlens.model.memory import CHUNK_LOGITS, Workload, activation_bytes, cache_bytes
+from ringlens.model.memory import (
+    CHUNK_LOGITS,
+    Workload,
+    activation_bytes,
+    cache_bytes,
+    decoding_bytes,
+)
+from ringlens.model.placement import devices
+from ringlens.model.setting import setting
 
 BASE = {
     "architectures": ["BailingMoeV2ForCausalLM"],
@@ -79,6 +87,24 @@ def peak(model, work, seen, padded):
         with LiveBytes() as watched:
             model(ids[:, seen:], attention_mask=mask, **options)
     return watched.peak
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda name: name.replace(" ", "_"))
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_decoding_on_a_gpu_takes_what_is_planned_for_copies_of_experts(batch, shape):
+    """``generate`` switches to ``batched_mm`` on GPUs; here the switch is thrown by hand."""
+    config = BailingMoeV2Config(**{**BASE, **SHAPES[shape], "moe_intermediate_size": 512})
+    torch.manual_seed(0)
+    model = BailingMoeV2ForCausalLM(config).to(torch.bfloat16).eval()
+    model.set_experts_implementation("batched_mm")
+    work = Workload(context=17, batch=batch, prefill=1)
+    found = peak(model, work, 16, padded=False)
+    copied = batch * config.num_experts_per_tok * 3 * 256 * 512 * 2
+    assert copied < found <= decoding_bytes(config, work, 2) + 2 * cache_bytes(config, work, 2)
+    assert decoding_bytes(config, work, 2) <= 1.15 * found
+    s = setting(config, work=work)
+    assert s.needs["model.layers.1"].working >= decoding_bytes(config, work, 2)
+    assert s.on(devices("cpu:8GB")).needs["model.layers.1"].working < copied
 
 
 @pytest.mark.parametrize("layout", ["fused", "modules"])

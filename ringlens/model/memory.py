@@ -127,6 +127,31 @@ class Recording:
     host_alone: int
 
 
+def decoding_bytes(config: BailingMoeV2Config, work: Workload, item: int, shares: int = 1) -> int:
+    """Working memory of one decoding step of fused experts on a GPU, copied weights included.
+
+    ``generate`` switches experts to transformers' ``batched_mm`` after the prompt wherever the
+    model is on no CPU. It copies the chosen experts of each row, both parameters at once:
+    B · k · 3 · D · F · b. Expert parallelism changes nothing: each rank copies k experts a row,
+    whichever it holds. Experts in FP8 or in modules are not copied.
+
+    Args:
+        config: The model's configuration.
+        work: What it is to do.
+        item: Bytes of the dtype.
+        shares: Processes that split each expert's width (tensor parallelism without expert
+            parallelism).
+    """
+    D, F = config.hidden_size, -(-config.moe_intermediate_size // shares)
+    rows, chosen = work.batch, work.batch * config.num_experts_per_tok
+    copied = chosen * 3 * D * F * item
+    # Repeated inputs, both projections' outputs, the weighted one in float32.
+    mixed = chosen * (D * (2 * item + 4) + 4 * F * item)
+    stream = 5 * rows * D * item + 2 * rows * config.rotary_dim * item + rows * work.context
+    routing = rows * (config.num_experts * 6 * 4 + config.num_experts_per_tok * 6 * 8)
+    return stream + routing + copied + mixed
+
+
 def recording_bytes(config: BailingMoeV2Config, work: Workload, item: int) -> Recording:
     """Buffers of a run that records routing, router logits and heads.
 

@@ -55,8 +55,7 @@ def plan(setting: Setting, devices: Sequence[Device]) -> Plan:
 
     On the CPU alone an FP8 checkpoint is planned for as it is loaded there: dequantised.
     """
-    if setting.held.quantization == "fp8" and not any(d.is_gpu for d in devices):
-        setting = setting.plain()
+    setting = setting.on(devices)
     ways = tuple(way(setting, devices) for way in (by_device_map, by_torchrun, by_vllm))
     gpus = [d for d in devices if d.is_gpu] or list(devices)
     tops = {"context": setting.config.max_position_embeddings, "batch": 4096, "prefill": 65536}
@@ -87,7 +86,9 @@ def changes(s: Setting, gpus: Sequence[Device], room: dict[str, int]) -> list[Ch
     apart = replace(s, layout="modules")
     can_be_apart = s.layout == "fused" and s.held.quantization is None
     if can_be_apart and fits(fill(apart.needs, empty_loads(apart, gpus))):
-        found.append(Change("experts", "modules", "experts as modules fit: nothing is fused"))
+        found.append(
+            Change("experts", "modules", "experts as modules fit: nothing is fused or copied")
+        )
     for other in (s, *smaller):
         counts = [(capacity, gpus_needed(other, capacity)) for capacity in _sizes(gpus)]
         gpu_list = [f"{count} x {capacity / 1e9:.4g} GB" for capacity, count in counts if count]

@@ -14,6 +14,7 @@ from ringlens.model.memory import (
     Workload,
     activation_bytes,
     cache_bytes,
+    decoding_bytes,
     recording_bytes,
 )
 from ringlens.model.placement import LAYERS, Device, Load, Need
@@ -30,6 +31,11 @@ from ringlens.model.size import (
 
 # Kept back on each GPU: CUDA context, workspaces of its libraries, fragmentation of the allocator.
 RESERVE = 2 * 10**9
+# Beside it in each of several processes: communicators and their buffers, a larger context. 4.1 GB
+# lay outside PyTorch on two GPUs under torchrun.
+RESERVE_PROCESS = 25 * 10**8
+# The stage of a forward in which decoding copies experts.
+DECODING = "decoding experts"
 BITSANDBYTES = ("int8", "nf4", "nf4-double")
 
 
@@ -44,6 +50,7 @@ class Setting:
         layout: Layout of its experts.
         work: What it is to do.
         reserve: Bytes kept back on each GPU.
+        splits: Processes that split each expert's width; 0 where decoding copies no experts.
     """
 
     config: BailingMoeV2Config
@@ -52,6 +59,7 @@ class Setting:
     layout: str
     work: Workload
     reserve: int = RESERVE
+    splits: int = 1
 
     @cached_property
     def size(self) -> Size:
@@ -66,9 +74,16 @@ class Setting:
     @cached_property
     def activations(self) -> dict[str, int]:
         """Working memory of each stage of a forward, bytes."""
-        return activation_bytes(
-            self.config, self.work, self.held.item, self.layout, self.size.linear_bytes
-        )
+        item = self.held.item
+        stages = activation_bytes(self.config, self.work, item, self.layout, self.size.linear_bytes)
+        if self.copies and self.config.sparse_layers:
+            stages[DECODING] = decoding_bytes(self.config, self.work, item, self.splits)
+        return stages
+
+    @property
+    def copies(self) -> bool:
+        """Whether decoding copies the chosen experts of each row."""
+        return self.layout == "fused" and self.held.quantization is None and self.splits > 0
 
     @cached_property
     def recording(self) -> Recording:
@@ -87,12 +102,19 @@ class Setting:
             return Need(weights, working=stages["logits"] if unit == head else 0)
         attending = max(stages["attention"], stages["head statistics"])
         if int(unit.removeprefix(LAYERS)) in self.config.sparse_layers:
-            working = max(attending, stages["experts"])
+            working = max(attending, stages["experts"], stages.get(DECODING, 0))
             return Need(
                 weights, self.cache, self.recording.sparse_layer, working, self.size.fusing_bytes
             )
         working = max(attending, stages["dense FFN"])
         return Need(weights, self.cache, self.recording.dense_layer, working)
+
+    def on(self, devices: Sequence[Device]) -> Setting:
+        """The same as it runs on devices: without a GPU, FP8 is dequantised and nothing copied."""
+        if any(device.is_gpu for device in devices):
+            return self
+        plain = self.plain() if self.held.quantization == "fp8" else self
+        return replace(plain, splits=0)
 
     def plain(self) -> Setting:
         """The same without quantisation."""

@@ -22,7 +22,13 @@ from ringlens.model.placement import (
     fits,
     spread,
 )
-from ringlens.model.setting import BITSANDBYTES, Setting, empty_loads, layout_for
+from ringlens.model.setting import (
+    BITSANDBYTES,
+    RESERVE_PROCESS,
+    Setting,
+    empty_loads,
+    layout_for,
+)
 from ringlens.model.size import Size
 
 # What stands outside the layers and is worth telling, and what it is called.
@@ -71,6 +77,7 @@ def by_device_map(s: Setting, devices: Sequence[Device]) -> Way:
     Layers that do not fit on the GPUs stay in main memory where that is among the devices: they
     travel to the first GPU for each forward.
     """
+    s = s.on(devices)
     gpus = [d for d in devices if d.is_gpu]
     cpu = next((d for d in devices if not d.is_gpu), None)
     loads = spread(s.needs, empty_loads(s, gpus or devices))
@@ -178,6 +185,8 @@ def by_torchrun(s: Setting, devices: Sequence[Device]) -> Way:
 
 def sharded(s: Setting, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> Way:
     """One layout under torchrun, a process for each GPU."""
+    splits = tp if ep == 1 else 1  # expert parallelism shares out whole experts
+    s = replace(s, splits=splits, reserve=s.reserve + RESERVE_PROCESS)
     loads = _ranks(s, gpus, tp, pp, experts=max(tp, ep), everywhere=LOADED_EVERYWHERE)
     return Way("torchrun", True, "", loads, tp_size=tp, ep_size=ep, pp_size=pp)
 
@@ -239,7 +248,8 @@ def by_vllm(s: Setting, devices: Sequence[Device]) -> Way:
 
 
 def _served(s: Setting, gpus: Sequence[Device], t: int, p: int) -> tuple[Load, ...]:
-    """As under torchrun, but heads are shared out too, nothing is recorded, nothing fused."""
+    """As under torchrun, but heads are shared out, and nothing is recorded, fused or copied."""
+    s = replace(s, splits=0)
     loads = _ranks(s, gpus, t, p, experts=t, everywhere=("model.rotary_emb",))
     kept = [round((1 - VLLM_SHARE) * load.device.capacity) for load in loads]
     return tuple(
