@@ -1,9 +1,13 @@
-"""Rows of a query as text or a file: each form is written batch by batch, so any size will do."""
+"""Rows of a query as text or a file: each form is written batch by batch, so any size will do.
+
+All forms hold the same values (`ringlens.store.values`): Parquet in types of its own, the others
+as numbers and as DuckDB's text.
+"""
 
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
@@ -12,26 +16,40 @@ from ringlens.errors import RinglensError
 Write = Callable[[Any, IO[bytes]], None]
 """Writes the rows of a relation to a binary stream."""
 
+# What changes the order or look of a terminal's text; DuckDB itself shows control characters.
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 
 def write_table(relation: Any, out: IO[bytes]) -> None:
     """DuckDB's box drawing, of a few dozen rows and as wide as the terminal."""
-    out.write(f"{relation}\n".encode())
+    out.write(f"{harmless(str(relation))}\n".encode())
+
+
+def harmless(text: str) -> str:
+    """A text for a terminal, with what a terminal would obey written out."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def write_csv(relation: Any, out: IO[bytes]) -> None:
-    """CSV with a header."""
-    from pyarrow import csv, types
+    """CSV with a header; lists, maps and structs as JSON."""
+    import pyarrow as pa
+    from pyarrow import csv
 
-    reader = relation.to_arrow_reader()
-    nested = [field.name for field in reader.schema if types.is_nested(field.type)]
-    if nested:
-        raise RinglensError(
-            f"CSV holds no lists, and {nested[0]} is one: unnest it in the query, or use "
-            f"--format jsonl or parquet"
-        )
-    with csv.CSVWriter(out, reader.schema) as writer:
+    from ringlens.store import values
+
+    kinds = relation.types
+    reader = values.project(relation, values.textual).to_arrow_reader()
+    schema = pa.schema(
+        field.with_type(pa.string()) if values.is_nested(kind) else field
+        for kind, field in zip(kinds, reader.schema, strict=True)
+    )
+    with csv.CSVWriter(out, schema) as writer:
         for batch in reader:
-            writer.write_batch(batch)
+            columns = [
+                values.json_column(column, kind) if values.is_nested(kind) else column
+                for column, kind in zip(batch.columns, kinds, strict=True)
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
 def write_json(relation: Any, out: IO[bytes]) -> None:
@@ -51,23 +69,36 @@ def write_jsonl(relation: Any, out: IO[bytes]) -> None:
 
 def write_parquet(relation: Any, out: IO[bytes]) -> None:
     """A Parquet file."""
+    import pyarrow as pa
     from pyarrow import parquet
 
-    reader = relation.to_arrow_reader()
-    with parquet.ParquetWriter(out, reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_batch(batch)
+    from ringlens.store import values
+
+    reader = values.project(relation, values.native).to_arrow_reader()
+    try:
+        with parquet.ParquetWriter(out, reader.schema, compression="zstd") as writer:
+            for batch in reader:
+                for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                    if not values.is_sound(column):
+                        raise RinglensError(
+                            f"{name} holds an integer of 39 digits or a time of 24:00:00, for "
+                            f"which Parquet has no type: cast it to text, {name}::varchar"
+                        )
+                writer.write_batch(batch)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise RinglensError(
+            f"Parquet cannot hold these rows ({error}): cast the column to text in the query, or "
+            f"use --format jsonl"
+        ) from error
 
 
 def write_markdown(relation: Any, out: IO[bytes]) -> None:
     """A Markdown table."""
-    names = relation.columns
+    names, rows = _rows(relation)
     out.write(f"| {' | '.join(map(_cell, names))} |\n".encode())
     out.write(f"|{'---|' * len(names)}\n".encode())
-    for batch in relation.to_arrow_reader():
-        columns = [column.to_pylist() for column in batch.columns]
-        for row in zip(*columns, strict=True):
-            out.write(f"| {' | '.join(map(_cell, row))} |\n".encode())
+    for row in rows:
+        out.write(f"| {' | '.join(map(_cell, row))} |\n".encode())
 
 
 WRITERS: Mapping[str, Write] = {
@@ -90,24 +121,35 @@ ENDINGS = {
 
 
 def _lines(relation: Any) -> Iterator[bytes]:
-    for batch in relation.to_arrow_reader():
-        for row in batch.to_pylist():
-            yield json.dumps(_plain(row), default=str, ensure_ascii=False).encode()
+    names, rows = _rows(relation)
+    for row in rows:
+        found = dict(zip(names, row, strict=True))
+        yield json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has no number for, as text: inf and nan."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return value
+def _rows(relation: Any) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+    """The columns' names, and the rows as JSON holds them."""
+    from ringlens.store import values
+
+    makers = [values.plain(kind) for kind in relation.types]
+    reader = values.project(relation, values.textual).to_arrow_reader()
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for batch in reader:
+            columns = [
+                [make(value) for value in column.to_pylist()]
+                for make, column in zip(makers, batch.columns, strict=True)
+            ]
+            yield from zip(*columns, strict=True)
+
+    return reader.schema.names, rows()
 
 
 def _cell(value: Any) -> str:
+    from ringlens.store import values
+
     if value is None:
         return ""
-    text = value if isinstance(value, str) else str(_plain(value))
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
+    text = value if isinstance(value, str) else values.as_json(value)
+    text = text.replace("\\", "\\\\").replace("|", "\\|")
+    return re.sub("\r\n|\r|\n", "<br>", text)

@@ -23,7 +23,7 @@ from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
 from ringlens.cli_sql import attend
-from ringlens.cli_sql_format import WRITERS
+from ringlens.cli_sql_format import WRITERS, harmless
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 from ringlens.store.catalog import Entry, catalog
@@ -133,7 +133,7 @@ class Shell:
         drawn = io.StringIO()
         with redirect_stdout(drawn):
             relation.show(max_rows=self.rows, max_width=width)
-        out.write(drawn.getvalue().encode())
+        out.write(harmless(drawn.getvalue()).encode())
 
     def _show(self, text: str) -> None:
         tall = text.count("\n") >= shutil.get_terminal_size().lines

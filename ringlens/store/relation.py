@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from ringlens.errors import StoreError
+from ringlens.store import values
 
 
 class Relation:
@@ -35,6 +36,19 @@ class Relation:
         self.relation = relation
         self._explain = explain
         self._connection = connection
+
+    def exact(self) -> Relation:
+        """The same rows, with what Arrow, JSON and Python hold only in part as DuckDB's own text.
+
+        Names that occur twice become ``n`` and ``n_1``. Booleans, text, integers of up to 64 bits
+        and floats stay as they are, also inside lists, maps and structs; decimals, larger integers,
+        dates, times, intervals, blobs and all other types become text.
+
+        Raises:
+            StoreError: A type is nested too deeply.
+        """
+        relation: Relation = values.project(self, values.textual)
+        return relation
 
     def interrupt(self) -> None:
         """Stop the query, called from another thread: the method that runs it raises StoreError."""
