@@ -41,6 +41,10 @@ MOST_DEAD_LEAVES = 8
 """Of four numbers, so that traces stay under 700 tokens."""
 
 
+# Numbers of so few digits that any tool takes them.
+_PROMPT = re.compile(r"Make (\d{1,18}) from (\d{1,18}(?:, \d{1,18})*), using each number once\.")
+
+
 class Move(NamedTuple):
     """One operation, the larger operand first."""
 
@@ -93,7 +97,7 @@ def prompt(numbers: State, target: int) -> str:
 
 def parse_prompt(text: str) -> tuple[State, int] | None:
     """Numbers and target of a prompt that `prompt` wrote; None for any other text."""
-    found = re.fullmatch(r"Make (\d+) from (\d+(?:, \d+)*), using each number once\.", text.strip())
+    found = _PROMPT.fullmatch(text.strip())
     if found is None:
         return None
     return tuple(int(number) for number in found[2].split(", ")), int(found[1])

@@ -282,7 +282,7 @@ def _read_map(path: Path) -> dict[str, str | int]:
 
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read the device map {str(path)!r}: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(x, str | int) for x in found.values()):
         raise ConfigError(
@@ -294,14 +294,15 @@ def _read_map(path: Path) -> dict[str, str | int]:
 
 def _source(source: str) -> Store | list[str]:
     """What to replay: a store, or the texts of a file."""
+    from ringlens.problem import read_text
     from ringlens.store import Store
 
     place = Path(source)
-    if "://" in source or place.is_dir():
+    if "://" in source or os.path.isdir(place):
         return Store(source)
-    if not place.is_file():
+    if not os.path.exists(place):
         raise RinglensError(f"nothing to replay at {source!r}: neither a store nor a text file.")
-    texts = [text.strip("\n") for text in place.read_text(encoding="utf-8").split("\n---\n")]
+    texts = [text.strip("\n") for text in read_text(place).split("\n---\n")]
     return [text for text in texts if text.strip()]
 
 

@@ -13,14 +13,76 @@ and the store keeps:
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Self
 
 from ringlens.errors import ConfigError
 
 RECORDABLE = ("logprobs", "routing", "router_logits", "heads", "head_blocks")
+
+INT32 = 2**31 - 1
+DIGITS = 6
+"""Most digits of a layer or head in a request's text form; of k and positions twice as many."""
+
+LONGEST = 4096
+"""Most characters of a request's text form."""
+
+COLDEST = 1e-30
+"""Least temperature above 0: logits divided by less leave float32."""
+
+
+def whole(
+    name: str, value: object, least: int, most: int = INT32, *, error: type[Exception] = ConfigError
+) -> int:
+    """A whole number of any kind (numpy's too) as Python's own, which JSON and SQL take.
+
+    Args:
+        name: Name of the setting, for the message.
+        value: What was given; no bool, and no float even where it is whole.
+        least: Least value.
+        most: Greatest value.
+        error: What is raised.
+
+    Raises:
+        ConfigError: Something else, or out of range; or ``error`` in its place.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most:
+        return int(value)
+    raise error(f"{name} = {value!r:.60}; it must be {_span(least, most)}.")
+
+
+def number(name: str, value: object, least: float, most: float = math.inf) -> float:
+    """A number of any kind as a float; infinity where ``most`` allows it.
+
+    Raises:
+        ConfigError: Something else, NaN, or out of range.
+    """
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if real and least <= value <= most:  # type: ignore[operator]  # exact, where float() overflows
+        return float(value)  # type: ignore[arg-type]
+    above = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
+    raise ConfigError(f"{name} = {value!r:.60}; it must be a number, {above}.")
+
+
+def _span(least: int, most: int) -> str:
+    """The range of a whole number in words."""
+    return f"a whole number, {least} " + ("or more" if most >= INT32 else f"to {most}")
+
+
+def known_only(given: Iterable[str], known: Iterable[str], kind: str = "setting") -> None:
+    """Refuse names that are not known, naming the nearest and all that are.
+
+    Raises:
+        ConfigError: There is an unknown name.
+    """
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"unknown {kind} {name!r:.60}.{_nearest(name, known)}")
 
 
 @dataclass(frozen=True)
@@ -42,20 +104,32 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        _check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
-        _check(self.temperature >= 0, "temperature", self.temperature, "0 or more")
-        _check(self.top_k >= 0, "top_k", self.top_k, "0 (all tokens) or more")
-        _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _check(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2**31 - 1")
+        """Refuse values out of range, and make the others Python's own numbers."""
+        fixed = {
+            "max_new_tokens": whole("max_new_tokens", self.max_new_tokens, 1),
+            "temperature": number("temperature", self.temperature, 0, 1e30),
+            "top_k": whole("top_k", self.top_k, 0),
+            "top_p": number("top_p", self.top_p, 0, 1),
+            "seed": whole("seed", self.seed, 0),
+        }
+        _check(fixed["top_p"] > 0, "top_p", self.top_p, "above 0 and at most 1")
+        cold = 0 < fixed["temperature"] < COLDEST
+        _check(not cold, "temperature", self.temperature, f"0 (greedy) or at least {COLDEST}")
+        _set(self, fixed)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping; an unknown name is an error that suggests the nearest one."""
-        names = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in names:
-                raise ConfigError(f"unknown setting {name!r}.{_nearest(name, names)}")
+    def of(cls, values: Mapping[str, Any], others: Iterable[str] = ()) -> Self:
+        """Build from a mapping.
+
+        Args:
+            values: Settings by name.
+            others: Names of the caller's other settings, told with these to whom errs.
+
+        Raises:
+            ConfigError: An unknown name (the message suggests the nearest and lists all), or a
+                value out of range.
+        """
+        known_only(values, [*(field.name for field in fields(cls)), *others])
         return cls(**values)
 
 
@@ -74,6 +148,11 @@ class Vectors:
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     span: tuple[int, int | None] = (0, None)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no name of a point, no layers, heads or span."""
+        _check(isinstance(self.point, str), "point", self.point, "the name of a point")
+        _set(self, _places(self.layers, self.heads, self.span))
 
     def __str__(self) -> str:
         return self.point + _where(self)
@@ -97,7 +176,8 @@ class TopAttention:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _check(self.k >= 1, "k", self.k, "at least 1")
+        _check(self.layers is not None, "layers", None, "a list of layers")
+        _set(self, {"k": whole("k", self.k, 1), **_places(self.layers, self.heads, self.span)})
 
     def __str__(self) -> str:
         return f"attention:{self.k}" + _where(self)
@@ -116,7 +196,7 @@ def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
         ConfigError: An unknown name, router logits without the choices they explain, or the same
             thing twice.
     """
-    items = [wanted] if isinstance(wanted, str | Vectors | TopAttention) else list(wanted)
+    items = [wanted] if isinstance(wanted, str | Vectors | TopAttention) else _listed(wanted)
     read = [_read(item) if isinstance(item, str) else item for item in items]
     if "router_logits" in read and "routing" not in read:
         raise ConfigError("record 'routing' as well: router_logits are stored with the choices.")
@@ -130,6 +210,18 @@ def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
     return (*(name for name in RECORDABLE if name in read), *objects)
 
 
+def _listed(wanted: object) -> list[Recorded]:
+    """What is to be recorded as a list of names and objects."""
+    items: list[Any] = list(wanted) if isinstance(wanted, Iterable) else [wanted]
+    for item in items:
+        if not isinstance(item, str | Vectors | TopAttention):
+            raise ConfigError(
+                f"cannot record {item!r:.60}; give a list of names ({', '.join(RECORDABLE)}), "
+                "Vectors and TopAttention."
+            )
+    return items
+
+
 _TEXT = re.compile(
     r"(?P<name>\w+)(:(?P<k>\d+))?(@(?P<layers>[\d+-]*))?(/(?P<heads>[\d+-]+))?"
     r"(\[(?P<start>\d*):(?P<stop>\d*)\])?"
@@ -138,15 +230,17 @@ _TEXT = re.compile(
 
 def _read(text: str) -> Recorded:
     """A name as it is, a text form as its object."""
-    found = _TEXT.fullmatch(text)
+    found = _TEXT.fullmatch(text) if len(text) <= LONGEST else None
     if text in RECORDABLE or found is None or found[0] == found["name"]:
         if text not in RECORDABLE:
             raise ConfigError(
-                f"cannot record {text!r}.{_nearest(text, RECORDABLE)} Vectors are asked for with "
-                f"their layers, as in 'resid_post@3+5'."
+                f"cannot record {text!r:.60}.{_nearest(text, RECORDABLE)} Vectors are asked for "
+                "with their layers, as in 'resid_post@3+5'."
             )
         return text
     layers, heads = (_numbers(found[part], text) for part in ("layers", "heads"))
+    if max(len(found[part] or "") for part in ("k", "start", "stop")) > 2 * DIGITS:
+        raise ConfigError(f"{text!r:.60}: k and positions have at most {2 * DIGITS} digits.")
     span = (int(found["start"] or 0), int(found["stop"]) if found["stop"] else None)
     if found["name"] != "attention":
         return Vectors(found["name"], layers, heads, span)
@@ -155,15 +249,17 @@ def _read(text: str) -> Recorded:
     return TopAttention(layers, heads, int(found["k"] or 4), span)
 
 
-def _numbers(text: str | None, whole: str) -> tuple[int, ...] | None:
+def _numbers(text: str | None, request: str) -> tuple[int, ...] | None:
     """Read "3+5-7" as (3, 5, 6, 7)."""
     if text is None:
         return None
     numbers: set[int] = set()
     for part in text.split("+") if text else ():
         first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise ConfigError(f"{whole!r}: {text!r} is no list of numbers; write 3+5 or 0-7.")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise ConfigError(f"{request!r}: {text!r} is no list of numbers; write 3+5 or 0-7.")
+        if max(len(first), len(last)) > DIGITS:  # before a range of them fills the memory
+            raise ConfigError(f"{request!r}: numbers have at most {DIGITS} digits here.")
         numbers.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(numbers))
 
@@ -180,6 +276,34 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{hint} Known: {', '.join(known)}."
+
+
+def _places(
+    layers: object, heads: object, span: object
+) -> dict[str, tuple[int, ...] | tuple[int, int | None] | None]:
+    """Layers, heads and a span as tuples of Python's own numbers; layers may be negative."""
+    if not isinstance(span, tuple | list) or len(span) != 2:
+        raise ConfigError(f"span = {span!r:.60}; it must be two positions, start and stop.")
+    start, stop = span
+    return {
+        "layers": _wholes("layers", layers, -INT32),
+        "heads": _wholes("heads", heads, 0),
+        "span": (whole("span", start, 0), None if stop is None else whole("span", stop, 0)),
+    }
+
+
+def _wholes(name: str, values: object, least: int) -> tuple[int, ...] | None:
+    if values is None:
+        return None
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name} = {values!r:.60}; it must be a list of whole numbers, or None.")
+    return tuple(whole(name, value, least) for value in values)
+
+
+def _set(settings: object, values: Mapping[str, object]) -> None:
+    """Fill fields of a frozen object that is being made."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
 
 
 def _check(holds: bool, name: str, value: object, wanted: str) -> None:

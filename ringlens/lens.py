@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ringlens.config import known_only
 from ringlens.errors import ConfigError
-from ringlens.model.loading import BUNDLED, load_model
+from ringlens.model.loading import BUNDLED, load_model, model_name
 from ringlens.observe.cache import ActivationCache, Name, Names
 from ringlens.observe.inputs import TextOrIds
 from ringlens.observe.router import RouterSpec
@@ -225,7 +228,7 @@ class Lens:
         return RingEnvoy(self)
 
 
-def load(name: str = "ring-nano", **options: Any) -> Lens:
+def load(name: str | PathLike[str] = "ring-nano", **options: Any) -> Lens:
     """Load a Ring model to look through.
 
     Args:
@@ -243,9 +246,12 @@ def load(name: str = "ring-nano", **options: Any) -> Lens:
 
     Raises:
         ModelNotFoundError: There is no such model.
-        ConfigError: It is not a Ring model, or its configuration contradicts itself.
+        ConfigError: It is not a Ring model, its configuration contradicts itself, or there is no
+            such option.
         CheckpointError: A tensor is missing or misshapen.
     """
+    name = model_name(name)
+    known_only(options, [*signature(load_model).parameters][1:], "option")
     if name in BUNDLED:
         options.setdefault("dtype", "float32")
     if options.get("attention") == "ringlens":

@@ -9,17 +9,27 @@ from __future__ import annotations
 import json
 import random
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from os import PathLike
+from os import PathLike, fspath
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
+from ringlens.config import whole
 from ringlens.data import countdown, path
 from ringlens.errors import ProblemError
+from ringlens.plain import half_pair
 
 TASKS = (countdown.TASK,)
 SPLITS = ("heldout", "train")
+
+HUGE = 2**63 - 1
+"""Largest number of a countdown problem."""
+
+LARGEST = 2**30
+"""Most bytes of a problem set, which is read whole."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +76,11 @@ def problems(
         seed: None takes the first ``n``; a number draws ``n`` in random order by this seed.
 
     Raises:
-        ProblemError: There is no such source or split, the file is empty or malformed, or it
-            holds fewer than ``n`` problems.
+        ProblemError: There is no such source or split, the file is empty or malformed, it holds
+            fewer than ``n`` problems, or ``n`` or ``seed`` is no whole number.
     """
+    n = None if n is None else whole("n", n, -LARGEST, error=ProblemError)
+    seed = None if seed is None else whole("seed", seed, 0, 2**63 - 1, error=ProblemError)
     found = read(_locate(source, split))
     if n is None:
         n = len(found)
@@ -83,14 +95,10 @@ def read(file: Path) -> list[Problem]:
     """All problems of a JSONL file.
 
     Raises:
-        ProblemError: The file is missing, unreadable, empty or malformed (naming the line).
+        ProblemError: The file is missing, no file, too large, unreadable, empty or malformed
+            (naming the line).
     """
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise ProblemError(f"cannot read problems from {file}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ProblemError(f"{file} is not UTF-8 text: {error}.") from error
+    lines = read_text(file).split("\n")
     found: dict[str, Problem] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -102,6 +110,55 @@ def read(file: Path) -> list[Problem]:
     if not found:
         raise ProblemError(f"{file} holds no problems. Write one JSON object a line.")
     return list(found.values())
+
+
+def read_text(file: Path) -> str:
+    """The text of a file of problems or texts.
+
+    Raises:
+        ProblemError: It is missing, no regular file (a pipe would be waited for), larger than a
+            file may be that is read whole, unreadable, or no UTF-8.
+    """
+    try:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ProblemError(f"{file} is no regular file; give a file of text.")
+        if found.st_size > LARGEST:
+            raise ProblemError(
+                f"{file} holds {found.st_size / 2**30:.1f} GiB; it is read whole, so at most "
+                f"{LARGEST / 2**30:.0f} GiB. Split it, and use the parts one by one."
+            )
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ProblemError(f"{file} is not UTF-8 text: {error}.") from error
+    except (OSError, ValueError) as error:  # a ValueError of the path: it holds a NUL
+        if isinstance(error, ProblemError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ProblemError(f"cannot read {str(file)!r}: {reason}.") from error
+
+
+def check_problem(problem: Problem, place: str) -> None:
+    """Check a problem before anything is made of it.
+
+    Args:
+        problem: The problem.
+        place: Where it stands, for messages.
+
+    Raises:
+        ProblemError: A field is of another type, holds half of a surrogate pair, or does not say
+            what the task's verifier needs.
+    """
+    for key, (types, wanted, _) in _TYPES.items():
+        value = getattr(problem, key)
+        mapping = key == "fields" and isinstance(value, Mapping)
+        if not mapping and not isinstance(value, types):
+            raise ProblemError(f"{place}: {key!r} must be {wanted}, found {value!r:.60}.")
+        wrong = half_pair(value) if isinstance(value, str) else None
+        if wrong is not None:
+            raise ProblemError(f"{place}: {key!r} holds {wrong}.")
+    if problem.task == countdown.TASK:
+        _check_countdown(problem, place)
 
 
 def from_row(row: Mapping[str, Any]) -> Problem:
@@ -176,47 +233,64 @@ def _normal(text: str) -> str:
 
 
 def _locate(source: str | PathLike[str], split: str) -> Path:
-    if source in TASKS:
+    if isinstance(source, str) and source in TASKS:
         if split not in SPLITS:
             raise ProblemError(f"no split {split!r} of {source}; there are {', '.join(SPLITS)}.")
         return path(f"{source}.{split}.jsonl")
-    file = Path(source)
-    if not file.is_file():
+    if not isinstance(source, str | PathLike) or not isinstance(fspath(source), str):
         raise ProblemError(
-            f"no problems under {str(source)!r}: neither a bundled task ({', '.join(TASKS)}) nor a "
-            "JSONL file."
+            f"cannot read problems from {source!r:.60}; give a bundled task "
+            f"({', '.join(TASKS)}) or the path of a JSONL file."
+        )
+    file = Path(source)
+    if not exists(file):  # Path.exists would raise for a name that is too long
+        raise ProblemError(
+            f"no problems under {str(source)!r:.200}: neither a bundled task ({', '.join(TASKS)}) "
+            "nor a JSONL file."
         )
     return file
 
 
 def _parse(line: str, place: str) -> Problem:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ProblemError(f"{place}: not JSON ({error}).") from error
+        row = json.loads(line, object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ProblemError):
+            raise ProblemError(f"{place}: {error}") from error
+        raise ProblemError(f"{place}: not JSON ({str(error)[:200]}).") from error
     if not isinstance(row, dict):
         raise ProblemError(f"{place}: expected a JSON object, found {type(row).__name__}.")
     unknown = sorted(row.keys() - _TYPES.keys())
     if unknown:
         raise ProblemError(
-            f"{place}: unknown key {unknown[0]!r}. Put what a verifier needs in fields."
+            f"{place}: unknown key {unknown[0]!r:.60}. Put what a verifier needs in fields."
         )
     for key, (types, wanted, needed) in _TYPES.items():
         if (key not in row and needed) or (key in row and not isinstance(row[key], types)):
-            raise ProblemError(f"{place}: {key!r} must be {wanted}, found {row.get(key)!r}.")
+            raise ProblemError(f"{place}: {key!r} must be {wanted}, found {row.get(key)!r:.60}.")
     problem = Problem(**row)
-    if problem.task == countdown.TASK:
-        _check_countdown(problem, place)
+    check_problem(problem, place)
     return problem
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of two values of one key json would drop the first without a word."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ProblemError(f"key {key!r:.60} occurs twice.")
+        found[key] = value
+    return found
 
 
 def _check_countdown(problem: Problem, place: str) -> None:
     numbers, target = problem.fields.get("numbers"), problem.fields.get("target")
-    whole = isinstance(numbers, list) and all(type(number) is int for number in numbers)
-    if problem.fields and not (whole and numbers and type(target) is int):
+    listed = list(numbers) if isinstance(numbers, list | tuple) else []
+    whole = all(type(n) is int and abs(n) <= HUGE for n in (*listed, target))
+    if problem.fields and not (listed and whole):
         raise ProblemError(
             f"{place}: fields of countdown are numbers (a list of whole numbers) and target (a "
-            f"whole number), found {dict(problem.fields)!r}."
+            f"whole number), found {dict(problem.fields)!r:.200}."
         )
     if not problem.fields and not (
         countdown.parse_prompt(problem.prompt) or _solved(problem.answer)

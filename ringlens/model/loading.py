@@ -21,6 +21,7 @@ from ringlens.model.quantization import (
     quantization_config,
     quantization_method,
 )
+from ringlens.plain import half_pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,21 @@ if TYPE_CHECKING:
     from ringlens.model import BailingMoeV2ForCausalLM
 
 BUNDLED = ("ring-nano",)
+
+
+def model_name(name: str | os.PathLike[str]) -> str:
+    """The name of a model, given as text or as a path.
+
+    Raises:
+        ModelNotFoundError: It is neither, or no text that a path can be.
+    """
+    text = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if isinstance(text, str) and text.strip() and "\0" not in text and half_pair(text) is None:
+        return text
+    raise ModelNotFoundError(
+        f"no model {name!r:.60}. Give {', '.join(BUNDLED)}, the path of a folder, or a hub id such "
+        "as inclusionAI/Ring-mini-2.0."
+    )
 
 
 def locate(name: str) -> str:
@@ -39,7 +55,7 @@ def locate(name: str) -> str:
     if name in BUNDLED:
         return str(bundled(name))
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir would raise for a name that is too long
         if not (folder / "config.json").is_file():
             raise ModelNotFoundError(
                 f"{folder} holds no config.json, so it is no model folder. Give the folder that "

@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import httpx
 
-from ringlens.errors import ConfigError, ServingError
+from ringlens.config import number, whole
+from ringlens.errors import ServingError
 from ringlens.observe.answer import STREAM, parsed
 
 LONGEST = 60.0
@@ -38,9 +39,10 @@ class Patience:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name, least in (("concurrency", 1), ("timeout", 0), ("retries", 0), ("backoff", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}; it must be {least} or more.")
+        for name, least in (("concurrency", 1), ("retries", 0)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        for name in ("timeout", "backoff"):
+            object.__setattr__(self, name, number(name, getattr(self, name), 0))
 
 
 class NoServerError(ServingError):

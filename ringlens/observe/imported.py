@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ringlens.observe.wire import Decode, sparse_choices
 from ringlens.problem import Problem, grade
 from ringlens.store.checks import check_trace
 from ringlens.store.records import ChoiceArrays, RunRecord, TokenArrays, TraceRecord
+from ringlens.versions import version_of
 
 if TYPE_CHECKING:
     from ringlens.model.configuration import BailingMoeV2Config
@@ -50,7 +50,11 @@ def imported_run(
     """
     config = model.config
     quantization = getattr(config, "quantization_config", None)
-    here = {"python": platform.python_version(), "ringlens": version("ringlens"), server: "unknown"}
+    here = {
+        "python": platform.python_version(),
+        "ringlens": version_of("ringlens"),
+        server: "unknown",
+    }
     return RunRecord(
         mode="imported",
         model=model.name,

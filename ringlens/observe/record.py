@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from ringlens.observe.buffer import Task
 from ringlens.observe.points import expert_bias
 from ringlens.observe.ranks import Place
 from ringlens.store.records import RunRecord
+from ringlens.versions import version_of
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
@@ -60,7 +60,7 @@ def run_record(
         record=tuple(map(str, record)),
         expert_bias=bias_SE.reshape(-1, E),
         parallel=_parallel(lens, place),
-        versions={"python": platform.python_version(), **{n: version(n) for n in VERSIONED}},
+        versions={"python": platform.python_version(), **{n: version_of(n) for n in VERSIONED}},
         sampling=asdict(settings) if mode == "live" else {},
     )
     return replace(run, fingerprint=_fingerprint(run, tasks))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ModelNotFoundError, ServingError
-from ringlens.model.loading import locate, read_config
+from ringlens.model.loading import locate, model_name, read_config
 from ringlens.observe.record import sizes
 from ringlens.observe.text import prompt_text
 from ringlens.store.shape import RunShape
@@ -35,7 +36,7 @@ class ServedModel:
     revision: str | None = None
 
     @classmethod
-    def read(cls, name: str, revision: str | None = None) -> ServedModel:
+    def read(cls, name: str | PathLike[str], revision: str | None = None) -> ServedModel:
         """Read what a name stands for; weights are neither needed nor looked at.
 
         Args:
@@ -48,6 +49,7 @@ class ServedModel:
         """
         from transformers import AutoTokenizer
 
+        name = model_name(name)
         file = Path(name).expanduser()
         place = locate(str(file.parent.resolve()) if file.name == "config.json" else name)
         config = read_config(place, revision)

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from ringlens.store.records import RunRecord, TraceRecord
 
 OnBad = Callable[[ServingError], None]
 
+SETTINGS = ("model", "served_as", "api_key", "patience", "on_bad", "on_progress")
+"""Settings of :func:`import_problems` beside those of sampling, for messages."""
+
 
 def refuse(error: ServingError) -> None:
     """What happens at an answer that cannot be imported, where nothing else is asked for."""
@@ -44,7 +48,7 @@ def import_responses(
     paths: Iterable[str | Path],
     store: str | Path | Store,
     *,
-    model: str | ServedModel,
+    model: str | PathLike[str] | ServedModel,
     problems: Sequence[Problem] = (),
     prompt_start: int | None = None,
     on_bad: OnBad = refuse,
@@ -94,7 +98,7 @@ def import_problems(
     problems: Sequence[Problem | str],
     store: str | Path | Store,
     *,
-    model: str | ServedModel,
+    model: str | PathLike[str] | ServedModel,
     served_as: str | None = None,
     api_key: str | None = None,
     patience: Patience | None = None,
@@ -132,7 +136,7 @@ def import_problems(
     """
     from anyio.from_thread import start_blocking_portal
 
-    spoken, served, settings = _engine(engine), _model(model), Sampling.of(sampling)
+    spoken, served, settings = _engine(engine), _model(model), Sampling.of(sampling, SETTINGS)
     tasks = problem_tasks(served, problems, settings)
     if not tasks:
         raise ConfigError("nothing to ask: give at least one problem.")
@@ -259,5 +263,5 @@ def _engine(engine: str | Engine) -> Engine:
     return find_engine(engine) if isinstance(engine, str) else engine
 
 
-def _model(model: str | ServedModel) -> ServedModel:
-    return ServedModel.read(model) if isinstance(model, str) else model
+def _model(model: str | PathLike[str] | ServedModel) -> ServedModel:
+    return model if isinstance(model, ServedModel) else ServedModel.read(model)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ringlens.config import RECORDABLE, Recorded, Sampling, recordable
+from ringlens.config import RECORDABLE, Recorded, Sampling, known_only, number, recordable, whole
 from ringlens.errors import ConfigError
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
 from ringlens.observe.buffer import Task
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TINY = 50_000_000
+
+SETTINGS = ("batch_size", "record", "commit_every", "on_progress")
+"""Settings of :func:`capture` beside those of sampling, for messages."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def capture(
         ObservationError: Another process of the run is gone.
         StoreError: The store cannot be written. What was committed before stays.
     """
-    settings = Sampling.of(sampling)
+    settings = Sampling.of(sampling, SETTINGS)
     if isinstance(problems, str):
         raise ConfigError("capture takes a list of problems or prompts; wrap the prompt in a list.")
     tasks = problem_tasks(lens, problems, settings)
@@ -118,6 +121,7 @@ def replay(
     prefill: int = PREFILL,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
+    **unknown: Any,
 ) -> Store:
     """Observe finished text in one teacher-forced forward a batch.
 
@@ -132,17 +136,17 @@ def replay(
             cache, and memory for all else stays that of one.
         commit_every: As for :func:`capture`.
         on_progress: Called after each forward.
+        **unknown: Nothing else; other names are refused with the nearest that there is.
 
     Returns:
         The store, open for reading.
 
     Raises:
-        ConfigError: Nothing to replay.
+        ConfigError: Nothing to replay, or an unknown or impossible setting.
         ObservationError: Another process of the run is gone.
         StoreError: The store cannot be read or written.
     """
-    if prefill < 1:
-        raise ConfigError(f"prefill = {prefill}; it must be at least 1.")
+    known_only(unknown, (*SETTINGS, "prefill"))
     tasks = stored_texts(source) if isinstance(source, Store) else text_tasks(lens, source)
     settings = Sampling(max_new_tokens=1)
     session = _Session(
@@ -171,10 +175,13 @@ class _Session:
     prefill: int = PREFILL
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size = {self.batch_size}; it must be at least 1.")
-        if self.commit_every < 0:
-            raise ConfigError(f"commit_every = {self.commit_every}; it must be 0 or more seconds.")
+        fixed = {
+            "batch_size": whole("batch_size", self.batch_size, 1),
+            "commit_every": number("commit_every", self.commit_every, 0),
+            "prefill": whole("prefill", self.prefill, 1),
+        }
+        for name, value in fixed.items():
+            object.__setattr__(self, name, value)
 
     def run(
         self,

@@ -11,7 +11,7 @@ from ringlens.errors import ConfigError
 from ringlens.observe.buffer import Task
 from ringlens.observe.sampling import trace_seed
 from ringlens.observe.text import split_prompt
-from ringlens.problem import Problem, from_row
+from ringlens.problem import Problem, check_problem, from_row
 from ringlens.store import Store
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def problem_tasks(
     tasks = []
     for item, given in enumerate(problems):
         problem = Problem(f"prompt-{item}", "", given) if isinstance(given, str) else given
+        check_problem(problem, f"problem {item}")
         prompt = encoder.encode_prompt(problem.prompt)
         tasks.append(
             Task(

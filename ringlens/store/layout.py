@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ringlens.store.failure import sentences
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import NAME
 from ringlens.store.schema import FORMAT_VERSION, tables
+from ringlens.versions import version_of
 
 MARKER = "store.json"
 
@@ -80,7 +80,7 @@ def mark(folder: Folder) -> None:
     """Say that a folder is a store of this format, once all else of it is there."""
     marker = {
         "format_version": FORMAT_VERSION,
-        "created_by": f"ringlens {version('ringlens')}",
+        "created_by": f"ringlens {version_of('ringlens')}",
         "created": now(),
     }
     if folder.exists(MARKER):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ class Trace:
 
     def __init__(self, store: Store, trace_id: int) -> None:
         self._store = store
-        self.trace_id = int(trace_id)
+        self.trace_id = _whole("trace id", trace_id)
         self._bound = ""
         rows = self._rows("traces", "*").to_pylist()
         if not rows:
@@ -176,7 +177,7 @@ class Trace:
             NotInStoreError: There is no such layer, or neither heads nor their blocks were
                 recorded.
         """
-        where = f"layer = {int(layer)} order by pos"
+        where = f"layer = {_whole('layer', layer)} order by pos"
         found = head_blocks.merged(self._rows("head_blocks", "*", where))
         if found["n"].sum() == len(self):
             return found
@@ -231,6 +232,7 @@ class Trace:
         Raises:
             NotInStoreError: They were not recorded.
         """
+        layer, head = _whole("layer", layer), _whole("head", head)
         where = "layer = ? and head = ? order by pos"
         found = self._rows("attention", "pos, positions, weights", where, [layer, head])
         if not found.num_rows:
@@ -242,6 +244,8 @@ class Trace:
         return Attention(found["pos"].to_numpy(), positions, weights)
 
     def _vectors(self, point: str, layer: int | None, head: int | None) -> Vectors:
+        layer = None if layer is None else _whole("layer", layer)
+        head = None if head is None else _whole("head", head)
         where = (
             "point = ? and layer is not distinct from ? and (head = ? or ? is null)"
             " order by pos, head"
@@ -275,7 +279,7 @@ class Trace:
 
     def _layer(self, table: str, layer: int) -> pa.Table:
         found = self._rows(
-            table, "* exclude (trace_id, layer)", f"layer = {int(layer)} order by pos"
+            table, "* exclude (trace_id, layer)", f"layer = {_whole('layer', layer)} order by pos"
         )
         if not found.num_rows:
             raise NotInStoreError(self._missing(table, layer))
@@ -315,6 +319,15 @@ class Trace:
         shown = ["/".join(str(v) for v in row.values() if v is not None) for row in rows[:20]]
         more = f" and {len(rows) - 20} more" if len(rows) > 20 else ""
         return f"{table} has {', '.join(shown)}{more} ({columns.replace(', ', '/')})"
+
+
+def _whole(name: str, value: object) -> int:
+    """A whole number of any kind; int() alone would take 2.7 for 2."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+        if -(2**63) <= number < 2**63:
+            return number
+    raise NotInStoreError(f"{name} {value!r:.60} is no whole number that a store can hold")
 
 
 def _no_trace(store: Store, trace_id: int) -> str:
