@@ -90,6 +90,9 @@ class Bucket(RemoteFolder):
         with self._calls():
             return int(self._fs.size(self._at(path)))
 
+    def state(self, path: str) -> None:
+        """Nothing: committed objects are never changed, and to ask costs a request."""
+
     def read(self, path: str) -> bytes:
         """A file's content."""
         with self._calls():

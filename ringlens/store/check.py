@@ -71,6 +71,7 @@ def check(store: Store, on_progress: Progress = lambda *_: None) -> Report:
     """
     report = Report()
     with (
+        store.unguarded(),
         sentences(store.folder, "the check was not finished"),
         closing(store.folder.open_manifest()) as manifest,
     ):

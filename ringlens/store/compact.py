@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ringlens.errors import StoreError
-from ringlens.store import columns, grid, stream, usage, views
+from ringlens.store import columns, grid, intact, stream, usage, views
 from ringlens.store.commit import CommitFiles
 from ringlens.store.engine import Engine
 from ringlens.store.manifest import File
@@ -224,6 +224,7 @@ def _group(
 
 def _stage(files: CommitFiles, group: Group) -> None:
     """Sort a group's rows and stage its new files."""
+    intact.require(files.folder, group.files)  # or a flipped bit gets a checksum that is right
     spill = files.folder.staging / f"{files.commit.writer}-{files.commit.commit_id:08d}.spill"
     try:
         for number, (first, last) in enumerate(group.cuts):

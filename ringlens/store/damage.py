@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ringlens.errors import StoreError
-from ringlens.store import views_usage
+from ringlens.store import intact, views_usage
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File
 
@@ -19,6 +19,9 @@ Columns = Mapping[str, Sequence[str]]
 # DuckDB's own kinds of errors, and those of its Parquet reader, which have none.
 _READ_ERRORS = (duckdb.Error, duckdb.IOException, duckdb.SerializationException)
 _READ_WORDS = re.compile("parquet|failed to read|decompress|magic bytes", re.IGNORECASE)
+
+# What `intact.Guard` said, as DuckDB hands it on.
+_GUARDED = re.compile(r"executing the UDF: StoreError: (.*)")
 
 _SOURCES = {name: sources for name, _, _, sources in views_usage.VIEWS}
 _SOURCES |= {"router_choices": ("routing",)}
@@ -36,11 +39,12 @@ def explain(
         folder: The store.
         files: Its committed files.
     """
+    if ours := _GUARDED.search(str(error)):
+        return StoreError(ours[1])
     reason = str(error).split("\n\n")[0].replace("\n", " ")
-    used = [name for name in columns if re.search(rf"\b{name}\b", query)]
-    sources = {source for name in used for source in _SOURCES.get(name, (name,))}
+    used = _named(query, columns)
     read = [file for file in files if file.path in query]
-    read = read or [file for file in files if file.table in sources]
+    read = read or [file for file in files if file.table in tables_named(query, columns)]
     if isinstance(error, duckdb.CatalogException) and "Table with name" in reason:
         wanted = reason.split("Table with name ")[1].split(" ")[0]
         sentence = damage(folder, read) if wanted in columns else None
@@ -56,6 +60,15 @@ def explain(
     return StoreError(f"{reason} (in the query: {' '.join(query.split())[:500]})")
 
 
+def tables_named(query: str, columns: Columns) -> set[str]:
+    """Tables whose files a query may read: those that it names, also by a view or as a column."""
+    return {source for name in _named(query, columns) for source in _SOURCES.get(name, (name,))}
+
+
+def _named(query: str, columns: Columns) -> list[str]:
+    return [name for name in columns if re.search(rf"\b{name}\b", query, re.IGNORECASE)]
+
+
 def damage(folder: Folder, files: Sequence[File]) -> str | None:
     """A sentence about the first file that is missing, cut or unreadable; None if all are well.
 
@@ -64,26 +77,15 @@ def damage(folder: Folder, files: Sequence[File]) -> str | None:
     for fault in (_footer_fault, _page_fault):
         for file in files:
             if found := fault(folder, file):
-                return _sentence(f"{folder}/{file.path}", file, found)
+                return intact.sentence(folder, file, found)
     return None
 
 
-def _sentence(path: str, file: File, fault: str) -> str:
-    whose = f"traces {file.first_trace} to {file.last_trace}" if file.last_trace else "its run"
-    return (
-        f"{path} {fault}: put a copy of it back; it holds {file.table} of {whose}, what other "
-        f"files hold can still be read"
-    )
-
-
 def _footer_fault(folder: Folder, file: File) -> str | None:
+    if found := intact.size_fault(folder, file):
+        return found
     try:
-        size = folder.size(file.path)
-        if size != file.bytes:
-            return f"is damaged ({size} bytes instead of {file.bytes})"
         rows = pq.read_metadata(folder.source(file.path)).num_rows
-    except FileNotFoundError:
-        return "is missing"
     except (OSError, pa.ArrowException) as error:
         return f"is damaged ({_line(error)})"
     return None if rows == file.rows else f"is damaged ({rows} rows instead of {file.rows})"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from ringlens.errors import NotInStoreError, StoreError
-from ringlens.store import stream
+from ringlens.store import intact, stream
 from ringlens.store.commit import CommitFiles
 from ringlens.store.manifest import File
 from ringlens.store.rewriter import Ends, Rewriter
@@ -95,4 +95,5 @@ def _holds(files: CommitFiles, file: File, gone: pa.Array) -> bool:
     """Whether a file has a row of one of some traces, given in order; most need not be opened."""
     if file.last_trace < gone[0].as_py() or file.first_trace > gone[-1].as_py():
         return False
+    intact.require(files.folder, [file])
     return holds(files.folder, file, gone)

@@ -5,7 +5,7 @@ Paths are those of the manifest: relative to the folder, with forward slashes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,6 +83,9 @@ class Folder(Protocol):
 
     def size(self, path: str) -> int:
         """Bytes of a file."""
+
+    def state(self, path: str) -> Hashable:
+        """What changes where a file is changed or replaced, and costs no look into it."""
 
     def read(self, path: str) -> bytes:
         """A file's content."""

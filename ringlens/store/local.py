@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,20 @@ from ringlens.store.manifest import File, Manifest
 
 if TYPE_CHECKING:
     from ringlens.store.folder import Move
+
+
+def regular(path: Path) -> os.stat_result:
+    """What the disk says of a file, before it is opened.
+
+    Raises:
+        OSError: It is missing, or a pipe or device, from which a read may never return.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder and no file", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no file but a pipe, socket or device", str(path))
+    return found
 
 
 class LocalFiles:
@@ -50,10 +66,16 @@ class LocalFiles:
 
     def size(self, path: str) -> int:
         """Bytes of a file."""
-        return (self.path / path).stat().st_size
+        return regular(self.path / path).st_size
+
+    def state(self, path: str) -> tuple[int, ...]:
+        """What changes where a file is changed or replaced."""
+        found = regular(self.path / path)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def read(self, path: str) -> bytes:
         """A file's content."""
+        regular(self.path / path)
         return (self.path / path).read_bytes()
 
     def write(self, path: str, content: bytes) -> None:
@@ -68,6 +90,7 @@ class LocalFiles:
 
     def source(self, path: str) -> Path:
         """A file as ``pyarrow.parquet`` opens it."""
+        regular(self.path / path)
         return self.path / path
 
     def sql_path(self, path: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ringlens.store import recount, schema_usage, usage
+from ringlens.store import intact, recount, schema_usage, usage
 from ringlens.store.commit import CommitFiles
 from ringlens.store.engine import HERE, Engine
 from ringlens.store.folder import folder_at
@@ -28,11 +28,11 @@ select run_id, sum(tokens) as told from {table} group by run_id
 
 @dataclass(frozen=True)
 class _Share:
-    """Files that are counted together: paths of routing and of tokens, and their traces."""
+    """Files that are counted together, those of tokens tell the phases; and their traces."""
 
     part: str
-    routing: list[str]
-    tokens: list[str]
+    routing: list[File]
+    tokens: list[File]
     first: int
     last: int
     rows: int
@@ -119,9 +119,9 @@ def _groups(routing: Sequence[File]) -> Iterator[list[File]]:
 def _share(number: int, group: Sequence[File], tokens: Sequence[File]) -> _Share:
     """What is counted together, with the tokens that tell the phases."""
     first, last = min(f.first_trace for f in group), max(f.last_trace for f in group)
-    spoken = [f.path for f in tokens if f.first_trace <= last and f.last_trace >= first]
+    spoken = [f for f in tokens if f.first_trace <= last and f.last_trace >= first]
     rows = sum(file.rows for file in group)
-    return _Share(f"-{number:04d}", [f.path for f in group], spoken, first, last, rows)
+    return _Share(f"-{number:04d}", list(group), spoken, first, last, rows)
 
 
 def _staged(
@@ -133,8 +133,10 @@ def _staged(
         How many rows were counted, and what was staged.
     """
     files = CommitFiles(folder_at(address), commit)
-    phases = recount.phases_of(files.folder, share.tokens, share.first, share.last)
-    cells = list(recount.cells_of(files.folder, share.routing, phases, experts))
+    intact.require(files.folder, [*share.routing, *share.tokens])
+    routing, tokens = ([file.path for file in each] for each in (share.routing, share.tokens))
+    phases = recount.phases_of(files.folder, tokens, share.first, share.last)
+    cells = list(recount.cells_of(files.folder, routing, phases, experts))
     if cells:
         counted = usage.joined(cells)
         ids = [int(counted.trace_id.min()), int(counted.trace_id.max())]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ringlens.errors import NotInStoreError, ObservationError
-from ringlens.store import parquet, schema, schema_analysis
+from ringlens.store import intact, parquet, schema, schema_analysis
 from ringlens.store.commit import CommitFiles
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import Manifest
@@ -65,6 +65,7 @@ class Replacement:
         if not len(wanted):
             return
         files = manifest.files(schema.TRACES.name, run_id, *_span(wanted))
+        intact.require(folder, files)
         known = [parquet.columns(folder, file.path, ["trace_id"]) for file in files]
         there = pa.concat_tables([schema.TRACES.arrow.empty_table().select(["trace_id"]), *known])
         strangers = wanted.filter(pc.invert(pc.is_in(wanted, there["trace_id"])))
@@ -82,7 +83,9 @@ class Replacement:
         """
         together, retire = [self.rows], []
         span = _span(self.scopes["trace_id"])
-        for file in manifest.files(self.table.name, files.commit.run_id, *span):
+        there = manifest.files(self.table.name, files.commit.run_id, *span)
+        intact.require(files.folder, there)
+        for file in there:
             path = file.path
             hit = _belong(
                 parquet.columns(files.folder, path, self.scopes.column_names), self.scopes

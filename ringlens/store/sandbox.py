@@ -181,6 +181,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         return True
 
     def _run(self, query: str, running: _Query) -> Answer:
+        self._store.require(query)  # a worker compares no checksums
         definitions = self._store.definitions()
         worker = self._take(definitions.folders)
         healthy = False

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ringlens.errors import StoreError
+from ringlens.store import intact
 from ringlens.store.engine import HERE, Engine
 from ringlens.store.folder import folder_at
 from ringlens.store.manifest import File
@@ -62,7 +63,7 @@ def scan_batches(
         StoreError: A file is missing or damaged.
     """
     files = [file for file in store.files(table) if run_id in (None, file.run_id)]
-    task = _Task(store.address, tuple(columns), function, combine)
+    task = _Task(store.address, store.verify, tuple(columns), function, combine)
     found = engine.map(task, list(_shares(files)))
     return _combined((result for result in found if result is not None), combine)
 
@@ -90,36 +91,38 @@ class _Task(Generic[R]):
     """What is done with a share on whichever machine it lands."""
 
     address: str
+    verify: bool | None
     columns: tuple[str, ...]
     function: Callable[[pa.RecordBatch], R]
     combine: Callable[[R, R], R]
 
-    def __call__(self, paths: Sequence[str]) -> R | None:
-        return _combined(map(self.function, self._batches(paths)), self.combine)
+    def __call__(self, files: Sequence[File]) -> R | None:
+        return _combined(map(self.function, self._batches(files)), self.combine)
 
-    def _batches(self, paths: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, files: Sequence[File]) -> Iterator[pa.RecordBatch]:
         folder = folder_at(self.address)
-        for path in paths:
+        intact.Guard(folder, self.verify).look(files)
+        for file in files:
             try:
-                with pq.ParquetFile(folder.source(path)) as file:
-                    for batch in file.iter_batches(ROWS, columns=list(self.columns)):
+                with pq.ParquetFile(folder.source(file.path)) as opened:
+                    for batch in opened.iter_batches(ROWS, columns=list(self.columns)):
                         yield batch.select(self.columns)
             except (OSError, pa.ArrowException) as error:
                 raise StoreError(
-                    f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): "
+                    f"{folder}/{file.path} is missing or damaged ({str(error).splitlines()[0]}): "
                     f"`ringlens check` finds what is wrong"
                 ) from error
 
 
-def _shares(files: Sequence[File]) -> Iterator[list[str]]:
-    """Paths of files, as many together as `SHARE` allows."""
-    share: list[str] = []
+def _shares(files: Sequence[File]) -> Iterator[list[File]]:
+    """Files, as many together as `SHARE` allows."""
+    share: list[File] = []
     size = 0
     for file in files:
         if share and size + file.bytes > SHARE:
             yield share
             share, size = [], 0
-        share.append(file.path)
+        share.append(file)
         size += file.bytes
     if share:
         yield share

@@ -12,8 +12,8 @@ from pathlib import Path
 import duckdb
 
 from ringlens.errors import StoreError
-from ringlens.store import layout, schema, views, views_usage
-from ringlens.store.damage import explain
+from ringlens.store import intact, layout, schema, views, views_usage
+from ringlens.store.damage import explain, tables_named
 from ringlens.store.failure import sentences
 from ringlens.store.folder import folder_at
 from ringlens.store.manifest import File
@@ -51,18 +51,27 @@ class Store(AbstractContextManager["Store"]):
     Every query sees all commits that were complete when it was made (at an address: 0.2 seconds
     before), so a running capture can be watched. Any thread may query.
 
+    A file is compared with its checksum before a process reads it for the first time. Where a
+    query may read more than 1 GiB of files that were not compared yet, or the store is at an
+    address, that is left to `ringlens check`, unless it is asked for.
+
     Args:
         path: Folder or address of the store.
+        verify: True: compare all files that are read; False: none. None: as above, or as the
+            environment variable ``RINGLENS_VERIFY`` (1 or 0) says.
 
     Attributes:
         folder: Where its files live.
+        verify: As given, or as the environment says.
 
     Raises:
         StoreError: There is no store, or one that this version cannot read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, verify: bool | None = None) -> None:
         self.folder = folder_at(path)
+        self.verify = intact.wanted(verify)
+        self._guard = intact.Guard(self.folder, self.verify)
         layout.read_marker(self.folder)
         self._lock = threading.Lock()
         self._sequence = -1
@@ -70,6 +79,7 @@ class Store(AbstractContextManager["Store"]):
         self._by_table: dict[str, list[File]] = {}
         self._tables: dict[str, schema.Table] = {}
         self._lost: set[str] = set()
+        self._faults: dict[str, str] = {}
         self._definitions: Definitions | None = None
         with sentences(self.folder, "the store was not opened"):
             self._manifest = self.folder.open_manifest()
@@ -81,6 +91,12 @@ class Store(AbstractContextManager["Store"]):
             }
         )
         self.folder.serve(self._connection)
+        self._connection.create_function(
+            self._guard.NAME,
+            self._guard,
+            ["VARCHAR[]"],
+            "VARCHAR[]",
+        )
         if not self.folder.is_local:
             self._connection.execute(f"set threads = {max(WAITING, os.cpu_count() or 1)}")
         self._refresh()
@@ -194,7 +210,31 @@ class Store(AbstractContextManager["Store"]):
 
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL of the rows of some files of a table; no other file is opened."""
-        return views.scan(self._tables[table], [self.folder.sql_path(file.path) for file in files])
+        paths = [self.folder.sql_path(file.path) for file in files]
+        return views.scan(self._tables[table], paths, self._guard.NAME)
+
+    def faults(self) -> list[str]:
+        """Committed files that are missing or not of their size, a sentence each.
+
+        That much is seen without opening any, on this machine's disk; `ringlens check` looks into
+        them.
+        """
+        self._refresh()
+        return list(self._faults.values())
+
+    def require(self, query: str) -> None:
+        """Compare the files that a query may read, before it is run elsewhere.
+
+        Raises:
+            StoreError: A file is not what was committed.
+        """
+        by_table = self.snapshot()
+        for table in sorted(tables_named(query, self._columns())):
+            self._guard.look(by_table.get(table, ()))
+
+    def unguarded(self) -> AbstractContextManager[None]:
+        """For who compares the files: in this thread, queries do not."""
+        return self._guard.asleep()
 
     def definitions(self) -> Definitions:
         """What another process needs to see the same tables, as of the newest commit."""
@@ -221,12 +261,24 @@ class Store(AbstractContextManager["Store"]):
             if self._manifest.sequence() != self._sequence:
                 sequence, experts, files = self._manifest.snapshot()
                 self.folder.know(files)
+                self._look(files)
                 self._make_views(experts, files)
                 by_table: dict[str, list[File]] = {}
                 for file in files:
                     by_table.setdefault(file.table, []).append(file)
                 self._sequence, self._files, self._by_table = sequence, files, by_table
             return self._files
+
+    def _look(self, files: list[File]) -> None:
+        """Note what a look at the folder shows: of files that are new, or were at fault before."""
+        self._guard.know({views.without_glob(self.folder.sql_path(f.path)): f for f in files})
+        if not self.folder.is_local:
+            return
+        before = {file.path for file in self._files} - self._faults.keys()
+        looked = ((f, intact.size_fault(self.folder, f)) for f in files if f.path not in before)
+        self._faults = {
+            file.path: intact.sentence(self.folder, file, found) for file, found in looked if found
+        }
 
     def _make_views(self, experts: int, files: list[File]) -> None:
         """Make all views anew; a table with a missing file gets none, and says so when used."""
@@ -242,8 +294,11 @@ class Store(AbstractContextManager["Store"]):
         cursor = self._connection.cursor()
         cursor.execute("begin")
         try:
-            for statement in self._statements(self.folder.sql_path, files, lost):
-                cursor.execute(statement)
+            with self._guard.asleep():
+                for statement in self._statements(
+                    self.folder.sql_path, files, lost, self._guard.NAME
+                ):
+                    cursor.execute(statement)
         except duckdb.Error:
             cursor.execute("rollback")
             raise
@@ -251,13 +306,13 @@ class Store(AbstractContextManager["Store"]):
         self._lost, self._definitions = lost, None
 
     def _statements(
-        self, place: Callable[[str], str], files: list[File], lost: set[str]
+        self, place: Callable[[str], str], files: list[File], lost: set[str], guard: str = ""
     ) -> list[str]:
         """SQL that makes all views; ``place`` says how DuckDB opens a file of the store."""
         statements = [
             f"drop view if exists {name}"
             if name in lost
-            else views.table_view(table, [place(f.path) for f in files if f.table == name])
+            else views.table_view(table, [place(f.path) for f in files if f.table == name], guard)
             for name, table in self._tables.items()
         ]
         if "routing" not in lost:

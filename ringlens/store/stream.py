@@ -8,7 +8,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ringlens.store import parquet
+from ringlens.store import intact, parquet
 from ringlens.store.columns import conformed
 from ringlens.store.commit import CommitFiles
 from ringlens.store.folder import Folder
@@ -25,6 +25,7 @@ def row_groups(folder: Folder, file: File, table: Table) -> Iterator[pa.RecordBa
     Raises:
         StoreError: The file is missing or damaged.
     """
+    intact.require(folder, [file])
     with parquet.reading(folder, file.path, page_checksum_verification=True) as found:
         for number in range(found.num_row_groups):
             rows = found.read_row_group(number).combine_chunks()

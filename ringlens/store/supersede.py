@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ringlens.errors import NotInStoreError, ObservationError
-from ringlens.store import parquet, recount, schema, schema_usage, usage
+from ringlens.store import intact, parquet, recount, schema, schema_usage, usage
 from ringlens.store.commit import CommitFiles
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File, Manifest
@@ -89,6 +89,7 @@ def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> li
 def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
     """Stage the row of a run that has ended; return the path of the file that it replaces."""
     (file,) = manifest.files(schema.RUNS.name, files.commit.run_id)
+    intact.require(files.folder, [file])
     (row,) = parquet.read(files.folder, file.path, schema.RUNS).to_pylist()
     batch = pa.RecordBatch.from_pylist([row | {"finished": finished}], schema.RUNS.arrow)
     files.stage(schema.RUNS, [batch])
@@ -104,6 +105,7 @@ def _recount(manifest: Manifest, files: CommitFiles, retold: recount.Phases) -> 
     routing = manifest.files("routing", run_id, min(retold), max(retold))
     shape = manifest.run_shape(run_id)
     if routing and shape is not None:
+        intact.require(files.folder, routing)
         paths = [file.path for file in routing]
         experts = RunShape.from_json(shape).experts
         counted = recount.cells_of(files.folder, paths, retold, experts)
@@ -131,6 +133,7 @@ def _split(
     wanted = pa.array(trace_ids, pa.int64())
     run_id = files.commit.run_id
     span = manifest.files(table.name, run_id, min(trace_ids), max(trace_ids))
+    intact.require(files.folder, span)
     holding = [file for file in span if holds(files.folder, file, wanted)]
     rows = pa.concat_tables(
         [empty, *(parquet.read(files.folder, file.path, table) for file in holding)]

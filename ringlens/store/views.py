@@ -55,28 +55,35 @@ def sql_type(arrow: pa.DataType) -> str:
     return _TYPES[arrow]
 
 
-def table_view(table: Table, paths: Sequence[str]) -> str:
+def table_view(table: Table, paths: Sequence[str], guard: str = "") -> str:
     """SQL that makes the view of one table; without files the view is empty."""
     columns = ", ".join(_shown(field) for field in table.arrow)
-    return f"create or replace view {table.name} as select {columns} from {scan(table, paths)}"
+    rows = scan(table, paths, guard)
+    return f"create or replace view {table.name} as select {columns} from {rows}"
 
 
-def scan(table: Table, paths: Sequence[str]) -> str:
+def scan(table: Table, paths: Sequence[str], guard: str = "") -> str:
     """SQL of the rows of the given files, with the table's columns and types.
 
     The types are given, so DuckDB opens no file before a query needs it, and files of models with
     up to 256 experts (UTINYINT ids) and above (USMALLINT) go together.
+
+    Args:
+        table: The table.
+        paths: Its files, as DuckDB opens them.
+        guard: A function in SQL that the list of files goes through.
     """
     if not paths:
         nulls = ", ".join(f"null::{sql_type(f.type)} as {quote(f.name)}" for f in table.arrow)
         return f"(select {nulls} where false)"
-    files = ", ".join(literal(_without_glob(path)) for path in paths)
+    files = ", ".join(literal(without_glob(path)) for path in paths)
     columns = ", ".join(
         f"{literal(field.name)}: {{'name': {literal(field.name)}, "
         f"'type': {literal(sql_type(field.type))}, 'default_value': NULL}}"
         for field in table.arrow
     )
-    return f"read_parquet([{files}], schema = MAP {{{columns}}}, hive_partitioning = false)"
+    listed = f"{guard}([{files}])" if guard else f"[{files}]"
+    return f"read_parquet({listed}, schema = MAP {{{columns}}}, hive_partitioning = false)"
 
 
 def quote(name: str) -> str:
@@ -97,6 +104,6 @@ def _shown(field: pa.Field) -> str:
     return name
 
 
-def _without_glob(path: str) -> str:
+def without_glob(path: str) -> str:
     """A path that DuckDB takes literally: it reads ``*``, ``?`` and ``[`` as patterns."""
     return path.translate(_LITERAL)
