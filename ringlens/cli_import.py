@@ -60,7 +60,16 @@ def import_options(command: Command) -> Command:
                 "--concurrency", default=16, show_default=True, help="Requests at a time."
             ),
             click.option(
-                "--timeout", default=1800.0, show_default=True, help="Seconds for an answer."
+                "--timeout",
+                default=1800.0,
+                show_default=True,
+                help="Seconds for an answer as a whole.",
+            ),
+            click.option(
+                "--max-answer-mb",
+                default=256.0,
+                show_default=True,
+                help="MB of an answer at most, after decompression.",
             ),
             click.option(
                 "--retries", default=5, show_default=True, help="Further attempts at a busy server."
@@ -168,7 +177,12 @@ def _from_server(engine: str, server: str, **options: Any) -> None:
     if options["prompt_start"] is not None:
         raise ConfigError("--prompt-start belongs to saved responses: leave it out with --server.")
     problems = rl.problems(options["problems"] or "countdown", n=options["n"])
-    patience = Patience(options["concurrency"], options["timeout"], options["retries"])
+    patience = Patience(
+        options["concurrency"],
+        options["timeout"],
+        options["retries"],
+        largest=_bytes(options["max_answer_mb"]),
+    )
     sampling = {name: options[name] for name in SAMPLING}
     with progress_bar(f"{server} answers {len(problems)} problems") as on_progress:
         import_problems(
@@ -184,6 +198,12 @@ def _from_server(engine: str, server: str, **options: Any) -> None:
             **_bad(options["skip_bad"]),
             **sampling,
         ).close()
+
+
+def _bytes(megabytes: float) -> int:
+    if not 1e-6 <= megabytes < 1e9:  # also not a number
+        raise ConfigError(f"--max-answer-mb {megabytes}: give a number of MB above 0.")
+    return int(megabytes * 1e6)
 
 
 def _bad(skip: bool) -> dict[str, Callable[[ServingError], None]]:

@@ -4,11 +4,16 @@ import os
 
 import pytest
 from browser import browser, served
+from hypothesis import settings
 
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+# No example has a deadline: how long one takes says more of the machine than of the code.
+settings.register_profile("ringlens", deadline=None)
+settings.load_profile("ringlens")
 
 
 def pytest_collection_modifyitems(items):

@@ -6,20 +6,15 @@ SGLang's own ``/generate``. Fields are checked before they are used, as the JSON
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ringlens.errors import ServingError
+from ringlens.observe.strict_json import STREAM
 from ringlens.store.schema import RUNNING
 
 Json = Mapping[str, Any]
-
-STREAM = (
-    "it is a stream, and streams carry no routing in one piece: ask with stream=false and save the "
-    "whole response"
-)
 
 
 @dataclass(frozen=True)
@@ -240,23 +235,6 @@ def _reason(given: Any, place: str) -> str:
             f"{place}: finish_reason is {given!r:.60}, so this is no finished response"
         )
     return reason
-
-
-def parsed(place: str, text: str) -> Any:
-    """The JSON of a text.
-
-    Raises:
-        ServingError: It is a stream, no JSON, or holds half of a surrogate pair, which is no text.
-    """
-    if text.lstrip().startswith(("data:", "event:", ": ")):
-        raise ServingError(f"{place}: {STREAM}")
-    try:
-        found = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:  # such halves come by escapes only
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise ServingError(f"{place}: not JSON ({str(error)[:100]})") from error
-    return found
 
 
 def _question(request: Json) -> str | None:

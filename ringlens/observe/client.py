@@ -1,52 +1,84 @@
-"""An HTTP client for servers of models, patient with failures that pass."""
+"""An HTTP client for servers of models, patient with failures that pass, bounded with all others.
+
+An answer has one deadline, from the connection to its last byte, and one bound on its size, so a
+server that is sick or hostile costs no more than these.
+"""
 
 from __future__ import annotations
 
 import random
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import anyio
 import httpx
 
 from ringlens.config import number, whole
-from ringlens.errors import ServingError
-from ringlens.observe.answer import STREAM, parsed
+from ringlens.errors import ConfigError, ServingError
+from ringlens.observe.address import Address, NoServerError
+from ringlens.observe.download import GZIP, printable, read_body, utf8
+from ringlens.observe.strict_json import STREAM, parsed
 
 LONGEST = 60.0
 """Seconds between two attempts at most."""
 
+LARGEST = 256_000_000
+"""Bytes of an answer at most: routing of 65,536 tokens, 80 layers and 8 experts as int32 in base64
+are 224 million."""
+
 FOR_ALL = (401, 403, 404, 405)
 """Refusals that any request would meet: a wrong key or address."""
+
+TOLD = 65536
+"""Bytes of a refusal that are read."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a client waits and how often it asks again.
+    """How long a client waits, how much it takes and how often it asks again.
 
     Attributes:
         concurrency: Requests at a time.
-        timeout: Seconds that one answer may take.
+        timeout: Seconds that one answer may take as a whole, from the connection to its last byte.
         retries: Attempts after the first, where the server is busy (429), fails (5xx) or is gone.
         backoff: Seconds before the second attempt, doubled before each further one.
+        largest: Bytes of one answer at most, after decompression.
     """
 
     concurrency: int = 16
     timeout: float = 1800.0
     retries: int = 5
     backoff: float = 1.0
+    largest: int = LARGEST
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name, least in (("concurrency", 1), ("retries", 0)):
+        for name, least in (("concurrency", 1), ("retries", 0), ("largest", 1)):
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
         for name in ("timeout", "backoff"):
             object.__setattr__(self, name, number(name, getattr(self, name), 0))
 
 
-class NoServerError(ServingError):
-    """A server that is gone, or refuses whatever is asked: no other request would fare better."""
+@dataclass(frozen=True)
+class Response:
+    """The beginning of a response, and of its body what was read.
+
+    Attributes:
+        head: Status and headers.
+        body: The decoded body.
+        whole: Whether that is all of it.
+    """
+
+    head: httpx.Response
+    body: bytearray
+    whole: bool
+
+    @property
+    def told(self) -> str:
+        """What a server says of an error, in one short line."""
+        return printable(self.body.decode(errors="replace")) or printable(self.head.reason_phrase)
 
 
 class Client(AbstractAsyncContextManager["Client"]):
@@ -56,14 +88,19 @@ class Client(AbstractAsyncContextManager["Client"]):
         server: Address of the server, with or without ``/v1``.
         patience: How it waits.
         api_key: Sent as a bearer token; never stored or shown.
+
+    Raises:
+        NoServerError: The address is none.
+        ConfigError: The key cannot be sent, or the environment's settings of proxies or
+            certificates cannot be used.
     """
 
     def __init__(self, server: str, patience: Patience, api_key: str | None = None) -> None:
-        self.server = server.rstrip("/").removesuffix("/v1")
+        self._address = Address.of(server)
+        self.server = self._address.shown
         self.patience = patience
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        limits = httpx.Limits(max_connections=patience.concurrency)
-        self._http = httpx.AsyncClient(headers=headers, timeout=patience.timeout, limits=limits)
+        self._key = _checked_key(api_key)
+        self._http = _http(patience, self._key)
 
     async def __aexit__(self, *error: object) -> None:
         await self._http.aclose()
@@ -72,7 +109,8 @@ class Client(AbstractAsyncContextManager["Client"]):
         """What the server answers to a request.
 
         Raises:
-            ServingError: It refuses, or fails however often it is asked.
+            ServingError: It refuses, fails however often it is asked, or answers with too much or
+                with what is no JSON.
         """
         return await self._answer("POST", path, body)
 
@@ -88,46 +126,98 @@ class Client(AbstractAsyncContextManager["Client"]):
         failure, pause = "", 0.0
         for attempt in range(self.patience.retries + 1):
             await anyio.sleep(pause)
-            pause = min(LONGEST, self.patience.backoff * 2**attempt * random.uniform(0.5, 1.5))
+            pause = _backoff(self.patience.backoff, attempt)
             try:
-                response = await self._http.request(method, self.server + path, json=body)
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise NoServerError(
-                    f"{self.server!r} is no address of a server ({error}): give one such as "
-                    f"http://localhost:8000"
-                ) from error
+                with anyio.fail_after(self.patience.timeout):
+                    response = await self._response(method, path, body)
+            except TimeoutError:
+                failure = f"no whole answer within {self.patience.timeout:g} seconds"
+                continue
             except httpx.TransportError as error:
-                failure = f"{type(error).__name__} {error}".strip()
+                failure = printable(f"{type(error).__name__} {error}")
                 continue
             except httpx.RequestError as error:
-                raise NoServerError(f"{self.server}{path}: {error}") from error
-            if response.status_code != 429 and response.status_code < 500:
+                raise NoServerError(f"{self.server}{path}: {printable(str(error))}") from error
+            status = response.head.status_code
+            if status != 429 and status < 500:
                 return self._json(path, response)
-            failure = f"status {response.status_code} ({_told(response)})"
-            pause = _asked_pause(response) or pause
+            failure = f"status {status} ({self._said(response)})"
+            pause = _asked_pause(response.head) or pause
         raise NoServerError(
             f"{self.server}{path}: {failure}, {self.patience.retries + 1} times. See to the server "
             f"and give the same command again: it goes on where this one stopped."
         )
 
-    def _json(self, path: str, response: httpx.Response) -> Any:
-        if response.status_code != 200:
-            kind = NoServerError if response.status_code in FOR_ALL else ServingError
-            raise kind(
-                f"{self.server}{path}: refused with status {response.status_code}: "
-                f"{_told(response)}"
+    async def _response(self, method: str, path: str, body: dict[str, Any] | None) -> Response:
+        """A response, read up to the bound; of a refusal only what its message needs."""
+        async with self._http.stream(method, self._address.url + path, json=body) as head:
+            if head.status_code == 200:
+                if head.headers.get("content-type", "").startswith("text/event-stream"):
+                    raise ServingError(f"{self.server}{path}: {STREAM}")
+                try:
+                    return Response(head, *await read_body(head, self.patience.largest))
+                except ServingError as error:
+                    raise ServingError(f"{self.server}{path}: {error}") from error
+            try:
+                return Response(head, *await read_body(head, TOLD))
+            except ServingError:  # the status says enough
+                return Response(head, bytearray(), False)
+
+    def _json(self, path: str, response: Response) -> Any:
+        place = self.server + path
+        if response.head.status_code != 200:
+            kind = NoServerError if response.head.status_code in FOR_ALL else ServingError
+            status = response.head.status_code
+            raise kind(f"{place}: refused with status {status}: {self._said(response)}")
+        if not response.whole:
+            raise ServingError(
+                f"{place}: the answer is larger than {self.patience.largest:,} bytes. If it is "
+                f"rightly so large, allow more (--max-answer-mb, or Patience(largest=…))"
             )
-        if response.headers.get("content-type", "").startswith("text/event-stream"):
-            raise ServingError(f"{self.server}{path}: {STREAM}")
-        return parsed(self.server + path, response.text)
+        try:
+            text = utf8(response.head, response.body)
+        except ServingError as error:
+            raise ServingError(f"{place}: {error}") from error
+        return parsed(place, text)
+
+    def _said(self, response: Response) -> str:
+        """A refusal's words, without the key if the server repeats it."""
+        return response.told.replace(self._key, "…") if self._key else response.told
 
 
-def _told(response: httpx.Response) -> str:
-    """What a server says of an error, in one short line."""
-    return " ".join(response.text.split())[:300] or response.reason_phrase
+def _http(patience: Patience, key: str | None) -> httpx.AsyncClient:
+    """The client underneath; its own time-outs are off, as every answer has a deadline.
+
+    It follows no redirect and keeps no cookie: each answer is one exchange with the server named.
+    """
+    headers = GZIP | ({"Authorization": f"Bearer {key}"} if key else {})
+    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    limits = httpx.Limits(max_connections=patience.concurrency)
+    try:
+        return httpx.AsyncClient(headers=headers, cookies=cookies, timeout=None, limits=limits)
+    except (ValueError, OSError, ImportError, httpx.InvalidURL) as error:
+        raise ConfigError(
+            f"the environment's proxy or certificate settings cannot be used ({error}): see to "
+            f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
+        ) from error
+
+
+def _checked_key(key: str | None) -> str | None:
+    """A key that fits into a header; it is not shown where it does not."""
+    if key and not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise ConfigError(
+            "the server's key holds a line break, a space at an end or a letter that is not "
+            "ASCII: give it as the server's operator gave it."
+        )
+    return key or None
+
+
+def _backoff(first: float, attempt: int) -> float:
+    """Seconds before the attempt after this one."""
+    return min(LONGEST, first * 2.0 ** min(attempt, 64) * random.uniform(0.5, 1.5))
 
 
 def _asked_pause(response: httpx.Response) -> float | None:
-    """Seconds that the server asks to wait, if it says so in seconds."""
+    """Seconds that the server asks to wait, if it says so in seconds; never more than `LONGEST`."""
     after = response.headers.get("retry-after", "")
     return min(LONGEST, float(after)) if after.isdecimal() else None

@@ -6,12 +6,19 @@ response has a ``body``. A JSON file holds one row or a list of them, a JSONL fi
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ringlens.errors import ServingError
-from ringlens.observe.answer import Exchange, parsed
+from ringlens.observe.answer import Exchange
+from ringlens.observe.strict_json import parsed
+
+LARGEST_ROW = 1_000_000_000
+"""Bytes of a JSON file, or letters of a line of JSONL, at most."""
+
+_IN_LINES = "save one response a line, in a .jsonl file."
 
 
 def exchanges(paths: Iterable[Path]) -> Iterator[Exchange | ServingError]:
@@ -31,9 +38,9 @@ def exchanges(paths: Iterable[Path]) -> Iterator[Exchange | ServingError]:
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Rows with their places; lines of JSONL that are no JSON are handed on as text."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with _opened(path) as file:
             if path.suffix == ".jsonl":
-                for number, line in enumerate(file, start=1):
+                for number, line in enumerate(_lines(path, file), start=1):
                     if line.strip():
                         yield f"{path}, line {number}", line
                 return
@@ -51,6 +58,29 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}, entry {number}", row) for number, row in enumerate(found))
     else:
         yield str(path), found
+
+
+def _opened(path: Path) -> TextIO:
+    """A file as text, if it is one that ends: no pipe, device or folder, and JSON of some size."""
+    try:
+        found = path.stat()
+    except ValueError as error:  # NUL in its name
+        raise ServingError(f"{str(path)!r} is no name of a file: {error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ServingError(
+            f"{path} is no regular file: save the responses in one, as it is read twice."
+        )
+    if path.suffix != ".jsonl" and found.st_size > LARGEST_ROW:
+        raise ServingError(f"{path} has {found.st_size:,} bytes: {_IN_LINES}")
+    return path.open(encoding="utf-8-sig")
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Lines of a file, none of which is read beyond the bound."""
+    while line := file.readline(LARGEST_ROW + 1):
+        if len(line) > LARGEST_ROW:
+            raise ServingError(f"{path} has a line of over {LARGEST_ROW:,} letters: {_IN_LINES}")
+        yield line
 
 
 def _exchange(place: str, row: Any) -> Exchange:

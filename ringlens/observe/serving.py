@@ -18,9 +18,10 @@ from typing import Any
 
 from ringlens.config import Sampling
 from ringlens.errors import ConfigError, ServingError
+from ringlens.observe.address import NoServerError
 from ringlens.observe.answer import Exchange
 from ringlens.observe.buffer import Task
-from ringlens.observe.client import Client, NoServerError, Patience
+from ringlens.observe.client import Client, Patience
 from ringlens.observe.engine import Engine, find_engine
 from ringlens.observe.imported import imported_run, trace_record
 from ringlens.observe.saved import SavedResponses
@@ -36,6 +37,9 @@ OnBad = Callable[[ServingError], None]
 
 SETTINGS = ("model", "served_as", "api_key", "patience", "on_bad", "on_progress")
 """Settings of :func:`import_problems` beside those of sampling, for messages."""
+
+LONGEST_VERSION = 200
+"""Letters of a server's version at most."""
 
 
 def refuse(error: ServingError) -> None:
@@ -233,7 +237,8 @@ async def _first_model(client: Client) -> str:
     """The name of the model that a server has."""
     found = await client.get("/v1/models")
     data = found.get("data") if isinstance(found, dict) else None
-    name = data[0].get("id") if isinstance(data, list) and data else None
+    first = data[0] if isinstance(data, list) and data else None
+    name = first.get("id") if isinstance(first, dict) else None
     if not isinstance(name, str):
         raise ServingError(f"{client.server}/v1/models names no model: give --served-as.")
     return name
@@ -248,7 +253,9 @@ async def _versions(client: Client, engine: Engine) -> dict[str, str]:
     except NoServerError:
         return {}
     told = found.get("version") if isinstance(found, dict) else None
-    return {engine.name: told} if isinstance(told, str) else {}
+    if not isinstance(told, str) or not told.isprintable() or len(told) > LONGEST_VERSION:
+        return {}
+    return {engine.name: told}
 
 
 def _only_record(engine: Engine, model: ServedModel, exchange: Exchange, task: Task) -> TraceRecord:
