@@ -370,11 +370,13 @@ def test_an_environment_that_cannot_be_used_is_said(monkeypatch, name, value):
 @pytest.mark.parametrize(
     "options",
     [{"timeout": float("nan")}, {"timeout": -1}, {"timeout": "5"}, {"backoff": float("nan")},
+     {"largest": 2**60},
      {"concurrency": 1.5}, {"concurrency": None}, {"retries": 0.5}, {"largest": 0}],
 )  # fmt: skip
 def test_patience_without_sense_is_refused(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         Patience(**options)
+    assert Patience(largest=2**40).largest == 2**40
 
 
 def test_the_bound_is_an_option(server, tmp_path):

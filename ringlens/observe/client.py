@@ -34,6 +34,9 @@ FOR_ALL = (401, 403, 404, 405)
 TOLD = 65536
 """Bytes of a refusal that are read."""
 
+WHOLE = (("concurrency", 1, 2**31 - 1), ("retries", 0, 2**31 - 1), ("largest", 1, 2**50))
+"""Settings that are whole numbers, with the least and the most of each."""
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -55,8 +58,8 @@ class Patience:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name, least in (("concurrency", 1), ("retries", 0), ("largest", 1)):
-            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        for name, least, most in WHOLE:
+            object.__setattr__(self, name, whole(name, getattr(self, name), least, most))
         for name in ("timeout", "backoff"):
             object.__setattr__(self, name, number(name, getattr(self, name), 0))
 
