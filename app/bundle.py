@@ -96,7 +96,8 @@ def _write_trace(
         for pos in range(0, tokens, boot["heads_block"]):
             found = payload.heads(store, trace_id, pos, run["layers"], run["heads"])
             save(f"{place}/heads/{pos}", found)
-    entropy = trace.tokens()["entropy"][trace.summary["n_prompt"] :]
+    told = trace.tokens()
+    entropy = told["entropy"][[phase != "prompt" for phase in told["phase"]]]
     return {
         "trace_id": trace_id,
         **{name: trace.summary[name] for name in SUMMARY},

@@ -19,6 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ringlens.data import countdown, path, sets
 from ringlens.errors import ModelNotFoundError
 from ringlens.problem import Grade, Problem, grade
+from ringlens.transcript import parse
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,12 @@ def answer(
         **inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False
     )
     results = []
-    for problem, ids in zip(problems, output_ids[:, inputs["input_ids"].shape[1] :], strict=True):
+    new_ids = output_ids[:, inputs["input_ids"].shape[1] :]
+    for problem, prompt, ids in zip(problems, texts, new_ids, strict=True):
         kept = ids[ids != tokenizer.pad_token_id]
         text = tokenizer.decode(kept, skip_special_tokens=False)
-        results.append(Result(problem, text, len(kept), grade(problem, text)))
+        whole = parse(prompt + text, prompt_end=len(prompt), written=True, question=problem.prompt)
+        results.append(Result(problem, text, len(kept), grade(problem, whole)))
     return results
 
 

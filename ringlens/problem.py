@@ -21,6 +21,7 @@ from ringlens.config import whole
 from ringlens.data import countdown, path
 from ringlens.errors import ProblemError
 from ringlens.plain import half_pair
+from ringlens.transcript import Transcript, parse
 
 TASKS = (countdown.TASK,)
 SPLITS = ("heldout", "train")
@@ -174,27 +175,69 @@ def from_row(row: Mapping[str, Any]) -> Problem:
     )
 
 
-def grade(problem: Problem, text: str) -> Grade:
-    r"""Find the answer after ``</think>`` and verify it.
+def grade(problem: Problem, text: str | Transcript) -> Grade:
+    r"""Find the answer in a text and verify it.
 
-    The answer is the last ``\boxed{…}`` after the last ``</think>``, or else the last line that is
-    not blank, up to the end of the turn. A text that never stops thinking has no answer, which is
-    wrong wherever an answer can be verified.
+    The answer is the last ``\boxed{…}`` of the model's last turn behind its thought, or else that
+    turn's last line that is not blank; see `ringlens.transcript` for where turns and thoughts end.
+    A thought that is cut short has no answer, nor has a turn that is cut short inside its last
+    ``\boxed{``; that is wrong wherever an answer can be verified.
+
+    Args:
+        problem: What was asked.
+        text: What the model wrote, with or without what was asked before it; or, where more is
+            known about it, that text parsed.
     """
-    answer = find_answer(text)
+    answer = find_answer(text if isinstance(text, Transcript) else parse(text))
     verifier = VERIFIERS.get(problem.task, _verify_text)
     return Grade(answer, verifier(problem, answer if answer is not None else ""))
 
 
-def find_answer(text: str) -> str | None:
-    """The answer in a model's text; None if it has none."""
-    _, closed, tail = text.rpartition("</think>")
-    if not closed:
+def find_answer(transcript: Transcript) -> str | None:
+    """The answer in a model's last turn; None if it has none."""
+    answer = transcript.answer
+    if answer is None:
         return None
-    tail = re.split(r"<\|[^|>\s]+\|>|<role>", tail, maxsplit=1)[0]
-    boxed = re.findall(r"\\boxed\{([^{}]*)\}", tail)
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    return boxed[-1].strip() if boxed else lines[-1] if lines else None
+    boxes = _boxes(answer)
+    if boxes:
+        return _boxed(answer, boxes)
+    lines = [line.strip() for line in answer.splitlines() if line.strip()]
+    return lines[-1] if lines else None
+
+
+def _boxes(text: str) -> dict[int, int | None]:
+    """Where the content of each box begins and ends; None where its brace is never closed."""
+    found: dict[int, int | None] = {}
+    opened: list[int] = []
+    for match in _BRACE.finditer(text):
+        if match[0] == "}":
+            begin = opened.pop() if opened else None
+            if begin in found:
+                found[begin] = match.start()
+        elif match[0].endswith("{") and match[0] != "\\{":
+            opened.append(match.end())
+            if match[0] != "{":
+                found[match.end()] = None
+    return found
+
+
+def _boxed(text: str, boxes: dict[int, int | None]) -> str | None:
+    """The content of the last box that is in no other, without boxes right around it again."""
+    last, behind = -1, -1
+    for begin, end in boxes.items():
+        if begin > behind:
+            last, behind = begin, len(text) if end is None else end
+    while (end := boxes[last]) is not None:
+        inner = _BOX.match(text, last, end)
+        within = boxes.get(inner.end()) if inner is not None else None
+        if inner is None or within is None or text[within + 1 : end].strip():
+            return text[last:end].strip()
+        last = inner.end()
+    return None
+
+
+_BOX = re.compile(r"\s*\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def _verify_countdown(problem: Problem, answer: str) -> bool:

@@ -10,17 +10,18 @@ BASE = {"errors", "config", "plain", "versions"}
 # Package → what of ours it may import. Packages not listed may import anything but cli.
 ALLOWED = {
     "model": BASE | {"model", "data"},
-    "observe": BASE | {"model", "observe", "store", "problem", "lens"},
+    "observe": BASE | {"model", "observe", "store", "problem", "lens", "transcript"},
     "store": BASE | {"store"},
     "analysis": BASE | {"store", "analysis"},
     "app": BASE | {"store", "analysis", "app"},
-    "problem": BASE | {"data"},
+    "problem": BASE | {"data", "transcript"},
+    "transcript": BASE,
     "errors": set(),
     "config": {"errors"},
     "plain": set(),
     "versions": set(),
 }
-NO_TORCH = {"store", "analysis", "app", "problem", "errors", "config", "cli"}
+NO_TORCH = {"store", "analysis", "app", "problem", "transcript", "errors", "config", "cli"}
 HEAVY = {"torch", "transformers", "accelerate", "nnsight"}
 PLACES = {"app": "app", "probes": "probes", "data": "data"}
 

@@ -7,7 +7,8 @@ from tiny_lens import tokenizer as word_tokenizer
 
 from ringlens.data import tokenizer as nano
 from ringlens.errors import ObservationError
-from ringlens.observe.text import TokenText, phases, split_prompt, token_text
+from ringlens.observe.text import TokenText, token_text
+from ringlens.observe.turns import Markup, phases
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_phases(pieces, n_prompt, wanted):
     ],
 )
 def test_prompt_of_finished_text(text, prompt):
-    assert text[: split_prompt(text)] == prompt
+    assert text[: Markup().prompt_of(text)] == prompt
 
 
 def test_slow_tokenizers_are_refused():

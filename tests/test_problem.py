@@ -127,10 +127,11 @@ def test_other_tasks_compare_text():
     assert grade(problem, "</think>\n paris. ") == Grade("paris.", True)
     assert grade(problem, "</think>\n$Paris$") == Grade("$Paris$", True)
     assert grade(problem, "</think>\nLyon") == Grade("Lyon", False)
-    assert grade(problem, "never stops") == Grade(None, False)
+    assert grade(problem, "<think>never stops") == Grade(None, False)
+    assert grade(problem, "Paris") == Grade("Paris", True)  # a model that never thinks
     unknown = Problem("a", "essay", "Write.", None)
     assert grade(unknown, "</think>\nText") == Grade("Text", None)
-    assert grade(unknown, "never stops") == Grade(None, None)
+    assert grade(unknown, "<think>never stops") == Grade(None, None)
 
 
 def test_problems_read_back_from_the_store_are_gradable():

@@ -18,7 +18,8 @@ from ringlens.config import Recorded, TopAttention, Vectors
 from ringlens.observe import heads, routing
 from ringlens.observe.block import Field, Seen
 from ringlens.observe.strip import Strip
-from ringlens.observe.text import TextStream, TokenText, phases
+from ringlens.observe.text import TextStream, TokenText
+from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Problem, grade
 from ringlens.store.records import (
     AttentionArrays,
@@ -51,6 +52,8 @@ class Task:
         trace_id: The trace in the store that this one continues.
         earlier: That trace's tokens.
         resumed_at: Positions at which it was continued before, and now.
+        written: Whether the model writes all that follows the prompt, in one turn; else that is a
+            finished text, which may hold several turns.
     """
 
     token_ids: list[int]
@@ -63,6 +66,7 @@ class Task:
     trace_id: int | None = None
     earlier: TokenArrays | None = None
     resumed_at: tuple[int, ...] = ()
+    written: bool = True
 
 
 class TraceBuffer:
@@ -98,6 +102,7 @@ class TraceBuffer:
         self._names = frozenset(wanted for wanted in record if isinstance(wanted, str))
         self._wanted = {_name(wanted): wanted for wanted in record if not isinstance(wanted, str)}
         self._text = TextStream(tokenizer)
+        self._markup = markup(tokenizer)
         self._token_ids: list[int] = []
         self._strips: dict[Field, Strip] = defaultdict(Strip)
         self._layers: dict[str, tuple[int, ...]] = {}
@@ -146,13 +151,19 @@ class TraceBuffer:
         if self.done:
             self._text.close()
         text = self._text.text(stop)
-        phase = phases(text, self.task.n_prompt)
+        reading = self._read(text)
         retold = None
-        if phase[:start] != self._stored.phase:
-            retold = self._stored.tokens(text, phase[:start])
-        tokens = self._tokens(text, phase, start, stop)
-        self._stored.extend(tokens, phase)
-        return self._record(text, phase, tokens, retold)
+        if not self._stored.agrees(reading):
+            retold = self._stored.tokens(text, reading)
+        tokens = self._tokens(text, reading, start, stop)
+        self._stored.extend(tokens, reading)
+        return self._record(text, reading, tokens, retold)
+
+    def _read(self, text: TokenText) -> Reading:
+        """Turns and phases of the text so far."""
+        task, problem = self.task, self.task.problem
+        question = problem.prompt if problem else ""
+        return self._markup.read(text, task.n_prompt, written=task.written, question=question)
 
     def _span(self, instrument: str) -> tuple[int, int]:
         """Positions that are recorded of what an instrument sees."""
@@ -174,7 +185,7 @@ class TraceBuffer:
         self._token_ids += token_ids
         self._text.push(token_ids)
 
-    def _tokens(self, text: TokenText, phase: list[str], start: int, stop: int) -> TokenArrays:
+    def _tokens(self, text: TokenText, reading: Reading, start: int, stop: int) -> TokenArrays:
         numbers = [self._numbers(name, start, stop) for name in ("logprob", "entropy")]
         if start == 0:  # in a padded row something stands before the first token: padding
             for number in numbers:
@@ -184,9 +195,10 @@ class TraceBuffer:
             text=text.pieces[start:],
             start=np.array(text.starts[start:], np.int32),
             end=np.array(text.ends[start:], np.int32),
-            phase=phase[start:],
+            phase=reading.phase[start:],
             logprob=numbers[0],
             entropy=numbers[1],
+            turn=reading.turn[start:],
         )
 
     def _numbers(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
@@ -199,9 +211,10 @@ class TraceBuffer:
         return {name: self._strips[instrument, name].take(stop) for name in names}
 
     def _record(
-        self, text: TokenText, phase: list[str], tokens: TokenArrays, retold: TokenArrays | None
+        self, text: TokenText, reading: Reading, tokens: TokenArrays, retold: TokenArrays | None
     ) -> TraceRecord:
-        task, problem, stop = self.task, self.task.problem, len(phase)
+        task, problem, phase = self.task, self.task.problem, reading.phase
+        stop = len(phase)
         routed = head = logits = None
         if ("routing", "margin") in self._strips:
             layers = self._layers["routing"]
@@ -211,7 +224,7 @@ class TraceBuffer:
         if ("heads", "entropy") in self._strips:
             head = HeadArrays(self._layers["heads"], **self._fields("heads", heads.FIELDS, stop))
         whole = "heads" in self._names  # else their blocks alone
-        graded = grade(problem, text.text) if problem is not None and self.done else None
+        graded = grade(problem, reading.transcript) if problem is not None and self.done else None
         return TraceRecord(
             trace_id=self.trace_id,
             start=stop - len(tokens.token_id),
@@ -274,28 +287,37 @@ class _Columns:
 
     def __init__(self) -> None:
         self.phase: list[str] = []
+        self._turn = np.empty(0, np.int32)
         self._parts: list[TokenArrays] = []
 
     @classmethod
     def of(cls, tokens: TokenArrays) -> _Columns:
         columns = cls()
-        columns.extend(tokens, list(tokens.phase))
+        columns.phase, columns._turn = list(tokens.phase), tokens.turn
+        columns._parts.append(tokens)
         return columns
 
-    def extend(self, tokens: TokenArrays, phase: list[str]) -> None:
-        """Add tokens; ``phase`` is that of all."""
-        self._parts.append(tokens)
-        self.phase = phase
+    def agrees(self, reading: Reading) -> bool:
+        """Whether a reading tells the same of these tokens; turns may be unknown in old stores."""
+        stop = len(self.phase)
+        told = (self._turn < 0) | (self._turn == reading.turn[:stop])
+        return bool(self.phase == reading.phase[:stop] and told.all())
 
-    def tokens(self, text: TokenText, phase: list[str]) -> TokenArrays:
-        """All of them, with other phases."""
-        stop = len(phase)
+    def extend(self, tokens: TokenArrays, reading: Reading) -> None:
+        """Add tokens; ``reading`` is that of all."""
+        self._parts.append(tokens)
+        self.phase, self._turn = reading.phase, reading.turn
+
+    def tokens(self, text: TokenText, reading: Reading) -> TokenArrays:
+        """All of them, as a reading tells them."""
+        stop = len(self.phase)
         return TokenArrays(
             token_id=np.concatenate([part.token_id for part in self._parts]),
             text=text.pieces[:stop],
             start=np.array(text.starts[:stop], np.int32),
             end=np.array(text.ends[:stop], np.int32),
-            phase=phase,
+            phase=reading.phase[:stop],
             logprob=np.concatenate([part.logprob for part in self._parts]),
             entropy=np.concatenate([part.entropy for part in self._parts]),
+            turn=reading.turn[:stop],
         )

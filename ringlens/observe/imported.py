@@ -16,11 +16,13 @@ from ringlens.errors import RinglensError, ServingError
 from ringlens.observe.answer import Answer
 from ringlens.observe.record import sizes
 from ringlens.observe.served import ServedModel
-from ringlens.observe.text import END_THINK, THINK, TokenText, phases, token_text
+from ringlens.observe.text import TokenText, token_text
+from ringlens.observe.turns import Reading, markup
 from ringlens.observe.wire import Decode, sparse_choices
 from ringlens.problem import Problem, grade
 from ringlens.store.checks import check_trace
 from ringlens.store.records import ChoiceArrays, RunRecord, TokenArrays, TraceRecord
+from ringlens.transcript import END_THINK, THINK
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:
@@ -121,10 +123,10 @@ def _record(
     if not ids:
         raise ServingError("there is neither a prompt nor an answer")
     text = token_text(model.tokenizer, ids)
-    phase = phases(text, len(prompt))
     asked = answer.asked or "".join(text.pieces[: len(prompt)])
     problem = problem or Problem(answer.name, "", asked)
-    graded = grade(problem, text.text)
+    reading = markup(model.tokenizer).read(text, len(prompt), question=problem.prompt)
+    phase, graded = reading.phase, grade(problem, reading.transcript)
     return TraceRecord(
         prompt=problem.prompt,
         text=text.text,
@@ -133,7 +135,7 @@ def _record(
         n_answer=phase.count("answer"),
         finish_reason=answer.finish_reason,
         seed=seed,
-        tokens=_tokens(ids, text, phase),
+        tokens=_tokens(ids, text, reading),
         routing=None if decode is None else _choices(model.config, answer, decode, len(ids)),
         problem_id=problem.id or None,
         task=problem.task or None,
@@ -202,14 +204,15 @@ def _prompt_ids(model: ServedModel, answer: Answer) -> list[int]:
     return model.encode_chat(given)
 
 
-def _tokens(ids: Sequence[int], text: TokenText, phase: list[str]) -> TokenArrays:
+def _tokens(ids: Sequence[int], text: TokenText, reading: Reading) -> TokenArrays:
     unknown = np.full(len(ids), np.nan, np.float32)
     return TokenArrays(
         token_id=np.array(ids, np.int32),
         text=text.pieces,
         start=np.array(text.starts, np.int32),
         end=np.array(text.ends, np.int32),
-        phase=phase,
+        phase=reading.phase,
         logprob=unknown,
         entropy=unknown,
+        turn=reading.turn,
     )

@@ -10,7 +10,7 @@ from ringlens.config import Sampling
 from ringlens.errors import ConfigError
 from ringlens.observe.buffer import Task
 from ringlens.observe.sampling import trace_seed
-from ringlens.observe.text import split_prompt
+from ringlens.observe.turns import markup
 from ringlens.problem import Problem, check_problem, from_row
 from ringlens.store import Store
 
@@ -24,7 +24,8 @@ class Text:
 
     Attributes:
         token_ids: Its tokens.
-        n_prompt: How many of them are prompt.
+        n_prompt: How many of them are prompt in any case. Turns behind them are told apart by the
+            chat template's marks: those of users and systems are prompt too.
     """
 
     token_ids: list[int]
@@ -73,16 +74,19 @@ def text_tasks(lens: Lens, texts: Sequence[str | Text]) -> list[Task]:
         text = _tokens(lens, given) if isinstance(given, str) else given
         if not text.token_ids:
             raise ConfigError("an empty text cannot be replayed; leave it out.")
-        tasks.append(Task(text.token_ids, text.n_prompt, len(text.token_ids), item))
+        tasks.append(Task(text.token_ids, text.n_prompt, len(text.token_ids), item, written=False))
     return tasks
 
 
 def stored_texts(store: Store) -> list[Task]:
     """One trace a finished trace of the store that is no replay itself."""
     rows = store.sql(
-        "select t.trace_id, t.n_prompt, t.problem_id, t.task, t.prompt, t.expected, "
-        "list(k.token_id order by k.pos) as token_ids from traces t join tokens k "
-        "using (trace_id) where t.source_trace_id is null and t.finish_reason != 'running' "
+        "select t.trace_id, t.problem_id, t.task, t.prompt, t.expected, "
+        "r.mode != 'replay' as written, "
+        "coalesce(min(k.pos) filter (k.phase != 'prompt'), count(*)) as n_prompt, "
+        "list(k.token_id order by k.pos) as token_ids "
+        "from traces t join tokens k using (trace_id) join runs r using (run_id) "
+        "where t.source_trace_id is null and t.finish_reason != 'running' "
         "group by all order by t.trace_id"
     ).to_arrow_table()
     return [
@@ -93,11 +97,13 @@ def stored_texts(store: Store) -> list[Task]:
             item=item,
             problem=from_row(row),
             source_trace_id=row["trace_id"],
+            written=row["written"],
         )
         for item, row in enumerate(rows.to_pylist())
     ]
 
 
 def _tokens(lens: Lens, text: str) -> Text:
-    prompt = lens.encode(text[: split_prompt(text)])
-    return Text(prompt + lens.encode(text[split_prompt(text) :]), len(prompt))
+    begin = markup(lens.tokenizer).prompt_of(text)
+    prompt = lens.encode(text[:begin])
+    return Text(prompt + lens.encode(text[begin:]), len(prompt))

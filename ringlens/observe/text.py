@@ -1,13 +1,8 @@
-"""From token ids to text: character spans that tile it, and the phase of each token.
-
-Phases are found on the text, not on ids: ``</think>`` is one token in Ring-1T and three in
-Ring-mini, and its pieces may run into their neighbours.
-"""
+"""From token ids to text: character spans that tile it."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +13,19 @@ from ringlens.errors import ObservationError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-THINK, END_THINK = "<think>", "</think>"
-
 
 @dataclass(frozen=True)
 class TokenText:
-    """Text of a trace, cut into its tokens: ``pieces[i]`` is ``text[starts[i]:ends[i]]``."""
+    """Text of a trace, cut into its tokens: ``pieces[i]`` is ``text[starts[i]:ends[i]]``.
+
+    Of a text without ``token_ids`` it is not known which tokens it was written in.
+    """
 
     text: str
     pieces: list[str]
     starts: list[int]
     ends: list[int]
+    token_ids: list[int] = field(default_factory=list)
 
 
 class TextStream:
@@ -71,7 +68,8 @@ class TextStream:
         """Text and spans of the first ``stop`` tokens, of all if None."""
         pieces = self.pieces[:stop]
         ends = list(accumulate(map(len, pieces)))
-        return TokenText("".join(pieces), pieces, [0, *ends][: len(ends)], ends)
+        starts = [0, *ends][: len(ends)]
+        return TokenText("".join(pieces), pieces, starts, ends, self._token_ids[:stop])
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> TokenText:
@@ -96,47 +94,3 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str | list[Any]) -> 
         raise ObservationError("the tokenizer has no chat template: give prompts instead of chats")
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-
-
-def phases(text: TokenText, n_prompt: int) -> list[str]:
-    """Phase of each token: "prompt", "think" or "answer".
-
-    Thinking starts after the prompt if the prompt's text ends in an open ``<think>``, else at the
-    first ``<think>`` after it, and ends behind ``</think>``; the marks belong to it, and so does
-    a token that reaches into it. Without marks, all that follows the prompt is answer.
-    """
-    total = len(text.pieces)
-    n_prompt = min(n_prompt, total)
-    prompt_end = text.ends[n_prompt - 1] if n_prompt else 0
-    think_start, think_end = think_span(text.text, prompt_end)
-    # Spans are in order, so the tokens that reach into the thinking phase are neighbours.
-    first = max(n_prompt, bisect_right(text.ends, think_start))
-    stop = max(first, bisect_left(text.starts, think_end))
-    return (
-        ["prompt"] * n_prompt
-        + ["answer"] * (first - n_prompt)
-        + ["think"] * (stop - first)
-        + ["answer"] * (total - stop)
-    )
-
-
-def think_span(text: str, prompt_end: int) -> tuple[int, int]:
-    """First character of the thinking phase and the one behind its end (equal: no thinking)."""
-    opened = text[:prompt_end].rfind(THINK)
-    if opened >= 0 and text.find(END_THINK, opened, prompt_end) < 0:
-        start = prompt_end
-    else:
-        start = text.find(THINK, prompt_end)
-    closed = text.find(END_THINK, max(start, prompt_end))
-    if start < 0:  # some templates open the phase out of sight: only its end is in the text
-        start = prompt_end if closed >= 0 else len(text)
-    return start, closed + len(END_THINK) if closed >= 0 else len(text)
-
-
-def split_prompt(text: str) -> int:
-    """Characters of finished text that are prompt: up to the assistant's turn or ``<think>``."""
-    opened = text.find(THINK)
-    turn = text.find("<role>ASSISTANT</role>")
-    if turn >= 0 and (opened < 0 or turn < opened):
-        return turn + len("<role>ASSISTANT</role>")
-    return max(opened, 0)

@@ -187,7 +187,7 @@ def expert_batch(run_id: str, run: RunRecord) -> pa.RecordBatch:
 
 
 def _token_groups(trace_id: int, first_pos: int, tokens: TokenArrays) -> Iterator[pa.RecordBatch]:
-    total = len(tokens.token_id)
+    total, turn_T = len(tokens.token_id), tokens.turn
     for start in range(0, total, TOKEN_ROWS):
         part = slice(start, min(start + TOKEN_ROWS, total))
         pos_R = np.arange(first_pos + part.start, first_pos + part.stop, dtype=np.int32)
@@ -201,6 +201,7 @@ def _token_groups(trace_id: int, first_pos: int, tokens: TokenArrays) -> Iterato
             pa.array(tokens.phase[part], pa.string()),
             _nullable(tokens.logprob[part]),
             _nullable(tokens.entropy[part]),
+            pa.array(turn_T[part].astype(np.int32, copy=False), mask=turn_T[part] < 0),
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=schema.TOKENS.arrow)
 

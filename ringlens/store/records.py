@@ -56,9 +56,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class TokenArrays:
-    """Columns of ``tokens``: ids, spans in characters, phase, log-probability and entropy [T].
+    """Columns of ``tokens``: ids, spans in characters, phase, log-probability, entropy, turn [T].
 
-    ``logprob`` and ``entropy`` hold NaN where there is none (pos 0); the store writes null.
+    ``logprob`` and ``entropy`` hold NaN where there is none (pos 0), ``turn`` a negative number
+    where it is not known; the store writes null. Left out, no turn is known.
     """
 
     token_id: Ints
@@ -68,6 +69,11 @@ class TokenArrays:
     phase: list[str]
     logprob: Floats
     entropy: Floats
+    turn: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+
+    def __post_init__(self) -> None:
+        if not len(self.turn):
+            object.__setattr__(self, "turn", np.full(len(self.token_id), -1, np.int32))
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ class TraceRecord:
         item: Place in the run's list of problems or texts.
         resumed_at: Positions at which generation was taken up again after an interruption.
         retold: The tokens of all positions before ``start`` anew, in place of the stored ones, for
-            what became known only later (their phase).
+            what became known only later (their phase and turn).
         vectors: Vectors at chosen points.
         attention: Largest attention weights of chosen heads.
     """

@@ -162,6 +162,13 @@ TOKENS = Table(
             nullable=True,
             unit="nats",
         ),
+        Column(
+            "turn",
+            pa.int32(),
+            "turn of the conversation, 0 is the first; its marks belong to it; null in stores that "
+            "were written before there was this column",
+            nullable=True,
+        ),
     ),
 )
 

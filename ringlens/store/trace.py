@@ -99,9 +99,11 @@ class Trace:
 
         Returns:
             ``pos``, ``token_id``, ``start``, ``end`` int32 [T]; ``logprob``, ``entropy`` float32
-            [T] with NaN where there is none; ``text``, ``phase`` lists of T strings.
+            [T] with NaN where there is none; ``turn`` int32 [T] with -1 where it is not known;
+            ``text``, ``phase`` lists of T strings.
         """
-        table = self._rows("tokens", "* exclude (trace_id)", "true order by pos")
+        columns = "* exclude (trace_id, turn), coalesce(turn, -1)::integer as turn"
+        table = self._rows("tokens", columns, "true order by pos")
         strings = ("text", "phase")
         return {
             name: table[name].to_pylist() if name in strings else table[name].to_numpy()
