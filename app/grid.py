@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ringlens.app import asked
+from ringlens.errors import RequestError
+
 COLUMNS = (
     "trace_id",
     "correct",
@@ -27,6 +30,9 @@ VERDICTS = {
     "wrong": "not correct",
     "unjudged": "correct is null",
 }
+WORDS = 32
+"""Words of a search, and tests of a filter, at most."""
+
 _NUMBER = {
     "equals": "{c} = {v}",
     "notEqual": "{c} <> {v}",
@@ -68,10 +74,13 @@ class Condition:
 
 def order_sql(sort_model: list[dict[str, Any]] | None) -> str:
     """The ``order by`` list of a sort model; traces by id where it asks for nothing."""
+    if not isinstance(sort_model, list | None):
+        raise RequestError(f"the order of the rows must be a list, not {asked.shown(sort_model)}")
+    items = [asked.mapping(item, "an order of the rows") for item in sort_model or []]
     wanted = [
         f"{item['colId']} {'desc' if item.get('sort') == 'desc' else 'asc'} nulls last"
-        for item in sort_model or []
-        if item.get("colId") in COLUMNS
+        for item in items
+        if isinstance(item.get("colId"), str) and item["colId"] in COLUMNS
     ]
     return ", ".join([*wanted, "trace_id asc"])
 
@@ -81,8 +90,8 @@ def condition(filter_model: dict[str, Any] | None, verdict: str, search: str | N
 
     A column, operator or verdict that does not exist asks for nothing.
     """
-    result = Condition([VERDICTS.get(verdict, "true")])
-    for word in (search or "").split():
+    result = Condition([VERDICTS.get(verdict, "true") if isinstance(verdict, str) else "true"])
+    for word in (search or "").split()[:WORDS]:
         value = result.add(word)
         # One word may stand in the prompt, the task, the answer or be the id of the trace.
         result.parts.append(
@@ -90,7 +99,7 @@ def condition(filter_model: dict[str, Any] | None, verdict: str, search: str | N
             f" or contains(lower(answer), lower({value}))"
             f" or trace_id::varchar = ltrim({value}, '#'))"
         )
-    for column, model in (filter_model or {}).items():
+    for column, model in asked.mapping(filter_model or {}, "a filter of the rows").items():
         if column in COLUMNS:
             result.parts.append(_filter_sql(result, column, model))
     return result
@@ -98,18 +107,43 @@ def condition(filter_model: dict[str, Any] | None, verdict: str, search: str | N
 
 def _filter_sql(result: Condition, column: str, model: dict[str, Any]) -> str:
     """SQL of one column's filter: one test, or several joined by ``and`` or ``or``."""
-    if model.get("conditions"):
+    model = asked.mapping(model, f"the filter of {column}")
+    conditions = model.get("conditions")
+    if conditions:
+        if not isinstance(conditions, list) or len(conditions) > WORDS:
+            raise RequestError(f"the filter of {column} must have a list of at most {WORDS} tests")
         joiner = " or " if model.get("operator") == "OR" else " and "
-        parts = [_filter_sql(result, column, each) for each in model["conditions"]]
+        parts = [_filter_sql(result, column, each) for each in conditions]
         return "(" + joiner.join(parts) + ")"
-    operator = model.get("type", "")
+    operator = asked.text(model.get("type"), "a filter's type")
     if operator in _EMPTY:
         return _EMPTY[operator].format(c=column)
-    operators, kind = _TYPES.get(model.get("filterType", ""), ({}, str))
+    operators, kind = _TYPES.get(asked.text(model.get("filterType"), "a filter"), ({}, str))
     if operator == "inRange" and kind is float:
-        low, high = result.add(float(model["filter"])), result.add(float(model["filterTo"]))
-        return f"({column} >= {low} and {column} <= {high})"
+        low, high = _value(model, "filter", kind), _value(model, "filterTo", kind)
+        place = _cast(column, kind)
+        return f"({place} >= {result.add(low)} and {place} <= {result.add(high)})"
     if operator not in operators or model.get("filter") is None:
         return "true"
-    value = result.add(kind(model["filter"]))
-    return "(" + operators[operator].format(c=column, v=value) + ")"
+    value = result.add(_value(model, "filter", kind))
+    return "(" + operators[operator].format(c=_cast(column, kind), v=value) + ")"
+
+
+def _value(model: dict[str, Any], name: str, kind: type) -> Any:
+    """What a column is compared with: a number, or a text."""
+    found = model.get(name)
+    if kind is str:
+        return asked.text(found if isinstance(found, str) else str(found), name)
+    if not isinstance(found, int | float | str):
+        raise RequestError(f"a filter compares with a number, not with {asked.shown(found)}")
+    try:
+        return float(found)
+    except (ValueError, OverflowError):
+        raise RequestError(
+            f"a filter compares with a number, not with {asked.shown(found)}"
+        ) from None
+
+
+def _cast(column: str, kind: type) -> str:
+    """A column as what it is compared with: a text filter may be on a number."""
+    return f"{column}::varchar" if kind is str else f"try_cast({column} as double)"

@@ -10,11 +10,13 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import expert_panel, figures, queries, usage_views
+from ringlens.app import asked, expert_panel, figures, queries, usage_views
 from ringlens.app.parts import copy_button, state_page
+from ringlens.app.prefix import below
 from ringlens.app.scope import Scope
 from ringlens.app.sources import Sources
 from ringlens.app.usage import METRICS, PHASE_CHOICES
+from ringlens.errors import NotInStoreError
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -28,19 +30,21 @@ PHASE_LABELS = {
 }
 
 
+ORDERS = {"count": "Frequent", "share": "Exclusive"}
+THEMES = ("dark", "light")
+ANY = range(asked.LARGEST)
+
+
 def layout(sources: Sources, query: dict[str, str]) -> Component:
     """The page for the scope, metric, phase and focus that the address asks for."""
     found = queries.runs(sources.catalogue)
     if not found:
         return state_page("Nothing to count yet", "This store holds no runs. Fill it first.")
     if "trace" in query:
-        head = (
-            queries.trace_head(sources.catalogue, int(query["trace"]))
-            if query["trace"].isdecimal()
-            else None
-        )
+        number = asked.whole(query["trace"])
+        head = None if number is None else queries.trace_head(sources.catalogue, number)
         if head is None:
-            return state_page(f"No trace {query['trace']}", "The store does not hold it.")
+            return state_page(f"No trace {query['trace'][:60]}", "The store does not hold it.")
         query = {**query, "run": head["run_id"]}
     else:
         head = None
@@ -49,7 +53,7 @@ def layout(sources: Sources, query: dict[str, str]) -> Component:
     default = next((run["run_id"] for run in found if run["traces"]), names[0])
     name = query.get("run", default)
     if name not in names:
-        return state_page(f"No run {name}", "The store does not hold it.")
+        return state_page(f"No run {name[:60]}", "The store does not hold it.")
     run = found[names.index(name)]
     if "routing" not in run["record"]:
         return state_page(
@@ -123,7 +127,7 @@ def _body(layers: int) -> Component:
 
 
 def _token_order() -> list[Component]:
-    choices = [{"value": "count", "label": "Frequent"}, {"value": "share", "label": "Exclusive"}]
+    choices = [{"value": key, "label": label} for key, label in ORDERS.items()]
     return [
         html.H3("Top tokens"),
         html.Div(className="spacer"),
@@ -132,8 +136,8 @@ def _token_order() -> list[Component]:
 
 
 def _asked(query: dict[str, str], name: str, allowed: Any, default: int | None) -> int | None:
-    value = query.get(name, "")
-    return int(value) if value.isdecimal() and int(value) in allowed else default
+    value = asked.whole(query.get(name, ""))
+    return value if value is not None and value in allowed else default
 
 
 def _header(store: Store, found: list[Row], run: Row, head: Row | None) -> Component:
@@ -243,6 +247,34 @@ def register(app: Dash, sources: Sources) -> None:
     _client_callbacks(app)
 
 
+def _view(
+    sources: Sources, scope: Any, phase: Any, focus: Any = None
+) -> tuple[Scope, str, int, int | None]:
+    """Scope, phase, layer and expert (or None) that a page asks for.
+
+    Raises:
+        RequestError: No page asks for this.
+        NotInStoreError: There is no such run or trace, any more perhaps.
+    """
+    phase = asked.one_of(phase, PHASE_CHOICES, "phase")
+    scope = asked.mapping(scope, "scope")
+    run = queries.run(sources.catalogue, asked.text(scope.get("run_id"), "run_id"))
+    trace_id = scope.get("trace_id")
+    if trace_id is not None:
+        head = queries.trace_head(sources.catalogue, asked.number_in(trace_id, ANY, "trace"))
+        if head is None or head["run_id"] != run["run_id"]:
+            raise NotInStoreError(f"no trace {trace_id} in run {run['run_id']}")
+    where = Scope(run["run_id"], trace_id)
+    if focus is None:
+        return where, phase, 0, None
+    focus = asked.mapping(focus, "focus")
+    layer = asked.number_in(focus.get("L"), run["sparse_layers"], "layer")
+    expert = focus.get("E")
+    if expert is not None:
+        expert = asked.number_in(expert, range(run["experts"]), "expert")
+    return where, phase, layer, expert
+
+
 def _figure_callbacks(app: Dash, sources: Sources) -> None:
     """The heatmap with its caption, and the table."""
 
@@ -256,8 +288,11 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
         State("scope", "data"),
     )
     def draw(metric: str, phase: str, focus: Row, theme: str, scope: Row) -> tuple[Any, Any]:
-        usage = sources.usage.get(Scope(**scope))
-        figure = figures.usage_heatmap(usage, metric, phase, focus["L"], focus["E"], theme)
+        where, phase, layer, expert = _view(sources, scope, phase, focus)
+        metric = asked.one_of(metric, METRICS, "metric")
+        theme = asked.one_of(theme or "dark", THEMES, "theme")
+        usage = sources.usage.get(where)
+        figure = figures.usage_heatmap(usage, metric, phase, layer, expert, theme)
         note = usage_views.note(usage, metric, phase, theme)
         return figure, note if usage.from_rollups else [*note, _how_to_roll_up(sources.store)]
 
@@ -273,7 +308,8 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
     def table(view: str, phase: str, scope: Row) -> tuple[Any, Any, Any]:
         if view == "chart":
             return no_update, True, False
-        return usage_views.table(sources.usage.get(Scope(**scope)), phase), False, True
+        where, phase, _, _ = _view(sources, scope, phase)
+        return usage_views.table(sources.usage.get(where), phase), False, True
 
 
 def _panel_callbacks(app: Dash, sources: Sources) -> None:
@@ -288,12 +324,13 @@ def _panel_callbacks(app: Dash, sources: Sources) -> None:
         State("scope", "data"),
     )
     def summary(focus: Row, metric: str, phase: str, scope: Row) -> tuple[Any, bool]:
-        store, where = sources.store, Scope(**scope)
+        where, phase, layer, expert = _view(sources, scope, phase, focus)
+        metric = asked.one_of(metric, METRICS, "metric")
         usage = sources.usage.get(where)
-        if focus["E"] is None:
+        if expert is None:
             return usage_views.strongest(usage, metric, phase), True
         phase = "all" if phase == "difference" else phase
-        return expert_panel.summary(store, where, usage, focus["L"], focus["E"], phase), False
+        return expert_panel.summary(sources.store, where, usage, layer, expert, phase), False
 
     @app.callback(
         Output("expert-evidence", "children"),
@@ -303,12 +340,13 @@ def _panel_callbacks(app: Dash, sources: Sources) -> None:
         State("scope", "data"),
     )
     def evidence(focus: Row, phase: str, order: str, scope: Row) -> Any:
-        if focus["E"] is None:
+        where, phase, layer, expert = _view(sources, scope, phase, focus)
+        if expert is None:
             return None
         phase = "all" if phase == "difference" else phase
-        return expert_panel.evidence(
-            sources.evidence, Scope(**scope), focus["L"], focus["E"], phase, order
-        )
+        order = asked.one_of(order, ORDERS, "order")
+        found = expert_panel.evidence(sources.evidence, where, layer, expert, phase, order)
+        return below(sources.prefix, found)
 
 
 def _client_callbacks(app: Dash) -> None:

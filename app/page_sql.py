@@ -14,7 +14,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import figures, sql_chart
+from ringlens.app import asked, figures, sql_chart
 from ringlens.app.parts import GRID_THEME, command_box
 from ringlens.app.sql_console import Console
 from ringlens.app.sql_examples import EXAMPLES
@@ -58,6 +58,9 @@ def register(app: Dash, console: Console) -> None:
     ) -> Any:
         if not key or not x:
             return no_update
+        kind = asked.one_of(kind, sql_chart.KINDS, "kind of chart")
+        key, x = asked.text(key, "the answer's id"), asked.text(x, "x")
+        y, by, theme = asked.text(y, "y"), asked.text(by, "colour"), asked.text(theme, "theme")
         try:
             table = console.table(key)
         except RinglensError:

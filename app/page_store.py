@@ -11,9 +11,10 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import grid, queries
+from ringlens.app import asked, grid, queries
 from ringlens.app.catalogue import Catalogue
 from ringlens.app.parts import GRID_THEME, ago, command_box, percent, plural, stat
+from ringlens.app.prefix import below
 from ringlens.app.sources import Sources
 from ringlens.store import Store
 
@@ -21,6 +22,7 @@ Row = dict[str, Any]
 
 RUNS = 6  # shown above the grid, newest first
 PAGE = 100  # rows the grid asks for at a time
+MOST = 10_000  # rows that it can ask for at a time
 
 
 def layout(sources: Sources) -> Component:
@@ -70,9 +72,12 @@ def register(app: Dash, sources: Sources) -> None:
     def rows(request: Row | None, verdict: str, search: str | None) -> tuple[Any, Any]:
         if request is None:
             return no_update, no_update
+        request = asked.mapping(request, "the request of rows")
+        search = asked.text(search, "search")
         wanted = grid.condition(request.get("filterModel"), verdict, search)
         order = grid.order_sql(request.get("sortModel"))
-        start, end = int(request["startRow"]), int(request["endRow"])
+        start = asked.number_in(request.get("startRow"), range(asked.LARGEST), "row")
+        end = asked.number_in(request.get("endRow"), range(start, start + MOST + 1), "row")
         page, total = queries.traces_page(catalogue, wanted.sql, order, wanted.params, start, end)
         return {"rowData": page, "rowCount": total}, plural(total, "trace")
 
@@ -88,7 +93,8 @@ def register(app: Dash, sources: Sources) -> None:
     def refresh(version: str) -> tuple[Any, ...]:
         totals = queries.totals(catalogue)
         parts = _stats(totals), _runs(catalogue), _empty(store, totals)
-        return *parts, not totals["traces"], version
+        version = asked.text(version, "version")
+        return *below(sources.prefix, list(parts)), not totals["traces"], version
 
     _register_script(app.clientside_callback)
 

@@ -12,6 +12,7 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app import queries
+from ringlens.app.asked import whole
 from ringlens.app.parts import copy_button, plural, state_page
 from ringlens.app.sources import Sources
 from ringlens.store import Store
@@ -22,10 +23,11 @@ Row = dict[str, Any]
 def layout(sources: Sources, trace_id: str) -> Component:
     """The page of a trace, or what to do where there is none."""
     store, catalogue = sources.store, sources.catalogue
-    head = queries.trace_head(catalogue, int(trace_id)) if trace_id.isdecimal() else None
+    number = whole(trace_id)
+    head = None if number is None else queries.trace_head(catalogue, number)
     if head is None:
         return state_page(
-            f"No trace {trace_id}",
+            f"No trace {trace_id[:60]}",
             f"The store {store.name} does not hold it. The list shows what there is.",
         )
     run = queries.run(catalogue, head["run_id"])

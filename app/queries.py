@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from ringlens.app.catalogue import Catalogue
+from ringlens.errors import NotInStoreError
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -149,8 +150,11 @@ def recorded(store: Store, table: str, trace_id: int) -> bool:
 
 
 def run(catalogue: Catalogue, run_id: str) -> Row:
-    """One run's row of ``runs``."""
-    return rows(catalogue, "select * from runs where run_id = $run_id", {"run_id": run_id})[0]
+    """One run's row of ``runs``. Raises NotInStoreError without one."""
+    found = rows(catalogue, "select * from runs where run_id = $run_id", {"run_id": run_id})
+    if not found:
+        raise NotInStoreError(f"no run {run_id[:60]!r} in the store; open / for the runs it holds")
+    return found[0]
 
 
 def tokens(store: Store, trace_id: int) -> pa.Table:

@@ -1,28 +1,26 @@
-"""Who may ask, and what a page may load."""
+"""What a page may load, and the last look at who asks."""
 
 from __future__ import annotations
-
-from urllib.parse import urlsplit
 
 from dash import Dash
 from flask import Response, abort, request
 
-HOSTS = ("127.0.0.1", "localhost", "::1")
+from ringlens.app.access import LOOPBACK, is_loopback
 
 
-def protect(app: Dash) -> None:
+def protect(app: Dash, any_host: bool = False) -> None:
     """Check the Host header and add the security headers; call it when all callbacks are known.
 
-    A page elsewhere can point its own name at 127.0.0.1 and so make the browser talk to us (DNS
-    rebinding), but the request then names that host. Any port is accepted, as an SSH tunnel may
-    come in by another one.
+    Args:
+        app: The app.
+        any_host: Answer to any name: what stands before the app asks for a token.
     """
 
     @app.server.before_request
     def check_host() -> None:
         host = request.headers.get("Host", "")
-        if not is_ours(host):
-            abort(400, f"This dashboard serves {', '.join(HOSTS)} only, not {host!r}.")
+        if not any_host and not is_loopback(host):
+            abort(400, f"This dashboard serves {', '.join(LOOPBACK)} only, not {host!r}.")
 
     policy = content_policy(app)
 
@@ -30,17 +28,9 @@ def protect(app: Dash) -> None:
     def add_headers(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = policy
         response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "same-origin"
+        response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         return response
-
-
-def is_ours(host: str) -> bool:
-    """Whether a Host header names this machine; Werkzeug's own check knows no IPv6 addresses."""
-    try:
-        return urlsplit(f"//{host}").hostname in HOSTS
-    except ValueError:  # malformed, for example an open bracket
-        return False
 
 
 def content_policy(app: Dash) -> str:

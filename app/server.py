@@ -1,18 +1,27 @@
-"""Serves the dashboard to this machine."""
+"""Serves the dashboard: to this machine, and to whoever has its token."""
 
 from __future__ import annotations
 
 import gc
+import os
 import socket
+import tempfile
 import threading
 import webbrowser
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ringlens.app import make_app, payload
+from ringlens.app import access, payload, prefix
+from ringlens.app.following import FollowingApp, is_awaited
 from ringlens.errors import ConfigError
+from ringlens.store import Store
+from ringlens.store.folder import folder_at
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-THREADS = 8
+if TYPE_CHECKING:
+    from dash import Dash
+
+    from ringlens.app.http_server import ServerLimits
 
 
 def serve(
@@ -20,43 +29,119 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8050,
     open_browser: bool = False,
+    token: str | bool | None = None,
+    url_prefix: str | None = None,
+    wait: bool = False,
+    limits: ServerLimits | None = None,
 ) -> None:
     """Serve the dashboard of a store until interrupted.
 
+    Any user of the machine can connect to the port, so a request needs the token that is printed
+    as part of the link; see :mod:`ringlens.app.access`.
+
     Args:
         store_path: Folder or address of the store.
-        host: Address to listen on; only this machine's own are allowed.
+        host: Address to listen on; others than this machine's own only with a token.
         port: Port to listen on; 0 takes a free one.
         open_browser: Open the page in the default browser.
+        token: The token; None takes the environment's RINGLENS_TOKEN or a random one, False asks
+            for none.
+        url_prefix: Path below which a proxy shows the page, such as ``/user/ada/proxy/8050/``; what
+            the environment tells (JupyterHub, code-server …) if left out.
+        wait: Where there is no store yet, wait for it instead of raising.
+        limits: What clients may take.
 
     Raises:
-        ConfigError: Another host than this machine, or a port that cannot be had.
+        ConfigError: Another host without a token, a token or a prefix that is none, or a port that
+            cannot be had.
         StoreError: There is no store, or one that this version cannot read.
     """
-    from waitress import create_server
+    from ringlens.app.http_server import make_server
 
-    if host not in LOOPBACK:
+    secret = _secret(token)
+    if secret is None and host not in access.LOOPBACK:
         raise ConfigError(
-            f"the dashboard serves this machine only, not {host!r}: it has no sign-in yet. "
-            f"Use host 127.0.0.1 and, from elsewhere, a tunnel: ssh -L {port}:127.0.0.1:{port} HOST"
+            f"without a token the dashboard serves this machine only, not {host!r}: leave the "
+            f"token on, or use host 127.0.0.1 and, from elsewhere, a tunnel: "
+            f"ssh -L {port}:127.0.0.1:{port} HOST"
         )
-    app = make_app(store_path)
-    settle()
     listener = _listen(host, port)
-    for warm in (payload.warm, app.server.extensions["ringlens.sources"].warm):
-        threading.Thread(target=warm, daemon=True).start()
-    server = create_server(app.server, sockets=[listener], threads=THREADS, ident=None)
-    name = f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{listener.getsockname()[1]}"
-    print(f"ringlens serves {store_path} on {url}  (stop with Ctrl-C)", flush=True)
+    try:
+        port = listener.getsockname()[1]
+        start = prefix.from_environment(port) if url_prefix is None else prefix.normal(url_prefix)
+        following = _following(store_path, start, secret is not None, wait)
+    except BaseException:
+        listener.close()
+        raise
+    threading.Thread(target=payload.warm, daemon=True).start()
+    gate: access.Wsgi = access.HostGate(following)
+    if secret is not None:
+        gate = access.TokenGate(following, secret, port, start)
+    server = make_server(prefix.WithoutPrefix(gate, start), listener, limits)
+    _tell(store_path, host, port, start, secret)
     if open_browser:
-        threading.Timer(0.3, webbrowser.open, [url]).start()
+        _open(_link(host, port, start, secret))
     try:
         server.run()
     finally:
         server.close()
-        app.server.extensions["ringlens-console"].close()
-        app.server.extensions["ringlens"].close()
+        following.close()
+
+
+def _secret(token: str | bool | None) -> str | None:
+    """The token to ask for; None for none."""
+    if token is False:
+        return None
+    given = os.environ.get(access.VARIABLE) or None if token in (None, True) else str(token)
+    return access.chosen_token(given)
+
+
+def _following(path: str | Path, start: str, any_host: bool, wait: bool) -> FollowingApp:
+    """What shows the store at a path, opened where there is one."""
+    from ringlens.app.shell import build
+
+    def built() -> Dash:
+        app = build(Store(path), start, any_host)
+        settle()
+        warm = app.server.extensions["ringlens.sources"].warm
+        threading.Thread(target=warm, daemon=True).start()
+        return app
+
+    following = FollowingApp(path, built)
+    if not (wait and is_awaited(folder_at(path))):
+        following.open()
+    return following
+
+
+def _link(host: str, port: int, start: str, secret: str | None) -> str:
+    name = f"[{host}]" if ":" in host else host
+    if host in ("0.0.0.0", "::"):  # every address; the one that always works here
+        name = "127.0.0.1"
+    # Without anything below the port the address stays as short as it was.
+    path = start if start != "/" or secret else ""
+    return f"http://{name}:{port}{path}" + (f"?token={secret}" if secret else "")
+
+
+def _tell(path: str | Path, host: str, port: int, start: str, secret: str | None) -> None:
+    """Say where the page is."""
+    link = _link(host, port, start, secret)
+    if is_awaited(folder_at(path)):
+        print(f"there is no store at {path} yet: the page opens when there is one", flush=True)
+    print(f"ringlens serves {path} on {link}  (stop with Ctrl-C)", flush=True)
+    if start != "/":
+        key = f"?token={secret}" if secret else ""
+        print(f"behind the proxy that is https://YOUR-SERVER{start}{key}", flush=True)
+
+
+def _open(link: str) -> None:
+    """Open the page by a file that only this user can read: `ps` shows links to all users."""
+    descriptor, name = tempfile.mkstemp(prefix="ringlens-", suffix=".html")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f'<meta http-equiv="refresh" content="0; url={escape(link)}">')
+    threading.Timer(0.3, webbrowser.open, [Path(name).as_uri()]).start()
+    remove = threading.Timer(30, Path(name).unlink, [True])
+    remove.daemon = True
+    remove.start()
 
 
 def settle() -> None:
@@ -64,6 +149,7 @@ def settle() -> None:
 
     A full collection passes over every object of Dash and Plotly, 70 ms in the midst of an answer.
     """
+    gc.unfreeze()  # what was built on a store that is gone
     gc.collect()
     gc.freeze()
 

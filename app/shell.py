@@ -9,6 +9,8 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app import (
+    asked,
+    callback_door,
     data_routes,
     page_routing,
     page_sql,
@@ -19,6 +21,7 @@ from ringlens.app import (
 )
 from ringlens.app.palette import FONT
 from ringlens.app.parts import state_page
+from ringlens.app.prefix import below, without
 from ringlens.app.sources import Sources
 from ringlens.app.sql_console import Console
 from ringlens.errors import RinglensError
@@ -31,8 +34,8 @@ INDEX = """<!DOCTYPE html>
     {%metas%}
     <meta name="viewport" content="width=device-width, initial-scale=1">
     <title>{%title%}</title>
-    <link rel="icon" href="/assets/favicon.svg" type="image/svg+xml">
-    <script src="/assets/theme.js"></script>
+    <link rel="icon" href="{prefix}assets/favicon.svg" type="image/svg+xml">
+    <script src="{prefix}assets/theme.js"></script>
     {%css%}
   </head>
   <body>
@@ -42,8 +45,14 @@ INDEX = """<!DOCTYPE html>
 </html>"""
 
 
-def build(store: Store) -> Dash:
-    """The Dash app of an open store."""
+def build(store: Store, prefix: str = "/", any_host: bool = False) -> Dash:
+    """The Dash app of an open store.
+
+    Args:
+        store: The store.
+        prefix: Path below which the browser sees the app; begins and ends with a slash.
+        any_host: See :func:`ringlens.app.security.protect`.
+    """
     app = Dash(
         "ringlens.app",
         title=TITLE,
@@ -51,7 +60,9 @@ def build(store: Store) -> Dash:
         use_pages=False,
         serve_locally=True,
         assets_ignore="theme",  # loaded in <head>, before the first paint
-        index_string=INDEX,
+        index_string=INDEX.replace("{prefix}", prefix),
+        requests_pathname_prefix=prefix,
+        routes_pathname_prefix="/",
         suppress_callback_exceptions=True,  # pages come and go
         enable_mcp=False,
         add_log_handler=False,
@@ -59,8 +70,8 @@ def build(store: Store) -> Dash:
     console = Console(store)
     # Where whoever serves finds them, to close them.
     app.server.extensions |= {"ringlens": store, "ringlens-console": console}
-    app.layout = layout(store)
-    sources = Sources(store)
+    app.layout = below(prefix, layout(store))
+    sources = Sources(store, prefix)
     app.server.extensions["ringlens.sources"] = sources
     _navigation(app, sources, console)
     for each in (page_store, page_routing, page_trace):
@@ -68,7 +79,8 @@ def build(store: Store) -> Dash:
     page_sql.register(app, console)
     data_routes.register(app.server, sources)
     sql_routes.register(app.server, console)
-    security.protect(app)
+    callback_door.register(app)
+    security.protect(app, any_host)
     return app
 
 
@@ -136,10 +148,12 @@ def _navigation(app: Dash, sources: Sources, console: Console) -> None:
 
     @app.callback(Output("page", "children"), Input("url", "pathname"), Input("url", "search"))
     def show(pathname: str | None, search: str | None) -> Component:
+        path = without(sources.prefix, asked.text(pathname, "pathname") or "/")
         try:
-            return page(sources, pathname or "/", search or "", console)
+            found = page(sources, path, asked.text(search, "search"), console)
         except RinglensError as error:
-            return state_page("This page cannot be shown", str(error))
+            found = state_page("This page cannot be shown", str(error))
+        return below(sources.prefix, found)
 
     def client(namespace: str, function: str, *dependencies: Input | Output) -> None:
         app.clientside_callback(ClientsideFunction(namespace, function), *dependencies)

@@ -21,10 +21,12 @@ class Sources:
         catalogue: Its small tables in memory.
         usage: Usage of experts of the scopes asked for last.
         evidence: Choices of the layers asked for last.
+        prefix: Path below which the browser sees the pages.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, prefix: str = "/") -> None:
         self.store = store
+        self.prefix = prefix
         self.catalogue = Catalogue(store)
         self.usage = UsageCache(store)
         self.evidence = EvidenceCache(store)

@@ -41,5 +41,9 @@ class ServingError(RinglensError):
     """A server that cannot be reached, refuses, or answers with what cannot be imported."""
 
 
+class RequestError(RinglensError, ValueError):
+    """A request to the dashboard that none of its pages makes."""
+
+
 class SandboxError(RinglensError, RuntimeError):
     """A query that is to run in the sandbox, where there is none to be had."""

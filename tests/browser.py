@@ -32,14 +32,21 @@ def chromium():
 
 
 @contextmanager
-def served(store_path):
-    """Serve a store from a process of its own on a free port; yields its address."""
-    code = "import sys; from ringlens.app import serve; serve(sys.argv[1], port=0)"
-    command = [sys.executable, "-c", code, str(store_path)]
+def served(store_path, **options):
+    """Serve a store from a process of its own on a free port; yields its address.
+
+    Without a token unless ``options`` of `ringlens.app.serve` ask for one.
+    """
+    code = (
+        "import ast, sys; from ringlens.app import serve; "
+        "serve(sys.argv[1], port=0, **ast.literal_eval(sys.argv[2]))"
+    )
+    options = {"token": False, **options}
+    command = [sys.executable, "-c", code, str(store_path), repr(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            said = process.stdout.readline()
-            yield re.search(r"http://\S+", said).group()
+            said = iter(process.stdout.readline, "")
+            yield next(filter(None, (re.search(r"http://\S+", line) for line in said))).group()
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(20)

@@ -259,7 +259,7 @@ print(took, heavy)
 
 def test_serve_refuses(path, tmp_path):
     with pytest.raises(ConfigError, match="this machine only"):
-        serve(path, host="0.0.0.0")
+        serve(path, host="0.0.0.0", token=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

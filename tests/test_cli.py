@@ -168,7 +168,7 @@ def test_replay_of_a_store_and_of_a_file(captured, tmp_path):
         (["check", "nowhere"], 1, "nowhere"),
         (["check", "nowhere", "--repair"], 1, "nowhere"),
         (["check", "nowhere", "--drop-damaged"], 2, "--repair"),
-        (["app", "nowhere"], 1, "nowhere"),
+        (["app", "nowhere", "--no-wait"], 1, "nowhere"),
         (["replay", "ring-nano", "nowhere", "--store", "s"], 1, "nothing to replay"),
         (["capture", "ring-nano", "--store", "s", "--device-map", "no.json"], 1, "device map"),
         (["capture", "ring-nano", "--store", "s", "--device-map", "list.json"], 1, "JSON object"),

@@ -24,18 +24,40 @@
     return new TYPES[type](bytes.buffer);
   };
 
-  rl.fetch = async (path) => {
+  // The path below which a proxy shows the pages; paths in the scripts are without it.
+  let prefix = null;
+  rl.prefix = () => {
+    if (prefix === null) {
+      const config = document.getElementById("_dash-config");
+      prefix = (config && JSON.parse(config.textContent).requests_pathname_prefix) || "/";
+    }
+    return prefix;
+  };
+  rl.url = (path) => rl.prefix() + path.replace(/^\//, "");
+  const plain = (text) => {
+    try {
+      return decodeURI(text);
+    } catch {
+      return text; // percent signs that encode nothing
+    }
+  };
+  rl.pathname = () => {
+    const [path, start] = [plain(window.location.pathname), plain(rl.prefix())];
+    return (path + "/").startsWith(start) ? "/" + path.slice(start.length) : path;
+  };
+
+  rl.fetch = async (path, options) => {
     let response;
     try {
-      response = await fetch(path);
+      response = await fetch(rl.url(path), options);
     } catch (error) {
       throw new Error("The server does not answer. Is `ringlens app` still running?", {
         cause: error,
       });
     }
-    const body = await response.json();
-    if (!response.ok) throw new Error(body.error);
-    return body;
+    const body = await response.json().catch(() => null);
+    if (response.ok && body !== null) return body;
+    throw new Error((body && body.error) || `The server answered ${response.status} to ${path}. Load the page again.`);
   };
 
   // The URL is the state. Writing it does not ask the server for the page again.
@@ -56,13 +78,13 @@
   };
 
   rl.go = (href) => {
-    window.history.pushState({}, "", href);
+    window.history.pushState({}, "", rl.url(href));
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
   };
 
   // A link that opens in place, yet is a real link: middle click, copy address, screen readers.
   rl.link = (href, className, text) => {
-    const node = rl.el("a", className, text, { href });
+    const node = rl.el("a", className, text, { href: rl.url(href) });
     node.addEventListener("click", (event) => {
       if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return;
       event.preventDefault();

@@ -52,12 +52,16 @@
   // Ask for the version of the store: shows that the server answers, and when a commit came.
   const BEAT = 2000;
   let version = null;
+  let known = null; // which store this page shows
   async function beat() {
     if (document.hidden) return;
     const banner = document.querySelector(".offline");
     try {
-      const now = (await rl.fetch("/data/version")).version;
+      const { version: now, store } = await rl.fetch("/data/version");
       if (banner) banner.remove();
+      // Another store stands at the path: nothing of this page is true of it.
+      if (known !== null && store !== known) return window.location.reload();
+      known = store;
       const stats = document.getElementById("stats");
       if (stats && now !== (version || stats.dataset.version)) {
         window.dash_clientside.set_props("heartbeat", { data: now });
@@ -87,7 +91,8 @@
       return window.dash_clientside.no_update;
     },
     // Marks the navigation entry of the page that is open.
-    nav(pathname) {
+    nav() {
+      const pathname = rl.pathname();
       const trace = pathname.match(/^\/trace\/(\d+)$/);
       document.title = (trace ? `Trace ${trace[1]} · ` : pathname === "/sql" ? "SQL · " : "") + "ringlens";
       const pages = ["traces", "routing", "sql"];

@@ -9,19 +9,9 @@
   let running = null; // the query under way: {name, started, timer}
   let result = null; // the last answer
 
-  async function post(path, body) {
-    let response;
-    try {
-      response = await fetch(path, {
-        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
-      });
-    } catch (error) {
-      throw new Error("The server does not answer. Is `ringlens app` still running?", { cause: error });
-    }
-    const found = await response.json();
-    if (!response.ok) throw new Error(found.error);
-    return found;
-  }
+  const post = (path, body) => rl.fetch(path, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  });
 
   // --- running ---
   async function run(chart) {
@@ -83,7 +73,7 @@
     set("sql-grid", { columnDefs: columns(), rowData: rows_() });
     for (const form of ["csv", "parquet"]) {
       const link = $(`sql-${form}`);
-      link.href = `/data/sql/result/${result.id}.${form}`;
+      link.href = rl.url(`/data/sql/result/${result.id}.${form}`);
       link.setAttribute("download", `ringlens.${form}`);
       link.classList.remove("disabled");
     }
@@ -308,7 +298,7 @@
       event.preventDefault();
       rl.go(href);
     };
-    return window.React.createElement("a", { href, className: "sql-link", onClick }, String(value));
+    return window.React.createElement("a", { href: rl.url(href), className: "sql-link", onClick }, String(value));
   };
 
   window.dash_clientside = window.dash_clientside || {};

@@ -7,7 +7,7 @@
   cells.TraceLink = ({ value }) =>
     value === undefined || value === null ? h("span", { className: "ghost-row" })
       : h("a", {
-          href: `/trace/${value}`,
+          href: rl.url(`/trace/${value}`),
           className: "trace-link",
           onClick: (event) => {
             if (event.metaKey || event.ctrlKey || event.shiftKey) return event.stopPropagation();

@@ -69,11 +69,16 @@ def prepare(folder: Folder) -> None:
     folder.make()
     if folder.exists(MARKER):
         read_marker(folder)
-    elif strangers := [name for name in folder.names() if not _is_ours(name)]:
+    elif foreign := foreign_names(folder):
         raise StoreError(
-            f"{folder} is not a store and holds other files (such as {strangers[0]}): give the "
+            f"{folder} is not a store and holds other files (such as {foreign[0]}): give the "
             f"path of a new or empty folder"
         )
+
+
+def foreign_names(folder: Folder) -> list[str]:
+    """What lies in a folder that no store has there; a store can be made where there is none."""
+    return [name for name in folder.names() if not _is_ours(name)]
 
 
 def mark(folder: Folder) -> None:
