@@ -15,11 +15,13 @@ import session_worker
 import ringlens as rl
 
 RECORD = ("logprobs", "routing", "router_logits", "heads", "resid_post@0+2", "attention:2@1+3/0+7")
+FORWARDS = []
 
 
 def die_on_rank_1(progress):
     """End rank 1 without a word in the middle of a run."""
-    if os.environ.get("RANK") == "1" and progress.tokens > 40:
+    FORWARDS.append(progress)
+    if os.environ.get("RANK") == "1" and len(FORWARDS) > 10:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -250,3 +250,20 @@ def test_bad_settings_are_refused_before_anything_is_written(call, message, lens
     with pytest.raises(ConfigError, match=message):
         call(lens, tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_progress_counts_tokens_of_traces_not_padding_nor_steps_behind_an_end(lens, tmp_path):
+    new = [plain_greedy(lens, p, 12)[-12:] for p in PROMPTS]
+    early = next(t for i, t in enumerate(new[0]) if 2 <= i < 9 and all(t not in n for n in new[1:]))
+    seen = []
+    lens.model.generation_config.eos_token_id = [early]
+    try:
+        store = rl.capture(
+            lens, PROMPTS, tmp_path / "s", max_new_tokens=12, on_progress=seen.append
+        )
+    finally:
+        lens.model.generation_config.eos_token_id = 1
+    tokens = store.sql("select count(*) from tokens").fetchall()[0][0]
+    assert seen[-1].tokens == tokens < 4 * (10 + 12)
+    rl.replay(lens, store, store, on_progress=seen.append)
+    assert seen[-1].tokens == tokens

@@ -69,6 +69,7 @@ class Observer:
             [
                 TraceBuffer(task, tokenizer, row, pad, eos_token_ids, finish_reason, self.record)
                 for row, (task, pad) in enumerate(zip(tasks, pads, strict=True))
+                if not task.finished
             ]
         )
         return ids_BP, mask_BP, pads
@@ -87,12 +88,13 @@ def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> N
         return_dict_in_generate=True,
     )
     seeds = [task.seed for task in tasks]
+    stored = [[] if t.earlier is None else t.earlier.token_id.tolist() for t in tasks]
     with observer.recorder(pads), torch.inference_mode():
         output = lens.model.generate(
             ids_BP,
             attention_mask=mask_BP,
             generation_config=config,
-            logits_processor=processors(settings, seeds, pads),
+            logits_processor=processors(settings, seeds, pads, stored),
         )
         # The last token is drawn but never fed: one more step completes its records.
         n = output.sequences.shape[1] - mask_BP.shape[1]

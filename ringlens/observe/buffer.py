@@ -42,7 +42,7 @@ class Task:
     """What a trace is to be.
 
     Attributes:
-        token_ids: Tokens known beforehand: the prompt, a finished text, or a trace so far.
+        token_ids: Tokens known beforehand: the whole prompt, or a finished text.
         n_prompt: How many of them are prompt.
         limit: Tokens at most; at the last the trace is finished.
         item: Place in the run's list of problems or texts.
@@ -50,7 +50,9 @@ class Task:
         seed: Seed of the trace's sampler.
         source_trace_id: The trace this one replays.
         trace_id: The trace in the store that this one continues.
-        earlier: That trace's tokens.
+        earlier: What the store has of it: the first tokens, of the prompt perhaps a part only.
+        finished: Whether the store has all of it. It then runs beside the others and is not
+            recorded again.
         resumed_at: Positions at which it was continued before, and now.
         written: Whether the model writes all that follows the prompt, in one turn; else that is a
             finished text, which may hold several turns.
@@ -65,6 +67,7 @@ class Task:
     source_trace_id: int | None = None
     trace_id: int | None = None
     earlier: TokenArrays | None = None
+    finished: bool = False
     resumed_at: tuple[int, ...] = ()
     written: bool = True
 

@@ -47,6 +47,7 @@ class Recording:
 
     Attributes:
         traces: Traces finished and committed.
+        tokens: Tokens taken into traces.
         bytes_written: Bytes committed.
         waited: Seconds that the model has waited for the recording.
     """
@@ -61,7 +62,8 @@ class Recording:
     ) -> None:
         self.writer, self.run_id, self.peers, self.every = writer, run_id, peers, every
         self.most = QUEUED.get(device, QUEUED["cpu"])
-        self.traces, self.bytes_written, self.waited = 0, writer.bytes_written, 0.0
+        self.traces, self.tokens = 0, 0
+        self.bytes_written, self.waited = writer.bytes_written, 0.0
         self._buffers: list[TraceBuffer] = []
         self._last_commit = time.monotonic()
         self._work: deque[tuple[int, Callable[[], None]]] = deque()
@@ -160,7 +162,9 @@ class Recording:
     def _add(self, block: Block) -> None:
         seen = block.open()
         for buffer in self._buffers:
+            before = len(buffer)
             buffer.add(seen)
+            self.tokens += len(buffer) - before
         late = time.monotonic() - self._last_commit >= self.every
         held = sum(buffer.bytes for buffer in self._buffers)
         if self.peers.broadcast(late or held >= HELD):

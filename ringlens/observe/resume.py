@@ -1,48 +1,86 @@
-"""Taking up a run that was interrupted: what of its tasks is left to do."""
+"""Taking up a run that was interrupted: what of its tasks is left to do.
+
+A batch that was interrupted is run again from its prompts, as it was: the same rows, padded alike.
+What the store has is not recorded again, and its tokens are the ones that are fed. So keys, values
+and all records behind the seam are bit for bit those of an uninterrupted run; a prefill over the
+stored tokens would be faster, but its kernels round differently from those of decoding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ringlens.errors import ObservationError
 from ringlens.observe.buffer import Task
 from ringlens.store import Store
 from ringlens.store.records import TokenArrays
+from ringlens.store.schema import RUNNING
 
 
 def finished_items(folder: str | Path, run_id: str) -> set[int]:
     """Places in the run's list whose traces are finished."""
-    query = "select item from traces where run_id = ? and finish_reason != 'running'"
+    query = f"select item from traces where run_id = ? and finish_reason != '{RUNNING}'"
     with Store(folder) as store:
         return {item for (item,) in store.sql(query, [run_id]).fetchall()}
 
 
-def unfinished_tasks(folder: str | Path, run_id: str, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks of a run whose traces are not finished, those begun with what they have so far."""
+def unfinished_batches(
+    folder: str | Path, run_id: str, tasks: Sequence[Task], size: int
+) -> list[list[Task]]:
+    """The batches of a run in which something is left to do.
+
+    Args:
+        folder: The store.
+        run_id: The run.
+        tasks: All that this process does in it.
+        size: Tasks a batch.
+
+    Returns:
+        Whole batches; those tasks that were begun know what the store has of them.
+
+    Raises:
+        ObservationError: A stored trace does not begin with the tokens of its prompt or text.
+    """
+    query = "select item, trace_id, finish_reason from traces where run_id = ?"
     with Store(folder) as store:
-        rows = store.sql(
-            "select item, trace_id, finish_reason from traces where run_id = ?", [run_id]
-        ).fetchall()
-        begun = {item: (trace_id, reason) for item, trace_id, reason in rows}
-        left = []
-        for task in tasks:
-            trace_id, reason = begun.get(task.item, (None, "running"))
-            if reason == "running":
-                left.append(task if trace_id is None else _continued(store, task, trace_id))
-        return left
+        begun = {item: row for item, *row in store.sql(query, [run_id]).fetchall()}
+        return [
+            [_begun(store, t, *begun[t.item]) if t.item in begun else t for t in batch]
+            for batch in _batches(tasks, size)
+            if any(begun.get(task.item, (0, RUNNING))[1] == RUNNING for task in batch)
+        ]
 
 
-def _continued(store: Store, task: Task, trace_id: int) -> Task:
-    """The task, to go on behind the trace's last committed token."""
+def _batches(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
+    for first in range(0, len(tasks), size):
+        yield tasks[first : first + size]
+
+
+def _begun(store: Store, task: Task, trace_id: int, reason: str) -> Task:
+    """The task, with what the store has of it."""
     trace = store.trace(trace_id)
     tokens = TokenArrays(**{name: trace.tokens()[name] for name in TokenArrays.__annotations__})
-    so_far = tokens.token_id.tolist()
+    _refuse_other_tokens(task, trace_id, tokens.token_id.tolist())
+    # Inside the prompt nothing has been generated that could be taken up.
+    here = (len(tokens.token_id),) if len(tokens.token_id) >= task.n_prompt else ()
     return replace(
         task,
-        # A finished text stays what it is; of one that is being written this is what there is.
-        token_ids=task.token_ids if len(task.token_ids) == task.limit else so_far,
         trace_id=trace_id,
         earlier=tokens,
-        resumed_at=(*trace.summary["resumed_at"], len(so_far)),
+        finished=reason != RUNNING,
+        resumed_at=(*(trace.summary["resumed_at"] or ()), *here),
     )
+
+
+def _refuse_other_tokens(task: Task, trace_id: int, stored: list[int]) -> None:
+    both = list(zip(stored, task.token_ids, strict=False))
+    if other := [pos for pos, (found, known) in enumerate(both) if found != known]:
+        pos = other[0]
+        raise ObservationError(
+            f"trace {trace_id} has token {stored[pos]} at pos {pos}, where its prompt or text has "
+            f"{task.token_ids[pos]}: it was resumed from a part of its prompt, which earlier "
+            f"versions did. Take it out with `ringlens check STORE --repair --drop-damaged`, then "
+            f"start the same call again"
+        )

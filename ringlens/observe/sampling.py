@@ -47,8 +47,44 @@ class GumbelSampler(LogitsProcessor):
         return scores_BV.float() - (-uniform_BV.log()).log().to(scores_BV.device)
 
 
-def processors(sampling: Sampling, seeds: list[int], pads: list[int]) -> LogitsProcessorList:
-    """The chain of score processors for greedy ``generate``; empty for temperature 0."""
+class StoredTokens(LogitsProcessor):
+    """Lets a trace that is generated again take the tokens that the store has of it.
+
+    They follow from the scores, but on kernels that are not deterministic a tie may break the other
+    way.
+
+    Args:
+        stored: Tokens of each trace from its first; none where nothing is stored.
+        pads: Padded positions before each.
+    """
+
+    def __init__(self, stored: list[list[int]], pads: list[int]) -> None:
+        self.stored, self.pads = stored, pads
+
+    def __call__(self, input_ids: torch.LongTensor, scores_BV: torch.FloatTensor) -> Tensor:
+        """Scores [B, V] whose largest entry is the stored token, where there is one."""
+        length = input_ids.shape[1]
+        for row, (token_ids, pad) in enumerate(zip(self.stored, self.pads, strict=True)):
+            if length - pad < len(token_ids):
+                scores_BV[row] = -torch.inf
+                scores_BV[row, token_ids[length - pad]] = 0.0
+        return scores_BV
+
+
+def processors(
+    sampling: Sampling, seeds: list[int], pads: list[int], stored: list[list[int]]
+) -> LogitsProcessorList:
+    """The chain of score processors for greedy ``generate``, for traces of which some are stored.
+
+    Without stored tokens and with temperature 0 it is empty.
+    """
+    chain = _drawing(sampling, seeds, pads)
+    if any(stored):
+        chain.append(StoredTokens(stored, pads))
+    return chain
+
+
+def _drawing(sampling: Sampling, seeds: list[int], pads: list[int]) -> LogitsProcessorList:
     chain = LogitsProcessorList()
     if sampling.temperature == 0:
         return chain

@@ -18,7 +18,7 @@ from ringlens.observe.buffer import Task
 from ringlens.observe.ranks import Place, gone_peers, place
 from ringlens.observe.record import run_record
 from ringlens.observe.recording import EVERY, Recording
-from ringlens.observe.resume import unfinished_tasks
+from ringlens.observe.resume import unfinished_batches
 from ringlens.observe.tasks import Text, problem_tasks, stored_texts, text_tasks
 from ringlens.observe.vectors import resolve
 from ringlens.problem import Problem
@@ -43,7 +43,8 @@ class Progress:
     Attributes:
         traces: Traces committed.
         total: Traces in all.
-        tokens: Tokens the model has processed, padding included.
+        tokens: Tokens of traces recorded by this call; neither padding nor what a batch still
+            runs behind the end of a trace, nor what an interrupted call had stored.
         bytes_written: Bytes in committed files.
         waited: Seconds that the model has waited for the recording.
     """
@@ -72,8 +73,9 @@ def capture(
 ) -> Store:
     """Let the model think about problems, and record it while it does.
 
-    An interrupted run is taken up again by the same call: finished traces are not done twice, and
-    a trace that was committed in part goes on where it stopped. Under torchrun or ``accelerate
+    An interrupted run is taken up again by the same call: finished batches are not done twice, and
+    one that was interrupted runs again from its prompts, so that all records behind the last
+    committed token are bit for bit those of an uninterrupted run. Under torchrun or ``accelerate
     launch`` the processes share the problems out, or the model, if it was loaded sharded.
 
     Args:
@@ -198,15 +200,16 @@ class _Session:
         with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:
             run_id = here.everyone.broadcast(_open_run(writer, run, here))
             mine = [task for task in tasks if task.item % here.share[1] == here.share[0]]
-            left = unfinished_tasks(folder, run_id, mine)
+            left = unfinished_batches(folder, run_id, mine, self.batch_size)
+            done = len(mine) - sum(not task.finished for batch in left for task in batch)
             device = self.lens.device.type
             with Recording(writer, run_id, here.writers, self.commit_every, device) as recording:
-                report = _Reporter(recording, len(mine), len(mine) - len(left), on_progress)
+                report = _Reporter(recording, len(mine), done, on_progress)
                 observer = Observer(
                     self.lens, self.record, here, recording, report.forward, self.prefill
                 )
                 with gone_peers(here.everyone.rank):
-                    for batch in _batches(left, self.batch_size):
+                    for batch in left:
                         run_batch(observer, batch)
                         report.show()
             report.show()
@@ -240,7 +243,6 @@ class _Reporter:
     def forward(self, B: int, T: int) -> None:
         """A forward over [B, T] tokens begins."""
         self.recording.check()
-        self.progress = replace(self.progress, tokens=self.progress.tokens + B * T)
         self.show()
 
     def show(self) -> None:
@@ -251,6 +253,7 @@ class _Reporter:
         self.progress = replace(
             self.progress,
             traces=self.done + recording.traces,
+            tokens=recording.tokens,
             bytes_written=recording.bytes_written,
             waited=recording.waited,
         )
@@ -271,11 +274,3 @@ def one_thread_if_tiny(lens: Lens) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _batches(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
-    """Batches in order; traces to go on with come first and among themselves, as they are long."""
-    for kind in (True, False):
-        some = [task for task in tasks if (task.earlier is not None) is kind]
-        for first in range(0, len(some), size):
-            yield some[first : first + size]
