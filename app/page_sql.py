@@ -14,7 +14,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import asked, figures, sql_chart
+from ringlens.app import asked, figures, sql_cells, sql_chart
 from ringlens.app.parts import GRID_THEME, command_box
 from ringlens.app.sql_console import Console
 from ringlens.app.sql_examples import EXAMPLES
@@ -62,7 +62,7 @@ def register(app: Dash, console: Console) -> None:
         key, x = asked.text(key, "the answer's id"), asked.text(x, "x")
         y, by, theme = asked.text(y, "y"), asked.text(by, "colour"), asked.text(theme, "theme")
         try:
-            table = console.table(key)
+            table = sql_cells.drawable(console.answer(key))
         except RinglensError:
             return no_update  # not kept any more: what was drawn stays
         if not {x, y or x, by or x} <= set(table.schema.names):

@@ -1,107 +1,156 @@
-"""Rows of an answer as what a grid, a CSV file or a chart takes."""
+"""Rows of an answer as what a grid, a CSV file or a chart takes.
+
+The sandbox has made numbers and texts of them already (`Answer.readable`), so nothing here can
+expand: a cell costs a cell.
+"""
 
 from __future__ import annotations
 
 import io
-import json
-import math
-from decimal import Decimal
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv, parquet
+
+from ringlens.errors import RinglensError
+from ringlens.store import values
+from ringlens.store.excerpt import KIND, LEAVES
+from ringlens.store.sandbox import Answer
 
 LONGEST = 2_000
 """Characters of a value that the grid is sent; downloads hold it whole."""
-_EXACT = 2**53  # integers that JavaScript still tells apart
+AT_ONCE = 20_000
+"""Cells that are made into JSON at a time; other requests are served in between."""
+
+_WHOLE = {"hugeint", "uhugeint", "bignum"}
+_MOMENTS = {"date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp with time zone"}
+
+# What pandas, as DuckDB fills it, has no type for, or only one that holds other values.
+_NOT_IN_PANDAS = {
+    "uhugeint", "bignum", "time with time zone", "time_ns", "timestamp_ns", "timestamptz_ns",
+    "interval", "bit", "variant", "geometry", "type", "union",
+}  # fmt: skip
 
 
-def columns(table: pa.Table) -> list[dict[str, Any]]:
+def columns(answer: Answer) -> list[dict[str, Any]]:
     """Name, type, and whether it is a number, of each column."""
     return [
-        {"name": field.name, "type": type_name(field.type), "number": is_number(field.type)}
-        for field in table.schema
+        {"name": field.name, "type": type_name(field), "number": is_number(field)}
+        for field in answer.table.schema
     ]
 
 
-def rows(table: pa.Table) -> list[list[Any]]:
-    """Rows as JSON holds them: numbers, booleans and null as they are, all else as text."""
-    shown = [
-        [cell(value, field.type) for value in column.to_pylist()]
-        for field, column in zip(table.schema, table.columns, strict=True)
-    ]
-    return [list(row) for row in zip(*shown, strict=True)]
+def rows(readable: pa.Table) -> Iterator[list[list[Any]]]:
+    """Rows as JSON holds them, some at a time."""
+    size = max(1, AT_ONCE // max(1, readable.num_columns))
+    for start in range(0, readable.num_rows, size):
+        shown = [
+            [cell(value, field) for value in column.to_pylist()]
+            for field, column in _columns(readable.slice(start, size))
+        ]
+        yield [list(row) for row in zip(*shown, strict=True)]
 
 
-def cell(value: Any, kind: pa.DataType) -> Any:
-    """One value as the grid shows it."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) < _EXACT else str(value)
+def cell(value: Any, field: pa.Field) -> Any:
+    """One value as the grid shows it: a number that JSON holds exactly, a boolean, null or text."""
     if isinstance(value, float):
-        return _float(value, 7 if pa.types.is_float32(kind) else 15)
-    text = plain(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
-
-
-def plain(value: Any) -> str:
-    """A value that is no number as text; nested ones as JSON."""
+        return values.single(value) if pa.types.is_float32(field.type) else values.finite(value)
     if isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    if isinstance(value, list | dict | tuple):
-        return json.dumps(_rounded(value), ensure_ascii=False, default=plain)
-    return str(value)
+        if _kind(field) in _WHOLE:
+            return values.integer(value)
+        return value if len(value) <= LONGEST else _cut(value)
+    return value if value is None or isinstance(value, bool) else values.integer(value)
 
 
-def to_csv(table: pa.Table) -> bytes:
+def to_csv(answer: Answer) -> bytes:
     """All rows as CSV, nested values as JSON."""
-    flat = [
-        pa.array([None if v is None else plain(v) for v in column.to_pylist()], pa.string())
-        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type)
-        else column
-        for field, column in zip(table.schema, table.columns, strict=True)
-    ]
     out = io.BytesIO()
-    csv.write_csv(pa.Table.from_arrays(flat, names=table.schema.names), out)
+    csv.write_csv(answer.readable, out)
     return out.getvalue()
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """All rows as a Parquet file."""
+def to_parquet(answer: Answer) -> bytes:
+    """All rows as a Parquet file.
+
+    Raises:
+        RinglensError: Parquet has no type for a column.
+    """
     out = io.BytesIO()
-    parquet.write_table(table, out)
+    try:
+        parquet.write_table(answer.table.replace_schema_metadata(), out)
+    except pa.ArrowException as error:
+        raise RinglensError(
+            f"Parquet cannot hold this answer ({error}): cast the column to text in the query"
+        ) from error
     return out.getvalue()
 
 
-def is_number(kind: pa.DataType) -> bool:
-    """Whether values of a type can be drawn on an axis."""
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+def drawable(answer: Answer) -> pa.Table:
+    """The columns as a chart takes them: numbers, however long, as floats, and all else as text."""
+    found = {}
+    for (field, column), text in zip(_columns(answer.table), answer.readable.columns, strict=True):
+        if not is_number(field):
+            found[field.name] = text
+        elif pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
+            found[field.name] = column
+        else:
+            found[field.name] = text.cast(pa.float64())
+    return pa.table(found)
 
 
-def type_name(kind: pa.DataType) -> str:
-    """A type in few letters: 'int64', 'text', 'list of float'."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return f"list of {type_name(kind.value_type)}"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+def frame(answer: Answer) -> str:
+    """The method that gives pandas the same values: ``df()``, or ``exact().df()``."""
+    for field, text in _columns(answer.readable):
+        leaves = set((field.metadata or {}).get(LEAVES, b"").decode(errors="replace").split(","))
+        narrow = leaves & (_MOMENTS | _WHOLE | {"decimal"})
+        if leaves & _NOT_IN_PANDAS or (narrow and not _is_narrow(text, _kind(field))):
+            return "exact().df()"
+    return "df()"
+
+
+def is_number(field: pa.Field) -> bool:
+    """Whether values of a column can be drawn on an axis."""
+    kind = field.type
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return number or _kind(field) in _WHOLE
+
+
+def type_name(field: pa.Field) -> str:
+    """The type of a column in few letters: 'int64', 'text', 'list of float', 'interval'."""
+    kind = _kind(field)
+    by_text = pa.types.is_string(field.type) or pa.types.is_decimal(field.type)
+    if by_text and kind not in ("", "varchar"):
+        return kind
+    return _arrow_name(field.type)
+
+
+def _arrow_name(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return f"list of {_arrow_name(kind.value_type)}"
+    if pa.types.is_string(kind):
         return "text"
     return str(kind).split("<")[0].split("[")[0]
 
 
-def _float(value: float, digits: int) -> float | str:
-    if math.isfinite(value):
-        return float(f"{value:.{digits}g}")
-    return str(value)
+def _columns(table: pa.Table) -> Iterator[tuple[pa.Field, pa.ChunkedArray]]:
+    return zip(table.schema, table.columns, strict=True)
 
 
-def _rounded(value: Any) -> Any:
-    """Numbers inside a nested value with the digits that a float32 has."""
-    if isinstance(value, float | Decimal):
-        return _float(float(value), 7)
-    if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): _rounded(each) for key, each in value.items()}
-    return value
+def _kind(field: pa.Field) -> str:
+    """The name of a column's type in DuckDB; it comes from the sandbox and may be anything."""
+    return (field.metadata or {}).get(KIND, b"").decode(errors="replace")[:40]
+
+
+def _is_narrow(text: pa.ChunkedArray, kind: str) -> bool:
+    """Whether all numbers have few digits, or all dates lie in the years 1 to 9999."""
+    if kind in _MOMENTS:
+        return pc.all(pc.match_substring_regex(text, r"^\d{4}-[^(]*$")).as_py() is not False
+    if kind in _WHOLE | {"decimal"}:
+        return (pc.max(pc.utf8_length(text)).as_py() or 0) <= 15
+    return False
+
+
+def _cut(value: str) -> str:
+    return f"{value[:LONGEST]}… ({len(value):,} characters)"

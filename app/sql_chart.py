@@ -22,7 +22,7 @@ def figure(table: pa.Table, kind: str, x: str, y: str, by: str, theme: str) -> F
     """The chart of an answer.
 
     Args:
-        table: The answer.
+        table: The answer's columns as `sql_cells.drawable` gives them.
         kind: Key of `KINDS`.
         x: Column of the horizontal axis.
         y: Column of the vertical axis; a histogram counts instead.
@@ -44,10 +44,10 @@ def _parts(table: pa.Table, by: str) -> tuple[list[tuple[str, pa.Table]], int]:
     """The rows of each value of a column, largest first; and how many values were left out."""
     if not by:
         return [("", table)], 0
-    kind = table.schema.field(by).type
+    field = table.schema.field(by)
     rows: dict[Any, list[int]] = {}
     for row, value in enumerate(table[by].to_pylist()):
-        rows.setdefault("null" if value is None else sql_cells.cell(value, kind), []).append(row)
+        rows.setdefault("null" if value is None else sql_cells.cell(value, field), []).append(row)
     largest = sorted(rows, key=lambda value: -len(rows[value]))[:SERIES]
     largest.sort(key=lambda value: (isinstance(value, str), value))
     return [(str(value), table.take(rows[value])) for value in largest], len(rows) - len(largest)
@@ -75,12 +75,12 @@ def _line(table: pa.Table, kind: str, x: str, y: str, name: str, colour: str) ->
 
 def _values(table: pa.Table, name: str) -> list[Any]:
     """A column's values; what is no number as text, and what is not finite as a gap."""
-    kind = table.schema.field(name).type
+    field = table.schema.field(name)
     values = table[name].to_pylist()
-    if sql_cells.is_number(kind):
+    if sql_cells.is_number(field):
         found = [None if value is None else float(value) for value in values]
         return [None if v is None or v != v or abs(v) == float("inf") else v for v in found]
-    return [sql_cells.cell(value, kind) for value in values]
+    return [sql_cells.cell(value, field) for value in values]
 
 
 def _colour(index: int, colours: Palette, many: bool) -> str:

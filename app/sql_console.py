@@ -57,8 +57,8 @@ class Console:
         """Stop a query."""
         return self._started().cancel(name)
 
-    def table(self, key: str) -> pa.Table:
-        """The rows of an answer.
+    def answer(self, key: str) -> Answer:
+        """An answer that was given.
 
         Raises:
             NotInStoreError: It is not kept any more.
@@ -66,7 +66,11 @@ class Console:
         with self._lock:
             if key not in self._answers:
                 raise NotInStoreError(f"only the last {KEPT} answers are kept: run the query again")
-            return self._answers[key].table
+            return self._answers[key]
+
+    def table(self, key: str) -> pa.Table:
+        """The rows of an answer. Raises NotInStoreError if it is not kept any more."""
+        return self.answer(key).table
 
     def close(self) -> None:
         """End the workers."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -11,6 +12,7 @@ from flask import Blueprint, Flask, Response, jsonify, request
 from ringlens.app import sql_cells
 from ringlens.app.sql_console import Console
 from ringlens.errors import NotInStoreError, RinglensError
+from ringlens.store.sandbox import Answer
 
 _FILES = {
     "csv": (sql_cells.to_csv, "text/csv; charset=utf-8"),
@@ -27,13 +29,14 @@ def register(server: Flask, console: Console) -> None:
     def run() -> Response:
         asked = _asked("query", "name")
         key, answer = console.run(asked["query"], asked["name"])
-        return jsonify(
-            id=key,
-            columns=sql_cells.columns(answer.table),
-            rows=sql_cells.rows(answer.table),
-            cut=answer.cut,
-            seconds=answer.seconds,
-        )
+        head = {
+            "id": key,
+            "columns": sql_cells.columns(answer),
+            "cut": answer.cut,
+            "seconds": answer.seconds,
+            "frame": sql_cells.frame(answer),
+        }
+        return Response(_pieces(head, answer), mimetype="application/json")
 
     @routes.post("/cancel")
     @_sentences
@@ -48,10 +51,18 @@ def register(server: Flask, console: Console) -> None:
         write, kind = _FILES[form]
         name = f'attachment; filename="ringlens.{form}"'
         return Response(
-            write(console.table(key)), mimetype=kind, headers={"Content-Disposition": name}
+            write(console.answer(key)), mimetype=kind, headers={"Content-Disposition": name}
         )
 
     server.register_blueprint(routes)
+
+
+def _pieces(head: dict[str, Any], answer: Answer) -> Iterator[str]:
+    """An answer as JSON, piece by piece: other requests are served in between."""
+    yield f'{json.dumps(head, allow_nan=False)[:-1]}, "rows": ['
+    for i, rows in enumerate(sql_cells.rows(answer.readable)):
+        yield ("," if i else "") + json.dumps(rows, allow_nan=False)[1:-1]
+    yield "]}"
 
 
 def _asked(*names: str) -> dict[str, str]:

@@ -13,9 +13,12 @@ import pytest
 from pyarrow import parquet
 from sql_values import leaf, nested
 
+from ringlens.app import sql_cells
 from ringlens.cli_sql_format import WRITERS
 from ringlens.errors import RinglensError, StoreError
+from ringlens.store import Store, StoreWriter, confine
 from ringlens.store.relation import Relation
+from ringlens.store.sandbox import Limits, Sandbox
 
 COUNT = int(300 * float(os.environ.get("RINGLENS_FUZZ", "1")))
 SEEDS = range(8)
@@ -172,6 +175,30 @@ def test_parquet_files_read_back_as_what_was_asked(connection, seed, tmp_path):
         ), sql
     assert all("cast" in refusal for refusal in refusals)
     assert len(refusals) < len(found) / 2
+
+
+@pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {confine.missing()}")
+def test_the_page_says_what_the_command_line_says(connection, tmp_path):
+    with StoreWriter(tmp_path / "store"):
+        pass
+    limits = Limits(workers=1, seconds=60)
+    with Store(tmp_path / "store") as store, Sandbox(store, limits) as box:
+        for seed in SEEDS:
+            found = drawn(connection, nested if seed % 2 else leaf, seed)
+            query = "select " + ", ".join(f"{sql} as v" for sql, _ in found)
+            answer = box.sql(query)
+            (shown,) = next(sql_cells.rows(answer.readable))
+            (row,) = json.loads(written(connection, query, "json"))
+            assert answer.table.schema.names == list(row)
+            for cell, value, (sql, _) in zip(shown, row.values(), found, strict=True):
+                inside = isinstance(value, (list, dict))
+                assert cell == (json.dumps(value, ensure_ascii=False) if inside else value), sql
+            (_, cells) = csv.reader(io.StringIO(sql_cells.to_csv(answer).decode(), newline=""))
+            (_, same) = csv.reader(
+                io.StringIO(written(connection, query, "csv").decode(), newline="")
+            )
+            assert cells == same
+            sql_cells.to_parquet(answer)
 
 
 def texts_of(value):

@@ -1,6 +1,7 @@
 """The sandbox as its users see it: answers, errors, limits, new commits, cancelling."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,11 +18,11 @@ from records import random_run, random_trace
 from small_store import small_store
 
 from ringlens.errors import SandboxError, StoreError
-from ringlens.store import Store, StoreWriter, confine
-from ringlens.store.answer import decode, encode
+from ringlens.store import Store, StoreWriter, confine, values
+from ringlens.store.answer import decode, encode, shown
 from ringlens.store.channel import FrameError
+from ringlens.store.extent import Extent, cut
 from ringlens.store.sandbox import Limits, Sandbox
-from ringlens.store.worker import cut
 
 LIMITS = Limits(seconds=20, rows=100, bytes=100_000, workers=1)
 
@@ -82,9 +83,17 @@ HONEST = (
 @pytest.mark.parametrize("query", HONEST)
 def test_answers_are_those_of_the_store(box, store, query):
     answer = box.sql(query)
-    expected = store.sql(query).to_arrow_table()
+    expected = values.project(store.sql(query), values.native).to_arrow_table()
     assert answer.table.schema.names == expected.schema.names
     assert str(answer.table.to_pydict()) == str(expected.to_pydict())
+    relation = store.sql(query)
+    exact = relation.exact().to_arrow_table()
+    for column, kind, text in zip(
+        exact.columns, relation.types, answer.readable.columns, strict=True
+    ):
+        nested = values.is_nested(kind)
+        read = values.json_column(column, kind).to_pylist() if nested else column.to_pylist()
+        assert str(text.to_pylist()) == str(read)
     assert answer.cut is None
     assert 0 < answer.seconds < 20
 
@@ -100,10 +109,67 @@ def test_answers_are_cut_by_rows_and_by_bytes(box):
         box.sql("select repeat('x', 100001)")
 
 
+@here
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("select list_resize([pg_sleep(0)], 2000000)", "one row alone has 2,000,001 values"),
+        (
+            "select list_resize([null], 2000000) as a, 1 as b",
+            "one row alone has 2,000,002 values",
+        ),
+        ("select list_resize([{'a': null}], 2000000)", "one row alone has 4,000,001 values"),
+        ("select [list_resize([null], 2000000)]", "one row alone has 2,000,002 values"),
+        ("select map([1], [list_resize([null], 2000000)])", "one row alone has 2,000,00. values"),
+        ("select list_resize([true], 2000000)", "one row alone has"),
+        ("select " + ", ".join(["1"] * 1001), "gives 1,001 columns, and 1,000 are the most"),
+        ("select " + ", ".join(["1"] * 30000), "gives 30,000 columns, and 1,000 are the most"),
+        ("select " + "[" * 61 + "1" + "]" * 61, "nested 61 lists deep, and 60 are the most"),
+        ("select error(repeat('x', 5000000))", r"x… \([0-9,]{9,} characters\)"),
+        ("select error(repeat('😀', 100000))", r"😀… \([0-9,]{7,} characters\)"),
+        ("select repeat('x', 9000000)::enum('a')", "Could not convert|more than"),
+    ],
+    ids=lambda each: each[:30],
+)
+def test_small_answers_that_are_huge_when_read_are_refused(box, query, says):
+    """In the worker: whoever asked gets a sentence and nothing to expand."""
+    with pytest.raises(StoreError, match=says) as caught:
+        box.sql(query)
+    assert len(str(caught.value)) < 3_500
+
+
+@here
+def test_answers_are_cut_by_their_values(store):
+    with Sandbox(store, replace(LIMITS, cells=1_000)) as box:
+        answer = box.sql("select list_resize([null], 50) as a from range(90)")
+        assert (answer.table.num_rows, answer.cut) == (19, "cells")
+        assert answer.readable["a"].to_pylist() == [json.dumps([None] * 50)] * 19
+        answer = box.sql("select * from range(60) a, range(20) b")
+        assert (answer.table.num_rows, answer.cut) == (100, "rows")
+        # A byte of these blobs is four of text.
+        answer = box.sql("select unhex(repeat('00', 2000)) as a from range(20)")
+        assert (answer.table.num_rows, answer.cut) == (9, "bytes")
+        assert answer.readable.nbytes + answer.table.nbytes <= LIMITS.bytes
+
+
+@here
+def test_long_and_equal_names_are_told_apart(box):
+    long = "x" * 20_000
+    answer = box.sql(f'select 1 as n, 2 as n, 3 as "{long}", 4 as "{long}y"')
+    assert answer.table.to_pylist() == [
+        {
+            "n": 1,
+            "n_1": 2,
+            f"{'x' * 500}… (20,000 characters)": 3,
+            f"{'x' * 500}… (20,001 characters)": 4,
+        }
+    ]
+
+
 def test_a_cut_table_is_the_longest_that_fits():
     table = pa.table({"a": ["x" * n for n in (5, 0, 30, 7, 100)]})
     for size in range(60, 220, 7):
-        kept, why = cut(table, 5, size)
+        kept, why = cut(table, Extent(5, 1, 100, size))
         assert kept.nbytes <= size
         if why:
             assert table.slice(0, kept.num_rows + 1).nbytes > size
@@ -302,3 +368,68 @@ def test_altered_answers_are_refused_or_well_formed(data):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(FrameError):
         decode(bytes(body)).validate(full=True)
+
+
+FULL = Extent(rows=1_000, columns=10, cells=100_000, bytes=1_000_000)
+NOTHING = pa.nulls(2**31 - 1)
+EXPANDING = {
+    "a list of nothing": pa.ListArray.from_arrays([0, 2**31 - 1], NOTHING),
+    "a fixed list of nothing": pa.FixedSizeListArray.from_arrays(NOTHING, 2**31 - 1),
+    "a struct of nothing": pa.StructArray.from_arrays([NOTHING[:200_000]], ["a"]),
+    "a map of nothing": pa.MapArray.from_arrays(
+        [0, 60_000], pa.array(range(60_000)), NOTHING[:60_000]
+    ),
+    "bits": pa.array([[True] * 200_000]),
+    "rows of nothing": NOTHING,
+    "a dictionary": pa.DictionaryArray.from_arrays(pa.array([0] * 9), ["x" * 1000]),
+    "a list of a dictionary": pa.ListArray.from_arrays(
+        [0, 9], pa.DictionaryArray.from_arrays(pa.array([0] * 9), ["x" * 1000])
+    ),
+    "runs": pa.RunEndEncodedArray.from_arrays(pa.array([900], pa.int16()), pa.array(["x" * 1000])),
+    "a view of text": pa.array(["x" * 1000] * 9, pa.string_view()),
+    "a view of a list": pa.ListViewArray.from_arrays([0] * 9, [1000] * 9, pa.array(range(1000))),
+    "large text": pa.array(["x"], pa.large_string()),
+    "an extension": pa.array([b"x" * 16], pa.uuid()),
+    "a union": pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])]),
+    "39 digits": pa.array([b"\x00" * 15 + b"\x7f"], pa.binary(16)).view(pa.decimal128(38, 0)),
+    "too many bytes": pa.array(["x" * 1_000_001]),
+}
+
+
+@pytest.mark.parametrize("kind", EXPANDING)
+def test_tables_that_are_larger_than_they_look_are_refused(kind):
+    array = EXPANDING[kind]
+    with pytest.raises(FrameError, match=r"the table has|a column of|no table where|a schema and"):
+        decode(encode(pa.table({"a": array})).to_pybytes(), FULL)
+
+
+def test_tables_of_more_than_was_agreed_are_refused():
+    wide = pa.table({f"c{i}": [1] for i in range(11)})
+    long = pa.table({"a": range(1001)})
+    shared = pa.table(dict.fromkeys("abcde", pa.array(["x" * 300_000])))  # of one buffer
+    for table in (wide, long, shared):
+        with pytest.raises(FrameError, match="the table has"):
+            decode(encode(table).to_pybytes(), FULL)
+    batch = pa.record_batch({"a": [1]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        for _ in range(1000):
+            writer.write_batch(batch)
+    with pytest.raises(FrameError, match="a schema and one batch"):
+        decode(sink.getvalue().to_pybytes(), FULL)
+    deep = pa.array([1])
+    for _ in range(70):
+        deep = pa.ListArray.from_arrays([0, 1], deep)
+    with pytest.raises((FrameError, pa.ArrowInvalid)):
+        decode(encode(pa.table({"a": deep})).to_pybytes(), FULL)
+
+
+@pytest.mark.parametrize("texts", [[0, 1], [1], [-1], ["0"], [True], [None], [0, 0, 0]])
+def test_texts_that_are_not_there_are_refused(texts):
+    table = pa.table({"a": [1], "text of a": ["1"]})
+    native, readable = shown(table, [0])
+    assert (native.to_pydict(), readable.to_pydict()) == ({"a": [1]}, {"a": ["1"]})
+    with pytest.raises(FrameError, match="others than announced"):
+        shown(table, texts)
+    with pytest.raises(FrameError, match="without its text"):
+        shown(pa.table({"a": [[1]]}), [])

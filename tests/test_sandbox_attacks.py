@@ -308,6 +308,8 @@ LIES = {
     "an error of another kind": "({'error': 'connect', 'message': '/tmp/x'}, None)",
     "an error that is no text": "({'error': ['a'], 'message': {'b': 1}}, None)",
     "nonsense beside the table": "({'cut': {'x': 1}, 'seconds': 'soon'}, real)",
+    "a text that is not there": "({'shown': [0]}, real)",
+    "a list of nothing": "({}, worker.encode(pa.table({'a': [[None] * 2_000_000]})))",
     "silence": "time.sleep(100)",
     "death": "os._exit(3)",
     "death by signal": "os.kill(os.getpid(), 11)",
@@ -318,7 +320,9 @@ import json, os, sys, time
 import pyarrow as pa
 from ringlens.store import worker
 dumps = json.dumps
-worker.json.dumps = lambda found: str(found["raw"]) if "raw" in found else dumps(found)
+def said(found, **how):
+    return str(found["raw"]) if "raw" in found else dumps(found, **how)
+worker.json.dumps = said
 real = worker.encode(pa.table({"a": ["abc"]}))
 def squeezed(table, words=False):
     if words:
@@ -347,6 +351,7 @@ FEW = (
     "offsets that lead outside",
     "a body without end",
     "deep JSON",
+    "a list of nothing",
     "silence",
     "death",
 )

@@ -1,6 +1,7 @@
 // The SQL page: runs what is in the editor and shows what comes back.
 (function () {
   const rl = (window.ringlens = window.ringlens || {});
+  const TEXTUAL = /^(list|fixed|struct|tuple|map|blob|bit|variant|geometry)/;
   const SAVED = "ringlens-sql-saved";
   const $ = (id) => document.getElementById(id);
   const set = (id, props) => window.dash_clientside.set_props(id, props);
@@ -25,7 +26,8 @@
     if (!result) note("");
     tick();
     try {
-      result = await post("/data/sql/run", { query, name });
+      result = { ...(await post("/data/sql/run", { query, name })), query: query.trim() };
+      $("sql-python").dataset.copy = python();
       show(chart);
     } catch (error) {
       fail(error.message);
@@ -90,6 +92,15 @@
     return { tok: at("pos"), L: at("layer") };
   }
 
+  // Numbers that JavaScript would round come as text: they are sorted as numbers all the same.
+  const byNumber = (a, b) => {
+    if (a === null || b === null) return (a !== null) - (b !== null);
+    const [x, y] = [a, b].map((each) => Number(String(each).replace(/inf$/, "Infinity")));
+    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+    if (x !== y || Number.isSafeInteger(x) || !/^-?\d+$/.test(a) || !/^-?\d+$/.test(b)) return x < y ? -1 : x > y ? 1 : 0;
+    return BigInt(a) < BigInt(b) ? -1 : BigInt(a) > BigInt(b) ? 1 : 0;
+  };
+
   function columns() {
     return result.columns.map((column, i) => {
       let longest = column.name.length + 2;
@@ -100,8 +111,8 @@
       return {
         field: `c${i}`, headerName: column.name, headerTooltip: `${column.name}: ${column.type}`,
         width: Math.round(Math.min(460, Math.max(76, 7.8 * longest + 32))),
-        ...(column.number ? { type: "rightAligned", cellClass: "num ag-right-aligned-cell" } : {}),
-        ...(/^(list|struct|map|binary)/.test(column.type) ? { cellClass: "mono dim" } : {}),
+        ...(column.number ? { type: "rightAligned", cellClass: "num ag-right-aligned-cell", comparator: byNumber } : {}),
+        ...(TEXTUAL.test(column.type) ? { cellClass: "mono dim" } : {}),
         cellRenderer: "SqlCell", cellRendererParams: { token: token(column) }, tooltipField: longest > 60 ? `c${i}` : undefined,
       };
     });
@@ -161,7 +172,7 @@
   // The chart's choices: those of the address, of the example, or a guess from the columns.
   function charting(chart) {
     const names = result.columns.map((column) => column.name);
-    const simple = result.columns.filter((column) => !/^(list|struct|map|binary)/.test(column.type)).map((c) => c.name);
+    const simple = result.columns.filter((column) => !TEXTUAL.test(column.type)).map((c) => c.name);
     const numbers = result.columns.filter((column) => column.number).map((column) => column.name);
     const asked = ["kind", "x", "y", "by"].map((name) => rl.param(name));
     const [kind, x, y, by] = asked[1] ? asked : chart || guess(simple, numbers);
@@ -234,7 +245,9 @@
   const python = () => {
     const query = editor.area.value.trim();
     const quoted = /[\\"]/.test(query) ? `r'''\n${query}\n'''` : `"""\n${query}\n"""`;
-    return `import ringlens as rl\n\nstore = rl.Store(${JSON.stringify(boot.store)})\nframe = store.sql(${quoted}).df()\n`;
+    // What pandas has no type for is asked for as text.
+    const frame = result && result.query === query ? result.frame : "df()";
+    return `import ringlens as rl\n\nstore = rl.Store(${JSON.stringify(boot.store)})\nframe = store.sql(${quoted}).${frame}\n`;
   };
 
   // --- wiring ---

@@ -55,6 +55,8 @@ class Limits:
     Attributes:
         seconds: Time until it is stopped.
         rows: Rows of an answer; the rest is cut.
+        columns: Columns of an answer; a query that gives more is refused.
+        cells: Values of an answer, those inside lists, maps and structs too; the rest is cut.
         bytes: Size of an answer; the rest is cut.
         memory: Bytes of memory beyond what an idle worker has; DuckDB may use half of it.
         threads: Threads of a query.
@@ -64,6 +66,8 @@ class Limits:
 
     seconds: float = 10.0
     rows: int = 10_000
+    columns: int = 1_000
+    cells: int = 1_000_000
     bytes: int = 8_000_000
     memory: int = 2_000_000_000
     threads: int = 2
@@ -76,12 +80,16 @@ class Answer:
     """What a query gave.
 
     Attributes:
-        table: Its rows, at most as many as the limits allow.
-        cut: Which limit cut rows off: "rows", "bytes", or None if all are there.
+        table: Its rows, at most as many as the limits allow, in types that hold them exactly:
+            Arrow's own, or text where Arrow has none.
+        readable: The same rows with numbers, booleans and text only: what `values.textual` says,
+            and lists, maps and structs as JSON.
+        cut: Which limit cut rows off: "rows", "cells", "bytes", or None if all are there.
         seconds: How long the query took in the worker.
     """
 
     table: pa.Table
+    readable: pa.Table
     cut: str | None
     seconds: float
 
@@ -203,9 +211,9 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             with self._lock:
                 running.worker = None
             self._give_back(worker, healthy and not running.cancelled)
-        if reply.table is None:
+        if reply.table is None or reply.readable is None:
             raise self._refused(reply, query, definitions.columns)
-        return Answer(reply.table, reply.cut, reply.seconds)
+        return Answer(reply.table, reply.readable, reply.cut, reply.seconds)
 
     def _new(self, folders: Sequence[str]) -> Future[WorkerProcess]:
         """Have a worker started; whoever takes it waits for it."""

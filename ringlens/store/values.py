@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ringlens.errors import StoreError
+from ringlens.store.extent import parts
 
 EXACT = 2**53
 """Integers up to here are numbers in JSON; JavaScript cannot tell larger ones apart."""
@@ -114,6 +115,19 @@ def depth(kind: Any) -> int:
     return deepest
 
 
+def leaves(kind: Any) -> set[str]:
+    """The names of the types that a type is made of, without lists, maps and structs."""
+    found: set[str] = set()
+    waiting = [kind]
+    while waiting:
+        each = waiting.pop()
+        if is_nested(each):
+            waiting.extend(_children(each))
+        else:
+            found.add(str(each.id))
+    return found
+
+
 def is_nested(kind: Any) -> bool:
     """Whether a DuckDB type is a list, map or struct."""
     return kind.id in _NESTED and bool(kind.children)
@@ -127,9 +141,9 @@ def plain(kind: Any) -> Plain:
     """
     name = kind.id
     if name == "float":
-        return _single
+        return single
     if name == "double":
-        return _finite
+        return finite
     if name in ("bigint", "ubigint", "hugeint", "uhugeint", "bignum"):
         return integer
     if name in ("list", "array"):
@@ -156,6 +170,22 @@ def integer(value: int | str | None) -> int | str | None:
     return number if -EXACT < number < EXACT else str(number)
 
 
+def finite(value: float | None) -> float | str | None:
+    """A float as JSON holds it: "nan", "inf" and "-inf" are text."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def single(value: float | None) -> float | str | None:
+    """A float32 with the digits that tell it from its neighbours: 0.1, not 0.10000000149011612."""
+    if value is None or not math.isfinite(value):
+        return finite(value)
+    for digits in range(6 if abs(value) > _NORMAL else 1, 9):
+        short = float(f"{value:.{digits}g}")
+        if _rounded(short) == value:
+            return short
+    return float(f"{value:.9g}")
+
+
 def as_json(value: Any) -> str:
     """A nested value as JSON; the argument is what `plain` gives."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -176,22 +206,6 @@ def is_sound(column: pa.ChunkedArray | pa.Array) -> bool:
         return False
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     return not any(_is_least(part) for chunk in chunks for part in parts(chunk))
-
-
-def parts(array: pa.Array) -> Iterator[pa.Array]:
-    """An array and all arrays inside it, each with the values that the one around it shows."""
-    waiting = [array]
-    while waiting:
-        each = waiting.pop()
-        yield each
-        kind = each.type
-        if pa.types.is_struct(kind):
-            waiting.extend(each.flatten())
-        elif pa.types.is_map(kind):
-            start, end = (each.offsets[i].as_py() for i in (0, -1))
-            waiting.extend((each.keys[start:end], each.items[start:end]))
-        elif pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
-            waiting.append(each.flatten())
 
 
 def _is_least(array: pa.Array) -> bool:
@@ -240,21 +254,6 @@ def _sql(kind: Any, kept: set[str]) -> str:
         return f"MAP({parts[0]}, {parts[1]})"
     labels = [label or f"element{i}" for i, (label, _) in enumerate(kind.children, 1)]
     return f"STRUCT({', '.join(f'{quoted(n)} {t}' for n, t in zip(labels, parts, strict=True))})"
-
-
-def _finite(value: float | None) -> float | str | None:
-    return value if value is None or math.isfinite(value) else str(value)
-
-
-def _single(value: float | None) -> float | str | None:
-    """A float32 with the digits that tell it from its neighbours: 0.1, not 0.10000000149011612."""
-    if value is None or not math.isfinite(value):
-        return _finite(value)
-    for digits in range(6 if abs(value) > _NORMAL else 1, 9):
-        short = float(f"{value:.{digits}g}")
-        if _rounded(short) == value:
-            return short
-    return float(f"{value:.9g}")
 
 
 def _rounded(value: float) -> float:

@@ -21,15 +21,17 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from ringlens.errors import SandboxError
+from ringlens.errors import SandboxError, StoreError
 from ringlens.store.answer import encode
 from ringlens.store.channel import Channel, ChannelClosedError
 from ringlens.store.confine import Bounds, confine
+from ringlens.store.excerpt import Excerpt, Selection, excerpt
+from ringlens.store.extent import Extent, TooLargeError
 from ringlens.store.statement import RefusedError, check
 
 MAX_REQUEST = 1 << 28
-MAX_MESSAGE = 20_000
-"""Longest message of an error, in characters."""
+MAX_MESSAGE = 2_000
+"""Longest message of an error, in characters; the rest is cut, and the cut is marked."""
 
 Check = Callable[[duckdb.DuckDBPyConnection, str], None]
 
@@ -84,15 +86,30 @@ class Session:
         """Close the database."""
         self.connection.close()
 
-    def rows(self, query: str, most: int) -> pa.Table:
-        """Run a query; at most ``most`` rows of its result, whatever it asks for."""
+    def excerpt(self, query: str, limits: Extent) -> Excerpt:
+        """Run a query; of its result what fits, whatever it asks for.
+
+        Raises:
+            RefusedError: It gives no rows, or more columns than may be.
+            StoreError: Its values are nested too deeply.
+            TooLargeError: Its first row alone does not fit.
+            duckdb.Error: It failed.
+        """
         cursor = self.connection.cursor()
         cursor.execute("begin transaction read only")
         try:
             relation = cursor.sql(query)
             if relation is None:
                 raise RefusedError("the query gives no rows")
-            return relation.limit(most).to_arrow_table()
+            if (count := len(relation.columns)) > limits.columns:
+                raise RefusedError(
+                    f"the query gives {count:,} columns, and {limits.columns:,} are the most: name "
+                    f"those that you need"
+                )
+            wanted = Selection.of(relation)
+            # One row more than fits shows that there are more.
+            rows = relation.limit(limits.rows + 1).project(wanted.sql).to_arrow_table()
+            return excerpt(rows, wanted, limits)
         finally:
             with contextlib.suppress(duckdb.Error):  # a failed query has ended it already
                 cursor.execute("rollback")
@@ -104,7 +121,7 @@ def main(given: str, check: Check = check) -> None:
 
     Args:
         given: JSON: ``folders``, ``memory``, ``parent``, ``threads``, ``seconds``, ``rows``,
-            ``bytes``.
+            ``columns``, ``cells``, ``bytes``.
         check: What a query must pass before it is run.
     """
     settings = json.loads(given)
@@ -115,7 +132,7 @@ def main(given: str, check: Check = check) -> None:
         confine(Bounds(folders, settings["memory"] + _STACKS, settings["parent"]))
         # All that is loaded late is loaded now, or it fails here and not in a query.
         session = Session({"views": [], "paths": []}, settings)
-        session.rows("select 1 as a, 'b' as b, [1.5] as c", 1)
+        session.excerpt("select 1 as a, 'b' as b, [1.5] as c, now() as d", Extent.of(settings))
     except (OSError, SandboxError, duckdb.Error) as error:
         _send(channel, {"error": "SandboxError", "message": str(error)})
         return
@@ -129,7 +146,7 @@ def main(given: str, check: Check = check) -> None:
                     session.close()
                     session = Session(request, settings)
             except duckdb.Error as error:
-                _send(channel, {"error": "SessionError", "message": str(error)[:MAX_MESSAGE]})
+                _send(channel, {"error": "SessionError", "message": _short(str(error))})
                 continue
             header, body = answer(session, request["query"], settings, check)
             worn = _peak() - idle > settings["memory"] // 4
@@ -145,29 +162,21 @@ def answer(
     start = time.perf_counter()
     try:
         check(session.connection, query)
-        table = session.rows(query, settings["rows"] + 1)
-        kept, why = cut(table, settings["rows"], settings["bytes"])
-        body = encode(kept)
-    except RefusedError as error:
-        return {"error": "RefusedError", "message": str(error)}, None
+        found = session.excerpt(query, Extent.of(settings))
+        body = encode(found.table)
+    except (RefusedError, StoreError, TooLargeError) as error:
+        return {"error": "RefusedError", "message": _short(str(error))}, None
     except (duckdb.Error, pa.ArrowException, MemoryError, ValueError, RuntimeError) as error:
-        return {"error": type(error).__name__, "message": str(error)[:MAX_MESSAGE]}, None
-    return {"cut": why, "seconds": time.perf_counter() - start}, body
+        return {"error": type(error).__name__, "message": _short(str(error))}, None
+    taken = time.perf_counter() - start
+    return {"cut": found.cut, "shown": list(found.shown), "seconds": taken}, body
 
 
-def cut(table: pa.Table, rows: int, size: int) -> tuple[pa.Table, str | None]:
-    """The first rows that fit both bounds, and which bound cut: "rows", "bytes" or None."""
-    why = "rows" if table.num_rows > rows else None
-    table = table.slice(0, rows)
-    if table.nbytes <= size:
-        return table, why
-    low, high = 0, table.num_rows
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if table.slice(0, middle).nbytes <= size else (low, middle - 1)
-    if low == 0:
-        raise RefusedError(f"one row alone has more than {size:,} bytes, the most an answer has")
-    return table.slice(0, low), "bytes"
+def _short(message: str) -> str:
+    """A message that may hold values of the query, cut where it is too long."""
+    if len(message) <= MAX_MESSAGE:
+        return message
+    return f"{message[:MAX_MESSAGE]}… ({len(message):,} characters)"
 
 
 def _channel() -> Channel:

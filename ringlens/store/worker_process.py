@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -17,13 +17,14 @@ from typing import Any
 import pyarrow as pa
 
 from ringlens.errors import SandboxError
-from ringlens.store.answer import decode
+from ringlens.store.answer import decode, shown
 from ringlens.store.channel import (
     Channel,
     ChannelClosedError,
     ChannelTimeoutError,
     FrameError,
 )
+from ringlens.store.extent import Extent
 
 _START = 60.0
 """Seconds that a worker may take to start; a busy machine loads its libraries slowly."""
@@ -61,14 +62,18 @@ class Reply:
 
     Attributes:
         table: The rows; None where there is an error.
+        readable: The same with numbers, booleans and text only.
+        shown: Columns whose text follows the columns.
         error: Kind of the error, the name of its class.
         message: What it says.
-        cut: Which limit cut rows off: "rows" or "bytes".
+        cut: Which limit cut rows off: "rows", "cells" or "bytes".
         seconds: How long the query took.
         worn: Whether the process has taken so much memory that it should not be used again.
     """
 
     table: pa.Table | None = None
+    readable: pa.Table | None = None
+    shown: list[object] = field(default_factory=list)
     error: str | None = None
     message: str = ""
     cut: str | None = None
@@ -98,7 +103,8 @@ class WorkerProcess:
     ) -> None:
         self.folders = tuple(folders)
         self.sequence = -1
-        self._bytes: int = settings["bytes"]
+        limits = Extent.of(settings)
+        self._limits = replace(limits, columns=2 * limits.columns)  # each may come as text, too
         given = {**settings, "folders": list(folders), "parent": os.getpid()}
         package = str(Path(__file__).parents[1])
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -150,8 +156,9 @@ class WorkerProcess:
         reply = self._header(deadline)
         if reply.error is not None:
             return reply
-        table = decode(self._channel.receive(self._bytes + _SLACK, deadline))
-        return replace(reply, table=table)
+        body = self._channel.receive(self._limits.bytes + _SLACK, deadline)
+        table, readable = shown(decode(body, self._limits), reply.shown)
+        return replace(reply, table=table, readable=readable)
 
     @property
     def alive(self) -> bool:
@@ -191,6 +198,8 @@ class WorkerProcess:
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "table": (NoneType,),
+    "readable": (NoneType,),
+    "shown": (list,),
     "error": (str, NoneType),
     "message": (str,),
     "cut": (str, NoneType),
