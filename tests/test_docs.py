@@ -2,11 +2,10 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,9 +19,7 @@ def blocks(page, language):
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
 def test_python_blocks_run(page, tmp_path):
     code = "\n".join(blocks(page, "python"))
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = warm.run(["-c", code], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
 
@@ -34,13 +31,7 @@ def test_ringlens_commands_run(page, tmp_path):
         if not line.startswith("ringlens ") or line.startswith(SERVES):
             continue
         words = shlex.split(line, comments=True)[1:]
-        result = subprocess.run(
-            [sys.executable, "-m", "ringlens.cli", *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = warm.run(["-m", "ringlens.cli", *words], cwd=tmp_path)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
 
 

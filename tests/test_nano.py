@@ -1,13 +1,12 @@
 """ring-nano: tokenizer, training data, training, and the shipped model."""
 
 import json
-import subprocess
-import sys
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+import warm
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -209,7 +208,7 @@ def test_shipped_model_solves_heldout_problems():
 
 
 def test_evaluate_is_one_command():
-    command = [sys.executable, "-m", "ringlens.data.evaluate", "--n", "2", "--max-new-tokens", "8"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = warm.run(["-m", "ringlens.data.evaluate", "--n", "2", "--max-new-tokens", "8"])
+    assert done.returncode == 0, done.stderr
     assert "3 numbers: " in done.stdout
     assert "4 numbers: " in done.stdout
