@@ -252,13 +252,10 @@ def test_demo_captures_prints_and_serves(tmp_path):
 
 
 def fetch(url):
-    for _ in range(100):
-        try:
-            with urllib.request.urlopen(url) as answer:
-                return answer.read().decode()
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"nothing answers at {url}")
+    """A page as a browser gets it, which takes the cookie for the token. It is served by now."""
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with browser.open(url) as answer:
+        return answer.read().decode()
 
 
 def test_a_saved_device_map_starts_a_capture(tmp_path):
