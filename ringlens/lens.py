@@ -16,10 +16,10 @@ from ringlens.config import known_only
 from ringlens.errors import ConfigError
 from ringlens.model.loading import BUNDLED, load_model, model_name
 from ringlens.observe.cache import ActivationCache, Name, Names
-from ringlens.observe.inputs import TextOrIds
+from ringlens.observe.chat import prompt_text
+from ringlens.observe.given import TextOrIds, check_text
 from ringlens.observe.router import RouterSpec
 from ringlens.observe.run import HookFunction, run_with_cache, run_with_hooks
-from ringlens.observe.text import prompt_text
 
 if TYPE_CHECKING:
     from nnsight.intervention.editing import EditingTracer
@@ -97,12 +97,21 @@ class Lens:
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt in the checkpoint's own chat template, the answer about to begin.
 
-        Tokenizers without a chat template get the prompt as it is.
+        Tokenizers without a chat template get the prompt as it is; so do those with one where the
+        prompt is in the template already.
+
+        Raises:
+            ConfigError: The template refuses the prompt; or marks of turns stand in its midst.
         """
         return self.encode(prompt_text(self.tokenizer, prompt))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, nothing added."""
+        """Token ids of a text, nothing added.
+
+        Raises:
+            ConfigError: It is no text, or holds half of a surrogate pair.
+        """
+        check_text(text)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def run_with_cache(
@@ -117,8 +126,9 @@ class Lens:
         """Run the model once, without gradients, and keep activations.
 
         Args:
-            text_or_ids: A text (taken as it stands), token ids, or several of either; shorter rows
-                are padded on the left.
+            text_or_ids: A text (taken as it stands), token ids (list, array or tensor), what the
+                tokenizer returned, a list of chat messages or a Problem (put in the chat
+                template), or a list of these; shorter rows are padded on the left.
             names_filter: What to keep: a name, a pair of name and layer, a list of these, or a
                 function from TransformerLens names to bool. The name of a point without a layer
                 stands for all layers. None keeps every point, which for a long text is a lot.

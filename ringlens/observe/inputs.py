@@ -1,67 +1,155 @@
-"""What a forward takes, from text or token ids.
+"""Which token ids an input means, and what a forward takes of them.
+
+What an input may be is said in `given`. Problems and chats are put in the chat template. Text
+stands as it is, except where it is a prompt (`capture`, `import_problems`): those are put in the
+template unless they are in it already. Token ids are used as they are.
 
 Shape letters: B batch, T tokens (shorter rows are padded on the left).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+import logging
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ringlens.config import known_only
 from ringlens.errors import ConfigError
+from ringlens.observe.chat import chat_text, prompt_text
+from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
+from ringlens.problem import Problem
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ringlens.lens import Lens
+    from ringlens.model.configuration import BailingMoeV2Config
 
-TextOrIds = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor
+log = logging.getLogger(__name__)
+
+# Not for those who run a forward through a lens; and what transformers adds to every forward.
+NO_OPTION = ("self", "input_ids", "inputs_embeds", "kwargs")
+OUTPUTS = ("output_attentions", "output_hidden_states", "output_router_logits", "return_dict")
 
 
-def token_rows(lens: Lens, text_or_ids: TextOrIds) -> list[list[int]]:
+class Encoder(Protocol):
+    """What turns texts into tokens: a lens, or a served model."""
+
+    @property
+    def config(self) -> BailingMoeV2Config:
+        """The model's configuration."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+
+
+def token_rows(encoder: Encoder, given: TextOrIds) -> list[list[int]]:
     """Token ids of each row; text is encoded as it stands, without a chat template.
 
     Args:
-        lens: The lens.
-        text_or_ids: A text, several texts, token ids, several rows of token ids, or a tensor of
-            token ids [T] or [B, T].
+        encoder: What encodes texts.
+        given: A text, token ids, or whatever else `read` takes.
 
     Raises:
-        ConfigError: Something else, or a row without tokens.
+        ConfigError: Something else, a row without tokens, or an id that the model does not have.
     """
-    given = text_or_ids.tolist() if isinstance(text_or_ids, Tensor) else text_or_ids
-    items = [given] if isinstance(given, str) or _all(given, int) else list(given)
-    if not items:
-        raise ConfigError("there is no token to run the model on; give a text or token ids.")
-    if not all(isinstance(item, str) or _all(item, int) for item in items):
-        raise ConfigError(
-            f"cannot run the model on {text_or_ids!r:.80}; give a text, a list of texts, or token "
-            "ids: one row or several."
-        )
-    rows = [lens.encode(x) if isinstance(x, str) else list(cast("Sequence[int]", x)) for x in items]
-    if not all(rows):
-        raise ConfigError(f"row {rows.index([])} has no token; leave it out or give it a text.")
+    rows = [item_ids(encoder, item) for item in read(given)]
+    check_rows(encoder, rows)
     return rows
 
 
-def _all(items: object, kind: type) -> bool:
-    """Whether ``items`` is a list or tuple of this kind alone, and not empty."""
-    listed = isinstance(items, list | tuple) and len(items) > 0
-    return listed and all(isinstance(item, kind) for item in cast("Sequence[object]", items))
+def item_ids(encoder: Encoder, item: Item, *, prompts: bool = False) -> list[int]:
+    """Token ids of one row.
+
+    Args:
+        encoder: What encodes texts.
+        item: The row.
+        prompts: Whether text is a prompt, to be put in the chat template.
+
+    Raises:
+        ConfigError: A prompt that is empty, or that the chat template refuses.
+    """
+    if prompts and (item.prompt if isinstance(item, Problem) else item) == "":
+        raise ConfigError("a prompt is empty; leave it out or write what is asked.")
+    if isinstance(item, Ids | Text):
+        return item.token_ids
+    tokenizer = encoder.tokenizer
+    if isinstance(item, Chat):
+        return encoder.encode(chat_text(tokenizer, item.messages))
+    if isinstance(item, Problem):
+        return encoder.encode(prompt_text(tokenizer, item.prompt))
+    return encoder.encode(prompt_text(tokenizer, item) if prompts else item)
 
 
-def model_inputs(lens: Lens, text_or_ids: TextOrIds) -> dict[str, Tensor]:
-    """Keyword arguments of a forward over ``text_or_ids``, on the device that takes them.
+def check_rows(encoder: Encoder, rows: Sequence[Sequence[int]]) -> None:
+    """Refuse rows without tokens, and ids that the model has no embedding for.
+
+    Raises:
+        ConfigError: There is such a row.
+    """
+    V = encoder.config.vocab_size
+    for index, row in enumerate(rows):
+        if not row:
+            raise ConfigError(f"row {index} has no token; leave it out or give it a text.")
+        if min(row) < 0 or max(row) >= V:
+            wrong = next(i for i in row if not 0 <= i < V)
+            known = len(encoder.tokenizer)
+            raise ConfigError(
+                f"row {index} holds the token id {wrong}, but the model has ids 0 to {V - 1} (its "
+                f"tokenizer knows {known}); give ids of this model's tokenizer."
+            )
+
+
+def say_beyond_context(encoder: Encoder, lengths: Sequence[int], extra: int = 0) -> None:
+    """Warn, before the run, of rows longer than the context that the model was trained for.
+
+    They are run all the same: rotary positions go on, and only the user knows what is wanted.
+
+    Args:
+        encoder: The model.
+        lengths: Tokens of each row.
+        extra: Most tokens that may be added to each.
+    """
+    context = getattr(encoder.config, "max_position_embeddings", None)
+    longest = max(lengths, default=0)
+    if not context or longest + extra <= context:
+        return
+    count = sum(length + extra > context for length in lengths)
+    size = f"{longest:,} tokens" + (f" and up to {extra:,} new ones" if extra else "")
+    log.warning(
+        "%s of %s texts may go beyond the model's context of %s tokens (the longest has %s): what "
+        "it computes there it was not trained for",
+        f"{count:,}", f"{len(lengths):,}", f"{context:,}", size,
+    )  # fmt: skip
+
+
+def model_inputs(lens: Lens, given: TextOrIds, attention_mask: object = None) -> dict[str, Tensor]:
+    """Keyword arguments of a forward over what is given, on the device that takes them.
+
+    Args:
+        lens: The lens.
+        given: As for :func:`token_rows`.
+        attention_mask: Mask of ``given``, where that is token ids that were padded.
 
     Returns:
         ``input_ids`` [B, T]; where rows differ in length also ``attention_mask`` and
         ``position_ids`` [B, T].
 
     Raises:
-        ConfigError: No text and no token ids; see :func:`token_rows`.
+        ConfigError: See :func:`token_rows`.
     """
-    rows = token_rows(lens, text_or_ids)
+    if attention_mask is not None:
+        given = {"input_ids": given, "attention_mask": attention_mask}
+    rows = token_rows(lens, given)
+    say_beyond_context(lens, [len(row) for row in rows])
     T = max(map(len, rows))
     pads = [T - len(row) for row in rows]
     padded = [[lens.pad_token_id] * pad + row for pad, row in zip(pads, rows, strict=True)]
@@ -71,3 +159,16 @@ def model_inputs(lens: Lens, text_or_ids: TextOrIds) -> dict[str, Tensor]:
         inputs["attention_mask"] = mask_BT
         inputs["position_ids"] = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
     return inputs
+
+
+def check_options(lens: Lens, options: Mapping[str, Any]) -> None:
+    """Refuse options that the model's forward would ignore, or that would replace the input.
+
+    Raises:
+        ConfigError: There is such an option.
+    """
+    for name in ("input_ids", "inputs_embeds"):
+        if name in options:
+            raise ConfigError(f"{name} would replace the text; give token ids in its place.")
+    named = [n for n in signature(type(lens.model).forward).parameters if n not in NO_OPTION]
+    known_only(options, [*named, *OUTPUTS], "option of a forward")

@@ -14,8 +14,9 @@ from torch import Tensor
 from ringlens.errors import ObservationError
 from ringlens.model.parallel import parallel_of
 from ringlens.observe.cache import ActivationCache, Name, Names, Place, locate, select
+from ringlens.observe.given import TextOrIds
 from ringlens.observe.hooks import Attachment, attach
-from ringlens.observe.inputs import TextOrIds, model_inputs
+from ringlens.observe.inputs import check_options, model_inputs
 from ringlens.observe.points import POINTS, Point
 
 if TYPE_CHECKING:
@@ -122,13 +123,17 @@ def forward(
 
     Raises:
         ObservationError: A layer lacks a point; ``stop_at_layer`` on a pipeline.
+        ConfigError: An input that the model cannot take, or an unknown option.
     """
     if stop_at_layer is not None and parallel_of(lens.model).pp_size > 1:
         raise ObservationError(
             "stop_at_layer does not work with pp_size > 1: the next stage of the pipeline would "
             "wait for ever. Let names_filter name resid_pre of that layer instead."
         )
-    inputs: dict[str, Any] = {**model_inputs(lens, text_or_ids), "use_cache": False, **options}
+    options = dict(options)
+    check_options(lens, options)
+    given = model_inputs(lens, text_or_ids, options.pop("attention_mask", None))
+    inputs: dict[str, Any] = {**given, "use_cache": False, **options}
     with ExitStack() as attached:
         attached.enter_context(attach(lens.model, hooks))
         if stop_at_layer is not None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ModelNotFoundError, ServingError
 from ringlens.model.loading import locate, model_name, read_config
+from ringlens.observe.chat import messages_text, prompt_text
+from ringlens.observe.given import check_text
 from ringlens.observe.record import sizes
-from ringlens.observe.text import prompt_text
+from ringlens.observe.turns import FAULTS
 from ringlens.store.shape import RunShape
 
 if TYPE_CHECKING:
@@ -63,7 +65,12 @@ class ServedModel:
         return cls(config, tokenizer, name, revision)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, nothing added."""
+        """Token ids of a text, nothing added.
+
+        Raises:
+            ConfigError: It is no text, or holds half of a surrogate pair.
+        """
+        check_text(text)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def encode_chat(self, messages: list[Any]) -> list[int]:
@@ -72,11 +79,9 @@ class ServedModel:
         Raises:
             ServingError: The template cannot make a text of them.
         """
-        from jinja2 import TemplateError
-
         try:
-            return self.encode(prompt_text(self.tokenizer, messages))
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            return self.encode(messages_text(self.tokenizer, messages))
+        except FAULTS as error:
             raise ServingError(f"the chat template refuses the messages: {error}") from error
 
     def encode_prompt(self, prompt: str) -> list[int]:

@@ -23,6 +23,7 @@ from ringlens.observe.answer import Exchange
 from ringlens.observe.buffer import Task
 from ringlens.observe.client import Client, Patience
 from ringlens.observe.engine import Engine, find_engine
+from ringlens.observe.given import TextOrIds
 from ringlens.observe.imported import imported_run, trace_record
 from ringlens.observe.saved import SavedResponses
 from ringlens.observe.served import ServedModel
@@ -99,7 +100,7 @@ def import_responses(
 def import_problems(
     engine: str | Engine,
     server: str,
-    problems: Sequence[Problem | str],
+    problems: TextOrIds,
     store: str | Path | Store,
     *,
     model: str | PathLike[str] | ServedModel,
@@ -119,7 +120,7 @@ def import_problems(
         engine: "vllm", "sglang", "openai" for text without routing, or "openai-chat" for that from
             servers that have chat completions only.
         server: Its address, such as ``http://localhost:8000``.
-        problems: Problems, or plain prompts.
+        problems: Problems, plain prompts, or what else :func:`ringlens.capture` takes.
         store: Folder or address of the store; made if it is not there, added to if it is.
         model: As for :func:`import_responses`.
         served_as: Name of the model in the server; None takes its first.

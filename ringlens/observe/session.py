@@ -15,13 +15,13 @@ from ringlens.config import RECORDABLE, Recorded, Sampling, known_only, number, 
 from ringlens.errors import ConfigError
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
 from ringlens.observe.buffer import Task
+from ringlens.observe.given import TextOrIds
 from ringlens.observe.ranks import Place, gone_peers, place
 from ringlens.observe.record import run_record
 from ringlens.observe.recording import EVERY, Recording
 from ringlens.observe.resume import unfinished_batches
-from ringlens.observe.tasks import Text, problem_tasks, stored_texts, text_tasks
+from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.observe.vectors import resolve
-from ringlens.problem import Problem
 from ringlens.store import Store, StoreWriter
 from ringlens.store.records import RunRecord
 
@@ -62,7 +62,7 @@ RunBatch = Callable[[Observer, Sequence[Task]], None]
 
 def capture(
     lens: Lens,
-    problems: Sequence[Problem | str],
+    problems: TextOrIds,
     store: str | Path | Store,
     *,
     batch_size: int = 16,
@@ -80,7 +80,9 @@ def capture(
 
     Args:
         lens: The model.
-        problems: Problems, or plain prompts.
+        problems: Problems or plain prompts, which are put in the chat template unless they are in
+            it already; chats (lists of messages); token ids or a tokenizer's output, which are
+            used as they are; or a list of these.
         store: Folder or address of the store; made if it is not there, added to if it is.
         batch_size: Problems generated side by side; no record depends on it.
         record: Any of "logprobs" (of every token, with the entropy before it), "routing",
@@ -102,8 +104,6 @@ def capture(
         StoreError: The store cannot be written. What was committed before stays.
     """
     settings = Sampling.of(sampling, SETTINGS)
-    if isinstance(problems, str):
-        raise ConfigError("capture takes a list of problems or prompts; wrap the prompt in a list.")
     tasks = problem_tasks(lens, problems, settings)
 
     def run(observer: Observer, batch: Sequence[Task]) -> None:
@@ -115,7 +115,7 @@ def capture(
 
 def replay(
     lens: Lens,
-    source: Sequence[str | Text] | Store,
+    source: TextOrIds | Store,
     store: str | Path | Store,
     *,
     batch_size: int = 8,
@@ -129,8 +129,8 @@ def replay(
 
     Args:
         lens: The model.
-        source: Texts (chat markup included) or tokens, or a store whose traces are replayed token
-            by token.
+        source: Texts (taken as they stand, chat markup included), token ids, a tokenizer's output,
+            chats, or a list of these; or a store whose traces are replayed token by token.
         store: Folder or address of the store that the records go to; may be the source.
         batch_size: Texts a forward; no record depends on it.
         record: As for :func:`capture`.

@@ -3,79 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ringlens.config import Sampling
 from ringlens.errors import ConfigError
 from ringlens.observe.buffer import Task
+from ringlens.observe.chat import chat_text, prompt_text
+from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
+from ringlens.observe.inputs import Encoder, check_rows, item_ids, say_beyond_context
 from ringlens.observe.sampling import trace_seed
+from ringlens.observe.text import token_text
 from ringlens.observe.turns import markup
-from ringlens.problem import Problem, check_problem, from_row
+from ringlens.problem import Problem, from_row
 from ringlens.store import Store
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
 
 
-@dataclass(frozen=True)
-class Text:
-    """A finished text as tokens.
+def problem_tasks(encoder: Encoder, given: TextOrIds, settings: Sampling) -> list[Task]:
+    """One trace a row, each with a seed of its own.
 
-    Attributes:
-        token_ids: Its tokens.
-        n_prompt: How many of them are prompt in any case. Turns behind them are told apart by the
-            chat template's marks: those of users and systems are prompt too.
-    """
-
-    token_ids: list[int]
-    n_prompt: int = 0
-
-
-class Encoder(Protocol):
-    """What turns a prompt into tokens: a lens, or a served model."""
-
-    def encode_prompt(self, prompt: str) -> list[int]:
-        """Token ids of a prompt in the chat template."""
-
-
-def problem_tasks(
-    encoder: Encoder, problems: Sequence[Problem | str], settings: Sampling
-) -> list[Task]:
-    """One trace a problem, each with a seed of its own."""
-    tasks = []
-    for item, given in enumerate(problems):
-        problem = Problem(f"prompt-{item}", "", given) if isinstance(given, str) else given
-        check_problem(problem, f"problem {item}")
-        prompt = encoder.encode_prompt(problem.prompt)
-        tasks.append(
-            Task(
-                token_ids=prompt,
-                n_prompt=len(prompt),
-                limit=len(prompt) + settings.max_new_tokens,
-                item=item,
-                problem=problem,
-                seed=trace_seed(settings.seed, item),
-            )
-        )
-    return tasks
-
-
-def text_tasks(lens: Lens, texts: Sequence[str | Text]) -> list[Task]:
-    """One trace a text.
+    Args:
+        encoder: What encodes prompts: a lens, or a served model.
+        given: Problems, plain prompts, chats, token ids, or what else `read` takes.
+        settings: How long a trace may get, and the run's seed.
 
     Raises:
-        ConfigError: A single string instead of a list, or an empty text.
+        ConfigError: There is something else, or nothing; see :func:`ringlens.observe.inputs.read`.
+        ProblemError: A problem that cannot be graded or stored.
     """
-    if isinstance(texts, str):
-        raise ConfigError("replay takes a list of texts, or a Store; wrap the text in a list.")
-    tasks = []
-    for item, given in enumerate(texts):
-        text = _tokens(lens, given) if isinstance(given, str) else given
-        if not text.token_ids:
-            raise ConfigError("an empty text cannot be replayed; leave it out.")
-        tasks.append(Task(text.token_ids, text.n_prompt, len(text.token_ids), item, written=False))
-    return tasks
+    rows = _listed(given, "capture takes a list of problems or prompts; wrap the prompt in a list.")
+    prompts = [item_ids(encoder, row, prompts=True) for row in rows]
+    check_rows(encoder, prompts)
+    say_beyond_context(encoder, [len(prompt) for prompt in prompts], settings.max_new_tokens)
+    return [
+        Task(
+            token_ids=prompt,
+            n_prompt=len(prompt),
+            limit=len(prompt) + settings.max_new_tokens,
+            item=item,
+            problem=_problem(encoder, row, prompt, item),
+            seed=trace_seed(settings.seed, item),
+        )
+        for item, (row, prompt) in enumerate(zip(rows, prompts, strict=True))
+    ]
+
+
+def _problem(encoder: Encoder, row: Item, prompt: list[int], item: int) -> Problem:
+    """The problem of a row; of one that is none, a problem without a task."""
+    if isinstance(row, Problem):
+        return row
+    if isinstance(row, Chat):
+        if row.messages[-1]["role"] == "assistant":
+            raise ConfigError(
+                f"chat {item} ends with the assistant's message, so there is nothing to answer: "
+                "leave it out, or replay the chat."
+            )
+        asked = str(row.messages[-1]["content"])
+    else:
+        asked = row if isinstance(row, str) else token_text(encoder.tokenizer, prompt).text
+    return Problem(f"prompt-{item}", "", asked)
+
+
+def _listed(given: TextOrIds, alone: str) -> list[Item]:
+    """The rows of a list; ``alone`` is said of a single text."""
+    if isinstance(given, str):
+        raise ConfigError(alone)
+    return read(given) if not isinstance(given, Sequence) or given else []
+
+
+def text_tasks(lens: Lens, given: TextOrIds) -> list[Task]:
+    """One trace a finished text.
+
+    Raises:
+        ConfigError: A single string instead of a list, an empty text, or something else.
+    """
+    rows = _listed(given, "replay takes a list of texts, or a Store; wrap the text in a list.")
+    texts = [_finished(lens, row) for row in rows]
+    if not all(text.token_ids for text in texts):
+        raise ConfigError("an empty text cannot be replayed; leave it out.")
+    check_rows(lens, [text.token_ids for text in texts])
+    say_beyond_context(lens, [len(text.token_ids) for text in texts])
+    return [
+        Task(text.token_ids, text.n_prompt, len(text.token_ids), item, written=False)
+        for item, text in enumerate(texts)
+    ]
 
 
 def stored_texts(store: Store) -> list[Task]:
@@ -101,6 +114,17 @@ def stored_texts(store: Store) -> list[Task]:
         )
         for item, row in enumerate(rows.to_pylist())
     ]
+
+
+def _finished(lens: Lens, row: Item) -> Text:
+    """A row as a finished text; of token ids alone it is not known which are prompt."""
+    if isinstance(row, Text):
+        return row
+    if isinstance(row, Ids):
+        return Text(row.token_ids)
+    if isinstance(row, Chat):
+        return _tokens(lens, chat_text(lens.tokenizer, row.messages))
+    return _tokens(lens, row if isinstance(row, str) else prompt_text(lens.tokenizer, row.prompt))
 
 
 def _tokens(lens: Lens, text: str) -> Text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenizers.decoders import DecodeStream
 
@@ -78,19 +78,3 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> Toke
     stream.push(token_ids)
     stream.close()
     return stream.text()
-
-
-def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str | list[Any]) -> str:
-    """A prompt, or the messages of a chat, in the chat template, the answer about to begin.
-
-    Without a template a prompt stays as it is.
-
-    Raises:
-        ObservationError: There are messages, but no template.
-    """
-    if not tokenizer.chat_template:
-        if isinstance(prompt, str):
-            return prompt
-        raise ObservationError("the tokenizer has no chat template: give prompts instead of chats")
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))

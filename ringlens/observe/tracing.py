@@ -21,11 +21,11 @@ from nnsight.intervention.source import STATE
 from nnsight.intervention.util import first_input, replace_first_input
 from torch import Tensor, nn
 
-from ringlens.errors import ObservationError
+from ringlens.errors import ConfigError, ObservationError
 from ringlens.model.parallel import parallel_of
 from ringlens.observe.cache import Name, Place, locate
 from ringlens.observe.hooks import changed_since, check_like, replace, version_of, view
-from ringlens.observe.inputs import model_inputs, token_rows
+from ringlens.observe.inputs import check_options, model_inputs, token_rows
 from ringlens.observe.points import POINTS, Point, find_point, module_at, tokens_module
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ringlens.lens import Lens
 
+INPUTS = ("input_ids", "attention_mask")
 ROOT = "model"  # nnsight's name for the whole model
 
 
@@ -94,19 +95,32 @@ class RingEnvoy(NNsight):
     def _begin(self, layer: int, module: nn.Module, args: tuple) -> None:
         self._rows[layer] = (args[0].shape[0], args[0].shape[1])
 
-    def _batch_size(self, *inputs: Any, **_: Any) -> int:
-        return len(token_rows(self._lens, inputs[0])) if inputs else 0
+    def _batch_size(self, *inputs: Any, **options: Any) -> int:
+        return len(self._token_rows(inputs, options))
 
     def _batch(self, invokes: list[tuple], fn: Any) -> tuple[tuple, dict[str, Any]]:
-        rows = [row for inputs, _ in invokes for row in token_rows(self._lens, inputs[0])]
+        rows = [row for invoke in invokes for row in self._token_rows(*invoke)]
         batch: dict[str, Any] = dict(model_inputs(self._lens, rows)) if rows else {}
         if fn == "generate":
             batch.pop("position_ids", None)  # it counts them itself, from the mask
             batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
             batch["pad_token_id"] = self._lens.pad_token_id
         for _, options in invokes:
-            batch |= options
+            left = {name: value for name, value in options.items() if name not in INPUTS}
+            if fn != "generate":
+                check_options(self._lens, left)
+            batch |= left
         return (), batch
+
+    def _token_rows(self, inputs: tuple, options: dict[str, Any]) -> list[list[int]]:
+        """Token ids of what was given, by position or, as a tokenizer returns it, by name."""
+        given = {name: options[name] for name in INPUTS if options.get(name) is not None}
+        if len(inputs) + ("input_ids" in given) > 1:
+            raise ConfigError("give one text, or several texts in one list.")
+        if not inputs and not given:
+            return []
+        whole = {"input_ids": inputs[0]} | given if inputs else given
+        return token_rows(self._lens, whole if given else inputs[0])
 
 
 class Points:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from ringlens.observe.text import TokenText
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 
 PROBES = ("ringlensfirst", "ringlenssecond", "ringlensthird")
 """Contents of probe messages: words that no template writes itself."""
+
+
+# What templates raise: jinja's own, and whatever the expressions in them do.
+FAULTS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
+    RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -212,15 +220,13 @@ def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], begin: bool = False
 ) -> str | None:
     """The messages in the chat template; None where it refuses them or leaves a content out."""
-    from jinja2 import TemplateError
-
     try:
         text = str(
             tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=begin, tokenize=False
             )
         )
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
+    except FAULTS:
         return None
     return text if all(message["content"] in text for message in messages) else None
 
