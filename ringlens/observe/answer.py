@@ -7,14 +7,14 @@ SGLang's own ``/generate``. Fields are checked before they are used, as the JSON
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ringlens.errors import ServingError
+from ringlens.observe.fields import Json, field_of, ids_of
+from ringlens.observe.message import Written, chat, text_of, written
 from ringlens.observe.strict_json import STREAM
 from ringlens.store.schema import RUNNING
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,29 @@ class Answer:
         prompt: The prompt: token ids, text with the template, or chat messages; None if unknown.
         asked: What was asked, without a template; None if unknown.
         output: Token ids that were generated, None if only text came.
-        text: Text that was generated, without special tokens.
-        reasoning: Thoughts that the server parted from the text.
+        written: What was generated, without special tokens.
         finish_reason: Why it ended.
+        stop: The token that ended it, where the server names one.
         routed_experts: The routing as it came, None if none came.
         start: Position of the first row of the routing.
         n_prompt: Prompt tokens that the server counted, None where it counts several prompts.
         n_output: Generated tokens that it counted, None where it counts several choices.
+        template: What the request gave the chat template besides messages: tools, variables.
     """
 
     place: str
     name: str
-    prompt: list[int] | str | list[Json] | None
+    prompt: list[int] | str | list[dict[str, Any]] | None
     asked: str | None
     output: list[int] | None
-    text: str
-    reasoning: str
+    written: Written
     finish_reason: str
+    stop: int | None
     routed_experts: str | None
     start: int
     n_prompt: int | None
     n_output: int | None
+    template: Json = field(default_factory=dict)
 
 
 def openai_answers(exchange: Exchange) -> list[Answer]:
@@ -80,40 +82,57 @@ def openai_answers(exchange: Exchange) -> list[Answer]:
     """
     place, request = exchange.place, exchange.request
     response = _response(exchange)
-    choices = _get(response, "choices", list, place)
+    choices = field_of(response, "choices", list, place)
     if not choices:
         raise ServingError(f"{place}: the response has no choices")
-    shared = _get(response, "sglext", dict, place, {})
-    usage = _get(response, "usage", dict, place, {})
+    shared = field_of(response, "sglext", dict, place, {})
+    usage = field_of(response, "usage", dict, place, {})
     alone = len(choices) == 1
 
-    def answer(index: int, choice: Any) -> Answer:
-        here = place if alone else f"{place}, choice {index}"
+    def answer(place_of: int, choice: Any) -> Answer:
+        here = place if alone else f"{place}, choice {place_of}"
         if not isinstance(choice, Mapping):
             raise ServingError(f"{here}: it is no object")
-        message = _get(choice, "message", dict, here, {})
+        index = _index(choice, place_of, len(choices), here)
+        message = field_of(choice, "message", dict, here, {})
+        output = (
+            ids_of(choice, "token_ids", here)
+            or ids_of(choice, "response_token_ids", here)
+            or _nth(shared, index, here)
+        )
+        n_output = field_of(usage, "completion_tokens", int, here, None) if alone else None
+        told = (
+            written(message, here, complete=bool(output))
+            if message
+            else Written(field_of(choice, "text", str, here, None))
+        )
+        _check_whole(told, output, n_output, here)
         return Answer(
             place=here,
             name=exchange.name or str(response.get("id", "")),
-            prompt=_ids(choice, "prompt_token_ids", here)
-            or _ids(response, "prompt_token_ids", here)
-            or _ids(shared, "input_ids", here)
+            prompt=ids_of(choice, "prompt_token_ids", here)
+            or ids_of(response, "prompt_token_ids", here)
+            or ids_of(shared, "input_ids", here)
             or _asked(request, index, len(choices), here),
             asked=_question(request),
-            output=_ids(choice, "token_ids", here)
-            or _ids(choice, "response_token_ids", here)
-            or _nth(shared, index, here),
-            text=_get(message or choice, "content" if message else "text", str, here, ""),
-            reasoning=_get(message, "reasoning_content", str, here, "")
-            or _get(message, "reasoning", str, here, ""),
+            output=output,
+            written=told,
             finish_reason=_reason(choice.get("finish_reason"), here),
+            stop=_stop(choice.get("stop_reason"), choice.get("matched_stop")),
             routed_experts=_routed(choice, shared if index == 0 else {}, here),
             start=_start(request, here),
-            n_prompt=_get(usage, "prompt_tokens", int, here, None) if alone else None,
-            n_output=_get(usage, "completion_tokens", int, here, None) if alone else None,
+            n_prompt=field_of(usage, "prompt_tokens", int, here, None) if alone else None,
+            n_output=n_output,
+            template=_template(request, here),
         )
 
-    return [answer(index, choice) for index, choice in enumerate(choices)]
+    answers = [answer(place_of, choice) for place_of, choice in enumerate(choices)]
+    told = [
+        _index(choice, place_of, len(choices), place) for place_of, choice in enumerate(choices)
+    ]
+    if len(set(told)) < len(told):
+        raise ServingError(f"{place}: two choices have the same index")
+    return answers
 
 
 def sglang_answers(exchange: Exchange) -> list[Answer]:
@@ -133,22 +152,27 @@ def sglang_answers(exchange: Exchange) -> list[Answer]:
             raise ServingError(f"{here}: neither choices nor meta_info, so it is no response")
         if exchange.request.get("stream"):
             raise ServingError(f"{here}: {STREAM}")
-        meta = _get(item, "meta_info", dict, here)
+        meta = field_of(item, "meta_info", dict, here)
+        output = ids_of(item, "output_ids", here)
+        n_output = field_of(meta, "completion_tokens", int, here, None)
+        told = Written(field_of(item, "text", str, here, None))
+        _check_whole(told, output, n_output, here)
+        ended = meta.get("finish_reason")
         answers.append(
             Answer(
                 place=here,
                 name=exchange.name or str(meta.get("id", "")),
-                prompt=_ids(item, "prompt_token_ids", here)
+                prompt=ids_of(item, "prompt_token_ids", here)
                 or _asked(exchange.request, index, len(items), here),
                 asked=None,
-                output=_ids(item, "output_ids", here),
-                text=_get(item, "text", str, here, ""),
-                reasoning="",
-                finish_reason=_reason(meta.get("finish_reason"), here),
-                routed_experts=_get(meta, "routed_experts", str, here, None),
+                output=output,
+                written=told,
+                finish_reason=_reason(ended, here),
+                stop=_stop(ended.get("matched")) if isinstance(ended, Mapping) else None,
+                routed_experts=field_of(meta, "routed_experts", str, here, None),
                 start=_start(exchange.request, here),
-                n_prompt=_get(meta, "prompt_tokens", int, here, None),
-                n_output=_get(meta, "completion_tokens", int, here, None),
+                n_prompt=field_of(meta, "prompt_tokens", int, here, None),
+                n_output=n_output,
             )
         )
     return answers
@@ -169,41 +193,69 @@ def _response(exchange: Exchange) -> Json:
     return response
 
 
-def _get(row: Json, name: str, kind: type, place: str, default: Any = ...) -> Any:
-    """A field of a type; ``default`` (if there is one) where it is missing or null."""
-    value = row.get(name)
-    if value is None and default is not ...:
-        return default
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ServingError(f"{place}: {name} is {value!r:.60}, not of type {kind.__name__}")
-    return value
+def _index(choice: Json, place_of: int, count: int, place: str) -> int:
+    """Which of the choices it is: servers may send them in any order."""
+    index = field_of(choice, "index", int, place, place_of) if count > 1 else 0
+    if not 0 <= index < count:
+        raise ServingError(f"{place}: index is {index} among {count} choices")
+    return int(index)
 
 
-def _ids(row: Json, name: str, place: str) -> list[int] | None:
-    """Token ids; None where there are none."""
-    value = _get(row, name, list, place, None)
-    if value is not None and not all(type(token) is int for token in value):
-        raise ServingError(f"{place}: {name} holds something that is no token id")
-    return value
+def _check_whole(told: Written, output: list[int] | None, n_output: int | None, place: str) -> None:
+    """Refuse an answer that holds nothing of what was generated."""
+    if output or told.text or told.reasoning or told.tool_calls:
+        return
+    if told.text is None and output is None and n_output not in (0, 1):
+        raise ServingError(f"{place}: it has no text, no tool call and no token ids")
+    if (n_output or 0) > 1:
+        raise ServingError(
+            f"{place}: the server counted {n_output} generated tokens, and the answer holds none"
+        )
+
+
+def _stop(*given: Any) -> int | None:
+    """The id of the token that ended the answer, wherever a server names it."""
+    return next((token for token in given if type(token) is int), None)
+
+
+def _template(request: Json, place: str) -> dict[str, Any]:
+    """What the request gives the chat template besides messages."""
+    found = dict(field_of(request, "chat_template_kwargs", dict, place, {}))
+    if tools := field_of(request, "tools", list, place, None):
+        found["tools"] = tools
+    return found
+
+
+def _messages(request: Json, place: str) -> list[dict[str, Any]]:
+    """The messages of a request, if a template that is known makes the prompt of them alone."""
+    for name in ("chat_template", "documents", "continue_final_message"):
+        if request.get(name):
+            raise ServingError(
+                f"{place}: the request has {name}, so its prompt cannot be made anew: ask the "
+                "server for token ids"
+            )
+    return chat(field_of(request, "messages", list, place), place)
 
 
 def _nth(shared: Json, index: int, place: str) -> list[int] | None:
     """The token ids of a choice in ``sglext.output_ids``, a list for each choice."""
-    lists = _get(shared, "output_ids", list, place, [])
-    return _ids({"output_ids": lists[index]}, "output_ids", place) if index < len(lists) else None
+    lists = field_of(shared, "output_ids", list, place, [])
+    return ids_of({"output_ids": lists[index]}, "output_ids", place) if index < len(lists) else None
 
 
 def _asked(
     request: Json, index: int, count: int, place: str
-) -> list[int] | str | list[Json] | None:
+) -> list[int] | str | list[dict[str, Any]] | None:
     """The prompt of a choice in its request: ids, text or messages."""
     if "messages" in request:
-        return _get(request, "messages", list, place)
+        return _messages(request, place)
     given = next((request[n] for n in ("prompt", "input_ids", "text") if request.get(n)), None)
     if isinstance(given, list) and given and not isinstance(given[0], int):
+        if count % len(given):
+            raise ServingError(f"{place}: {len(given)} prompts have {count} choices")
         given = given[index * len(given) // count]  # several prompts, each with as many choices
     if isinstance(given, list):
-        return _ids({"prompt": given}, "prompt", place)
+        return ids_of({"prompt": given}, "prompt", place)
     return given if isinstance(given, str) else None
 
 
@@ -212,7 +264,7 @@ def _start(request: Json, place: str) -> int:
     inner = (request.get("sampling_params"), request.get("extra_body"))
     for holder in (request, *(each for each in inner if isinstance(each, Mapping))):
         for name in ("routed_experts_prompt_start", "routed_experts_start_len"):
-            if (value := _get(holder, name, int, place, None)) is not None:
+            if (value := field_of(holder, name, int, place, None)) is not None:
                 if value < 0:
                     raise ServingError(f"{place}: {name} is {value}")
                 return value
@@ -222,8 +274,8 @@ def _start(request: Json, place: str) -> int:
 def _routed(choice: Json, shared: Json, place: str) -> str | None:
     """The routing of a choice, wherever one of the servers puts it."""
     names = ("meta_info", "sglext", "sgl_ext")
-    holders = [choice, *(_get(choice, name, dict, place, {}) for name in names), shared]
-    found = (_get(holder, "routed_experts", str, place, None) for holder in holders)
+    holders = [choice, *(field_of(choice, name, dict, place, {}) for name in names), shared]
+    found = (field_of(holder, "routed_experts", str, place, None) for holder in holders)
     return next((value for value in found if value is not None), None)
 
 
@@ -242,6 +294,8 @@ def _question(request: Json) -> str | None:
     messages = request.get("messages")
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, Mapping) and message.get("role") == "user":
-            content = message.get("content")
-            return content if isinstance(content, str) else None
+            try:
+                return text_of(message.get("content"), "question", between="\n")
+            except ServingError:  # not text alone; whether it matters, the prompt decides
+                return None
     return None

@@ -94,8 +94,20 @@ def _check_roles(
             raise ConfigError(f"the chat template does not know the role {role!r}: use another.")
 
 
-def messages_text(tokenizer: PreTrainedTokenizerBase, messages: list[Any]) -> str:
-    """Messages as a request held them in the chat template, the answer about to begin.
+def messages_text(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Any],
+    template: Mapping[str, Any],
+    *,
+    begin: bool,
+) -> str:
+    """Messages as a request or an answer held them in the chat template.
+
+    Args:
+        tokenizer: The tokenizer with its template.
+        messages: The messages.
+        template: Tools and variables for the template.
+        begin: Whether an answer is about to begin.
 
     Raises:
         ObservationError: There is no template.
@@ -103,13 +115,22 @@ def messages_text(tokenizer: PreTrainedTokenizerBase, messages: list[Any]) -> st
     """
     if not tokenizer.chat_template:
         raise ObservationError("the tokenizer has no chat template: give prompts instead of chats")
-    return render(tokenizer, messages, answer=True)
+    return render(tokenizer, messages, begin, template)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], answer: bool) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Any],
+    answer: bool,
+    template: Mapping[str, Any] | None = None,
+) -> str:
     """What the template makes of messages, an answer about to begin or not."""
     listed = [dict(message) if isinstance(message, Mapping) else message for message in messages]
-    return str(tokenizer.apply_chat_template(listed, add_generation_prompt=answer, tokenize=False))
+    return str(
+        tokenizer.apply_chat_template(
+            listed, add_generation_prompt=answer, tokenize=False, **(template or {})
+        )
+    )
 
 
 def turn_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ringlens.errors import RinglensError, ServingError
 from ringlens.observe.answer import Answer
+from ringlens.observe.output import output_ids
 from ringlens.observe.record import sizes
 from ringlens.observe.served import ServedModel
 from ringlens.observe.text import TokenText, token_text
@@ -22,7 +23,6 @@ from ringlens.observe.wire import Decode, sparse_choices
 from ringlens.problem import Problem, grade
 from ringlens.store.checks import check_trace
 from ringlens.store.records import ChoiceArrays, RunRecord, TokenArrays, TraceRecord
-from ringlens.transcript import END_THINK, THINK
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:
@@ -171,13 +171,7 @@ def _token_ids(model: ServedModel, answer: Answer, exact: bool) -> tuple[list[in
         exact: Refuse unless there are as many as the server counted.
     """
     prompt = _prompt_ids(model, answer)
-    output = answer.output
-    if output is None:
-        opened = model.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK)
-        thought = answer.reasoning and f"{'' if opened else THINK}{answer.reasoning}{END_THINK}"
-        output = model.encode(thought + answer.text)
-        if len(output) + 1 == answer.n_output and answer.finish_reason == "stop":
-            output += model.eos_token_ids[:1]  # which servers count and leave out of the text
+    output = answer.output or output_ids(model, answer, prompt)
     for name, ids, counted in (
         ("prompt", prompt, answer.n_prompt),
         ("generated", output, answer.n_output),
@@ -201,7 +195,15 @@ def _prompt_ids(model: ServedModel, answer: Answer) -> list[int]:
         return model.encode(given)
     if isinstance(given[0], int):
         return [token for token in given if isinstance(token, int)]
-    return model.encode_chat(given)
+    text = model.chat_text(given, answer.template)
+    for message in given:
+        for call in message.get("tool_calls", ()):
+            if (name := call["function"]["name"]) not in text:
+                raise ServingError(
+                    f"the chat template leaves the prompt's call of {name!r} out: ask the server "
+                    "for token ids"
+                )
+    return model.encode(text)
 
 
 def _tokens(ids: Sequence[int], text: TokenText, reading: Reading) -> TokenArrays:

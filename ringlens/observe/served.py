@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -73,14 +74,21 @@ class ServedModel:
         check_text(text)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def encode_chat(self, messages: list[Any]) -> list[int]:
-        """Token ids of a chat's messages in the chat template.
+    def chat_text(
+        self, messages: Sequence[Any], template: Mapping[str, Any], begin: bool = True
+    ) -> str:
+        """A chat's messages in the chat template.
+
+        Args:
+            messages: The messages.
+            template: Tools and variables for the template.
+            begin: Whether the answer is about to begin.
 
         Raises:
             ServingError: The template cannot make a text of them.
         """
         try:
-            return self.encode(messages_text(self.tokenizer, messages))
+            return messages_text(self.tokenizer, messages, template, begin=begin)
         except FAULTS as error:
             raise ServingError(f"the chat template refuses the messages: {error}") from error
 
