@@ -4,11 +4,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
+import warm
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -42,14 +41,13 @@ def served(store_path, **options):
         "serve(sys.argv[1], port=0, **ast.literal_eval(sys.argv[2]))"
     )
     options = {"token": False, **options}
-    command = [sys.executable, "-c", code, str(store_path), repr(options)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with warm.Process(["-c", code, store_path, repr(options)], stderr=warm.DEVNULL) as process:
         try:
             said = iter(process.stdout.readline, "")
             yield next(filter(None, (re.search(r"http://\S+", line) for line in said))).group()
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(20)
+            process.wait(120)
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """The golden checkpoint and what the published code computes for it."""
 
+import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 FOLDER = Path(__file__).parent / "golden" / "ring-tiny"
@@ -24,6 +27,17 @@ def load(layout="fused", attention="sdpa"):
     return AutoModelForCausalLM.from_pretrained(
         FOLDER, attn_implementation=attention, experts_layout=layout
     ).eval()
+
+
+@contextmanager
+def interpreted():
+    """Flex attention as plain operations: compiling it takes half a minute in each process.
+
+    tests/test_observe_golden.py compiles it, and with RINGLENS_EXTRA=1 all tests.
+    """
+    stance = "default" if os.environ.get("RINGLENS_EXTRA") else "force_eager"
+    with torch.compiler.set_stance(stance):
+        yield
 
 
 def relative(actual, wanted):

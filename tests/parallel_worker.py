@@ -14,19 +14,25 @@ import torch.distributed as dist
 from ringlens.model.parallel import control_group
 
 
-def control():
-    """What a control group brings across, and what a rank sees that waits for one that is late."""
+def control(told):
+    """What a control group brings across, and what a rank sees that waits for one that is late.
+
+    Rank 1 is late until rank 0 has given up and says so by a file.
+    """
     words = [None] * dist.get_world_size()
     dist.all_gather_object(words, f"rank {dist.get_rank()}", group=control_group(20))
     late = control_group(1)
     if dist.get_rank() == 1:
-        time.sleep(2)
+        while not told.exists():
+            time.sleep(0.05)
         return words, None
     start = time.monotonic()
     try:
         dist.barrier(group=late)
     except RuntimeError as error:
         return words, (str(error), time.monotonic() - start)
+    finally:
+        told.touch()
     return words, None
 
 
@@ -39,7 +45,7 @@ def main():
         seen = parallel_ring.observe(folder, **options)
         torch.save(seen, Path(out) / f"{layout}-{dist.get_rank()}.pt")
     if dist.get_world_size() == 2:
-        torch.save(control(), Path(out) / f"control-{dist.get_rank()}.pt")
+        torch.save(control(Path(out) / "given-up"), Path(out) / f"control-{dist.get_rank()}.pt")
     dist.barrier()
     dist.destroy_process_group()
 

@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import threading
-import time
 from collections import deque
 from contextlib import contextmanager
 from functools import cache
@@ -154,15 +153,17 @@ class Server(ThreadingHTTPServer):
     """Answers posts with ``answer(path, body)``; first come the faults, one a post.
 
     A fault is a status, "close" (the connection is cut), "half" (the answer is), "stream", or any
-    JSON to answer with.
+    JSON to answer with. No post is answered before ``together`` have come, nor, from number
+    ``held`` on, before ``released`` is set.
     """
 
     daemon_threads = True
 
-    def __init__(self, answer, faults=(), delay=0.0, port=0):
+    def __init__(self, answer, faults=(), together=1, held=None, port=0):
         super().__init__(("127.0.0.1", port), Handler)
-        self.answer, self.faults, self.delay = answer, deque(faults), delay
+        self.answer, self.faults, self.together, self.held = answer, deque(faults), together, held
         self.asked, self.headers, self.lock = [], [], threading.Lock()
+        self.enough, self.released = threading.Event(), threading.Event()
         self.most, self.busy = 0, 0
 
     @property
@@ -194,7 +195,12 @@ class Handler(BaseHTTPRequestHandler):
             server.busy += 1
             server.most = max(server.most, server.busy)
             fault = server.faults.popleft() if server.faults else None
-        time.sleep(server.delay)
+            number = len(server.asked)
+        if number >= server.together:
+            server.enough.set()
+        server.enough.wait(300)
+        if server.held is not None and number > server.held:
+            server.released.wait()
         try:
             self._answer(fault, body)
         finally:
@@ -237,6 +243,7 @@ def serving(answer, faults=(), **options):
     try:
         yield server
     finally:
+        server.released.set()
         server.shutdown()
         server.server_close()
 

@@ -1,13 +1,18 @@
 """Captures the golden model's thoughts in a process that tests kill, share out or watch.
 
-python session_worker.py STORE TOKENS [PROMPTS]
+python session_worker.py STORE TOKENS [PROMPTS [FOLDER STOP…]]
+
+At each STOP, a number of tokens in the store and on their way, it waits for a file FOLDER/go-STOP.
 """
 
 import sys
+import time
+from pathlib import Path
 
 import tiny_lens
 
 import ringlens as rl
+from ringlens.errors import StoreError
 
 PROMPTS = [
     tiny_lens.prompt(74, 276, 166, 285, 103, 65, 353),
@@ -33,6 +38,30 @@ def capture(store, tokens, prompts=None, **options):
     )
 
 
+def stored(store):
+    """Tokens in a store, which need not be there yet."""
+    try:
+        with rl.Store(store) as found:
+            return len(found.sql("select 1 from tokens").fetchall())
+    except StoreError:
+        return 0
+
+
+def waiting(store, folder, stops):
+    """A callback that waits at each stop until it may go on."""
+    before, left = stored(store), sorted(map(int, stops))
+
+    def on_progress(progress):
+        while left and before + progress.tokens >= left[0]:
+            while not (Path(folder) / f"go-{left[0]}").exists():
+                time.sleep(0.01)
+            left.pop(0)
+
+    return on_progress
+
+
 if __name__ == "__main__":
-    store, *numbers = sys.argv[1:]
-    capture(store, *map(int, numbers)).close()
+    store, tokens, *more = sys.argv[1:]
+    prompts = int(more[0]) if more else None
+    on_progress = waiting(store, *more[1:2], more[2:]) if more[1:] else None
+    capture(store, int(tokens), prompts, on_progress=on_progress).close()

@@ -18,7 +18,8 @@ def expected():
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: "-".join(v))
 def model(request):
-    return golden_data.load(*request.param)
+    with golden_data.interpreted():
+        yield golden_data.load(*request.param)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import subprocess
-import sys
+import signal
 import time
 
 import pytest
+import warm
 from click.testing import CliRunner
 from serving import answers, ring_nano, serving
 
@@ -46,6 +46,8 @@ def ask(tmp_path, model):
 
 
 def stored(path):
+    if not (path / "store.json").exists():  # which comes last
+        return []
     with Store(path) as store:
         return [item for (item,) in store.sql("select item from traces order by item").fetchall()]
 
@@ -64,7 +66,7 @@ def assert_all(told, store):
 @pytest.mark.parametrize(("engine", "version"), [("vllm", "0.28.0"), ("sglang", "0.5.23")])
 def test_problems_are_asked_and_answers_recorded(told, ask, engine, version):
     seen = []
-    with serving(answers(told), delay=0.2) as server:  # so that requests overlap
+    with serving(answers(told), together=2) as server:
         with ask(engine, server, on_progress=seen.append) as store:
             assert_all(told, store)
             (run,) = store.runs().to_arrow_table().to_pylist()
@@ -201,6 +203,15 @@ def test_another_command_is_another_run(told, ask):
             assert store.sql("select count(*) from runs").fetchall() == [(2,)]
 
 
+def wait_until(true, process):
+    """Wait for something that a process does."""
+    deadline = time.monotonic() + 600
+    while not true():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 KILLED = """
 import sys
 from ringlens.cli import main
@@ -213,19 +224,17 @@ def test_killed_and_given_again_no_problem_is_done_twice_or_missed(told, tmp_pat
     options = ["--problems", "countdown", "--n", str(N), "--max-new-tokens", "48"]
     options += ["--model", "ring-nano", "--store", str(tmp_path / "s"), "--concurrency", "1"]
     code = "import ringlens.observe.target as t; t.TOGETHER = 1" + KILLED
-    with serving(answers(told), delay=0.4) as server:
+    with serving(answers(told), held=3) as server:
         command = ["import", "vllm", "--server", server.url, *options]
-        process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 90
-        while len(server.asked) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        process = warm.Process(["-c", code, *command])
+        wait_until(lambda: len(server.asked) > 3 and len(stored(tmp_path / "s")) >= 2, process)
         process.kill()
         _, said = process.communicate()
         assert process.returncode == -9, said
         before = stored(tmp_path / "s")
         assert 2 <= len(before) < N
         asked = len(server.asked)
-        server.delay = 0
+        server.released.set()
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
         assert len(server.asked) - asked == N - len(before)
@@ -237,20 +246,12 @@ def test_killed_and_given_again_no_problem_is_done_twice_or_missed(told, tmp_pat
 def test_ctrl_c_keeps_what_was_answered_and_does_not_wait_for_the_rest(told, tmp_path):
     options = ["--n", str(N), "--max-new-tokens", "48", "--concurrency", "2"]
     options += ["--model", "ring-nano", "--store", str(tmp_path / "s")]
-    with serving(answers(told)) as server:
+    with serving(answers(told), held=2) as server:
         command = ["import", "sglang", "--server", server.url, *options]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ringlens.cli", *command], stderr=subprocess.PIPE, text=True
-        )
-        deadline = time.monotonic() + 90
-        while len(server.asked) < 3 and time.monotonic() < deadline:
-            server.delay = 0.2 if len(server.asked) < 2 else 60
-            time.sleep(0.02)
-        time.sleep(0.5)
-        started = time.monotonic()
-        process.send_signal(2)
-        _, said = process.communicate(timeout=30)
-        assert time.monotonic() - started < 15
+        process = warm.Process(["-m", "ringlens.cli", *command])
+        wait_until(lambda: len(server.asked) > 2, process)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=300)  # the rest is never answered
         assert process.returncode == 130, said
         assert "every trace committed before is intact" in said
     assert 1 <= len(stored(tmp_path / "s")) < N

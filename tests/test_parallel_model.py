@@ -1,15 +1,13 @@
 """One model over several processes (torchrun, gloo) equals the model in one process."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import parallel_ring
 import pytest
 import torch
 import transformers.distributed
+import warm
 
 from ringlens.errors import ConfigError
 from ringlens.model.loading import load_model, read_config
@@ -42,18 +40,9 @@ def alone(folder):
     return parallel_ring.observe(folder)
 
 
-def torchrun(processes, folder, out, layouts):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", WORKER, folder, out, *layouts]
-    result = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+def launched(processes, folder, out, layouts):
+    """What each rank saw of each layout."""
+    warm.run_ranks([WORKER, folder, out, *layouts], processes)
     return {
         layout: [torch.load(out / f"{layout}-{rank}.pt") for rank in range(processes)]
         for layout in layouts
@@ -68,13 +57,13 @@ def out(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(folder, out):
     with torch.serialization.safe_globals([Parallel]):
-        return torchrun(2, folder, out, [*TWO.values(), QUANTISED])
+        return launched(2, folder, out, [*TWO.values(), QUANTISED])
 
 
 @pytest.fixture(scope="module")
 def four(folder, out):
     with torch.serialization.safe_globals([Parallel]):
-        return torchrun(4, folder, out, FOUR.values())
+        return launched(4, folder, out, FOUR.values())
 
 
 NAMES = [*TWO, *(pytest.param(name, marks=pytest.mark.extra) for name in FOUR)]
@@ -177,7 +166,7 @@ def test_uneven_shares(tmp_path):
     out = tmp_path / "ranks"
     out.mkdir()
     with torch.serialization.safe_globals([Parallel]):
-        ranks = torchrun(3, folder, out, THREE)
+        ranks = launched(3, folder, out, THREE)
     for layout in THREE:
         for seen in ranks[layout]:
             assert (seen["logits"] - wanted["logits"]).abs().max() < 1e-5
@@ -199,7 +188,7 @@ def test_control_group_reaches_all_ranks_and_does_not_wait_for_ever(two, out):
     (words, waited), (other_words, _) = (torch.load(out / f"control-{r}.pt") for r in (0, 1))
     assert words == other_words == ["rank 0", "rank 1"]
     message, seconds = waited
-    assert seconds < 2
+    assert seconds < 15  # the other rank's wait is 20
     assert "imed out" in message or "timeout" in message.lower()
 
 

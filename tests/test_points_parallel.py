@@ -1,14 +1,12 @@
 """Caches and functions at points in two processes (torchrun, gloo) equal those in one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import parallel_ring
 import points_worker
 import pytest
 import torch
+import warm
 
 import ringlens as rl
 
@@ -30,17 +28,7 @@ def alone(folder):
 @pytest.fixture(scope="module")
 def out(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", WORKER, folder, out, *LAYOUTS.values()]
-    result = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    warm.run_ranks([WORKER, folder, out, *LAYOUTS.values()], 2)
     return out
 
 

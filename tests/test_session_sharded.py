@@ -2,15 +2,13 @@
 
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import golden_data
 import numpy as np
 import pytest
 import tiny_lens
+import warm
 from test_session import PROMPTS, assert_same
 from test_session_interrupted import environment
 
@@ -37,17 +35,9 @@ LAYOUTS = ("tp_size=2", "ep_size=2", "tp_size=2,ep_size=2", "pp_size=2")
 def stores(model, tmp_path_factory):
     """A store for each layout, and one of a single process, "tp_size=1"; one launch for all."""
     folder = tmp_path_factory.mktemp("stores")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for command, layouts in ((launch, LAYOUTS), ([sys.executable], ["tp_size=1"])):
-        done = subprocess.run(
-            [*command, str(WORKER), str(model), str(folder), *layouts],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    warm.run_ranks([WORKER, model, folder, *LAYOUTS], 2, environment())
+    alone = warm.run([WORKER, model, folder, "tp_size=1"], env=environment())
+    assert alone.returncode == 0, alone.stderr[-3000:]
     return {layout: Store(folder / layout) for layout in (*LAYOUTS, "tp_size=1")}
 
 
@@ -78,31 +68,12 @@ def test_sharded_records_equal_those_of_one_process(stores, layout):
     assert all(size.replace("=", '": ') in parallel[0] for size in layout.split(","))
 
 
-def start_without_launcher(arguments, processes=2):
-    """Processes that nobody watches over: torchrun would end the others itself."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    command = [sys.executable, str(WORKER), *map(str, arguments)]
-    return [
-        subprocess.Popen(
-            command,
-            env=environment()
-            | {name: str(value) for name, value in shared.items()}
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-
-
 @pytest.mark.parametrize("sizes", ["tp_size=2", "pp_size=2"])
 def test_a_dead_process_stops_the_others_and_leaves_no_half_trace(model, tmp_path, sizes):
-    left, dead = start_without_launcher([model, tmp_path, f"{sizes},dies=1"])
-    _, said = left.communicate(timeout=120)
-    assert dead.wait(timeout=60) == -signal.SIGKILL
+    # Nobody watches over them: torchrun would end the others itself.
+    left, dead = warm.ranks([WORKER, model, tmp_path, f"{sizes},dies=1"], 2, environment())
+    _, said = left.communicate(timeout=600)
+    assert dead.wait(timeout=600) == -signal.SIGKILL
     assert left.returncode not in (0, None)
     assert "another process of this run has ended" in said, said[-2000:]
     with Store(tmp_path / f"{sizes},dies=1") as store:

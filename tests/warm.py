@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
 
@@ -143,3 +144,33 @@ def run(arguments, cwd=None, env=None, timeout=300):
         process.kill()
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def ranks(arguments, processes, env=None):
+    """A program's processes of one distributed job, as torchrun starts them, watched by nobody."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in range(processes):
+        mine = job | {"RANK": rank, "LOCAL_RANK": rank}
+        mine = {name: str(value) for name, value in mine.items()}
+        started.append(Process(arguments, env={**os.environ, **(env or {}), **mine}))
+    return started
+
+
+def run_ranks(arguments, processes, env=None, timeout=300):
+    """Run a job to its end; the first process that fails ends the others. What each said."""
+    started = ranks(arguments, processes, env)
+    with ThreadPoolExecutor(processes) as pool:
+        said = {pool.submit(process.communicate, timeout): process for process in started}
+        try:
+            for done in as_completed(said):
+                done.result()
+                if said[done].returncode:
+                    raise AssertionError(f"rank failed: {done.result()[1][-3000:]}")
+        finally:
+            for process in started:
+                process.kill()
