@@ -67,6 +67,11 @@ def recording_options(command: Command) -> Command:
             show_default=True,
             help="Seconds after which a running batch is committed as far as it is.",
         ),
+        click.option(
+            "--allow-nonfinite",
+            is_flag=True,
+            help="Go on where a number of the model is NaN or infinite, and flag its rows.",
+        ),
     ):
         command = option(command)
     return command

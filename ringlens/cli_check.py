@@ -87,6 +87,8 @@ def _print(store: str, report: Report) -> None:
         f"{report.bytes / 1e6:.1f} MB checked"
     )
     click.echo(f"choices recomputed from router logits: {report.choices:,} rows")
+    for flag, count in sorted(report.flagged.items()):
+        click.echo(f"{count:,} traces are flagged {flag} (see `traces.flags`)")
     if report.unsummed:
         click.echo(f"{report.unsummed:,} files of format 1 have no checksum: --repair notes it")
     if report.findings:
@@ -105,6 +107,7 @@ def _print_json(store: str, report: Report, done: list[str]) -> None:
 
     counts = {name: getattr(report, name) for name in ("runs", "files", "rows", "bytes", "choices")}
     found = [finding.to_dict() for finding in report.findings]
+    counts |= {"flagged": dict(report.flagged)}
     answer = {"store": store, "ok": not found, **counts, "done": done, "findings": found}
     click.echo(json.dumps(answer, ensure_ascii=False))
 

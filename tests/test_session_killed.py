@@ -6,18 +6,21 @@ Every column of every table is compared, bit for bit. RINGLENS_KILLS says how ma
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import session_worker
 import tiny_lens
 from killed_worker import Killer
+from records import random_run
 
 import ringlens as rl
 from ringlens.errors import ObservationError, RinglensError
 from ringlens.store import Store, StoreWriter
 from ringlens.store.check import check
 from ringlens.store.records import TokenArrays, TraceRecord
+from ringlens.store.repair import repair
 
 KILLS = int(os.environ.get("RINGLENS_KILLS", "6"))
 OWN = {"trace_id", "run_id", "resumed_at", "source_trace_id"}
@@ -148,3 +151,46 @@ def resumed_from_a_part(prompt, stored, more):
     return TraceRecord(
         "p", "".join(pieces), len(ids), 0, 0, "running", 0, tokens, item=0, resumed_at=(stored,)
     )
+
+
+def test_check_finds_traces_made_from_a_part_of_a_prompt_and_repair_flags_them(tmp_path):
+    trace = resumed_from_a_part([*range(4, 40)], stored=20, more=10)
+    phases = ["prompt"] * 25 + ["answer"] * 5  # what was made of the part counts as prompt first
+    tokens = replace(trace.tokens, phase=phases)
+    damaged = replace(trace, n_prompt=25, n_answer=5, finish_reason="length", tokens=tokens)
+    sound = replace(damaged, item=1, resumed_at=(25, 28))
+    path = tmp_path / "s"
+    with StoreWriter(path) as writer:
+        for mode, traces in (("live", [damaged, sound]), ("replay", [damaged])):
+            run_id = writer.start_run(replace(random_run(), mode=mode, record=()))
+            writer.commit(run_id, traces)
+            writer.finish_run(run_id)
+    with Store(path) as store:
+        (found,) = check(store).findings
+    assert (found.kind, found.traces) == ("truncated_prompt", (1,))
+    assert "trace 1 of run" in found.sentence and "a part of the prompt" in found.sentence
+    shutil.copytree(path, tmp_path / "copy")
+    said = []
+    assert repair(path, drop_damaged=False, say=said.append).findings == []
+    assert any("flagged trace 1" in line for line in said)
+    with Store(path) as store:
+        assert store.sql("select trace_id, flags from traces order by 1").fetchall() == [
+            (1, ["truncated_prompt"]), (2, None), (3, None)
+        ]  # fmt: skip
+        assert check(store).flagged == {"truncated_prompt": 1}
+    assert repair(tmp_path / "copy", drop_damaged=True, say=said.append).findings == []
+    with Store(tmp_path / "copy") as store:
+        assert store.sql("select trace_id from traces order by 1").fetchall() == [(2,), (3,)]
+
+
+def test_check_compares_phases_with_the_counts_of_traces(tmp_path):
+    trace = resumed_from_a_part([4] * 30, stored=20, more=10)
+    trace = replace(trace, n_prompt=22, n_answer=8, finish_reason="length", resumed_at=())
+    with StoreWriter(tmp_path / "s") as writer:
+        run_id = writer.start_run(replace(random_run(), record=()))
+        writer.commit(run_id, [trace])
+        writer.finish_run(run_id)
+    with Store(tmp_path / "s") as store:
+        (found,) = check(store).findings
+    assert (found.kind, found.traces) == ("phase", (1,))
+    assert "other phases than n_prompt" in found.sentence

@@ -122,8 +122,10 @@ def cut(file):
 
 
 def flip(file):
-    """A bit in the first page of the last column."""
-    column = pq.read_metadata(file).row_group(0).column(pq.read_metadata(file).num_columns - 1)
+    """A bit in the first page of the largest column."""
+    group = pq.read_metadata(file).row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    column = max(columns, key=lambda column: column.total_compressed_size)
     content = bytearray(file.read_bytes())
     content[column.data_page_offset + 40] ^= 1
     file.write_bytes(content)

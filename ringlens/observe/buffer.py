@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ringlens.config import Recorded, TopAttention, Vectors
 from ringlens.observe import heads, routing
 from ringlens.observe.block import Field, Seen
+from ringlens.observe.finite import Fault, faults, merged
 from ringlens.observe.strip import Strip
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
@@ -29,6 +30,7 @@ from ringlens.store.records import (
     TraceRecord,
     VectorArrays,
 )
+from ringlens.store.schema import NONFINITE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,7 +112,9 @@ class TraceBuffer:
         self._strips: dict[Field, Strip] = defaultdict(Strip)
         self._layers: dict[str, tuple[int, ...]] = {}
         self._stored = _Columns()
+        self._nonfinite: set[int] = set()
         if task.earlier is not None:
+            self._nonfinite = set(np.flatnonzero(task.earlier.nonfinite).tolist())
             self._stored = _Columns.of(task.earlier)
             self._push(task.earlier.token_id.tolist())
 
@@ -122,11 +126,20 @@ class TraceBuffer:
         """Memory held for the next record."""
         return sum(strip.bytes for strip in self._strips.values())
 
-    def add(self, seen: Seen) -> None:
-        """Take what a block holds of this trace and is new."""
+    def add(self, seen: Seen, suspects: Collection[Field] = ()) -> dict[int, Fault]:
+        """Take what a block holds of this trace and is new.
+
+        Args:
+            seen: The block.
+            suspects: Fields in which something may not be a finite number.
+
+        Returns:
+            By position the first number that is none.
+        """
         begin = len(self) - (seen.start - self.pad)
         if self.done or begin >= seen.stop - seen.start:
-            return
+            return {}
+        found: dict[int, Fault] = {}
         start = len(self)
         self._push(self._until_end(seen.token_ids[self.row, begin:].tolist()))
         for (instrument, name), array in seen.fields.items():
@@ -137,6 +150,14 @@ class TraceBuffer:
             if low < high:
                 part = array[:, self.row, low - first : high - first]
                 self._strips[instrument, name].append(part, low)
+                if (instrument, name) in suspects:
+                    layers = self._layers[instrument]
+                    found = merged(found, faults((instrument, name), part, low, layers))
+        return found
+
+    def flag(self, positions: Iterable[int]) -> None:
+        """Note tokens of which a number is none."""
+        self._nonfinite.update(positions)
 
     def end(self) -> None:
         """Nothing follows, though no end was seen."""
@@ -202,6 +223,7 @@ class TraceBuffer:
             logprob=numbers[0],
             entropy=numbers[1],
             turn=reading.turn[start:],
+            nonfinite=np.array([pos in self._nonfinite for pos in range(start, stop)], bool),
         )
 
     def _numbers(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
@@ -254,6 +276,7 @@ class TraceBuffer:
             correct=graded.correct if graded else None,
             source_trace_id=task.source_trace_id,
             resumed_at=task.resumed_at,
+            flags=(NONFINITE,) if any(pos < stop for pos in self._nonfinite) else (),
         )
 
     def _vectors(self, stop: int) -> Iterator[VectorArrays]:
@@ -323,4 +346,5 @@ class _Columns:
             logprob=np.concatenate([part.logprob for part in self._parts]),
             entropy=np.concatenate([part.entropy for part in self._parts]),
             turn=reading.turn[:stop],
+            nonfinite=np.concatenate([part.nonfinite for part in self._parts]),
         )

@@ -16,6 +16,7 @@ from typing import Self
 
 from ringlens.observe.block import Block
 from ringlens.observe.buffer import TraceBuffer
+from ringlens.observe.finite import Fault, merged, refuse, suspects
 from ringlens.store import StoreWriter
 from ringlens.store.peers import Peers
 
@@ -44,6 +45,7 @@ class Recording:
         peers: The processes that record the same traces.
         every: Seconds between commits within a batch.
         device: Where the model runs.
+        allow_nonfinite: Whether tokens with numbers that are none are recorded, and flagged.
 
     Attributes:
         traces: Traces finished and committed.
@@ -59,9 +61,11 @@ class Recording:
         peers: Peers,
         every: float = EVERY,
         device: str = "cpu",
+        allow_nonfinite: bool = False,
     ) -> None:
         self.writer, self.run_id, self.peers, self.every = writer, run_id, peers, every
         self.most = QUEUED.get(device, QUEUED["cpu"])
+        self.allow_nonfinite = allow_nonfinite
         self.traces, self.tokens = 0, 0
         self.bytes_written, self.waited = writer.bytes_written, 0.0
         self._buffers: list[TraceBuffer] = []
@@ -161,14 +165,29 @@ class Recording:
 
     def _add(self, block: Block) -> None:
         seen = block.open()
+        doubtful, found = suspects(seen), []
         for buffer in self._buffers:
             before = len(buffer)
-            buffer.add(seen)
+            found.append(buffer.add(seen, doubtful))
             self.tokens += len(buffer) - before
+        self._judge(found)
         late = time.monotonic() - self._last_commit >= self.every
         held = sum(buffer.bytes for buffer in self._buffers)
         if self.peers.broadcast(late or held >= HELD):
             self._commit()
+
+    def _judge(self, found: list[dict[int, Fault]]) -> None:
+        """Refuse numbers that are none, or flag their tokens; all processes that write alike.
+
+        Raises:
+            ObservationError: There is one, and that is not allowed.
+        """
+        everyone = self.peers.gather(found) or [found]
+        for index, faults in enumerate(self.peers.broadcast(_of_all(everyone))):
+            buffer = self._buffers[index]
+            if faults and not self.allow_nonfinite:
+                refuse(min(faults.values()), buffer.trace_id, buffer.task.item, buffer.task.problem)
+            buffer.flag(faults)
 
     def _end(self) -> None:
         for buffer in self._buffers:
@@ -185,3 +204,11 @@ class Recording:
         self._buffers = [buffer for buffer in self._buffers if not buffer.done]
         self.bytes_written = self.writer.bytes_written
         self._last_commit = time.monotonic()
+
+
+def _of_all(everyone: list[list[dict[int, Fault]]]) -> list[dict[int, Fault]]:
+    """What the processes have found of each trace, together."""
+    first, *others = everyone
+    for other in others:
+        first = [merged(*pair) for pair in zip(first, other, strict=True)]
+    return first

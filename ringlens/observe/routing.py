@@ -169,6 +169,8 @@ def checked_fields(spec: RouterSpec, fields: Tensors) -> Tensors:
     shape, bias_E = fields["margin"].shape, fields.pop("bias").float()
     flat = {name: x.flatten(0, 1) for name, x in fields.items()}
     margin_N, group_margin_N = flat["margin"], flat["group_margin"]
+    if bias_E.isnan().any():  # then the order of the scores means nothing
+        margin_N.fill_(torch.nan)
     same_N, ids_Nk = flat.pop("same"), flat["expert_ids"].long()
     refuse_other_choice(same_N, torch.minimum(margin_N, group_margin_N), ids_Nk)
     flat["weights"] = flat["weights"].float()

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 TINY = 50_000_000
 
-SETTINGS = ("batch_size", "record", "commit_every", "on_progress")
+SETTINGS = ("batch_size", "record", "commit_every", "on_progress", "allow_nonfinite")
 """Settings of :func:`capture` beside those of sampling, for messages."""
 
 
@@ -69,6 +69,7 @@ def capture(
     record: Iterable[Recorded] = RECORDABLE,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
+    allow_nonfinite: bool = False,
     **sampling: Any,
 ) -> Store:
     """Let the model think about problems, and record it while it does.
@@ -92,6 +93,8 @@ def capture(
             text form, such as "resid_post@3+5"); tokens are always recorded.
         commit_every: Seconds after which a running batch is committed as far as it is.
         on_progress: Called after each step.
+        allow_nonfinite: Go on where a number of the model is NaN or infinite, and flag its trace
+            and token (``traces.flags``, ``tokens.nonfinite``).
         **sampling: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``; see
             :class:`ringlens.config.Sampling`.
 
@@ -100,7 +103,9 @@ def capture(
 
     Raises:
         ConfigError: An unknown or impossible setting, or no problems.
-        ObservationError: Another process of the run is gone.
+        ObservationError: A number of the model is NaN or infinite, or another process of the run
+            is gone. What was committed before stays, and the same call, or one with
+            ``allow_nonfinite``, takes the run up again.
         StoreError: The store cannot be written. What was committed before stays.
     """
     settings = Sampling.of(sampling, SETTINGS)
@@ -109,7 +114,15 @@ def capture(
     def run(observer: Observer, batch: Sequence[Task]) -> None:
         generate(observer, batch, settings)
 
-    session = _Session(lens, "live", resolved(lens, record), settings, batch_size, commit_every)
+    session = _Session(
+        lens,
+        "live",
+        resolved(lens, record),
+        settings,
+        batch_size,
+        commit_every,
+        allow_nonfinite=allow_nonfinite,
+    )
     return session.run(store, tasks, run, on_progress)
 
 
@@ -123,6 +136,7 @@ def replay(
     prefill: int = PREFILL,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
+    allow_nonfinite: bool = False,
     **unknown: Any,
 ) -> Store:
     """Observe finished text in one teacher-forced forward a batch.
@@ -138,6 +152,7 @@ def replay(
             cache, and memory for all else stays that of one.
         commit_every: As for :func:`capture`.
         on_progress: Called after each forward.
+        allow_nonfinite: As for :func:`capture`.
         **unknown: Nothing else; other names are refused with the nearest that there is.
 
     Returns:
@@ -145,14 +160,21 @@ def replay(
 
     Raises:
         ConfigError: Nothing to replay, or an unknown or impossible setting.
-        ObservationError: Another process of the run is gone.
+        ObservationError: As for :func:`capture`.
         StoreError: The store cannot be read or written.
     """
     known_only(unknown, (*SETTINGS, "prefill"))
     tasks = stored_texts(source) if isinstance(source, Store) else text_tasks(lens, source)
     settings = Sampling(max_new_tokens=1)
     session = _Session(
-        lens, "replay", resolved(lens, record), settings, batch_size, commit_every, prefill
+        lens,
+        "replay",
+        resolved(lens, record),
+        settings,
+        batch_size,
+        commit_every,
+        prefill,
+        allow_nonfinite,
     )
     return session.run(store, tasks, teacher_force, on_progress)
 
@@ -175,6 +197,7 @@ class _Session:
     batch_size: int
     commit_every: float
     prefill: int = PREFILL
+    allow_nonfinite: bool = False
 
     def __post_init__(self) -> None:
         fixed = {
@@ -203,7 +226,9 @@ class _Session:
             left = unfinished_batches(folder, run_id, mine, self.batch_size)
             done = len(mine) - sum(not task.finished for batch in left for task in batch)
             device = self.lens.device.type
-            with Recording(writer, run_id, here.writers, self.commit_every, device) as recording:
+            with Recording(
+                writer, run_id, here.writers, self.commit_every, device, self.allow_nonfinite
+            ) as recording:
                 report = _Reporter(recording, len(mine), done, on_progress)
                 observer = Observer(
                     self.lens, self.record, here, recording, report.forward, self.prefill

@@ -7,6 +7,7 @@ was committed when its turn came.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class Report:
         rows: Rows in them.
         bytes: Their size.
         choices: Choices that were recomputed from router logits.
+        flagged: How many traces have each of the flags of `schema.FLAGS`.
         unsummed: Files without a checksum, as format 1 wrote them; all their pages were decoded.
     """
 
@@ -56,6 +58,7 @@ class Report:
     rows: int = 0
     bytes: int = 0
     choices: int = 0
+    flagged: Counter[str] = field(default_factory=Counter)
     unsummed: int = 0
 
 
@@ -106,6 +109,7 @@ def _check_in_peace(
     report.rows += sum(file.rows for file in one.noted)
     report.bytes += sum(file.bytes for file in one.files)
     report.choices += one.choices
+    report.flagged.update(flag for flags in one.flagged.values() for flag in flags)
     report.unsummed += sum(file.checksum is None for file in one.files)
 
 

@@ -41,11 +41,13 @@ class RunTraces:
         run: Its row of ``runs``.
         ids: Its traces, ascending.
         tokens: How many tokens each has.
+        rows: Their rows of ``traces``, some columns of these.
     """
 
     run: dict
     ids: Ints
     tokens: Ints
+    rows: dict[int, dict] = field(default_factory=dict)
 
     def layers(self, table: str) -> Ints:
         """The layers that a trace has rows on."""

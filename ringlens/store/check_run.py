@@ -10,6 +10,7 @@ import numpy as np
 from ringlens.errors import StoreError
 from ringlens.store import parquet, schema
 from ringlens.store.check_files import FOUND, check_file
+from ringlens.store.check_numbers import check_numbers, check_phases
 from ringlens.store.check_rows import RunTraces, check_table, named
 from ringlens.store.check_usage import check_usage
 from ringlens.store.finding import DROP, LOST, RUN_COPY, WRONG, Finding
@@ -29,6 +30,7 @@ class RunCheck:
         findings: What is wrong.
         traces: Ids of its traces, ascending.
         choices: Choices that were recomputed from router logits.
+        flagged: Flags of those traces that have any.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class RunCheck:
         self.findings: list[Finding] = []
         self.traces: Ints = np.zeros(0, np.int64)
         self.choices = 0
+        self.flagged: dict[int, list[str]] = {}
         self._store, self._folder, self._manifest = store, store.folder, manifest
         self._run_id = run_id
         self._on_bytes, self._done = on_bytes, 0
@@ -134,20 +137,23 @@ class RunCheck:
             self._find(LOST, "rows", "experts", what, RUN_COPY)
 
     def _traces(self, run: dict) -> RunTraces:
-        columns = ["trace_id", "run_id", "n_prompt", "n_think", "n_answer"]
-        tokens: dict[int, int] = {}
+        counts = [f"n_{phase}" for phase in schema.PHASES]
+        columns = ["trace_id", "run_id", *counts, "resumed_at", "flags"]
+        rows: dict[int, dict] = {}
         for file in self._readable("traces"):
-            for row in parquet.columns(self._folder, file.path, columns).to_pylist():
+            found = parquet.read(self._folder, file.path, self._tables["traces"])
+            for row in found.select(columns).to_pylist():
                 trace_id = row["trace_id"]
                 if row["run_id"] != self._run_id:
                     what = f"has trace {trace_id} of run {row['run_id']}"
                     self._find(LOST, "foreign", file.path, what, DROP, (trace_id,))
-                elif trace_id in tokens:
+                elif trace_id in rows:
                     what = f"has trace {trace_id}, which another row has as well"
                     self._find(LOST, "twice", file.path, what, DROP, (trace_id,))
-                tokens[trace_id] = row["n_prompt"] + row["n_think"] + row["n_answer"]
-        ids = np.array(sorted(tokens), np.int64)
-        return RunTraces(run, ids, np.array([tokens[int(i)] for i in ids], np.int64))
+                rows[trace_id] = row
+        ids = np.array(sorted(rows), np.int64)
+        tokens = [sum(rows[int(i)][name] for name in counts) for i in ids]
+        return RunTraces(run, ids, np.array(tokens, np.int64), rows)
 
     def _check_tables(self, traces: RunTraces) -> None:
         read = {file.path for file in self.noted}
@@ -159,11 +165,20 @@ class RunCheck:
                 lost = [file for file in self.files if file.table == name and file.path not in read]
                 found = check_table(self._folder, files, lost, table, traces, self._advance)
                 self.findings += found
+        by_table = {name: self._readable(name) for name in self._tables}
+        self.findings += check_numbers(self._folder, by_table, traces)
         # Of traces whose rows are amiss, what follows would say the same again.
         known = {trace_id for found in self._lost() for trace_id in found.traces}
+        if self._is_whole("tokens"):
+            self.findings += [
+                finding
+                for finding in check_phases(self._folder, by_table["tokens"], traces)
+                if finding.kind == schema.TRUNCATED or set(finding.traces) - known
+            ]
+        self.flagged = {i: row["flags"] for i, row in traces.rows.items() if row["flags"]}
+        known |= {i for i, flags in self.flagged.items() if schema.NONFINITE in flags}
         if not any(found.kind == "expert" for found in self._lost()):
             if self._is_whole("tokens", "routing"):
-                by_table = {name: self._readable(name) for name in self._tables}
                 self.findings += check_usage(self._folder, by_table, traces, known)
             if self._is_whole("routing", "experts"):
                 self._check_choices(known)

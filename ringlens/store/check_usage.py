@@ -122,7 +122,9 @@ def _different(counted: Cells, stored: Cells | None, table: Table) -> set[int]:
         rows = dict(zip(*np.unique(stored.trace_id, return_counts=True), strict=True))
         off = {int(i) for i, n in zip(ids, counts, strict=True) if rows.get(i) != n}
         return off | (known - set(ids.tolist()))
-    wrong_C = ~np.isclose(wanted.weight, stored.weight, rtol=1e-4, atol=1e-4).all(axis=1)
+    wrong_C = ~np.isclose(wanted.weight, stored.weight, rtol=1e-4, atol=1e-4, equal_nan=True).all(
+        axis=1
+    )
     for name in EXACT:
         same = getattr(wanted, name) == getattr(stored, name)
         wrong_C |= ~(same.all(axis=1) if same.ndim == 2 else same)

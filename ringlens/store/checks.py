@@ -95,7 +95,17 @@ def _check_start(record: TraceRecord, tokens: int) -> None:
 
 
 def _check_tokens(name: str, arrays: TokenArrays, tokens: int) -> None:
-    for column in ("token_id", "text", "start", "end", "phase", "logprob", "entropy", "turn"):
+    for column in (
+        "token_id",
+        "text",
+        "start",
+        "end",
+        "phase",
+        "logprob",
+        "entropy",
+        "turn",
+        "nonfinite",
+    ):
         _equal(f"{name}.{column}", (len(getattr(arrays, column)),), (tokens,))
     strangers = set(arrays.phase) - set(PHASES)
     if strangers:

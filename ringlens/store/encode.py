@@ -157,7 +157,7 @@ def trace_batch(
     names = schema.TRACES.arrow.names
     rows = [
         {name: getattr(record, name, None) for name in names}
-        | {"trace_id": trace_id, "run_id": run_id}
+        | {"trace_id": trace_id, "run_id": run_id, "flags": record.flags or None}
         for trace_id, record in zip(trace_ids, records, strict=True)
     ]
     return pa.RecordBatch.from_pylist(rows, schema=schema.TRACES.arrow)
@@ -202,6 +202,7 @@ def _token_groups(trace_id: int, first_pos: int, tokens: TokenArrays) -> Iterato
             _nullable(tokens.logprob[part]),
             _nullable(tokens.entropy[part]),
             pa.array(turn_T[part].astype(np.int32, copy=False), mask=turn_T[part] < 0),
+            pa.array(tokens.nonfinite[part], mask=~tokens.nonfinite[part]),
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=schema.TOKENS.arrow)
 

@@ -45,6 +45,7 @@ class Finding:
 COPY = "put a copy of the file back, or take its traces out with --repair --drop-damaged"
 RUN_COPY = "put a copy of the file back, or take the run out with --repair --drop-damaged"
 DROP = "record the traces again, or take them out with --repair --drop-damaged"
+FLAG = "record the traces again; --repair flags them, --repair --drop-damaged takes them out"
 ANALYSE = "run the analysis again; --repair --drop-damaged takes the file out"
 COUNT = "--repair counts it anew from the routing, and so does `ringlens rollup`"
 NOTE = "--repair notes it anew"

@@ -13,14 +13,15 @@ TRACES = """
 select run_id, count(*) as traces, count(*) filter (correct) as correct, count(correct) as graded,
        coalesce(sum(n_prompt + n_think + n_answer), 0)::bigint as tokens,
        coalesce(sum(n_think), 0)::bigint as think,
-       count(*) filter (finish_reason = 'running') as running
+       count(*) filter (finish_reason = 'running') as running,
+       count(*) filter (len(flags) > 0) as flagged
 from traces group by run_id
 """
 
 MANY_FILES = 1_000
 """Files of a table from which on queries are notably slower (20 times those of one file)."""
 
-COUNTS = ("traces", "correct", "graded", "tokens", "think", "running")
+COUNTS = ("traces", "correct", "graded", "tokens", "think", "running", "flagged")
 
 
 def info(store: Store) -> dict[str, Any]:

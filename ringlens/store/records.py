@@ -59,7 +59,8 @@ class TokenArrays:
     """Columns of ``tokens``: ids, spans in characters, phase, log-probability, entropy, turn [T].
 
     ``logprob`` and ``entropy`` hold NaN where there is none (pos 0), ``turn`` a negative number
-    where it is not known; the store writes null. Left out, no turn is known.
+    where it is not known; the store writes null. Left out, no turn is known. ``nonfinite`` says
+    of which tokens a recorded number is NaN or infinite; left out, of none.
     """
 
     token_id: Ints
@@ -70,10 +71,13 @@ class TokenArrays:
     logprob: Floats
     entropy: Floats
     turn: Ints = field(default_factory=lambda: np.empty(0, np.int32))
+    nonfinite: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
 
     def __post_init__(self) -> None:
         if not len(self.turn):
             object.__setattr__(self, "turn", np.full(len(self.token_id), -1, np.int32))
+        if not len(self.nonfinite):
+            object.__setattr__(self, "nonfinite", np.zeros(len(self.token_id), bool))
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,7 @@ class TraceRecord:
             what became known only later (their phase and turn).
         vectors: Vectors at chosen points.
         attention: Largest attention weights of chosen heads.
+        flags: What is known to be wrong with the trace, in the words of `ringlens.store.schema`.
     """
 
     prompt: str
@@ -233,3 +238,4 @@ class TraceRecord:
     retold: TokenArrays | None = None
     vectors: tuple[VectorArrays, ...] = ()
     attention: AttentionArrays | None = None
+    flags: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,13 +24,20 @@ from ringlens.store.commit import CommitFiles
 from ringlens.store.delete import delete_run
 from ringlens.store.finding import LOST, WRONG, Finding
 from ringlens.store.folder import Folder
-from ringlens.store.manifest import File
+from ringlens.store.manifest import File, Manifest
 from ringlens.store.store import Store
 from ringlens.store.table import Column, Table
 from ringlens.store.writer import StoreWriter
 
 ORPHANS = "orphans"
 """Folder for files that no commit owns."""
+
+FLAGGED = {
+    schema.TRUNCATED: schema.TRUNCATED,
+    schema.NONFINITE: schema.NONFINITE,
+    "logprob": schema.NONFINITE,
+}
+"""Of a kind of finding the flag that tells of it."""
 
 Say = Callable[[str], None]
 
@@ -40,7 +48,8 @@ def repair(
     """Check a store, and put right what can be.
 
     Leftovers of dead writers are removed, files without a commit are moved to ``orphans/``, the
-    manifest's notes about intact files are made anew, and so are rollups.
+    manifest's notes about intact files are made anew, and so are rollups. Traces whose numbers are
+    none, or whose prompt is a part of one, are flagged.
 
     Args:
         path: The store.
@@ -62,6 +71,8 @@ def repair(
         mender.clear(found.findings)
         if drop_damaged:
             mender.drop(found)
+        else:
+            mender.flag(found.findings)
         mender.count([f.run_id for f in found.findings if _is_about(f, SUMMED)])
     with Store(path) as store:
         return check(store, on_progress)
@@ -116,6 +127,17 @@ class _Mender:
                 traces = {trace_id for found in here for trace_id in found.traces}
                 self._drop_traces(run_id, traces, report.unreadable)
 
+    def flag(self, findings: Iterable[Finding]) -> None:
+        """Note in ``traces`` what is known to be wrong with traces that stay."""
+        for found in findings:
+            word = FLAGGED.get(found.kind)
+            if word is None or found.run_id not in self._manifest.runs():
+                continue
+            self._make_sure_nobody_writes(found.run_id)
+            work = partial(_with_flag, self._manifest, found, word)
+            self._rewriter.replace(found.run_id, work)
+            self._say(f"flagged {named(set(found.traces))} of run {found.run_id} {word}")
+
     def count(self, runs: Iterable[str]) -> None:
         """Make rollups anew."""
         for run_id in sorted(set(runs) & self._manifest.runs()):
@@ -154,6 +176,22 @@ class _Mender:
             self._say(f"took {named(traces)} of run {run_id} out")
         for path in unread:
             self._say(f"took {path} out")
+
+
+def _with_flag(manifest: Manifest, found: Finding, word: str, files: CommitFiles) -> list[str]:
+    """Stage the rows of ``traces`` with one more flag; return the files that they replace."""
+    wanted, retire = set(found.traces), []
+    for number, file in enumerate(manifest.files("traces", found.run_id)):
+        rows = parquet.read(files.folder, file.path, schema.TRACES).to_pylist()
+        if not wanted & {row["trace_id"] for row in rows}:
+            continue
+        for row in rows:
+            if row["trace_id"] in wanted:
+                row["flags"] = sorted({word, *(row["flags"] or ())})
+        batch = pa.RecordBatch.from_pylist(rows, schema.TRACES.arrow)
+        files.stage(schema.TRACES, [batch], batch["trace_id"].to_pylist(), f"-flagged{number}")
+        retire.append(file.path)
+    return retire
 
 
 def _set_aside(folder: Folder, path: str) -> None:

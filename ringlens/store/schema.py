@@ -76,6 +76,14 @@ RUNS = Table(
     ),
 )
 
+TRUNCATED = "truncated_prompt"
+"""Flag of a trace that was resumed from a part of its prompt, as versions before 2026-12 did."""
+
+NONFINITE = "nonfinite"
+"""Flag of a trace that was recorded though some of its numbers are NaN or infinite."""
+
+FLAGS = (TRUNCATED, NONFINITE)
+
 EXPERTS = Table(
     "experts",
     "One row an expert of a run's model: its group and its selection bias.",
@@ -127,6 +135,14 @@ TRACES = Table(
             nullable=True,
             unit="tokens",
         ),
+        Column(
+            "flags",
+            list_of(pa.string()),
+            f"what is known to be wrong with the trace: '{TRUNCATED}' (resumed from a part of its "
+            f"prompt, by an early version), '{NONFINITE}' (recorded though numbers of its are NaN "
+            "or infinite: `tokens.nonfinite` says of which tokens); null where nothing is",
+            nullable=True,
+        ),
     ),
 )
 
@@ -167,6 +183,13 @@ TOKENS = Table(
             pa.int32(),
             "turn of the conversation, 0 is the first; its marks belong to it; null in stores that "
             "were written before there was this column",
+            nullable=True,
+        ),
+        Column(
+            "nonfinite",
+            pa.bool_(),
+            "true where a number recorded of the token is NaN or infinite (logprob and entropy are "
+            "then null); null elsewhere",
             nullable=True,
         ),
     ),

@@ -100,9 +100,13 @@ class Trace:
         Returns:
             ``pos``, ``token_id``, ``start``, ``end`` int32 [T]; ``logprob``, ``entropy`` float32
             [T] with NaN where there is none; ``turn`` int32 [T] with -1 where it is not known;
-            ``text``, ``phase`` lists of T strings.
+            ``nonfinite`` bool [T], whether a number of the token is NaN or infinite; ``text``,
+            ``phase`` lists of T strings.
         """
-        columns = "* exclude (trace_id, turn), coalesce(turn, -1)::integer as turn"
+        columns = (
+            "* exclude (trace_id, turn, nonfinite), coalesce(turn, -1)::integer as turn, "
+            "coalesce(nonfinite, false) as nonfinite"
+        )
         table = self._rows("tokens", columns, "true order by pos")
         strings = ("text", "phase")
         return {

@@ -1,0 +1,123 @@
+"""Numbers that are none: NaN and infinities in what a model gives, found where they are recorded.
+
+A block is looked at as a whole first, by its sums: one that is finite has nothing else in it. Only
+fields that fail this are looked at number by number, trace by trace.
+
+Shape letters: L layers, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringlens.errors import ObservationError
+from ringlens.observe.block import Field, Seen
+from ringlens.problem import Problem
+
+VOCABULARY = "vocabulary"
+
+# An infinite margin says that nothing could have displaced an expert or a group; masked logits are
+# minus infinity, and so is the log-probability of a token that was masked.
+ABOVE = {("routing", "margin"), ("routing", "group_margin")}
+BELOW = {("routing", "logits"), (VOCABULARY, "logprob")}
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """The first number of a token that is none; faults are in the order in which they came about.
+
+    Attributes:
+        pos: The token.
+        layer: The layer, that of the logits behind all others.
+        order: Place of the instrument among those of a layer.
+        name: What is not a number.
+        value: "nan", "inf" or "-inf".
+    """
+
+    pos: int
+    layer: int
+    order: int
+    name: str
+    value: str
+
+
+def suspects(seen: Seen) -> frozenset[Field]:
+    """The fields of a block in which something may not be finite, padding included."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return frozenset(
+            field
+            for field, array in seen.fields.items()
+            if array.dtype.kind == "f" and not np.isfinite(array.sum())
+        )
+
+
+def faults(
+    field: Field, part: NDArray[np.floating], first: int, layers: tuple[int, ...]
+) -> dict[int, Fault]:
+    """What is wrong in one trace's part of a field.
+
+    Args:
+        field: Instrument and name.
+        part: [L, T, …].
+        first: Position of the first of the T.
+        layers: The L layers.
+
+    Returns:
+        By position its first fault.
+    """
+    wrong = ~np.isfinite(part)
+    if field in ABOVE:
+        wrong &= part != np.inf
+    if field in BELOW:
+        wrong &= part != -np.inf
+    if field[0] == VOCABULARY and first == 0:
+        wrong[:, 0] = False  # nothing is expected of the first token
+    wrong_LT = wrong.reshape(*part.shape[:2], -1).any(axis=2)
+    found = {}
+    for t in np.flatnonzero(wrong_LT.any(axis=0)).tolist():
+        row = int(wrong_LT[:, t].argmax())
+        value = part[row, t][wrong[row, t]].flat[0]
+        found[first + t] = _fault(field, first + t, layers[row], str(float(value)))
+    return found
+
+
+def _fault(field: Field, pos: int, layer: int, value: str) -> Fault:
+    instrument, name = field
+    known = {"heads": 0, "attention": 0, "routing": 1, VOCABULARY: 3}
+    # The numbers of a token's expectation come from the logits of the token before.
+    at, place = (pos - 1, 2**31) if instrument == VOCABULARY else (pos, layer)
+    words = {"heads": f"the heads' {name}", "attention": "an attention weight"}
+    words |= {"routing": f"the router's {name}", VOCABULARY: f"the {name} of the next token"}
+    what = words.get(instrument, f"a number of {instrument}")
+    return Fault(at, place, known.get(instrument, 2), what, value)
+
+
+def refuse(fault: Fault, trace_id: int | None, item: int, problem: Problem | None) -> None:
+    """Say where the first number is that is none.
+
+    Raises:
+        ObservationError: Always.
+    """
+    where = "the logits" if fault.layer == 2**31 else f"layer {fault.layer}"
+    if fault.layer < 0:
+        where = "outside the layers"
+    named = f" ({problem.id})" if problem and problem.id else ""
+    trace = f", trace {trace_id}" if trace_id is not None else ""
+    raise ObservationError(
+        f"{where}, token {fault.pos} of item {item}{named}{trace}: {fault.name} is {fault.value}, "
+        f"which is not a number to record. Look for NaN or infinities in the model's weights, or "
+        f"load it in a dtype with more range; allow_nonfinite=True (--allow-nonfinite) goes on and "
+        f"flags such rows"
+    )
+
+
+def merged(found: Mapping[int, Fault], more: Mapping[int, Fault]) -> dict[int, Fault]:
+    """Of each position the first fault of two."""
+    both = dict(found)
+    for pos, fault in more.items():
+        both[pos] = min(both.get(pos, fault), fault)
+    return both
