@@ -47,7 +47,7 @@ def register(server: Flask, console: Console) -> None:
     @_sentences
     def download(key: str, form: str) -> Response:
         if form not in _FILES:
-            raise NotInStoreError(f"answers come as {' and '.join(_FILES)}, not as {form!r}")
+            raise NotInStoreError(f"answers come as {' and '.join(_FILES)}, not as {form[:20]!r}")
         write, kind = _FILES[form]
         name = f'attachment; filename="ringlens.{form}"'
         return Response(
