@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from ringlens.app import page_trace, payload
+from ringlens.app.scope import Scope
+from ringlens.app.usage_cache import UsageCache
 from ringlens.store import Store, Trace
-from ringlens.store.columns import matrix
 from ringlens.store.export import whole
 from ringlens.store.failure import sentences
+from ringlens.store.schema import PHASES
 
 HERE = Path(__file__).parent
 SHARED = ("theme.js", "core.js", "colors.js", "a_base.css", "c_trace.css", "favicon.svg")
@@ -84,11 +86,11 @@ def _write_trace(
     save(f"{place}/boot", boot)
     save(f"{place}/tokens", payload.tokens(store, trace_id))
     if boot["has_routing"]:
-        save(f"{place}/usage", _usage(store, trace))
+        save(f"{place}/usage", _usage(UsageCache(store), trace))
         save(f"{place}/experts", payload.expert_map(store, trace_id, tokens))
         for pos in range(0, tokens, payload.ROUTING_BLOCK):
             save(f"{place}/routing/{pos}", payload.routing(store, trace_id, pos))
-    if boot["has_routing"] and boot["has_weights"]:
+    if boot["recorded"]["margin"]:
         save(f"{place}/margin", payload.margin(store, trace_id))
         for layer in run["sparse_layers"]:
             save(f"{place}/layer/{layer}", payload.layer(store, trace_id, layer))
@@ -109,23 +111,15 @@ def _write_trace(
     }
 
 
-def _usage(store: Store, trace: Trace) -> dict[str, Any]:
-    """Times chosen [S, E] in each phase, from the rollup."""
-    run = trace.run
-    files = store.files("usage_traces", trace.trace_id, trace.trace_id)
-    query = (
-        f"select phase, layer, tokens, n from {store.scan('usage_traces', files)}"
-        " where trace_id = ?"
-    )
-    rows = store.sql(query, [trace.trace_id]).to_arrow_table()
-    layers, experts = run["sparse_layers"], run["experts"]
-    place_R = np.searchsorted(layers, rows["layer"].to_numpy())
-    phase_R, n_RE = np.array(rows["phase"].to_pylist()), matrix(rows["n"])
-    phases = {}
-    for phase in sorted(set(phase_R.tolist())):
-        mine = phase_R == phase
-        n_SE = np.zeros((len(layers), experts), np.int64)
-        np.add.at(n_SE, place_R[mine], n_RE[mine])
-        tokens_S = np.bincount(place_R[mine], rows["tokens"].to_numpy()[mine], len(layers))
-        phases[phase] = {"tokens": int(tokens_S.max()), "n": payload.encode(n_SE, "u4")}
-    return {"layers": layers, "experts": experts, "phases": phases}
+def _usage(cache: UsageCache, trace: Trace) -> dict[str, Any]:
+    """Times chosen [S, E] in each phase that has tokens."""
+    usage = cache.get(Scope(trace.run["run_id"], trace.trace_id))
+    phases = {
+        phase: {
+            "tokens": usage.tokens(phase),
+            "n": payload.encode(usage.count_SE(phase), "u4"),
+        }
+        for phase in PHASES
+        if usage.tokens(phase)
+    }
+    return {"layers": list(usage.layers), "experts": usage.experts, "phases": phases}

@@ -83,11 +83,18 @@ def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component
 def _facts(usage: Usage, layer: int, expert: int, phase: str) -> Component:
     s = usage.layers.index(layer)
     forms = {"share": ".1%", "lift": "+.2f", "weight": ".1%", "flips": ".0%"}
-    names = {"share": "of tokens", "lift": "log₂ lift", "weight": "of weight", "flips": "by bias"}
+    names = {
+        "share": "of tokens",
+        "lift": "log₂ lift",
+        "weight": "weight share",
+        "flips": "by bias",
+    }
     items = []
     for metric, form in forms.items():
         value = usage.metric_SE(metric, phase)[s, expert]
         text = signed(value, form) if abs(value) < float("inf") else "–"
+        if not usage.sums.reasons and metric in ("weight", "flips"):
+            text = "not recorded"
         items.append(
             html.Div([html.Span(names[metric], className="dim"), html.B(text)], className="fact")
         )
@@ -98,10 +105,10 @@ def _phases(usage: Usage, layer: int, expert: int) -> Component:
     """Share of tokens in each phase, as bars on one scale."""
     s = usage.layers.index(layer)
     shares = {
-        phase: usage.metric_SE("share", phase)[s, expert] if usage.tokens(phase) else 0.0
+        phase: usage.metric_SE("share", phase)[s, expert] if usage.tokens(phase) else None
         for phase in PHASES
     }
-    top = max(shares.values()) or 1.0
+    top = max((share for share in shares.values() if share), default=1.0)
     return html.Div(
         [
             html.Div(
@@ -110,8 +117,10 @@ def _phases(usage: Usage, layer: int, expert: int) -> Component:
                     html.Span(
                         html.I(style={"width": f"{100 * share / top:.1f}%"}, className=phase),
                         className="bar",
-                    ),
-                    html.Span(f"{share:.1%}", className="value"),
+                    )
+                    if share is not None
+                    else html.Span(),
+                    html.Span("no tokens" if share is None else f"{share:.1%}", className="value"),
                 ],
                 className="phase-bar",
             )
@@ -138,7 +147,11 @@ def _tokens(rows: list[Row]) -> Component:
         html.Th("Token"),
         html.Th("Times chosen"),
         html.Th("Of its occurrences"),
-        html.Th("Weight", className="num"),
+        html.Th(
+            "Weight share",
+            className="num",
+            title="mean part of a token's routing weight, where it was chosen; a token's sum to 1",
+        ),
     ]
     return html.Table([html.Thead(html.Tr(heads)), html.Tbody(body)], className="token-table")
 
@@ -153,7 +166,11 @@ def _contexts(rows: list[Row], layer: int) -> Component:
         [
             dcc.Link(
                 [
-                    html.Span(_percent(row["weight"]), className="weight"),
+                    html.Span(
+                        "" if row["weight"] is None else _percent(row["weight"]),
+                        className="weight",
+                        title="weight share: of the token's routing weight",
+                    ),
                     html.Span(
                         [
                             _flat(row["before"]),
@@ -173,8 +190,8 @@ def _contexts(rows: list[Row], layer: int) -> Component:
     )
 
 
-def _percent(weight: float | None) -> str:
-    return "–" if weight is None else f"{weight:.0%}"
+def _percent(share: float | None) -> str:
+    return "not recorded" if share is None else f"{share:.0%}"
 
 
 def _flat(text: str) -> str:

@@ -44,7 +44,7 @@ class Reading:
 
 READINGS = {
     "share": Reading("tokens that chose it", ".2%", "+.2%"),
-    "weight": Reading("share of routing weight", ".2%", "+.2%"),
+    "weight": Reading("weight share: of all routing weight of a layer", ".2%", "+.2%"),
     "lift": Reading("log₂ lift over k/E", "+.2f", "+.2f"),
     "flips": Reading("choices made by bias", ".1%", "+.1%"),
 }

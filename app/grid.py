@@ -23,6 +23,7 @@ COLUMNS = (
     "entropy",
     "finish_reason",
     "run_id",
+    "source_trace_id",
 )
 VERDICTS = {
     "all": "true",
@@ -33,6 +34,11 @@ VERDICTS = {
 WORDS = 32
 """Words of a search, and tests of a filter, at most."""
 
+KINDS = {
+    "all": "true",
+    "originals": "source_trace_id is null",
+    "replays": "source_trace_id is not null",
+}
 _NUMBER = {
     "equals": "{c} = {v}",
     "notEqual": "{c} <> {v}",
@@ -85,12 +91,15 @@ def order_sql(sort_model: list[dict[str, Any]] | None) -> str:
     return ", ".join([*wanted, "trace_id asc"])
 
 
-def condition(filter_model: dict[str, Any] | None, verdict: str, search: str | None) -> Condition:
-    """What the filters of the grid, the verdict switch and the search box together ask for.
+def condition(
+    filter_model: dict[str, Any] | None, verdict: str, search: str | None, kind: str = "all"
+) -> Condition:
+    """What the filters of the grid, its switches and the search box together ask for.
 
-    A column, operator or verdict that does not exist asks for nothing.
+    A column, operator, verdict or kind that does not exist asks for nothing.
     """
     result = Condition([VERDICTS.get(verdict, "true") if isinstance(verdict, str) else "true"])
+    result.parts.append(KINDS.get(kind, "true") if isinstance(kind, str) else "true")
     for word in (search or "").split()[:WORDS]:
         value = result.add(word)
         # One word may stand in the prompt, the task, the answer or be the id of the trace.

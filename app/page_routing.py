@@ -10,12 +10,12 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import asked, expert_panel, figures, queries, usage_views
+from ringlens.app import asked, expert_panel, figures, queries, usage_sql, usage_views
 from ringlens.app.parts import copy_button, state_page
 from ringlens.app.prefix import below
 from ringlens.app.scope import Scope
 from ringlens.app.sources import Sources
-from ringlens.app.usage import METRICS, PHASE_CHOICES
+from ringlens.app.usage import METRICS, PHASE_CHOICES, Usage
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
 
@@ -60,12 +60,10 @@ def layout(sources: Sources, query: dict[str, str]) -> Component:
             "Routing was not recorded",
             f"Run {name} holds no routing rows. Capture again without leaving routing out.",
         )
-    return _page(sources.store, found, run, head, query)
+    return _page(found, run, head, query)
 
 
-def _page(
-    store: Store, found: list[Row], run: Row, head: Row | None, query: dict[str, str]
-) -> Component:
+def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -> Component:
     layers = run["sparse_layers"]
     shape = {"layers": layers, "experts": run["experts"]}
     metric, phase = query.get("metric", ""), query.get("phase", "")
@@ -78,7 +76,7 @@ def _page(
     }
     return html.Div(
         [
-            _header(store, found, run, head),
+            _header(found, run, head),
             _controls(metric, phase),
             _body(len(layers)),
             dcc.Store(id="scope", data=scope),
@@ -140,7 +138,7 @@ def _asked(query: dict[str, str], name: str, allowed: Any, default: int | None) 
     return value if value is not None and value in allowed else default
 
 
-def _header(store: Store, found: list[Row], run: Row, head: Row | None) -> Component:
+def _header(found: list[Row], run: Row, head: Row | None) -> Component:
     runs = [
         {"value": each["run_id"], "label": f"{each['run_id']} · {each['model']}, {each['mode']}"}
         for each in found
@@ -175,7 +173,7 @@ def _header(store: Store, found: list[Row], run: Row, head: Row | None) -> Compo
             [
                 *title,
                 html.Div(className="spacer"),
-                copy_button("Copy SQL", _sql(store, run, head)),
+                html.Div(id="routing-sql"),
                 chooser,
             ],
             className="title-row",
@@ -184,29 +182,9 @@ def _header(store: Store, found: list[Row], run: Row, head: Row | None) -> Compo
     )
 
 
-def _sql(store: Store, run: Row, head: Row | None) -> str:
-    """A query that counts what the heatmap shows; anyone can run it on the store."""
-    scope = Scope(run["run_id"], head["trace_id"] if head is not None else None)
-    if not scope.files(store.snapshot(), "usage_traces"):
-        where = (
-            f"trace_id = {scope.trace_id}"
-            if head is not None
-            else f"trace_id in (select trace_id from traces where run_id = '{scope.run_id}')"
-        )
-        return (
-            "select layer, expert, count(*) as n, sum(weight) as weight, "
-            "count(*) filter (bias_flip) as bias_flips "
-            f"from router_choices where {where} group by all order by layer, expert"
-        )
-    where = f"run_id = '{scope.run_id}'" + (
-        f" and trace_id = {scope.trace_id}" if head is not None else ""
-    )
-    return (
-        "select layer, expert, sum(n)::bigint as n, sum(weight) as weight, "
-        "sum(bias_flips)::bigint as bias_flips from (select layer, unnest(range(len(n))) as expert,"
-        " unnest(n) as n, unnest(weight) as weight, unnest(bias_flips) as bias_flips "
-        f"from usage_traces where {where}) where n > 0 group by all order by layer, expert"
-    )
+def _copy_sql(usage: Usage, run: Row, scope: Scope, metric: str, phase: str) -> Component:
+    """Copies the query of what the heatmap shows; anyone can run it on the store."""
+    return copy_button("Copy SQL", usage_sql.query(scope, metric, phase, run, usage.from_rollups))
 
 
 def _how_to_roll_up(store: Store) -> Component:
@@ -247,10 +225,8 @@ def register(app: Dash, sources: Sources) -> None:
     _client_callbacks(app)
 
 
-def _view(
-    sources: Sources, scope: Any, phase: Any, focus: Any = None
-) -> tuple[Scope, str, int, int | None]:
-    """Scope, phase, layer and expert (or None) that a page asks for.
+def _where(sources: Sources, scope: Any, phase: Any) -> tuple[Scope, str, Row]:
+    """Scope and phase that a page asks for, and the row of its run.
 
     Raises:
         RequestError: No page asks for this.
@@ -264,15 +240,17 @@ def _view(
         head = queries.trace_head(sources.catalogue, asked.number_in(trace_id, ANY, "trace"))
         if head is None or head["run_id"] != run["run_id"]:
             raise NotInStoreError(f"no trace {trace_id} in run {run['run_id']}")
-    where = Scope(run["run_id"], trace_id)
-    if focus is None:
-        return where, phase, 0, None
+    return Scope(run["run_id"], trace_id), phase, run
+
+
+def _focus(run: Row, focus: Any) -> tuple[int, int | None]:
+    """Layer and expert (or None) in focus. Raises RequestError if the run has no such."""
     focus = asked.mapping(focus, "focus")
     layer = asked.number_in(focus.get("L"), run["sparse_layers"], "layer")
     expert = focus.get("E")
     if expert is not None:
         expert = asked.number_in(expert, range(run["experts"]), "expert")
-    return where, phase, layer, expert
+    return layer, expert
 
 
 def _figure_callbacks(app: Dash, sources: Sources) -> None:
@@ -281,20 +259,24 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
     @app.callback(
         Output("heatmap", "figure"),
         Output("routing-note", "children"),
+        Output("routing-sql", "children"),
         Input("metric", "value"),
         Input("phase", "value"),
         Input("focus", "data"),
         Input("theme", "data"),
         State("scope", "data"),
     )
-    def draw(metric: str, phase: str, focus: Row, theme: str, scope: Row) -> tuple[Any, Any]:
-        where, phase, layer, expert = _view(sources, scope, phase, focus)
+    def draw(metric: str, phase: str, focus: Row, theme: str, scope: Row) -> tuple[Any, ...]:
+        where, phase, run = _where(sources, scope, phase)
+        layer, expert = _focus(run, focus)
         metric = asked.one_of(metric, METRICS, "metric")
         theme = asked.one_of(theme or "dark", THEMES, "theme")
         usage = sources.usage.get(where)
         figure = figures.usage_heatmap(usage, metric, phase, layer, expert, theme)
         note = usage_views.note(usage, metric, phase, theme)
-        return figure, note if usage.from_rollups else [*note, _how_to_roll_up(sources.store)]
+        if not usage.from_rollups:
+            note = [*note, _how_to_roll_up(sources.store)]
+        return figure, note, _copy_sql(usage, run, where, metric, phase)
 
     @app.callback(
         Output("usage-table", "children"),
@@ -308,7 +290,7 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
     def table(view: str, phase: str, scope: Row) -> tuple[Any, Any, Any]:
         if view == "chart":
             return no_update, True, False
-        where, phase, _, _ = _view(sources, scope, phase)
+        where, phase, _ = _where(sources, scope, phase)
         return usage_views.table(sources.usage.get(where), phase), False, True
 
 
@@ -324,7 +306,8 @@ def _panel_callbacks(app: Dash, sources: Sources) -> None:
         State("scope", "data"),
     )
     def summary(focus: Row, metric: str, phase: str, scope: Row) -> tuple[Any, bool]:
-        where, phase, layer, expert = _view(sources, scope, phase, focus)
+        where, phase, run = _where(sources, scope, phase)
+        layer, expert = _focus(run, focus)
         metric = asked.one_of(metric, METRICS, "metric")
         usage = sources.usage.get(where)
         if expert is None:
@@ -340,7 +323,8 @@ def _panel_callbacks(app: Dash, sources: Sources) -> None:
         State("scope", "data"),
     )
     def evidence(focus: Row, phase: str, order: str, scope: Row) -> Any:
-        where, phase, layer, expert = _view(sources, scope, phase, focus)
+        where, phase, run = _where(sources, scope, phase)
+        layer, expert = _focus(run, focus)
         if expert is None:
             return None
         phase = "all" if phase == "difference" else phase

@@ -22,6 +22,7 @@ Row = dict[str, Any]
 
 RUNS = 6  # shown above the grid, newest first
 PAGE = 100  # rows the grid asks for at a time
+KINDS = {"all": "All", "originals": "Originals", "replays": "Replays"}
 MOST = 10_000  # rows that it can ask for at a time
 
 
@@ -67,14 +68,15 @@ def register(app: Dash, sources: Sources) -> None:
         Input("traces", "getRowsRequest"),
         State("verdict", "value"),
         State("search", "value"),
+        State("kind", "value"),
         prevent_initial_call=True,
     )
-    def rows(request: Row | None, verdict: str, search: str | None) -> tuple[Any, Any]:
+    def rows(request: Row | None, verdict: str, search: str | None, kind: str) -> tuple[Any, Any]:
         if request is None:
             return no_update, no_update
         request = asked.mapping(request, "the request of rows")
         search = asked.text(search, "search")
-        wanted = grid.condition(request.get("filterModel"), verdict, search)
+        wanted = grid.condition(request.get("filterModel"), verdict, search, kind)
         order = grid.order_sql(request.get("sortModel"))
         start = asked.number_in(request.get("startRow"), range(asked.LARGEST), "row")
         end = asked.number_in(request.get("endRow"), range(start, start + MOST + 1), "row")
@@ -94,7 +96,7 @@ def register(app: Dash, sources: Sources) -> None:
         totals = queries.totals(catalogue)
         parts = _stats(totals), _runs(catalogue), _empty(store, totals)
         version = asked.text(version, "version")
-        return *below(sources.prefix, list(parts)), not totals["traces"], version
+        return *below(sources.prefix, list(parts)), not totals["all_traces"], version
 
     _register_script(app.clientside_callback)
 
@@ -112,6 +114,7 @@ def _register_script(client: Callable[..., None]) -> None:
         Output("verdict", "id"),
         Input("verdict", "value"),
         Input("search", "value"),
+        Input("kind", "value"),
         prevent_initial_call=True,
     )
     client(
@@ -129,18 +132,24 @@ def _stats(totals: Row) -> list[Component]:
         if totals["judged"]
         else "none judged"
     )
-    capturing = totals["unfinished"]
-    running: Any = (
-        html.Span([html.I(className="pulse"), "capturing"], className="live") if capturing else None
-    )
     mean = totals["n_think"] / totals["traces"] if totals["traces"] else 0
+    only = totals["only_replays"]
+    replays = "" if only or not totals["replays"] else f"+ {plural(totals['replays'], 'replay')}"
+    again = f" · + {totals['replay_tokens']:,} in replays" if replays else ""
     return [
-        stat("Traces", f"{totals['traces']:,}", running),
-        stat("Tokens", f"{tokens:,}", f"{totals['n_think']:,} thinking"),
+        stat("Replays" if only else "Traces", f"{totals['traces']:,}", _beside(totals, replays)),
+        stat("Tokens", f"{tokens:,}", f"{totals['n_think']:,} thinking{again}"),
         stat("Correct", percent(totals["correct"], totals["judged"]), judged),
         stat("Thinking a trace", f"{mean:,.0f}", "tokens, mean"),
         stat("Runs", f"{totals['runs']:,}", None),
     ]
+
+
+def _beside(totals: Row, replays: str) -> list[Any]:
+    """Beside the number of traces: whether more are coming, and how many replays there are."""
+    if not totals["unfinished"]:
+        return [replays]
+    return [html.Span([html.I(className="pulse"), "capturing"], className="live"), f" {replays}"]
 
 
 def _runs(catalogue: Catalogue) -> Component | None:
@@ -182,7 +191,7 @@ def _run_row(run: Row) -> Component:
             html.Td(run["model"]),
             html.Td(html.Span(run["mode"], className=f"tag {run['mode']}")),
             html.Td(shape, className="dim"),
-            html.Td(f"{run['traces']:,}", className="num"),
+            html.Td(_traces_of(run), className="num"),
             html.Td(percent(run["correct"], run["judged"]), className="num"),
             html.Td(f"{run['tokens']:,}", className="num"),
             html.Td(
@@ -193,6 +202,15 @@ def _run_row(run: Row) -> Component:
     )
 
 
+def _traces_of(run: Row) -> str:
+    """How many traces a run has, replays told apart."""
+    if not run["replays"]:
+        return f"{run['traces']:,}"
+    if run["replays"] == run["traces"]:
+        return plural(run["traces"], "replay")
+    return f"{run['traces'] - run['replays']:,} + {plural(run['replays'], 'replay')}"
+
+
 def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
     verdicts = [
         {"value": "all", "label": "All"},
@@ -200,11 +218,13 @@ def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
         {"value": "wrong", "label": "Wrong"},
         {"value": "unjudged", "label": "Not judged"},
     ]
+    kinds = [{"value": key, "label": label} for key, label in KINDS.items()]
     bar = html.Div(
         [
             html.H2("All traces"),
-            html.Span(plural(totals["traces"], "trace"), id="found", className="dim"),
+            html.Span(plural(totals["all_traces"], "trace"), id="found", className="dim"),
             html.Div(className="spacer"),
+            dmc.SegmentedControl(id="kind", data=kinds, value="all", size="xs"),
             dmc.SegmentedControl(id="verdict", data=verdicts, value="all", size="xs"),
             dmc.TextInput(
                 id="search",
@@ -221,7 +241,7 @@ def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
         [bar, _grid(queries.grid_tops(catalogue))],
         id="grid",
         className="section grow",
-        hidden=not totals["traces"],
+        hidden=not totals["all_traces"],
     )
 
 
@@ -235,6 +255,14 @@ def _columns(tops: Row) -> list[Row]:
     return [
         _column("trace_id", "#", "number", width=68, cellRenderer="TraceLink"),
         _column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
+        _column(
+            "source_trace_id",
+            "Replays",
+            "number",
+            width=88,
+            cellRenderer="SourceLink",
+            headerTooltip="the trace that this one replays; empty for an original",
+        ),
         _column("prompt", "Prompt", "text", flex=5, minWidth=200, cellClass="strong"),
         _column("answer", "Answer", "text", flex=3, minWidth=130, cellClass="mono"),
         _column("task", "Task", "text", width=104, cellClass="dim"),
@@ -299,7 +327,7 @@ def _grid(tops: Row) -> Component:
 
 def _empty(store: Store, totals: Row) -> Component | None:
     """What to do where there is no trace yet; None where there are some."""
-    if totals["traces"]:
+    if totals["all_traces"]:
         return None
     command = (
         "ringlens capture ring-nano --problems countdown --n 8 "

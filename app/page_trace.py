@@ -43,9 +43,13 @@ def layout(sources: Sources, trace_id: str) -> Component:
 
 def boot(store: Store, head: Row, run: Row) -> Row:
     """What the script must know before it fetches: the shape of the model, what was recorded."""
+    trace_id = head["trace_id"]
+    has_routing = queries.recorded(store, "routing", trace_id)
+    has_weights = has_routing and queries.recorded(store, "routing", trace_id, "weights")
     return {
-        "trace_id": head["trace_id"],
+        "trace_id": trace_id,
         "run_id": run["run_id"],
+        "mode": run["mode"],
         "previous": head["previous"],
         "next": head["next"],
         "layers": run["layers"],
@@ -54,9 +58,15 @@ def boot(store: Store, head: Row, run: Row) -> Row:
         "groups": run["groups"],
         "k": run["experts_per_token"],
         "heads": run["heads"],
-        "has_routing": queries.recorded(store, "routing", head["trace_id"]),
-        "has_weights": run["mode"] != "imported",
-        "has_heads": queries.recorded(store, "heads", head["trace_id"]),
+        "has_routing": has_routing,
+        "has_weights": has_weights,
+        "has_heads": queries.recorded(store, "heads", trace_id),
+        "recorded": {
+            "entropy": queries.recorded(store, "tokens", trace_id, "entropy"),
+            "logprob": queries.recorded(store, "tokens", trace_id, "logprob"),
+            "margin": has_weights,
+            "expert": has_weights,
+        },
     }
 
 

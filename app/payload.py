@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ringlens.app import queries
@@ -69,17 +70,19 @@ def margin(store: Store, trace_id: int) -> Payload:
 def layer(store: Store, trace_id: int, layer: int) -> Payload:
     """Heaviest expert of each token at a layer [T] and its share of the routing weight [T]."""
     table = queries.layer_experts(store, trace_id, layer)
-    return {
-        "expert": encode(table["expert"].to_numpy(), "u2"),
-        "share": encode(_floats(table["share"]), "f4"),
-    }
+    return {"expert": _experts(table), "share": encode(_floats(table["share"]), "f4")}
 
 
 def expert_map(store: Store, trace_id: int, n_tokens: int) -> Payload:
     """Heaviest expert of each sparse layer and token [S, T / stride], thinned to screen width."""
     stride = max(1, -(-n_tokens // MAP_COLUMNS))
     table = queries.expert_map(store, trace_id, stride)
-    return {"stride": stride, "expert": encode(table["expert"].to_numpy(), "u2")}
+    return {"stride": stride, "expert": _experts(table)}
+
+
+def _experts(table: pa.Table) -> str:
+    """Expert ids, NO_EXPERT where a token has no row of routing."""
+    return encode(pc.fill_null(table["expert"].cast(pa.uint16()), NO_EXPERT).to_numpy(), "u2")
 
 
 def routing(store: Store, trace_id: int, pos: int) -> Payload:

@@ -48,17 +48,31 @@ def version(store: Store) -> int:
 
 
 def totals(catalogue: Catalogue) -> Row:
-    """Traces, tokens by phase, verdicts and runs of the whole store, in one row."""
+    """Traces, tokens, verdicts and runs of the whole store, in one row.
+
+    A replay tells again of a trace that was told before. So it is counted apart: ``replays`` and
+    ``replay_tokens`` are of replays, all else is of originals, unless the store holds replays
+    alone: then ``only_replays`` says that all else is of them.
+    """
     query = """
-        select count(*) as traces,
-               coalesce(sum(n_prompt), 0)::bigint as n_prompt,
-               coalesce(sum(n_think), 0)::bigint as n_think,
-               coalesce(sum(n_answer), 0)::bigint as n_answer,
-               count(*) filter (correct) as correct,
-               count(correct) as judged,
+        with counted as (
+            select *, source_trace_id is not null as is_replay,
+                   bool_and(source_trace_id is not null) over () as only_replays
+            from traces)
+        select count(*) filter (is_replay = only_replays) as traces,
+               coalesce(sum(n_prompt) filter (is_replay = only_replays), 0)::bigint as n_prompt,
+               coalesce(sum(n_think) filter (is_replay = only_replays), 0)::bigint as n_think,
+               coalesce(sum(n_answer) filter (is_replay = only_replays), 0)::bigint as n_answer,
+               count(*) filter (correct and is_replay = only_replays) as correct,
+               count(correct) filter (is_replay = only_replays) as judged,
+               count(*) filter (is_replay) as replays,
+               coalesce(sum(n_prompt + n_think + n_answer) filter (is_replay), 0)::bigint
+                   as replay_tokens,
+               coalesce(bool_or(only_replays), false) as only_replays,
+               count(*) as all_traces,
                (select count(*) from runs) as runs,
                (select count(*) from runs where finished is null) as unfinished
-        from traces"""
+        from counted"""
     return rows(catalogue, query)[0]
 
 
@@ -66,11 +80,13 @@ def runs(catalogue: Catalogue) -> list[Row]:
     """All runs, newest first, each with its number of traces, verdicts and tokens."""
     query = """
         with by_run as (
-            select run_id, count(*) as traces, count(*) filter (correct) as correct,
+            select run_id, count(*) as traces, count(source_trace_id) as replays,
+                   count(*) filter (correct) as correct,
                    count(correct) as judged,
                    sum(n_prompt + n_think + n_answer)::bigint as tokens
             from traces group by run_id)
-        select runs.*, coalesce(traces, 0) as traces, coalesce(correct, 0) as correct,
+        select runs.*, coalesce(traces, 0) as traces, coalesce(replays, 0) as replays,
+               coalesce(correct, 0) as correct,
                coalesce(judged, 0) as judged, coalesce(tokens, 0) as tokens
         from runs left join by_run using (run_id)
         order by started desc, run_id"""
@@ -100,8 +116,8 @@ def traces_page(
     """
     query = f"""
         with grid as (
-            select trace_id, run_id, task, prompt, answer, correct, n_think, finish_reason,
-                   n_prompt + n_think + n_answer as tokens, entropy
+            select trace_id, run_id, source_trace_id, task, prompt, answer, correct, n_think,
+                   finish_reason, n_prompt + n_think + n_answer as tokens, entropy
             from traces left join tokens using (trace_id))
         select *, count(*) over () as found from grid
         where {where} order by {order} limit $limit offset $offset"""
@@ -143,9 +159,10 @@ def n_tokens(head: Row) -> int:
     return int(head["n_prompt"] + head["n_think"] + head["n_answer"])
 
 
-def recorded(store: Store, table: str, trace_id: int) -> bool:
-    """Whether a trace has rows in a table that a run may leave out."""
-    query = f"select 1 from {_of_trace(store, table, trace_id)} limit 1"
+def recorded(store: Store, table: str, trace_id: int, column: str | None = None) -> bool:
+    """Whether a trace has rows in a table that a run may leave out, or values in a column of it."""
+    known = "true" if column is None else f'"{column}" is not null'
+    query = f"select 1 from {_of_trace(store, table, trace_id)} where {known} limit 1"
     return bool(rows(store, query, {"trace_id": trace_id}))
 
 
@@ -166,10 +183,16 @@ def tokens(store: Store, trace_id: int) -> pa.Table:
 
 
 def mean_margin(store: Store, trace_id: int) -> pa.Table:
-    """Mean over the sparse layers of the router margin [T]; infinite margins do not enter."""
+    """Mean over the sparse layers of the router margin [T]; infinite margins do not enter.
+
+    Null at tokens without a row, as all others that go by token.
+    """
     query = f"""
-        select avg(margin) filter (isfinite(margin)) as margin
-        from {_of_trace(store, "routing", trace_id)} group by pos order by pos"""
+        with known as (
+            select pos, avg(margin) filter (isfinite(margin)) as margin
+            from {_of_trace(store, "routing", trace_id)} group by pos)
+        select margin from {_of_trace(store, "tokens", trace_id)} left join known using (pos)
+        order by pos"""
     return frame(store, query, {"trace_id": trace_id})
 
 
@@ -177,15 +200,23 @@ def layer_experts(store: Store, trace_id: int, layer: int) -> pa.Table:
     """The heaviest expert of each token at one layer, and its share of the weight [T]."""
     query = f"""
         select expert_ids[1] as expert, weights[1] / list_sum(weights) as share
-        from {_of_trace(store, "routing", trace_id)} where layer = $layer order by pos"""
+        from {_of_trace(store, "tokens", trace_id)} left join
+            (select pos, expert_ids, weights from {_of_trace(store, "routing", trace_id)}
+             where layer = $layer) using (pos)
+        order by pos"""
     return frame(store, query, {"trace_id": trace_id, "layer": layer})
 
 
 def expert_map(store: Store, trace_id: int, stride: int) -> pa.Table:
     """The heaviest expert at each sparse layer of every ``stride``-th token [S, T / stride]."""
     query = f"""
-        select layer, expert_ids[1] as expert
-        from {_of_trace(store, "routing", trace_id)} where pos % $stride = 0 order by layer, pos"""
+        with rows as (
+            select layer, pos, expert_ids[1] as expert
+            from {_of_trace(store, "routing", trace_id)} where pos % $stride = 0)
+        select layer, expert
+        from (select distinct layer from rows)
+        cross join (select pos from {_of_trace(store, "tokens", trace_id)} where pos % $stride = 0)
+        left join rows using (layer, pos) order by layer, pos"""
     return frame(store, query, {"trace_id": trace_id, "stride": stride})
 
 

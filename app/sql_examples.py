@@ -84,12 +84,12 @@ limit 40""",
         "How much do heads look at the first token?",
         """
 with each as (
-    select layer, unnest(range(len(first_weight))) as head, unnest(first_weight) as weight
+    select layer, unnest(range(len(first_weight))) as head, unnest(first_weight) as attention
     from heads)
-select layer, head, round(avg(weight), 4) as mean_weight
+select layer, head, round(avg(attention), 4) as mean_attention
 from each
 group by all
 order by all""",
-        ("scatter", "layer", "mean_weight", "head"),
+        ("scatter", "layer", "mean_attention", "head"),
     ),
 )

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 METRICS = {
     "share": "Share of tokens",
-    "weight": "Share of weight",
+    "weight": "Weight share",
     "lift": "Log lift",
     "flips": "Bias flips",
 }
@@ -125,7 +125,7 @@ class Usage:
 
         Args:
             metric: 'share': N_e / N, the share of tokens that chose the expert (uniform: k / E).
-                'weight': its share of all routing weight (uniform: 1 / E).
+                'weight': its part of all routing weight of its layer (uniform: 1 / E).
                 'lift': log2 of share / (k / E), as in OLMoE's domain specialisation
                 (arXiv 2409.02060) with the uniform choice as baseline; -inf where never chosen.
                 'flips': share of its choices that a selection bias of zero would not have made.

@@ -15,6 +15,12 @@ from ringlens.app.usage import METRICS, Array, Usage
 
 Row = dict[str, Any]
 
+UNKNOWN = "not recorded: imported runs tell which experts were chosen, not why"
+
+
+HEADINGS = {"share": "Tokens", "weight": "Weight share", "lift": "Lift", "flips": "By bias"}
+"""Names of the table's columns."""
+
 
 def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
     """What is counted, and the colour scale."""
@@ -27,8 +33,15 @@ def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
     reading = figures.READINGS[metric].title
     what = f"{reading}, think minus answer" if phase == "difference" else reading
     if not usage.sums.reasons and metric in ("weight", "flips"):
-        why = " · not known: imported runs tell which experts were chosen, not why"
-        return [html.Span([html.B(what), why])]
+        return [html.Span([html.B(what), f" · {UNKNOWN}"])]
+    empty = [
+        each
+        for each in (("think", "answer") if phase == "difference" else (phase,))
+        if not usage.tokens(each)
+    ]
+    if empty:
+        where = "" if phase == "all" else f" in {' and '.join(empty)}"
+        return [html.Span([html.B(what), f" · nothing to show: no token{where} was routed here"])]
     bar = html.Span(
         className="legend-bar",
         style={"background": f"linear-gradient(90deg, {', '.join(colours)})"},
@@ -57,12 +70,13 @@ def strongest(usage: Usage, metric: str, phase: str) -> Component:
             html.B(signed(values_SE[s, expert], form)),
         ]
         items.append(html.Button(label, **{"data-focus": f"{layer},{expert}", "type": "button"}))
+    nothing = html.P("Nothing was recorded for this view.", className="dim")
     return html.Div(
         [
             html.H2("Choose an expert"),
             html.P("Click a cell to see the tokens that expert is chosen for."),
             html.H3("Strongest in this view"),
-            html.Div(items, className="strongest"),
+            html.Div(items, className="strongest") if items else nothing,
         ],
         className="panel-hint",
     )
@@ -86,12 +100,14 @@ def table(usage: Usage, phase: str) -> Component:
     ]
     for field, name in METRICS.items():
         form = figures.python_format(field, phase)
-        text = f"params.value === null ? '–' : d3.format('{form}')(params.value)"
+        known = usage.sums.reasons or field in ("share", "lift")
+        gap = "–" if known else "not recorded"
+        text = f"params.value === null ? '{gap}' : d3.format('{form}')(params.value)"
         shown.append(
             {
                 "field": field,
-                "headerName": name.split()[-1].capitalize(),
-                "headerTooltip": name,
+                "headerName": HEADINGS[field],
+                "headerTooltip": f"{name}: {figures.READINGS[field].title}",
                 "valueFormatter": {"function": text},
                 **number,
             }

@@ -57,7 +57,8 @@ def _print_run(run: dict[str, Any]) -> None:
     end = ", being written" if run["being_written"] else end
     running = f", {run['running']:,} still running" if run["running"] else ""
     click.secho(f"\n{run['run_id']}  {run['mode']}  {run['model']}", bold=True)
-    click.echo(f"  {run['traces']:,} traces, {run['tokens']:,} tokens{running}{end}")
+    replays = f" ({run['replays']:,} of them replays)" if run["replays"] else ""
+    click.echo(f"  {run['traces']:,} traces{replays}, {run['tokens']:,} tokens{running}{end}")
     click.echo(f"  {shape}")
     click.echo(f"  {', '.join(filter(None, what))}; seed {run['seed']}")
     click.echo(f"  recorded {', '.join(run['record']) or 'tokens alone'}")

@@ -99,11 +99,28 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def summary(store: str, found: dict[str, Any]) -> str:
-    """A line about a store, of what `ringlens.store.info.info` says."""
+    """A line about a store, of what `ringlens.store.info.info` says; replays are told apart."""
+    own = {
+        name: found[name] - found[replayed]
+        for name, replayed in (
+            ("traces", "replays"),
+            ("correct", "replay_correct"),
+            ("graded", "replay_graded"),
+            ("tokens", "replay_tokens"),
+            ("think", "replay_think"),
+        )
+    }
+    parts = []
+    if own["traces"] or not found["replays"]:
+        parts.append(
+            f"{own['traces']:,} traces ({own['correct']:,} of {own['graded']:,} right), "
+            f"{own['tokens']:,} tokens ({own['think']:,} of thought)"
+        )
+    if found["replays"]:
+        parts.append(f"{found['replays']:,} replays, {found['replay_tokens']:,} tokens in them")
     return (
-        f"{store}: {found['traces']:,} traces ({found['correct']:,} of {found['graded']:,} right), "
-        f"{found['tokens']:,} tokens ({found['think']:,} of thought), {found['choices']:,} expert "
-        f"choices, {found['bytes'] / 1e6:.1f} MB of Parquet"
+        f"{store}: {'; '.join(parts)}; {found['choices']:,} expert choices, "
+        f"{found['bytes'] / 1e6:.1f} MB of Parquet"
     )
 
 

@@ -91,7 +91,8 @@ def test_a_trace_shows_its_choices_and_says_what_is_not_known(address, chrome):
             expect(panel.locator(".layer-detail")).to_contain_text(f"E{expert}")
         expect(tab.locator("[data-metric=margin]")).to_be_disabled()
         expect(tab.locator("[data-metric=expert]")).to_be_disabled()
-        expect(tab.locator("[data-metric=entropy]")).to_have_attribute("aria-pressed", "true")
+        expect(tab.locator("[data-metric=entropy]")).to_be_disabled()
+        expect(tab.locator("[data-metric=phase]")).to_have_attribute("aria-pressed", "true")
         tab.goto(f"{address}/trace/2?tok=149")
         expect(panel).to_contain_text("reported no routing of this token")
         tab.goto(f"{address}/trace/2?tok=10")
@@ -114,9 +115,9 @@ def test_usage_counts_what_is_known(address, chrome, store):
         expect(tab.locator("#expert-summary")).to_contain_text("Expert 5")
         expect(tab.locator("#expert-evidence .token-table")).to_be_visible()
         expect(tab.locator("#expert-evidence")).to_contain_text("Where it is chosen")
-        for metric in ("Share of weight", "Bias flips"):
+        for metric in ("Weight share", "Bias flips"):
             tab.get_by_text(metric, exact=True).click()
-            expect(tab.locator(".routing-note")).to_contain_text("not known: imported runs")
+            expect(tab.locator(".routing-note")).to_contain_text("not recorded: imported runs")
         tab.get_by_text("Log lift", exact=True).click()
         expect(tab.locator(".routing-note")).to_contain_text("tokens")
         tab.get_by_text("Exclusive", exact=True).click()

@@ -1,5 +1,8 @@
 """The app as a WSGI application: pages, headers, hosts; and how it starts and refuses."""
 
+import base64
+import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -9,15 +12,17 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from records import random_run, random_trace
-from small_store import small_store
+from small_store import small_store, write_run
 
 from ringlens.app import make_app, serve
 from ringlens.app.shell import page as page_of
 from ringlens.app.sources import Sources
+from ringlens.app.usage import METRICS, PHASE_CHOICES
 from ringlens.errors import ConfigError, RinglensError, StoreError
-from ringlens.store import Store, StoreWriter
+from ringlens.store import ChoiceArrays, Store, StoreWriter
 
 HOST = {"Host": "127.0.0.1:8050"}
 
@@ -142,43 +147,76 @@ def test_pages(store, address, search, says):
     assert says in text_of(page(store, address, search))
 
 
-def test_the_copied_sql_counts_what_the_heatmap_shows(store):
-    from ringlens.app.scope import Scope
-    from ringlens.app.usage_cache import UsageCache
-
-    run_id = store.trace(1).summary["run_id"]
-    for search, trace_id in ((f"?run={run_id}", None), ("?trace=2", 2)):
-        (query,) = re.findall(
-            r'"data-copy": "(select [^"]*)"', text_of(page(store, "/routing", search))
-        )
-        usage = UsageCache(store).get(Scope(run_id, trace_id))
-        for layer, expert, n, _, flips in store.sql(query).fetchall():
-            s = usage.layers.index(layer)
-            assert usage.n_PSE[:, s, expert].sum() == n
-            assert usage.flips_PSE[:, s, expert].sum() == flips
-
-
-def heatmap_note(app, run_id):
-    """What the routing page says beside its heatmap, as the browser asks for it."""
+def heatmap(app, run_id, trace_id=None, metric="share", phase="all"):
+    """What the routing page draws and says, as the browser asks for it."""
     figure = {"id": "heatmap", "property": "figure"}
     note = {"id": "routing-note", "property": "children"}
-    values = {"metric.value": "share", "phase.value": "all", "theme.data": "dark"}
+    query = {"id": "routing-sql", "property": "children"}
+    values = {"metric.value": metric, "phase.value": phase, "theme.data": "dark"}
     values["focus.data"] = {"L": 1, "E": None}
     given = [
         {"id": name.split(".")[0], "property": name.split(".")[1], "value": values[name]}
         for name in ("metric.value", "phase.value", "focus.data", "theme.data")
     ]
-    scope = {"id": "scope", "property": "data", "value": {"run_id": run_id, "trace_id": None}}
+    scope = {"id": "scope", "property": "data"}
+    scope["value"] = {"run_id": run_id, "trace_id": trace_id}
     asked = {
-        "output": "..heatmap.figure...routing-note.children..",
-        "outputs": [figure, note],
+        "output": "..heatmap.figure...routing-note.children...routing-sql.children..",
+        "outputs": [figure, note, query],
         "inputs": given,
         "state": [scope],
         "changedPropIds": ["metric.value"],
     }
     response = app.server.test_client().post("/_dash-update-component", json=asked, headers=HOST)
     assert response.status_code == 200
-    return json.dumps(response.json["response"]["routing-note"])
+    return response.json["response"]
+
+
+def heatmap_note(app, run_id):
+    return json.dumps(heatmap(app, run_id)["routing-note"])
+
+
+def drawn(z):
+    """The numbers of a heatmap; nan where it has gaps."""
+    flat = np.frombuffer(base64.b64decode(z["bdata"]), "<f4")
+    return flat.reshape([int(size) for size in z["shape"].split(",")])
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A run that knows which experts were chosen, and no reasons."""
+    run = random_run(
+        mode="imported", record=("routing",), expert_bias=np.full((3, 16), np.nan, np.float32)
+    )
+    full = random_trace(random_run(), 60, router_logits=None, heads=None)
+    choices = ChoiceArrays(full.routing.layers, full.routing.expert_ids[:, 5:59], 5)
+    path = tmp_path_factory.mktemp("stores") / "it's"
+    return write_run(path, run, [dataclasses.replace(full, routing=choices)])
+
+
+@pytest.mark.parametrize("kind", ["rollups", "routing", "imported", "imported routing"])
+def test_the_copied_sql_gives_what_the_heatmap_shows(path, imported, tmp_path, kind):
+    place = shutil.copytree(imported if "imported" in kind else path, tmp_path / "s")
+    if "routing" in kind:
+        with sqlite3.connect(place / "manifest.sqlite") as manifest:
+            manifest.execute("delete from files where table_name like 'usage%'")
+    app = make_app(place)
+    with Store(place) as store:
+        run_id = store.trace(1).summary["run_id"]
+        for trace_id in (None, 1):
+            queries = {}
+            for metric, phase in itertools.product(METRICS, PHASE_CHOICES):
+                found = heatmap(app, run_id, trace_id, metric, phase)
+                z = drawn(found["heatmap"]["figure"]["data"][0]["z"])
+                query = found["routing-sql"]["children"]["props"]["data-copy"]
+                rows = store.sql(query).fetchall()
+                layers = found["heatmap"]["figure"]["data"][0]["y"]
+                assert [row[:2] for row in rows] == list(itertools.product(layers, range(16)))
+                values = [np.nan if row[2] is None else row[2] for row in rows]
+                np.testing.assert_allclose(np.reshape(values, z.shape), z, rtol=2e-6, atol=1e-7)
+                queries[query] = metric, phase
+            assert len(queries) == len(METRICS) * len(PHASE_CHOICES)
+    app.server.extensions["ringlens"].close()
 
 
 def test_without_usage_tables_the_page_counts_and_says_how_to_add_them(app, store, path, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from records import part, random_run, random_trace
+from small_store import write_run
 
 from ringlens.app import grid, payload, queries
 from ringlens.app.catalogue import Catalogue
@@ -18,8 +19,10 @@ from ringlens.app.evidence import EvidenceCache
 from ringlens.app.figures import usage_heatmap
 from ringlens.app.scope import Scope
 from ringlens.app.usage_cache import UsageCache
+from ringlens.cli_print import summary
 from ringlens.errors import NotInStoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
+from ringlens.store.info import info
 
 PHASES = ("prompt", "think", "answer")
 RUN = random_run(layers=5, dense=2, experts=16, groups=4, k=3)
@@ -104,6 +107,48 @@ def test_totals_and_runs(catalogue):
     runs = queries.runs(catalogue)
     assert [run["traces"] for run in runs] == [1, 7]  # newest first
     assert runs[1]["tokens"] == sum(len(t.tokens.token_id) for t in [*TRACES, BARE])
+
+
+def test_replays_are_counted_apart(tmp_path):
+    """Three originals, two replays of them; and a store of replays alone."""
+    first, again = random_run(), random_run(mode="replay")
+    originals = [random_trace(first, 40 + i, seed=i) for i in range(3)]
+    replays = [
+        random_trace(again, 40 + i, seed=i, source_trace_id=i + 1, finish_reason="replay")
+        for i in range(2)
+    ]
+    with StoreWriter(tmp_path / "s") as writer:
+        writer.commit(writer.start_run(first), originals)
+        writer.commit(writer.start_run(again), replays)
+    write_run(tmp_path / "r", again, replays)
+    with Store(tmp_path / "s") as store:
+        catalogue = Catalogue(store)
+        totals = queries.totals(catalogue)
+        assert (totals["traces"], totals["replays"], totals["all_traces"]) == (3, 2, 5)
+        assert totals["n_think"] == sum(t.n_think for t in originals)
+        assert totals["correct"] == sum(bool(t.correct) for t in originals)
+        assert totals["replay_tokens"] == 40 + 41
+        assert {run["mode"]: run["replays"] for run in queries.runs(catalogue)} == {
+            first.mode: 0, "replay": 2
+        }  # fmt: skip
+        for kind, found in (
+            ("all", [1, 2, 3, 4, 5]),
+            ("originals", [1, 2, 3]),
+            ("replays", [4, 5]),
+        ):
+            wanted = grid.condition(None, "all", None, kind)
+            rows, _ = queries.traces_page(
+                catalogue, wanted.sql, grid.order_sql(None), wanted.params, 0, 9
+            )
+            assert [row["trace_id"] for row in rows] == found
+        line = summary("s", info(store))
+        assert "s: 3 traces (" in line
+        assert f"{sum(map(len, (t.tokens.token_id for t in originals))):,} tokens (" in line
+        assert "2 replays, 81 tokens in them" in line
+    with Store(tmp_path / "r") as store:
+        totals = queries.totals(Catalogue(store))
+        assert totals["only_replays"] and totals["traces"] == totals["replays"] == 2
+        assert "r: 2 replays, 81 tokens in them" in summary("r", info(store))
 
 
 def test_version_changes_with_each_commit_only(tmp_path):

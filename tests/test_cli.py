@@ -146,7 +146,7 @@ def test_a_capture_checks_clean(captured):
 def test_replay_of_a_store_and_of_a_file(captured, tmp_path):
     result = ringlens("replay", "ring-nano", captured, "--store", tmp_path / "again")
     assert result.returncode == 0, result.stderr
-    assert "8 traces" in result.stdout
+    assert "8 replays" in result.stdout
     (tmp_path / "texts.txt").write_text("first text\n---\nsecond <think>a</think> b\n")
     result = ringlens("replay", "ring-nano", tmp_path / "texts.txt", "--store", tmp_path / "texts")
     assert "2 traces" in result.stdout

@@ -142,6 +142,7 @@ def valid(app):
         },
         "verdict.value": "all",
         "search.value": "24",
+        "kind.value": "originals",
         "heartbeat.data": "7",
         "metric.value": "share",
         "phase.value": "think",

@@ -97,7 +97,10 @@
   rl.number = (value, digits) =>
     Number.isFinite(value)
       ? value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−")
-      : value > 0 ? "∞" : "–";
+      : value > 0 ? "∞" : value < 0 ? "−∞" : "–";
+  // A number, or that there is none: what was not recorded must not look like a zero.
+  rl.numberOr = (value, digits, unit) =>
+    Number.isNaN(value) ? "not recorded" : rl.number(value, digits) + (unit || "");
   rl.percent = (value) =>
     !Number.isFinite(value) ? "–" : (100 * value).toFixed(value >= 0.0995 ? 0 : 1) + "%";
 

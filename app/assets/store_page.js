@@ -15,6 +15,11 @@
           },
         }, `${value}`);
 
+  // The trace that a replay replays; of the same store, as far as it is there.
+  cells.SourceLink = ({ value }) =>
+    value === undefined || value === null ? null
+      : h("span", { className: "dim", title: `replays trace ${value}` }, `of ${value}`);
+
   cells.Verdict = ({ value, data }) => {
     if (!data) return null;
     if (value === null) return h("span", { className: "verdict none", title: "not judged" }, "–");
@@ -24,7 +29,8 @@
 
   // A number with a bar behind it, on the scale of the largest in the store.
   cells.Meter = ({ value, colDef, data }) => {
-    if (!data || value === null || value === undefined) return data ? "–" : null;
+    if (!data) return null;
+    if (value === null || value === undefined) return h("span", { className: "dim", title: "not recorded" }, "–");
     const { top, digits } = colDef.cellRendererParams;
     const share = Math.min(1, value / (top || 1));
     return h("span", { className: "cell-meter" },

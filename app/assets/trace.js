@@ -27,6 +27,19 @@
     return bins;
   };
 
+  // Why a metric cannot be shown of a trace; null where it can.
+  const lacks = (boot, id) => {
+    if (id === "phase" || boot.recorded[id]) return null;
+    if (id === "entropy" || id === "logprob") {
+      return boot.mode === "imported"
+        ? `not recorded: the server reported no ${id === "logprob" ? "log-probabilities" : "entropy"}`
+        : "not recorded: this run left log-probabilities out (record logprobs)";
+    }
+    return boot.has_routing
+      ? "not recorded: this run was imported; which experts were chosen is known, not with what weight"
+      : "not recorded: this run left routing out (record routing)";
+  };
+
   // How each metric becomes bins, a palette and a legend; null until its data are there.
   const PAINT = {
     entropy: (v) => drawn(v, v.data.entropy),
@@ -40,16 +53,20 @@
       const palette = Array.from({ length: v.boot.experts }, (_, e) =>
         v.only === null || v.only === e ? rl.colors.expertFill(e, v.boot) : "transparent",
       );
-      return { bins: layer.expert, values: layer.share, palette, kind: "expert" };
+      const unknown = layer.expert.reduce((n, e) => n + (e >= v.boot.experts), 0);
+      return { bins: layer.expert, values: layer.share, palette, unknown, kind: "expert" };
     },
-    phase: (v) => ({ bins: v.data.phase, palette: rl.colors.phases(), kind: "phase" }),
+    phase: (v) => ({ bins: v.data.phase, palette: rl.colors.phases(), unknown: 0, kind: "phase" }),
   };
   // What the model chose: the prompt it did not, so it stays plain and has no say in the scale.
   const drawn = (v, values) => {
     const own = values.map((x, i) => (v.data.phase[i] ? x : NaN));
-    return ramp(v, own, Math.max(0.05, quantile(own, 0.99)), (x, top) => x / top);
+    const unknown = values.reduce((n, x, i) => n + (v.data.phase[i] && Number.isNaN(x) ? 1 : 0), 0);
+    return ramp(v, own, Math.max(0.05, quantile(own, 0.99)), (x, top) => x / top, false, unknown);
   };
-  const ramp = (v, values, top, position, reversed) => ({
+  const missing = (values) => values.reduce((n, x) => n + (Number.isNaN(x) ? 1 : 0), 0);
+  const ramp = (v, values, top, position, reversed, unknown) => ({
+    unknown: unknown ?? missing(values),
     bins: binned(values, (x) => position(x, top || 1)),
     palette: rl.colors.ramp(v.metric),
     values,
@@ -96,6 +113,8 @@
     box.replaceChildren();
     const metric = METRICS.find((m) => m.id === v.metric);
     box.title = metric.says;
+    const gaps = v.paint.unknown;
+    const note = gaps ? rl.el("span", "gaps", `gaps: not recorded for ${gaps.toLocaleString("en")} ${gaps === 1 ? "token" : "tokens"}`) : null;
     if (v.paint.kind === "phase") {
       ["prompt", "think", "answer"].forEach((name, i) => {
         const chip = rl.el("span", "key", name);
@@ -106,7 +125,10 @@
       });
       return;
     }
-    if (v.paint.kind === "expert") return drawExpertLegend(v, box);
+    if (v.paint.kind === "expert") {
+      drawExpertLegend(v, box);
+      return rl.add(box, note);
+    }
     const bar = rl.el("span", "legend-bar");
     const stops = [4, 12, 20, 28, 31].map((bin) => v.paint.palette[bin]);
     bar.style.background = `linear-gradient(90deg, transparent, ${stops.join(", ")})`;
@@ -115,12 +137,12 @@
     if (v.paint.reversed) ends.reverse();
     const low = v.paint.reversed ? "≥ " + ends[0] : ends[0];
     const high = v.paint.reversed ? ends[1] : "≥ " + ends[1];
-    rl.add(box, rl.el("span", "", low), bar, rl.el("span", "", `${high} ${metric.unit}`));
+    rl.add(box, rl.el("span", "", low), bar, rl.el("span", "", `${high} ${metric.unit}`), note);
   }
 
   function drawExpertLegend(v, box) {
     const counts = new Map();
-    for (const expert of v.paint.bins) counts.set(expert, (counts.get(expert) || 0) + 1);
+    for (const expert of v.paint.bins) if (expert < v.boot.experts) counts.set(expert, (counts.get(expert) || 0) + 1);
     const top = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 5);
     for (const [expert, count] of top) {
       const key = rl.el("button", "key", `E${expert}`, {
@@ -231,13 +253,9 @@
         "aria-pressed": "false",
         title: metric.says,
       });
-      const known = v.boot.has_routing && v.boot.has_weights;
-      button.disabled = !known && (metric.id === "margin" || metric.id === "expert");
-      if (button.disabled) {
-        button.title = v.boot.has_routing
-          ? "this run was imported: which experts were chosen is known, not with what weight"
-          : "this run did not record routing";
-      }
+      const why = lacks(v.boot, metric.id);
+      button.disabled = why !== null;
+      if (why) button.title = why;
       button.addEventListener("click", () => setMetric(metric.id));
       group.appendChild(button);
     }
@@ -316,7 +334,8 @@
     v.layer = layers.includes(layer) ? layer : layers.length ? layers[layers.length >> 1] : null;
     if (v.layer !== null) v.layerSelect.value = String(v.layer);
     const asked = v.root.querySelector(`[data-metric="${CSS.escape(rl.param("metric") || "")}"]`);
-    v.metric = asked && !asked.disabled ? asked.dataset.metric : "entropy";
+    const first = METRICS.find((metric) => !lacks(v.boot, metric.id)).id;
+    v.metric = asked && !asked.disabled ? asked.dataset.metric : first;
     for (const button of v.root.querySelectorAll("[data-metric]")) {
       button.setAttribute("aria-pressed", String(button.dataset.metric === v.metric));
     }

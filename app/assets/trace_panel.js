@@ -124,9 +124,12 @@
       const fact = (name, value, unit) => facts.appendChild(
         rl.add(rl.el("div", "fact"), rl.el("span", "dim", name),
           rl.add(rl.el("b", "", value), rl.el("i", "", unit || ""))));
-      fact("probability", rl.percent(Math.exp(data.logprob[pos])));
-      fact("logprob", rl.number(data.logprob[pos], 2), "nats");
-      fact("entropy", rl.number(data.entropy[pos], 2), "nats");
+      // The first token is not predicted; of another, a missing number was not recorded.
+      const none = pos === 0 && boot.recorded.logprob ? "–" : "not recorded";
+      const known = (value, text, unit) => (Number.isNaN(value) ? [none] : [text, unit]);
+      fact("probability", ...known(data.logprob[pos], rl.percent(Math.exp(data.logprob[pos]))));
+      fact("logprob", ...known(data.logprob[pos], rl.number(data.logprob[pos], 2), "nats"));
+      fact("entropy", ...known(data.entropy[pos], rl.number(data.entropy[pos], 2), "nats"));
       return rl.add(box, title, facts);
     }
 
@@ -145,7 +148,7 @@
         bias: Boolean(block.biasFlips[row * k + r]),
       }));
       return {
-        layer: block.layers[s], chosen, shutOut: block.shut_out[row],
+        layer: block.layers[s], chosen, total, shutOut: block.shut_out[row],
         margin: block.margin[row], groupMargin: block.groupMargin[row], entropy: block.entropy[row],
       };
     }
@@ -162,7 +165,7 @@
       bar.style.backgroundColor = rl.colors.expertLine(choice.expert, boot);
       item.appendChild(bar);
       if (choice.bias) item.classList.add("by-bias");
-      item.title = `expert ${choice.expert}: ${rl.percent(choice.share)} of the weight, affinity ` +
+      item.title = `expert ${choice.expert}: weight share ${rl.percent(choice.share)}, affinity ` +
         rl.number(choice.affinity, 3) + (choice.bias ? ", chosen only because of its bias" : "");
       return item;
     }
@@ -233,7 +236,12 @@
       const table = rl.el("table", "layer-detail");
       const header = rl.el("tr");
       const names = boot.has_weights ? ["Expert", "Group", "Weight", "Affinity", ""] : ["Expert", "Group"];
-      for (const name of names) header.appendChild(rl.el("th", "", name));
+      for (const name of names) {
+        const head = header.appendChild(rl.el("th", "", name));
+        if (name !== "Weight") continue;
+        head.title = "what the expert's output is multiplied by; the weight share is its part of their sum";
+        rl.add(head, rl.el("i", "unit", `sums to ${Number(record.total.toPrecision(3))}`));
+      }
       rl.add(table, rl.add(rl.el("thead"), header));
       const body = rl.el("tbody");
       const name = (expert) => {
@@ -247,8 +255,9 @@
         const row = rl.add(rl.el("tr"), name(c.expert), rl.el("td", "dim", String(Math.floor(c.expert / size))));
         body.appendChild(row);
         if (!boot.has_weights) continue;
-        rl.add(row, meter(c.share, rl.number(c.weight, 2), rl.colors.expertLine(c.expert, boot)),
-          meter(c.affinity, rl.number(c.affinity, 2), null));
+        const weight = meter(c.share, rl.number(c.weight, 2), rl.colors.expertLine(c.expert, boot));
+        weight.title = `weight share ${rl.percent(c.share)}`;
+        rl.add(row, weight, meter(c.affinity, rl.number(c.affinity, 2), null));
         const badge = c.bias ? rl.el("span", "badge bias", "by bias", { title: "with a bias of zero it would not have been chosen" }) : null;
         row.appendChild(rl.add(rl.el("td"), badge));
       }
@@ -296,9 +305,15 @@
       const H = boot.heads;
       const value = (s, h) => block[kind.id][(s * block.tokens + pos - block.start) * H + h];
       let top = 1e-6; // the scale ends at this token's largest value, which the caption names
-      for (let s = 0; s < layers; s++) for (let h = 0; h < H; h++) top = Math.max(top, value(s, h));
+      let gaps = 0;
+      for (let s = 0; s < layers; s++) {
+        for (let h = 0; h < H; h++) {
+          if (Number.isFinite(value(s, h))) top = Math.max(top, value(s, h));
+          else gaps++;
+        }
+      }
       const caption = rl.add(rl.el("figcaption", "", kind.label),
-        rl.el("span", "dim", `0 – ${rl.number(top, top < 10 ? 2 : 0)}${kind.unit}`));
+        rl.el("span", "dim", gaps === layers * H ? "not recorded" : `0 – ${rl.number(top, top < 10 ? 2 : 0)}${kind.unit}`));
       rl.add(figure, caption, canvas);
       requestAnimationFrame(() => {
         const width = canvas.clientWidth || 180;
@@ -309,6 +324,7 @@
         const scale = rl.colors.heat();
         for (let s = 0; s < layers; s++) {
           for (let h = 0; h < H; h++) {
+            if (!Number.isFinite(value(s, h))) continue; // not recorded: a gap
             c.fillStyle = scale[Math.round(63 * Math.max(0, Math.min(1, value(s, h) / top)))];
             c.fillRect(h * step, s * rowHeight, step - gap, rowHeight - gap);
           }
@@ -316,7 +332,7 @@
         canvas.addEventListener("pointermove", (event) => {
           const s = Math.min(layers - 1, Math.floor(event.offsetY / rowHeight));
           const h = Math.min(H - 1, Math.floor(event.offsetX / step));
-          readout.textContent = `L${block.layers[s]} head ${h}: ${rl.number(value(s, h), 3)}`;
+          readout.textContent = `L${block.layers[s]} head ${h}: ${rl.numberOr(value(s, h), 3)}`;
         });
         canvas.addEventListener("pointerleave", () => (readout.textContent = "layer ↓  head →"));
       });

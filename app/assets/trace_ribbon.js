@@ -61,11 +61,14 @@
       for (let column = 0; column < columns; column++) {
         const from = Math.floor((column / columns) * view.count);
         const to = Math.max(from + 1, Math.floor(((column + 1) / columns) * view.count));
-        let [most, sum] = [0, 0];
+        let [most, sum, known] = [0, 0, 0];
         for (let i = from; i < to; i++) {
+          if (Number.isNaN(paint.values[i])) continue;
           most = Math.max(most, paint.bins[i]);
           sum += paint.bins[i];
+          known++;
         }
+        if (!known) continue; // a gap, not a zero
         const bar = (bin, alpha) => {
           const height = Math.max(1, (bin / (rl.colors.BINS - 1)) * PROFILE);
           c.globalAlpha = bin ? alpha : 0.25;
@@ -74,15 +77,15 @@
           c.fillRect(left, PROFILE - height, right - left - (step > 3 ? 1 : 0), height);
         };
         if (to - from > 1) bar(most, to - from > 3 ? 0.25 : 0.5);
-        bar(sum / (to - from), 0.9);
+        bar(sum / known, 0.9);
       }
       c.globalAlpha = 1;
     }
 
     function drawBands(c, paint) {
       for (let i = 0; i < view.count; i++) {
-        const off = paint.palette[paint.bins[i]] === "transparent";
-        if (off) continue;
+        const colour = paint.palette[paint.bins[i]];
+        if (!colour || colour === "transparent") continue; // no expert is known, or it is not meant
         c.fillStyle =
           paint.kind === "expert"
             ? rl.colors.expertLine(paint.bins[i], boot)
@@ -117,8 +120,10 @@
       );
       for (let s = 0; s < rows; s++) {
         for (let column = 0; column < columns; column++) {
+          const fill = fills[map.expert[s * columns + column]];
+          if (!fill) continue; // not recorded: a gap
           const left = snap(column * step);
-          c.fillStyle = fills[map.expert[s * columns + column]];
+          c.fillStyle = fill;
           c.fillRect(left, s * rowHeight, snap((column + 1) * step) - left, rowHeight - gap);
         }
       }

@@ -120,7 +120,7 @@
     function colorBlock(block) {
       const { bins, palette, kind } = view.paint;
       for (let i = block.from; i < block.to; i++) {
-        spans[i].style.backgroundColor = palette[bins[i]];
+        spans[i].style.backgroundColor = palette[bins[i]] || "transparent";
       }
       const color = kind === "ramp" ? rl.colors.line(view.metric) : "transparent";
       for (let line = lineOf[block.from]; line <= lineOf[block.to - 1]; line++) {
@@ -132,13 +132,17 @@
 
     // Beside each line: the mean of the metric over it, on the scale of the largest.
     function meansOfLines() {
-      const { kind, bins } = view.paint;
+      const { kind, bins, values } = view.paint;
       if (kind !== "ramp") return new Float32Array(starts.length);
       const found = Float32Array.from(starts, (start, line) => {
         const to = line + 1 < starts.length ? starts[line + 1] : view.count;
-        let sum = 0;
-        for (let i = start; i < to; i++) sum += bins[i];
-        return sum / (to - start);
+        let [sum, known] = [0, 0];
+        for (let i = start; i < to; i++) {
+          if (Number.isNaN(values[i])) continue;
+          sum += bins[i];
+          known++;
+        }
+        return known ? sum / known : 0;
       });
       const top = found.reduce((a, b) => Math.max(a, b), 1e-6);
       return found.map((mean) => mean / top);
@@ -204,14 +208,15 @@
         rl.add(rl.el("div", "tip-head"), rl.el("code", "", rl.visible(view.token(i))),
           rl.el("span", "dim", `#${i}`)),
       );
-      if (Number.isFinite(data.logprob[i])) {
-        rl.add(tip, row("probability", rl.percent(Math.exp(data.logprob[i]))),
-          row("entropy", rl.number(data.entropy[i], 2) + " nats"));
+      if (i > 0 || Number.isFinite(data.logprob[i])) { // nothing stands before the first token
+        rl.add(tip, row("probability", Number.isNaN(data.logprob[i]) ? "not recorded" : rl.percent(Math.exp(data.logprob[i]))),
+          row("entropy", rl.numberOr(data.entropy[i], 2, " nats")));
       }
-      if (data.margin) tip.appendChild(row("margin", rl.number(data.margin[i], 3)));
+      if (data.margin) tip.appendChild(row("margin", rl.numberOr(data.margin[i], 3)));
       const layer = view.layers.get(view.layer);
       if (layer && view.metric === "expert") {
-        tip.appendChild(row(`layer ${view.layer}`, `E${layer.expert[i]} · ${rl.percent(layer.share[i])}`));
+        const known = layer.expert[i] < view.boot.experts;
+        tip.appendChild(row(`layer ${view.layer}`, known ? `E${layer.expert[i]} · weight share ${rl.percent(layer.share[i])}` : "not recorded"));
       }
       place(item);
     }

@@ -45,7 +45,7 @@
       rl.add(body, rl.add(rl.el("tr"), rl.el("td", "number", trace.trace_id),
         rl.add(rl.el("td"), link), rl.el("td", "", trace.task ?? ""), answer,
         rl.el("td", "number", trace.tokens),
-        rl.el("td", "number", trace.entropy === null ? "–" : rl.number(trace.entropy, 3))));
+        rl.el("td", "number", trace.entropy === null ? "not recorded" : rl.number(trace.entropy, 3))));
     }
     const table = rl.add(rl.el("table"), head, body);
     const box = rl.add(rl.el("div", "bundle-list"), table);
@@ -81,13 +81,13 @@
       tokens += body.phases[name].tokens;
       rl.decode(body.phases[name].n, "u4").forEach((n, i) => (count[i] += n));
     }
-    return { count, tokens, share: count.map((n) => (tokens ? n / tokens : 0)) };
+    return { count, tokens, share: count.map((n) => n / tokens) }; // NaN where no token was routed
   };
 
   function draw(canvas, body, found) {
     const { layers, experts } = body;
     const palette = rl.colors.heat();
-    const top = found.share.reduce((a, b) => Math.max(a, b), 0) || 1;
+    const top = found.share.reduce((a, b) => (b > a ? b : a), 0) || 1;
     const height = Math.max(7, Math.min(34, Math.floor(600 / layers.length)));
     const width = canvas.clientWidth - GUTTER;
     const context = rl.context(canvas, canvas.clientWidth, height * layers.length);
@@ -99,6 +99,7 @@
       if (row % every === 0) context.fillText(`L${layer}`, 4, (row + 0.5) * height);
     });
     found.share.forEach((share, i) => {
+      if (Number.isNaN(share)) return;
       const x = i % experts, y = Math.floor(i / experts);
       context.fillStyle = palette[Math.min(palette.length - 1, Math.floor((share / top) * (palette.length - 1)))];
       const left = Math.floor((x * width) / experts);

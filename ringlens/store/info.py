@@ -14,14 +14,23 @@ select run_id, count(*) as traces, count(*) filter (correct) as correct, count(c
        coalesce(sum(n_prompt + n_think + n_answer), 0)::bigint as tokens,
        coalesce(sum(n_think), 0)::bigint as think,
        count(*) filter (finish_reason = 'running') as running,
-       count(*) filter (len(flags) > 0) as flagged
+       count(*) filter (len(flags) > 0) as flagged,
+       count(source_trace_id) as replays,
+       coalesce(sum(n_prompt + n_think + n_answer) filter (source_trace_id is not null), 0)::bigint
+           as replay_tokens,
+       coalesce(sum(n_think) filter (source_trace_id is not null), 0)::bigint as replay_think,
+       count(*) filter (correct and source_trace_id is not null) as replay_correct,
+       count(correct) filter (source_trace_id is not null) as replay_graded
 from traces group by run_id
 """
 
 MANY_FILES = 1_000
 """Files of a table from which on queries are notably slower (20 times those of one file)."""
 
-COUNTS = ("traces", "correct", "graded", "tokens", "think", "running", "flagged")
+REPLAYED = ("replays", "replay_correct", "replay_graded", "replay_tokens", "replay_think")
+"""How much of the counts is of replays, which tell again of traces that were told before."""
+
+COUNTS = ("traces", "correct", "graded", "tokens", "think", "running", "flagged", *REPLAYED)
 
 
 def info(store: Store) -> dict[str, Any]:
