@@ -116,7 +116,7 @@ def test_usage_counts_what_is_known(address, chrome, store):
         expect(tab.locator("#expert-evidence .token-table")).to_be_visible()
         expect(tab.locator("#expert-evidence")).to_contain_text("Where it is chosen")
         for metric in ("Weight share", "Bias flips"):
-            tab.get_by_text(metric, exact=True).click()
+            tab.locator("#metric").get_by_text(metric, exact=True).click()
             expect(tab.locator(".routing-note")).to_contain_text("not recorded: imported runs")
         tab.get_by_text("Log lift", exact=True).click()
         expect(tab.locator(".routing-note")).to_contain_text("tokens")

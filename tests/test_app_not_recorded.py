@@ -98,7 +98,7 @@ def test_without_log_probabilities_the_first_known_colour_is_taken(tab, address)
     assert "weight share" in title
     tab.goto(f"{address}/")
     expect(tab.locator("#traces .ag-row")).to_have_count(3)
-    meters = tab.locator("#traces .ag-cell[col-id=entropy] [title='not recorded']")
+    meters = tab.locator("#traces .ag-cell[col-id=entropy] .unknown")
     expect(meters).to_have_count(2)
 
 

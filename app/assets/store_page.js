@@ -30,7 +30,7 @@
   // A number with a bar behind it, on the scale of the largest in the store.
   cells.Meter = ({ value, colDef, data }) => {
     if (!data) return null;
-    if (value === null || value === undefined) return h("span", { className: "dim", title: "not recorded" }, "–");
+    if (value === null || value === undefined) return h("span", { className: "dim unknown" }, "not recorded");
     const { top, digits } = colDef.cellRendererParams;
     const share = Math.min(1, value / (top || 1));
     return h("span", { className: "cell-meter" },
