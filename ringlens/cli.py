@@ -6,9 +6,11 @@ Imports stand inside the commands, so that ``ringlens --help`` answers at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from ringlens.cli_export import export
 from ringlens.cli_import import import_
 from ringlens.cli_info import info
 from ringlens.cli_plan import plan
-from ringlens.cli_print import Commands, print_queries, print_summary, progress_bar
+from ringlens.cli_print import Commands, print_queries, print_summary, progress_bar, speaks
 from ringlens.cli_sql import sql
 from ringlens.cli_store import compact, delete, merge, rollup
 from ringlens.errors import ConfigError, RinglensError
@@ -39,13 +41,33 @@ class Ringlens(Commands):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _warnings_shown():
+                return super().invoke(ctx)
         except RinglensError as error:
             click.secho(f"error: {error}", fg="red", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.secho("interrupted; every trace committed before is intact", err=True)
             ctx.exit(INTERRUPTED)
+
+
+class _Shown(logging.Handler):
+    """Shows warnings of ringlens on the terminal, above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        if speaks():
+            click.secho(f"warning: {record.getMessage()}", fg="yellow", err=True)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    logger, handler = logging.getLogger("ringlens"), _Shown(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def recording_options(command: Command) -> Command:

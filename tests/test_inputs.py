@@ -16,6 +16,7 @@ import ringlens as rl
 from ringlens import transcript
 from ringlens.config import Sampling
 from ringlens.errors import ConfigError, RinglensError
+from ringlens.model import loading
 from ringlens.observe.chat import prompt_text, turn_marks
 from ringlens.observe.given import Text
 from ringlens.observe.inputs import say_beyond_context, token_rows
@@ -326,3 +327,22 @@ def test_numpy_settings_are_recorded_as_numbers(lens, tmp_path):
             store.trace(wrong)
     with pytest.raises(KeyError, match="is no whole number"):
         store.trace(1).routing("a")
+
+
+def test_the_command_line_shows_warnings_and_refusals(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from ringlens.cli import main
+
+    (tmp_path / "set.jsonl").write_text('{"id": "a", "task": "t", "prompt": "Hi"}\n')
+    command = ["capture", "ring-nano", "--problems", str(tmp_path / "set.jsonl"), "--record",
+               "routing", "--store", str(tmp_path / "s"), "--max-new-tokens"]  # fmt: skip
+    refused = CliRunner().invoke(main, [*command, "0"])
+    assert refused.exit_code == 1 and "max_new_tokens = 0" in refused.output
+    assert not (tmp_path / "s").exists()
+    config = loading.read_config(loading.locate("ring-nano"))
+    config.max_position_embeddings = 8
+    monkeypatch.setattr(loading, "read_config", lambda *_: config)
+    done = CliRunner().invoke(main, [*command, "1"])
+    assert done.exit_code == 0, done.output
+    assert "warning: 1 of 1 texts may go beyond the model's context of 8 tokens" in done.output

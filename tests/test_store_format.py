@@ -85,6 +85,7 @@ def test_a_store_of_any_version_is_read_checked_and_added_to(old):
 
     with Store(old) as store:
         assert held(store) == rows
+        assert store.sql("select distinct tokenizer from runs").fetchall() == [(None,)]
         total = store.sql("select sum(list_sum(logits)) from router_logits").fetchall()[0][0]
         assert total == pytest.approx(logits, abs=0.01)
         assert check(store).findings == []

@@ -21,6 +21,7 @@ from ringlens.model.quantization import (
     quantization_config,
     quantization_method,
 )
+from ringlens.model.tokenizer import load_tokenizer
 from ringlens.plain import half_pair
 
 if TYPE_CHECKING:
@@ -114,12 +115,11 @@ def load_model(
             or the machine.
         CheckpointError: A tensor is missing or misshapen.
     """
-    from transformers import AutoTokenizer
-
     from ringlens.model import BailingMoeV2ForCausalLM
 
     place = locate(name)
     config = read_config(place, revision)
+    tokenizer = load_tokenizer(place, revision)  # before the weights: it may be refused
     sizes = {"tp_size": tp_size, "ep_size": ep_size, "pp_size": pp_size}
     layout = distributed_config(config, **sizes)
     where = _placement(device, device_map, max_memory, offload_folder, layout)
@@ -138,7 +138,6 @@ def load_model(
     options |= {"revision": revision, "quantization_config": quantizer}
     given = {key: value for key, value in options.items() if value is not None}
     model = BailingMoeV2ForCausalLM.from_pretrained(place, config=config, **given)
-    tokenizer = AutoTokenizer.from_pretrained(place, revision=revision or "main")
     return model.eval(), tokenizer
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ringlens.errors import RinglensError, ServingError
+from ringlens.model.tokenizer import tokenizer_digest
 from ringlens.observe.answer import Answer
 from ringlens.observe.output import output_ids
 from ringlens.observe.record import sizes
@@ -74,6 +75,7 @@ def imported_run(
         versions=here | (versions or {}),
         sampling=sampling,
         fingerprint=fingerprint,
+        tokenizer=tokenizer_digest(model.tokenizer),
     )
 
 

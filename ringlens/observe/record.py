@@ -13,6 +13,7 @@ import numpy as np
 
 from ringlens.config import Recorded, Sampling
 from ringlens.model.parallel import parallel_of
+from ringlens.model.tokenizer import tokenizer_digest
 from ringlens.observe.buffer import Task
 from ringlens.observe.points import expert_bias
 from ringlens.observe.ranks import Place
@@ -62,6 +63,7 @@ def run_record(
         parallel=_parallel(lens, place),
         versions={"python": platform.python_version(), **{n: version_of(n) for n in VERSIONED}},
         sampling=asdict(settings) if mode == "live" else {},
+        tokenizer=tokenizer_digest(lens.tokenizer),
     )
     return replace(run, fingerprint=_fingerprint(run, tasks))
 
@@ -102,7 +104,9 @@ def _fingerprint(run: RunRecord, tasks: Sequence[Task]) -> str:
     How many processes share the problems out is left out: a run may be taken up by more or fewer.
     """
     names = ("mode", "model", "revision", "dtype", "quantization", "attention", "experts_layout")
-    asked = {name: getattr(run, name) for name in (*names, "record", "sampling", "seed")}
+    asked = {
+        name: getattr(run, name) for name in (*names, "record", "sampling", "seed", "tokenizer")
+    }
     asked["sharded"] = {name: size for name, size in run.parallel.items() if name.endswith("_size")}
     asked["tasks"] = [
         (task.token_ids, task.limit, task.seed, task.source_trace_id) for task in tasks

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ringlens.errors import ServingError
+from ringlens.model.tokenizer import tokenizer_digest
 from ringlens.observe.answer import Answer, Exchange
 from ringlens.observe.engine import Engine
 from ringlens.observe.exchange import exchanges
@@ -42,6 +43,7 @@ class SavedResponses:
         asked = {
             "engine": self.engine.name,
             "model": [self.model.name, self.model.revision],
+            "tokenizer": tokenizer_digest(self.model.tokenizer),
             "files": [_digest(path) for path in self.paths],
             "problems": [(problem.id, problem.prompt) for problem in self.problems],
             "prompt_start": self.prompt_start,

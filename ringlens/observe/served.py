@@ -8,8 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ringlens.errors import ModelNotFoundError, ServingError
+from ringlens.errors import ServingError
 from ringlens.model.loading import locate, model_name, read_config
+from ringlens.model.tokenizer import load_tokenizer
 from ringlens.observe.chat import messages_text, prompt_text
 from ringlens.observe.given import check_text
 from ringlens.observe.record import sizes
@@ -50,20 +51,11 @@ class ServedModel:
             ModelNotFoundError: There is no such model, or it has no tokenizer.
             ConfigError: It is not a Ring model.
         """
-        from transformers import AutoTokenizer
-
         name = model_name(name)
         file = Path(name).expanduser()
         place = locate(str(file.parent.resolve()) if file.name == "config.json" else name)
         config = read_config(place, revision)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision or "main")
-        except (OSError, ValueError) as error:
-            raise ModelNotFoundError(
-                f"{name} has no tokenizer ({str(error).splitlines()[0]}): put the model's "
-                "tokenizer.json and tokenizer_config.json beside its config.json."
-            ) from error
-        return cls(config, tokenizer, name, revision)
+        return cls(config, load_tokenizer(place, revision), name, revision)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, nothing added.

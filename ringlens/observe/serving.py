@@ -18,6 +18,7 @@ from typing import Any
 
 from ringlens.config import Sampling
 from ringlens.errors import ConfigError, ServingError
+from ringlens.model.tokenizer import tokenizer_digest
 from ringlens.observe.address import NoServerError
 from ringlens.observe.answer import Exchange
 from ringlens.observe.buffer import Task
@@ -215,6 +216,7 @@ def _live_run(
     asked = {
         "engine": engine.name,
         "model": [model.name, model.revision, served_as],
+        "tokenizer": tokenizer_digest(model.tokenizer),
         "sampling": sampling,
         "tasks": [(task.token_ids, task.seed) for task in tasks],
     }

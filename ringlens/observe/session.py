@@ -16,10 +16,12 @@ from ringlens.errors import ConfigError
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
 from ringlens.observe.buffer import Task
 from ringlens.observe.given import TextOrIds
+from ringlens.observe.inputs import check_rows, say_beyond_context
 from ringlens.observe.ranks import Place, gone_peers, place
 from ringlens.observe.record import run_record
 from ringlens.observe.recording import EVERY, Recording
 from ringlens.observe.resume import unfinished_batches
+from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.observe.vectors import resolve
 from ringlens.store import Store, StoreWriter
@@ -159,12 +161,19 @@ def replay(
         The store, open for reading.
 
     Raises:
-        ConfigError: Nothing to replay, or an unknown or impossible setting.
+        ConfigError: Nothing to replay, token ids of another tokenizer, or an unknown or impossible
+            setting.
         ObservationError: As for :func:`capture`.
         StoreError: The store cannot be read or written.
     """
     known_only(unknown, (*SETTINGS, "prefill"))
-    tasks = stored_texts(source) if isinstance(source, Store) else text_tasks(lens, source)
+    if isinstance(source, Store):
+        check_same_tokenizer(lens, source)
+        tasks = stored_texts(source)
+        check_rows(lens, [task.token_ids for task in tasks])
+        say_beyond_context(lens, [len(task.token_ids) for task in tasks])
+    else:
+        tasks = text_tasks(lens, source)
     settings = Sampling(max_new_tokens=1)
     session = _Session(
         lens,

@@ -52,6 +52,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     sampling: dict[str, object] = field(default_factory=dict)
     fingerprint: str = ""
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)

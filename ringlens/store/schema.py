@@ -59,6 +59,12 @@ RUNS = Table(
         Column("attention", pa.string(), "attention kernel, or 'unknown'"),
         Column("experts_layout", pa.string(), "'fused', 'modules' or 'unknown'"),
         Column(
+            "tokenizer",
+            pa.string(),
+            "digest of what makes text of token ids; null in runs of older versions",
+            nullable=True,
+        ),
+        Column(
             "parallel", pa.string(), "JSON: parallel layout (processes, tensor, expert, pipeline)"
         ),
         Column("versions", pa.string(), "JSON: library versions"),
