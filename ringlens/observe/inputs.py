@@ -120,7 +120,7 @@ def say_beyond_context(encoder: Encoder, lengths: Sequence[int], extra: int = 0)
     """
     context = getattr(encoder.config, "max_position_embeddings", None)
     longest = max(lengths, default=0)
-    if not context or longest + extra <= context:
+    if not context or not lengths or longest + extra <= context:
         return
     count = sum(length + extra > context for length in lengths)
     size = f"{longest:,} tokens" + (f" and up to {extra:,} new ones" if extra else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ringlens.config import Sampling
@@ -70,7 +69,7 @@ def _listed(given: TextOrIds, alone: str) -> list[Item]:
     """The rows of a list; ``alone`` is said of a single text."""
     if isinstance(given, str):
         raise ConfigError(alone)
-    return read(given) if not isinstance(given, Sequence) or given else []
+    return [] if isinstance(given, list | tuple) and not given else read(given)
 
 
 def text_tasks(lens: Lens, given: TextOrIds) -> list[Task]:
