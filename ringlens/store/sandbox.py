@@ -1,19 +1,18 @@
 """SQL that is safe to open: read-only queries of strangers, each in a confined process.
 
-A `Sandbox` keeps a few worker processes (`ringlens.store.worker`). A worker gives up files,
-network, programs and other processes before it connects to DuckDB (`ringlens.store.confine`), sees
-the store's committed files only, and is killed when it takes too long, breaks the protocol or is
-asked to. Where a process cannot be confined, there is no sandbox and no query runs.
+A `Sandbox` keeps a few worker processes (`ringlens.store.worker`) ready (`ringlens.store.pool`). A
+worker gives up files, network, programs and other processes before it connects to DuckDB
+(`ringlens.store.confine`), sees the store's committed files only, and is killed when it takes too
+long, breaks the protocol or is asked to. Where a process cannot be confined, there is no sandbox,
+and no query runs.
 """
 
 from __future__ import annotations
 
-import queue
 import secrets
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from ringlens.errors import SandboxError, StoreError
 from ringlens.store import confine
 from ringlens.store.channel import ChannelClosedError, ChannelTimeoutError, FrameError
 from ringlens.store.damage import Columns, explain
+from ringlens.store.pool import Pool
 from ringlens.store.store import Store
 from ringlens.store.worker_process import BOOT, Reply, WorkerProcess
 
@@ -61,6 +61,8 @@ class Limits:
         memory: Bytes of memory beyond what an idle worker has; DuckDB may use half of it.
         threads: Threads of a query.
         workers: Queries at a time.
+        spare: Workers that are kept ready beyond those, each of about 70 MB: a query that follows
+            one that was killed need not wait for a new one.
         waiting: Queries that may wait for a worker; more are refused.
     """
 
@@ -72,6 +74,7 @@ class Limits:
     memory: int = 2_000_000_000
     threads: int = 2
     workers: int = 2
+    spare: int = 1
     waiting: int = 2
 
 
@@ -123,32 +126,23 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             )
         self.limits = limits or Limits()
         self._boot = BOOT
-        self._closed = False
         self._store = store
         self._lock = threading.Lock()
         self._queries: dict[str, _Query] = {}
         self._places = threading.Semaphore(self.limits.workers + self.limits.waiting)
-        # A worker dies with the thread that started it, so one thread starts them all.
-        self._starter = ThreadPoolExecutor(1, "sandbox")
-        self._workers: queue.Queue[Future[WorkerProcess]] = queue.Queue()
-        folders = store.definitions().folders
-        for _ in range(self.limits.workers):
-            self._workers.put(self._new(folders))
+        self._running = threading.Semaphore(self.limits.workers)
+        size = self.limits.workers + self.limits.spare
+        self._pool = Pool(self._start, store.definitions().folders, size)
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """End all workers; queries that run or wait fail."""
-        self._closed = True
+        self._pool.stop()
         for name in list(self._queries):
             self.cancel(name)
-        ended = [self._workers.get() for _ in range(self.limits.workers)]
-        for started in ended:
-            if started.exception() is None:
-                started.result().close()
-            self._workers.put(started)  # for queries that wait, which then see that it is closed
-        self._starter.shutdown()
+        self._pool.close()
 
     def sql(self, query: str, name: str | None = None) -> Answer:
         """Run one SELECT over the store's tables and views.
@@ -189,15 +183,19 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         return True
 
     def _run(self, query: str, running: _Query) -> Answer:
-        self._store.require(query)  # a worker compares no checksums
+        with self._running:
+            return self._answered(query, running)
+
+    def _answered(self, query: str, running: _Query) -> Answer:
         definitions = self._store.definitions()
-        worker = self._take(definitions.folders)
+        worker = self._pool.take(definitions.folders)
+        with self._lock:
+            running.worker = None if running.cancelled else worker
+        if running.worker is None:
+            self._pool.give_back(worker)
+            raise StoreError("the query was cancelled")
         healthy = False
         try:
-            with self._lock:
-                if running.cancelled:
-                    raise StoreError("the query was cancelled")
-                running.worker = worker
             request: dict[str, Any] = {"query": query}
             if worker.sequence != definitions.sequence:
                 request |= {"views": definitions.views, "paths": definitions.paths}
@@ -210,41 +208,16 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         finally:
             with self._lock:
                 running.worker = None
-            self._give_back(worker, healthy and not running.cancelled)
+            if healthy and not running.cancelled:
+                self._pool.give_back(worker)
+            else:
+                self._pool.replace(worker)
         if reply.table is None or reply.readable is None:
             raise self._refused(reply, query, definitions.columns)
         return Answer(reply.table, reply.readable, reply.cut, reply.seconds)
 
-    def _new(self, folders: Sequence[str]) -> Future[WorkerProcess]:
-        """Have a worker started; whoever takes it waits for it."""
-        return self._starter.submit(
-            WorkerProcess, self._store.path, folders, asdict(self.limits), self._boot
-        )
-
-    def _take(self, folders: Sequence[str]) -> WorkerProcess:
-        """A living worker that may read the given folders."""
-        started = self._workers.get()
-        if self._closed:
-            self._workers.put(started)
-            raise SandboxError("the sandbox is closed")
-        worker = started.result() if started.exception() is None else None
-        if worker is not None and (not worker.alive or worker.folders != tuple(folders)):
-            worker.close()  # a table has got its first file since, or the system ended the process
-            worker = None
-        if worker is None:
-            started = self._new(folders)
-            if started.exception() is not None:
-                self._workers.put(started)
-        return started.result()
-
-    def _give_back(self, worker: WorkerProcess, healthy: bool) -> None:
-        if healthy:
-            started: Future[WorkerProcess] = Future()
-            started.set_result(worker)
-            self._workers.put(started)
-        else:
-            worker.close()
-            self._workers.put(self._new(worker.folders))
+    def _start(self, folders: Sequence[str]) -> WorkerProcess:
+        return WorkerProcess(self._store.path, folders, asdict(self.limits), self._boot)
 
     def _failed(self, error: Exception, worker: WorkerProcess, running: _Query) -> StoreError:
         """The sentence for a query that gave no answer."""
