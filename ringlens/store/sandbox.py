@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -196,12 +195,9 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             raise StoreError("the query was cancelled")
         healthy = False
         try:
-            request: dict[str, Any] = {"query": query}
-            if worker.sequence != definitions.sequence:
-                request |= {"views": definitions.views, "paths": definitions.paths}
-            start = time.monotonic()
-            reply = worker.ask(request, start + self.limits.seconds + _GRACE)
-            worker.sequence = definitions.sequence
+            reply = worker.know(definitions)
+            if reply.error is None:
+                reply = worker.ask(query, time.monotonic() + self.limits.seconds + _GRACE)
             healthy = reply.error in _HARMLESS and not reply.worn
         except (ChannelTimeoutError, ChannelClosedError, FrameError) as error:
             raise self._failed(error, worker, running) from error

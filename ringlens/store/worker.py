@@ -141,12 +141,14 @@ def main(given: str, check: Check = check) -> None:
     with contextlib.suppress(ChannelClosedError):
         while True:
             request = json.loads(channel.receive(MAX_REQUEST))
-            try:
-                if "views" in request:
-                    session.close()
+            if "views" in request:
+                session.close()
+                try:
                     session = Session(request, settings)
-            except duckdb.Error as error:
-                _send(channel, {"error": "SessionError", "message": _short(str(error))})
+                except duckdb.Error as error:
+                    _send(channel, {"error": "SessionError", "message": _short(str(error))})
+                else:
+                    _send(channel, {})
                 continue
             header, body = answer(session, request["query"], settings, check)
             worn = _peak() - idle > settings["memory"] // 4

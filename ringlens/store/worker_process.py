@@ -25,6 +25,7 @@ from ringlens.store.channel import (
     FrameError,
 )
 from ringlens.store.extent import Extent
+from ringlens.store.store import Definitions
 
 _START = 60.0
 """Seconds that a worker may take to start; a busy machine loads its libraries slowly."""
@@ -92,7 +93,6 @@ class WorkerProcess:
 
     Attributes:
         folders: As given.
-        sequence: Of the definitions that it was sent last.
 
     Raises:
         SandboxError: It could not be confined, or did not start.
@@ -102,7 +102,7 @@ class WorkerProcess:
         self, root: Path, folders: Sequence[str], settings: dict[str, Any], boot: str = BOOT
     ) -> None:
         self.folders = tuple(folders)
-        self.sequence = -1
+        self._sequence = -1  # of the definitions that it was sent last
         limits = Extent.of(settings)
         self._limits = replace(limits, columns=2 * limits.columns)  # each may come as text, too
         given = {**settings, "folders": list(folders), "parent": os.getpid()}
@@ -144,15 +144,33 @@ class WorkerProcess:
         said = self.process.stderr.read(20_000).decode(errors="replace").strip()
         return said.splitlines()[-1] if said else str(error) or type(error).__name__
 
-    def ask(self, request: dict[str, Any], deadline: float) -> Reply:
-        """Send a request and wait for the answer.
+    def know(self, definitions: Definitions) -> Reply:
+        """Tell the worker what tables there are, where it does not know; a query's time is apart.
+
+        Raises:
+            ChannelTimeoutError: It took longer than a worker may take to start.
+            ChannelClosedError: The process has died.
+            FrameError: The answer is not what was agreed.
+        """
+        if self._sequence == definitions.sequence:
+            return Reply()
+        request = {"views": definitions.views, "paths": definitions.paths}
+        deadline = time.monotonic() + _START
+        self._channel.send(json.dumps(request).encode(), deadline)
+        reply = self._header(deadline)
+        if reply.error is None:
+            self._sequence = definitions.sequence
+        return reply
+
+    def ask(self, query: str, deadline: float) -> Reply:
+        """Send a query and wait for the answer.
 
         Raises:
             ChannelTimeoutError: There was no answer in time.
             ChannelClosedError: The process has died.
             FrameError: The answer is not what was agreed.
         """
-        self._channel.send(json.dumps(request).encode(), deadline)
+        self._channel.send(json.dumps({"query": query}).encode(), deadline)
         reply = self._header(deadline)
         if reply.error is not None:
             return reply
