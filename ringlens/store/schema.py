@@ -230,6 +230,7 @@ def _reasons(ids: pa.DataType) -> tuple[Column, ...]:
             FLOATS,
             "their routing weights w, rounded to fp16; this and what follows is null in "
             "imported runs",
+            unit="share × runs.routed_scaling_factor",
         ),
         reason("affinities", FLOATS, "their affinities s = sigmoid(router logit)", unit="score"),
         reason(

@@ -21,6 +21,7 @@ _WEIGHT = Column(
     "sum of the expert's routing weights, by expert id; summed in float64, kept in float32; this "
     "and what follows is null in imported runs, which know the choice alone",
     nullable=True,
+    unit="share × runs.routed_scaling_factor",
 )
 _CHOSEN = "times the expert was chosen, by expert id"
 _FLIPS = "times it was chosen only because of its selection bias, by expert id"

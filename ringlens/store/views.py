@@ -41,7 +41,7 @@ ROUTER_CHOICES_COLUMNS = {
     "pos": "token position in the trace",
     "rank": "0 for the expert with the largest weight",
     "expert": "expert id",
-    "weight": "its routing weight",
+    "weight": "its routing weight; those of a token sum to runs.routed_scaling_factor",
     "affinity": "its affinity s = sigmoid(router logit)",
     "bias_flip": "whether it was chosen only because of its selection bias",
 }

@@ -29,7 +29,8 @@ EXPERT_USAGE_COLUMNS = {
     "phase": "'prompt', 'think' or 'answer'",
     "n": "times the expert was chosen",
     "share": "n by the tokens of the run in this phase: k / E where all experts are used alike",
-    "mean_weight": "mean routing weight where it was chosen; null in imported runs",
+    "mean_weight": "mean routing weight where it was chosen, those of a token sum to "
+    "runs.routed_scaling_factor; null in imported runs",
     "bias_flips": "times chosen only because of its selection bias; null in imported runs",
 }
 """Columns of ``expert_usage`` and what they mean."""
