@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -103,15 +103,24 @@ def attend(relation: Relation, work: Callable[[], Any]) -> Any:
     Raises:
         KeyboardInterrupt: It was stopped.
     """
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(work)
-        try:
-            return running.result()
-        except KeyboardInterrupt:
-            while not running.done():
-                relation.interrupt()
-                time.sleep(0.05)
-            raise
+    outcome: Future[Any] = Future()
+    thread = threading.Thread(target=_settle, args=(outcome, work), daemon=True)
+    try:
+        # A pool would wait for the query's end where Ctrl-C comes while the work is handed over.
+        thread.start()
+        return outcome.result()
+    except KeyboardInterrupt:
+        while thread.is_alive():
+            relation.interrupt()
+            thread.join(0.05)
+        raise
+
+
+def _settle(outcome: Future[Any], work: Callable[[], Any]) -> None:
+    try:
+        outcome.set_result(work())
+    except BaseException as error:  # noqa: BLE001 (raised again where the outcome is awaited)
+        outcome.set_exception(error)
 
 
 @contextmanager

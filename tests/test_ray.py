@@ -67,14 +67,19 @@ def usage(store):
     }
 
 
-def test_a_scan_runs_on_the_workers(engine, tmp_path):
+def test_a_scan_runs_on_the_workers(engine, tmp_path, tmp_path_factory):
+    seen = tmp_path_factory.mktemp("seen")
     with StoreWriter(tmp_path) as writer:
         run_id = writer.start_run(RUN)
         for trace in TRACES:
             writer.commit(run_id, [trace])
 
     def process_of(batch):
-        time.sleep(1)  # so that one worker cannot do it all
+        (seen / str(os.getpid())).touch()
+        late = time.monotonic() + 300
+        # So that one worker cannot do it all.
+        while len(list(seen.iterdir())) < 2 and time.monotonic() < late:
+            time.sleep(0.05)
         return {os.getpid()}
 
     with Store(tmp_path) as store, pytest.MonkeyPatch.context() as patch:

