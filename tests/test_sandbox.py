@@ -187,6 +187,7 @@ def test_a_cut_table_is_the_longest_that_fits():
         ("select 1; select 2", "one statement at a time: these are 2"),
         ("drop view traces", "only SELECT can run here, and this is DROP"),
         ("pivot tokens on phase using count(*)", "PIVOT must name its values"),
+        ("select '\ud83d'", r"holds half a character at place 9 \(a lone surrogate\)"),
         ("update extensions", "only SELECT can run here"),
         ("with x as (copy (select 1) to 'x') select 1", "this one holds COPY"),
         ("from read_csv('x')", "read_csv is not for use here"),
@@ -272,12 +273,14 @@ def test_a_query_after_a_killed_one_waits_for_no_new_worker(store, monkeypatch):
     with Sandbox(store, LIMITS) as box:
         assert box._pool.wait_until_full(60)
         assert box._pool.ready == 2
+        known = {worker._sequence for worker in box._pool._idle}
+        assert known == {store.definitions().sequence}  # so a first query is like any other
         start = box._pool._start
 
-        def slow(folders):
+        def slow(definitions):
             started.set()
             assert go_on.wait(60)
-            return start(folders)
+            return start(definitions)
 
         monkeypatch.setattr(box._pool, "_start", slow)
         with ThreadPoolExecutor(1) as pool:
@@ -299,7 +302,7 @@ def test_workers_that_did_not_start_are_made_up_for(store, monkeypatch):
         assert box._pool.wait_until_full(60)
         start = box._pool._start
 
-        def failing(folders):
+        def failing(definitions):
             raise SandboxError("no memory just now")
 
         monkeypatch.setattr(box._pool, "_start", failing)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from ringlens.errors import SandboxError
+from ringlens.store.store import Definitions
 from ringlens.store.worker_process import WorkerProcess
 
-Start = Callable[[Sequence[str]], WorkerProcess]
-"""Starts a worker that may read the given folders; takes a moment, on a busy machine seconds."""
+Start = Callable[[Definitions], WorkerProcess]
+"""Starts a worker that knows the given tables; takes a moment, on a busy machine seconds."""
 
 
 class Pool:
@@ -21,12 +22,13 @@ class Pool:
 
     Args:
         start: Starts a worker.
-        folders: What the first workers may read.
+        definitions: The tables as they are now.
         size: How many to keep.
     """
 
-    def __init__(self, start: Start, folders: Sequence[str], size: int) -> None:
+    def __init__(self, start: Start, definitions: Definitions, size: int) -> None:
         self.size = size
+        self._definitions = definitions  # the newest that a worker was asked for
         self._start = start
         self._changed = threading.Condition()
         self._idle: list[WorkerProcess] = []  # the one used last is the last
@@ -37,7 +39,7 @@ class Pool:
         self._starter = ThreadPoolExecutor(1, "sandbox")
         with self._changed:
             for _ in range(size):
-                self._submit(None, folders)
+                self._submit(None)
 
     @property
     def ready(self) -> int:
@@ -49,18 +51,19 @@ class Pool:
         with self._changed:
             return self._changed.wait_for(lambda: self.ready == self.size, seconds)
 
-    def take(self, folders: Sequence[str]) -> WorkerProcess:
-        """A living worker that may read the given folders; waits until there is one.
+    def take(self, definitions: Definitions) -> WorkerProcess:
+        """A living worker that may read the given tables; waits until there is one.
 
         Raises:
             SandboxError: None could be started, or the pool is closed.
         """
         tried = False
         with self._changed:
+            self._definitions = definitions
             while True:
                 if self._closed:
                     raise SandboxError("the sandbox is closed")
-                self._replace_unfit(folders)
+                self._replace_unfit()
                 if self._idle:
                     self._taken += 1
                     return self._idle.pop()
@@ -68,7 +71,7 @@ class Pool:
                     if tried and self._failure is not None:
                         raise SandboxError(str(self._failure)) from self._failure
                     tried = True
-                    self._submit(None, folders)
+                    self._submit(None)
                 self._changed.wait()
 
     def give_back(self, worker: WorkerProcess) -> None:
@@ -83,7 +86,7 @@ class Pool:
         worker.kill()
         with self._changed:
             self._taken -= 1
-            self._submit(worker, worker.folders)
+            self._submit(worker)
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -102,27 +105,27 @@ class Pool:
             worker.close()
         self._idle.clear()
 
-    def _replace_unfit(self, folders: Sequence[str]) -> None:
+    def _replace_unfit(self) -> None:
         """Replace what the system has ended, or what was started before a table had a file."""
         for worker in list(self._idle):
-            if not worker.alive or worker.folders != tuple(folders):
+            if not worker.alive or worker.folders != self._definitions.folders:
                 self._idle.remove(worker)
                 worker.kill()
-                self._submit(worker, folders)
+                self._submit(worker)
 
-    def _submit(self, worn: WorkerProcess | None, folders: Sequence[str]) -> None:
+    def _submit(self, worn: WorkerProcess | None) -> None:
         """Have a worker reaped, if one is given, and another one started. Called with the lock."""
         self._starting += 1
-        self._starter.submit(self._renew, worn, folders)
+        self._starter.submit(self._renew, worn)
 
-    def _renew(self, worn: WorkerProcess | None, folders: Sequence[str]) -> None:
+    def _renew(self, worn: WorkerProcess | None) -> None:
         """Run in the starting thread."""
         worker: WorkerProcess | None = None
         failure: SandboxError | None = SandboxError("the sandbox's process did not start")
         try:
             if worn is not None:
                 worn.close()
-            worker = None if self._closed else self._start(folders)
+            worker = None if self._closed else self._start(self._definitions)
             failure = None
         except SandboxError as error:
             failure = error
@@ -133,5 +136,5 @@ class Pool:
                 if worker is not None:
                     self._idle.insert(0, worker)
                     if len(self._idle) + self._taken + self._starting < self.size:
-                        self._submit(None, folders)  # for one that did not start before
+                        self._submit(None)  # for one that did not start before
                 self._changed.notify_all()

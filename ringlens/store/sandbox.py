@@ -12,7 +12,6 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
@@ -24,7 +23,7 @@ from ringlens.store import confine
 from ringlens.store.channel import ChannelClosedError, ChannelTimeoutError, FrameError
 from ringlens.store.damage import Columns, explain
 from ringlens.store.pool import Pool
-from ringlens.store.store import Store
+from ringlens.store.store import Definitions, Store
 from ringlens.store.worker_process import BOOT, Reply, WorkerProcess
 
 _GRACE = 0.5
@@ -131,7 +130,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         self._places = threading.Semaphore(self.limits.workers + self.limits.waiting)
         self._running = threading.Semaphore(self.limits.workers)
         size = self.limits.workers + self.limits.spare
-        self._pool = Pool(self._start, store.definitions().folders, size)
+        self._pool = Pool(self._start, store.definitions(), size)
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -187,7 +186,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
 
     def _answered(self, query: str, running: _Query) -> Answer:
         definitions = self._store.definitions()
-        worker = self._pool.take(definitions.folders)
+        worker = self._pool.take(definitions)
         with self._lock:
             running.worker = None if running.cancelled else worker
         if running.worker is None:
@@ -212,8 +211,17 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             raise self._refused(reply, query, definitions.columns)
         return Answer(reply.table, reply.readable, reply.cut, reply.seconds)
 
-    def _start(self, folders: Sequence[str]) -> WorkerProcess:
-        return WorkerProcess(self._store.path, folders, asdict(self.limits), self._boot)
+    def _start(self, definitions: Definitions) -> WorkerProcess:
+        """A worker that knows the tables already, so that its first query need not wait for it."""
+        settings = asdict(self.limits)
+        worker = WorkerProcess(self._store.path, definitions.folders, settings, self._boot)
+        try:
+            worker.know(definitions)  # what is refused is told to the first query
+        except (ChannelTimeoutError, ChannelClosedError, FrameError) as error:
+            ended = worker.end()
+            worker.close()
+            raise SandboxError(f"the sandbox's process did not start: {ended}") from error
+        return worker
 
     def _failed(self, error: Exception, worker: WorkerProcess, running: _Query) -> StoreError:
         """The sentence for a query that gave no answer."""

@@ -47,12 +47,19 @@ def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         query: The query.
 
     Raises:
-        RefusedError: It is too long, empty, several statements, no SELECT, or uses a function that
-            is not for strangers.
+        RefusedError: It is too long, no text, empty, several statements, no SELECT, or uses a
+            function that is not for strangers.
         duckdb.Error: It does not parse.
     """
     if len(query) > MAX_LENGTH:
         raise RefusedError(f"the query has {len(query):,} characters: {MAX_LENGTH:,} are the most")
+    try:
+        query.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError(
+            f"the query holds half a character at place {error.start + 1} (a lone surrogate): "
+            f"type it again"
+        ) from error
     statements = duckdb.extract_statements(query)
     if not statements:
         raise RefusedError("the query is empty: try `select * from traces`")
