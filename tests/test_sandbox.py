@@ -474,6 +474,10 @@ def test_tables_of_more_than_was_agreed_are_refused():
         deep = pa.ListArray.from_arrays([0, 1], deep)
     with pytest.raises((FrameError, pa.ArrowInvalid)):
         decode(encode(pa.table({"a": deep})).to_pybytes(), FULL)
+    named = pa.table({"x" * 50_000: EXPANDING["39 digits"]})
+    with pytest.raises(FrameError) as caught:
+        decode(encode(named).to_pybytes(), FULL)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("texts", [[0, 1], [1], [-1], ["0"], [True], [None], [0, 0, 0]])

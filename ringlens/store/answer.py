@@ -59,7 +59,7 @@ def decode(body: bytes, limits: Extent | None = None) -> pa.Table:
         if limits is not None:
             check(table, limits)
     except (pa.ArrowException, OSError, ValueError, MemoryError, struct.error) as error:
-        raise FrameError(f"no table where one was due: {error}") from error
+        raise FrameError(f"no table where one was due: {str(error)[:300]}") from error
     except TooLargeError as error:
         raise FrameError(f"the table has {error}") from error
     return table
