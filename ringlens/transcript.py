@@ -2,7 +2,8 @@
 
 A **turn** begins at a mark that opens it (``<role>HUMAN</role>``). Where the template ends turns
 with a mark of its own (``<|role_end|>``), only an opening right behind one counts, or one at the
-start of the text; texts without any such pair are split at the openings alone.
+start of the text; texts without any such pair are split at the openings alone. Fences do not
+quote them: they cannot be told before the turns are.
 
 A **thought** is in a model's turn once at most. It opens
 
@@ -14,8 +15,8 @@ A thought **closes** at the first ``</think>`` behind its opening that stands al
 where none does, at the first of all. A model's turn without a thought is answer as a whole.
 
 Marks that are **quoted** never count: between quotation marks, in a code span (an odd number of
-backtick runs on either side of it in its line), or in a fenced block (an odd number of fences
-before it in the turn, and an odd number from it to the next mark of its kind). Nor do those that
+backtick runs on either side of it in its line), or in a fenced block of the turn (from a fence to
+the next, if that one names no language; a block that is never closed is none). Nor do those that
 the caller knows to be written out as ordinary tokens, or to stand inside the question.
 """
 
@@ -31,7 +32,8 @@ THINK, END_THINK = "<think>", "</think>"
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
 
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "「": "」"}
-FENCE = re.compile(r"^[ \t]*(?:```+[^`\n]*|~~~+[^\n]*)$", re.MULTILINE)
+# A fence in a line of its own; marks, which stand in angle brackets, may be in that line too.
+FENCE = re.compile(r"(?:^|(?<=>))[ \t]*(`{3,}|~{3,})([^`<\n]*)(?:$|(?=<))", re.MULTILINE)
 TICKS = re.compile(r"`+")
 
 
@@ -188,6 +190,7 @@ class _Parser:
         self.written = written and prompt_end is not None
         self.plain = sorted(plain)
         self.question = self._place(question.strip())
+        self._blocks: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
 
     def _place(self, question: str) -> tuple[int, int]:
         """Where the question stands, if it is a part of the prompt and not the whole."""
@@ -223,10 +226,12 @@ class _Parser:
         """Where turns begin and their content does, and their roles."""
         if self.marks.opening is None:
             return []
+        matches = list(self.marks.opening.finditer(self.text, start, stop))
+        ends = [*(match.start() for match in matches[1:]), stop]
         found = [
             match
-            for match in self.marks.opening.finditer(self.text, start, stop)
-            if self._counts(match.start(2), match.end(2), start, stop)
+            for match, end in zip(matches, ends, strict=False)
+            if self._counts(*match.span(2), start, end, fences=False)
         ]
         paired = [match for match in found if match[1]]
         if paired:
@@ -243,7 +248,10 @@ class _Parser:
     def _own(self, start: int, end: int) -> int:
         """Where the content of a turn begins: behind all that the template writes for an answer."""
         begin = self.marks.begin
-        return start + len(begin) if begin and self.text.startswith(begin, start) else end
+        for head in (begin, begin.partition(THINK)[0]):
+            if head and self.text.startswith(head, start):
+                return start + len(head)
+        return end
 
     def _unmarked(self, end: int, openings: list[tuple[int, int, str]]) -> Turn:
         """The text before the first opening.
@@ -337,21 +345,21 @@ class _Parser:
         at = self.text.find(mark, start, end)
         while at >= 0:
             behind = at + len(mark)
-            following = self.text.find(mark, behind, end)
-            if self._counts(at, behind, start, end, following):
+            if self._counts(at, behind, start, end):
                 yield at, behind
-            at = following
+            at = self.text.find(mark, behind, end)
 
-    def _counts(self, at: int, behind: int, start: int, end: int, following: int = -1) -> bool:
+    def _counts(self, at: int, behind: int, start: int, end: int, *, fences: bool = True) -> bool:
         """Whether a mark is one, neither written out, nor in the question, nor quoted."""
         first = bisect_left(self.plain, at)
         if first < len(self.plain) and self.plain[first] < behind:
             return False
-        if self.question[0] <= at < self.question[1]:
+        if self.question[0] <= at < self.question[1] or self._quoted(at, behind, start, end):
             return False
-        return not self._quoted(at, behind, start, end, following)
+        return not fences or not self._fenced(at, start, end)
 
-    def _quoted(self, at: int, behind: int, start: int, end: int, following: int) -> bool:
+    def _quoted(self, at: int, behind: int, start: int, end: int) -> bool:
+        """Whether a mark stands between quotation marks or in a code span."""
         text = self.text
         before, after = text[max(at - 1, start) : at], text[behind : min(behind + 1, end)]
         if before and QUOTES.get(before) == after:
@@ -359,27 +367,49 @@ class _Parser:
             lead = text[max(at - 2, start) : at - 1]
             if before != after or not lead or lead in " \t\n([{=:":
                 return True
-        line = max(text.rfind("\n", start, at) + 1, start)
-        line_end = text.find("\n", behind, end)
-        line_end = end if line_end < 0 else line_end
+        line, line_end = self._line(at, behind, start, end)
+        closers = self._fences(start, end)[1]
+        if (first := bisect_left(closers, line)) < len(closers) and closers[first] < at:
+            return False  # right behind a block
         spans = len(TICKS.findall(text, line, at)), len(TICKS.findall(text, behind, line_end))
-        if spans[0] % 2 and spans[1] % 2:
-            return True
-        low, high = bisect_left(self._fences, start), bisect_right(self._fences, at)
-        until = following if following >= 0 else end
-        fences = bisect_left(self._fences, until) - bisect_left(self._fences, behind)
-        return (high - low) % 2 == 1 and fences % 2 == 1
+        return spans[0] % 2 == 1 and spans[1] % 2 == 1
 
-    @cached_property
-    def _fences(self) -> list[int]:
-        return [match.start() for match in FENCE.finditer(self.text)]
+    def _fenced(self, at: int, start: int, end: int) -> bool:
+        """Whether a place is in a fenced block of ``start`` to ``end``."""
+        opened, closed = self._fences(start, end)
+        block = bisect_right(opened, at) - 1
+        return block >= 0 and at < closed[block]
+
+    def _fences(self, start: int, end: int) -> tuple[list[int], list[int]]:
+        """Where the fenced blocks of ``start`` to ``end`` begin, and where they end."""
+        if (start, end) not in self._blocks:
+            self._blocks[start, end] = _fenced_blocks(self.text, start, end)
+        return self._blocks[start, end]
 
     def _alone(self, at: int, behind: int, start: int, end: int) -> bool:
         """Whether nothing else stands in a mark's line."""
-        line = max(self.text.rfind("\n", start, at) + 1, start)
-        line_end = self.text.find("\n", behind, end)
-        line_end = end if line_end < 0 else line_end
+        line, line_end = self._line(at, behind, start, end)
         return not self.text[line:at].strip() and not self.text[behind:line_end].strip()
+
+    def _line(self, at: int, behind: int, start: int, end: int) -> tuple[int, int]:
+        """Where the line of a mark begins and ends."""
+        line, line_end = self.text.rfind("\n", start, at) + 1, self.text.find("\n", behind, end)
+        return max(line, start), end if line_end < 0 else line_end
+
+
+def _fenced_blocks(text: str, start: int, end: int) -> tuple[list[int], list[int]]:
+    """Where the fenced blocks of a part of a text begin and end."""
+    opened: list[int] = []
+    closed: list[int] = []
+    waiting: re.Match[str] | None = None
+    for fence in FENCE.finditer(text[start:end]):  # a line begins where the part does
+        if waiting is not None and not fence[2].strip() and fence[1][0] == waiting[1][0]:
+            opened.append(start + waiting.start())
+            closed.append(start + fence.start())
+            waiting = None
+        else:
+            waiting = fence
+    return opened, closed
 
 
 def _turn(role: str, start: int, end: int, own: int) -> Turn:
