@@ -35,6 +35,9 @@ QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "「": "�
 # A fence in a line of its own; marks, which stand in angle brackets, may be in that line too.
 FENCE = re.compile(r"(?:^|(?<=>))[ \t]*(`{3,}|~{3,})([^`<\n]*)(?:$|(?=<))", re.MULTILINE)
 TICKS = re.compile(r"`+")
+BREAK = re.compile(r"\n")
+INDENT = 200
+"""Blanks at most around a mark that is alone on its line."""
 
 
 @dataclass(frozen=True)
@@ -316,8 +319,9 @@ class _Parser:
 
     def _opening_of_thought(self, start: int, end: int, anywhere: bool = False) -> int:
         """The first mark that opens a thought; -1 if there is none."""
+        lead = end - len(self.text[start:end].lstrip())
         for at, behind in self._found(THINK, start, end):
-            first = not self.text[start:at].strip()
+            first = at <= lead
             if anywhere or first or self._alone(at, behind, start, end):
                 return at if anywhere or not first else start
         return -1
@@ -371,8 +375,8 @@ class _Parser:
         closers = self._fences(start, end)[1]
         if (first := bisect_left(closers, line)) < len(closers) and closers[first] < at:
             return False  # right behind a block
-        spans = len(TICKS.findall(text, line, at)), len(TICKS.findall(text, behind, line_end))
-        return spans[0] % 2 == 1 and spans[1] % 2 == 1
+        cuts = [bisect_left(self._ticks, place) for place in (line, at, behind, line_end)]
+        return (cuts[1] - cuts[0]) % 2 == 1 and (cuts[3] - cuts[2]) % 2 == 1
 
     def _fenced(self, at: int, start: int, end: int) -> bool:
         """Whether a place is in a fenced block of ``start`` to ``end``."""
@@ -389,12 +393,25 @@ class _Parser:
     def _alone(self, at: int, behind: int, start: int, end: int) -> bool:
         """Whether nothing else stands in a mark's line."""
         line, line_end = self._line(at, behind, start, end)
+        if at - line > INDENT or line_end - behind > INDENT:
+            return False
         return not self.text[line:at].strip() and not self.text[behind:line_end].strip()
 
     def _line(self, at: int, behind: int, start: int, end: int) -> tuple[int, int]:
         """Where the line of a mark begins and ends."""
-        line, line_end = self.text.rfind("\n", start, at) + 1, self.text.find("\n", behind, end)
-        return max(line, start), end if line_end < 0 else line_end
+        before, after = bisect_left(self._breaks, at), bisect_left(self._breaks, behind)
+        line = self._breaks[before - 1] + 1 if before else 0
+        line_end = self._breaks[after] if after < len(self._breaks) else end
+        return max(line, start), min(line_end, end)
+
+    # Looked up, not searched for: a long line may hold many marks.
+    @cached_property
+    def _breaks(self) -> list[int]:
+        return [match.start() for match in BREAK.finditer(self.text)]
+
+    @cached_property
+    def _ticks(self) -> list[int]:
+        return [match.start() for match in TICKS.finditer(self.text)]
 
 
 def _fenced_blocks(text: str, start: int, end: int) -> tuple[list[int], list[int]]:

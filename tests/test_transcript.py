@@ -148,3 +148,13 @@ def test_marks_without_ends_and_of_other_templates():
     ]
     assert RING.begin == A
     assert Markup(marks).prompt_of("[U]q[M]<think>x") == len("[U]q[M]<think>")
+
+
+@pytest.mark.parametrize(
+    "part", ["`</think>`", "</think>", "`<think>", "<think> ", f"{H}", "```\n"]
+)
+def test_many_marks_in_one_line_are_read_in_one_walk(part):
+    """Some megabytes; were each mark looked for from the line's start, this would take hours."""
+    text = f"{A}<think>x{part * 100_000}"
+    found = parse(text, prompt_end=len(A), written=True)
+    assert sum(s.end - s.start for s in found.segments()) == len(text)
