@@ -122,3 +122,103 @@ def test_how_many_is_a_whole_number(name):
     for value in (True, 2.0, "2", [2], np.bool_(True), 10**30, float("nan")):
         with pytest.raises(RinglensError, match=f"{name} = "):
             problems("countdown", **{"n": 3, name: value})
+
+
+@pytest.fixture(scope="module")
+def lens():
+    import tiny_lens
+
+    return tiny_lens.lens()
+
+
+PROMPTS = [
+    "t5. t6.", "t7.", " ", "", "\0", "\ud800", "x" * 300, "<think>", "</think>", "😀", "\u202e",
+    None, 5, b"t5.", [], [5, 6], [384], [-1], [True], [1.5], ["t5."], {}, {"input_ids": [5]}, {"a": 1},
+    [{"role": "user", "content": "t5."}], {"input_ids": [5, 6], "attention_mask": [0, 1]},
+    {"input_ids": [5, 6, 7], "attention_mask": [1, 0, 1]},
+]  # fmt: skip
+SETTINGS = {
+    "max_new_tokens": [1, 2, 0, -1, True, 1.0, "1", None, float("nan"), 2**40],
+    "temperature": [0, 0.7, -1, float("nan"), float("inf"), 1e-40, "0", True, 10**400],
+    "top_k": [0, 3, 10**6, 2**40, -1, 1.5, None],
+    "top_p": [1, 0.5, 0, 1.1, float("nan"), "1", 1e-300],
+    "seed": [0, 2**31 - 1, 2**31, -1, True, 0.0, None],
+    "batch_size": [1, 7, 0, True, 2.0, None, "2"],
+    "commit_every": [0, 5, float("inf"), float("nan"), -1, None, "1"],
+    "record": [
+        (),
+        ["routing"],
+        "routing",
+        None,
+        5,
+        ["routing", "routing"],
+        ["resid_post@9"],
+        [b""],
+    ],
+    "seeed": [1],
+}
+
+
+def fields(draw):
+    """A problem's fields, of which some may be strange."""
+    given = {"id": "a", "task": draw.choice(["", "sum", "countdown"]), "prompt": "t5.",
+             "answer": draw.choice([None, "8", "3 + 5"]),
+             "fields": draw.choice([{}, {"numbers": [3, 5], "target": 8}])}  # fmt: skip
+    if draw.random() < 0.5:
+        given[draw.choice(list(given))] = draw.choice(STRANGE)
+    return given
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_prompts_and_settings_are_captured_or_leave_nothing(seed, lens, tmp_path):
+    import ringlens as rl
+    from ringlens.problem import Problem
+
+    draw, done = random.Random(seed), 0
+    for number in range(10 * MANY):
+        prompts = [draw.choice([draw.choice(PROMPTS[:2]), draw.choice(PROMPTS),
+                                Problem(**fields(draw))]) for _ in range(2)]  # fmt: skip
+        settings = {"max_new_tokens": 1, "record": []}
+        if draw.random() < 0.4:
+            name = draw.choice(list(SETTINGS))
+            settings[name] = draw.choice(SETTINGS[name])
+        folder = tmp_path / str(number)
+        try:
+            store = rl.capture(lens, prompts, folder, **settings)
+        except RinglensError as error:
+            sentence = str(error)
+        else:
+            with store:
+                assert store.sql("select count(*) from traces").fetchall() == [(2,)]
+                assert store.sql("select count(*) from runs where finished is null").fetchall() == [
+                    (0,)
+                ]
+            done += 1
+            continue
+        assert len(sentence) < 600 and not folder.exists()
+    assert 0 < done < 10 * MANY
+
+
+def test_a_problem_that_only_its_fields_explain_is_replayed_with_its_grade(lens, tmp_path):
+    import ringlens as rl
+    from ringlens.problem import Problem
+
+    problem = Problem("a", "countdown", "t5. t6.", None, {"numbers": [3, 5], "target": 8})
+    store = rl.capture(lens, [problem], tmp_path / "s", max_new_tokens=2, record=[])
+    row = rl.replay(lens, store, tmp_path / "again", record=[]).trace(1).summary
+    first = store.trace(1).summary
+    assert first["correct"] is False
+    for name in ("problem_id", "task", "answer", "expected", "correct"):
+        assert row[name] == first[name]
+
+
+def test_problems_of_saved_answers_are_checked_before_they_are_read(tmp_path):
+    from ringlens.observe.serving import import_responses
+    from ringlens.problem import Problem
+
+    lost = Problem("a", "countdown", "Please.")
+    with pytest.raises(ProblemError, match="problem 0: countdown needs fields"):
+        import_responses("vllm", [], tmp_path / "s", model="ring-nano", problems=[lost])
+    with pytest.raises(ProblemError, match="problem 0 is a str"):
+        import_responses("vllm", [], tmp_path / "s", model="ring-nano", problems=["Hi"])
+    assert not (tmp_path / "s").exists()

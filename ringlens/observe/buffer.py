@@ -21,7 +21,7 @@ from ringlens.observe.finite import Fault, faults, merged
 from ringlens.observe.strip import Strip
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
-from ringlens.problem import Problem, grade
+from ringlens.problem import Grade, Problem, grade
 from ringlens.store.records import (
     AttentionArrays,
     HeadArrays,
@@ -58,6 +58,8 @@ class Task:
         resumed_at: Positions at which it was continued before, and now.
         written: Whether the model writes all that follows the prompt, in one turn; else that is a
             finished text, which may hold several turns.
+        graded: The grade of the trace that this one replays, where its problem says no more what
+            is right.
     """
 
     token_ids: list[int]
@@ -72,6 +74,7 @@ class Task:
     finished: bool = False
     resumed_at: tuple[int, ...] = ()
     written: bool = True
+    graded: Grade | None = None
 
 
 class TraceBuffer:
@@ -249,7 +252,9 @@ class TraceBuffer:
         if ("heads", "entropy") in self._strips:
             head = HeadArrays(self._layers["heads"], **self._fields("heads", heads.FIELDS, stop))
         whole = "heads" in self._names  # else their blocks alone
-        graded = grade(problem, reading.transcript) if problem is not None and self.done else None
+        graded = task.graded if self.done else None
+        if graded is None and problem is not None and self.done:
+            graded = grade(problem, reading.transcript)
         return TraceRecord(
             trace_id=self.trace_id,
             start=stop - len(tokens.token_id),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ringlens.config import Sampling
-from ringlens.errors import ConfigError, ServingError
+from ringlens.errors import ConfigError, ProblemError, ServingError
 from ringlens.model.tokenizer import tokenizer_digest
 from ringlens.observe.address import NoServerError
 from ringlens.observe.answer import Exchange
@@ -31,7 +31,7 @@ from ringlens.observe.served import ServedModel
 from ringlens.observe.session import OnProgress
 from ringlens.observe.target import Target, fingerprint, open_target
 from ringlens.observe.tasks import problem_tasks
-from ringlens.problem import Problem
+from ringlens.problem import Problem, check_problem
 from ringlens.store import Store
 from ringlens.store.records import RunRecord, TraceRecord
 
@@ -81,6 +81,10 @@ def import_responses(
         ServingError: A file cannot be read, an answer is unfit, or none is left. Nothing is stored.
         StoreError: The store cannot be written.
     """
+    for index, problem in enumerate(problems):
+        if not isinstance(problem, Problem):
+            raise ProblemError(f"problem {index} is a {type(problem).__name__}; give a Problem.")
+        check_problem(problem, f"problem {index}")
     files = tuple(Path(path) for path in paths)
     source = SavedResponses(_engine(engine), _model(model), files, tuple(problems), prompt_start)
     good = []

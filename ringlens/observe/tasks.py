@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ringlens.config import Sampling
-from ringlens.errors import ConfigError
+from ringlens.errors import ConfigError, ProblemError
 from ringlens.observe.buffer import Task
 from ringlens.observe.chat import chat_text, prompt_text
 from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
@@ -13,7 +14,7 @@ from ringlens.observe.inputs import Encoder, check_rows, item_ids, say_beyond_co
 from ringlens.observe.sampling import trace_seed
 from ringlens.observe.text import token_text
 from ringlens.observe.turns import markup
-from ringlens.problem import Problem, from_row
+from ringlens.problem import Grade, Problem, check_problem, from_row
 from ringlens.store import Store
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def text_tasks(lens: Lens, given: TextOrIds) -> list[Task]:
 def stored_texts(store: Store) -> list[Task]:
     """One trace a finished trace of the store that is no replay itself."""
     rows = store.sql(
-        "select t.trace_id, t.problem_id, t.task, t.prompt, t.expected, "
+        "select t.trace_id, t.problem_id, t.task, t.prompt, t.expected, t.answer, t.correct, "
         "r.mode != 'replay' as written, "
         "coalesce(min(k.pos) filter (k.phase != 'prompt'), count(*)) as n_prompt, "
         "list(k.token_id order by k.pos) as token_ids "
@@ -110,9 +111,19 @@ def stored_texts(store: Store) -> list[Task]:
             problem=from_row(row),
             source_trace_id=row["trace_id"],
             written=row["written"],
+            graded=_grade_left(row),
         )
         for item, row in enumerate(rows.to_pylist())
     ]
+
+
+def _grade_left(row: Mapping[str, Any]) -> Grade | None:
+    """The stored grade of a trace whose problem lacks the fields, which no store keeps."""
+    try:
+        check_problem(from_row(row), f"trace {row['trace_id']}")
+    except ProblemError:
+        return Grade(row["answer"], row["correct"])
+    return None
 
 
 def _finished(lens: Lens, row: Item) -> Text:
