@@ -133,8 +133,9 @@ def lens():
 
 PROMPTS = [
     "t5. t6.", "t7.", " ", "", "\0", "\ud800", "x" * 300, "<think>", "</think>", "😀", "\u202e",
-    None, 5, b"t5.", [], [5, 6], [384], [-1], [True], [1.5], ["t5."], {}, {"input_ids": [5]}, {"a": 1},
-    [{"role": "user", "content": "t5."}], {"input_ids": [5, 6], "attention_mask": [0, 1]},
+    None, 5, b"t5.", [], [5, 6], [384], [-1], [True], [1.5], ["t5."], {}, {"a": 1},
+    {"input_ids": [5]}, [{"role": "user", "content": "t5."}],
+    {"input_ids": [5, 6], "attention_mask": [0, 1]},
     {"input_ids": [5, 6, 7], "attention_mask": [1, 0, 1]},
 ]  # fmt: skip
 SETTINGS = {
