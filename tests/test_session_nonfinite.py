@@ -226,3 +226,17 @@ def test_the_command_line_says_where_and_goes_on_when_told(lens, tmp_path, monke
     checked = CliRunner().invoke(main, ["check", str(tmp_path / "s")])
     assert checked.exit_code == 0
     assert "1 traces are flagged nonfinite" in checked.output
+
+
+@pytest.mark.parametrize("record", [["routing"], ["heads"], []], ids=str)
+def test_a_token_is_not_drawn_from_logits_that_are_none(record, lens, tmp_path):
+    """Also where nothing is recorded in which they would show."""
+    infinite_head(lens)
+    said = "the logits, token 19 of item 0 .*: the largest is nan"
+    with pytest.raises(ObservationError, match=said):
+        rl.capture(lens, PROMPTS[:1], tmp_path / "s", record=record, max_new_tokens=4)
+    options = {"record": record, "max_new_tokens": 4, "allow_nonfinite": True}
+    store = rl.capture(lens, PROMPTS[:1], tmp_path / "s", **options)
+    rows = store.sql("select pos from tokens where nonfinite order by pos").fetchall()
+    assert rows == [(20,), (21,), (22,), (23,)]
+    assert check(store).findings == []

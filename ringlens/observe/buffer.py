@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ringlens.config import Recorded, TopAttention, Vectors
 from ringlens.observe import heads, routing
 from ringlens.observe.block import Field, Seen
-from ringlens.observe.finite import Fault, faults, merged
+from ringlens.observe.finite import PEAK, Fault, faults, merged
 from ringlens.observe.strip import Strip
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
@@ -152,7 +152,8 @@ class TraceBuffer:
             low, high = max(low, start, first), min(high, len(self), first + array.shape[2])
             if low < high:
                 part = array[:, self.row, low - first : high - first]
-                self._strips[instrument, name].append(part, low)
+                if (instrument, name) != PEAK:
+                    self._strips[instrument, name].append(part, low)
                 if (instrument, name) in suspects:
                     layers = self._layers[instrument]
                     found = merged(found, faults((instrument, name), part, low, layers))

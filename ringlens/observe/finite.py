@@ -1,7 +1,7 @@
 """Numbers that are none: NaN and infinities in what a model gives, found where they are recorded.
 
-A block is looked at as a whole first, by its sums: one that is finite has nothing else in it. Only
-fields that fail this are looked at number by number, trace by trace.
+A block is looked at as a whole first, by sums of squares: if one is finite, so is all that it sums.
+Only fields that fail this are looked at number by number, trace by trace.
 
 Shape letters: L layers, T positions.
 """
@@ -19,6 +19,8 @@ from ringlens.observe.block import Field, Seen
 from ringlens.problem import Problem
 
 VOCABULARY = "vocabulary"
+PEAK: Field = (VOCABULARY, "peak")
+"""Largest logit before a token, looked at where log-probabilities are not recorded; not stored."""
 
 # An infinite margin says that nothing could have displaced an expert or a group; masked logits are
 # minus infinity, and so is the log-probability of a token that was masked.
@@ -47,12 +49,12 @@ class Fault:
 
 def suspects(seen: Seen) -> frozenset[Field]:
     """The fields of a block in which something may not be finite, padding included."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return frozenset(
-            field
-            for field, array in seen.fields.items()
-            if array.dtype.kind == "f" and not np.isfinite(array.sum())
-        )
+    return frozenset(
+        field
+        for field, array in seen.fields.items()
+        # Half the time of a sum, a third of that of looking at each: 0.24 ns a number.
+        if array.dtype.kind == "f" and not np.isfinite(np.dot(array.ravel(), array.ravel()))
+    )
 
 
 def faults(
@@ -92,6 +94,8 @@ def _fault(field: Field, pos: int, layer: int, value: str) -> Fault:
     at, place = (pos - 1, 2**31) if instrument == VOCABULARY else (pos, layer)
     words = {"heads": f"the heads' {name}", "attention": "an attention weight"}
     words |= {"routing": f"the router's {name}", VOCABULARY: f"the {name} of the next token"}
+    if field == PEAK:
+        words[VOCABULARY] = "the largest"
     what = words.get(instrument, f"a number of {instrument}")
     return Fault(at, place, known.get(instrument, 2), what, value)
 

@@ -22,7 +22,7 @@ from ringlens.observe.parcel import Courier, bring
 from ringlens.observe.ranks import Place
 from ringlens.observe.routing import RoutingInstrument
 from ringlens.observe.vectors import VectorInstrument, Window
-from ringlens.observe.vocabulary import VocabularyInstrument
+from ringlens.observe.vocabulary import PeakInstrument, VocabularyInstrument
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
@@ -65,9 +65,10 @@ class Recorder:
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
         place = place or Place(tuple(range(model.config.num_hidden_layers)))
-        self._vocabulary = None
-        if "logprobs" in record and place.speaks:
-            self._vocabulary = VocabularyInstrument(model, self._courier)
+        self._vocabulary: VocabularyInstrument | PeakInstrument | None = None
+        if place.speaks:
+            watch = VocabularyInstrument if "logprobs" in record else PeakInstrument
+            self._vocabulary = watch(model, self._courier)
         self._instruments = dict(_instruments(lens, record, place, pads, self._courier))
 
     def __enter__(self) -> Self:

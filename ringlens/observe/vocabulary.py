@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Logits held at a time; a GPU wants large products.
 MAX_LOGITS = {"cpu": 2**25, "cuda": 2**27}
 FIELDS = ("logprob", "entropy")
+PEAK = "peak"
 
 
 def surprise(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +100,42 @@ class VocabularyInstrument:
 
     def _logits(self, module: nn.Module, args: tuple, logits_BTV: Tensor) -> None:
         self._last_logits_BV = logits_BTV[:, -1]
+
+
+class PeakInstrument:
+    """Watches the largest logit before each token that is drawn, where no more is recorded of them.
+
+    It is not stored: a token drawn from logits that are NaN or infinite must not pass unseen.
+    """
+
+    def __init__(self, model: BailingMoeV2ForCausalLM, courier: Courier) -> None:
+        self.model, self.courier = model, courier
+        self._found: list[Tensor] = []
+        self._last_B: Tensor | None = None
+
+    def attach(self) -> list[Any]:
+        """Hook the output projection; returns handles to remove."""
+        return [module_at(self.model, POINTS["logits"]).register_forward_hook(self._logits)]
+
+    def tokens(self, token_ids_BT: Tensor) -> None:
+        """A forward over these tokens begins; only the first one's logits are looked at."""
+        device = token_ids_BT.device if self._last_B is None else self._last_B.device
+        peak_BT = torch.zeros(token_ids_BT.shape, device=device)
+        if self._last_B is not None:
+            peak_BT[:, 0] = self._last_B
+        self._found.append(peak_BT)
+
+    def take(self) -> dict[int, Parcel]:
+        """What was seen since the last time, as "layer" −1."""
+        found, self._found = self._found, []
+        if not found:
+            return {}
+        last = found[-1].device  # the first forward may not have known where logits are
+        joined = lambda *x: {PEAK: torch.cat(x, dim=1)}  # noqa: E731
+        return {-1: self.courier.send(joined, *(peak_BT.to(last) for peak_BT in found))}
+
+    def _logits(self, module: nn.Module, args: tuple, logits_BTV: Tensor) -> None:
+        self._last_B = logits_BTV[:, -1].amax(dim=-1).float()
 
 
 def _joined(found: tuple[Tensor, ...], waiting: tuple[Tensor, ...]) -> Tensors:
