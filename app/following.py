@@ -58,7 +58,12 @@ def identity(folder: Folder) -> Identity | None:
 
 def is_awaited(folder: Folder) -> bool:
     """Whether a store may still come into being: nothing is there but what makes one."""
-    return not folder.exists(layout.MARKER) and not layout.foreign_names(folder)
+    if folder.is_local and os.path.exists(folder.address) and not os.path.isdir(folder.address):
+        return False
+    try:
+        return not folder.exists(layout.MARKER) and not layout.foreign_names(folder)
+    except OSError:  # whoever opens it will say what is the matter
+        return False
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from waitress.adjustments import Adjustments
@@ -42,6 +43,11 @@ def make_server(
 ) -> TcpWSGIServer:
     """A server of a WSGI application on a bound socket; ``run()`` it, then ``close()`` it."""
     limits = limits or ServerLimits()
+    # Each takes a file descriptor, and the store's files need some: without any left the server
+    # could not even take a connection to drop it.
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if descriptors != resource.RLIM_INFINITY:
+        limits = replace(limits, connections=max(8, min(limits.connections, descriptors // 4)))
     adjustments = Adjustments(
         threads=limits.threads,
         sockets=[listener],

@@ -1,6 +1,7 @@
 """Who may ask: the token, its cookie and header, hosts; what a client may take; prefixes."""
 
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -201,6 +202,18 @@ def test_silent_connections_do_not_stop_the_server():
         assert held[0].recv(1) == b""  # the oldest had to go
         for each in held:
             each.close()
+
+
+def test_few_file_descriptors_are_shared_out():
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (400, old[1]))
+        server = make_server(hello, socket.create_server(("127.0.0.1", 0)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+    assert server.limits.connections == 100
+    server.task_dispatcher.shutdown()
+    server.close()
 
 
 def test_a_request_that_trickles_is_given_up():

@@ -170,5 +170,7 @@ def test_what_no_store_can_come_of_is_not_waited_for(tmp_path):
     for name, says in (("letters", "not a store"), ("newer", "format version 99")):
         with pytest.raises(StoreError, match=re.escape(says)):
             waiting(tmp_path / name)
+    with pytest.raises(StoreError):
+        waiting(tmp_path / "file")
     with pytest.raises(StoreError, match="no store"):
         server._following(tmp_path / "nothing", "/", False, wait=False)

@@ -228,8 +228,7 @@ def _reasons(ids: pa.DataType) -> tuple[Column, ...]:
         reason(
             "weights",
             FLOATS,
-            "their routing weights w, rounded to fp16; this and what follows is null in "
-            "imported runs",
+            "their routing weights w, fp16; this and what follows is null in imported runs",
             unit="share × runs.routed_scaling_factor",
         ),
         reason("affinities", FLOATS, "their affinities s = sigmoid(router logit)", unit="score"),
