@@ -223,3 +223,13 @@ def test_problems_of_saved_answers_are_checked_before_they_are_read(tmp_path):
     with pytest.raises(ProblemError, match="problem 0 is a str"):
         import_responses("vllm", [], tmp_path / "s", model="ring-nano", problems=["Hi"])
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("place", ["a\0b", 5, None, "x" * 300, b"abc", "\ud800x"])
+def test_places_that_no_store_can_have_are_refused(place):
+    from ringlens.errors import StoreError
+    from ringlens.store import Store, StoreWriter
+
+    for opens in (Store, StoreWriter):
+        with pytest.raises(StoreError, match="not at"):
+            opens(place)

@@ -11,9 +11,14 @@ from typing import Any, Protocol
 
 import duckdb
 
+from ringlens.errors import StoreError
+from ringlens.plain import half_pair
 from ringlens.store.local import LocalFolder
 from ringlens.store.manifest import NAME, File, Manifest
 from ringlens.store.shared_disk import SharedDisk, is_shared
+
+LONGEST = 255
+"""Most bytes of a name on a disk."""
 
 Move = tuple[Path, str]
 """A staged file on this machine, and its path in the store."""
@@ -122,9 +127,12 @@ def folder_at(place: str | Path) -> Folder:
     """The folder at a path or an address.
 
     Raises:
-        StoreError: The address is of a kind that fsspec does not know, or needs another package.
+        StoreError: It is no path that a folder can have; or the address is of a kind that fsspec
+            does not know, or needs another package.
     """
     text = str(place)
+    if not isinstance(place, str | Path) or not _is_path(text):
+        raise StoreError(f"a store lies in a folder or at an address, not at {place!r:.80}")
     if "://" not in text:
         return SharedDisk(place) if is_shared(place) else LocalFolder(place)
     if text.startswith("file://"):
@@ -133,3 +141,9 @@ def folder_at(place: str | Path) -> Folder:
     from ringlens.store.bucket import Bucket  # with fsspec, which a local store needs not wait for
 
     return Bucket(text)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a disk can have a path of this name."""
+    whole = half_pair(text) is None and "\0" not in text
+    return whole and all(len(part.encode()) <= LONGEST for part in text.split("/"))
