@@ -92,3 +92,10 @@ def test_files_stay_short(file, package):
 
 def test_the_walk_sees_every_folder():
     assert {package for _, package in FILES} >= {"model", "observe", "store", "app", "data", "cli"}
+
+
+def test_files_that_a_fast_run_leaves_out_are_there():
+    from conftest import SLOW
+
+    missing = [name for name in SLOW if not Path(__file__).with_name(name).exists()]
+    assert missing == []

@@ -29,7 +29,10 @@ def lens():
     return tiny_lens.lens()
 
 
-@pytest.fixture(scope="module", params=["fused-sdpa", "modules-eager", "fused-flex_attention"])
+COMPILED = pytest.param("fused-flex_attention", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["fused-sdpa", "modules-eager", COMPILED])
 def seen(request, expected):
     mask = expected["attention_mask"]
     return observe(
