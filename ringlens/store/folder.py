@@ -6,6 +6,7 @@ Paths are those of the manifest: relative to the folder, with forward slashes.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,7 +132,7 @@ def folder_at(place: str | Path) -> Folder:
             does not know, or needs another package.
     """
     text = str(place)
-    if not isinstance(place, str | Path) or not _is_path(text):
+    if not isinstance(place, str | PathLike) or not _is_path(text):
         raise StoreError(f"a store lies in a folder or at an address, not at {place!r:.80}")
     if "://" not in text:
         return SharedDisk(place) if is_shared(place) else LocalFolder(place)
