@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from ringlens.errors import ConfigError
+from ringlens.errors import ConfigError, RinglensError
+from ringlens.model.fields import check_fields, check_size, require
 from ringlens.model.parallel import EP_PLAN, PP_PLAN, TP_PLAN
 
 ARCHITECTURES = ("BailingMoeV2ForCausalLM", "BailingMoeV2Model")
@@ -71,22 +73,41 @@ class BailingMoeV2Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Bring every spelling to one form, then check it."""
+        stated = {f.name: getattr(self, f.name) for f in fields(BailingMoeV2Config)}
+        check_fields({**stated, **kwargs})
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
         if not self.num_key_value_heads:
             self.num_key_value_heads = self.num_attention_heads
         self.num_nextn_predict_layers = self.num_nextn_predict_layers or 0
-        scaling = kwargs.pop("rope_scaling", None) or self.rope_parameters or {}
+        scaled = kwargs.pop("rope_scaling", None)
+        both = bool(scaled and self.rope_parameters) and scaled != self.rope_parameters
+        require(not both, "rope_scaling", scaled, "left out where rope_parameters says otherwise")
+        scaling = scaled or self.rope_parameters or {}
         factor = self._rotary_factor(scaling, kwargs)
         self.rope_parameters = {
             **{key: value for key, value in scaling.items() if key != "type"},
-            "rope_type": scaling.get("rope_type", scaling.get("type", "default")),
+            "rope_type": scaling.get("rope_type") or scaling.get("type") or "default",
             "rope_theta": scaling.get("rope_theta", kwargs.pop("rope_theta", 600000.0)),
             "partial_rotary_factor": factor,
         }
         kwargs.pop("rope_theta", None)
         super().__post_init__(**kwargs)
         self._check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """From the values of a ``config.json``; transformers' method.
+
+        Raises:
+            ConfigError: A value that its field cannot have, one of transformers' own included.
+        """
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except RinglensError:
+            raise
+        except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+            raise ConfigError(f"the model's config.json is malformed: {error}.") from error
 
     def _rotary_factor(self, scaling: dict[str, Any], kwargs: dict[str, Any]) -> float:
         """Share of the head that is rotated; every place that states it must agree."""
@@ -114,20 +135,19 @@ class BailingMoeV2Config(PreTrainedConfig):
                 f"'bailing_moe', and ringlens loads {ARCHITECTURES[0]!r} only. "
                 "Load this checkpoint with its own code (trust_remote_code=True, without ringlens)."
             )
-        _require(self.score_function == "sigmoid", "score_function", self.score_function, "sigmoid")
-        _require(
+        require(
             self.experts_layout in (None, *LAYOUTS),
             "experts_layout",
             self.experts_layout,
             " or ".join(LAYOUTS),
         )
-        _require(
+        require(
             self.num_attention_heads % (self.num_key_value_heads or 1) == 0,
             "num_key_value_heads",
             self.num_key_value_heads,
             f"a divisor of num_attention_heads = {self.num_attention_heads}",
         )
-        _require(
+        require(
             0 <= self.first_k_dense_replace <= self.num_hidden_layers,
             "first_k_dense_replace",
             self.first_k_dense_replace,
@@ -135,36 +155,37 @@ class BailingMoeV2Config(PreTrainedConfig):
         )
         assert self.rope_parameters is not None
         rotary_dim = self.rotary_dim
-        _require(
+        require(
             0 < rotary_dim <= (self.head_dim or 0) and rotary_dim % 2 == 0,
             "rotary_dim",
             rotary_dim,
             f"even, positive and at most head_dim = {self.head_dim}",
         )
         self._check_groups()
+        check_size({**vars(self)})
 
     def _check_groups(self) -> None:
-        _require(
+        require(
             self.n_group > 0 and self.num_experts % self.n_group == 0,
             "n_group",
             self.n_group,
             f"a divisor of num_experts = {self.num_experts}",
         )
-        _require(
+        require(
             1 <= self.topk_group <= self.n_group,
             "topk_group",
             self.topk_group,
             f"1 to n_group = {self.n_group}",
         )
         size = self.num_experts // self.n_group
-        _require(
+        require(
             size >= 2,
             "num_experts",
             self.num_experts,
             f"at least 2 experts in each of {self.n_group} groups (a group's score is the sum of "
             "its two best)",
         )
-        _require(
+        require(
             1 <= self.num_experts_per_tok <= self.topk_group * size,
             "num_experts_per_tok",
             self.num_experts_per_tok,
@@ -194,8 +215,3 @@ class BailingMoeV2Config(PreTrainedConfig):
         scaled = rope.get("rope_type", "default") != "default"
         output["rope_scaling"] = {**rope, "type": rope["rope_type"]} if scaled else None
         return output
-
-
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} = {value!r} in the model's config.json; it must be {wanted}.")

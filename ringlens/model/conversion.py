@@ -7,15 +7,8 @@ so saving writes the published names again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from safetensors import safe_open
-
-from ringlens.errors import CheckpointError
-from ringlens.model.quantization import quantization_method
 
 if TYPE_CHECKING:
     from transformers.core_model_loading import WeightConverter
@@ -94,94 +87,6 @@ def _ffn_tensors(prefix: str, hidden: int, width: int) -> Iterator[tuple[str, Sh
     yield f"{prefix}.gate_proj.weight", (width, hidden)
     yield f"{prefix}.up_proj.weight", (width, hidden)
     yield f"{prefix}.down_proj.weight", (hidden, width)
-
-
-def checkpoint_headers(folder: Path) -> dict[str, tuple[Shape, str]] | None:
-    """Names, shapes and dtypes ("BF16") in a folder's safetensors files, from their headers alone.
-
-    Returns:
-        None where the folder holds no safetensors files (transformers then says what it found).
-
-    Raises:
-        CheckpointError: A file of the index is missing, or a header cannot be read.
-    """
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    if index.is_file():
-        files = {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
-    elif single.is_file():
-        files = {single}
-    else:
-        return None
-    tensors: dict[str, tuple[Shape, str]] = {}
-    for file in sorted(files):
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file.name} is named in {index.name} but is not in {folder}. Fetch it again."
-            )
-        try:
-            with safe_open(file, framework="numpy") as shard:
-                for name in shard.keys():  # noqa: SIM118 (a safetensors file is no dict)
-                    tensor = shard.get_slice(name)
-                    tensors[name] = tuple(tensor.get_shape()), tensor.get_dtype()
-        except Exception as error:
-            raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
-    return tensors
-
-
-def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
-    """Refuse a checkpoint folder whose tensors do not fit ``config``, before anything is loaded.
-
-    Raises:
-        CheckpointError: A tensor is missing or has another shape; the message names it.
-    """
-    headers = checkpoint_headers(folder)
-    if headers is None or quantization_method(config) not in (None, "bitsandbytes", "fp8"):
-        return  # transformers says what it misses; other quantisers use other names
-    _check_scales(folder, headers)
-    found = {name: shape for name, (shape, _) in headers.items()}
-    if not any(name.startswith("model.") for name in found):  # saved from the bare base model
-        found = {
-            name if name == "lm_head.weight" else f"model.{name}": s for name, s in found.items()
-        }
-    expected = expected_tensors(config)
-    missing = sorted(set(expected) - set(found))
-    biases = {n for n in found if n.endswith("mlp.gate.expert_bias")}
-    wanted = {f"model.layers.{layer}.mlp.gate.expert_bias" for layer in config.sparse_layers}
-    if biases & wanted:  # a model either has biases or has none: some is a damaged checkpoint
-        missing += sorted(wanted - biases - set(missing))
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {_few(missing)}, which its config.json calls for. "
-            "The download may be incomplete, or config.json belongs to another model."
-        )
-    # bitsandbytes packs weights; the scales beside them tell which.
-    packed = {
-        n for n in found if f"{n}.absmax" in found or f"{n.removesuffix('weight')}SCB" in found
-    }
-    wrong = [n for n in expected if n not in packed and found[n] != expected[n]]
-    if wrong:
-        name = wrong[0]
-        raise CheckpointError(
-            f"{name} has shape {list(found[name])} in {folder}, but config.json calls for "
-            f"{list(expected[name])} ({len(wrong)} such tensors). Use this model's own config.json."
-        )
-
-
-def _check_scales(folder: Path, headers: dict[str, tuple[Shape, str]]) -> None:
-    """Refuse FP8 weights without their block scales: transformers would take the bare numbers."""
-    bare = [n for n, (_, dtype) in headers.items() if dtype.startswith("F8_E4M3")]
-    lacking = sorted(f"{n}_scale_inv" for n in bare if f"{n}_scale_inv" not in headers)
-    if lacking:
-        raise CheckpointError(
-            f"{folder} lacks {_few(lacking)}, the scales of its FP8 weights. "
-            "The download may be incomplete."
-        )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def prediction_layer_pattern(config: BailingMoeV2Config) -> str | None:

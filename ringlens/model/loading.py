@@ -11,7 +11,9 @@ import torch
 
 from ringlens.data import path as bundled
 from ringlens.errors import ConfigError, ModelNotFoundError
+from ringlens.model.checkpoint import CONFIG, check_folder, read_values
 from ringlens.model.configuration import BailingMoeV2Config
+from ringlens.model.hub import fetch_config, fetch_descriptions, fetch_weights
 from ringlens.model.layout import choose_layout
 from ringlens.model.parallel import distributed_config
 from ringlens.model.quantization import (
@@ -21,7 +23,7 @@ from ringlens.model.quantization import (
     quantization_config,
     quantization_method,
 )
-from ringlens.model.tokenizer import load_tokenizer
+from ringlens.model.tokenizer_gate import open_tokenizer
 from ringlens.plain import half_pair
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def locate(name: str) -> str:
         return str(bundled(name))
     folder = Path(name).expanduser()
     if os.path.isdir(folder):  # Path.is_dir would raise for a name that is too long
-        if not (folder / "config.json").is_file():
+        if not os.path.lexists(folder / CONFIG):
             raise ModelNotFoundError(
                 f"{folder} holds no config.json, so it is no model folder. Give the folder that "
                 "holds config.json and the safetensors files."
@@ -113,13 +115,16 @@ def load_model(
         ModelNotFoundError: There is no such model.
         ConfigError: It is not a Ring model, or the options contradict each other, the checkpoint
             or the machine.
-        CheckpointError: A tensor is missing or misshapen.
+        CheckpointError: A file is missing or malformed, a tensor is missing, misshapen or of no
+            floating-point dtype, or the tokenizer or its chat template cannot be used.
     """
     from ringlens.model import BailingMoeV2ForCausalLM
 
     place = locate(name)
     config = read_config(place, revision)
-    tokenizer = load_tokenizer(place, revision)  # before the weights: it may be refused
+    local = os.path.isdir(place)
+    folder = Path(place) if local else fetch_descriptions(place, revision)
+    check_folder(folder)
     sizes = {"tp_size": tp_size, "ep_size": ep_size, "pp_size": pp_size}
     layout = distributed_config(config, **sizes)
     where = _placement(device, device_map, max_memory, offload_folder, layout)
@@ -135,9 +140,12 @@ def load_model(
         sharded=tp_size > 1 or ep_size > 1,
     )
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, **where}
-    options |= {"revision": revision, "quantization_config": quantizer}
+    options |= {"quantization_config": quantizer}
     given = {key: value for key, value in options.items() if value is not None}
-    model = BailingMoeV2ForCausalLM.from_pretrained(place, config=config, **given)
+    tokenizer = open_tokenizer(folder, config)
+    if not local:
+        fetch_weights(place, revision, folder)
+    model = BailingMoeV2ForCausalLM.from_pretrained(folder, config=config, **given)
     return model.eval(), tokenizer
 
 
@@ -216,27 +224,24 @@ def _compute_dtype(dtype: str | torch.dtype, config: BailingMoeV2Config) -> torc
 
 
 def read_config(place: str, revision: str | None = None) -> BailingMoeV2Config:
-    """The configuration of a folder or hub id.
+    """The configuration of a folder or hub id, checked before anything is made of it.
+
+    Of a folder the other files that describe the model are checked, too.
+
+    Args:
+        place: A folder, the path of a ``config.json``, or a hub id, of which only it is fetched.
+        revision: Branch, tag or commit of a hub id.
 
     Raises:
         ModelNotFoundError: Nothing is found there.
-        ConfigError: It is the configuration of another kind of model.
+        CheckpointError: It is no JSON, or no plain file.
+        ConfigError: It is the configuration of another kind of model, or a value cannot be.
     """
-    from transformers import PreTrainedConfig
-
-    try:
-        values, _ = PreTrainedConfig.get_config_dict(place, revision=revision or "main")
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(
-            f"no model {place!r} on the hub or in the local cache: {_first_line(error)}"
-        ) from error
-    if values.get("model_type") != BailingMoeV2Config.model_type:
-        raise ConfigError(
-            f"{place} is a {values.get('model_type')!r} model; ringlens opens Ring models "
-            "(model_type 'bailing_moe')."
-        )
-    return BailingMoeV2Config.from_dict(values)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    folder = Path(place)
+    if os.path.isdir(folder):
+        check_folder(folder)
+        file = folder / CONFIG
+    else:
+        file = folder if os.path.lexists(folder) else fetch_config(place, revision)
+    config: BailingMoeV2Config = BailingMoeV2Config.from_dict(read_values(file))
+    return config

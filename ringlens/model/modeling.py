@@ -33,8 +33,9 @@ from ringlens.model.attention import (
     BailingMoeV2RotaryEmbedding,
 )
 from ringlens.model.caching import CACHE, NEW, OLD, given
+from ringlens.model.checkpoint import check_checkpoint, check_folder
 from ringlens.model.configuration import BailingMoeV2Config
-from ringlens.model.conversion import check_checkpoint, prediction_layer_pattern
+from ringlens.model.conversion import prediction_layer_pattern
 from ringlens.model.layout import choose_layout
 from ringlens.model.moe import (
     BailingMoeV2ExpertModules,
@@ -164,7 +165,10 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
         if cls is BailingMoeV2Model:
             cls = MODELS[config.experts_layout]
         if Path(str(name)).is_dir():
-            check_checkpoint(Path(name) / kwargs.get("subfolder", ""), config)
+            folder = Path(name) / kwargs.get("subfolder", "")
+            check_folder(folder)
+            check_checkpoint(folder, config)
+            kwargs["use_safetensors"] = True
         if config.num_nextn_predict_layers:
             log.warning(
                 "skipping %d multi-token-prediction layer(s) after layer %d: they do not take part "

@@ -17,7 +17,7 @@ from ringlens.errors import CheckpointError, ModelNotFoundError, ObservationErro
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 OFF: tuple[Any, ...] = (None, "", [], {})
 
@@ -29,7 +29,9 @@ PARTS = ("normalizer", "pre_tokenizer", "model", "decoder", "added_tokens")
 """What makes ids of text and text of ids. The rest cuts, pads or adds tokens when asked to."""
 
 
-def load_tokenizer(place: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    place: str, revision: str | None = None, config: PreTrainedConfig | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; where there is a tokenizer.json, with its ids.
 
     Raises:
@@ -42,7 +44,7 @@ def load_tokenizer(place: str, revision: str | None = None) -> PreTrainedTokeniz
     own = None if file is None else _read(file)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            place, revision=revision or "main", trust_remote_code=False
+            place, config=config, revision=revision or "main", trust_remote_code=False
         )
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
         raise ModelNotFoundError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ServingError
+from ringlens.model.hub import fetch_descriptions
 from ringlens.model.loading import locate, model_name, read_config
-from ringlens.model.tokenizer import load_tokenizer
+from ringlens.model.tokenizer_gate import open_tokenizer
 from ringlens.observe.chat import messages_text, prompt_text
 from ringlens.observe.given import check_text
 from ringlens.observe.record import sizes
@@ -50,12 +52,15 @@ class ServedModel:
         Raises:
             ModelNotFoundError: There is no such model, or it has no tokenizer.
             ConfigError: It is not a Ring model.
+            CheckpointError: Its description is malformed.
         """
         name = model_name(name)
         file = Path(name).expanduser()
         place = locate(str(file.parent.resolve()) if file.name == "config.json" else name)
         config = read_config(place, revision)
-        return cls(config, load_tokenizer(place, revision), name, revision)
+        folder = Path(place) if os.path.isdir(place) else fetch_descriptions(place, revision)
+        tokenizer = open_tokenizer(folder, config)
+        return cls(config, tokenizer, name, revision)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, nothing added.

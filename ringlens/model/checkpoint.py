@@ -1,0 +1,281 @@
+"""The gate that every checkpoint passes before anything of it is loaded, or any of its code run.
+
+``ringlens plan`` and loading share it. A folder is read in three steps, each of which refuses what
+is malformed in a sentence: what it says of itself (:func:`read_values`, :func:`check_folder`), its
+weights against its configuration (:func:`check_checkpoint`), and its tokenizer
+(:mod:`ringlens.model.tokenizer`). Files are opened as data alone: no pickle, no code of the
+checkpoint, no pipe, no file outside the folder that the checkpoint itself names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from math import ceil, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ringlens.errors import CheckpointError, ConfigError
+from ringlens.model.conversion import expected_tensors
+from ringlens.model.fields import DTYPES, check_fields, require
+from ringlens.model.json_files import MB, read_object, regular
+from ringlens.model.quantization import fp8_block, quantization_method
+from ringlens.model.shards import INDEX, SINGLE, Header, headers, shard_names
+
+if TYPE_CHECKING:
+    from ringlens.model.configuration import BailingMoeV2Config
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG_LIMIT = 4 * MB
+# Suffixes of what transformers may read beside the weights.
+READ = (".json", ".jinja", ".txt", ".model")
+MODEL_TYPE = "bailing_moe"
+# The published configuration class names no model_type, so that what it saves says ""; other code
+# for the same architecture calls it "bailing_moe_v2".
+OTHER_TYPES = ("bailing_moe_v2", "", None)
+ARCHITECTURES = ("BailingMoeV2ForCausalLM", "BailingMoeV2Model")
+METHODS = ("fp8", "bitsandbytes")
+# What loading decides by itself, whatever a config.json says.
+OWN = ("attn_implementation", "experts_implementation", "decoder", "encoder", "generator")
+FLOATS = ("F16", "BF16", "F32", "F64")
+# What is published in FP8: linear layers. Everything else has no scales that anyone would apply.
+LINEAR = ("_proj.weight", ".attention.query_key_value.weight", ".attention.dense.weight")
+
+
+def read_values(file: Path) -> dict[str, Any]:
+    """The values of a ``config.json``, checked, its model_type in the usual spelling.
+
+    Raises:
+        CheckpointError: It is no plain file with one JSON object.
+        ConfigError: It is another kind of model, or a value cannot be.
+    """
+    values = read_object(file, CONFIG_LIMIT)
+    check_fields(values)
+    kind, names = values.get("model_type"), values.get("architectures") or []
+    if kind != MODEL_TYPE and not (kind in OTHER_TYPES and set(names) & set(ARCHITECTURES)):
+        raise ConfigError(
+            f"{file.parent if file.name == CONFIG else file} is a {kind!r} model"
+            f"{f' ({names[0]})' if names else ''}; ringlens opens Ring models (model_type "
+            f"{MODEL_TYPE!r}, or an architecture {ARCHITECTURES[0]!r})."
+        )
+    check_quantization(values)
+    ignored = _ignored()
+    kept = {k: v for k, v in values.items() if k not in ignored and not _nested(k, v)}
+    return {**kept, "model_type": MODEL_TYPE}
+
+
+def _ignored() -> set[str]:
+    """Keys with which a config.json would direct transformers, not describe a Ring model.
+
+    Everything that its base class and its generation config read, but what a Ring states.
+    """
+    from transformers import GenerationConfig, PreTrainedConfig
+
+    from ringlens.model.configuration import BailingMoeV2Config
+
+    read = {f.name for f in fields(PreTrainedConfig)} | set(vars(GenerationConfig()))
+    own = set(BailingMoeV2Config.__annotations__) | {"architectures", "dtype", "auto_map"}
+    return (read | set(OWN)) - own
+
+
+def _nested(name: str, value: Any) -> bool:
+    """Whether a key is private, or would stand for another configuration inside this one."""
+    if name in ("quantization_config", "rope_scaling", "rope_parameters", "auto_map"):
+        return False
+    return isinstance(value, dict) or name.endswith("_config") or name.startswith("_")
+
+
+def check_quantization(values: Mapping[str, Any]) -> None:
+    """Refuse checkpoints in a quantisation that cannot be loaded, or that is stated wrongly.
+
+    Raises:
+        ConfigError: The message names the method and what to use instead.
+    """
+    stated = values.get("quantization_config")
+    if values.get("compression_config") is not None:
+        raise _unknown("compressed-tensors")
+    if stated is None:
+        return
+    require(isinstance(stated, dict), "quantization_config", stated, "an object, or null")
+    method = stated.get("quant_method")
+    bits = [stated.get(name) for name in ("load_in_4bit", "load_in_8bit")]
+    if method is None and True in bits:
+        method = "bitsandbytes"
+    if method not in METHODS:
+        raise _unknown(method)
+    if method == "bitsandbytes":
+        one = all(b in (True, False, None) for b in bits) and bits.count(True) == 1
+        require(one, "load_in_4bit, load_in_8bit", bits, "true for one of them")
+        kind = stated.get("bnb_4bit_quant_type", "nf4")
+        require(kind in ("nf4", "fp4"), "bnb_4bit_quant_type", kind, "'nf4' or 'fp4'")
+        for name in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
+            dtype = stated.get(name)
+            known = dtype is None or dtype in (*DTYPES, "uint8")
+            require(known, name, dtype, f"uint8 or one of {', '.join(DTYPES)}")
+        return
+    block = stated.get("weight_block_size")
+    whole = isinstance(block, list) and all(type(n) is int and 0 < n <= 2**20 for n in block)
+    require(block is None or (whole and len(block) == 2), "weight_block_size", block,
+            "two whole numbers, for example [128, 128]")  # fmt: skip
+    for name, wanted in (("activation_scheme", "dynamic"), ("fmt", "e4m3")):
+        require(stated.get(name) in (None, wanted), name, stated.get(name), repr(wanted))
+    skipped = stated.get("modules_to_not_convert")
+    names = isinstance(skipped, list) and all(isinstance(name, str) for name in skipped)
+    require(skipped is None or names, "modules_to_not_convert", skipped, "a list of names")
+
+
+def _unknown(method: Any) -> ConfigError:
+    return ConfigError(
+        f"the checkpoint is quantised with quant_method = {str(method)[:80]!r}, which ringlens "
+        f"cannot load; known are {' and '.join(map(repr, METHODS))}. Use the 16-bit checkpoint "
+        "(quantization='nf4' or 'int8' makes it smaller while loading), or one published in FP8."
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder whose files, the weights aside, cannot be read or say impossible things.
+
+    Raises:
+        CheckpointError: A file is no plain file, or malformed; the message names it.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
+    for name in names:
+        if name.endswith(READ):
+            regular(folder / name)
+    if "adapter_config.json" in names:
+        raise CheckpointError(
+            f"{folder} has an adapter_config.json, which would load another model in its place. "
+            "Merge the adapter into the weights (peft: merge_and_unload), and save the whole model."
+        )
+    if GENERATION in names:
+        _check_generation(folder / GENERATION)
+    if SINGLE not in names and INDEX in names:
+        shard_names(folder)
+
+
+def _check_generation(file: Path) -> None:
+    """Refuse a generation config that transformers would quietly replace, or fail on later."""
+    from transformers import GenerationConfig
+
+    values = read_object(file, CONFIG_LIMIT)
+    try:
+        ids: dict[str, Any] = {
+            k: values[k] for k in ("eos_token_id", "bos_token_id", "pad_token_id") if k in values
+        }
+        if isinstance(ids.get("bos_token_id"), list):
+            del ids["bos_token_id"]  # transformers' own field allows it; nothing here reads it
+        check_fields(ids)
+        GenerationConfig.from_dict(values)
+    except (ConfigError, TypeError, ValueError, AttributeError, KeyError, ImportError) as error:
+        raise CheckpointError(
+            f"{file} is malformed: {str(error).splitlines()[0]} Mend it, or remove it."
+        ) from error
+
+
+def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
+    """Refuse a checkpoint folder whose tensors do not fit ``config``, before anything is loaded.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or a tensor is missing, or has another shape
+            or dtype; the message names it.
+        ConfigError: It is quantised in a way that cannot be loaded.
+    """
+    stated = getattr(config, "quantization_config", None)
+    check_quantization({"quantization_config": stated} if isinstance(stated, dict) else {})
+    method = quantization_method(config)
+    found = headers(folder)
+    if not any(name.startswith("model.") for name in found):  # saved from the bare base model
+        found = {
+            name if name == "lm_head.weight" else f"model.{name}": h for name, h in found.items()
+        }
+    expected = expected_tensors(config)
+    biases = {
+        f"model.layers.{layer}.mlp.gate.expert_bias": (config.num_experts,)
+        for layer in config.sparse_layers
+    }
+    if (
+        found.keys() & biases.keys()
+    ):  # all layers have biases, or none: some is a damaged checkpoint
+        expected |= biases
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {_few(missing)}, which its config.json calls for. "
+            "The download may be incomplete, or config.json belongs to another model."
+        )
+    packed = _packed(found) if method == "bitsandbytes" else set()
+    if method == "fp8":
+        _check_scales(folder, found, fp8_block(config))
+    _check_dtypes(folder, found, {name: name in packed for name in expected}, method)
+    wrong = [n for n, shape in expected.items() if not _fits(found[n], shape, n in packed)]
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{name} has shape {list(found[name].shape)} in {folder}, but config.json calls for "
+            f"{list(expected[name])} ({len(wrong)} such tensors). Use this model's own config.json."
+        )
+
+
+def _packed(found: Mapping[str, Header]) -> set[str]:
+    """Weights that bitsandbytes has packed: the scales beside them tell which."""
+    return {n for n in found if f"{n}.absmax" in found or f"{n.removesuffix('weight')}SCB" in found}
+
+
+def _fits(header: Header, shape: tuple[int, ...], packed: bool) -> bool:
+    """Whether a tensor has the shape wanted, or holds so many numbers in 4 bits each."""
+    if packed and header.dtype == "U8":
+        return prod(header.shape) == ceil(prod(shape) / 2)
+    return header.shape == shape or (packed and header.dtype in FLOATS)
+
+
+def _check_dtypes(
+    folder: Path, found: Mapping[str, Header], expected: Mapping[str, bool], method: str | None
+) -> None:
+    """Refuse tensors that hold no floating-point numbers where a model has them.
+
+    Args:
+        folder: The checkpoint.
+        found: Its tensors.
+        expected: Those that the model takes, and whether bitsandbytes has packed each.
+        method: Quantisation of the checkpoint.
+    """
+    for name, packed in expected.items():
+        dtype = found[name].dtype
+        allowed: tuple[str, ...] = (*FLOATS, "U8", "I8") if packed else FLOATS
+        if method == "fp8" and name.endswith(LINEAR):
+            allowed = (*FLOATS, "F8_E4M3")
+        if dtype not in allowed:
+            why = "" if method else "; config.json states no quantisation"
+            raise CheckpointError(
+                f"{name} has dtype {dtype} in {folder}; it must be {' or '.join(allowed)}{why}. "
+                "Fetch the checkpoint again, or save it as floating-point numbers."
+            )
+
+
+def _check_scales(folder: Path, found: Mapping[str, Header], block: tuple[int, int]) -> None:
+    """Refuse FP8 weights without their block scales: transformers would take the bare numbers."""
+    bare = [n for n, header in found.items() if header.dtype.startswith("F8_E4M3")]
+    lacking = sorted(f"{n}_scale_inv" for n in bare if f"{n}_scale_inv" not in found)
+    if lacking:
+        raise CheckpointError(
+            f"{folder} lacks {_few(lacking)}, the scales of its FP8 weights. "
+            "The download may be incomplete."
+        )
+    for name in bare:
+        scale, shape = found[f"{name}_scale_inv"], found[name].shape
+        wanted = tuple(ceil(n / b) for n, b in zip(shape, block, strict=False))
+        if scale.shape != wanted or scale.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{name}_scale_inv is {scale.dtype} of shape {list(scale.shape)} in {folder}; it "
+                f"must be floating-point numbers of shape {list(wanted)}, one for each block of "
+                f"{list(block)}. Fetch the checkpoint again."
+            )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more
