@@ -134,7 +134,8 @@ def reference(config, tensors):
     plain = {**config, "rope_scaling": None, "rope_parameters": None}
     by = rope["factor"] if kind == "linear" else 1.0  # dynamic: only beyond the trained context
     freqs, scale = plain_ring.frequencies(plain, config["head_dim"])
-    with mock.patch.object(plain_ring, "frequencies", lambda *_: ([f / by for f in freqs], scale)):
+    scaled = [f / by for f in freqs], scale
+    with mock.patch.object(plain_ring, "frequencies", return_value=scaled):
         return plain_ring.logits(plain, tensors, IDS)
 
 

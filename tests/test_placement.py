@@ -130,24 +130,41 @@ def ring_1t_slice():
     return model
 
 
-@pytest.mark.parametrize(("batch", "measured"), [(16, 97.8), (48, 123.6)])
+@pytest.mark.parametrize(
+    ("batch", "measured"),
+    [
+        (16, 98.63),
+        (46, 124.03),
+        (48, 125.71),
+        (52, 129.07),
+        (58, 134.1),
+        (64, 139.13),
+        (70, 143.63),
+    ],
+)
 def test_copies_of_experts_while_decoding_are_what_a_gpu_was_seen_to_take(
     ring_1t_slice, batch, measured
 ):
-    """Peaks of PyTorch's allocator on one card of 141 GB; without the copies 85.6 and 87.0."""
+    """What PyTorch reserved at most on one H200; without the copies 85.6 GB for 16, 87.0 for 48."""
     s = setting(ring_1t_slice, work=Workload(context=136, batch=batch, prefill=64))
     (load,) = by_device_map(s, devices("1x141GB")).loads
     running = load.weights + load.cache + load.recording + load.working
-    assert measured <= running / 1e9 <= 1.02 * measured
+    assert measured <= running / 1e9 <= 1.03 * measured
     assert load.working > batch * 805e6
 
 
 def test_copies_of_experts_bound_the_largest_batch(ring_1t_slice):
-    """Batch 89 ran out of memory on 141 GB, where 1,423 was once called the largest."""
+    """Batch 89 ran out of memory on 141 GB, where 1,423 was once called the largest.
+
+    On 150.1 GB a batch of 70 was captured and one of 77 was not, for want of the blocks that
+    PyTorch's allocator keeps beside the copies.
+    """
     s = setting(ring_1t_slice, work=Workload(context=136, batch=89, prefill=64))
     found = plan(s, devices("1x141GB"))
     assert not found.ways[0].fits
-    assert 48 < found.largest["batch"] < 89
+    assert 48 < found.largest["batch"] < 70
+    whole = plan(s, devices("1x150.1GB"))
+    assert 70 <= whole.largest["batch"] < 77
     apart = plan(replace(s, layout="modules"), devices("1x141GB"))
     assert apart.largest["batch"] > 1000
 

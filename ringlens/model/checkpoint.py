@@ -21,7 +21,7 @@ from ringlens.model.conversion import expected_tensors
 from ringlens.model.fields import DTYPES, check_fields, require
 from ringlens.model.json_files import MB, read_object, regular
 from ringlens.model.quantization import fp8_block, quantization_method
-from ringlens.model.shards import INDEX, SINGLE, Header, headers, shard_names
+from ringlens.model.shards import INDEX, Header, headers, shard_names
 
 if TYPE_CHECKING:
     from ringlens.model.configuration import BailingMoeV2Config
@@ -153,7 +153,7 @@ def check_folder(folder: Path) -> None:
         )
     if GENERATION in names:
         _check_generation(folder / GENERATION)
-    if SINGLE not in names and INDEX in names:
+    if INDEX in names:
         shard_names(folder)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ringlens.errors import ModelNotFoundError
 from ringlens.model.checkpoint import CONFIG, READ
-from ringlens.model.shards import SINGLE, shard_names
+from ringlens.model.shards import INDEX, SINGLE, shard_names
 
 
 def fetch_config(name: str, revision: str | None) -> Path:
@@ -39,7 +39,7 @@ def fetch_weights(name: str, revision: str | None, folder: Path) -> None:
         ModelNotFoundError: As above.
         CheckpointError: The index is malformed.
     """
-    index = shard_names(folder) if (folder / f"{SINGLE}.index.json").exists() else None
+    index = shard_names(folder) if (folder / INDEX).exists() else None
     _snapshot(name, revision, [SINGLE] if index is None else sorted(set(index.values())))
 
 

@@ -102,7 +102,9 @@ class Setting:
             return Need(weights, working=stages["logits"] if unit == head else 0)
         attending = max(stages["attention"], stages["head statistics"])
         if int(unit.removeprefix(LAYERS)) in self.config.sparse_layers:
-            working = max(attending, stages["experts"], stages.get(DECODING, 0))
+            # PyTorch keeps the blocks of the prompt's forward; without them it would cut up those
+            # of the copies, and the next copies would find no room.
+            working = max(attending, stages["experts"]) + stages.get(DECODING, 0)
             return Need(
                 weights, self.cache, self.recording.sparse_layer, working, self.size.fusing_bytes
             )

@@ -39,9 +39,10 @@ def shard_names(folder: Path) -> dict[str, str] | None:
         CheckpointError: There are no weights, weights are pickles only, or the index is malformed
             or names files outside the folder.
     """
-    if regular(folder / SINGLE):
-        return None
+    single = regular(folder / SINGLE)
     if not regular(folder / INDEX):
+        if single:
+            return None
         raise CheckpointError(_no_weights(folder))
     weight_map = read_object(folder / INDEX, INDEX_LIMIT).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -56,6 +57,12 @@ def shard_names(folder: Path) -> dict[str, str] | None:
             )
     for file in sorted(set(weight_map.values())):
         _check_name(file, folder)
+    others = sorted(set(weight_map.values()) - {SINGLE})
+    if single and others:
+        raise CheckpointError(
+            f"{folder} holds both {SINGLE} and {INDEX}, which names {others[0]} instead. Remove "
+            "the one that is left over from another download."
+        )
     return weight_map
 
 
