@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-import ringlens.model.tokenizer as tokenizer_module
+import ringlens.model.tokenizer_gate as tokenizer_module
 from ringlens.errors import CheckpointError, ConfigError, ModelNotFoundError, RinglensError
 from ringlens.model.loading import load_model, read_config
 from ringlens.model.memory import Workload

@@ -3,7 +3,7 @@
 ``ringlens plan`` and loading share it. A folder is read in three steps, each of which refuses what
 is malformed in a sentence: what it says of itself (:func:`read_values`, :func:`check_folder`), its
 weights against its configuration (:func:`check_checkpoint`), and its tokenizer
-(:mod:`ringlens.model.tokenizer`). Files are opened as data alone: no pickle, no code of the
+(:mod:`ringlens.model.tokenizer_gate`). Files are opened as data alone: no pickle, no code of the
 checkpoint, no pipe, no file outside the folder that the checkpoint itself names.
 """
 
