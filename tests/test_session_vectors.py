@@ -109,7 +109,7 @@ def test_the_run_says_what_was_recorded(store):
         (["resid_post@1[4:2]"], "start:stop"),
         (["resid_post@1", "resid_post@2"], "twice"),
         (["attention:4"], "names no layers"),
-        (["attention:0@1"], "at least 1"),
+        (["attention:0@1"], "k = 0; it must be a whole number, 1 or more"),
         (["resid_post@1+x"], "cannot record"),
     ],
 )
