@@ -23,21 +23,15 @@ the caller knows to be written out as ordinary tokens, or to stand inside the qu
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ringlens.quoting import Quoting
+
 THINK, END_THINK = "<think>", "</think>"
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
-
-QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "「": "」"}
-# A fence in a line of its own; marks, which stand in angle brackets, may be in that line too.
-FENCE = re.compile(r"(?:^|(?<=>))[ \t]*(`{3,}|~{3,})([^`<\n]*)(?:$|(?=<))", re.MULTILINE)
-TICKS = re.compile(r"`+")
-BREAK = re.compile(r"\n")
-INDENT = 200
-"""Blanks at most around a mark that is alone on its line."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +187,7 @@ class _Parser:
         self.written = written and prompt_end is not None
         self.plain = sorted(plain)
         self.question = self._place(question.strip())
-        self._blocks: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+        self._quoting = Quoting(text)
 
     def _place(self, question: str) -> tuple[int, int]:
         """Where the question stands, if it is a part of the prompt and not the whole."""
@@ -322,14 +316,14 @@ class _Parser:
         lead = end - len(self.text[start:end].lstrip())
         for at, behind in self._found(THINK, start, end):
             first = at <= lead
-            if anywhere or first or self._alone(at, behind, start, end):
+            if anywhere or first or self._quoting.is_alone(at, behind, start, end):
                 return at if anywhere or not first else start
         return -1
 
     def _closing(self, start: int, end: int) -> tuple[int, int] | None:
         """The mark that closes a thought; None if there is none."""
         found = list(self._found(END_THINK, start, end))
-        alone = (mark for mark in found if self._alone(*mark, start, end))
+        alone = (mark for mark in found if self._quoting.is_alone(*mark, start, end))
         return next(alone, found[0] if found else None)
 
     def _stop(self, start: int, turn: Turn) -> int:
@@ -358,75 +352,11 @@ class _Parser:
         first = bisect_left(self.plain, at)
         if first < len(self.plain) and self.plain[first] < behind:
             return False
-        if self.question[0] <= at < self.question[1] or self._quoted(at, behind, start, end):
+        if self.question[0] <= at < self.question[1] or self._quoting.is_quoted(
+            at, behind, start, end
+        ):
             return False
-        return not fences or not self._fenced(at, start, end)
-
-    def _quoted(self, at: int, behind: int, start: int, end: int) -> bool:
-        """Whether a mark stands between quotation marks or in a code span."""
-        text = self.text
-        before, after = text[max(at - 1, start) : at], text[behind : min(behind + 1, end)]
-        if before and QUOTES.get(before) == after:
-            # A straight quotation mark may also end something: at a word's start it begins.
-            lead = text[max(at - 2, start) : at - 1]
-            if before != after or not lead or lead in " \t\n([{=:":
-                return True
-        line, line_end = self._line(at, behind, start, end)
-        closers = self._fences(start, end)[1]
-        if (first := bisect_left(closers, line)) < len(closers) and closers[first] < at:
-            return False  # right behind a block
-        cuts = [bisect_left(self._ticks, place) for place in (line, at, behind, line_end)]
-        return (cuts[1] - cuts[0]) % 2 == 1 and (cuts[3] - cuts[2]) % 2 == 1
-
-    def _fenced(self, at: int, start: int, end: int) -> bool:
-        """Whether a place is in a fenced block of ``start`` to ``end``."""
-        opened, closed = self._fences(start, end)
-        block = bisect_right(opened, at) - 1
-        return block >= 0 and at < closed[block]
-
-    def _fences(self, start: int, end: int) -> tuple[list[int], list[int]]:
-        """Where the fenced blocks of ``start`` to ``end`` begin, and where they end."""
-        if (start, end) not in self._blocks:
-            self._blocks[start, end] = _fenced_blocks(self.text, start, end)
-        return self._blocks[start, end]
-
-    def _alone(self, at: int, behind: int, start: int, end: int) -> bool:
-        """Whether nothing else stands in a mark's line."""
-        line, line_end = self._line(at, behind, start, end)
-        if at - line > INDENT or line_end - behind > INDENT:
-            return False
-        return not self.text[line:at].strip() and not self.text[behind:line_end].strip()
-
-    def _line(self, at: int, behind: int, start: int, end: int) -> tuple[int, int]:
-        """Where the line of a mark begins and ends."""
-        before, after = bisect_left(self._breaks, at), bisect_left(self._breaks, behind)
-        line = self._breaks[before - 1] + 1 if before else 0
-        line_end = self._breaks[after] if after < len(self._breaks) else end
-        return max(line, start), min(line_end, end)
-
-    # Looked up, not searched for: a long line may hold many marks.
-    @cached_property
-    def _breaks(self) -> list[int]:
-        return [match.start() for match in BREAK.finditer(self.text)]
-
-    @cached_property
-    def _ticks(self) -> list[int]:
-        return [match.start() for match in TICKS.finditer(self.text)]
-
-
-def _fenced_blocks(text: str, start: int, end: int) -> tuple[list[int], list[int]]:
-    """Where the fenced blocks of a part of a text begin and end."""
-    opened: list[int] = []
-    closed: list[int] = []
-    waiting: re.Match[str] | None = None
-    for fence in FENCE.finditer(text[start:end]):  # a line begins where the part does
-        if waiting is not None and not fence[2].strip() and fence[1][0] == waiting[1][0]:
-            opened.append(start + waiting.start())
-            closed.append(start + fence.start())
-            waiting = None
-        else:
-            waiting = fence
-    return opened, closed
+        return not fences or not self._quoting.is_fenced(at, start, end)
 
 
 def _turn(role: str, start: int, end: int, own: int) -> Turn:

@@ -15,13 +15,24 @@ ALLOWED = {
     "analysis": BASE | {"store", "analysis"},
     "app": BASE | {"store", "analysis", "app"},
     "problem": BASE | {"data", "transcript"},
-    "transcript": BASE,
+    "transcript": BASE | {"quoting"},
+    "quoting": set(),
     "errors": set(),
     "config": {"errors"},
     "plain": set(),
     "versions": set(),
 }
-NO_TORCH = {"store", "analysis", "app", "problem", "transcript", "errors", "config", "cli"}
+NO_TORCH = {
+    "store",
+    "analysis",
+    "app",
+    "problem",
+    "transcript",
+    "quoting",
+    "errors",
+    "config",
+    "cli",
+}
 HEAVY = {"torch", "transformers", "accelerate", "nnsight"}
 PLACES = {"app": "app", "probes": "probes", "data": "data"}
 
