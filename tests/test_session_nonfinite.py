@@ -1,9 +1,10 @@
 """A model whose numbers are none: recording stops at the first, or goes on and flags it."""
 
-from dataclasses import replace
+from dataclasses import warnings
 
 import numpy as np
 import pytest
+import replace
 import session_worker
 import tiny_lens
 import torch
@@ -173,7 +174,10 @@ def test_which_numbers_are_none(field, value, wrong):
     part = np.full((3, 5, 2), value if value == 3e38 else 1, np.float32)
     part[1, 2, 0] = value
     seen = Seen(0, 5, np.zeros((1, 5)), {field: part}, {}, {})
-    assert suspects(seen) == {field}
+    with warnings.catch_warnings(action="error"):  # users see what numpy says
+        assert suspects(seen) == {field}
+        half = np.full((4, 4096), 300, np.float16)  # the squares of which are beyond float16
+        assert suspects(Seen(0, 5, np.zeros((1, 5)), {field: half}, {}, {})) == {field}
     found = faults(field, part, 10, (4, 6, 8))
     assert list(found) == ([12] if wrong else [])
     if wrong:

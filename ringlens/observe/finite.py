@@ -49,12 +49,13 @@ class Fault:
 
 def suspects(seen: Seen) -> frozenset[Field]:
     """The fields of a block in which something may not be finite, padding included."""
-    return frozenset(
-        field
-        for field, array in seen.fields.items()
-        # Half the time of a sum, a third of that of looking at each: 0.24 ns a number.
-        if array.dtype.kind == "f" and not np.isfinite(np.dot(array.ravel(), array.ravel()))
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # that is what is asked here
+        return frozenset(
+            field
+            for field, array in seen.fields.items()
+            # Half the time of a sum, a third of that of looking at each: 0.24 ns a number.
+            if array.dtype.kind == "f" and not np.isfinite(np.dot(array.ravel(), array.ravel()))
+        )
 
 
 def faults(
