@@ -1,10 +1,10 @@
 """A model whose numbers are none: recording stops at the first, or goes on and flags it."""
 
-from dataclasses import warnings
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import replace
 import session_worker
 import tiny_lens
 import torch
