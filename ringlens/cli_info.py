@@ -62,7 +62,8 @@ def _print_run(run: dict[str, Any]) -> None:
     click.echo(f"  {shape}")
     click.echo(f"  {', '.join(filter(None, what))}; seed {run['seed']}")
     click.echo(f"  recorded {', '.join(run['record']) or 'tokens alone'}")
-    for name, text in (("versions", versions), ("parallel", parallel)):
+    lost = ", ".join(run["lost"] or ())
+    for name, text in (("lost or left out", lost), ("versions", versions), ("parallel", parallel)):
         if text:
             click.echo(f"  {name}: {text}")
 

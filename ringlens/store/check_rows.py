@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ringlens.store.check_files import BATCH
 from ringlens.store.columns import ragged
-from ringlens.store.finding import DROP, LOST, Finding
+from ringlens.store.finding import DROP, GONE, LOST, NOTE_LOST, Finding
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File
+from ringlens.store.schema import RUNNING
 from ringlens.store.table import Table
 from ringlens.store.tiling import Ints, Segments, faults
 
@@ -48,6 +49,11 @@ class RunTraces:
     ids: Ints
     tokens: Ints
     rows: dict[int, dict] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> NDArray[np.bool_]:
+        """Which of them have ended."""
+        return np.array([self.rows[i]["finish_reason"] != RUNNING for i in self.ids.tolist()], bool)
 
     def layers(self, table: str) -> Ints:
         """The layers that a trace has rows on."""
@@ -83,7 +89,8 @@ class Seen:
 def check_table(
     folder: Folder,
     files: Sequence[File],
-    lost: Sequence[File],
+    due: Ints,
+    told: Ints,
     table: Table,
     traces: RunTraces,
     advance: Advance,
@@ -93,7 +100,8 @@ def check_table(
     Args:
         folder: Where the files live.
         files: Those of the table that can be read.
-        lost: Those that cannot be.
+        due: Traces that must have rows in it.
+        told: Traces of which the run says that it recorded this.
         table: The table, one with traces.
         traces: The run's.
         advance: Told the bytes of each file that is done.
@@ -108,11 +116,14 @@ def check_table(
         if table.name in TILED:
             _compare(segments.sorted(), table.name, traces, seen)
     if table.name in TILED:
-        # A trace may be recorded without routing or heads, but none is without tokens.
-        due = traces.ids if table.name == "tokens" else traces.within(lost)
         absent = set(due.tolist()) - seen.present
         if absent:
             seen.missing |= dict.fromkeys(absent, (int(traces.layers(table.name)[0]), 0))
+        if untold := set(told.tolist()) - seen.present - absent:
+            run_id = traces.run["run_id"]
+            what = f"run {run_id} says that it recorded {table.name}, but has no row of it for"
+            ids = tuple(sorted(untold))
+            yield Finding(LOST, GONE, table.name, f"{what} {named(untold)}", NOTE_LOST, run_id, ids)
     yield from _findings(seen, table.name, traces)
 
 

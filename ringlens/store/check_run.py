@@ -11,10 +11,12 @@ from ringlens.errors import StoreError
 from ringlens.store import parquet, schema
 from ringlens.store.check_files import FOUND, check_file
 from ringlens.store.check_numbers import check_numbers, check_phases
+from ringlens.store.check_promise import check_chosen, check_rollups, gone
 from ringlens.store.check_rows import RunTraces, check_table, named
 from ringlens.store.check_usage import check_usage
 from ringlens.store.finding import DROP, LOST, RUN_COPY, WRONG, Finding
 from ringlens.store.manifest import File, Manifest
+from ringlens.store.promise import Promise
 from ringlens.store.shape import RunShape
 from ringlens.store.store import Store
 from ringlens.store.tiling import Ints
@@ -42,6 +44,7 @@ class RunCheck:
         self.traces: Ints = np.zeros(0, np.int64)
         self.choices = 0
         self.flagged: dict[int, list[str]] = {}
+        self._modern = True  # format 1 had no rollups
         self._store, self._folder, self._manifest = store, store.folder, manifest
         self._run_id = run_id
         self._on_bytes, self._done = on_bytes, 0
@@ -138,9 +141,11 @@ class RunCheck:
 
     def _traces(self, run: dict) -> RunTraces:
         counts = [f"n_{phase}" for phase in schema.PHASES]
-        columns = ["trace_id", "run_id", *counts, "resumed_at", "flags"]
+        columns = ["trace_id", "run_id", *counts, "finish_reason", "resumed_at", "flags"]
         rows: dict[int, dict] = {}
         for file in self._readable("traces"):
+            with parquet.reading(self._folder, file.path) as opened:
+                self._modern &= "resumed_at" in opened.schema_arrow.names
             found = parquet.read(self._folder, file.path, self._tables["traces"])
             for row in found.select(columns).to_pylist():
                 trace_id = row["trace_id"]
@@ -155,7 +160,25 @@ class RunCheck:
         tokens = [sum(rows[int(i)][name] for name in counts) for i in ids]
         return RunTraces(run, ids, np.array(tokens, np.int64), rows)
 
+    def _by_table(self) -> dict[str, list[File]]:
+        return {name: self._readable(name) for name in self._tables}
+
+    def _told(self, table: str, promise: Promise, traces: RunTraces) -> Ints | None:
+        """The traces of which the run says that it recorded a table; None where all of it is gone.
+
+        That is then noted.
+        """
+        if table not in promise.tables:
+            return traces.ids[:0]
+        if not self._readable(table) and (traces.tokens > 1).any():
+            self.findings.append(gone(table, bool(self._count(table)), self._run_id))
+            return None
+        # A server tells the routing of the tokens that it was asked for: of some traces of none.
+        known = list(promise.without.get(table, ()))
+        return traces.ids[~np.isin(traces.ids, known)] if traces.whole(table) else traces.ids[:0]
+
     def _check_tables(self, traces: RunTraces) -> None:
+        promise = Promise.of(traces.run)
         read = {file.path for file in self.noted}
         for name, table in self._tables.items():
             files = self._readable(name)
@@ -163,12 +186,20 @@ class RunCheck:
                 self._advance(sum(file.bytes for file in files))
             else:
                 lost = [file for file in self.files if file.table == name and file.path not in read]
-                found = check_table(self._folder, files, lost, table, traces, self._advance)
+                due = traces.ids if name == "tokens" else traces.within(lost)
+                told = self._told(name, promise, traces)
+                if told is None:
+                    due = told = traces.ids[:0]
+                found = check_table(self._folder, files, due, told, table, traces, self._advance)
                 self.findings += found
-        by_table = {name: self._readable(name) for name in self._tables}
+        by_table = self._by_table()
+        self.findings += check_chosen(
+            self._folder, by_table, {f.table for f in self.files}, promise, traces
+        )
         self.findings += check_numbers(self._folder, by_table, traces)
         # Of traces whose rows are amiss, what follows would say the same again.
         known = {trace_id for found in self._lost() for trace_id in found.traces}
+        known |= promise.without.get("routing", frozenset())
         if self._is_whole("tokens"):
             self.findings += [
                 finding
@@ -178,9 +209,12 @@ class RunCheck:
         self.flagged = {i: row["flags"] for i, row in traces.rows.items() if row["flags"]}
         known |= {i for i, flags in self.flagged.items() if schema.NONFINITE in flags}
         if not any(found.kind == "expert" for found in self._lost()):
-            if self._is_whole("tokens", "routing"):
+            if self._is_whole("tokens", "routing") and by_table["tokens"]:
                 self.findings += check_usage(self._folder, by_table, traces, known)
-            if self._is_whole("routing", "experts"):
+                if self._modern and self._is_whole(*promise.rollups):
+                    self.findings += check_rollups(by_table, promise, self._run_id)
+            biased = not any(found.path == "experts" for found in self._lost())
+            if self._is_whole("routing", "experts") and biased and by_table["routing"]:
                 self._check_choices(known)
 
     def _lost(self) -> list[Finding]:

@@ -15,6 +15,7 @@ from ringlens.store.clock import now
 from ringlens.store.commit import CommitFiles
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File, Start
+from ringlens.store.promise import Promise, lost_rows, table_of
 from ringlens.store.rewriter import Ends, Rewriter
 from ringlens.store.shape import RunShape
 from ringlens.store.store import Store
@@ -40,6 +41,25 @@ class Copy:
     run_id: str
     trace_ids: Sequence[int]
     tables: Collection[str] | None = None
+
+    def takes(self, table: str) -> bool:
+        """Whether a table is copied."""
+        return self.tables is None or table in (*self.tables, "runs", "experts", "traces")
+
+    def left_out(self, there: Mapping[str, Sequence[File]], ids: Ids) -> list[str]:
+        """Tables that the run recorded and that its copy will be without, as ``lost`` notes them.
+
+        Args:
+            there: The store's files by table.
+            ids: New ids of the traces that are copied.
+        """
+        run_id, promise = self.run["run_id"], Promise.of(self.run)
+        mine = {name for name, files in there.items() if any(f.run_id == run_id for f in files)}
+        names = {*promise.tables, *promise.rollups, *map(table_of, promise.chosen)}
+        gone = {name for name in names if name not in mine or not self.takes(name)}
+        before = {note for note in self.run["lost"] or () if "/" not in note}
+        rows = {lost_rows(t, ids[i]) for t, of in promise.without.items() for i in of if i in ids}
+        return sorted({*before, *gone, *rows})
 
 
 def copy_run(
@@ -69,10 +89,13 @@ def copy_run(
     def work(files: CommitFiles) -> list[str]:
         new = old if keep_ids else files.commit.first_trace + np.arange(len(old))
         ids.update(zip(old.tolist(), new.tolist(), strict=True))
+        left = copy.left_out(there, ids)
         for table in schema.tables(shape.experts):
             mine = [f for f in there.get(table.name, ()) if f.run_id == copy.run["run_id"]]
-            if copy.tables is None or table.name in (*copy.tables, "runs", "experts", "traces"):
-                _stage_table(source.folder, mine, files, table, copy.run_id, ids, {**others, **ids})
+            if copy.takes(table.name):
+                _stage_table(
+                    source.folder, mine, files, table, copy.run_id, ids, {**others, **ids}, left
+                )
         return []
 
     ended = copy.run["finished"]
@@ -91,10 +114,11 @@ def _stage_table(
     run_id: str,
     ids: Ids,
     known: Ids,
+    left: Sequence[str],
 ) -> None:
     for number, file in enumerate(mine):
         rows = stream.row_groups(folder, file, table)
-        new = (_renamed(batch, table, run_id, ids, known) for batch in rows)
+        new = (_noted(_renamed(batch, table, run_id, ids, known), left) for batch in rows)
         stream.stage(files, table, new, f"-{number:06d}")
 
 
@@ -115,6 +139,15 @@ def _renamed(
     if "source_trace_id" in names:
         columns["source_trace_id"] = _mapped(columns["source_trace_id"], known)
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=table.arrow)
+
+
+def _noted(batch: pa.RecordBatch, left: Sequence[str]) -> pa.RecordBatch:
+    """A row of ``runs`` that says what is not in the copy; all others as they are."""
+    place = batch.schema.get_field_index("lost")
+    if place < 0:
+        return batch
+    field = batch.schema.field(place)
+    return batch.set_column(place, field, pa.array([list(left) or None] * len(batch), field.type))
 
 
 def _mapped(column: pa.Array, ids: Ids) -> pa.Array:

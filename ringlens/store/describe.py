@@ -38,7 +38,7 @@ STORE/
 - Files are compressed with zstd and have checksums of pages, and statistics of the columns of the
   key. Floats are split into byte streams. Each row group is sorted by the key.
 - `expert_ids` and other ids of experts are UTINYINT in the files of a model of up to 256 experts,
-  and USMALLINT above.
+  and USMALLINT above; queries see USMALLINT.
 - Readers pass over columns and tables that they do not know. A column that a file was written
   without is null. A store of a later format is refused.
 

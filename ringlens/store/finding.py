@@ -15,6 +15,10 @@ LITTER = "litter"
 """Severity: something lies about that no reader looks at."""
 
 
+GONE = "gone"
+"""Kind: a run, or a trace of it, has no row in a table that the run says it recorded."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong.
@@ -48,5 +52,6 @@ DROP = "record the traces again, or take them out with --repair --drop-damaged"
 FLAG = "record the traces again; --repair flags them, --repair --drop-damaged takes them out"
 ANALYSE = "run the analysis again; --repair --drop-damaged takes the file out"
 COUNT = "--repair counts it anew from the routing, and so does `ringlens rollup`"
+NOTE_LOST = "put copies of its files and of the manifest back, or have --repair note it as lost"
 NOTE = "--repair notes it anew"
 SWEEP = "--repair removes it"

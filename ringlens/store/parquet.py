@@ -39,7 +39,7 @@ def write(path: Path, table: Table, groups: Iterable[pa.RecordBatch]) -> int:
     rows = 0
     with pq.ParquetWriter(path, table.arrow, **_settings(table)) as writer:
         for batch in groups:
-            writer.write_batch(batch, row_group_size=batch.num_rows)
+            writer.write_batch(batch, row_group_size=max(1, batch.num_rows))
             rows += batch.num_rows
     flush(path)
     return rows

@@ -22,10 +22,12 @@ from ringlens.store.check_files import SUMMED
 from ringlens.store.check_rows import named
 from ringlens.store.commit import CommitFiles
 from ringlens.store.delete import delete_run
-from ringlens.store.finding import LOST, WRONG, Finding
+from ringlens.store.finding import GONE, LOST, WRONG, Finding
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File, Manifest
+from ringlens.store.promise import lost_rows
 from ringlens.store.store import Store
+from ringlens.store.supersede import note_lost
 from ringlens.store.table import Column, Table
 from ringlens.store.writer import StoreWriter
 
@@ -73,6 +75,7 @@ def repair(
             mender.drop(found)
         else:
             mender.flag(found.findings)
+        mender.forget(found.findings)
         mender.count([f.run_id for f in found.findings if _is_about(f, SUMMED)])
     with Store(path) as store:
         return check(store, on_progress)
@@ -124,6 +127,8 @@ class _Mender:
             if any(_is_about(found, {"runs", "experts"}) for found in here):
                 self._drop_run(run_id)
             else:
+                gone = {f.path for f in here if f.kind == GONE and not f.traces}
+                here = [f for f in here if f.kind != GONE and not _is_about(f, gone)]
                 traces = {trace_id for found in here for trace_id in found.traces}
                 self._drop_traces(run_id, traces, report.unreadable)
 
@@ -137,6 +142,25 @@ class _Mender:
             work = partial(_with_flag, self._manifest, found, word)
             self._rewriter.replace(found.run_id, work)
             self._say(f"flagged {named(set(found.traces))} of run {found.run_id} {word}")
+
+    def forget(self, findings: Sequence[Finding]) -> None:
+        """Note rows that a run says it recorded, and of which nothing is left, as lost.
+
+        Where files of a table are listed, a copy may come back; ``drop`` takes them out of the
+        list.
+        """
+        gone = [found for found in findings if found.kind == GONE and found.severity == LOST]
+        for run_id in sorted({found.run_id for found in gone}):
+            own = {f.table for f in self._manifest.snapshot()[2] if f.run_id == run_id}
+            here = [f for f in gone if f.run_id == run_id and (f.traces or f.path not in own)]
+            if here and "runs" in own:
+                self._make_sure_nobody_writes(run_id)
+                notes = [lost_rows(f.path, i) for f in here for i in f.traces]
+                notes += [found.path for found in here if not found.traces]
+                note_lost(self._rewriter, run_id, notes)
+                for found in here:
+                    of = f", of {named(set(found.traces))}," if found.traces else ""
+                    self._say(f"noted that {found.path} of run {run_id}{of} is lost")
 
     def count(self, runs: Iterable[str]) -> None:
         """Make rollups anew."""

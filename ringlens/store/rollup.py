@@ -26,6 +26,11 @@ select run_id, sum(tokens) as told from {table} group by run_id
 """
 
 
+LOST = """
+select run_id from runs where len(list_filter(lost, lambda each: each ^@ 'routing')) > 0
+"""
+
+
 @dataclass(frozen=True)
 class _Share:
     """Files that are counted together, those of tokens tell the phases; and their traces."""
@@ -52,6 +57,8 @@ def missing(store: Store) -> list[str]:
         for run_id in told.keys() - routed.keys():
             routed[run_id] = 0
         routed = {r: n if told.get(r, 0) == n else -1 for r, n in routed.items()}
+    for (run_id,) in store.sql(LOST).fetchall():
+        routed.pop(run_id, None)  # its rollups are what is left of it
     return sorted(run_id for run_id, rows in routed.items() if rows < 0)
 
 

@@ -71,6 +71,13 @@ RUNS = Table(
         Column("sampling", pa.string(), "JSON: sampling parameters"),
         Column("seed", pa.int64(), "seed of the run"),
         Column("record", list_of(pa.string()), "what was recorded"),
+        Column(
+            "lost",
+            list_of(pa.string()),
+            "tables that were recorded and are not here: lost, as a repair noted, or left out of "
+            "an export; 'heads/3' for the rows of trace 3 alone",
+            nullable=True,
+        ),
         Column("started", pa.timestamp("us", tz="UTC"), "start of the run", unit="UTC"),
         Column(
             "finished",
@@ -398,3 +405,7 @@ def tables(experts: int = 256) -> tuple[Table, ...]:
         *schema_usage.TABLES,
         *schema_analysis.TABLES,
     )
+
+
+SHOWN = {table.name: table for table in tables(experts=2**16)}
+"""Tables as queries see them: ids of experts have one type, however few a model has."""

@@ -211,7 +211,7 @@ class Store(AbstractContextManager["Store"]):
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL of the rows of some files of a table; no other file is opened."""
         paths = [self.folder.sql_path(file.path) for file in files]
-        return views.scan(self._tables[table], paths, self._guard.NAME)
+        return views.scan(schema.SHOWN[table], paths, self._guard.NAME)
 
     def faults(self) -> list[str]:
         """Committed files that are missing or not of their size, a sentence each.
@@ -313,7 +313,7 @@ class Store(AbstractContextManager["Store"]):
             f"drop view if exists {name}"
             if name in lost
             else views.table_view(table, [place(f.path) for f in files if f.table == name], guard)
-            for name, table in self._tables.items()
+            for name, table in schema.SHOWN.items()
         ]
         if "routing" not in lost:
             statements.append(views.ROUTER_CHOICES)

@@ -21,6 +21,7 @@ from ringlens.store.commit import CommitFiles
 from ringlens.store.folder import Folder
 from ringlens.store.manifest import File, Manifest
 from ringlens.store.records import TraceRecord
+from ringlens.store.rewriter import Rewriter
 from ringlens.store.shape import RunShape
 from ringlens.store.table import Table
 
@@ -94,6 +95,24 @@ def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[
     batch = pa.RecordBatch.from_pylist([row | {"finished": finished}], schema.RUNS.arrow)
     files.stage(schema.RUNS, [batch])
     return [file.path]
+
+
+def note_lost(rewriter: Rewriter, run_id: str, tables: Sequence[str]) -> None:
+    """Note in a run's row that tables which it recorded are lost.
+
+    Raises:
+        StoreError: Its row cannot be read or written; nothing has changed.
+    """
+
+    def work(files: CommitFiles) -> list[str]:
+        (file,) = rewriter.manifest.files(schema.RUNS.name, run_id)
+        intact.require(files.folder, [file])
+        (row,) = parquet.read(files.folder, file.path, schema.RUNS).to_pylist()
+        row["lost"] = sorted({*(row["lost"] or ()), *tables})
+        files.stage(schema.RUNS, [pa.RecordBatch.from_pylist([row], schema.RUNS.arrow)])
+        return [file.path]
+
+    rewriter.replace(run_id, work)
 
 
 def _recount(manifest: Manifest, files: CommitFiles, retold: recount.Phases) -> list[str]:

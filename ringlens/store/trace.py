@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import head_blocks
 from ringlens.store.columns import matrix, padded, ragged
+from ringlens.store.promise import lost_rows
 from ringlens.store.schema import HEAD_STATISTICS, RUNNING
 
 if TYPE_CHECKING:
@@ -92,7 +93,13 @@ class Trace:
         """The run's row of ``runs``."""
         run_id = self.summary["run_id"]
         query = "select * from runs where run_id = ?"
-        return self._store.sql(query, [run_id]).to_arrow_table().to_pylist()[0]
+        rows = self._store.sql(query, [run_id]).to_arrow_table().to_pylist()
+        if not rows:
+            raise StoreError(
+                f"run {run_id} of trace {self.trace_id} has no row in `runs`: see what `ringlens "
+                f"check` advises"
+            )
+        return rows[0]
 
     def tokens(self) -> Arrays:
         """The tokens, by column.
@@ -311,6 +318,8 @@ class Trace:
                 f"{table} has no layer {layer} in trace {self.trace_id}: it has "
                 f"{', '.join(map(str, layers))}"
             )
+        if {table, lost_rows(table, self.trace_id)} & set(self.run["lost"] or ()):
+            return f"{table} of trace {self.trace_id} is lost, or was left out of an export"
         recorded = ", ".join(self.run["record"]) or "nothing beside tokens"
         return (
             f"{table} was not recorded for trace {self.trace_id} (its run recorded {recorded}): "

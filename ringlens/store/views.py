@@ -28,7 +28,7 @@ _LITERAL = str.maketrans({letter: f"[{letter}]" for letter in "*?["})
 ROUTER_CHOICES = """
 create or replace view router_choices as
 select trace_id, layer, pos, rank,
-       expert_ids[rank + 1] as expert,
+       expert_ids[rank + 1]::usmallint as expert,
        weights[rank + 1] as weight,
        affinities[rank + 1] as affinity,
        list_contains(bias_flips, expert_ids[rank + 1]) as bias_flip
