@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -80,3 +82,14 @@ def once(path: Path, reports: Connection, other: Path, rng: random.Random, what:
         else:
             with Store(other) as source:
                 merge.merge(source, rewriter)
+
+
+def export_until_killed(path, out, form, reports):
+    """Export, and die when the first trace is done."""
+
+    def killed(done, total):
+        reports.send(done)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with Store(path) as store:
+        form(store, [1, 2, 3], out, None, killed)

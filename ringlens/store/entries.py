@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,35 @@ class File:
     rows: int
     bytes: int
     checksum: str | None = None
+
+
+def file_of(row: Sequence[Any]) -> File:
+    """The file that a row of the manifest notes.
+
+    Raises:
+        sqlite3.DatabaseError: A value is of another type, or the path leads out of the store.
+    """
+    path, table, run_id, *numbers, checksum = row
+    texts = (path, table, run_id, checksum if checksum is not None else "")
+    if not (
+        all(isinstance(text, str) for text in texts)
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and path_inside(path)
+    ):
+        raise sqlite3.DatabaseError(f"malformed row of a file: {str(tuple(row))[:200]}")
+    return File(*row)
+
+
+def path_inside(path: object) -> bool:
+    """Whether a path of the manifest stays in the store."""
+    if not isinstance(path, str) or "\0" in path or path.startswith("/"):
+        return False
+    return bool(path) and not {"", ".", ".."} & set(path.split("/"))
+
+
+def is_name(writer: object) -> bool:
+    """Whether a writer's name can be that of its lock."""
+    return isinstance(writer, str) and path_inside(writer) and "/" not in writer
 
 
 @dataclass(frozen=True)

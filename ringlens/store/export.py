@@ -5,13 +5,15 @@ Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
-import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ LINES = ("tokens", "routing")
 
 ARRAYS = ("tokens", "routing", "router_logits", "heads")
 """Tables that safetensors hold."""
+
+ATTEMPTS = 5
+"""Attempts to make a folder that no other export removes before it is locked."""
 
 Progress = Callable[[int, int], None]
 
@@ -235,17 +240,48 @@ def _known(tables: Collection[str] | None, known: Sequence[str]) -> Collection[s
 
 @contextmanager
 def whole(out: Path) -> Iterator[Path]:
-    """A place to write a file or folder, which takes its name when it is done, or is removed."""
-    if out.exists() and (out.is_file() or any(out.iterdir())):
+    """A place to write a file or folder, which takes its name when it is done, or is removed.
+
+    What exports of the same name left when they were killed is removed first.
+    """
+    if "\0" in str(out):
+        raise StoreError(f"{str(out)!r:.200} is no path: it holds a character that no name can")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{out} is there already: give a new name")
     out.parent.mkdir(parents=True, exist_ok=True)
-    place = out.parent / f".{out.name}.{secrets.token_hex(4)}"
-    try:
+    with _beside(out) as folder:
+        place = folder / "whole"
         yield place
         if out.is_dir():
             out.rmdir()
         os.replace(place, out)
-    except BaseException:
-        with suppress(OSError):
-            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder next to ``out``, locked for as long as this process lives, and removed."""
+    prefix = f".{out.name}.ringlens-"
+    for left in out.parent.glob(f"{escape(prefix)}*"):
+        with suppress(OSError), _locked(left):  # else it is in use
+            shutil.rmtree(left)
+    with ExitStack() as held:
+        for _ in range(ATTEMPTS):  # without a lock where the file system has none
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            with suppress(OSError):  # another export has taken it for left behind
+                held.enter_context(_locked(folder))
+                if folder.exists():
+                    break
+            folder.mkdir(exist_ok=True)
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The lock of a folder; OSError where another process has it, or it is a link."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)

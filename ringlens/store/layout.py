@@ -18,6 +18,9 @@ from ringlens.versions import version_of
 
 MARKER = "store.json"
 
+LONGEST = 2**20
+"""Bytes of `MARKER`, at most."""
+
 
 def table_names() -> tuple[str, ...]:
     """All table folders."""
@@ -103,18 +106,22 @@ def read_marker(folder: Folder) -> dict[str, Any]:
         StoreError: It is missing, no store, damaged or of a newer format.
     """
     with sentences(folder, "the store was not opened"):
+        if folder.is_local and folder.exists(MARKER) and folder.size(MARKER) > LONGEST:
+            raise StoreError(f"{folder}/{MARKER} is damaged: it has more than {LONGEST:,} bytes")
         content = _marker(folder)
     try:
         found = json.loads(content)
         number = found["format_version"]
-    except (ValueError, TypeError, KeyError):
+        if isinstance(number, bool) or (isinstance(number, int) and number < 1):
+            raise ValueError(number)
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise StoreError(
             f"{folder}/{MARKER} is damaged: it should read "
             f'{{"format_version": {FORMAT_VERSION}}} or what a copy of the store holds'
         ) from None
     if not isinstance(number, int) or number > FORMAT_VERSION:
         raise StoreError(
-            f"the store {folder} has format version {number}, this ringlens reads up to "
+            f"the store {folder} has format version {number!r:.40}, this ringlens reads up to "
             f"{FORMAT_VERSION}: upgrade with `pip install --upgrade ringlens`"
         )
     return dict(found)

@@ -47,7 +47,7 @@ def dead_writers(staging: Path, names: set[str]) -> set[str]:
 
 def _is_dead(path: Path) -> bool:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except FileNotFoundError:
         return True
     try:

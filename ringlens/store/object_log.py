@@ -19,6 +19,7 @@ import random
 import secrets
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count, repeat
@@ -146,7 +147,7 @@ class ObjectLog:
 
     def _apply_new(self) -> None:
         for number, entry in self._entries():
-            with _whole(self._connection):
+            with _whole(self._connection), _well_formed(_path(number)):
                 for change in entry["changes"]:
                     self._apply(change)
                 self._connection.execute("delete from _changes")
@@ -222,12 +223,14 @@ class ObjectLog:
         (latest,) = self._objects.read_many([LATEST])
         if latest is None:
             return
-        path = str(_parse(LATEST, latest)["checkpoint"])
+        with _well_formed(LATEST):
+            path = str(_parse(LATEST, latest)["checkpoint"])
         (packed,) = self._objects.read_many([path])
         if packed is None:
             return  # all entries are there
-        found = _parse(path, gzip.decompress(packed))
-        with _whole(self._connection):
+        with _well_formed(path):
+            found = _parse(path, gzip.decompress(packed))
+        with _whole(self._connection), _well_formed(path):
             for name, table in found["tables"].items():
                 if not set(table["columns"]) <= set(self._columns.get(name, ())):
                     raise sqlite3.DatabaseError(f"malformed checkpoint: table {name}")
@@ -256,6 +259,17 @@ def _whole(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("commit")
 
 
+@contextmanager
+def _well_formed(path: str) -> Iterator[None]:
+    """Turn what comes of an object that no writer wrote into one error."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, EOFError, zlib.error) as error:
+        raise sqlite3.DatabaseError(f"malformed {path}: {error!r}") from error
+    except gzip.BadGzipFile as error:
+        raise sqlite3.DatabaseError(f"malformed {path}: {error}") from error
+
+
 def _path(number: int) -> str:
     return f"{FOLDER}/{number:08d}.json"
 
@@ -263,7 +277,7 @@ def _path(number: int) -> str:
 def _parse(path: str, content: bytes) -> dict[str, Any]:
     try:
         return dict(json.loads(content))
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise sqlite3.DatabaseError(f"malformed {path}: {error}") from error
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -47,14 +49,10 @@ class RemoteFolder(ABC):
     def staging(self) -> Path:
         """A folder of this user on this machine, one for each store."""
         digest = hashlib.sha256(self.address.encode()).hexdigest()[:16]
-        staging = Path(tempfile.gettempdir()) / f"ringlens-{os.getuid()}" / digest
-        staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if staging.parent.stat().st_uid != os.getuid():
-            raise StoreError(
-                f"{staging.parent} belongs to another user: remove it, or set TMPDIR to a folder "
-                f"of your own"
-            )
-        return staging
+        own = Path(tempfile.gettempdir()) / f"ringlens-{os.getuid()}"
+        for folder in (own, own / digest):
+            _make_own(folder)
+        return own / digest
 
     def open_manifest(self) -> Manifest:
         """The manifest, for reading: at most FRESH seconds old."""
@@ -122,3 +120,25 @@ class RemoteFolder(ABC):
     @abstractmethod
     def upload(self, staged: Path, path: str) -> None:
         """Copy a file of this machine to a path in the store."""
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder of this user alone, in a place where others may have put something.
+
+    Its name cannot be random, as the writers of this machine find each other there.
+
+    Raises:
+        StoreError: What is there is a link, no folder, another user's, or open to others.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    found = folder.lstat()  # of a link itself, not of what it leads to
+    if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
+        wrong = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
+    elif found.st_uid != os.getuid():
+        wrong = "belongs to another user"
+    elif found.st_mode & 0o022:
+        wrong = "can be written by others"
+    else:
+        return
+    raise StoreError(f"{folder} {wrong}: remove it, or set TMPDIR to a folder of your own")

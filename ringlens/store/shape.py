@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ringlens.errors import StoreError
 from ringlens.store.records import RunRecord
+
+SPARSE = "sparse_layers"
+
+MOST = 2**16
+"""Layers, experts or heads, at most: their ids have 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,20 @@ class RunShape:
 
     @classmethod
     def from_json(cls, text: str) -> RunShape:
-        """Back from JSON."""
-        values = json.loads(text)
-        return cls(**(values | {"sparse_layers": tuple(values["sparse_layers"])}))
+        """Back from JSON.
+
+        Raises:
+            StoreError: It is none, or not of these names and whole numbers.
+        """
+        try:
+            values = json.loads(text)
+            found = cls(**(values | {"sparse_layers": tuple(values["sparse_layers"])}))
+            numbers = (*found.sparse_layers, *(v for k, v in asdict(found).items() if k != SPARSE))
+            if not all(type(number) is int and 0 <= number <= MOST for number in numbers):
+                raise ValueError(text)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise StoreError(
+                f"the manifest is damaged: a run has {text!r:.80} for its shape; put a copy of it "
+                f"back, or make it anew with `ringlens check --repair --rebuild-manifest`"
+            ) from None
+        return found
