@@ -58,11 +58,6 @@ def path_inside(path: object) -> bool:
     return bool(path) and not {"", ".", ".."} & set(path.split("/"))
 
 
-def is_name(writer: object) -> bool:
-    """Whether a writer's name can be that of its lock."""
-    return isinstance(writer, str) and path_inside(writer) and "/" not in writer
-
-
 @dataclass(frozen=True)
 class Commit:
     """A reservation: its number and the trace ids ``first_trace … first_trace + traces - 1``."""
@@ -77,6 +72,34 @@ class Commit:
     def last_trace(self) -> int:
         """The last reserved trace id."""
         return self.first_trace + self.traces - 1
+
+
+def commit_of(row: Sequence[Any]) -> Commit:
+    """The commit that a row of the manifest notes.
+
+    Raises:
+        sqlite3.DatabaseError: A value is of another type, or a name leads out of the store.
+    """
+    found = Commit(*row)
+    numbers = (found.commit_id, found.first_trace, found.traces)
+    names = (found.writer, found.run_id)
+    if not (
+        all(type(number) is int and number >= 0 for number in numbers)
+        and all(path_inside(name) and "/" not in name for name in names)
+    ):
+        raise sqlite3.DatabaseError(f"malformed row of a commit: {found!s:.200}")
+    return found
+
+
+def known_path(path: object) -> str:
+    """A path of the manifest.
+
+    Raises:
+        sqlite3.DatabaseError: It leads out of the store.
+    """
+    if not path_inside(path):
+        raise sqlite3.DatabaseError(f"malformed path in the manifest: {path!r:.200}")
+    return str(path)
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,15 @@ dies in between leaves a reservation without a `sequence`, which names every fil
 from __future__ import annotations
 
 import sqlite3
-import stat
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 
 from ringlens.errors import StoreError
 from ringlens.store.clock import now
-from ringlens.store.entries import (
-    Commit,
-    Completion,
-    File,
-    Start,
-    file_of,
-    is_name,
-    path_inside,
-)
+from ringlens.store.entries import Commit, Completion, File, Start, commit_of, file_of, known_path
 from ringlens.store.journal import Journal, SqliteJournal, transaction
-from ringlens.store.mounts import refuse_shared, write_ahead
+from ringlens.store.mounts import refuse_pipes, refuse_shared, write_ahead
 
 NAME = "manifest.sqlite"
 
@@ -77,7 +67,7 @@ class Manifest:
     def create(cls, root: Path) -> Manifest:
         """Open for writing; create the file, its tables and its columns where they are missing."""
         refuse_shared(root / NAME)
-        _look(root)
+        refuse_pipes(root / NAME)
         connection = _connect(f"{(root / NAME).as_uri()}?mode=rwc")
         write_ahead(connection, root / NAME)
         connection.execute("pragma synchronous = full")  # a commit survives a power cut
@@ -89,7 +79,7 @@ class Manifest:
     @classmethod
     def read(cls, root: Path) -> Manifest:
         """Open for reading, also on a disk that cannot be written."""
-        _look(root)
+        refuse_pipes(root / NAME)
         address = f"{(root / NAME).as_uri()}?mode=ro"
         connection = _connect(address)
         try:
@@ -267,13 +257,7 @@ class Manifest:
             "select commit_id, run_id, writer, first_trace, traces from commits"
             " where sequence is null"
         )
-        found = [Commit(*row) for row in rows]
-        for commit in found:
-            numbers = (commit.commit_id, commit.first_trace, commit.traces)
-            whole = all(type(number) is int and number >= 0 for number in numbers)
-            if not (whole and is_name(commit.writer) and is_name(commit.run_id)):
-                raise sqlite3.DatabaseError(f"malformed row of a commit: {commit!s:.200}")
-        return found
+        return [commit_of(row) for row in rows]
 
     def runs(self) -> set[str]:
         """All runs that were started."""
@@ -369,10 +353,7 @@ class Manifest:
         if not _columns(self._connection, "retired"):
             return []  # the first stores had no such table
         rows = self._rows("select path from retired where retired <= ?", (before,))
-        found = [path for (path,) in rows]
-        if wrong := next((path for path in found if not path_inside(path)), None):
-            raise sqlite3.DatabaseError(f"malformed row of a replaced file: {wrong!r:.200}")
-        return found
+        return [known_path(path) for (path,) in rows]
 
     @transaction
     def forget_retired(self, paths: Sequence[str]) -> None:
@@ -406,18 +387,6 @@ class Manifest:
 def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
     """Columns of a table of the manifest; none if it has no such table."""
     return {row[1] for row in connection.execute(f"pragma table_info({table})")}
-
-
-def _look(root: Path) -> None:
-    """Refuse pipes and devices in the place of the manifest, from which SQLite would read for ever.
-
-    Raises:
-        OSError: There is one.
-    """
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        with suppress(FileNotFoundError):
-            if not stat.S_ISREG((root / f"{NAME}{suffix}").stat().st_mode):
-                raise OSError(f"{NAME}{suffix} is no file but a folder, pipe, socket or device")
 
 
 def _connect(address: str) -> sqlite3.Connection:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from ringlens.errors import StoreError
@@ -91,3 +93,16 @@ def _mount(line: str) -> tuple[Path, str]:
     for letter in " \t\n\\":  # written in octal
         place = place.replace(f"\\{ord(letter):03o}", letter)
     return Path(place), rest.split(" ")[0]
+
+
+def refuse_pipes(manifest: Path) -> None:
+    """Refuse what is no file in the place of the manifest: SQLite would read from it for ever.
+
+    Raises:
+        OSError: There is a pipe, a device or a folder.
+    """
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        place = manifest.with_name(manifest.name + suffix)
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(place.stat().st_mode):
+                raise OSError(f"{place.name} is no file but a folder, pipe, socket or device")
