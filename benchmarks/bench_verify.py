@@ -1,7 +1,7 @@
 """What it costs to compare files with their checksums before they are first read.
 
-Queries of a synthetic store of Ring-1T's shape, each in a process of its own: CPU seconds of opening
-the store and of the query, without and with the comparison, and of the same query again.
+Queries of a synthetic store of Ring-1T's shape, each in a process of its own: CPU seconds of the
+query, without and with the comparison, and of the same query again.
 
 python benchmarks/bench_verify.py [--routed 2e7] [--rounds 5]
 """

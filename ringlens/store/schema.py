@@ -405,7 +405,3 @@ def tables(experts: int = 256) -> tuple[Table, ...]:
         *schema_usage.TABLES,
         *schema_analysis.TABLES,
     )
-
-
-SHOWN = {table.name: table for table in tables(experts=2**16)}
-"""Tables as queries see them: ids of experts have one type, however few a model has."""

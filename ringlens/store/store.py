@@ -23,6 +23,9 @@ from ringlens.store.trace import Trace
 WAITING = 8
 """Threads that read a store elsewhere, at least: they wait for the server most of the time."""
 
+SHOWN = {table.name: table for table in schema.tables(experts=2**16)}
+"""Tables as queries see them: ids of experts have one type, however few a model has."""
+
 Parameters = Sequence[object] | Mapping[str, object]
 
 
@@ -211,7 +214,7 @@ class Store(AbstractContextManager["Store"]):
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL of the rows of some files of a table; no other file is opened."""
         paths = [self.folder.sql_path(file.path) for file in files]
-        return views.scan(schema.SHOWN[table], paths, self._guard.NAME)
+        return views.scan(SHOWN[table], paths, self._guard.NAME)
 
     def faults(self) -> list[str]:
         """Committed files that are missing or not of their size, a sentence each.
@@ -313,7 +316,7 @@ class Store(AbstractContextManager["Store"]):
             f"drop view if exists {name}"
             if name in lost
             else views.table_view(table, [place(f.path) for f in files if f.table == name], guard)
-            for name, table in schema.SHOWN.items()
+            for name, table in SHOWN.items()
         ]
         if "routing" not in lost:
             statements.append(views.ROUTER_CHOICES)
