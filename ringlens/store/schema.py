@@ -32,6 +32,14 @@ def expert_type(experts: int) -> pa.DataType:
 
 RUNS = schema_runs.RUNS
 
+TRUNCATED = "truncated_prompt"
+"""Flag of a trace that was resumed from a part of its prompt, as versions before 2026-12 did."""
+
+NONFINITE = "nonfinite"
+"""Flag of a trace that was recorded though some of its numbers are NaN or infinite."""
+
+FLAGS = (TRUNCATED, NONFINITE)
+
 EXPERTS = Table(
     "experts",
     "One row an expert of a run's model: its group and its selection bias.",

@@ -64,11 +64,3 @@ RUNS = Table(
         ),
     ),
 )
-
-TRUNCATED = "truncated_prompt"
-"""Flag of a trace that was resumed from a part of its prompt, as versions before 2026-12 did."""
-
-NONFINITE = "nonfinite"
-"""Flag of a trace that was recorded though some of its numbers are NaN or infinite."""
-
-FLAGS = (TRUNCATED, NONFINITE)
