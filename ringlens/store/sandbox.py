@@ -185,6 +185,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             return self._answered(query, running)
 
     def _answered(self, query: str, running: _Query) -> Answer:
+        self._store.require(query)  # a worker compares no checksums
         definitions = self._store.definitions()
         worker = self._pool.take(definitions)
         with self._lock:
