@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ringlens.errors import StoreError
 from ringlens.store.clock import now
-from ringlens.store.entries import Commit, Completion, File, Start, commit_of, file_of, known_path
+from ringlens.store.entries import Commit, Completion, File, Start
 from ringlens.store.journal import Journal, SqliteJournal, transaction
+from ringlens.store.known import commit_of, file_of, known_number, known_path
 from ringlens.store.mounts import refuse_pipes, refuse_shared, write_ahead
 
 NAME = "manifest.sqlite"
@@ -261,7 +262,7 @@ class Manifest:
 
     def runs(self) -> set[str]:
         """All runs that were started."""
-        return {run_id for (run_id,) in self._rows("select run_id from runs")}
+        return {known_path(run_id) for (run_id,) in self._rows("select run_id from runs")}
 
     def run_shape(self, run_id: str) -> str | None:
         """The shape noted for a run, None if there is no such run."""
@@ -364,7 +365,7 @@ class Manifest:
     def sequence(self) -> int:
         """How many commits are complete; grows with each."""
         query = "select coalesce(max(sequence), 0) from commits"
-        return int(self._rows(query).fetchone()[0])
+        return known_number(self._rows(query).fetchone()[0])
 
     def snapshot(self) -> tuple[int, int, list[File]]:
         """The sequence, the largest number of experts of a run, and all files at one moment."""
