@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 REMOTE_SECONDS = 5.0
 """How often a store at an address is asked whether it is still the same; a disk is each time."""
 
+PATIENCE = 10.0
+"""Seconds that closing waits for what was begun ahead of the first request."""
+
 Identity = tuple[object, ...]
 
 
@@ -101,6 +104,9 @@ class _Built:
 
     def close(self) -> None:
         """End what it holds."""
+        warming = self.app.server.extensions.get("ringlens.warming")
+        if warming is not None:  # it still asks the store
+            warming.join(PATIENCE)
         self.app.server.extensions["ringlens-console"].close()
         self.app.server.extensions["ringlens"].close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ringlens.app import access, payload, prefix
-from ringlens.app.following import FollowingApp, is_awaited
+from ringlens.app.following import PATIENCE, FollowingApp, is_awaited
 from ringlens.errors import ConfigError
 from ringlens.store import Store
 from ringlens.store.folder import folder_at
@@ -73,7 +73,8 @@ def serve(
     except BaseException:
         listener.close()
         raise
-    threading.Thread(target=payload.warm, daemon=True).start()
+    warming = threading.Thread(target=payload.warm, daemon=True)
+    warming.start()
     gate: access.Wsgi = access.HostGate(following)
     if secret is not None:
         gate = access.TokenGate(following, secret, port, start)
@@ -85,6 +86,8 @@ def serve(
         server.run()
     finally:
         server.close()
+        # A thread that ends with the process inside C++ code takes the process down with it.
+        warming.join(PATIENCE)
         following.close()
 
 
@@ -103,8 +106,11 @@ def _following(path: str | Path, start: str, any_host: bool, wait: bool) -> Foll
     def built() -> Dash:
         app = build(Store(path), start, any_host)
         settle()
-        warm = app.server.extensions["ringlens.sources"].warm
-        threading.Thread(target=warm, daemon=True).start()
+        warming = threading.Thread(
+            target=app.server.extensions["ringlens.sources"].warm, daemon=True
+        )
+        warming.start()
+        app.server.extensions["ringlens.warming"] = warming
         return app
 
     following = FollowingApp(path, built)
