@@ -2,7 +2,8 @@
 
 python session_worker.py STORE TOKENS [PROMPTS [FOLDER STOP…]]
 
-At each STOP, a number of tokens in the store and on their way, it waits for a file FOLDER/go-STOP.
+At each STOP, a number of reports of its progress (one a forward), it waits for a file
+FOLDER/go-STOP.
 """
 
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 import tiny_lens
 
 import ringlens as rl
-from ringlens.errors import StoreError
 
 PROMPTS = [
     tiny_lens.prompt(74, 276, 166, 285, 103, 65, 353),
@@ -38,21 +38,18 @@ def capture(store, tokens, prompts=None, **options):
     )
 
 
-def stored(store):
-    """Tokens in a store, which need not be there yet."""
-    try:
-        with rl.Store(store) as found:
-            return len(found.sql("select 1 from tokens").fetchall())
-    except StoreError:
-        return 0
+def waiting(folder, stops):
+    """A callback that waits at each stop until it may go on.
 
-
-def waiting(store, folder, stops):
-    """A callback that waits at each stop until it may go on."""
-    before, left = stored(store), sorted(map(int, stops))
+    Calls are counted, not tokens: those are counted where they are recorded, and the model may be
+    far ahead.
+    """
+    calls, left = 0, sorted(map(int, stops))
 
     def on_progress(progress):
-        while left and before + progress.tokens >= left[0]:
+        nonlocal calls
+        calls += 1
+        if left and calls == left[0]:
             while not (Path(folder) / f"go-{left[0]}").exists():
                 time.sleep(0.01)
             left.pop(0)
@@ -63,5 +60,5 @@ def waiting(store, folder, stops):
 if __name__ == "__main__":
     store, tokens, *more = sys.argv[1:]
     prompts = int(more[0]) if more else None
-    on_progress = waiting(store, *more[1:2], more[2:]) if more[1:] else None
+    on_progress = waiting(more[1], more[2:]) if more[1:] else None
     capture(store, int(tokens), prompts, on_progress=on_progress).close()

@@ -88,7 +88,7 @@ def test_a_long_trace_is_committed_in_blocks_and_equals_one_commit(whole, tmp_pa
 def test_a_killed_run_is_readable_and_goes_on_where_it_stopped(whole, tmp_path):
     path, rng, resumed = tmp_path / "s", random.Random(4), set()
     for wanted in (1, 150, 300):
-        process = start(path, TOKENS, 2, tmp_path, 500)  # of 530 tokens, so that it never ends
+        process = start(path, TOKENS, 2, tmp_path, 240)  # of 260 forwards, so that it never ends
         wait_for(path, wanted, process)
         time.sleep(rng.uniform(0, 0.3))  # any instant will do
         kill(process)
@@ -149,7 +149,7 @@ def test_processes_share_the_problems_out(tmp_path):
 @pytest.mark.slow
 def test_processes_that_share_problems_resume_after_a_kill(tmp_path):
     path = tmp_path / "s"
-    processes = warm.ranks([WORKER, path, 150, 6, tmp_path, 350], 2, environment())  # of 460 each
+    processes = warm.ranks([WORKER, path, 150, 6, tmp_path, 190], 2, environment())  # of 300 each
     wait_for(path, 200, processes[0])
     kill(*processes)
     with Store(path) as store:
