@@ -23,6 +23,10 @@ _ADVICE = {
 }
 
 
+class DamageError(StoreError):
+    """A committed file is missing, or is not what was committed."""
+
+
 @contextmanager
 def sentences(store: object, outcome: str) -> Iterator[None]:
     """Turn failures of the disk, of the manifest and of encoding into StoreError.
@@ -32,10 +36,13 @@ def sentences(store: object, outcome: str) -> Iterator[None]:
         outcome: What the failure means, for example "nothing of this commit was stored".
 
     Raises:
-        StoreError: In place of OSError, sqlite3.Error and pyarrow.ArrowException. All else passes.
+        StoreError: In place of OSError, sqlite3.Error, pyarrow.ArrowException and DamageError. All
+            else passes.
     """
     try:
         yield
+    except DamageError as error:
+        raise StoreError(f"{error}; {outcome}") from error
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, f"{error}")
         raise StoreError(f"{store}: {advice}; {outcome}") from error

@@ -19,6 +19,7 @@ import pyarrow as pa
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store import parquet
 from ringlens.store.entries import File
+from ringlens.store.failure import DamageError
 from ringlens.store.folder import Folder
 
 MOST = 2**30
@@ -55,12 +56,12 @@ def require(folder: Folder, files: Iterable[File]) -> None:
     """Make sure that files are what was committed, before rows of theirs are read or written anew.
 
     Raises:
-        StoreError: One is missing or is not; the sentence names it.
+        DamageError: One is missing or is not; the sentence names it.
     """
     new = [file for file in files if not is_known(folder, file)]
     for found, file in zip(_faults(folder, new), new, strict=True):
         if found is not None:
-            raise StoreError(sentence(folder, file, found))
+            raise DamageError(sentence(folder, file, found))
 
 
 def is_known(folder: Folder, file: File) -> bool:
