@@ -53,7 +53,7 @@ def test_polars(store):
     assert frame["text"].to_list() == store.sql(QUERY).to_arrow_table()["text"].to_pylist()
     assert frame["logprob"].null_count() == 1
     lists = store.sql("select expert_ids from routing order by all limit 5").pl()
-    assert lists.schema["expert_ids"] == pl.List(pl.UInt8)
+    assert lists.schema["expert_ids"] == pl.List(pl.UInt16)  # one type for ids, however stored
 
 
 def test_numpy(store):
