@@ -13,6 +13,7 @@ QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "「": "�
 # A fence in a line of its own; marks, which stand in angle brackets, may be in that line too.
 FENCE = re.compile(r"(?:^|(?<=>))[ \t]*(`{3,}|~{3,})([^`<\n]*)(?:$|(?=<))", re.MULTILINE)
 TICKS = re.compile(r"`+")
+RUN = re.compile(r"[ \t]*(?:`+|~+)")
 BREAK = re.compile(r"\n")
 INDENT = 200
 """Blanks at most around a mark that is alone on its line."""
@@ -36,8 +37,9 @@ class Quoting:
                 return True
         line, line_end = self._line(at, behind, start, end)
         closers = self._fences(start, end)[1]
-        if (first := bisect_left(closers, line)) < len(closers) and closers[first] < at:
-            return False  # right behind a block
+        block = bisect_left(closers, at) - 1
+        if block >= 0 and closers[block] >= line and (fence := RUN.match(text, closers[block])):
+            line = fence.end()  # the line goes on behind a block, whose end opens no code span
         cuts = [bisect_left(self._ticks, place) for place in (line, at, behind, line_end)]
         return (cuts[1] - cuts[0]) % 2 == 1 and (cuts[3] - cuts[2]) % 2 == 1
 

@@ -158,3 +158,11 @@ def test_many_marks_in_one_line_are_read_in_one_walk(part):
     text = f"{A}<think>x{part * 100_000}"
     found = parse(text, prompt_end=len(A), written=True)
     assert sum(s.end - s.start for s in found.segments()) == len(text)
+
+
+def test_a_line_that_goes_on_behind_a_block_may_quote_marks():
+    asked = "<role>HUMAN</role>```\n<think>\nx\n```"
+    told = "<role>ASSISTANT</role><think>so `<role>ASSISTANT</role>` so</think>so"
+    turns = parse(asked + told).turns
+    assert [turn.role for turn in turns] == ["user", "assistant"]
+    assert turns[1].closed
