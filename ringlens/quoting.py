@@ -41,7 +41,7 @@ class Quoting:
         if block >= 0 and closers[block] >= line and (fence := RUN.match(text, closers[block])):
             line = fence.end()  # the line goes on behind a block, whose end opens no code span
         cuts = [bisect_left(self._ticks, place) for place in (line, at, behind, line_end)]
-        return (cuts[1] - cuts[0]) % 2 == 1 and (cuts[3] - cuts[2]) % 2 == 1
+        return (cuts[1] - cuts[0]) % 2 == 1 and cuts[3] > cuts[2]  # opened before, closed behind
 
     def is_fenced(self, at: int, start: int, end: int) -> bool:
         """Whether a place is in a fenced block of ``start`` to ``end``."""

@@ -15,9 +15,9 @@ A thought **closes** at the first ``</think>`` behind its opening that stands al
 where none does, at the first of all. A model's turn without a thought is answer as a whole.
 
 Marks that are **quoted** never count: between quotation marks, in a code span (an odd number of
-backtick runs on either side of it in its line), or in a fenced block of the turn (from a fence to
-the next, if that one names no language; a block that is never closed is none). Nor do those that
-the caller knows to be written out as ordinary tokens, or to stand inside the question.
+backtick runs before it in its line, and one behind it), or in a fenced block of the turn (from a
+fence to the next, if that one names no language; a block that is never closed is none). Nor do
+those that the caller knows to be written out as ordinary tokens, or to stand inside the question.
 """
 
 from __future__ import annotations

@@ -162,7 +162,9 @@ def test_many_marks_in_one_line_are_read_in_one_walk(part):
 
 def test_a_line_that_goes_on_behind_a_block_may_quote_marks():
     asked = "<role>HUMAN</role>```\n<think>\nx\n```"
-    told = "<role>ASSISTANT</role><think>so `<role>ASSISTANT</role>` so</think>so"
+    told = (
+        "<role>ASSISTANT</role><think>so `<role>ASSISTANT</role>` so</think>so `<role>HUMAN</role>`"
+    )
     turns = parse(asked + told).turns
     assert [turn.role for turn in turns] == ["user", "assistant"]
     assert turns[1].closed
