@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -109,28 +110,22 @@ def test_some_tokens_are_flagged_and_earlier_commits_stay(lens, tmp_path):
     embedding_of_one_token(lens)
     ids = [*range(20, 60), 9, *range(60, 80)]
     text = Text(ids, 4)
-    with pytest.raises(ObservationError, match=r"token 40 of item 1, trace 1: "):
-        rl.replay(
-            lens,
-            [Text(ids[:30], 4), text],
-            tmp_path / "s",
-            prefill=8,
-            commit_every=0,
-            record=EVERYTHING,
-        )
-    with Store(tmp_path / "s") as store:
-        rows = store.sql("select item, n_prompt + n_answer, flags from traces").fetchall()
-        assert rows == [(1, 24, None)]  # 40 less what is held back; the other one is padded
-        assert check(store).findings == []
-    rl.replay(
+    call = partial(
+        rl.replay,
         lens,
         [Text(ids[:30], 4), text],
         tmp_path / "s",
         prefill=8,
         commit_every=0,
         record=EVERYTHING,
-        allow_nonfinite=True,
-    ).close()
+    )
+    with pytest.raises(ObservationError, match=r"token 40 of item 1, trace 1: "):
+        call()
+    with Store(tmp_path / "s") as store:
+        rows = store.sql("select item, n_prompt + n_answer, flags from traces").fetchall()
+        assert rows == [(1, 24, None)]  # 40 less what is held back; the other one is padded
+        assert check(store).findings == []
+    call(allow_nonfinite=True).close()
     with Store(tmp_path / "s") as store:
         flags = store.sql("select item, flags, resumed_at from traces order by 1").fetchall()
         assert flags == [(0, None, []), (1, ["nonfinite"], [24])]
