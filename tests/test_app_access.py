@@ -150,7 +150,9 @@ def test_the_printed_link_works_and_nothing_else_does(store):
 
 
 def test_the_token_is_taken_from_the_environment_and_never_printed_to_errors(store):
-    code = "import sys; from ringlens.cli import main; main(['app', sys.argv[1], '--port', '0'])"
+    code = (
+        "import sys; from ringlens.cli.main import main; main(['app', sys.argv[1], '--port', '0'])"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, store.path],
         stdout=subprocess.PIPE,

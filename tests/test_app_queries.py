@@ -19,7 +19,7 @@ from ringlens.app.evidence import EvidenceCache
 from ringlens.app.figures import usage_heatmap
 from ringlens.app.scope import Scope
 from ringlens.app.usage_cache import UsageCache
-from ringlens.cli_print import summary
+from ringlens.cli.console import summary
 from ringlens.errors import NotInStoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
 from ringlens.store.info import info

@@ -38,7 +38,7 @@ def captured(tmp_path_factory):
 
 def test_help_is_quick_and_has_examples():
     code = (
-        "import sys, time; from ringlens.cli import main; main(standalone_mode=False); print("
+        "import sys, time; from ringlens.cli.main import main; main(standalone_mode=False); print("
         "time.process_time(), {'torch', 'transformers', 'duckdb', 'pyarrow', 'numpy', 'pandas', "
         "'httpx', 'dash'} & {*sys.modules})"
     )
@@ -64,7 +64,7 @@ def test_capture_shows_progress(tmp_path):
 
 
 def test_progress_says_when_the_model_waits(capsys, monkeypatch):
-    from ringlens.cli_print import progress_bar
+    from ringlens.cli.console import progress_bar
     from ringlens.observe.session import Progress
 
     monkeypatch.setenv("COLUMNS", "200")
@@ -79,7 +79,7 @@ def test_options_of_recording_are_those_of_the_functions():
     import inspect
 
     import ringlens as rl
-    from ringlens.cli import capture, replay
+    from ringlens.cli.main import capture, replay
 
     for command, function in ((capture, rl.capture), (replay, rl.replay)):
         wanted = inspect.signature(function).parameters
@@ -272,7 +272,7 @@ def test_a_saved_device_map_starts_a_capture(tmp_path):
 
 
 def test_only_the_first_process_speaks(captured, monkeypatch, capsys):
-    from ringlens.cli_print import print_summary, progress_bar
+    from ringlens.cli.console import print_summary, progress_bar
 
     monkeypatch.setenv("RANK", "1")
     print_summary(captured)

@@ -11,7 +11,7 @@ import pytest
 import warm
 from click.testing import CliRunner
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.store import Store
 
 ROOT = Path(__file__).parent.parent

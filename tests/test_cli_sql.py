@@ -20,8 +20,8 @@ from prompt_toolkit.document import Document
 from pyarrow import parquet
 from small_store import small_store
 
-from ringlens.cli import main
-from ringlens.cli_sql_shell import Words
+from ringlens.cli.main import main
+from ringlens.cli.sql_shell import Words
 from ringlens.store import Store
 from ringlens.store.catalog import catalog
 

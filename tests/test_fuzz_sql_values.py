@@ -14,7 +14,7 @@ from pyarrow import parquet
 from sql_values import leaf, nested
 
 from ringlens.app import sql_cells
-from ringlens.cli_sql_format import WRITERS
+from ringlens.cli.sql_format import WRITERS
 from ringlens.errors import RinglensError, StoreError
 from ringlens.store import Store, StoreWriter, confine
 from ringlens.store.relation import Relation

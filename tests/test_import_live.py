@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from serving import answers, ring_nano, serving
 
 import ringlens as rl
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import ConfigError, ServingError
 from ringlens.observe.client import NoServerError, Patience
 from ringlens.observe.served import ServedModel
@@ -214,7 +214,7 @@ def wait_until(true, process):
 
 KILLED = """
 import sys
-from ringlens.cli import main
+from ringlens.cli.main import main
 main(sys.argv[1:])
 """
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from serving import Told, all_layers, int32, npy, ring_nano
 
 import ringlens as rl
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import ModelNotFoundError, ServingError
 from ringlens.observe.served import ServedModel
 from ringlens.observe.serving import import_responses

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_server import ONCE, got, raw_server, response
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import ConfigError, RinglensError, ServingError
 from ringlens.observe import exchange
 from ringlens.observe.address import Address, NoServerError

@@ -332,7 +332,7 @@ def test_numpy_settings_are_recorded_as_numbers(lens, tmp_path):
 def test_the_command_line_shows_warnings_and_refusals(tmp_path, monkeypatch):
     from click.testing import CliRunner
 
-    from ringlens.cli import main
+    from ringlens.cli.main import main
 
     (tmp_path / "set.jsonl").write_text('{"id": "a", "task": "t", "prompt": "Hi"}\n')
     command = ["capture", "ring-nano", "--problems", str(tmp_path / "set.jsonl"), "--record",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringlens.cli_plan_print import report
+from ringlens.cli.plan_report import report
 from ringlens.errors import ConfigError
 from ringlens.model.launch import Launch, commands
 from ringlens.model.layout import choose_layout

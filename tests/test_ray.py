@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from records import random_run, random_trace
 from s3_server import BUCKET, reached, serve
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, rollup, scan
 from ringlens.store.scan import expert_counts, scan_batches

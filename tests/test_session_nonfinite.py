@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from records import random_run, random_trace
 
 import ringlens as rl
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import ObservationError
 from ringlens.observe.block import Seen
 from ringlens.observe.finite import faults, refuse, suspects

@@ -24,7 +24,7 @@ from records import part, random_run, random_trace
 from test_store_processes import start
 from workers import RUN, check_without_rights, repair_store, rich_trace, write_commits
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.store import Store, StoreWriter, parquet, sweep
 from ringlens.store.check import check
 from ringlens.store.records import ChoiceArrays

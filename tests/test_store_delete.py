@@ -12,7 +12,7 @@ from test_store_roundtrip import assert_same
 from test_store_usage import assert_sums
 from workers import rich_trace
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import (
     Store,

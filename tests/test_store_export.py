@@ -14,7 +14,7 @@ from test_store_delete import TRACES, make, without
 from test_store_roundtrip import assert_same
 from test_store_usage import assert_sums
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter, export
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from records import part, random_attention, random_run, random_trace, random_vectors
 from test_store_check import a_file, findings, manifest, rewrite
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store, StoreWriter
 from ringlens.store.export import to_store

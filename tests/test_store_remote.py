@@ -17,7 +17,7 @@ from records import part, random_run, random_trace
 from s3_server import BUCKET, reached, serve
 from test_store_roundtrip import assert_same
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, SandboxError, StoreError
 from ringlens.store import Store, StoreWriter, lease, sweep
 from ringlens.store.folder import folder_at

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from records import part, random_trace
 from workers import RUN, rich_trace
 
-from ringlens.cli import main
+from ringlens.cli.main import main
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, schema, schema_usage
 from ringlens.store.check import check

@@ -41,7 +41,7 @@ PRELOAD = (
     "rich.progress",
     "rich.markdown",
     "ringlens.lens",
-    "ringlens.cli",
+    "ringlens.cli.main",
     "ringlens.observe.session",
     "ringlens.observe.serving",
     "ringlens.model.conversion",
@@ -166,7 +166,6 @@ def main():
     sys.path.pop(0)  # the tests' folder
     for name in PRELOAD:
         importlib.import_module(name)
-    del sys.modules["ringlens.cli"]  # runs as __main__
     gc.collect()
     gc.freeze()
     asked = serve(socket.socket(fileno=int(sys.argv[1])))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ringlens.cli_print import summary
+from ringlens.cli.console import summary
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringlens.cli_print import Commands, print_summary, progress_bar
+from ringlens.cli.console import Commands, print_summary, progress_bar
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringlens import __version__
-from ringlens.cli_check import check
-from ringlens.cli_export import export
-from ringlens.cli_import import import_
-from ringlens.cli_info import info
-from ringlens.cli_plan import plan
-from ringlens.cli_print import Commands, print_queries, print_summary, progress_bar, speaks
-from ringlens.cli_sql import sql
-from ringlens.cli_store import compact, delete, merge, rollup
+from ringlens.cli.check import check
+from ringlens.cli.console import Commands, print_queries, print_summary, progress_bar, speaks
+from ringlens.cli.export import export
+from ringlens.cli.import_ import import_
+from ringlens.cli.info import info
+from ringlens.cli.maintain import compact, delete, merge, rollup
+from ringlens.cli.plan import plan
+from ringlens.cli.sql import sql
 from ringlens.errors import ConfigError, RinglensError
 
 if TYPE_CHECKING:
@@ -380,7 +380,3 @@ main.add_command(compact)
 main.add_command(delete)
 main.add_command(merge)
 main.add_command(export)
-
-
-if __name__ == "__main__":
-    main()

@@ -40,7 +40,7 @@ def export(
     """
     from pathlib import Path
 
-    from ringlens.cli_store import progress
+    from ringlens.cli.maintain import progress
     from ringlens.store import Store
     from ringlens.store import export as exports
 

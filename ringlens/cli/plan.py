@@ -57,7 +57,7 @@ def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **g
     made, launch = _planned(model, gpus, given)
     if save_device_map is not None:
         _save_map(made, save_device_map)
-    from ringlens.cli_plan_print import print_json, print_plan
+    from ringlens.cli.plan_report import print_json, print_plan
 
     (print_json if as_json else print_plan)(made, launch)
 

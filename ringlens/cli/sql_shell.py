@@ -22,8 +22,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
-from ringlens.cli_sql import attend
-from ringlens.cli_sql_format import WRITERS, harmless
+from ringlens.cli.sql import attend
+from ringlens.cli.sql_format import WRITERS, harmless
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 from ringlens.store.catalog import Entry, catalog

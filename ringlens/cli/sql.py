@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ringlens.cli_sql_format import ENDINGS, WRITERS
+from ringlens.cli.sql_format import ENDINGS, WRITERS
 from ringlens.errors import RinglensError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def sql(
         raise click.UsageError("--format and -o need a query: at the prompt, use .format")
     with Store(store) as opened:
         if asks:
-            from ringlens.cli_sql_shell import Shell
+            from ringlens.cli.sql_shell import Shell
 
             Shell(opened).run()
         else:
