@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from ringlens.errors import RinglensError
+from ringlens.sandbox.excerpt import KIND, LEAVES
+from ringlens.sandbox.sandbox import Answer
 from ringlens.store import values
-from ringlens.store.excerpt import KIND, LEAVES
-from ringlens.store.sandbox import Answer
 
 LONGEST = 2_000
 """Characters of a value that the grid is sent; downloads hold it whole."""

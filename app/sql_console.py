@@ -9,8 +9,8 @@ from collections import OrderedDict
 import pyarrow as pa
 
 from ringlens.errors import NotInStoreError, RinglensError
+from ringlens.sandbox.sandbox import Answer, Limits, Sandbox
 from ringlens.store import Store
-from ringlens.store.sandbox import Answer, Limits, Sandbox
 
 KEPT = 16
 """Answers that can still be charted and downloaded; each has at most `Limits.bytes`."""

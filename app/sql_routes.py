@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, Response, jsonify, request
 from ringlens.app import sql_cells
 from ringlens.app.sql_console import Console
 from ringlens.errors import NotInStoreError, RinglensError
-from ringlens.store.sandbox import Answer
+from ringlens.sandbox.sandbox import Answer
 
 _FILES = {
     "csv": (sql_cells.to_csv, "text/csv; charset=utf-8"),

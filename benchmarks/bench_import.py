@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from ringlens.model import BailingMoeV2Config
-from ringlens.observe.served import ServedModel
-from ringlens.observe.serving import import_responses
+from ringlens.serving.importing import import_responses
+from ringlens.serving.served_model import ServedModel
 
 
 def response(model: ServedModel, tokens: int, seed: int) -> dict:

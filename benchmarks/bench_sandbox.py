@@ -10,8 +10,8 @@ import statistics
 import time
 
 from ringlens.errors import StoreError
+from ringlens.sandbox.sandbox import Limits, Sandbox
 from ringlens.store import Store
-from ringlens.store.sandbox import Limits, Sandbox
 
 QUERIES = (
     "select 1",

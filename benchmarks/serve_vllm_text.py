@@ -28,7 +28,7 @@ from pathlib import Path
 
 import ringlens as rl
 from ringlens.data import path as bundled
-from ringlens.observe.serving import import_problems
+from ringlens.serving.importing import import_problems
 
 # vLLM knows the architecture; its transformers does not know the configuration.
 CONFIGURATION = """

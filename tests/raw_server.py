@@ -11,7 +11,7 @@ import anyio
 import certifi
 import pytest
 
-from ringlens.observe.client import Client, Patience
+from ringlens.serving.client import Client, Patience
 
 TLS = 0x16
 """First byte of a client that greets in TLS."""

@@ -9,7 +9,8 @@ from browser import page
 from playwright.sync_api import expect
 from small_store import small_store
 
-from ringlens.store import Store, confine
+from ringlens.sandbox import confine
+from ringlens.store import Store
 from ringlens.store.catalog import catalog
 
 pytestmark = [

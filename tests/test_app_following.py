@@ -11,7 +11,8 @@ from werkzeug.test import Client
 
 from ringlens.app import make_app, server
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, confine
+from ringlens.sandbox import confine
+from ringlens.store import Store, StoreWriter
 
 HOST = {"Host": "127.0.0.1:8050"}
 PAGE = {**HOST, "Accept": "text/html"}

@@ -16,9 +16,10 @@ from ringlens.app import make_app, page_sql, sql_cells, sql_chart
 from ringlens.app.sql_console import KEPT, Console
 from ringlens.app.sql_examples import EXAMPLES
 from ringlens.errors import NotInStoreError
-from ringlens.store import Store, confine, landlock
+from ringlens.sandbox import confine, landlock
+from ringlens.sandbox.excerpt import KIND
+from ringlens.store import Store
 from ringlens.store.catalog import catalog
-from ringlens.store.excerpt import KIND
 
 HOST = {"Host": "127.0.0.1:8050"}
 here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {confine.missing()}")

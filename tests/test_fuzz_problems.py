@@ -214,8 +214,8 @@ def test_a_problem_that_only_its_fields_explain_is_replayed_with_its_grade(lens,
 
 
 def test_problems_of_saved_answers_are_checked_before_they_are_read(tmp_path):
-    from ringlens.observe.serving import import_responses
     from ringlens.problem import Problem
+    from ringlens.serving.importing import import_responses
 
     lost = Problem("a", "countdown", "Please.")
     with pytest.raises(ProblemError, match="problem 0: countdown needs fields"):

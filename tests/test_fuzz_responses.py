@@ -14,11 +14,11 @@ import pytest
 from serving import int32, npy
 
 from ringlens.errors import RinglensError
-from ringlens.observe.answer import Exchange, openai_answers, sglang_answers
-from ringlens.observe.exchange import exchanges
-from ringlens.observe.imported import trace_record
-from ringlens.observe.served import ServedModel
-from ringlens.observe.wire import sglang_expert_ids, vllm_expert_ids
+from ringlens.serving.exchange import exchanges
+from ringlens.serving.records import trace_record
+from ringlens.serving.responses import Exchange, openai_answers, sglang_answers
+from ringlens.serving.served_model import ServedModel
+from ringlens.serving.wire import sglang_expert_ids, vllm_expert_ids
 
 MANY = 300 * int(os.environ.get("RINGLENS_FUZZ", "1"))
 RECORDED = Path(__file__).parent / "data" / "served"

@@ -16,9 +16,10 @@ from sql_values import leaf, nested
 from ringlens.app import sql_cells
 from ringlens.cli.sql_format import WRITERS
 from ringlens.errors import RinglensError, StoreError
-from ringlens.store import Store, StoreWriter, confine
+from ringlens.sandbox import confine
+from ringlens.sandbox.sandbox import Limits, Sandbox
+from ringlens.store import Store, StoreWriter
 from ringlens.store.relation import Relation
-from ringlens.store.sandbox import Limits, Sandbox
 
 COUNT = int(300 * float(os.environ.get("RINGLENS_FUZZ", "1")))
 SEEDS = range(8)

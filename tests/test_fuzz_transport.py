@@ -9,7 +9,7 @@ import pytest
 from raw_server import ONCE, got, raw_server, response
 
 from ringlens.errors import ServingError
-from ringlens.observe.client import Patience
+from ringlens.serving.client import Patience
 
 ROUNDS = int(400 * float(os.environ.get("RINGLENS_FUZZ", "1")))
 PART = 20

@@ -13,9 +13,9 @@ from serving import answers, ring_nano, serving
 import ringlens as rl
 from ringlens.cli.main import main
 from ringlens.errors import ConfigError, ServingError
-from ringlens.observe.client import NoServerError, Patience
-from ringlens.observe.served import ServedModel
-from ringlens.observe.serving import import_problems
+from ringlens.serving.client import NoServerError, Patience
+from ringlens.serving.importing import import_problems
+from ringlens.serving.served_model import ServedModel
 from ringlens.store import Store
 
 N = 6
@@ -220,10 +220,10 @@ main(sys.argv[1:])
 
 
 def test_killed_and_given_again_no_problem_is_done_twice_or_missed(told, tmp_path, monkeypatch):
-    monkeypatch.setattr("ringlens.observe.target.TOGETHER", 1)
+    monkeypatch.setattr("ringlens.serving.target.TOGETHER", 1)
     options = ["--problems", "countdown", "--n", str(N), "--max-new-tokens", "48"]
     options += ["--model", "ring-nano", "--store", str(tmp_path / "s"), "--concurrency", "1"]
-    code = "import ringlens.observe.target as t; t.TOGETHER = 1" + KILLED
+    code = "import ringlens.serving.target as t; t.TOGETHER = 1" + KILLED
     with serving(answers(told), held=3) as server:
         command = ["import", "vllm", "--server", server.url, *options]
         process = warm.Process(["-c", code, *command])

@@ -8,9 +8,9 @@ from transformers import AutoTokenizer
 
 from ringlens.data import path
 from ringlens.errors import ServingError
-from ringlens.observe.answer import Exchange, openai_answers
-from ringlens.observe.imported import trace_record
-from ringlens.observe.served import ServedModel
+from ringlens.serving.records import trace_record
+from ringlens.serving.responses import Exchange, openai_answers
+from ringlens.serving.served_model import ServedModel
 
 ASK = [{"role": "user", "content": "What is 7 - 3?"}]
 CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}

@@ -13,9 +13,9 @@ from serving import Told, all_layers, int32, npy, ring_nano
 import ringlens as rl
 from ringlens.cli.main import main
 from ringlens.errors import ModelNotFoundError, ServingError
-from ringlens.observe.served import ServedModel
-from ringlens.observe.serving import import_responses
 from ringlens.observe.tasks import Text
+from ringlens.serving.importing import import_responses
+from ringlens.serving.served_model import ServedModel
 
 RECORDED = Path(__file__).parent / "data" / "served"
 

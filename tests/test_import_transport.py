@@ -19,11 +19,11 @@ from raw_server import ONCE, got, raw_server, response
 
 from ringlens.cli.main import main
 from ringlens.errors import ConfigError, RinglensError, ServingError
-from ringlens.observe import exchange
-from ringlens.observe.address import Address, NoServerError
-from ringlens.observe.client import LARGEST, Client, Patience, _asked_pause
-from ringlens.observe.exchange import exchanges
-from ringlens.observe.strict_json import parsed
+from ringlens.serving import exchange
+from ringlens.serving.address import Address, NoServerError
+from ringlens.serving.client import LARGEST, Client, Patience, _asked_pause
+from ringlens.serving.exchange import exchanges
+from ringlens.strict_json import parsed
 
 JSON = {"data": [{"id": "ring"}]}
 RAW = json.dumps(JSON).encode()

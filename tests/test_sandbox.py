@@ -19,11 +19,12 @@ from records import random_run, random_trace
 from small_store import small_store
 
 from ringlens.errors import SandboxError, StoreError
-from ringlens.store import Store, StoreWriter, confine, values
-from ringlens.store.answer import decode, encode, shown
-from ringlens.store.channel import FrameError
+from ringlens.sandbox import confine
+from ringlens.sandbox.arrow_ipc import decode, encode, shown
+from ringlens.sandbox.channel import FrameError
+from ringlens.sandbox.sandbox import Limits, Sandbox
+from ringlens.store import Store, StoreWriter, values
 from ringlens.store.extent import Extent, cut
-from ringlens.store.sandbox import Limits, Sandbox
 
 LIMITS = Limits(seconds=20, rows=100, bytes=100_000, workers=1)
 
@@ -331,7 +332,7 @@ def test_workers_end_with_their_parent(path):
     code = """
 import sys, threading, time
 from ringlens.store import Store
-from ringlens.store.sandbox import Limits, Sandbox
+from ringlens.sandbox.sandbox import Limits, Sandbox
 box = Sandbox(Store(sys.argv[1]), Limits(workers=1, seconds=300))
 box.sql("select 1")
 threading.Thread(target=box.sql, args=("select pg_sleep(300)",), daemon=True).start()

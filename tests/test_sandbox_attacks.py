@@ -17,8 +17,9 @@ from pyarrow import parquet
 from small_store import small_store
 
 from ringlens.errors import StoreError
-from ringlens.store import Store, confine, sandbox, worker_process
-from ringlens.store.sandbox import Limits, Sandbox
+from ringlens.sandbox import confine, sandbox, worker_process
+from ringlens.sandbox.sandbox import Limits, Sandbox
+from ringlens.store import Store
 
 SECRET = "c7d1-the-secret-outside"
 LIMITS = Limits(seconds=5, rows=1000, bytes=1_000_000, memory=700_000_000, waiting=8)
@@ -242,7 +243,7 @@ TAKEN = worker_process.BOOT.replace(
     "main(given)",
     """
 import ctypes, duckdb, os, resource
-from ringlens.store.statement import RefusedError
+from ringlens.sandbox.statement import RefusedError
 libc = ctypes.CDLL(None, use_errno=True)
 def opened(n):
     mine = []

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from ringlens.errors import SandboxError
-from ringlens.store import Store, StoreWriter, confine, landlock, seccomp
-from ringlens.store.sandbox import Sandbox
+from ringlens.sandbox import confine, landlock, seccomp
+from ringlens.sandbox.sandbox import Sandbox
+from ringlens.store import Store, StoreWriter
 
 here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {confine.missing()}")
 
@@ -72,7 +73,7 @@ seccomp._OPEN = seccomp._OPENAT = seccomp._CLONE = (None, None)
 seccomp._FCNTL = seccomp._PRLIMIT = seccomp._KILL = seccomp._TGKILL = (None, None)
 ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
 seccomp.restrict()
-from ringlens.store.sandbox import Sandbox
+from ringlens.sandbox.sandbox import Sandbox
 try:
     Sandbox(Store(sys.argv[1]))
 except Exception as error:
@@ -89,7 +90,7 @@ except Exception as error:
 def test_a_process_with_two_threads_is_not_confined(tmp_path):
     code = """
 import os, pathlib, sys, threading
-from ringlens.store.confine import Bounds, confine
+from ringlens.sandbox.confine import Bounds, confine
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 try:
     confine(Bounds([pathlib.Path(sys.argv[1])], 10**9, os.getppid()))
@@ -106,7 +107,7 @@ os._exit(0)
 @here
 def test_a_worker_that_cannot_be_confined_does_not_start(store, monkeypatch):
     monkeypatch.setattr(
-        "ringlens.store.sandbox.BOOT",
+        "ringlens.sandbox.sandbox.BOOT",
         "raise ImportError('no module named duckdb')",
     )
     with Sandbox(store) as box:

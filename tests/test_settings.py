@@ -13,8 +13,8 @@ from ringlens import versions
 from ringlens.config import Sampling, TopAttention, Vectors, recordable
 from ringlens.errors import ConfigError, ModelNotFoundError
 from ringlens.model.loading import locate, model_name
-from ringlens.observe.client import Patience
 from ringlens.observe.session import capture, replay
+from ringlens.serving.client import Patience
 
 
 def test_numbers_of_any_kind_become_pythons_own():

@@ -14,12 +14,12 @@ from records import part, random_trace
 from workers import RUN, rich_trace
 
 from ringlens.errors import ConfigError, StoreError
+from ringlens.sandbox.sandbox import Sandbox
 from ringlens.store import Store, StoreWriter, intact
 from ringlens.store.compact import compact, plan
 from ringlens.store.copying import Copy, copy_run, run_rows
 from ringlens.store.delete import delete_traces
 from ringlens.store.rollup import rebuild
-from ringlens.store.sandbox import Sandbox
 from ringlens.store.scan import expert_counts
 
 FLIPS = int(os.environ.get("RINGLENS_FUZZ", "200"))

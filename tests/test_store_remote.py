@@ -19,9 +19,9 @@ from test_store_roundtrip import assert_same
 
 from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, SandboxError, StoreError
+from ringlens.sandbox.sandbox import Sandbox
 from ringlens.store import Store, StoreWriter, lease, sweep
 from ringlens.store.folder import folder_at
-from ringlens.store.sandbox import Sandbox
 
 pytestmark = pytest.mark.xdist_group("s3")
 

@@ -13,8 +13,8 @@ from ringlens.data import path
 from ringlens.errors import CheckpointError, ConfigError, ModelNotFoundError, ObservationError
 from ringlens.lens import Lens
 from ringlens.model.tokenizer import load_tokenizer, tokenizer_digest
-from ringlens.observe.imported import imported_run
-from ringlens.observe.served import ServedModel
+from ringlens.serving.records import imported_run
+from ringlens.serving.served_model import ServedModel
 
 TEXTS = ["Make 18 from 2, 9, 1.", "<think>\n</think> <|role_end|><role>HUMAN</role>", " a  b\n\n7"]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serving import int32, npy
 
 from ringlens.errors import ServingError
-from ringlens.observe.wire import sglang_expert_ids, sparse_choices, vllm_expert_ids
+from ringlens.serving.wire import sglang_expert_ids, sparse_choices, vllm_expert_ids
 
 # Written out by hand from the format's definition: magic, version 1.0, header, 2 x 1 x 3 bytes.
 HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1, 3), }"

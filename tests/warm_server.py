@@ -43,7 +43,7 @@ PRELOAD = (
     "ringlens.lens",
     "ringlens.cli.main",
     "ringlens.observe.session",
-    "ringlens.observe.serving",
+    "ringlens.serving.importing",
     "ringlens.model.conversion",
     "ringlens.store.check",
     "ringlens.app",

@@ -153,7 +153,7 @@ def _import(engine: str, responses: tuple[str, ...], server: str | None, **optio
 
 def _from_files(engine: str, responses: tuple[str, ...], **options: Any) -> None:
     import ringlens as rl
-    from ringlens.observe.serving import import_responses
+    from ringlens.serving.importing import import_responses
 
     problems = rl.problems(options["problems"], n=options["n"]) if options["problems"] else []
     with progress_bar("importing") as on_progress:
@@ -171,8 +171,8 @@ def _from_files(engine: str, responses: tuple[str, ...], **options: Any) -> None
 
 def _from_server(engine: str, server: str, **options: Any) -> None:
     import ringlens as rl
-    from ringlens.observe.client import Patience
-    from ringlens.observe.serving import import_problems
+    from ringlens.serving.client import Patience
+    from ringlens.serving.importing import import_problems
 
     if options["prompt_start"] is not None:
         raise ConfigError("--prompt-start belongs to saved responses: leave it out with --server.")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ConfigError, ServingError
-from ringlens.observe.answer import Answer, Exchange, openai_answers, sglang_answers
-from ringlens.observe.wire import Decode, sglang_expert_ids, vllm_expert_ids
+from ringlens.serving.responses import Answer, Exchange, openai_answers, sglang_answers
+from ringlens.serving.wire import Decode, sglang_expert_ids, vllm_expert_ids
 
 if TYPE_CHECKING:
     from ringlens.config import Sampling
     from ringlens.observe.buffer import Task
-    from ringlens.observe.served import ServedModel
+    from ringlens.serving.served_model import ServedModel
 
 Body = dict[str, Any]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ringlens.errors import ServingError
-from ringlens.observe.fields import Json, field_of
+from ringlens.serving.fields import Json, field_of
 
 LOST = ("refusal", "audio", "image", "images", "video", "thinking_blocks")
 """Fields that hold something which a message's text leaves out."""

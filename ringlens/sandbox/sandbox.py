@@ -1,11 +1,10 @@
 """SQL that is safe to open: read-only queries of strangers, each in a confined process.
 
-A `Sandbox` keeps a few worker processes (`ringlens.store.worker`) ready (`ringlens.store.pool`). A
-worker gives up files, network, programs and other processes before it connects to DuckDB
-(`ringlens.store.confine`), sees the store's committed files only, and is killed when it takes too
-long, breaks the protocol or is asked to. Where a process cannot be confined, there is no sandbox,
-and no query runs.
-"""
+A `Sandbox` keeps a few worker processes (`ringlens.sandbox.worker`) ready
+(`ringlens.sandbox.pool`). A worker gives up files, network, programs and other processes before it
+connects to DuckDB (`ringlens.sandbox.confine`), sees the store's committed files only, and is
+killed when it takes too long, breaks the protocol or is asked to. Where a process cannot be
+confined, there is no sandbox, and no query runs. """
 
 from __future__ import annotations
 
@@ -19,12 +18,12 @@ import duckdb
 import pyarrow as pa
 
 from ringlens.errors import SandboxError, StoreError
-from ringlens.store import confine
-from ringlens.store.channel import ChannelClosedError, ChannelTimeoutError, FrameError
+from ringlens.sandbox import confine
+from ringlens.sandbox.channel import ChannelClosedError, ChannelTimeoutError, FrameError
+from ringlens.sandbox.pool import Pool
+from ringlens.sandbox.worker_process import BOOT, Reply, WorkerProcess
 from ringlens.store.damage import Columns, explain
-from ringlens.store.pool import Pool
 from ringlens.store.store import Definitions, Store
-from ringlens.store.worker_process import BOOT, Reply, WorkerProcess
 
 _GRACE = 0.5
 """Seconds after the time limit until the process is killed; DuckDB mostly stops by itself."""

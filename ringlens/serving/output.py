@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterator, Sequence
 
 from ringlens.errors import ServingError
-from ringlens.observe.answer import Answer
-from ringlens.observe.fields import Json
-from ringlens.observe.message import callable_form
-from ringlens.observe.served import ServedModel
 from ringlens.observe.turns import markup
+from ringlens.serving.fields import Json
+from ringlens.serving.message import callable_form
+from ringlens.serving.responses import Answer
+from ringlens.serving.served_model import ServedModel
 from ringlens.transcript import END_THINK, THINK, parse
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from ringlens.errors import SandboxError
+from ringlens.sandbox.worker_process import WorkerProcess
 from ringlens.store.store import Definitions
-from ringlens.store.worker_process import WorkerProcess
 
 Start = Callable[[Definitions], WorkerProcess]
 """Starts a worker that knows the given tables; takes a moment, on a busy machine seconds."""

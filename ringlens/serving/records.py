@@ -14,14 +14,14 @@ import numpy as np
 
 from ringlens.errors import RinglensError, ServingError
 from ringlens.model.tokenizer import tokenizer_digest
-from ringlens.observe.answer import Answer
-from ringlens.observe.output import output_ids
 from ringlens.observe.record import sizes
-from ringlens.observe.served import ServedModel
 from ringlens.observe.text import TokenText, token_text
 from ringlens.observe.turns import Reading, markup
-from ringlens.observe.wire import Decode, sparse_choices
 from ringlens.problem import Problem, grade
+from ringlens.serving.output import output_ids
+from ringlens.serving.responses import Answer
+from ringlens.serving.served_model import ServedModel
+from ringlens.serving.wire import Decode, sparse_choices
 from ringlens.store.checks import check_trace
 from ringlens.store.records import ChoiceArrays, RunRecord, TokenArrays, TraceRecord
 from ringlens.versions import version_of

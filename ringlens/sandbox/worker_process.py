@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from ringlens.errors import SandboxError
-from ringlens.store.answer import decode, shown
-from ringlens.store.channel import (
+from ringlens.sandbox.arrow_ipc import decode, shown
+from ringlens.sandbox.channel import (
     Channel,
     ChannelClosedError,
     ChannelTimeoutError,
@@ -41,7 +41,7 @@ given, package, *sys.path = sys.argv[1:]
 for name, folder in (("ringlens", package), ("ringlens.store", package + "/store")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
-from ringlens.store.worker import main
+from ringlens.sandbox.worker import main
 main(given)
 """
 
@@ -88,7 +88,7 @@ class WorkerProcess:
     Args:
         root: The store.
         folders: Its folders that the worker may read.
-        settings: What `ringlens.store.worker.main` is given, but for folders and parent.
+        settings: What `ringlens.sandbox.worker.main` is given, but for folders and parent.
         boot: Python that starts it.
 
     Attributes:

@@ -1,6 +1,6 @@
 """The process that runs what strangers wrote: confined first, then one SELECT at a time.
 
-It is started by `ringlens.store.sandbox`, reads a request from its standard input and writes the
+It is started by `ringlens.sandbox.sandbox`, reads a request from its standard input and writes the
 answer to its standard output: a frame of JSON, and, where there are rows, a frame of Arrow IPC.
 Answers are never pickled: whoever takes over this process must not get into the one that reads
 them.
@@ -22,12 +22,12 @@ import duckdb
 import pyarrow as pa
 
 from ringlens.errors import SandboxError, StoreError
-from ringlens.store.answer import encode
-from ringlens.store.channel import Channel, ChannelClosedError
-from ringlens.store.confine import Bounds, confine
-from ringlens.store.excerpt import Excerpt, Selection, excerpt
+from ringlens.sandbox.arrow_ipc import encode
+from ringlens.sandbox.channel import Channel, ChannelClosedError
+from ringlens.sandbox.confine import Bounds, confine
+from ringlens.sandbox.excerpt import Excerpt, Selection, excerpt
+from ringlens.sandbox.statement import RefusedError, check
 from ringlens.store.extent import Extent, TooLargeError
-from ringlens.store.statement import RefusedError, check
 
 MAX_REQUEST = 1 << 28
 MAX_MESSAGE = 2_000

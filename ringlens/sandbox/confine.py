@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringlens.errors import SandboxError
-from ringlens.store import landlock, seccomp
+from ringlens.sandbox import landlock, seccomp
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 1, 4, 38, 24
 _CAPABILITY_VERSION = 0x20080522

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ringlens.errors import ServingError
-from ringlens.observe.answer import Exchange
-from ringlens.observe.strict_json import parsed
+from ringlens.serving.responses import Exchange
+from ringlens.strict_json import parsed
 
 LARGEST_ROW = 1_000_000_000
 """Bytes of a JSON file, or letters of a line of JSONL, at most."""

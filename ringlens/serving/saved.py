@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ringlens.errors import ServingError
 from ringlens.model.tokenizer import tokenizer_digest
-from ringlens.observe.answer import Answer, Exchange
-from ringlens.observe.engine import Engine
-from ringlens.observe.exchange import exchanges
-from ringlens.observe.imported import imported_run, trace_record
-from ringlens.observe.served import ServedModel
-from ringlens.observe.target import fingerprint
 from ringlens.problem import Problem
+from ringlens.serving.exchange import exchanges
+from ringlens.serving.records import imported_run, trace_record
+from ringlens.serving.responses import Answer, Exchange
+from ringlens.serving.served_model import ServedModel
+from ringlens.serving.server_kinds import Engine
+from ringlens.serving.target import fingerprint
 from ringlens.store.records import RunRecord, TraceRecord
 
 

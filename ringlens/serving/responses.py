@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ringlens.errors import ServingError
-from ringlens.observe.fields import Json, field_of, ids_of
-from ringlens.observe.message import Written, chat, text_of, written
-from ringlens.observe.strict_json import STREAM
+from ringlens.serving.fields import Json, field_of, ids_of
+from ringlens.serving.message import Written, chat, text_of, written
 from ringlens.store.schema import RUNNING
+from ringlens.strict_json import STREAM
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from ringlens.store.channel import FrameError
+from ringlens.sandbox.channel import FrameError
 from ringlens.store.extent import Extent, TooLargeError, check
 
 # Of the flatbuffers in Arrow's format/Message.fbs: kinds of messages, and places of fields.

@@ -19,19 +19,19 @@ from typing import Any
 from ringlens.config import Sampling
 from ringlens.errors import ConfigError, ProblemError, ServingError
 from ringlens.model.tokenizer import tokenizer_digest
-from ringlens.observe.address import NoServerError
-from ringlens.observe.answer import Exchange
 from ringlens.observe.buffer import Task
-from ringlens.observe.client import Client, Patience
-from ringlens.observe.engine import Engine, find_engine
 from ringlens.observe.given import TextOrIds
-from ringlens.observe.imported import imported_run, trace_record
-from ringlens.observe.saved import SavedResponses
-from ringlens.observe.served import ServedModel
 from ringlens.observe.session import OnProgress
-from ringlens.observe.target import Target, fingerprint, open_target
 from ringlens.observe.tasks import problem_tasks
 from ringlens.problem import Problem, check_problem
+from ringlens.serving.address import NoServerError
+from ringlens.serving.client import Client, Patience
+from ringlens.serving.records import imported_run, trace_record
+from ringlens.serving.responses import Exchange
+from ringlens.serving.saved import SavedResponses
+from ringlens.serving.served_model import ServedModel
+from ringlens.serving.server_kinds import Engine, find_engine
+from ringlens.serving.target import Target, fingerprint, open_target
 from ringlens.store import Store
 from ringlens.store.records import RunRecord, TraceRecord
 
@@ -64,7 +64,7 @@ def import_responses(
 
     Args:
         engine: Who answered: "vllm", "sglang", or "openai" for text without routing.
-        paths: JSON and JSONL files; see :mod:`ringlens.observe.exchange`.
+        paths: JSON and JSONL files; see :mod:`ringlens.serving.exchange`.
         store: Folder or address of the store; made if it is not there, added to if it is.
         model: What was served: its configuration says which layers route, its tokenizer what the
             tokens mean. Weights are not needed.

@@ -17,9 +17,9 @@ import httpx
 
 from ringlens.config import number, whole
 from ringlens.errors import ConfigError, ServingError
-from ringlens.observe.address import Address, NoServerError
-from ringlens.observe.download import GZIP, printable, read_body, utf8
-from ringlens.observe.strict_json import STREAM, parsed
+from ringlens.serving.address import Address, NoServerError
+from ringlens.serving.download import GZIP, printable, read_body, utf8
+from ringlens.strict_json import STREAM, parsed
 
 LONGEST = 60.0
 """Seconds between two attempts at most."""
