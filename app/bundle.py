@@ -20,9 +20,9 @@ from ringlens.app import page_trace, payload
 from ringlens.app.scope import Scope
 from ringlens.app.usage_cache import UsageCache
 from ringlens.store import Store, Trace
-from ringlens.store.export import whole
-from ringlens.store.failure import sentences
-from ringlens.store.schema import PHASES
+from ringlens.store.maintain.export import whole
+from ringlens.store.schema.captured import PHASES
+from ringlens.store.storage.failure import sentences
 
 HERE = Path(__file__).parent
 SHARED = ("theme.js", "core.js", "colors.js", "a_base.css", "c_trace.css", "favicon.svg")

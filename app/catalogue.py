@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from ringlens.store import Store
-from ringlens.store.manifest import File
+from ringlens.store.manifest.manifest import File
 
 Span = tuple[int, int]
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from ringlens.app.kept import Kept
 from ringlens.app.scope import Scope
 from ringlens.store import Store
-from ringlens.store.columns import matrix
-from ringlens.store.manifest import File
-from ringlens.store.schema import PHASES
+from ringlens.store.encode.columns import matrix
+from ringlens.store.manifest.manifest import File
+from ringlens.store.schema.captured import PHASES
 
 Row = dict[str, Any]
 Key = tuple[Scope, int]

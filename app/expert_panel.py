@@ -14,7 +14,7 @@ from ringlens.app.parts import signed, visible
 from ringlens.app.scope import Scope
 from ringlens.app.usage import Usage
 from ringlens.store import Store
-from ringlens.store.schema import PHASES
+from ringlens.store.schema.captured import PHASES
 
 Row = dict[str, Any]
 

@@ -20,9 +20,9 @@ from werkzeug.wsgi import ClosingIterator
 
 from ringlens.app.access import refused, sealed, simple_page
 from ringlens.errors import StoreError
-from ringlens.store import layout
-from ringlens.store.folder import Folder, folder_at
-from ringlens.store.manifest import NAME
+from ringlens.store.manifest.manifest import NAME
+from ringlens.store.storage import layout
+from ringlens.store.storage.folder import Folder, folder_at
 
 if TYPE_CHECKING:
     from dash import Dash

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ringlens.store.manifest import File
+from ringlens.store.manifest.manifest import File
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -19,7 +19,7 @@ from ringlens.app.parts import GRID_THEME, command_box
 from ringlens.app.sql_console import Console
 from ringlens.app.sql_examples import EXAMPLES
 from ringlens.errors import RinglensError
-from ringlens.store.catalog import Entry, catalog
+from ringlens.store.read.catalog import Entry, catalog
 
 
 def layout(console: Console, query: dict[str, str]) -> Component:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ringlens.app import queries
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
-from ringlens.store.schema import PHASES
+from ringlens.store.schema.captured import PHASES
 
 Payload = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ringlens.store.manifest import File
+from ringlens.store.manifest.manifest import File
 
 
 @dataclass(frozen=True)

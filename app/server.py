@@ -16,7 +16,7 @@ from ringlens.app import access, payload, prefix
 from ringlens.app.following import PATIENCE, FollowingApp, is_awaited
 from ringlens.errors import ConfigError
 from ringlens.store import Store
-from ringlens.store.folder import folder_at
+from ringlens.store.storage.folder import folder_at
 
 if TYPE_CHECKING:
     from dash import Dash

@@ -17,7 +17,7 @@ from pyarrow import csv, parquet
 from ringlens.errors import RinglensError
 from ringlens.sandbox.excerpt import KIND, LEAVES
 from ringlens.sandbox.sandbox import Answer
-from ringlens.store import values
+from ringlens.store.read import values
 
 LONGEST = 2_000
 """Characters of a value that the grid is sent; downloads hold it whole."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ringlens.store.schema import PHASES
+from ringlens.store.schema.captured import PHASES
 
 Array = NDArray[np.float64]
 

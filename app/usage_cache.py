@@ -19,9 +19,9 @@ from ringlens.app.kept import Kept
 from ringlens.app.scope import Scope
 from ringlens.app.usage import Array, Sums, Usage
 from ringlens.store import Store
-from ringlens.store.columns import matrix, ragged
-from ringlens.store.manifest import File
-from ringlens.store.schema import PHASES
+from ringlens.store.encode.columns import matrix, ragged
+from ringlens.store.manifest.manifest import File
+from ringlens.store.schema.captured import PHASES
 
 LIMIT = 64 * 2**20
 """Bytes of usage that are kept: forty scopes of Ring-1T's size."""

@@ -26,8 +26,9 @@ from unittest.mock import patch
 from side_by_side import machine
 from synthetic_store import make
 
-from ringlens.store import Store, StoreWriter, parquet
-from ringlens.store.check import check
+from ringlens.store import Store, StoreWriter
+from ringlens.store.check.check import check
+from ringlens.store.storage import parquet
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from records import random_run, random_trace

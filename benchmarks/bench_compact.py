@@ -22,8 +22,9 @@ import pyarrow as pa
 from bench_writer import ring_1t
 from side_by_side import machine
 
-from ringlens.store import RoutingArrays, Store, StoreWriter, TraceRecord, compact
-from ringlens.store.cube import read_cube
+from ringlens.store import RoutingArrays, Store, StoreWriter, TraceRecord
+from ringlens.store.maintain import compact
+from ringlens.store.maintain.cube import read_cube
 
 ROUNDS = 7
 

@@ -2,7 +2,7 @@
 
 Three ways to store them are timed in turn, from `StoreWriter.commit` (with its fsyncs) to arrays:
 
-- ``FLOAT[]`` as the store writes it (`ringlens.store.half_file`), for any Parquet reader;
+- ``FLOAT[]`` as the store writes it (`ringlens.store.encode.half_file`), for any Parquet reader;
 - ``FLOAT[]`` as pyarrow writes it, with bytes split and zstd;
 - the two byte planes of fp16 as FIXED_LEN_BYTE_ARRAY columns (the low one uncompressed), with a
   nullable FLOAT[] for rows that fp16 cannot hold. SQL sees FLOAT[] through a function that only
@@ -39,10 +39,12 @@ from bench_writer import ring_1t
 from numpy.typing import NDArray
 from side_by_side import machine
 
-from ringlens.store import RunRecord, Store, StoreWriter, TraceRecord, half_file, parquet
-from ringlens.store.columns import fixed_lists, matrix
-from ringlens.store.commit import CommitFiles, Write
-from ringlens.store.schema import ROUTER_LOGITS, Column, Table
+from ringlens.store import RunRecord, Store, StoreWriter, TraceRecord
+from ringlens.store.encode import half_file
+from ringlens.store.encode.columns import fixed_lists, matrix
+from ringlens.store.schema.captured import ROUTER_LOGITS, Column, Table
+from ringlens.store.storage import parquet
+from ringlens.store.write.commit import CommitFiles, Write
 
 EXPERTS = 256
 PLANES = Table(
@@ -196,7 +198,7 @@ def stored_as(way: str) -> ExitStack:
         stack.enter_context(patch.object(half_file, "WORTH", sys.maxsize))
     if way == "planes":
         plain = parquet._settings
-        stack.enter_context(patch("ringlens.store.transaction.CommitFiles", PlaneFiles))
+        stack.enter_context(patch("ringlens.store.write.transaction.CommitFiles", PlaneFiles))
         settings = patch.object(
             parquet, "_settings", lambda t: plane_settings() if t is PLANES else plain(t)
         )

@@ -44,7 +44,7 @@ from ringlens.app.sources import Sources
 from ringlens.app.usage import Usage
 from ringlens.app.usage_cache import UsageCache
 from ringlens.store import Store
-from ringlens.store.cube import CubeCache
+from ringlens.store.maintain.cube import CubeCache
 
 ROUNDS = 40
 COLD_ROUNDS = 12

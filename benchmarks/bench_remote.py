@@ -24,8 +24,9 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from records import random_run, random_trace
 from s3_server import BUCKET, S3Server, reached, serve
 
-from ringlens.store import Store, StoreWriter, object_log
-from ringlens.store.manifest import File
+from ringlens.store import Store, StoreWriter
+from ringlens.store.manifest import object_log
+from ringlens.store.manifest.manifest import File
 
 RUN = random_run()
 TABLES = ("traces", "tokens", "routing", "router_logits", "heads", "usage_traces", "usage_blocks")

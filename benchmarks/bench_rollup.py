@@ -24,11 +24,12 @@ import pyarrow as pa
 from bench_writer import ring_1t
 from side_by_side import machine, medians
 
-from ringlens.store import Store, StoreWriter, TraceRecord, rollup
-from ringlens.store.columns import matrix
-from ringlens.store.commit import CommitFiles
-from ringlens.store.cube import read_cube
-from ringlens.store.records import RunRecord
+from ringlens.store import Store, StoreWriter, TraceRecord
+from ringlens.store.encode.columns import matrix
+from ringlens.store.maintain import rollup
+from ringlens.store.maintain.cube import read_cube
+from ringlens.store.schema.records import RunRecord
+from ringlens.store.write.commit import CommitFiles
 
 ROUNDS = 7
 

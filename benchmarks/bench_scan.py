@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from side_by_side import machine, medians
 
-from ringlens.store import Store, scan
-from ringlens.store.scan import expert_counts
+from ringlens.store import Store
+from ringlens.store.maintain import scan
+from ringlens.store.maintain.scan import expert_counts
 
 QUERY = "select layer, expert, count(*) from router_choices group by all"
 
@@ -52,7 +53,7 @@ def main() -> None:
         if find_spec("ray"):
             import ray
 
-            from ringlens.store.engine_ray import RayEngine
+            from ringlens.store.maintain.engine_ray import RayEngine
 
             ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
             engine = RayEngine()

@@ -68,9 +68,9 @@ class Steps:
 def watch_all(lens, steps):
     """Count every forward, every block, and every step of a commit."""
     from ringlens.observe.buffer import TraceBuffer
-    from ringlens.store import transaction
-    from ringlens.store.commit import CommitFiles
-    from ringlens.store.manifest import Manifest
+    from ringlens.store.manifest.manifest import Manifest
+    from ringlens.store.write import transaction
+    from ringlens.store.write.commit import CommitFiles
 
     steps.watch(lens.model, "forward")
     steps.watch(TraceBuffer, "add")

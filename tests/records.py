@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from ringlens.store.records import (
+from ringlens.store.schema.records import (
     AttentionArrays,
     HeadArrays,
     RoutingArrays,

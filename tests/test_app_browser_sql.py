@@ -11,7 +11,7 @@ from small_store import small_store
 
 from ringlens.sandbox import confine
 from ringlens.store import Store
-from ringlens.store.catalog import catalog
+from ringlens.store.read.catalog import catalog
 
 pytestmark = [
     pytest.mark.browser,

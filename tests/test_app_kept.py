@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from ringlens.app.kept import Kept
-from ringlens.store.manifest import File
+from ringlens.store.manifest.manifest import File
 
 
 def files(*names):

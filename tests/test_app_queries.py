@@ -22,7 +22,7 @@ from ringlens.app.usage_cache import UsageCache
 from ringlens.cli.console import summary
 from ringlens.errors import NotInStoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
-from ringlens.store.info import info
+from ringlens.store.maintain.info import info
 
 PHASES = ("prompt", "think", "answer")
 RUN = random_run(layers=5, dense=2, experts=16, groups=4, k=3)

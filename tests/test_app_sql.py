@@ -19,7 +19,7 @@ from ringlens.errors import NotInStoreError
 from ringlens.sandbox import confine, landlock
 from ringlens.sandbox.excerpt import KIND
 from ringlens.store import Store
-from ringlens.store.catalog import catalog
+from ringlens.store.read.catalog import catalog
 
 HOST = {"Host": "127.0.0.1:8050"}
 here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {confine.missing()}")

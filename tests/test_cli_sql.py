@@ -23,7 +23,7 @@ from small_store import small_store
 from ringlens.cli.main import main
 from ringlens.cli.sql_shell import Words
 from ringlens.store import Store
-from ringlens.store.catalog import catalog
+from ringlens.store.read.catalog import catalog
 
 PROMPT = "ringlens>"
 

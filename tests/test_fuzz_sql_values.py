@@ -19,7 +19,7 @@ from ringlens.errors import RinglensError, StoreError
 from ringlens.sandbox import confine
 from ringlens.sandbox.sandbox import Limits, Sandbox
 from ringlens.store import Store, StoreWriter
-from ringlens.store.relation import Relation
+from ringlens.store.read.relation import Relation
 
 COUNT = int(300 * float(os.environ.get("RINGLENS_FUZZ", "1")))
 SEEDS = range(8)

@@ -18,7 +18,7 @@ from workers import RUN, rich_trace
 
 from ringlens.errors import RinglensError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.check import check
+from ringlens.store.check.check import check
 
 COUNT = int(os.environ.get("RINGLENS_FUZZ", "60"))
 MEMORY = 500 * 2**20

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringlens.store import object_log
-from ringlens.store.manifest import Completion, File, Manifest, Start
-from ringlens.store.object_log import ObjectLog
+from ringlens.store.manifest import object_log
+from ringlens.store.manifest.manifest import Completion, File, Manifest, Start
+from ringlens.store.manifest.object_log import ObjectLog
 
 TABLES = ("runs", "commits", "files", "retired", "owners", "gone")
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ringlens.store import ranges
-from ringlens.store.ranges import RangeFile, Ranges
+from ringlens.store.storage import ranges
+from ringlens.store.storage.ranges import RangeFile, Ranges
 
 TABLE = pa.table({"n": np.arange(400_000), "text": [f"row {i % 977}" for i in range(400_000)]})
 

@@ -12,8 +12,9 @@ from s3_server import BUCKET, reached, serve
 
 from ringlens.cli.main import main
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, rollup, scan
-from ringlens.store.scan import expert_counts, scan_batches
+from ringlens.store import Store, StoreWriter
+from ringlens.store.maintain import rollup, scan
+from ringlens.store.maintain.scan import expert_counts, scan_batches
 
 ray = pytest.importorskip("ray", reason="pip install 'ringlens[ray]'")
 
@@ -33,7 +34,7 @@ def s3():
 @pytest.fixture(scope="module")
 def engine(s3):
     """Two workers, which find ringlens, these tests and the server."""
-    from ringlens.store.engine_ray import RayEngine
+    from ringlens.store.maintain.engine_ray import RayEngine
 
     paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     ray.init(

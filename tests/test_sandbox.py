@@ -23,8 +23,9 @@ from ringlens.sandbox import confine
 from ringlens.sandbox.arrow_ipc import decode, encode, shown
 from ringlens.sandbox.channel import FrameError
 from ringlens.sandbox.sandbox import Limits, Sandbox
-from ringlens.store import Store, StoreWriter, values
-from ringlens.store.extent import Extent, cut
+from ringlens.store import Store, StoreWriter
+from ringlens.store.read import values
+from ringlens.store.read.extent import Extent, cut
 
 LIMITS = Limits(seconds=20, rows=100, bytes=100_000, workers=1)
 

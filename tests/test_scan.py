@@ -6,8 +6,9 @@ import pytest
 from records import random_run, random_trace
 
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, scan
-from ringlens.store.scan import expert_counts, scan_batches
+from ringlens.store import Store, StoreWriter
+from ringlens.store.maintain import scan
+from ringlens.store.maintain.scan import expert_counts, scan_batches
 
 RUNS = (random_run(seed=1), random_run(seed=2, layers=6, experts=320, groups=8, k=4))
 

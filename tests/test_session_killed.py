@@ -18,9 +18,9 @@ from records import random_run
 import ringlens as rl
 from ringlens.errors import ObservationError, RinglensError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.check import check
-from ringlens.store.records import TokenArrays, TraceRecord
-from ringlens.store.repair import repair
+from ringlens.store.check.check import check
+from ringlens.store.check.repair import repair
+from ringlens.store.schema.records import TokenArrays, TraceRecord
 
 KILLS = int(os.environ.get("RINGLENS_KILLS", "6"))
 OWN = {"trace_id", "run_id", "resumed_at", "source_trace_id"}

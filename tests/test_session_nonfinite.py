@@ -20,9 +20,9 @@ from ringlens.observe.finite import faults, refuse, suspects
 from ringlens.observe.tasks import Text
 from ringlens.problem import Problem
 from ringlens.store import Store, StoreWriter
-from ringlens.store.check import check
-from ringlens.store.info import info
-from ringlens.store.repair import repair
+from ringlens.store.check.check import check
+from ringlens.store.check.repair import repair
+from ringlens.store.maintain.info import info
 
 PROMPTS = [tiny_lens.prompt(*range(4, 24)), tiny_lens.prompt(300, 301, 302)]
 EVERYTHING = ("logprobs", "routing", "router_logits", "heads", "resid_post@1", "attention:2@1/0")

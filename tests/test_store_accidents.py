@@ -24,7 +24,8 @@ from test_store_processes import assert_no_orphans, assert_whole, drain, start
 from test_store_roundtrip import assert_same
 from workers import PARTS, RUN, outcome, processes, rich_trace
 
-from ringlens.store import Store, StoreWriter, manifest
+from ringlens.store import Store, StoreWriter
+from ringlens.store.manifest import manifest
 
 KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))
 STORES = max(1, (KILLS - 18) // 6)

@@ -25,10 +25,12 @@ from test_store_processes import start
 from workers import RUN, check_without_rights, repair_store, rich_trace, write_commits
 
 from ringlens.cli.main import main
-from ringlens.store import Store, StoreWriter, parquet, sweep
-from ringlens.store.check import check
-from ringlens.store.records import ChoiceArrays
-from ringlens.store.repair import repair
+from ringlens.store import Store, StoreWriter
+from ringlens.store.check.check import check
+from ringlens.store.check.repair import repair
+from ringlens.store.schema.records import ChoiceArrays
+from ringlens.store.storage import parquet
+from ringlens.store.write import sweep
 
 REPAIRS = max(3, int(os.environ.get("RINGLENS_KILLS", "24")) // 6)
 OLD_STORE = Path(__file__).parent / "data" / "store-1"

@@ -14,9 +14,10 @@ from test_store_usage import assert_sums, told
 from workers import rich_trace
 
 from ringlens.errors import StoreError
-from ringlens.store import ChoiceArrays, Store, StoreWriter, compact
-from ringlens.store.compact import FIXED, GRIDS
-from ringlens.store.grid import Size
+from ringlens.store import ChoiceArrays, Store, StoreWriter
+from ringlens.store.encode.grid import Size
+from ringlens.store.maintain import compact
+from ringlens.store.maintain.compact import FIXED, GRIDS
 
 RUN = random_run()
 GRID_KEY = ("layer", "trace_id", "pos")

@@ -14,18 +14,11 @@ from workers import rich_trace
 
 from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, StoreError
-from ringlens.store import (
-    Store,
-    StoreWriter,
-    compact,
-    copying,
-    delete,
-    merge,
-    parquet,
-    rollup,
-    schema,
-)
-from ringlens.store.manifest import Manifest
+from ringlens.store import Store, StoreWriter
+from ringlens.store.maintain import compact, copying, delete, merge, rollup
+from ringlens.store.manifest.manifest import Manifest
+from ringlens.store.schema import captured
+from ringlens.store.storage import parquet
 
 RUN = random_run()
 OTHER = random_run(seed=1, layers=3, dense=0, experts=300, groups=2, groups_kept=1, k=4, heads=2)
@@ -227,9 +220,9 @@ def test_another_run_of_the_same_id_gets_a_number(tmp_path):
         (file,) = [f for f in store.files("runs") if f.run_id == first]
 
         def work(files):
-            row = parquet.read(files.folder, file.path, schema.RUNS).to_pylist()[0]
-            batch = pa.RecordBatch.from_pylist([row | {"seed": 99}], schema.RUNS.arrow)
-            files.stage(schema.RUNS, [batch])
+            row = parquet.read(files.folder, file.path, captured.RUNS).to_pylist()[0]
+            batch = pa.RecordBatch.from_pylist([row | {"seed": 99}], captured.RUNS.arrow)
+            files.stage(captured.RUNS, [batch])
             return [file.path]
 
         writer.rewriter().replace(first, work)

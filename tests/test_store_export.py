@@ -16,7 +16,8 @@ from test_store_usage import assert_sums
 
 from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, StoreError
-from ringlens.store import ChoiceArrays, Store, StoreWriter, export
+from ringlens.store import ChoiceArrays, Store, StoreWriter
+from ringlens.store.maintain import export
 
 RUN = random_run()
 

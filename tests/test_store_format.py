@@ -10,9 +10,10 @@ from records import part, random_run, random_trace
 from test_store_check import OLD_HEADS
 
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, describe, schema
-from ringlens.store.check import check
-from ringlens.store.info import info
+from ringlens.store import Store, StoreWriter
+from ringlens.store.check.check import check
+from ringlens.store.maintain.info import info
+from ringlens.store.schema import captured, documentation
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
@@ -50,13 +51,13 @@ def old(request, tmp_path):
 
 
 def test_the_documentation_is_what_the_code_says():
-    """Else: python -m ringlens.store.describe > docs/store.md."""
-    assert (ROOT / "docs" / "store.md").read_text() == describe.page()
+    """Else: python -m ringlens.store.schema.documentation > docs/store.md."""
+    assert (ROOT / "docs" / "store.md").read_text() == documentation.page()
 
 
 def test_every_table_and_column_is_described(tmp_path):
-    for table in schema.tables():
-        assert f"#### `{table.name}`" in describe.page()
+    for table in captured.tables():
+        assert f"#### `{table.name}`" in documentation.page()
         assert all(column.meaning for column in table.columns)
         assert set(table.key) | set(table.scope) <= set(table.arrow.names)
     StoreWriter(tmp_path).close()
@@ -66,8 +67,8 @@ def test_every_table_and_column_is_described(tmp_path):
         for (name,) in manifest.execute("select name from sqlite_master where type = 'table'")
         if not name.startswith("sqlite_")
     }
-    assert names == set(describe.MANIFEST)
-    for name, (_, columns) in describe.MANIFEST.items():
+    assert names == set(documentation.MANIFEST)
+    for name, (_, columns) in documentation.MANIFEST.items():
         found = [row[1] for row in manifest.execute(f"pragma table_info({name})")]
         assert found == list(columns)
 
@@ -75,7 +76,7 @@ def test_every_table_and_column_is_described(tmp_path):
 def test_stores_of_every_version_are_there():
     numbers = [json.loads((DATA / name / "store.json").read_text()) for name in STORES]
     versions = [number["format_version"] for number in numbers]
-    assert versions == list(range(1, schema.FORMAT_VERSION + 1))
+    assert versions == list(range(1, captured.FORMAT_VERSION + 1))
 
 
 def test_a_store_of_any_version_is_read_checked_and_added_to(old):
@@ -111,7 +112,7 @@ def test_what_a_later_minor_version_adds_to_the_manifest_is_left_alone(old):
     """A column more in any of its tables, and a table more."""
     StoreWriter(old).close()
     manifest = sqlite3.connect(old / "manifest.sqlite")
-    for table in describe.MANIFEST:
+    for table in documentation.MANIFEST:
         manifest.execute(f"alter table {table} add column colour text default 'red'")
     manifest.execute("create table moods (mood text)")
     manifest.commit()
@@ -147,7 +148,7 @@ def test_info_tells_what_there_is_and_what_is_unfinished(tmp_path):
 
 
 def test_info_says_what_would_make_a_store_faster(tmp_path, monkeypatch):
-    monkeypatch.setattr("ringlens.store.info.MANY_FILES", 1)
+    monkeypatch.setattr("ringlens.store.maintain.info.MANY_FILES", 1)
     with Store(shutil.copytree(DATA / "store-1", tmp_path / "store")) as store:
         commands = [step["command"].split()[1] for step in info(store)["next"]]
     assert commands == ["check", "app", "rollup", "compact"]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from records import part, random_run, random_trace
 
 from ringlens.errors import NotInStoreError, ObservationError
-from ringlens.store import Store, StoreWriter, schema
-from ringlens.store.schema import HEAD_BLOCKS, HEAD_STATISTICS
+from ringlens.store import Store, StoreWriter
+from ringlens.store.schema import captured
+from ringlens.store.schema.captured import HEAD_BLOCKS, HEAD_STATISTICS
 
 RUN = random_run(layers=3, heads=3, experts=8, groups=2, groups_kept=1, k=2)
 
@@ -93,11 +94,11 @@ def test_a_row_is_found_by_its_key_and_blocks_add_up_in_sql(tmp_path):
 def test_blocks_of_traces_without_them_are_made_of_heads(tmp_path, monkeypatch):
     """Of stores that were written before there were blocks, also where such a trace goes on."""
     trace = random_trace(RUN, 150, router_logits=None)
-    old = [table for table in schema.tables(RUN.experts) if table.name != "head_blocks"]
+    old = [table for table in captured.tables(RUN.experts) if table.name != "head_blocks"]
     with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
         run_id = writer.start_run(RUN)
         with monkeypatch.context() as before:
-            before.setattr("ringlens.store.schema.tables", lambda experts=256: old)
+            before.setattr("ringlens.store.schema.captured.tables", lambda experts=256: old)
             (trace_id,) = writer.commit(run_id, [part(trace, 0, 100, None)])
         assert_blocks(store.trace(trace_id), cut(trace.heads, 0, 100))
         writer.commit(run_id, [part(trace, 100, 150, trace_id)])

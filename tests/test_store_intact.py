@@ -15,12 +15,13 @@ from workers import RUN, rich_trace
 
 from ringlens.errors import ConfigError, StoreError
 from ringlens.sandbox.sandbox import Sandbox
-from ringlens.store import Store, StoreWriter, intact
-from ringlens.store.compact import compact, plan
-from ringlens.store.copying import Copy, copy_run, run_rows
-from ringlens.store.delete import delete_traces
-from ringlens.store.rollup import rebuild
-from ringlens.store.scan import expert_counts
+from ringlens.store import Store, StoreWriter
+from ringlens.store.maintain.compact import compact, plan
+from ringlens.store.maintain.copying import Copy, copy_run, run_rows
+from ringlens.store.maintain.delete import delete_traces
+from ringlens.store.maintain.rollup import rebuild
+from ringlens.store.maintain.scan import expert_counts
+from ringlens.store.read import intact
 
 FLIPS = int(os.environ.get("RINGLENS_FUZZ", "200"))
 

@@ -6,7 +6,8 @@ import pytest
 from workers import RUN, kinds
 
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, manifest, mounts
+from ringlens.store import Store, StoreWriter
+from ringlens.store.manifest import manifest, mounts
 
 LINE = "{} 1 8:1 / {} rw,relatime shared:1 - {} server:/export rw,vers=4.2\n"
 

@@ -18,9 +18,10 @@ from records import cut_tokens, part, random_run, random_trace
 from test_store_roundtrip import assert_same
 
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
-from ringlens.store import Store, StoreWriter, sweep
-from ringlens.store.layout import table_names
-from ringlens.store.schema import tables
+from ringlens.store import Store, StoreWriter
+from ringlens.store.schema.captured import tables
+from ringlens.store.storage.layout import table_names
+from ringlens.store.write import sweep
 
 RUN = random_run()
 TRACE = random_trace(RUN, 30)

@@ -19,9 +19,10 @@ from workers import (
     write_as_rank,
 )
 
-from ringlens.store import Alone, Store, StoreWriter, schema_usage
-from ringlens.store.check import check
-from ringlens.store.schema import tables
+from ringlens.store import Alone, Store, StoreWriter
+from ringlens.store.check.check import check
+from ringlens.store.schema import usage_tables
+from ringlens.store.schema.captured import tables
 
 EXCHANGES = 4
 """In a commit: the records are checked, the reservation known, the files staged, the outcome."""
@@ -71,7 +72,7 @@ def test_ranks_write_one_commit(tmp_path, size, speaker):
         assert len(store.traces()) == 2
         assert len(store.sql("from runs where finished is not null")) == 1
         for table in tables(RUN.experts)[3:]:
-            if table.scope or table in schema_usage.TABLES:
+            if table.scope or table in usage_tables.TABLES:
                 continue  # written by analyses; and parts of a trace have rows of their own
             key = ", ".join(table.key)
             rows = store.sql(f"select {key} from {table.name}").fetchall()

@@ -26,9 +26,9 @@ from workers import (
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.check import check
-from ringlens.store.layout import table_names
-from ringlens.store.manifest import Manifest
+from ringlens.store.check.check import check
+from ringlens.store.manifest.manifest import Manifest
+from ringlens.store.storage.layout import table_names
 
 SPARSE = len(RUN.sparse_layers)
 KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))

@@ -16,10 +16,10 @@ from test_store_check import a_file, findings, manifest, rewrite
 from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.export import to_store
-from ringlens.store.records import ChoiceArrays
-from ringlens.store.repair import repair
-from ringlens.store.rescue import rebuild_manifest
+from ringlens.store.check.repair import repair
+from ringlens.store.check.rescue import rebuild_manifest
+from ringlens.store.maintain.export import to_store
+from ringlens.store.schema.records import ChoiceArrays
 
 SAID = ("routing", "router_logits", "heads", "head_blocks")
 CHOSEN = ("resid_post@0+2[2:12]", "head_out@1/0+3[0:8]", "attention:4@1+3/0+2[0:6]")

@@ -10,7 +10,7 @@ from records import random_run, random_trace
 
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.verify import verify_choices
+from ringlens.store.check.verify import verify_choices
 
 
 @pytest.fixture(scope="module")

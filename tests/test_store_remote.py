@@ -20,8 +20,10 @@ from test_store_roundtrip import assert_same
 from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, SandboxError, StoreError
 from ringlens.sandbox.sandbox import Sandbox
-from ringlens.store import Store, StoreWriter, lease, sweep
-from ringlens.store.folder import folder_at
+from ringlens.store import Store, StoreWriter
+from ringlens.store.storage import lease
+from ringlens.store.storage.folder import folder_at
+from ringlens.store.write import sweep
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -344,7 +346,7 @@ def test_a_lost_answer_is_no_lost_commit(s3, bucket):
 
 
 def test_a_server_that_overwrites_is_refused(s3, bucket, monkeypatch):
-    from ringlens.store.bucket import Bucket
+    from ringlens.store.storage.bucket import Bucket
 
     monkeypatch.setattr(Bucket, "create", Bucket.write)  # as servers that ignore If-None-Match
     with pytest.raises(StoreError, match="honours If-None-Match"):

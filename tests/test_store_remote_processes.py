@@ -27,7 +27,7 @@ from workers import (
 )
 
 from ringlens.store import Store, StoreWriter
-from ringlens.store.folder import folder_at
+from ringlens.store.storage.folder import folder_at
 
 pytestmark = pytest.mark.xdist_group("s3")
 

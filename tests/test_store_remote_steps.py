@@ -12,7 +12,8 @@ from test_store_roundtrip import assert_same
 from workers import RUN, kinds
 
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, object_log
+from ringlens.store import Store, StoreWriter
+from ringlens.store.manifest import object_log
 
 STEP = 1 if os.environ.get("RINGLENS_EXTRA") else 5
 

@@ -12,9 +12,10 @@ from workers import RUN, rich_trace
 
 from ringlens.cli.main import main
 from ringlens.errors import StoreError
-from ringlens.store import Store, StoreWriter, schema, schema_usage
-from ringlens.store.check import check
-from ringlens.store.rescue import rebuild_manifest
+from ringlens.store import Store, StoreWriter
+from ringlens.store.check.check import check
+from ringlens.store.check.rescue import rebuild_manifest
+from ringlens.store.schema import captured, usage_tables
 
 STEP = {"step": 0, "start": 0, "end": 2, "token_start": 0, "token_end": 1, "text": "ab"}
 
@@ -45,7 +46,7 @@ def path(sound, tmp_path):
 
 def contents(path):
     """All rows; of the rollups what they add up to."""
-    names = [table.name for table in schema.tables() if table not in schema_usage.TABLES]
+    names = [table.name for table in captured.tables() if table not in usage_tables.TABLES]
     sources = [*names, "(select run_id, layer, expert, phase, n, bias_flips from expert_usage)"]
     with Store(path) as store:
         return {each: store.sql(f"from {each} order by all").fetchall() for each in sources}

@@ -12,7 +12,7 @@ from small_store import small_store
 
 from ringlens.errors import StoreError
 from ringlens.store import Store
-from ringlens.store.relation import Relation
+from ringlens.store.read.relation import Relation
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import random_run, random_trace
 
-from ringlens.store import HeadArrays, Store, StoreWriter, encode, grid
-from ringlens.store.schema import tables
+from ringlens.store import HeadArrays, Store, StoreWriter
+from ringlens.store.encode import grid, trace_rows
+from ringlens.store.schema.captured import tables
 
 ROUTING = ("weights", "affinities", "margin", "group_margin", "bias_flips", "entropy")
 HEADS = ("entropy", "first_weight", "previous_weight", "output_norm")
@@ -134,7 +135,7 @@ def test_traces_longer_than_a_row_group_come_back(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_large_tables_come_back_from_several_files(tmp_path, monkeypatch, workers):
     """Workers share the layers of a table; no more than there are layers, few for a small one."""
-    monkeypatch.setattr(encode, "SHARE_NS", 8000)
+    monkeypatch.setattr(trace_rows, "SHARE_NS", 8000)
     run = random_run(layers=4, dense=1, experts=16)
     traces = [random_trace(run, tokens, seed=tokens) for tokens in (1, 60, 30)]
     traces[2] = replace(traces[2], heads=cut_layers(traces[2].heads, 2))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from records import part, random_run, random_trace
 
 from ringlens.errors import NotInStoreError, ObservationError
-from ringlens.store import Store, StoreWriter, schema_analysis
+from ringlens.store import Store, StoreWriter
+from ringlens.store.schema import analysis_tables
 
 RUN = random_run()
 LAYERS, HEADS = RUN.layers, RUN.heads
@@ -118,7 +119,7 @@ PROBES = st.lists(
 def test_what_was_written_last_of_each_scope_comes_back(opened, table, given_rows, data):
     """Whatever is written in turn: each scope holds what was written of it last."""
     writer, run_id, store = opened
-    (described,) = (each for each in schema_analysis.TABLES if each.name == table)
+    (described,) = (each for each in analysis_tables.TABLES if each.name == table)
     everything = [{"trace_id": i} for i in (1, 2, 3)]
     if table == "probes":
         names = ("logit_lens", "ablation")

@@ -15,10 +15,10 @@ from workers import outcome, processes
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.export import to_lines, to_safetensors, to_store, whole
-from ringlens.store.remote import RemoteFolder
-from ringlens.store.shape import RunShape
-from ringlens.store.shared_disk import SharedDisk
+from ringlens.store.maintain.export import to_lines, to_safetensors, to_store, whole
+from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.storage.remote import RemoteFolder
+from ringlens.store.storage.shared_disk import SharedDisk
 
 
 @pytest.fixture(scope="module")

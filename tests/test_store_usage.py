@@ -14,8 +14,9 @@ from records import cut_tokens, of_rank, part, random_run, random_trace
 from workers import Piped
 
 from ringlens.errors import StoreError
-from ringlens.store import Alone, ChoiceArrays, Store, StoreWriter, cube, rollup
-from ringlens.store.schema_usage import BLOCK, TABLES
+from ringlens.store import Alone, ChoiceArrays, Store, StoreWriter
+from ringlens.store.maintain import cube, rollup
+from ringlens.store.schema.usage_tables import BLOCK, TABLES
 
 RUN = random_run()
 OLD_STORE = Path(__file__).parent / "data" / "store-1"

@@ -13,7 +13,7 @@ from records import part, random_attention, random_run, random_trace, random_vec
 
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
 from ringlens.store import Store, StoreWriter, VectorArrays
-from ringlens.store.vectors import GROUP_VALUES, round11
+from ringlens.store.encode.vectors import GROUP_VALUES, round11
 
 RUN = random_run()
 RNG = np.random.default_rng(0)

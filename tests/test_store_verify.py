@@ -7,7 +7,7 @@ import pytest
 from records import choose, random_run, random_trace
 
 from ringlens.store import Store, StoreWriter
-from ringlens.store.verify import THOUGHT_ROWS, select, verify_choices
+from ringlens.store.check.verify import THOUGHT_ROWS, select, verify_choices
 
 
 def store_of(path, run, traces):

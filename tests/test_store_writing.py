@@ -16,7 +16,7 @@ from workers import RUN, kinds, processes, write_with_file_limit, write_without_
 
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.schema import FORMAT_VERSION
+from ringlens.store.schema.captured import FORMAT_VERSION
 
 
 def files_of(path):

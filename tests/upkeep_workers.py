@@ -11,7 +11,8 @@ from pathlib import Path
 
 from records import random_run, random_trace
 
-from ringlens.store import Store, StoreWriter, compact, copying, delete, merge, rollup
+from ringlens.store import Store, StoreWriter
+from ringlens.store.maintain import compact, copying, delete, merge, rollup
 
 RUN = random_run()
 TRACE_SIZES = (5, 30, 90, 300)

@@ -45,7 +45,7 @@ PRELOAD = (
     "ringlens.observe.session",
     "ringlens.serving.importing",
     "ringlens.model.conversion",
-    "ringlens.store.check",
+    "ringlens.store.check.check",
     "ringlens.app",
 )
 

@@ -26,8 +26,8 @@ from records import (
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, TraceRecord
-from ringlens.store.check import check
-from ringlens.store.repair import repair
+from ringlens.store.check.check import check
+from ringlens.store.check.repair import repair
 
 RUN = random_run()
 KINDS = 4

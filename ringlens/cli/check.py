@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ringlens.store.check import Progress, Report
-    from ringlens.store.finding import Finding
+    from ringlens.store.check.check import Progress, Report
+    from ringlens.store.check.finding import Finding
 
 COLOURS = {"lost": "red", "wrong": "yellow", "litter": None}
 
@@ -56,9 +56,9 @@ def check(
       ringlens check runs/first --json
     """
     from ringlens.store import Store
-    from ringlens.store.check import check as check_store
-    from ringlens.store.repair import repair
-    from ringlens.store.rescue import rebuild_manifest as rebuild
+    from ringlens.store.check.check import check as check_store
+    from ringlens.store.check.repair import repair
+    from ringlens.store.check.rescue import rebuild_manifest as rebuild
 
     if (drop_damaged or rebuild_manifest) and not mend:
         raise click.UsageError("--drop-damaged and --rebuild-manifest go with --repair.")

@@ -99,7 +99,7 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def summary(store: str, found: dict[str, Any]) -> str:
-    """A line about a store, of what `ringlens.store.info.info` says; replays are told apart."""
+    """A line about a store, of what `maintain.info.info` says; replays are told apart."""
     own = {
         name: found[name] - found[replayed]
         for name, replayed in (
@@ -129,7 +129,7 @@ def print_summary(store: str) -> None:
     if not speaks():
         return
     from ringlens.store import Store
-    from ringlens.store.info import info
+    from ringlens.store.maintain.info import info
 
     with Store(store) as opened:
         click.echo(summary(store, info(opened)))

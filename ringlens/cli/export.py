@@ -42,7 +42,7 @@ def export(
 
     from ringlens.cli.maintain import progress
     from ringlens.store import Store
-    from ringlens.store import export as exports
+    from ringlens.store.maintain import export as exports
 
     writers = {
         "parquet": exports.to_store,

@@ -28,7 +28,7 @@ def info(store: str, as_json: bool) -> None:
     import json
 
     from ringlens.store import Store
-    from ringlens.store.info import info as describe
+    from ringlens.store.maintain.info import info as describe
 
     with Store(store) as opened:
         found = describe(opened)

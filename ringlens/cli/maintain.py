@@ -14,8 +14,8 @@ import click
 from ringlens.errors import NotInStoreError
 
 if TYPE_CHECKING:
-    from ringlens.store.engine import Engine
-    from ringlens.store.rewriter import Rewriter
+    from ringlens.store.maintain.engine import Engine
+    from ringlens.store.write.rewriter import Rewriter
 
 engine_option = click.option(
     "--engine",
@@ -43,7 +43,7 @@ def rollup(store: str, everything: bool, engine: str) -> None:
       ringlens rollup s3://bucket/runs --engine ray
     """
     from ringlens.store import Store
-    from ringlens.store import rollup as rollups
+    from ringlens.store.maintain import rollup as rollups
 
     with Store(store) as opened:
         wrong = rollups.missing(opened)
@@ -82,7 +82,7 @@ def compact(store: str, target: int, run_id: str | None, running: bool, engine: 
       ringlens compact s3://bucket/runs --engine ray
     """
     from ringlens.store import Store
-    from ringlens.store import compact as compaction
+    from ringlens.store.maintain import compact as compaction
 
     with Store(store) as opened, rewriting(store) as rewriter:
         groups = compaction.plan(opened, target * 2**20, run_id=run_id, running=running)
@@ -113,7 +113,7 @@ def delete(store: str, run_ids: tuple[str, ...], trace_ids: tuple[int, ...], yes
       ringlens delete runs/first --run 20260801-120000-a1b2c3 --yes
     """
     from ringlens.store import Store
-    from ringlens.store import delete as deletion
+    from ringlens.store.maintain import delete as deletion
 
     if not run_ids and not trace_ids:
         raise click.UsageError("say what to delete: --run RUN or --trace TRACE")
@@ -150,7 +150,7 @@ def merge(target: str, sources: tuple[str, ...]) -> None:
       ringlens merge runs/all runs/first runs/second
     """
     from ringlens.store import Store, StoreWriter
-    from ringlens.store.merge import merge as merge_stores
+    from ringlens.store.maintain.merge import merge as merge_stores
 
     for source in sources:  # all can be read, or nothing is done
         Store(source).close()
@@ -163,8 +163,8 @@ def merge(target: str, sources: tuple[str, ...]) -> None:
 
 def engine_named(name: str) -> Engine:
     """The engine that an option names."""
-    from ringlens.store.engine import HERE
-    from ringlens.store.engine_ray import RayEngine
+    from ringlens.store.maintain.engine import HERE
+    from ringlens.store.maintain.engine_ray import RayEngine
 
     return HERE if name == "here" else RayEngine()
 

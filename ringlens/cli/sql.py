@@ -19,7 +19,7 @@ from ringlens.errors import RinglensError
 
 if TYPE_CHECKING:
     from ringlens.store import Store
-    from ringlens.store.relation import Relation
+    from ringlens.store.read.relation import Relation
 
 
 @click.command()

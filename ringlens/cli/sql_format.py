@@ -1,7 +1,7 @@
 """Rows of a query as text or a file: each form is written batch by batch, so any size will do.
 
-All forms hold the same values (`ringlens.store.values`): Parquet in types of its own, the others
-as numbers and as DuckDB's text.
+All forms hold the same values (`ringlens.store.read.values`): Parquet in types of its own, the
+others as numbers and as DuckDB's text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write_csv(relation: Any, out: IO[bytes]) -> None:
     import pyarrow as pa
     from pyarrow import csv
 
-    from ringlens.store import values
+    from ringlens.store.read import values
 
     kinds = relation.types
     reader = values.project(relation, values.textual).to_arrow_reader()
@@ -72,7 +72,7 @@ def write_parquet(relation: Any, out: IO[bytes]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    from ringlens.store import values
+    from ringlens.store.read import values
 
     reader = values.project(relation, values.native).to_arrow_reader()
     try:
@@ -129,7 +129,7 @@ def _lines(relation: Any) -> Iterator[bytes]:
 
 def _rows(relation: Any) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
     """The columns' names, and the rows as JSON holds them."""
-    from ringlens.store import values
+    from ringlens.store.read import values
 
     makers = [values.plain(kind) for kind in relation.types]
     reader = values.project(relation, values.textual).to_arrow_reader()
@@ -146,7 +146,7 @@ def _rows(relation: Any) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
 
 
 def _cell(value: Any) -> str:
-    from ringlens.store import values
+    from ringlens.store.read import values
 
     if value is None:
         return ""

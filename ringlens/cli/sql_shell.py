@@ -26,7 +26,7 @@ from ringlens.cli.sql import attend
 from ringlens.cli.sql_format import WRITERS, harmless
 from ringlens.errors import RinglensError
 from ringlens.store import Store
-from ringlens.store.catalog import Entry, catalog
+from ringlens.store.read.catalog import Entry, catalog
 
 ROWS = 40
 HELP = """\

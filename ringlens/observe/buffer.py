@@ -22,7 +22,8 @@ from ringlens.observe.strip import Strip
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Grade, Problem, grade
-from ringlens.store.records import (
+from ringlens.store.schema.captured import NONFINITE
+from ringlens.store.schema.records import (
     AttentionArrays,
     HeadArrays,
     RoutingArrays,
@@ -30,7 +31,6 @@ from ringlens.store.records import (
     TraceRecord,
     VectorArrays,
 )
-from ringlens.store.schema import NONFINITE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

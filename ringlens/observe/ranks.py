@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ringlens.errors import ObservationError
 from ringlens.model.parallel import control_group, owned_layers, parallel_of
 from ringlens.observe.points import POINTS, in_this_process
-from ringlens.store.peers import ALONE, Peers
+from ringlens.store.write.peers import ALONE, Peers
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -34,7 +34,7 @@ PATIENCE = 7 * 24 * 3600.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """Messages between the processes of a run; see `ringlens.store.peers.Peers`.
+    """Messages between the processes of a run; see `ringlens.store.write.peers.Peers`.
 
     Raises:
         ObservationError: Another process is gone.

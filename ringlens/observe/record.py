@@ -17,7 +17,7 @@ from ringlens.model.tokenizer import tokenizer_digest
 from ringlens.observe.buffer import Task
 from ringlens.observe.points import expert_bias
 from ringlens.observe.ranks import Place
-from ringlens.store.records import RunRecord
+from ringlens.store.schema.records import RunRecord
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:

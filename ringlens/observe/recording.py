@@ -18,7 +18,7 @@ from ringlens.observe.block import Block
 from ringlens.observe.buffer import TraceBuffer
 from ringlens.observe.finite import Fault, merged, refuse, suspects
 from ringlens.store import StoreWriter
-from ringlens.store.peers import Peers
+from ringlens.store.write.peers import Peers
 
 log = logging.getLogger(__name__)
 

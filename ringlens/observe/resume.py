@@ -15,8 +15,8 @@ from pathlib import Path
 from ringlens.errors import ObservationError
 from ringlens.observe.buffer import Task
 from ringlens.store import Store
-from ringlens.store.records import TokenArrays
-from ringlens.store.schema import RUNNING
+from ringlens.store.schema.captured import RUNNING
+from ringlens.store.schema.records import TokenArrays
 
 
 def finished_items(folder: str | Path, run_id: str) -> set[int]:

@@ -25,7 +25,7 @@ from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.observe.vectors import resolve
 from ringlens.store import Store, StoreWriter
-from ringlens.store.records import RunRecord
+from ringlens.store.schema.records import RunRecord
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens

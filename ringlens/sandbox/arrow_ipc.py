@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from ringlens.sandbox.channel import FrameError
-from ringlens.store.extent import Extent, TooLargeError, check
+from ringlens.store.read.extent import Extent, TooLargeError, check
 
 # Of the flatbuffers in Arrow's format/Message.fbs: kinds of messages, and places of fields.
 _SCHEMA, _RECORD_BATCH = 1, 3

@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ringlens.store import extent, values
-from ringlens.store.extent import Extent
+from ringlens.store.read import extent, values
+from ringlens.store.read.extent import Extent
 
 KIND = b"duckdb"
 """Metadata of a field: the name of its type in DuckDB."""

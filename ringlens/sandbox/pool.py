@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ringlens.errors import SandboxError
 from ringlens.sandbox.worker_process import WorkerProcess
-from ringlens.store.store import Definitions
+from ringlens.store.read.store import Definitions
 
 Start = Callable[[Definitions], WorkerProcess]
 """Starts a worker that knows the given tables; takes a moment, on a busy machine seconds."""

@@ -4,7 +4,8 @@ A `Sandbox` keeps a few worker processes (`ringlens.sandbox.worker`) ready
 (`ringlens.sandbox.pool`). A worker gives up files, network, programs and other processes before it
 connects to DuckDB (`ringlens.sandbox.confine`), sees the store's committed files only, and is
 killed when it takes too long, breaks the protocol or is asked to. Where a process cannot be
-confined, there is no sandbox, and no query runs. """
+confined, there is no sandbox, and no query runs.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from ringlens.sandbox import confine
 from ringlens.sandbox.channel import ChannelClosedError, ChannelTimeoutError, FrameError
 from ringlens.sandbox.pool import Pool
 from ringlens.sandbox.worker_process import BOOT, Reply, WorkerProcess
-from ringlens.store.damage import Columns, explain
-from ringlens.store.store import Definitions, Store
+from ringlens.store.read.damage import Columns, explain
+from ringlens.store.read.store import Definitions, Store
 
 _GRACE = 0.5
 """Seconds after the time limit until the process is killed; DuckDB mostly stops by itself."""

@@ -27,7 +27,7 @@ from ringlens.sandbox.channel import Channel, ChannelClosedError
 from ringlens.sandbox.confine import Bounds, confine
 from ringlens.sandbox.excerpt import Excerpt, Selection, excerpt
 from ringlens.sandbox.statement import RefusedError, check
-from ringlens.store.extent import Extent, TooLargeError
+from ringlens.store.read.extent import Extent, TooLargeError
 
 MAX_REQUEST = 1 << 28
 MAX_MESSAGE = 2_000

@@ -24,8 +24,8 @@ from ringlens.sandbox.channel import (
     ChannelTimeoutError,
     FrameError,
 )
-from ringlens.store.extent import Extent
-from ringlens.store.store import Definitions
+from ringlens.store.read.extent import Extent
+from ringlens.store.read.store import Definitions
 
 _START = 60.0
 """Seconds that a worker may take to start; a busy machine loads its libraries slowly."""

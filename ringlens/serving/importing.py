@@ -33,7 +33,7 @@ from ringlens.serving.served_model import ServedModel
 from ringlens.serving.server_kinds import Engine, find_engine
 from ringlens.serving.target import Target, fingerprint, open_target
 from ringlens.store import Store
-from ringlens.store.records import RunRecord, TraceRecord
+from ringlens.store.schema.records import RunRecord, TraceRecord
 
 OnBad = Callable[[ServingError], None]
 

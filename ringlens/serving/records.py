@@ -22,8 +22,8 @@ from ringlens.serving.output import output_ids
 from ringlens.serving.responses import Answer
 from ringlens.serving.served_model import ServedModel
 from ringlens.serving.wire import Decode, sparse_choices
-from ringlens.store.checks import check_trace
-from ringlens.store.records import ChoiceArrays, RunRecord, TokenArrays, TraceRecord
+from ringlens.store.schema.records import ChoiceArrays, RunRecord, TokenArrays, TraceRecord
+from ringlens.store.write.validate import check_trace
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 from ringlens.errors import ServingError
 from ringlens.serving.fields import Json, field_of, ids_of
 from ringlens.serving.message import Written, chat, text_of, written
-from ringlens.store.schema import RUNNING
+from ringlens.store.schema.captured import RUNNING
 from ringlens.strict_json import STREAM
 
 

@@ -17,7 +17,7 @@ from ringlens.serving.responses import Answer, Exchange
 from ringlens.serving.served_model import ServedModel
 from ringlens.serving.server_kinds import Engine
 from ringlens.serving.target import fingerprint
-from ringlens.store.records import RunRecord, TraceRecord
+from ringlens.store.schema.records import RunRecord, TraceRecord
 
 
 @dataclass(frozen=True)

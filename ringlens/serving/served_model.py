@@ -17,7 +17,7 @@ from ringlens.observe.chat import messages_text, prompt_text
 from ringlens.observe.given import check_text
 from ringlens.observe.record import sizes
 from ringlens.observe.turns import FAULTS
-from ringlens.store.shape import RunShape
+from ringlens.store.schema.run_shape import RunShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

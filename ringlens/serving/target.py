@@ -16,7 +16,7 @@ from ringlens.errors import ServingError
 from ringlens.observe.resume import finished_items
 from ringlens.observe.session import OnProgress, Progress
 from ringlens.store import Store, StoreWriter
-from ringlens.store.records import RunRecord, TraceRecord
+from ringlens.store.schema.records import RunRecord, TraceRecord
 
 log = logging.getLogger(__name__)
 

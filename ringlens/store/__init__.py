@@ -3,8 +3,10 @@
 Written by `StoreWriter`, read by `Store`; the tables are described in `ringlens.store.schema`.
 """
 
-from ringlens.store.peers import Alone, Peers
-from ringlens.store.records import (
+from ringlens.store.read.relation import Relation
+from ringlens.store.read.store import Store
+from ringlens.store.read.trace import Attention, Trace, Vectors
+from ringlens.store.schema.records import (
     AttentionArrays,
     ChoiceArrays,
     HeadArrays,
@@ -14,10 +16,8 @@ from ringlens.store.records import (
     TraceRecord,
     VectorArrays,
 )
-from ringlens.store.relation import Relation
-from ringlens.store.store import Store
-from ringlens.store.trace import Attention, Trace, Vectors
-from ringlens.store.writer import StoreWriter
+from ringlens.store.write.peers import Alone, Peers
+from ringlens.store.write.writer import StoreWriter
 
 __all__ = [
     "Alone",

@@ -1,0 +1,94 @@
+"""What a run says that it recorded, and of which there is nothing, or too little.
+
+Rows that are missing inside of a table show as gaps (`check_rows`). Where a table is gone as a
+whole, and the manifest knows nothing of it, only the run's own words say that it was there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ringlens.store.check.finding import COPY, COUNT, DROP, GONE, LOST, NOTE_LOST, WRONG, Finding
+from ringlens.store.check.rows import RunTraces, named
+from ringlens.store.check.tiling import Ints
+from ringlens.store.manifest.manifest import File
+from ringlens.store.schema.promise import Promise, rows_of, table_of
+from ringlens.store.storage import parquet
+from ringlens.store.storage.folder import Folder
+
+Files = Mapping[str, Sequence[File]]
+"""A run's files by table."""
+
+
+def gone(table: str, listed: bool, run_id: str) -> Finding:
+    """The finding that a run has lost a whole table.
+
+    Args:
+        table: The table.
+        listed: Whether the manifest still lists files of it.
+        run_id: The run.
+    """
+    sentence = f"run {run_id} says that it recorded {table}, and has no row of it"
+    return Finding(LOST, GONE, table, sentence, COPY if listed else NOTE_LOST, run_id)
+
+
+def check_rollups(files: Files, promise: Promise, run_id: str) -> Iterator[Finding]:
+    """Find rollups that are gone while the routing that they sum up is there."""
+    for name in promise.rollups if files.get("routing") else ():
+        if not files.get(name):
+            sentence = f"run {run_id} has no row of {name}, which sums its routing up"
+            yield Finding(WRONG, GONE, name, sentence, COUNT, run_id)
+
+
+def check_chosen(
+    folder: Folder, readable: Files, listed: set[str], promise: Promise, traces: RunTraces
+) -> Iterator[Finding]:
+    """Count the rows of chosen layers, heads and positions that ended traces should have.
+
+    Args:
+        folder: Where the files live.
+        readable: Files that can be read.
+        listed: Tables of which the manifest lists files.
+        promise: What the run says.
+        traces: The run's traces.
+    """
+    run_id = traces.run["run_id"]
+    counts = {t: _counts(folder, readable.get(t, ()), t) for t in ("activations", "attention")}
+    lost: set[str] = set()
+    for item in promise.chosen:
+        table, point = table_of(item), getattr(item, "point", "")
+        due_N = np.where(traces.ended, rows_of(item, traces.tokens), 0)
+        if not due_N.any() or table in lost:
+            continue
+        if not counts[table]:
+            lost.add(table)
+            yield gone(table, table in listed, run_id)
+            continue
+        short = _short(counts[table], point, traces.ids, due_N)
+        short -= promise.without.get(table, frozenset())
+        if short:
+            what = f"{table} at {point}" if point else table
+            sentence = f"{what} lacks rows of {named(short)} of run {run_id}"
+            yield Finding(LOST, "gap", table, sentence, DROP, run_id, tuple(sorted(short)))
+
+
+def _counts(folder: Folder, files: Sequence[File], table: str) -> Counter[tuple[str, int]]:
+    """Rows of each point and trace."""
+    found: Counter[tuple[str, int]] = Counter()
+    names = ["point", "trace_id"] if table == "activations" else ["trace_id"]
+    for file in files:
+        rows = parquet.columns(folder, file.path, names)
+        for row in rows.group_by(names).aggregate([([], "count_all")]).to_pylist():
+            found[row.get("point", ""), row["trace_id"]] += row["count_all"]
+    return found
+
+
+def _short(counts: Counter[tuple[str, int]], point: str, ids: Ints, due_N: Ints) -> set[int]:
+    return {
+        trace_id
+        for trace_id, due in zip(ids.tolist(), due_N.tolist(), strict=True)
+        if counts[point, trace_id] < due
+    }

@@ -1,0 +1,133 @@
+"""Rollups against the routing that they sum up, some traces at a time.
+
+Shape letters: C cells, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ringlens.store.check.finding import COUNT, WRONG, Finding
+from ringlens.store.check.rows import RunTraces, named, overlapping
+from ringlens.store.encode.columns import matrix
+from ringlens.store.encode.expert_usage import NAMES, Cells, joined
+from ringlens.store.maintain.rollup import GROUP_ROWS
+from ringlens.store.manifest.manifest import File
+from ringlens.store.schema import usage_tables
+from ringlens.store.schema.table import Table
+from ringlens.store.storage import parquet
+from ringlens.store.storage.folder import Folder
+from ringlens.store.write import recount
+
+EXACT = ("trace_id", "layer", "block", "phase", "tokens", "reasons", "n", "bias_flips")
+"""What must be equal; weights are rounded to float32."""
+
+
+def check_usage(
+    folder: Folder, files: Mapping[str, Sequence[File]], traces: RunTraces, known: set[int]
+) -> Iterator[Finding]:
+    """Compare both rollup tables of a run with its routing, all of which must be readable.
+
+    A run without any is passed over: format 1 had none, and readers then count the routing.
+
+    Args:
+        folder: Where the files live.
+        files: The run's, by table.
+        traces: The run's traces.
+        known: Traces of which it is known that rows are amiss; they are passed over.
+    """
+    run_id = traces.run["run_id"]
+    tables = [table for table in usage_tables.TABLES if files.get(table.name)]
+    wrong: dict[str, set[int]] = {table.name: set() for table in tables}
+    for group in overlapping(files.get("routing", ())) if tables else ():
+        for ids in _some_at_a_time(group, traces):
+            spoken = [f.path for f in _holding(files.get("tokens", ()), ids)]
+            phases = recount.phases_of(folder, spoken, int(ids[0]), int(ids[-1]))
+            paths = [file.path for file in _holding(group, ids)]
+            cells = list(recount.cells_of(folder, paths, phases, traces.run["experts"]))
+            for table in tables:
+                stored = _stored(folder, _holding(files[table.name], ids), table, ids, traces.run)
+                wrong[table.name] |= _different(joined(cells), stored, table) if cells else set()
+    for name, found in wrong.items():
+        if off := found - known:
+            sentence = f"{name} is not what the routing sums up to for {named(off)} of run {run_id}"
+            yield Finding(WRONG, "rollup", name, sentence, COUNT, run_id, tuple(sorted(off)))
+
+
+def _holding(files: Sequence[File], ids: NDArray) -> list[File]:
+    return [f for f in files if f.first_trace <= ids[-1] and f.last_trace >= ids[0]]
+
+
+def _some_at_a_time(group: Sequence[File], traces: RunTraces) -> Iterator[NDArray[np.int64]]:
+    """The traces of some files, in parts of not much more than GROUP_ROWS rows of routing."""
+    first, last = group[0].first_trace, max(file.last_trace for file in group)
+    inside = (traces.ids >= first) & (traces.ids <= last)
+    ids = traces.ids[inside]
+    rows = np.cumsum(traces.tokens[inside] * len(traces.run["sparse_layers"]))
+    if len(ids):
+        yield from np.split(ids, np.flatnonzero(np.diff(rows // GROUP_ROWS)) + 1)
+
+
+def _stored(
+    folder: Folder, files: Sequence[File], table: Table, ids: NDArray, run: dict
+) -> Cells | None:
+    """The sums that a rollup table holds for some traces."""
+    wanted = pa.array(ids, pa.int64())
+    parts = []
+    for file in files:
+        rows = parquet.read(folder, file.path, table)
+        parts.append(rows.filter(pc.is_in(rows["trace_id"], wanted)))
+    rows = pa.concat_tables(parts) if parts else table.arrow.empty_table()
+    if not len(rows):
+        return None
+    zeros, none_CE = np.zeros(len(rows), np.int64), np.zeros((len(rows), run["experts"]), np.int64)
+    reasons = rows["weight"].is_valid().to_numpy()
+    known = {name: _sums(rows[name], none_CE) for name in ("n", "weight", "bias_flips")}
+    phase = (
+        pc.index_in(rows["phase"], pa.array(NAMES)).to_numpy() if "phase" in table.key else zeros
+    )
+    return Cells(
+        trace_id=rows["trace_id"].to_numpy(),
+        layer=rows["layer"].to_numpy().astype(np.int64),
+        block=rows["block"].to_numpy().astype(np.int64) if "block" in table.key else zeros,
+        phase=phase.astype(np.int64),
+        tokens=rows["tokens"].to_numpy().astype(np.int64),
+        reasons=reasons,
+        **known,
+        group_flips=none_CE,
+    ).summed(*table.key)
+
+
+def _sums(column: pa.ChunkedArray, none_CE: NDArray) -> NDArray:
+    """Lists by expert [C, E] in 64 bits, 0 where they are null."""
+    known_C = column.is_valid().to_numpy()
+    found = matrix(column.drop_null())
+    wide = np.zeros(none_CE.shape, np.float64 if found.dtype.kind == "f" else np.int64)
+    if len(found):
+        wide[known_C] = found
+    return wide
+
+
+def _different(counted: Cells, stored: Cells | None, table: Table) -> set[int]:
+    """Traces of which the two do not say the same."""
+    wanted = counted.summed(*table.key)
+    if stored is None or len(stored) != len(wanted):
+        known = set() if stored is None else set(stored.trace_id.tolist())
+        ids, counts = np.unique(wanted.trace_id, return_counts=True)
+        if stored is None:
+            return known | set(ids.tolist())
+        rows = dict(zip(*np.unique(stored.trace_id, return_counts=True), strict=True))
+        off = {int(i) for i, n in zip(ids, counts, strict=True) if rows.get(i) != n}
+        return off | (known - set(ids.tolist()))
+    wrong_C = ~np.isclose(wanted.weight, stored.weight, rtol=1e-4, atol=1e-4, equal_nan=True).all(
+        axis=1
+    )
+    for name in EXACT:
+        same = getattr(wanted, name) == getattr(stored, name)
+        wrong_C |= ~(same.all(axis=1) if same.ndim == 2 else same)
+    return set(wanted.trace_id[wrong_C].tolist())

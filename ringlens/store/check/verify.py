@@ -1,0 +1,155 @@
+"""Does a store agree with itself? Its choices with its logits, its routing with its tokens.
+
+Shape letters: R rows (a token on a layer), S sparse layers, E experts, G groups, k experts a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ringlens.store.encode.columns import matrix
+from ringlens.store.manifest.manifest import File
+from ringlens.store.read.store import Store
+
+# The model compares scores in float32, which rounds those near 1 to 6e-8: scores that are closer
+# than this may stand in either order.
+TIE = 1e-7
+
+BATCH_VALUES = 2**22
+"""Logits recomputed at a time: 32 MiB in float64."""
+
+THOUGHT_ROWS = """
+select count(*) as thought_rows,
+       count(*) filter (routed = 1) as with_one_routing_row
+from (
+    select tokens.trace_id, tokens.pos, sparse.layer, count(routing.pos) as routed
+    from tokens
+    join traces using (trace_id)
+    join (select run_id, unnest(sparse_layers) as layer from runs) as sparse using (run_id)
+    left join routing
+      on routing.trace_id = tokens.trace_id
+     and routing.layer = sparse.layer
+     and routing.pos = tokens.pos
+    where tokens.phase = 'think'
+    group by all)
+"""
+"""SQL: how many (thought token, sparse layer) pairs there are, and how many have one routing row.
+
+The two are equal in a store whose runs recorded routing themselves; an imported trace has no row of
+its last token.
+"""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many recorded choices follow from the recorded router logits.
+
+    Attributes:
+        rows: Rows of ``router_logits`` that were checked.
+        differ: Rows whose ``expert_ids`` are not the set that the logits give.
+        examples: Up to ten of those, as (trace_id, layer, pos).
+        traces: All traces that have any.
+    """
+
+    rows: int
+    differ: int
+    examples: tuple[tuple[int, int, int], ...]
+    traces: tuple[int, ...] = ()
+
+
+def verify_choices(store: Store, files: Sequence[File] | None = None) -> Agreement:
+    """Recompute every choice that has its logits, in float64, and compare it with the recorded one.
+
+    Scores are sigmoid(logits) + bias; the groups with the largest sums of their two best scores
+    stay; the k largest scores inside them are chosen. Choices are compared as sets, and equal
+    scores may stand in either order. A row without a recorded choice counts as one that differs.
+
+    Args:
+        store: The store.
+        files: Files of ``router_logits`` to look at; all if left out.
+
+    Raises:
+        StoreError: A file is damaged.
+    """
+    rows, differ = 0, 0
+    examples: list[tuple[int, int, int]] = []
+    traces: set[int] = set()
+    for file in store.files("router_logits") if files is None else files:
+        (run,) = _of_run(store, "runs", file.run_id).to_pylist()
+        bias_SE = _bias(store, run)
+        for batch in _rows_with_choices(store, file, int(run["experts"])):
+            wrong_R = ~_follows(batch, run, bias_SE)
+            rows += len(wrong_R)
+            differ += int(wrong_R.sum())
+            traces.update(batch["trace_id"].to_numpy()[wrong_R].tolist())
+            for row in np.flatnonzero(wrong_R)[: 10 - len(examples)]:
+                trace_id, layer, pos = (batch.column(i)[int(row)].as_py() for i in range(3))
+                examples.append((trace_id, layer, pos))
+    return Agreement(rows, differ, tuple(examples), tuple(sorted(traces)))
+
+
+def select(scores_RE: NDArray, groups: int, kept: int, k: int) -> NDArray[np.bool_]:
+    """The k largest scores inside the ``kept`` best groups, as flags [R, E]."""
+    rows, experts = scores_RE.shape
+    grouped = scores_RE.reshape(rows, groups, experts // groups)
+    group_score_RG = np.sort(grouped, axis=2)[:, :, -2:].sum(axis=2)
+    stays_RG = _largest(group_score_RG, kept)
+    limited_RE = np.where(stays_RG[:, :, None], grouped, -np.inf).reshape(rows, experts)
+    return _largest(limited_RE, k)
+
+
+def _largest(values_RX: NDArray, count: int) -> NDArray[np.bool_]:
+    """Flags of the ``count`` largest values of each row."""
+    flags = np.zeros(values_RX.shape, bool)
+    np.put_along_axis(flags, np.argsort(-values_RX, axis=1)[:, :count], True, axis=1)
+    return flags
+
+
+def _follows(batch: pa.Table, run: dict[str, Any], bias_SE: NDArray) -> NDArray[np.bool_]:
+    """For each row [R]: is the recorded choice the one that the logits give?"""
+    logits_RE = matrix(batch["logits"]).astype(np.float64)
+    layer_R = np.searchsorted(run["sparse_layers"], batch["layer"].to_numpy())
+    scores_RE = 1 / (1 + np.exp(-logits_RE)) + bias_SE[layer_R]
+    recorded_RE = np.zeros(scores_RE.shape, bool)
+    known_R = batch["expert_ids"].is_valid().to_numpy()
+    ids = matrix(batch["expert_ids"].drop_null())
+    recorded_RE[np.flatnonzero(known_R)[:, None], ids] = True
+
+    limits = (int(run["groups"]), int(run["groups_kept"]), int(run["experts_per_token"]))
+    same_R = (select(scores_RE, *limits) == recorded_RE).all(axis=1)
+    tied_R = np.flatnonzero(~same_R & known_R)
+    # Where the recorded choice is one of several with equal scores, a hair in its favour decides.
+    nudged_RE = scores_RE[tied_R] + np.where(recorded_RE[tied_R], TIE, -TIE)
+    same_R[tied_R] = (select(nudged_RE, *limits) == recorded_RE[tied_R]).all(axis=1)
+    return same_R
+
+
+def _rows_with_choices(store: Store, file: File, experts: int) -> Iterator[pa.Table]:
+    """Rows of a file of ``router_logits`` with their ``expert_ids``, a batch at a time."""
+    routing = store.files("routing", file.first_trace, file.last_trace)
+    query = f"""
+        select l.trace_id, l.layer, l.pos, l.logits, r.expert_ids
+        from {store.scan("router_logits", [file])} as l
+        left join {store.scan("routing", routing)} as r using (trace_id, layer, pos)
+    """
+    for batch in store.sql(query).to_arrow_reader(max(1, BATCH_VALUES // experts)):
+        yield pa.Table.from_batches([batch])
+
+
+def _bias(store: Store, run: dict[str, Any]) -> NDArray[np.float64]:
+    """Selection bias of each sparse layer's experts, [S, E]."""
+    rows = _of_run(store, "experts", run["run_id"])
+    bias = rows.sort_by([("layer", "ascending"), ("expert", "ascending")])["bias"].to_numpy()
+    return bias.astype(np.float64).reshape(len(run["sparse_layers"]), int(run["experts"]))
+
+
+def _of_run(store: Store, table: str, run_id: str) -> pa.Table:
+    """A run's rows of a small table; files of other runs are not opened."""
+    files = [file for file in store.files(table) if file.run_id == run_id]
+    return store.sql(f"select * from {store.scan(table, files)}").to_arrow_table()

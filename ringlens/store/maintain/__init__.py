@@ -1,0 +1,1 @@
+"""Upkeep of a store: compaction, deletion, merging, export, and sums of usage."""

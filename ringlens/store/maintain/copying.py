@@ -1,0 +1,169 @@
+"""Runs copied from one store to another: to merge stores, and to export a part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ringlens.store.maintain import stream
+from ringlens.store.manifest.clock import now
+from ringlens.store.manifest.manifest import File, Start
+from ringlens.store.read.store import Store
+from ringlens.store.schema import captured
+from ringlens.store.schema.promise import Promise, lost_rows, table_of
+from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.schema.table import Table
+from ringlens.store.storage.folder import Folder
+from ringlens.store.write.commit import CommitFiles
+from ringlens.store.write.rewriter import Ends, Rewriter
+
+Ids = Mapping[int, int]
+"""New trace ids by old ones."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What to copy of a run.
+
+    Attributes:
+        run: Its row of ``runs``.
+        run_id: Its id in the new store.
+        trace_ids: Its traces that are copied, ascending.
+        tables: Names of the tables that are copied; all if None. ``runs``, ``experts`` and
+            ``traces`` always are.
+    """
+
+    run: Mapping[str, Any]
+    run_id: str
+    trace_ids: Sequence[int]
+    tables: Collection[str] | None = None
+
+    def takes(self, table: str) -> bool:
+        """Whether a table is copied."""
+        return self.tables is None or table in (*self.tables, "runs", "experts", "traces")
+
+    def left_out(self, there: Mapping[str, Sequence[File]], ids: Ids) -> list[str]:
+        """Tables that the run recorded and that its copy will be without, as ``lost`` notes them.
+
+        Args:
+            there: The store's files by table.
+            ids: New ids of the traces that are copied.
+        """
+        run_id, promise = self.run["run_id"], Promise.of(self.run)
+        mine = {name for name, files in there.items() if any(f.run_id == run_id for f in files)}
+        names = {*promise.tables, *promise.rollups, *map(table_of, promise.chosen)}
+        gone = {name for name in names if name not in mine or not self.takes(name)}
+        before = {note for note in self.run["lost"] or () if "/" not in note}
+        rows = {lost_rows(t, ids[i]) for t, of in promise.without.items() for i in of if i in ids}
+        return sorted({*before, *gone, *rows})
+
+
+def copy_run(
+    source: Store, target: Rewriter, copy: Copy, others: Ids, *, keep_ids: bool = False
+) -> Ids:
+    """Copy a run in one commit.
+
+    Args:
+        source: Where it is.
+        target: Where it goes.
+        copy: What of it.
+        others: New ids of traces of other runs, for ``traces.source_trace_id``; where the new id of
+            such a trace is not known, it becomes null.
+        keep_ids: Keep the trace ids, as is possible in a store that has none of them.
+
+    Returns:
+        New ids of the run's traces.
+
+    Raises:
+        StoreError: A file is missing or damaged, or the disk full; nothing was copied.
+    """
+    old = np.asarray(copy.trace_ids, np.int64)
+    ids: dict[int, int] = {}
+    shape = RunShape.of_row(copy.run)
+    there = source.snapshot()  # at one moment: traces that go on are as long in every table
+
+    def work(files: CommitFiles) -> list[str]:
+        new = old if keep_ids else files.commit.first_trace + np.arange(len(old))
+        ids.update(zip(old.tolist(), new.tolist(), strict=True))
+        left = copy.left_out(there, ids)
+        for table in captured.tables(shape.experts):
+            mine = [f for f in there.get(table.name, ()) if f.run_id == copy.run["run_id"]]
+            if copy.takes(table.name):
+                _stage_table(
+                    source.folder, mine, files, table, copy.run_id, ids, {**others, **ids}, left
+                )
+        return []
+
+    ended = copy.run["finished"]
+    finished = ended.isoformat() if ended is not None else now()
+    ends = Ends(started=Start(shape.to_json(), ""), finished=finished)
+    traces = int(old.max(initial=0)) if keep_ids else len(old)
+    target.replace(copy.run_id, work, ends, traces)
+    return ids
+
+
+def _stage_table(
+    folder: Folder,
+    mine: Sequence[File],
+    files: CommitFiles,
+    table: Table,
+    run_id: str,
+    ids: Ids,
+    known: Ids,
+    left: Sequence[str],
+) -> None:
+    for number, file in enumerate(mine):
+        rows = stream.row_groups(folder, file, table)
+        new = (_noted(_renamed(batch, table, run_id, ids, known), left) for batch in rows)
+        stream.stage(files, table, new, f"-{number:06d}")
+
+
+def _renamed(
+    batch: pa.RecordBatch, table: Table, run_id: str, ids: Ids, known: Ids
+) -> pa.RecordBatch:
+    """The rows of the copied traces under their new ids."""
+    names = table.arrow.names
+    columns = dict(zip(names, batch.columns, strict=True))
+    if "trace_id" in names:
+        theirs = _mapped(columns["trace_id"], ids)
+        inside = np.asarray(theirs.is_valid()) | np.asarray(columns["trace_id"].is_null())
+        columns = {name: array.filter(pa.array(inside)) for name, array in columns.items()}
+        columns["trace_id"] = theirs.filter(pa.array(inside))
+    rows = len(next(iter(columns.values())))
+    if "run_id" in names:
+        columns["run_id"] = pa.repeat(run_id, rows)
+    if "source_trace_id" in names:
+        columns["source_trace_id"] = _mapped(columns["source_trace_id"], known)
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=table.arrow)
+
+
+def _noted(batch: pa.RecordBatch, left: Sequence[str]) -> pa.RecordBatch:
+    """A row of ``runs`` that says what is not in the copy; all others as they are."""
+    place = batch.schema.get_field_index("lost")
+    if place < 0:
+        return batch
+    field = batch.schema.field(place)
+    return batch.set_column(place, field, pa.array([list(left) or None] * len(batch), field.type))
+
+
+def _mapped(column: pa.Array, ids: Ids) -> pa.Array:
+    """Each id's new one; null where there is none."""
+    old = pa.array(list(ids.keys()), pa.int64())
+    new = pa.array(list(ids.values()), pa.int64())
+    return new.take(pc.index_in(column, old))
+
+
+def run_rows(store: Store) -> list[dict[str, Any]]:
+    """The rows of ``runs``, oldest first."""
+    return store.runs().to_arrow_table().to_pylist()
+
+
+def trace_ids_of(store: Store, run_id: str) -> list[int]:
+    """Ids of a run's traces, ascending."""
+    query = "select trace_id from traces where run_id = ? order by trace_id"
+    return [trace_id for (trace_id,) in store.sql(query, [run_id]).fetchall()]

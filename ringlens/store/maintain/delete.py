@@ -1,0 +1,100 @@
+"""Runs and traces taken out of a store: all rows of a run's traces in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store.maintain import stream
+from ringlens.store.manifest.manifest import File
+from ringlens.store.read import intact
+from ringlens.store.read.store import Store
+from ringlens.store.schema.table import Table
+from ringlens.store.write.commit import CommitFiles
+from ringlens.store.write.rewriter import Ends, Rewriter
+from ringlens.store.write.supersede import holds
+
+
+def runs_of(store: Store, trace_ids: Iterable[int]) -> dict[str, list[int]]:
+    """Traces by their run.
+
+    Raises:
+        NotInStoreError: There is no such trace.
+    """
+    wanted = sorted(set(trace_ids))
+    by_run: dict[str, list[int]] = {}
+    for trace_id in wanted:
+        by_run.setdefault(store.trace(trace_id).summary["run_id"], []).append(trace_id)
+    return by_run
+
+
+def delete_run(rewriter: Rewriter, run_id: str) -> None:
+    """Take a run out of the store, with all its traces, in one commit.
+
+    Raises:
+        NotInStoreError: There is no such run.
+        StoreError: A capture works on it.
+    """
+
+    def work(_: CommitFiles) -> list[str]:
+        _check(rewriter, run_id)
+        return [file.path for file in rewriter.manifest.snapshot()[2] if file.run_id == run_id]
+
+    rewriter.replace(run_id, work, Ends(dropped=True))
+
+
+def delete_traces(
+    rewriter: Rewriter, run_id: str, trace_ids: Sequence[int], tables: Sequence[Table]
+) -> None:
+    """Take traces of one run out of the store, in one commit; the run stays.
+
+    Files that hold other traces as well are written anew without these, the others are dropped.
+
+    Args:
+        rewriter: Of the store.
+        run_id: Their run.
+        trace_ids: The traces.
+        tables: All tables of the store.
+
+    Raises:
+        NotInStoreError: There is no such run.
+        StoreError: A capture works on it, or a file is damaged; nothing has changed.
+    """
+    gone = pa.array(sorted(trace_ids), pa.int64())
+    by_name = {table.name: table for table in tables if "trace_id" in table.arrow.names}
+
+    def work(files: CommitFiles) -> list[str]:
+        _check(rewriter, run_id)
+        retire = []
+        for number, file in enumerate(rewriter.manifest.snapshot()[2]):
+            mine = file.run_id == run_id and file.table in by_name
+            if mine and _holds(files, file, gone):
+                table = by_name[file.table]
+                change = stream.only(gone, kept=False)
+                kept = map(change, stream.row_groups(files.folder, file, table))
+                stream.stage(files, table, kept, f"-{number:06d}")
+                retire.append(file.path)
+        return retire
+
+    rewriter.replace(run_id, work)
+
+
+def _check(rewriter: Rewriter, run_id: str) -> None:
+    """A run must be there, and nobody may write to it; from here on nobody can."""
+    manifest = rewriter.manifest
+    if manifest.run_shape(run_id) is None:
+        raise NotInStoreError(f"there is no run {run_id} in {rewriter.folder}")
+    if manifest.is_finished(run_id):
+        return
+    if not manifest.take(run_id, rewriter.writer, rewriter.folder.dead_writers):
+        raise StoreError(f"run {run_id} is being captured: wait for it or stop it, then delete")
+
+
+def _holds(files: CommitFiles, file: File, gone: pa.Array) -> bool:
+    """Whether a file has a row of one of some traces, given in order; most need not be opened."""
+    if file.last_trace < gone[0].as_py() or file.first_trace > gone[-1].as_py():
+        return False
+    intact.require(files.folder, [file])
+    return holds(files.folder, file, gone)

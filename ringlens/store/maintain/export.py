@@ -1,0 +1,287 @@
+"""A part of a store for other tools: a store of its own, JSON lines, or safetensors.
+
+Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts, H heads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store.maintain import copying
+from ringlens.store.read.store import Store
+from ringlens.store.read.trace import Trace
+from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.views import literal
+from ringlens.store.storage.failure import sentences
+from ringlens.store.write.writer import StoreWriter
+
+LINES = ("tokens", "routing")
+"""Tables that JSON lines hold."""
+
+ARRAYS = ("tokens", "routing", "router_logits", "heads")
+"""Tables that safetensors hold."""
+
+ATTEMPTS = 5
+"""Attempts to make a folder that no other export removes before it is locked."""
+
+Progress = Callable[[int, int], None]
+
+
+def select(
+    store: Store,
+    where: str = "true",
+    run_ids: Sequence[str] = (),
+    trace_ids: Sequence[int] = (),
+) -> list[int]:
+    """The traces of a selection, ascending: those that fit all that is given.
+
+    Args:
+        store: The store.
+        where: SQL condition on the columns of ``traces``.
+        run_ids: Runs; all if there are none.
+        trace_ids: Traces; all if there are none.
+
+    Raises:
+        NotInStoreError: Nothing fits, or there is no such run or trace.
+        StoreError: The condition is wrong.
+    """
+    for trace_id in trace_ids:
+        store.trace(trace_id)
+    known = {row["run_id"] for row in copying.run_rows(store)}
+    for run_id in set(run_ids) - known:
+        raise NotInStoreError(f"there is no run {run_id} in {store.folder}")
+    conditions = [f"({where})"]
+    if run_ids:
+        conditions.append(f"run_id in ({', '.join(map(literal, run_ids))})")
+    if trace_ids:
+        conditions.append(f"trace_id in ({', '.join(str(int(i)) for i in trace_ids)})")
+    query = f"select trace_id from traces where {' and '.join(conditions)} order by trace_id"
+    found = [trace_id for (trace_id,) in store.sql(query).fetchall()]
+    if not found:
+        raise NotInStoreError(f"no trace of {store.folder} fits the selection")
+    return found
+
+
+def to_store(
+    store: Store,
+    trace_ids: Collection[int],
+    out: Path,
+    tables: Collection[str] | None,
+    on_progress: Progress,
+) -> None:
+    """Write some traces as a store of its own, with the same ids.
+
+    Args:
+        store: The store.
+        trace_ids: The traces.
+        out: Folder of the new store.
+        tables: Names of its tables beside ``runs``, ``experts`` and ``traces``; all if None.
+        on_progress: Told how many traces are done, of how many.
+
+    Raises:
+        StoreError: ``out`` is not empty, there is no such table, or it could not be written; then
+            there is no new store.
+    """
+    _known(tables, [table.name for table in store.tables()])
+    ids: dict[int, int] = {}
+    with whole(out) as folder, StoreWriter(folder) as writer:
+        for run in copying.run_rows(store):
+            mine = sorted(set(copying.trace_ids_of(store, run["run_id"])) & set(trace_ids))
+            if mine:
+                copy = copying.Copy(run, run["run_id"], mine, tables)
+                ids |= copying.copy_run(store, writer.rewriter(), copy, ids, keep_ids=True)
+                on_progress(len(ids), len(trace_ids))
+
+
+def to_lines(
+    store: Store,
+    trace_ids: Sequence[int],
+    out: Path,
+    tables: Collection[str] | None,
+    on_progress: Progress,
+) -> None:
+    """Write a line of JSON for each trace.
+
+    It has the columns of ``traces``, ``run`` (its row of ``runs``), ``tokens`` (a list a column)
+    and ``routing`` (by layer: positions, chosen experts and weights). What is not known is null.
+
+    Raises:
+        StoreError: Another table is asked for, or the file could not be written; then it is not
+            there.
+    """
+    wanted = _known(tables, LINES)
+    failed = f"{out} was not written"
+    with whole(out) as path, sentences(store.folder, failed), open(path, "wb") as file:
+        for done, trace_id in enumerate(trace_ids, start=1):
+            line = _line(store.trace(trace_id), wanted)
+            text = json.dumps(line, ensure_ascii=False, allow_nan=False, default=str)
+            file.write(text.encode() + b"\n")
+            on_progress(done, len(trace_ids))
+
+
+def to_safetensors(
+    store: Store,
+    trace_ids: Sequence[int],
+    out: Path,
+    tables: Collection[str] | None,
+    on_progress: Progress,
+) -> None:
+    """Write a file of safetensors for each trace, ``trace-00000001.safetensors`` and so on.
+
+    See `arrays_of` for what is in it. Its metadata are strings of JSON: the columns of ``traces``,
+    the layers of the arrays, and the names of the phases.
+
+    Raises:
+        StoreError: Another table is asked for, ``out`` is not empty, or it could not be written;
+            then it is not there.
+    """
+    from safetensors.numpy import save_file
+
+    wanted = _known(tables, ARRAYS)
+    with whole(out) as folder, sentences(store.folder, f"{out} was not written"):
+        folder.mkdir()
+        for done, trace_id in enumerate(trace_ids, start=1):
+            arrays, metadata = arrays_of(store.trace(trace_id), wanted)
+            save_file(arrays, folder / f"trace-{trace_id:08d}.safetensors", metadata)
+            on_progress(done, len(trace_ids))
+
+
+def arrays_of(
+    trace: Trace, tables: Collection[str] = ARRAYS
+) -> tuple[dict[str, NDArray], dict[str, str]]:
+    """A trace as arrays, with metadata.
+
+    Returns:
+        ``token_id`` int32, ``phase`` uint8 (place in the metadata's list), ``logprob``, ``entropy``
+        float32, all [T]; ``expert_ids``, ``weights``, ``affinities`` [S, T, k]; ``margin``,
+        ``group_margin``, ``router_entropy`` [S, T]; ``routing_pos`` [T]; ``router_logits``
+        [S, T, E]; ``head_entropy``, ``head_first_weight``, ``head_previous_weight``,
+        ``head_output_norm`` [N, T, H]. What was not recorded is left out.
+    """
+    arrays: dict[str, NDArray] = {}
+    metadata = {
+        "trace": json.dumps(trace.summary, ensure_ascii=False, default=str),
+        "model": str(trace.run["model"]),
+        "phases": json.dumps(PHASES),
+    }
+    if "tokens" in tables:
+        tokens = trace.tokens()
+        arrays |= {name: tokens[name] for name in ("token_id", "logprob", "entropy")}
+        arrays["phase"] = np.array([PHASES.index(p) for p in tokens["phase"]], np.uint8)
+    for table, read in (
+        ("routing", _routing),
+        ("router_logits", lambda t, layer: {"router_logits": t.router_logits(layer)}),
+        ("heads", _heads),
+    ):
+        layers = trace.layers(table) if table in tables else []
+        if layers:
+            metadata[f"{table}_layers"] = json.dumps(layers)
+            found = [read(trace, layer) for layer in layers]
+            arrays |= {name: np.stack([each[name] for each in found]) for name in found[0]}
+    if "routing_pos" in arrays:
+        arrays["routing_pos"] = arrays["routing_pos"][0]
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata
+
+
+def _routing(trace: Trace, layer: int) -> dict[str, NDArray]:
+    found = trace.routing(layer)
+    names = {"pos": "routing_pos", "entropy": "router_entropy"}
+    wanted = ("pos", "expert_ids", "weights", "affinities", "margin", "group_margin", "entropy")
+    return {names.get(n, n): found[n] for n in wanted if found[n] is not None}
+
+
+def _heads(trace: Trace, layer: int) -> dict[str, NDArray]:
+    return {f"head_{name}": array for name, array in trace.heads(layer).items()}
+
+
+def _line(trace: Trace, tables: Collection[str]) -> dict[str, Any]:
+    """A trace as what JSON can hold."""
+    line: dict[str, Any] = dict(trace.summary) | {"run": trace.run}
+    if "tokens" in tables:
+        line["tokens"] = {name: _plain(values) for name, values in trace.tokens().items()}
+    if "routing" in tables and (layers := trace.layers("routing")):
+        line["routing"] = {}
+        for layer in layers:
+            found = trace.routing(layer)
+            names = ("pos", "expert_ids", "weights")
+            line["routing"][str(layer)] = {name: _plain(found[name]) for name in names}
+    return line
+
+
+def _plain(values: Any) -> Any:
+    """Lists for arrays, null for NaN."""
+    if not isinstance(values, np.ndarray):
+        return values
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return [None if not math.isfinite(value) else value for value in values.tolist()]
+    return values.tolist()
+
+
+def _known(tables: Collection[str] | None, known: Sequence[str]) -> Collection[str]:
+    """The tables that are asked for; all that are known if None."""
+    for name in set(tables or ()) - set(known):
+        raise StoreError(f"{name} cannot be exported here: give some of {', '.join(known)}")
+    return known if tables is None else tables
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A place to write a file or folder, which takes its name when it is done, or is removed.
+
+    What exports of the same name left when they were killed is removed first.
+    """
+    if "\0" in str(out):
+        raise StoreError(f"{str(out)!r:.200} is no path: it holds a character that no name can")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StoreError(f"{out} is there already: give a new name")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(out) as folder:
+        place = folder / "whole"
+        yield place
+        if out.is_dir():
+            out.rmdir()
+        os.replace(place, out)
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder next to ``out``, locked for as long as this process lives, and removed."""
+    prefix = f".{out.name}.ringlens-"
+    for left in out.parent.glob(f"{escape(prefix)}*"):
+        with suppress(OSError), _locked(left):  # else it is in use
+            shutil.rmtree(left)
+    with ExitStack() as held:
+        for _ in range(ATTEMPTS):  # without a lock where the file system has none
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            with suppress(OSError):  # another export has taken it for left behind
+                held.enter_context(_locked(folder))
+                if folder.exists():
+                    break
+            folder.mkdir(exist_ok=True)
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The lock of a folder; OSError where another process has it, or it is a link."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)

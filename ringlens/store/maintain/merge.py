@@ -1,0 +1,70 @@
+"""Stores merged: the runs of one copied into another, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ringlens.errors import StoreError
+from ringlens.store.maintain import copying
+from ringlens.store.read.store import Store
+from ringlens.store.write.rewriter import Rewriter
+
+
+def merge(source: Store, target: Rewriter) -> list[str]:
+    """Copy the runs of a store that another does not have yet; each run is one commit.
+
+    Traces get new ids, ``source_trace_id`` follows them. A run keeps its id unless another run of
+    the target has the same. A merge that was stopped goes on with the runs that are missing.
+
+    Args:
+        source: Where the runs come from.
+        target: Where they go.
+
+    Returns:
+        A sentence about each run of the source.
+
+    Raises:
+        StoreError: Both are the same store, or a run could not be copied; those before it are.
+    """
+    if source.folder.address == target.folder.address:
+        raise StoreError(f"{source.folder} cannot be merged into itself: give another store")
+    ids: dict[int, int] = {}
+    said = []
+    with Store(target.folder.address) as there:
+        known = {run["run_id"]: run for run in copying.run_rows(there)}
+        for run in copying.run_rows(source):
+            name, old = run["run_id"], copying.trace_ids_of(source, run["run_id"])
+            twin = _twin(run, known)
+            if twin is not None:
+                new = copying.trace_ids_of(there, twin)
+                ids |= dict(zip(old, new, strict=False)) if len(old) == len(new) else {}
+                said.append(f"{name}: already there, skipped")
+            elif run["finished"] is None:
+                said.append(f"{name}: has not ended, skipped: let its capture end, then merge it")
+            else:
+                run_id = _free(name, known)
+                ids |= copying.copy_run(source, target, copying.Copy(run, run_id, old), ids)
+                known[run_id] = run
+                said.append(f"{name}: {len(old)} traces" + (f", as {run_id}" * (run_id != name)))
+    return said
+
+
+def _twin(run: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The same run in another store, whatever it is called there: no two start in one moment."""
+
+    def facts(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if name != "run_id"}
+
+    for run_id, other in known.items():
+        if facts(other) == facts(run):
+            return run_id
+    return None
+
+
+def _free(run_id: str, known: Collection[str]) -> str:
+    """The id, or where another run has it, the id with a number."""
+    number, free = 2, run_id
+    while free in known:
+        free, number = f"{run_id}-{number}", number + 1
+    return free

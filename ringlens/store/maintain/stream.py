@@ -1,0 +1,78 @@
+"""Files of a store read a row group at a time, and staged again with some rows or other ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ringlens.store.encode.columns import conformed
+from ringlens.store.manifest.manifest import File
+from ringlens.store.read import intact
+from ringlens.store.schema.table import Table
+from ringlens.store.storage import parquet
+from ringlens.store.storage.folder import Folder
+from ringlens.store.write.commit import CommitFiles
+
+Change = Callable[[pa.RecordBatch], pa.RecordBatch]
+"""Rows in, rows out."""
+
+
+def row_groups(folder: Folder, file: File, table: Table) -> Iterator[pa.RecordBatch]:
+    """The row groups of a file with today's columns; those that it lacks are null.
+
+    Raises:
+        StoreError: The file is missing or damaged.
+    """
+    intact.require(folder, [file])
+    with parquet.reading(folder, file.path, page_checksum_verification=True) as found:
+        for number in range(found.num_row_groups):
+            rows = found.read_row_group(number).combine_chunks()
+            for batch in rows.to_batches() or ():
+                yield _with_all_columns(batch, table)
+
+
+def only(trace_ids: pa.Array, *, kept: bool) -> Change:
+    """Keep only the rows of some traces, or all others. Rows about no trace are never theirs."""
+
+    def change(batch: pa.RecordBatch) -> pa.RecordBatch:
+        theirs = pc.is_in(batch["trace_id"], trace_ids)
+        return batch.filter(theirs if kept else pc.invert(theirs))
+
+    return change
+
+
+def stage(
+    files: CommitFiles, table: Table, batches: Iterable[pa.RecordBatch], part: str
+) -> File | None:
+    """Stage row groups as one file, whose span is that of the traces in it; None without rows."""
+    span: list[int] = []
+    found = (batch for batch in batches if len(batch))
+    first = next(found, None)
+    if first is None:
+        return None
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        for batch in chain([first], found):
+            if "trace_id" in table.arrow.names:
+                ends = pc.min_max(pc.fill_null(batch["trace_id"], 0)).as_py()
+                span[:] = [min([*span, ends["min"]]), max([*span, ends["max"]])]
+            yield batch
+
+    before = set(files.files)
+    files.stage(table, watched(), span, part)
+    (path,) = set(files.files) - before
+    return files.files[path]
+
+
+def _with_all_columns(batch: pa.RecordBatch, table: Table) -> pa.RecordBatch:
+    names = batch.schema.names
+    if names == table.arrow.names:
+        return conformed(batch, table.arrow)
+    columns = [
+        batch[field.name] if field.name in names else pa.nulls(len(batch), field.type)
+        for field in table.arrow
+    ]
+    return conformed(pa.RecordBatch.from_arrays(columns, table.arrow.names), table.arrow)

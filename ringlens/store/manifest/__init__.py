@@ -1,0 +1,1 @@
+"""The list of committed files, and the journal by which it changes."""

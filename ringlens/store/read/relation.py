@@ -1,0 +1,116 @@
+"""A DuckDB relation that fails with our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ringlens.errors import StoreError
+from ringlens.store.read import values
+
+
+class Relation:
+    """What `Store.sql` returns: a DuckDB relation, which runs when its rows are read.
+
+    It has every method of ``duckdb.DuckDBPyRelation`` (``fetchall()``, ``df()``,
+    ``to_arrow_table()``, ``to_arrow_reader()``, ``fetchnumpy()``, ``pl()``, ``filter()``,
+    ``limit()``, ``columns`` …). The only difference: where DuckDB would raise, it raises
+    StoreError with a sentence that names a damaged file, or the tables and columns there are.
+
+    Attributes:
+        relation: DuckDB's own relation.
+    """
+
+    __slots__ = ("_connection", "_explain", "relation")
+
+    def __init__(
+        self,
+        relation: duckdb.DuckDBPyRelation,
+        explain: Callable[[duckdb.Error], StoreError],
+        connection: duckdb.DuckDBPyConnection,
+    ) -> None:
+        self.relation = relation
+        self._explain = explain
+        self._connection = connection
+
+    def exact(self) -> Relation:
+        """The same rows, with what Arrow, JSON and Python hold only in part as DuckDB's own text.
+
+        Names that occur twice become ``n`` and ``n_1``. Booleans, text, integers of up to 64 bits
+        and floats stay as they are, also inside lists, maps and structs; decimals, larger integers,
+        dates, times, intervals, blobs and all other types become text.
+
+        Raises:
+            StoreError: A type is nested too deeply.
+        """
+        relation: Relation = values.project(self, values.textual)
+        return relation
+
+    def interrupt(self) -> None:
+        """Stop the query, called from another thread: the method that runs it raises StoreError."""
+        self._connection.interrupt()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        with self._errors():
+            return self._guarded(getattr(self.relation, name))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.relation.columns:
+            known = ", ".join(self.relation.columns)
+            raise StoreError(f"there is no column {name}: the query gives {known}")
+        with self._errors():
+            return self._guarded(self.relation[name])
+
+    def __len__(self) -> int:
+        with self._errors():
+            return len(self.relation)
+
+    def __repr__(self) -> str:
+        with self._errors():
+            return repr(self.relation)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        with self._errors():
+            return self.relation.__arrow_c_stream__(requested_schema)
+
+    def to_arrow_reader(self, batch_size: int = 1_000_000) -> pa.RecordBatchReader:
+        """The rows as a stream of Arrow batches, for more than fits in memory."""
+        with self._errors():
+            reader = self.relation.to_arrow_reader(batch_size)
+        return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader))
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (OSError, pa.ArrowException) as error:  # what Arrow makes of an error of DuckDB
+            raise self._explain(duckdb.Error(str(error))) from error
+
+    def _guarded(self, value: Any) -> Any:
+        if isinstance(value, duckdb.DuckDBPyRelation):
+            return Relation(value, self._explain, self._connection)
+        if not callable(value):
+            return value
+
+        def call(*args: Any, **options: Any) -> Any:
+            with self._errors():
+                return self._guarded_result(value(*args, **options))
+
+        return call
+
+    def _guarded_result(self, value: Any) -> Any:
+        if isinstance(value, duckdb.DuckDBPyRelation):
+            return Relation(value, self._explain, self._connection)
+        return value
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise self._explain(error) from error

@@ -1,0 +1,1 @@
+"""The tables and views of a store as data, with the meaning of every column."""

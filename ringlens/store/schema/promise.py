@@ -1,0 +1,89 @@
+"""What a run says that it recorded, as the tables and rows that must then be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringlens.config import TopAttention, Vectors, recordable
+from ringlens.errors import ConfigError
+from ringlens.store.schema.usage_tables import TABLES
+
+ROUTED = ("routing", "router_logits")
+"""Tables with rows of layers that route; a model without such layers has none."""
+
+PER_TOKEN = (*ROUTED, "heads", "head_blocks")
+"""Tables whose name in ``record`` promises rows of every trace, of every token."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a run says that it recorded, less what is noted as lost.
+
+    Attributes:
+        tables: Of `PER_TOKEN`, those that every trace has rows in.
+        chosen: What was recorded of chosen layers, heads and positions.
+        rollups: Tables that sum the routing up.
+        without: Of a table, the traces of which its rows are noted as lost.
+    """
+
+    tables: tuple[str, ...]
+    chosen: tuple[Vectors | TopAttention, ...]
+    rollups: tuple[str, ...]
+    without: Mapping[str, frozenset[int]]
+
+    @classmethod
+    def of(cls, run: Mapping[str, Any]) -> Promise:
+        """What a row of ``runs`` promises; words that are not known here promise nothing."""
+        lost = set(run.get("lost") or ())
+        names = [n for n in PER_TOKEN if n in run["record"] and n not in lost]
+        if not run["sparse_layers"]:
+            names = [name for name in names if name not in ROUTED]
+        asked = [item for text in run["record"] if (item := _chosen(text)) is not None]
+        return cls(
+            tuple(names),
+            tuple(item for item in asked if table_of(item) not in lost),
+            tuple(t.name for t in TABLES if "routing" in names and t.name not in lost),
+            _by_table(lost),
+        )
+
+
+def lost_rows(table: str, trace_id: int) -> str:
+    """How ``lost`` notes that a trace has no rows in a table."""
+    return f"{table}/{trace_id}"
+
+
+def _by_table(lost: Iterable[str]) -> dict[str, frozenset[int]]:
+    """Of each table the traces without rows."""
+    found: dict[str, set[int]] = {}
+    for note in lost:
+        table, _, trace_id = note.partition("/")
+        if trace_id.isdecimal():
+            found.setdefault(table, set()).add(int(trace_id))
+    return {table: frozenset(ids) for table, ids in found.items()}
+
+
+def _chosen(text: str) -> Vectors | TopAttention | None:
+    try:
+        (*_, item) = recordable([text])
+    except ConfigError:  # of a later ringlens
+        return None
+    return item if not isinstance(item, str) else None
+
+
+def table_of(item: Vectors | TopAttention) -> str:
+    """The table that something chosen is in."""
+    return "activations" if isinstance(item, Vectors) else "attention"
+
+
+def rows_of(item: Vectors | TopAttention, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows that it has of traces of so many tokens."""
+    start, stop = item.span
+    last = tokens if stop is None else np.minimum(tokens, stop)
+    return (
+        np.maximum(last - start, 0) * max(1, len(item.layers or ())) * max(1, len(item.heads or ()))
+    )

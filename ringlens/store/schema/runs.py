@@ -1,0 +1,66 @@
+"""The table of runs: the model, how it was run, and what was recorded."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from ringlens.store.schema.table import RUN, Column, Table, list_of
+
+RUNS = Table(
+    "runs",
+    "One row a run: the model, how it was run, and what was recorded.",
+    ("run_id",),
+    (
+        RUN,
+        Column(
+            "mode",
+            pa.string(),
+            "'live' (during decoding), 'replay' (teacher-forced) or 'imported' (from a server)",
+        ),
+        Column("model", pa.string(), "name or folder the model was loaded from"),
+        Column("revision", pa.string(), "revision of the model, where one is known", nullable=True),
+        Column("layers", pa.int32(), "decoder layers"),
+        Column("sparse_layers", list_of(pa.int32()), "layers that route to experts"),
+        Column("experts", pa.int32(), "routed experts a sparse layer, E"),
+        Column("experts_per_token", pa.int32(), "experts chosen for a token, k"),
+        Column("groups", pa.int32(), "expert groups"),
+        Column("groups_kept", pa.int32(), "groups that survive the group limit"),
+        Column("routed_scaling_factor", pa.float64(), "factor on the normalised routing weights"),
+        Column("heads", pa.int32(), "attention heads a layer, H"),
+        Column("kv_heads", pa.int32(), "key/value heads a layer"),
+        Column("head_dim", pa.int32(), "dimensions of a head"),
+        Column("hidden_size", pa.int32(), "dimensions of the residual stream"),
+        Column("dtype", pa.string(), "dtype of the weights; 'unknown' where a server had them"),
+        Column("quantization", pa.string(), "quantisation method", nullable=True),
+        Column("attention", pa.string(), "attention kernel, or 'unknown'"),
+        Column("experts_layout", pa.string(), "'fused', 'modules' or 'unknown'"),
+        Column(
+            "tokenizer",
+            pa.string(),
+            "digest of what makes text of token ids; null in runs of older versions",
+            nullable=True,
+        ),
+        Column(
+            "parallel", pa.string(), "JSON: parallel layout (processes, tensor, expert, pipeline)"
+        ),
+        Column("versions", pa.string(), "JSON: library versions"),
+        Column("sampling", pa.string(), "JSON: sampling parameters"),
+        Column("seed", pa.int64(), "seed of the run"),
+        Column("record", list_of(pa.string()), "what was recorded"),
+        Column(
+            "lost",
+            list_of(pa.string()),
+            "tables that were recorded and are not here: lost, as a repair noted, or left out of "
+            "an export; 'heads/3' for the rows of trace 3 alone",
+            nullable=True,
+        ),
+        Column("started", pa.timestamp("us", tz="UTC"), "start of the run", unit="UTC"),
+        Column(
+            "finished",
+            pa.timestamp("us", tz="UTC"),
+            "end; null while it runs",
+            nullable=True,
+            unit="UTC",
+        ),
+    ),
+)

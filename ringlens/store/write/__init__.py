@@ -1,0 +1,1 @@
+"""Writes a store: transactions that are there wholly or not at all."""

@@ -1,0 +1,218 @@
+"""Rows that take the place of committed ones: a trace that goes on, tokens told anew, a run's end.
+
+Files are never changed. A commit that replaces rows writes a file with the new ones and with what
+else the older files held, and retires those in the transaction that registers its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ringlens.errors import NotInStoreError, ObservationError
+from ringlens.store.encode import expert_usage
+from ringlens.store.manifest.manifest import File, Manifest
+from ringlens.store.read import intact
+from ringlens.store.schema import captured, usage_tables
+from ringlens.store.schema.records import TraceRecord
+from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.schema.table import Table
+from ringlens.store.storage import parquet
+from ringlens.store.storage.folder import Folder
+from ringlens.store.write import recount
+from ringlens.store.write.commit import CommitFiles
+from ringlens.store.write.rewriter import Rewriter
+
+ROWS = 20_000
+"""Rows a row group of a rewritten file."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a record continues a committed trace: from which token, at which character.
+
+    ``retold`` holds the phases of all tokens before ``start`` where these are told anew.
+    """
+
+    trace_id: int
+    start: int
+    first_character: int | None
+    retold: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the speaker tells rank 0: all new rows of ``traces``, and which traces go on."""
+
+    rows: pa.RecordBatch
+    parts: tuple[Part, ...]
+
+
+def parts_of(records: Sequence[TraceRecord]) -> tuple[Part, ...]:
+    """The records that continue a trace."""
+    return tuple(
+        Part(
+            record.trace_id,
+            record.start,
+            int(record.tokens.start[0]) if len(record.tokens.start) else None,
+            recount.places(record.retold.phase) if record.retold is not None else None,
+        )
+        for record in records
+        if record.trace_id is not None
+    )
+
+
+def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> list[str]:
+    """Stage the ``traces`` file of a commit, and what becomes of traces that are told anew.
+
+    Of those, the stored rows of ``tokens`` are left out, and ``usage_traces`` is counted anew.
+
+    Returns:
+        Paths of the files that these replace.
+
+    Raises:
+        NotInStoreError: A trace that a record continues is not there.
+        ObservationError: A record does not go on where the stored part ends.
+    """
+    old, kept, retire = _split(manifest, files, captured.TRACES, [p.trace_id for p in spoken.parts])
+    _check_parts(old, spoken, files.commit.run_id)
+    rows = sort(pa.concat_tables([kept, pa.Table.from_batches([spoken.rows])]), captured.TRACES)
+    files.stage(captured.TRACES, batches(rows), rows["trace_id"].to_pylist())
+
+    retold = {part.trace_id: part.retold for part in spoken.parts if part.retold is not None}
+    _, kept, tokens = _split(manifest, files, captured.TOKENS, list(retold))
+    _stage_kept(files, captured.TOKENS, kept)
+    return retire + tokens + _recount(manifest, files, retold)
+
+
+def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
+    """Stage the row of a run that has ended; return the path of the file that it replaces."""
+    (file,) = manifest.files(captured.RUNS.name, files.commit.run_id)
+    intact.require(files.folder, [file])
+    (row,) = parquet.read(files.folder, file.path, captured.RUNS).to_pylist()
+    batch = pa.RecordBatch.from_pylist([row | {"finished": finished}], captured.RUNS.arrow)
+    files.stage(captured.RUNS, [batch])
+    return [file.path]
+
+
+def note_lost(rewriter: Rewriter, run_id: str, tables: Sequence[str]) -> None:
+    """Note in a run's row that tables which it recorded are lost.
+
+    Raises:
+        StoreError: Its row cannot be read or written; nothing has changed.
+    """
+
+    def work(files: CommitFiles) -> list[str]:
+        (file,) = rewriter.manifest.files(captured.RUNS.name, run_id)
+        intact.require(files.folder, [file])
+        (row,) = parquet.read(files.folder, file.path, captured.RUNS).to_pylist()
+        row["lost"] = sorted({*(row["lost"] or ()), *tables})
+        files.stage(captured.RUNS, [pa.RecordBatch.from_pylist([row], captured.RUNS.arrow)])
+        return [file.path]
+
+    rewriter.replace(run_id, work)
+
+
+def _recount(manifest: Manifest, files: CommitFiles, retold: recount.Phases) -> list[str]:
+    """Stage ``usage_traces`` of traces whose phases have changed; return the files replaced."""
+    if not retold:
+        return []
+    table, run_id = usage_tables.USAGE_TRACES, files.commit.run_id
+    _, kept, retire = _split(manifest, files, table, list(retold))
+    routing = manifest.files("routing", run_id, min(retold), max(retold))
+    shape = manifest.run_shape(run_id)
+    if routing and shape is not None:
+        intact.require(files.folder, routing)
+        paths = [file.path for file in routing]
+        experts = RunShape.from_json(shape).experts
+        counted = recount.cells_of(files.folder, paths, retold, experts)
+        if cells := [each.summed(*table.key) for each in counted]:
+            told = expert_usage.batch(table, run_id, expert_usage.joined(cells))
+            kept = pa.concat_tables([kept, pa.Table.from_batches([told])])
+    _stage_kept(files, table, kept)
+    return retire
+
+
+def _stage_kept(files: CommitFiles, table: Table, rows: pa.Table) -> None:
+    """Stage rows that take the place of replaced files, beside those of the commit itself."""
+    if rows.num_rows:
+        ids = pc.unique(rows["trace_id"]).to_pylist()
+        files.stage(table, batches(sort(rows, table)), ids, "-kept")
+
+
+def _split(
+    manifest: Manifest, files: CommitFiles, table: Table, trace_ids: Sequence[int]
+) -> tuple[pa.Table, pa.Table, list[str]]:
+    """The rows of some traces, the other rows of the files that hold those, and the files."""
+    empty = table.arrow.empty_table()
+    if not trace_ids:
+        return empty, empty, []
+    wanted = pa.array(trace_ids, pa.int64())
+    run_id = files.commit.run_id
+    span = manifest.files(table.name, run_id, min(trace_ids), max(trace_ids))
+    intact.require(files.folder, span)
+    holding = [file for file in span if holds(files.folder, file, wanted)]
+    rows = pa.concat_tables(
+        [empty, *(parquet.read(files.folder, file.path, table) for file in holding)]
+    )
+    hit = pc.is_in(rows["trace_id"], wanted)
+    return rows.filter(hit), rows.filter(pc.invert(hit)), [file.path for file in holding]
+
+
+def holds(folder: Folder, file: File, wanted: pa.Array) -> bool:
+    """Whether a file has a row of one of some traces."""
+    ids = parquet.columns(folder, file.path, ["trace_id"])["trace_id"]
+    return bool(pc.any(pc.is_in(ids, wanted)).as_py())
+
+
+def sort(rows: pa.Table, table: Table) -> pa.Table:
+    """The rows in the order of the table's key."""
+    return rows.sort_by([(name, "ascending") for name in table.key])
+
+
+def batches(rows: pa.Table, limit: int = ROWS) -> Iterator[pa.RecordBatch]:
+    """The rows in row groups of at most ``limit``."""
+    yield from rows.combine_chunks().to_batches(limit)
+
+
+def _check_parts(old: pa.Table, spoken: Spoken, run_id: str) -> None:
+    before = {row["trace_id"]: row for row in old.to_pylist()}
+    texts = dict(
+        zip(*(spoken.rows[name].to_pylist() for name in ("trace_id", "text")), strict=True)
+    )
+    for part in spoken.parts:
+        if part.trace_id not in before:
+            raise NotInStoreError(
+                f"there is no trace {part.trace_id} in run {run_id} to continue: store its first "
+                f"part with trace_id=None and pass the id that this returns"
+            )
+        _check_part(before[part.trace_id], part, texts[part.trace_id])
+
+
+def _check_part(before: dict, part: Part, text: str) -> None:
+    """A part must go on exactly where the stored trace ends."""
+    name = f"trace {part.trace_id}"
+    stored = before["n_prompt"] + before["n_think"] + before["n_answer"]
+    if before["finish_reason"] != captured.RUNNING:
+        raise ObservationError(
+            f"{name} has ended ({before['finish_reason']!r}) and cannot go on: store a new trace"
+        )
+    if part.start != stored:
+        raise ObservationError(
+            f"{name} has {stored} tokens in the store, but its next part starts at {part.start}: "
+            f"start where it ends"
+        )
+    if part.retold is not None:
+        return
+    written = len(before["text"])
+    if not text.startswith(before["text"]) or part.first_character not in (None, written):
+        raise ObservationError(
+            f"the text of {name} does not go on after the {written} characters in the store: pass "
+            f"`retold` where earlier tokens have changed"
+        )

@@ -1,0 +1,238 @@
+"""Records are checked before anything is written: what does not fit the run is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringlens.errors import ObservationError
+from ringlens.store.schema.captured import HEAD_STATISTICS, PHASES
+from ringlens.store.schema.records import (
+    ChoiceArrays,
+    HeadArrays,
+    RoutingArrays,
+    RunRecord,
+    TokenArrays,
+    TraceRecord,
+)
+from ringlens.store.schema.run_shape import RunShape
+
+
+def check_run(run: RunRecord) -> None:
+    """Raise ObservationError unless the run's own figures agree."""
+    expected = (len(run.sparse_layers), run.experts)
+    _equal("expert_bias", np.shape(run.expert_bias), expected)
+    if run.groups < 1 or run.experts % run.groups:
+        raise ObservationError(
+            f"{run.experts} experts do not divide into {run.groups} groups: set `groups` to a "
+            f"divisor of `experts`"
+        )
+
+
+def check_trace(record: TraceRecord, shape: RunShape) -> None:
+    """Raise ObservationError unless every array of the record has the run's shape."""
+    tokens = len(record.tokens.token_id)
+    _check_start(record, tokens)
+    counts = record.n_prompt + record.n_think + record.n_answer
+    if counts != record.start + tokens:
+        where = (
+            f"the trace has {tokens} tokens"
+            if not record.start
+            else (f"the part has {tokens} tokens after the {record.start} before it")
+        )
+        raise ObservationError(f"n_prompt + n_think + n_answer is {counts}, but {where}")
+    _check_tokens("tokens", record.tokens, tokens)
+    _check_text(record)
+    if isinstance(record.routing, ChoiceArrays):
+        _check_choices(record.routing, record.start, tokens, shape)
+    elif record.routing is not None:
+        _check_routing(record.routing, tokens, shape)
+    if record.router_logits is not None:
+        layers = shape.sparse_layers if record.routing is None else record.routing.layers
+        found = record.router_logits.shape
+        _equal("router_logits", found, (len(layers), tokens, shape.experts))
+    if record.heads is not None and record.head_blocks is not None:
+        raise ObservationError(
+            "a record has both heads and head_blocks: leave head_blocks out, those of heads are "
+            "stored with them"
+        )
+    _check_heads("heads", record.heads, tokens, shape)
+    _check_heads("head_blocks", record.head_blocks, tokens, shape)
+    check_vectors(record, tokens, shape)
+
+
+def distinct_traces(ids: list[int | None]) -> list[int | None]:
+    """The ids, if no trace is among them twice."""
+    known = [trace_id for trace_id in ids if trace_id is not None]
+    for trace_id in known:
+        if known.count(trace_id) > 1:
+            raise ObservationError(
+                f"trace {trace_id} is continued twice in one commit: pass one record a trace"
+            )
+    return ids
+
+
+def _check_start(record: TraceRecord, tokens: int) -> None:
+    if record.trace_id is None:
+        if tokens == 0:
+            raise ObservationError("a trace without tokens cannot be stored: leave it out")
+        if record.start or record.retold is not None:
+            raise ObservationError(
+                f"a new trace starts at 0 and retells nothing, not at {record.start}: pass the "
+                f"trace_id of the trace that this part continues"
+            )
+    elif record.start < 1:
+        raise ObservationError(
+            f"the part of trace {record.trace_id} starts at {record.start}: it must start where "
+            f"the stored part ends"
+        )
+    wrong = [pos for pos in record.resumed_at if not 0 <= pos <= record.start + tokens]
+    if wrong:
+        raise ObservationError(f"resumed_at has position {wrong[0]}, outside the trace")
+
+
+def _check_tokens(name: str, arrays: TokenArrays, tokens: int) -> None:
+    for column in (
+        "token_id",
+        "text",
+        "start",
+        "end",
+        "phase",
+        "logprob",
+        "entropy",
+        "turn",
+        "nonfinite",
+    ):
+        _equal(f"{name}.{column}", (len(getattr(arrays, column)),), (tokens,))
+    strangers = set(arrays.phase) - set(PHASES)
+    if strangers:
+        raise ObservationError(f"unknown phase {strangers.pop()!r}: use one of {', '.join(PHASES)}")
+
+
+def _check_text(record: TraceRecord) -> None:
+    tokens, retold = record.tokens, record.retold
+    spans = [tokens] if len(tokens.token_id) else []
+    if retold is not None:
+        _check_tokens("retold", retold, record.start)
+        spans.insert(0, retold)
+    pieces = [piece for arrays in spans for piece in arrays.text]
+    if spans:
+        start = np.concatenate([arrays.start for arrays in spans])
+        end = np.concatenate([arrays.end for arrays in spans])
+        whole = record.start == 0 or retold is not None  # else only the end is known here
+        tiled = (start[0] == 0 if whole else start[0] >= 0) and (start[1:] == end[:-1]).all()
+        if not (tiled and end[-1] == len(record.text)):
+            raise ObservationError(
+                f"the tokens' spans do not tile the text of {len(record.text)} characters: each "
+                f"must start where the one before ends"
+            )
+    for text in (record.prompt, record.text, "".join(pieces)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ObservationError(
+                f"a text holds {text[error.start]!r}, half of a surrogate pair, which is not "
+                f"Unicode: decode the bytes with errors='replace'"
+            ) from None
+
+
+def _check_routing(routing: RoutingArrays, tokens: int, shape: RunShape) -> None:
+    _check_subset("routing.layers", routing.layers, shape.sparse_layers)
+    row = (len(routing.layers), tokens)
+    for name in ("margin", "group_margin", "entropy"):
+        _equal(f"routing.{name}", getattr(routing, name).shape, row)
+    chosen = (*row, shape.experts_per_token)
+    names = ("expert_ids", "weights", "affinities", "bias_flips", "unlimited_ids", "group_flips")
+    for name in names:
+        _equal(f"routing.{name}", getattr(routing, name).shape, chosen)
+    for ids in (routing.expert_ids, routing.unlimited_ids):
+        _check_ids(ids, shape)
+
+
+def _check_choices(choices: ChoiceArrays, start: int, tokens: int, shape: RunShape) -> None:
+    _check_subset("routing.layers", choices.layers, shape.sparse_layers)
+    rows = choices.expert_ids.shape[1] if choices.expert_ids.ndim == 3 else 0
+    expected = (len(choices.layers), rows, shape.experts_per_token)
+    _equal("routing.expert_ids", choices.expert_ids.shape, expected)
+    if not start <= choices.first <= choices.first + rows <= start + tokens:
+        raise ObservationError(
+            f"routing covers the positions {choices.first} to {choices.first + rows - 1}: give "
+            f"rows of {start} to {start + tokens - 1}, those that the record covers"
+        )
+    _check_ids(choices.expert_ids, shape)
+
+
+def _check_ids(ids: NDArray[np.integer], shape: RunShape) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= shape.experts):
+        wrong = int(ids.max() if ids.max() >= shape.experts else ids.min())
+        raise ObservationError(f"expert id {wrong} in a run with {shape.experts} experts")
+
+
+def _check_heads(name: str, heads: HeadArrays | None, tokens: int, shape: RunShape) -> None:
+    if heads is None:
+        return
+    _check_subset(f"{name}.layers", heads.layers, range(shape.layers))
+    for statistic in HEAD_STATISTICS:
+        found = getattr(heads, statistic).shape
+        _equal(f"{name}.{statistic}", found, (len(heads.layers), tokens, shape.heads))
+
+
+def check_vectors(record: TraceRecord, tokens: int, shape: RunShape) -> None:
+    """Raise ObservationError unless vectors and attention have the shapes that they say."""
+    seen: set[tuple[str, int, int]] = set()
+    for vectors in record.vectors:
+        name = f"vectors at {vectors.point!r}"
+        _check_subset(f"{name}: layers", vectors.layers, range(shape.layers))
+        _check_positions(name, vectors.pos, record.start, tokens)
+        heads = vectors.heads
+        if heads is not None:
+            _check_subset(f"{name}: heads", heads, range(shape.heads))
+        width = vectors.values.shape[-1:]
+        middle = () if heads is None else (len(heads),)
+        expected = (len(vectors.layers) or 1, len(vectors.pos), *middle, *width)
+        _equal(f"{name}: values", vectors.values.shape, expected)
+        for key in product([vectors.point], vectors.layers or (-1,), heads or (-1,)):
+            if key in seen:
+                raise ObservationError(f"{name} are given twice: put them into one VectorArrays")
+            seen.add(key)
+    if (top := record.attention) is not None:
+        _check_subset("attention.layers", top.layers, range(shape.layers))
+        _check_subset("attention.heads", top.heads, range(shape.heads))
+        _check_positions("attention", top.pos, record.start, tokens)
+        expected = (len(top.layers), len(top.pos), len(top.heads), *top.weights.shape[-1:])
+        _equal("attention.positions", top.positions.shape, expected)
+        _equal("attention.weights", top.weights.shape, expected)
+        end = record.start + tokens
+        if top.positions.size and not -1 <= top.positions.min() <= top.positions.max() < end:
+            raise ObservationError(
+                f"attention.positions goes from {top.positions.min()} to {top.positions.max()} in "
+                f"a trace of {end} tokens: give positions of its tokens, or -1 for none"
+            )
+
+
+def _check_positions(name: str, pos: NDArray, start: int, tokens: int) -> None:
+    """Ascending, and inside the record: so parts of a trace never hold the same row."""
+    inside = len(pos) == 0 or (pos[0] >= start and pos[-1] < start + tokens)
+    if not inside or (np.diff(pos) <= 0).any():
+        raise ObservationError(
+            f"{name} must be at ascending positions from {start} to {start + tokens - 1}, those "
+            f"that the record covers, not at {np.asarray(pos).tolist()[:8]}"
+        )
+
+
+def _check_subset(name: str, found: Sequence[int], known: Sequence[int]) -> None:
+    if list(found) != sorted(set(found) & set(known)):
+        raise ObservationError(
+            f"{name} is {tuple(found)}: give some of {tuple(known)}, each once and ascending"
+        )
+
+
+def _equal(name: str, found: Sequence[int], expected: Sequence[int]) -> None:
+    if tuple(found) != tuple(expected):
+        raise ObservationError(
+            f"{name} is {tuple(found)} where the run has {tuple(expected)}: pass arrays of the "
+            f"run that the trace belongs to"
+        )

@@ -1,0 +1,249 @@
+"""StoreWriter: traces, or parts of them, into a store, each commit wholly or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store.encode import trace_rows
+from ringlens.store.maintain.compact import tidy
+from ringlens.store.manifest.manifest import Commit, Start
+from ringlens.store.schema import captured
+from ringlens.store.schema.records import RunRecord, TraceRecord
+from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.write.commit import CommitFiles, new_ids
+from ringlens.store.write.peers import ALONE, Peers
+from ringlens.store.write.rewriter import Rewriter
+from ringlens.store.write.rows import Replacement, Rows
+from ringlens.store.write.supersede import Spoken, parts_of
+from ringlens.store.write.transaction import Transactions
+from ringlens.store.write.validate import check_run, check_trace, distinct_traces
+
+
+class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
+    """Writes runs and traces to a store; any number of processes may do so at once.
+
+    A commit is written to ``staging/``, flushed, renamed into place and then registered in one
+    SQLite transaction. Readers take their files from that register, so that transaction is the
+    moment at which all traces of the commit exist; before it none does. What a killed writer left
+    behind is removed when a writer next opens the store.
+
+    Several ranks may write the same traces, each the layers that it owns: then all of them call
+    the same methods in the same order, and a commit is registered once all have staged theirs.
+
+    One writer serves one thread at a time.
+
+    Args:
+        path: Folder or address of the store; made if it is missing.
+        peers: The ranks that write together, this one among them.
+        workers: Threads that encode a commit; None for as many as the process may use cores, from
+            2 to 8.
+
+    Attributes:
+        folder: Where the store's files live.
+        bytes_written: Bytes of all files committed by this writer and its peers.
+
+    Raises:
+        StoreError: The folder cannot be written, or holds something else.
+    """
+
+    def __init__(self, path: str | Path, peers: Peers = ALONE, workers: int | None = None) -> None:
+        super().__init__(path, peers, workers)
+        self._shapes: dict[str, RunShape] = {}
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def start_run(self, run: RunRecord) -> str:
+        """Store a run's facts and its experts' biases.
+
+        Returns:
+            The run's id, unique in the store and sorted by time.
+
+        Raises:
+            ObservationError: The run's figures contradict each other.
+            StoreError: It could not be written.
+        """
+        started = datetime.now(UTC)
+        shape = RunShape.of(run)
+
+        def reserve(_: list[None]) -> Commit:
+            run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+            return self._manifest.reserve(run_id, self._lock.name, traces=0)
+
+        def stage(files: CommitFiles) -> None:
+            if self.peers.rank == 0:
+                run_id = files.commit.run_id
+                files.stage(captured.RUNS, [trace_rows.run_batch(run_id, run, started)])
+                files.stage(captured.EXPERTS, [trace_rows.expert_batch(run_id, run)])
+
+        start = Start(shape.to_json(), run.fingerprint)
+        commit = self._transact(lambda: check_run(run), reserve, stage, started=start)
+        assert commit is not None
+        self._shapes[commit.run_id] = shape
+        return commit.run_id
+
+    def commit(self, run_id: str, traces: Sequence[TraceRecord]) -> list[int]:
+        """Store traces, or the next parts of traces: all of them or none.
+
+        Args:
+            run_id: Their run, as `start_run` returned it, also in another process.
+            traces: The traces. A few at a time make few, larger files. Every rank gives its
+                records of the same traces in the same order.
+
+        Returns:
+            Their trace ids, unique in the store.
+
+        Raises:
+            ObservationError: A trace does not have the run's shape, or does not go on where its
+                stored part ends.
+            NotInStoreError: There is no such run, or no such trace to continue.
+            StoreError: The traces could not be written, or another rank failed. Whatever is
+                raised, nothing of these records is in the store.
+        """
+        shape = self._shape(run_id)
+
+        def check() -> list[int | None]:
+            for trace in traces:
+                check_trace(trace, shape)
+            return distinct_traces([trace.trace_id for trace in traces])
+
+        def reserve(ranks: list[list[int | None]]) -> Commit | None:
+            for rank, ids in enumerate(ranks):
+                if ids != ranks[0]:
+                    raise StoreError(
+                        f"rank {rank} commits the traces {ids}, rank 0 {ranks[0]}: pass records "
+                        f"of the same traces in the same order"
+                    )
+            new = ranks[0].count(None)
+            return self._manifest.reserve(run_id, self._lock.name, new) if traces else None
+
+        def stage(files: CommitFiles) -> Spoken | None:
+            ids = new_ids(files.commit, traces)
+            speaks = self.peers.rank == self.peers.speaker
+            tables = [
+                t for t in captured.tables(shape.experts) if speaks or t is not captured.TOKENS
+            ]
+            files.stage_traces(tables, ids, traces, shape)
+            if not speaks:
+                return None
+            return Spoken(trace_rows.trace_batch(run_id, ids, traces), parts_of(traces))
+
+        commit = self._transact(check, reserve, stage)
+        return new_ids(commit, traces) if commit is not None else []
+
+    def finish_run(self, run_id: str) -> None:
+        """Note that a run has ended; where it left very many small files, put them together.
+
+        The latter is left to ``ringlens compact`` where several ranks write.
+
+        Raises:
+            NotInStoreError: There is no such run.
+            StoreError: It could not be written.
+        """
+        self._shape(run_id)
+        self._transact(
+            lambda: None,
+            lambda _: self._manifest.reserve(run_id, self._lock.name, traces=0),
+            lambda _: None,
+            finished=datetime.now(UTC),
+        )
+        if self.peers.size == 1:
+            tidy(self.rewriter(), run_id)
+
+    def unfinished(self, fingerprint: str) -> str | None:
+        """The latest run of this fingerprint that no living process works on, to be resumed.
+
+        The run is this writer's from here on: another process that asks is told of it only when
+        this writer is closed or its process gone.
+
+        Args:
+            fingerprint: As in the `RunRecord` that started the run; no run is found by "".
+
+        Returns:
+            The run's id; None if there is no such run.
+
+        Raises:
+            StoreError: The store could not be read or written.
+        """
+        return self._lead(
+            "unfinished runs could not be looked up",
+            lambda: (
+                self._manifest.claim(fingerprint, self._lock.name, self.folder.dead_writers)
+                if fingerprint
+                else None
+            ),
+        )
+
+    def resume(self, run_id: str) -> None:
+        """Continue a run that another process left unfinished.
+
+        Raises:
+            NotInStoreError: There is no such run.
+            StoreError: It has ended, or another process works on it.
+        """
+        self._shape(run_id)
+
+        def take() -> None:
+            if self._manifest.is_finished(run_id):
+                raise StoreError(f"run {run_id} has ended: start a new one")
+            if not self._manifest.take(run_id, self._lock.name, self.folder.dead_writers):
+                raise StoreError(f"another process works on run {run_id}: wait for it or stop it")
+
+        self._lead("the run was not resumed", take)
+
+    def replace_rows(
+        self, run_id: str, table: str, rows: Rows, clear: Sequence[Mapping[str, object]] = ()
+    ) -> None:
+        """Store what an analysis found, in place of what the store has of the same.
+
+        The rows of one scope are replaced together: in ``steps`` and ``head_steps`` those of a
+        trace, in ``probes`` those of a probe about a trace (or about the run, without a trace).
+
+        Args:
+            run_id: The run that the rows are about.
+            table: "steps", "head_steps" or "probes".
+            rows: The rows, as mappings or as an Arrow table; ``run_id`` and columns that may be
+                null can be left out. Of several ranks, rank 0 gives all of them.
+            clear: Further scopes that lose their rows, for example ``{"trace_id": 3}``.
+
+        Raises:
+            ObservationError: A row does not fit the table or the run.
+            NotInStoreError: There is no such run or table, or a trace is not the run's.
+            StoreError: They could not be written. Whatever is raised, the store is as before.
+        """
+        shape = self._shape(run_id)
+
+        def check() -> Replacement:
+            return Replacement.of(table, rows, clear, run_id, shape)
+
+        def replace(ranks: list[Replacement]) -> None:
+            new = ranks[0]
+            new.check_traces(self.folder, self._manifest, run_id)
+            if len(new.scopes):
+                self.rewriter().replace(run_id, lambda files: new.stage(self._manifest, files))
+
+        self._agreed("none of the rows was stored", check, replace)
+
+    def rewriter(self) -> Rewriter:
+        """What replaces committed files in the name of this writer. Rank 0 only."""
+        return Rewriter(self.folder, self._manifest, self._lock.name)
+
+    def _shape(self, run_id: str) -> RunShape:
+        if run_id not in self._shapes:
+
+            def look_up() -> str:
+                text = self._manifest.run_shape(run_id)
+                if text is None:
+                    raise NotInStoreError(
+                        f"there is no run {run_id} in {self.folder}: start it first"
+                    )
+                return text
+
+            text = self._lead("the run could not be looked up", look_up)
+            self._shapes[run_id] = RunShape.from_json(text)
+        return self._shapes[run_id]
