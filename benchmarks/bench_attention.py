@@ -19,8 +19,8 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests"
 from attention_reference import explicit
 from gpu_timing import device_line, device_medians, peak_bytes
 
-from ringlens.observe import attention_triton as kernels
-from ringlens.observe.attention import Causal, head_statistics, second_pass
+from ringlens.observe.kernels import attention_triton as kernels
+from ringlens.observe.kernels.attention import Causal, head_statistics, second_pass
 
 H, G, C = 64, 8, 128
 SCALING = C**-0.5

@@ -21,8 +21,8 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parent))
 from gpu_timing import device_line, device_medians
 
-from ringlens.observe.router import RouterRecord, RouterSpec, choose, torch_record
-from ringlens.observe.router_triton import record_rows
+from ringlens.observe.kernels.router import RouterRecord, RouterSpec, choose, torch_record
+from ringlens.observe.kernels.router_triton import record_rows
 
 RING = RouterSpec(256, 8, 8, 4, 2.5)
 

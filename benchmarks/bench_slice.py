@@ -32,8 +32,8 @@ from side_by_side import machine
 
 import ringlens as rl
 from ringlens.lens import Lens
-from ringlens.observe.attention_interface import register_attention
 from ringlens.observe.batch import left_pad
+from ringlens.observe.kernels.attention_interface import register_attention
 from ringlens.observe.tasks import Text
 
 RECORDS = {

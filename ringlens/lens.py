@@ -14,21 +14,21 @@ from torch import Tensor
 
 from ringlens.config import known_only
 from ringlens.errors import ConfigError
+from ringlens.interact.cache import ActivationCache, Name, Names
+from ringlens.interact.run import HookFunction, run_with_cache, run_with_hooks
 from ringlens.model.loading import BUNDLED, load_model, model_name
-from ringlens.observe.cache import ActivationCache, Name, Names
 from ringlens.observe.chat import prompt_text
 from ringlens.observe.given import TextOrIds, check_text
-from ringlens.observe.router import RouterSpec
-from ringlens.observe.run import HookFunction, run_with_cache, run_with_hooks
+from ringlens.observe.kernels.router import RouterSpec
 
 if TYPE_CHECKING:
     from nnsight.intervention.editing import EditingTracer
     from nnsight.intervention.tracer import InterleavingTracer
     from transformers import PreTrainedTokenizerBase
 
+    from ringlens.interact.tracing import Points, RingEnvoy
     from ringlens.model.configuration import BailingMoeV2Config
     from ringlens.model.modeling import BailingMoeV2ForCausalLM
-    from ringlens.observe.tracing import Points, RingEnvoy
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Lens:
             ObservationError: The model is divided over processes.
         """
         # Imported when first used: nnsight takes seconds, and adds .save to every object.
-        from ringlens.observe.tracing import RingEnvoy
+        from ringlens.interact.tracing import RingEnvoy
 
         return RingEnvoy(self)
 
@@ -265,7 +265,7 @@ def load(name: str | PathLike[str] = "ring-nano", **options: Any) -> Lens:
     if name in BUNDLED:
         options.setdefault("dtype", "float32")
     if options.get("attention") == "ringlens":
-        from ringlens.observe.attention_interface import register_attention
+        from ringlens.observe.kernels.attention_interface import register_attention
 
         register_attention()
     model, tokenizer = load_model(name, **options)

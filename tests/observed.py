@@ -2,7 +2,7 @@
 
 import torch
 
-from ringlens.observe.recorder import Recorder
+from ringlens.observe.pipeline.recorder import Recorder
 
 EVERYTHING = ("logprobs", "routing", "router_logits", "heads")
 

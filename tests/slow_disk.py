@@ -13,12 +13,12 @@ import numpy as np
 import tiny_lens
 from records import random_run, random_trace
 
-from ringlens.observe import recording
 from ringlens.observe.batch import TraceBuffer
-from ringlens.observe.block import Seen
-from ringlens.observe.buffer import Task
-from ringlens.observe.heads import FIELDS
-from ringlens.observe.recording import Recording
+from ringlens.observe.instruments.heads import FIELDS
+from ringlens.observe.pipeline import commit_thread
+from ringlens.observe.pipeline.block import Seen
+from ringlens.observe.pipeline.commit_thread import Recording
+from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.store import Alone, StoreWriter
 
 LAYERS, HEADS, POSITIONS, BLOCKS = 40, 64, 256, 32
@@ -56,9 +56,9 @@ def main() -> None:
     """Record as fast as can be, and say how long that waited and how much memory it took."""
     flush = os.fsync
     os.fsync = lambda handle: (time.sleep(SLEEP), flush(handle))[1]
-    recording.QUEUED["cpu"], recording.HELD = QUEUED, HELD
+    commit_thread.QUEUED["cpu"], commit_thread.HELD = QUEUED, HELD
     warnings: list[str] = []
-    recording.log.addFilter(lambda record: warnings.append(record.getMessage()) or False)
+    commit_thread.log.addFilter(lambda record: warnings.append(record.getMessage()) or False)
     logging.basicConfig(level=logging.WARNING)
     task = Task(token_ids=[], n_prompt=1, limit=10**9, item=0)
     buffer = TraceBuffer(task, tiny_lens.tokenizer(), 0, 0, (), "length", ("heads",))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from attention_reference import explicit
 
-from ringlens.observe.attention import Causal, head_statistics, second_pass
-from ringlens.observe.attention_interface import register_attention, take_statistics
-from ringlens.observe.attention_segments import offset_weights, segment_mass, top_positions
+from ringlens.observe.kernels.attention import Causal, head_statistics, second_pass
+from ringlens.observe.kernels.attention_interface import register_attention, take_statistics
+from ringlens.observe.kernels.attention_segments import offset_weights, segment_mass, top_positions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -59,7 +59,7 @@ def test_second_pass_of_flash_attention(shape):
 @pytest.mark.parametrize("descriptors", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_output(shape, descriptors):
-    from ringlens.observe import attention_triton as kernels
+    from ringlens.observe.kernels import attention_triton as kernels
 
     query, key, value, first, scaling = case(*shape, torch.bfloat16)
     p = wanted_of(query, key, first, scaling)["p"].nan_to_num().transpose(1, 2)

@@ -11,16 +11,16 @@ from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ringlens.errors import ObservationError
-from ringlens.observe import attention, attention_flash, attention_segments
-from ringlens.observe.attention import Causal, head_statistics
-from ringlens.observe.attention_interface import (
+from ringlens.observe.kernels import attention, attention_flash, attention_segments
+from ringlens.observe.kernels.attention import Causal, head_statistics
+from ringlens.observe.kernels.attention_interface import (
     attention_forward,
     attention_mask,
     left_padding,
     register_attention,
     take_statistics,
 )
-from ringlens.observe.attention_segments import offset_weights, segment_mass, top_positions
+from ringlens.observe.kernels.attention_segments import offset_weights, segment_mass, top_positions
 
 NAMES = ("entropy", "first_weight", "previous_weight", "logsumexp")
 DTYPES = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 2e-4, torch.float16: 2e-4}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringlens.errors import ObservationError
-from ringlens.observe.router import (
+from ringlens.observe.kernels.router import (
     RouterSpec,
     choose,
     contains,

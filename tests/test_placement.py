@@ -202,10 +202,10 @@ def test_the_automatic_map_leaves_gpus_empty():
 
 
 def test_constants_are_those_of_the_recorder():
-    from ringlens.observe import recorder, recording
+    from ringlens.observe.pipeline import commit_thread, recorder
 
-    assert (BLOCK_TOKENS, HELD) == (recorder.STEPS, recording.HELD)
-    assert recording.QUEUED == {"cuda": QUEUED, "cpu": QUEUED_ALONE}
+    assert (BLOCK_TOKENS, HELD) == (recorder.STEPS, commit_thread.HELD)
+    assert commit_thread.QUEUED == {"cuda": QUEUED, "cpu": QUEUED_ALONE}
 
 
 # --- properties ----------------------------------------------------------------------------------

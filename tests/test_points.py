@@ -6,9 +6,9 @@ import torch
 from plain_points import plain_points
 
 from ringlens.errors import ObservationError
-from ringlens.observe.hooks import attach
+from ringlens.interact.hooks import attach
+from ringlens.observe.kernels.router import choose
 from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
-from ringlens.observe.router import choose
 
 IDS = torch.tensor([[74, 276, 166, 285, 103], [9, 50, 173, 343, 39]])
 

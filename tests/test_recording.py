@@ -15,7 +15,7 @@ from test_session import PROMPTS, assert_same
 
 import ringlens as rl
 from ringlens.errors import StoreError
-from ringlens.observe import recording
+from ringlens.observe.pipeline import commit_thread
 from ringlens.observe.tasks import Text
 from ringlens.store import StoreWriter
 
@@ -29,7 +29,7 @@ def lens():
 
 def test_a_slow_disk_makes_the_model_wait_and_loses_nothing(lens, tmp_path, monkeypatch, caplog):
     wanted = rl.capture(lens, PROMPTS[:2], tmp_path / "wanted", max_new_tokens=200)
-    commit, wait, progress = StoreWriter.commit, recording.Recording._wait, []
+    commit, wait, progress = StoreWriter.commit, commit_thread.Recording._wait, []
     waits = threading.Event()
 
     def slowly(self, run_id, traces):
@@ -41,8 +41,8 @@ def test_a_slow_disk_makes_the_model_wait_and_loses_nothing(lens, tmp_path, monk
         wait(self, size)
 
     monkeypatch.setattr(StoreWriter, "commit", slowly)
-    monkeypatch.setattr(recording.Recording, "_wait", waiting)
-    monkeypatch.setitem(recording.QUEUED, "cpu", 1)  # one block at a time
+    monkeypatch.setattr(commit_thread.Recording, "_wait", waiting)
+    monkeypatch.setitem(commit_thread.QUEUED, "cpu", 1)  # one block at a time
     with caplog.at_level(logging.WARNING):
         store = rl.capture(
             lens,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from test_observe_router import route, routers
 
-from ringlens.observe.router import (
+from ringlens.observe.kernels.router import (
     TIE,
     RouterRecord,
     RouterSpec,

@@ -8,7 +8,7 @@ import torch
 
 import ringlens as rl
 from ringlens.errors import ConfigError, NotInStoreError
-from ringlens.observe.attention_interface import register_attention
+from ringlens.observe.kernels.attention_interface import register_attention
 from ringlens.problem import Problem
 
 PROMPTS = [

@@ -8,9 +8,9 @@ from test_session import PROMPTS, assert_same
 
 import ringlens as rl
 from ringlens.lens import Lens
-from ringlens.observe.attention_interface import register_attention
+from ringlens.observe.instruments.logprobs import surprise
+from ringlens.observe.kernels.attention_interface import register_attention
 from ringlens.observe.tasks import Text
-from ringlens.observe.vocabulary import surprise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 

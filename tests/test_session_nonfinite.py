@@ -15,8 +15,8 @@ from records import random_run, random_trace
 import ringlens as rl
 from ringlens.cli.main import main
 from ringlens.errors import ObservationError
-from ringlens.observe.block import Seen
-from ringlens.observe.finite import faults, refuse, suspects
+from ringlens.observe.pipeline.block import Seen
+from ringlens.observe.pipeline.finite import faults, refuse, suspects
 from ringlens.observe.tasks import Text
 from ringlens.problem import Problem
 from ringlens.store import Store, StoreWriter

@@ -177,7 +177,9 @@ def test_a_replay_with_another_tokenizer_is_refused(lens, store, tmp_path):
 
 
 def test_runs_that_name_no_tokenizer_are_compared_text_by_text(lens, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("ringlens.observe.record.tokenizer_digest", lambda tokenizer: None)
+    monkeypatch.setattr(
+        "ringlens.observe.pipeline.run_record.tokenizer_digest", lambda tokenizer: None
+    )
     old = rl.capture(lens, ["t5. t6."], tmp_path / "old", max_new_tokens=2, record=["routing"])
     assert old.sql("select tokenizer from runs").fetchall() == [(None,)]
     with pytest.raises(ConfigError, match=r"token 5 at position 0 of trace 1 is 't5\.'.*'u5\.'"):

@@ -262,8 +262,8 @@ def test_the_tokenizer_and_the_device_stay_what_they_were(lens):
 
 
 def test_a_model_divided_over_processes_is_refused(lens, monkeypatch):
+    from ringlens.interact import tracing
     from ringlens.model.parallel import Parallel
-    from ringlens.observe import tracing
 
     monkeypatch.setattr(tracing, "parallel_of", lambda model: Parallel(tp_size=2, ep_size=2))
     other = Lens(lens.model, lens.tokenizer, "divided")

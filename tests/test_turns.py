@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from ringlens.data import tokenizer as nano
-from ringlens.observe.buffer import Task, TraceBuffer
+from ringlens.observe.pipeline.trace_buffer import Task, TraceBuffer
 from ringlens.observe.text import TokenText, token_text
 from ringlens.observe.turns import Markup, markup
 from ringlens.problem import Problem, find_answer

@@ -16,11 +16,11 @@ from transformers.cache_utils import DynamicCache
 
 from ringlens.config import Recorded, Sampling
 from ringlens.model.caching import cache_of
-from ringlens.observe.buffer import Task, TraceBuffer
-from ringlens.observe.parcel import bring
-from ringlens.observe.ranks import Place
-from ringlens.observe.recorder import OnForward, Recorder
-from ringlens.observe.recording import Recording
+from ringlens.observe.instruments.transfer import bring
+from ringlens.observe.pipeline.commit_thread import Recording
+from ringlens.observe.pipeline.ranks import Place
+from ringlens.observe.pipeline.recorder import OnForward, Recorder
+from ringlens.observe.pipeline.trace_buffer import Task, TraceBuffer
 from ringlens.observe.sampling import processors
 
 if TYPE_CHECKING:

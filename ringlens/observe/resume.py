@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ringlens.errors import ObservationError
-from ringlens.observe.buffer import Task
+from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.store import Store
 from ringlens.store.schema.captured import RUNNING
 from ringlens.store.schema.records import TokenArrays

@@ -14,16 +14,16 @@ import torch
 from ringlens.config import RECORDABLE, Recorded, Sampling, known_only, number, recordable, whole
 from ringlens.errors import ConfigError
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
-from ringlens.observe.buffer import Task
 from ringlens.observe.given import TextOrIds
 from ringlens.observe.inputs import check_rows, say_beyond_context
-from ringlens.observe.ranks import Place, gone_peers, place
-from ringlens.observe.record import run_record
-from ringlens.observe.recording import EVERY, Recording
+from ringlens.observe.instruments.vectors import resolve
+from ringlens.observe.pipeline.commit_thread import EVERY, Recording
+from ringlens.observe.pipeline.ranks import Place, gone_peers, place
+from ringlens.observe.pipeline.run_record import run_record
+from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.resume import unfinished_batches
 from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
-from ringlens.observe.vectors import resolve
 from ringlens.store import Store, StoreWriter
 from ringlens.store.schema.records import RunRecord
 

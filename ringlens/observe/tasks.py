@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ringlens.config import Sampling
 from ringlens.errors import ConfigError, ProblemError
-from ringlens.observe.buffer import Task
 from ringlens.observe.chat import chat_text, prompt_text
 from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
 from ringlens.observe.inputs import Encoder, check_rows, item_ids, say_beyond_context
+from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.sampling import trace_seed
 from ringlens.observe.text import token_text
 from ringlens.observe.turns import markup

@@ -19,8 +19,8 @@ from typing import Any
 from ringlens.config import Sampling
 from ringlens.errors import ConfigError, ProblemError, ServingError
 from ringlens.model.tokenizer import tokenizer_digest
-from ringlens.observe.buffer import Task
 from ringlens.observe.given import TextOrIds
+from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.session import OnProgress
 from ringlens.observe.tasks import problem_tasks
 from ringlens.problem import Problem, check_problem

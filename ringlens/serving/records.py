@@ -14,7 +14,7 @@ import numpy as np
 
 from ringlens.errors import RinglensError, ServingError
 from ringlens.model.tokenizer import tokenizer_digest
-from ringlens.observe.record import sizes
+from ringlens.observe.pipeline.run_record import sizes
 from ringlens.observe.text import TokenText, token_text
 from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Problem, grade

@@ -15,7 +15,7 @@ from ringlens.model.loading import locate, model_name, read_config
 from ringlens.model.tokenizer_gate import open_tokenizer
 from ringlens.observe.chat import messages_text, prompt_text
 from ringlens.observe.given import check_text
-from ringlens.observe.record import sizes
+from ringlens.observe.pipeline.run_record import sizes
 from ringlens.observe.turns import FAULTS
 from ringlens.store.schema.run_shape import RunShape
 

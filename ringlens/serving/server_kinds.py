@@ -12,7 +12,7 @@ from ringlens.serving.wire import Decode, sglang_expert_ids, vllm_expert_ids
 
 if TYPE_CHECKING:
     from ringlens.config import Sampling
-    from ringlens.observe.buffer import Task
+    from ringlens.observe.pipeline.trace_buffer import Task
     from ringlens.serving.served_model import ServedModel
 
 Body = dict[str, Any]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringlens.errors import ObservationError
-from ringlens.observe.block import Field, Seen
+from ringlens.observe.pipeline.block import Field, Seen
 from ringlens.problem import Problem
 
 VOCABULARY = "vocabulary"

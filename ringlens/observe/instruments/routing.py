@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ringlens.observe.parcel import Courier, Parcel, Tensors
-from ringlens.observe.points import expert_bias, gate
-from ringlens.observe.router import (
+from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
+from ringlens.observe.kernels.router import (
     RouterSpec,
     refuse_other_choice,
     rounded_logits,
     router_record,
     storable_logits,
 )
+from ringlens.observe.points import expert_bias, gate
 
 if TYPE_CHECKING:
     from ringlens.model.modeling import BailingMoeV2ForCausalLM

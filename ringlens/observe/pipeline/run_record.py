@@ -14,9 +14,9 @@ import numpy as np
 from ringlens.config import Recorded, Sampling
 from ringlens.model.parallel import parallel_of
 from ringlens.model.tokenizer import tokenizer_digest
-from ringlens.observe.buffer import Task
+from ringlens.observe.pipeline.ranks import Place
+from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.points import expert_bias
-from ringlens.observe.ranks import Place
 from ringlens.store.schema.records import RunRecord
 from ringlens.versions import version_of
 

@@ -22,9 +22,9 @@ from nnsight.intervention.util import first_input, replace_first_input
 from torch import Tensor, nn
 
 from ringlens.errors import ConfigError, ObservationError
+from ringlens.interact.cache import Name, Place, locate
+from ringlens.interact.hooks import changed_since, check_like, replace, version_of, view
 from ringlens.model.parallel import parallel_of
-from ringlens.observe.cache import Name, Place, locate
-from ringlens.observe.hooks import changed_since, check_like, replace, version_of, view
 from ringlens.observe.inputs import check_options, model_inputs, token_rows
 from ringlens.observe.points import POINTS, Point, find_point, module_at, tokens_module
 

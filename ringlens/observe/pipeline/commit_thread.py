@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from ringlens.observe.block import Block
-from ringlens.observe.buffer import TraceBuffer
-from ringlens.observe.finite import Fault, merged, refuse, suspects
+from ringlens.observe.pipeline.block import Block
+from ringlens.observe.pipeline.finite import Fault, merged, refuse, suspects
+from ringlens.observe.pipeline.trace_buffer import TraceBuffer
 from ringlens.store import StoreWriter
 from ringlens.store.write.peers import Peers
 

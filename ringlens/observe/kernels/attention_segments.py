@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ringlens.observe.attention import (
+from ringlens.observe.kernels.attention import (
     MAX_SCORES,
     Causal,
     Mask,
@@ -22,7 +22,7 @@ from ringlens.observe.attention import (
     visible_keys,
     weight_back,
 )
-from ringlens.observe.attention_flash import flash_attention, has_flash
+from ringlens.observe.kernels.attention_flash import flash_attention, has_flash
 
 
 def offset_weights(
@@ -38,7 +38,7 @@ def offset_weights(
     Args:
         query_BHTC: Queries.
         key_BGSC: Keys.
-        mask: As for :func:`ringlens.observe.attention.head_statistics`.
+        mask: As for :func:`ringlens.observe.kernels.attention.head_statistics`.
         scaling: Factor on the scores.
         logsumexp_BTH: log Σ exp of the scores, as ``head_statistics`` gives it.
         offsets: 0 for the query's own position, 1 for the one before it, …
@@ -77,7 +77,7 @@ def segment_mass(
     Args:
         query_BHTC: Queries.
         key_BGSC: Keys.
-        mask: As for :func:`ringlens.observe.attention.head_statistics`.
+        mask: As for :func:`ringlens.observe.kernels.attention.head_statistics`.
         scaling: Factor on the scores.
         spans: Start and stop of each span, integer [J, 2] or [B, J, 2]; spans may overlap.
 
@@ -118,7 +118,7 @@ def _mass(
         value_BGSC = value_BGSC.to(query_BHTC.dtype)
         mass, _ = flash_attention(query_BHTC, key_BGSC, value_BGSC, mask.first_B, scaling)
         return mass[..., :j].transpose(1, 2)
-    from ringlens.observe.attention_triton import attention_with_statistics
+    from ringlens.observe.kernels.attention_triton import attention_with_statistics
 
     value_BGSC = inside_BSC.half().unsqueeze(1).expand(key_BGSC.shape)  # finer than bfloat16
     mass_BTHC, (entropy, *_) = attention_with_statistics(
@@ -140,7 +140,7 @@ def top_positions(
     Args:
         query_BHTC: Queries.
         key_BGSC: Keys.
-        mask: As for :func:`ringlens.observe.attention.head_statistics`.
+        mask: As for :func:`ringlens.observe.kernels.attention.head_statistics`.
         scaling: Factor on the scores.
         k: How many.
         heads: Which heads; None for all. Memory is O(t·S) for blocks of t queries.

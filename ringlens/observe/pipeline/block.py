@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ringlens.observe.parcel import Parcel
+from ringlens.observe.instruments.transfer import Parcel
 
 Field = tuple[str, str]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ringlens.errors import ObservationError
-from ringlens.observe.triton_here import triton_installed
+from ringlens.observe.kernels.triton_available import triton_installed
 
 # Two scores closer than this may change places between one way of rounding and another.
 TIE = 1e-6
@@ -105,7 +105,7 @@ def router_record(
         spec: Constants of the router.
     """
     if logits_NE.is_cuda and triton_installed():
-        from ringlens.observe.router_triton import record_rows
+        from ringlens.observe.kernels.router_triton import record_rows
 
         return record_rows(logits_NE, weights_Nk, ids_Nk, bias_E, spec)
     return torch_record(logits_NE, weights_Nk, ids_Nk, bias_E, spec)

@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from ringlens.errors import ObservationError
-from ringlens.observe.attention import HeadStatistics, has_triton
+from ringlens.observe.kernels.attention import HeadStatistics, has_triton
 
 NAME = "ringlens"
 _STATISTICS = "ringlens_statistics"
@@ -71,7 +71,7 @@ def attention_forward(
             "attention='ringlens' has neither gradients nor dropout on CUDA. Load the model with "
             "attention='sdpa' for training, or run it under torch.inference_mode()."
         )
-    from ringlens.observe.attention_triton import attention_with_statistics
+    from ringlens.observe.kernels.attention_triton import attention_with_statistics
 
     first_B = None if attention_mask is None else attention_mask.to(query.device)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

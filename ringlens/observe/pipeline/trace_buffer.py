@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringlens.config import Recorded, TopAttention, Vectors
-from ringlens.observe import heads, routing
-from ringlens.observe.block import Field, Seen
-from ringlens.observe.finite import PEAK, Fault, faults, merged
-from ringlens.observe.strip import Strip
+from ringlens.observe.instruments import heads, routing
+from ringlens.observe.pipeline.block import Field, Seen
+from ringlens.observe.pipeline.finite import PEAK, Fault, faults, merged
+from ringlens.observe.pipeline.strip import Strip
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Grade, Problem, grade

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ringlens.config import Recorded, TopAttention
 from ringlens.errors import ObservationError
-from ringlens.observe.block import Block, Shipment
-from ringlens.observe.heads import AttentionInstrument, head_fields, top_fields
-from ringlens.observe.parcel import Courier, bring
-from ringlens.observe.ranks import Place
-from ringlens.observe.routing import RoutingInstrument
-from ringlens.observe.vectors import VectorInstrument, Window
-from ringlens.observe.vocabulary import PeakInstrument, VocabularyInstrument
+from ringlens.observe.instruments.heads import AttentionInstrument, head_fields, top_fields
+from ringlens.observe.instruments.logprobs import PeakInstrument, VocabularyInstrument
+from ringlens.observe.instruments.routing import RoutingInstrument
+from ringlens.observe.instruments.transfer import Courier, bring
+from ringlens.observe.instruments.vectors import VectorInstrument, Window
+from ringlens.observe.pipeline.block import Block, Shipment
+from ringlens.observe.pipeline.ranks import Place
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens

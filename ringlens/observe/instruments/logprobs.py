@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ringlens.observe.attention import has_triton
-from ringlens.observe.parcel import Courier, Parcel, Tensors
+from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
+from ringlens.observe.kernels.attention import has_triton
 from ringlens.observe.points import POINTS, module_at, unembed
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PEAK = "peak"
 def surprise(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of ``token_ids`` [...] under ``logits`` [..., V], and entropy, in nats."""
     if has_triton(logits.device, logits.dtype):
-        from ringlens.observe.vocabulary_triton import surprise_rows
+        from ringlens.observe.kernels.logprobs_triton import surprise_rows
 
         found = surprise_rows(logits.flatten(0, -2).contiguous(), token_ids.flatten())
         return found[0].view(token_ids.shape), found[1].view(token_ids.shape)

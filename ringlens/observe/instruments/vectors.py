@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ringlens.config import TopAttention, Vectors
 from ringlens.errors import ConfigError
-from ringlens.observe.hooks import attach
-from ringlens.observe.parcel import Courier, Parcel, Tensors
+from ringlens.interact.hooks import attach
+from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
 from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from ringlens.observe.router import RouterRecord, RouterSpec
+from ringlens.observe.kernels.router import RouterRecord, RouterSpec
 
 REMOVED = tl.constexpr(-(2**31))
 NOWHERE = tl.constexpr(2**31 - 1)
@@ -29,7 +29,7 @@ NOWHERE = tl.constexpr(2**31 - 1)
 def record_rows(
     logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
 ) -> RouterRecord:
-    """The record that `ringlens.observe.router.torch_record` gives, from one kernel."""
+    """The record that `ringlens.observe.kernels.router.torch_record` gives, from one kernel."""
     (N, k), E = ids_Nk.shape, spec.experts
     ids_2Nk = ids_Nk.new_empty(2, N, k, dtype=torch.int64)
     numbers_2Nk = logits_NE.new_empty(2, N, k, dtype=torch.float32)

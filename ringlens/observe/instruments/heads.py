@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from ringlens.observe.attention import Causal, HeadStatistics, head_statistics
-from ringlens.observe.attention_interface import take_statistics
-from ringlens.observe.attention_segments import top_positions
-from ringlens.observe.parcel import Courier, Parcel, Tensors
+from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
+from ringlens.observe.instruments.vectors import Window
+from ringlens.observe.kernels.attention import Causal, HeadStatistics, head_statistics
+from ringlens.observe.kernels.attention_interface import take_statistics
+from ringlens.observe.kernels.attention_segments import top_positions
 from ringlens.observe.points import POINTS, attention_kernel, module_at
-from ringlens.observe.vectors import Window
 
 if TYPE_CHECKING:
     from ringlens.model.modeling import BailingMoeV2ForCausalLM

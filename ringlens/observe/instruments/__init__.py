@@ -1,0 +1,1 @@
+"""Instruments: each records one kind of thing while the model runs."""

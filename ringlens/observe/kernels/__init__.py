@@ -1,0 +1,1 @@
+"""The arithmetic of instruments, in torch and in Triton side by side."""
