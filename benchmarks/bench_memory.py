@@ -30,11 +30,11 @@ from bench_slice import RECORDS
 
 import ringlens as rl
 from ringlens.lens import Lens
-from ringlens.model.memory import Workload
-from ringlens.model.placement import Device
-from ringlens.model.plan import largest
-from ringlens.model.setting import Setting, setting
-from ringlens.model.way import by_device_map
+from ringlens.model.fit.memory import Workload
+from ringlens.model.fit.placement import Device
+from ringlens.model.fit.plan import largest
+from ringlens.model.fit.scenario import Setting, setting
+from ringlens.model.fit.strategy import by_device_map
 
 MODEL, LAYERS, SMALL = "ring-1t-slice", 4, 110 * 10**9
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from ringlens.data import path as bundled
 from ringlens.lens import Lens
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
-from ringlens.model.attention import BailingMoeV2RotaryEmbedding
+from ringlens.model.ring.attention import BailingMoeV2RotaryEmbedding
 
 FAMILY = {
     "vocab_size": 157184,

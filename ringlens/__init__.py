@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import RinglensError
-from ringlens.model.registration import register_when_imported
+from ringlens.model.ring.registration import register_when_imported
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens, load

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ringlens.interact.tracing import Points, RingEnvoy
-    from ringlens.model.configuration import BailingMoeV2Config
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 
 @dataclass(frozen=True)

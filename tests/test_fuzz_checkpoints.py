@@ -25,13 +25,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-import ringlens.model.tokenizer_gate as tokenizer_module
+import ringlens.model.gate.tokenizer_files as tokenizer_module
 from ringlens.errors import CheckpointError, ConfigError, ModelNotFoundError, RinglensError
+from ringlens.model.fit.memory import Workload
+from ringlens.model.fit.placement import devices
+from ringlens.model.fit.plan import plan
+from ringlens.model.fit.scenario import setting
 from ringlens.model.loading import load_model, read_config
-from ringlens.model.memory import Workload
-from ringlens.model.placement import devices
-from ringlens.model.plan import plan
-from ringlens.model.setting import setting
 
 MANY = int(os.environ.get("RINGLENS_FUZZ", "1"))
 BASE = {**plain_ring.BASE, "num_hidden_layers": 2, "dtype": "float32", "norm_topk_prob": True}

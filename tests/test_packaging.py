@@ -104,14 +104,14 @@ def test_public_names_are_there_and_few():
     "first",
     [
         "import ringlens",
-        "import ringlens.model.modeling",
+        "import ringlens.model.ring.modeling",
         "from ringlens.model import BailingMoeV2ForCausalLM",
         "from transformers import AutoModelForCausalLM; import ringlens",
-        "from transformers import AutoModelForCausalLM; import ringlens.model.configuration",
+        "from transformers import AutoModelForCausalLM; import ringlens.model.ring.configuration",
     ],
 )
 def test_auto_classes_know_ring_in_any_import_order(first):
     folder = str(ROOT / "tests" / "golden" / "ring-tiny")
     code = f"{first}\nfrom transformers import AutoModelForCausalLM as A\n"
     code += f"m = A.from_pretrained({folder!r}); print(type(m).__module__, m.num_parameters())"
-    assert run(code).endswith("ringlens.model.modeling 478912")
+    assert run(code).endswith("ringlens.model.ring.modeling 478912")

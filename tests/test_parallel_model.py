@@ -10,6 +10,9 @@ import transformers.distributed
 import warm
 
 from ringlens.errors import ConfigError
+from ringlens.model.fit.placement import devices
+from ringlens.model.fit.scenario import setting
+from ringlens.model.fit.strategy import sharded
 from ringlens.model.loading import load_model, read_config
 from ringlens.model.parallel import (
     Parallel,
@@ -18,9 +21,6 @@ from ringlens.model.parallel import (
     owned_layers,
     parallel_of,
 )
-from ringlens.model.placement import devices
-from ringlens.model.setting import setting
-from ringlens.model.way import sharded
 
 pytestmark = pytest.mark.xdist_group("torchrun")  # what the ranks saw is computed once
 WORKER = Path(__file__).parent / "parallel_worker.py"

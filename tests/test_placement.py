@@ -14,12 +14,9 @@ from hypothesis import strategies as st
 
 from ringlens.cli.plan_report import report
 from ringlens.errors import ConfigError
-from ringlens.model.launch import Launch, commands
-from ringlens.model.layout import choose_layout
-from ringlens.model.loading import read_config
-from ringlens.model.memory import BLOCK_TOKENS, HELD, QUEUED, QUEUED_ALONE, Workload
-from ringlens.model.parallel import distributed_config
-from ringlens.model.placement import (
+from ringlens.model.fit.launch import Launch, commands
+from ringlens.model.fit.memory import BLOCK_TOKENS, HELD, QUEUED, QUEUED_ALONE, Workload
+from ringlens.model.fit.placement import (
     Device,
     Load,
     Need,
@@ -29,10 +26,13 @@ from ringlens.model.placement import (
     fits,
     spread,
 )
-from ringlens.model.plan import Plan, gpus_needed, plan
-from ringlens.model.setting import setting
-from ringlens.model.size import QUANTIZATIONS, census, measure, precision
-from ringlens.model.way import by_device_map, by_torchrun, by_vllm, sharded
+from ringlens.model.fit.plan import Plan, gpus_needed, plan
+from ringlens.model.fit.scenario import setting
+from ringlens.model.fit.size import QUANTIZATIONS, census, measure, precision
+from ringlens.model.fit.strategy import by_device_map, by_torchrun, by_vllm, sharded
+from ringlens.model.layout import choose_layout
+from ringlens.model.loading import read_config
+from ringlens.model.parallel import distributed_config
 
 CONFIGS = Path(__file__).parent / "configs"
 GB = 10**9

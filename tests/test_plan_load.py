@@ -10,13 +10,13 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
+from ringlens.model.fit.memory import Workload
+from ringlens.model.fit.placement import Device, automatic_map
+from ringlens.model.fit.scenario import setting
+from ringlens.model.fit.size import census, measure, precision
+from ringlens.model.fit.strategy import by_device_map
 from ringlens.model.loading import load_model, read_config
-from ringlens.model.memory import Workload
-from ringlens.model.placement import Device, automatic_map
 from ringlens.model.quantization import weight_bytes
-from ringlens.model.setting import setting
-from ringlens.model.size import census, measure, precision
-from ringlens.model.way import by_device_map
 
 TINY = {
     "architectures": ["BailingMoeV2ForCausalLM"],

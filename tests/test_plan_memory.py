@@ -9,15 +9,15 @@ from torch.utils._pytree import tree_flatten
 from transformers.cache_utils import DynamicCache
 
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
-from ringlens.model.memory import (
+from ringlens.model.fit.memory import (
     CHUNK_LOGITS,
     Workload,
     activation_bytes,
     cache_bytes,
     decoding_bytes,
 )
-from ringlens.model.placement import devices
-from ringlens.model.setting import setting
+from ringlens.model.fit.placement import devices
+from ringlens.model.fit.scenario import setting
 
 BASE = {
     "architectures": ["BailingMoeV2ForCausalLM"],

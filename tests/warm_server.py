@@ -44,7 +44,7 @@ PRELOAD = (
     "ringlens.cli.main",
     "ringlens.observe.session",
     "ringlens.serving.importing",
-    "ringlens.model.conversion",
+    "ringlens.model.ring.conversion",
     "ringlens.store.check.check",
     "ringlens.app",
 )

@@ -11,9 +11,9 @@ import click
 from ringlens.errors import ConfigError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from ringlens.model.configuration import BailingMoeV2Config
-    from ringlens.model.launch import Launch
-    from ringlens.model.plan import Plan
+    from ringlens.model.fit.launch import Launch
+    from ringlens.model.fit.plan import Plan
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
 @click.command()
@@ -64,17 +64,17 @@ def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **g
 
 def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch]:
     """Read what was asked, and plan it; the cheap checks come first."""
-    from ringlens.model.placement import devices
+    from ringlens.model.fit.placement import devices
 
     over = devices(gpus)
     reserve = _bytes(given["reserve"])
     if given["gpus_per_node"] < 1:
         raise ConfigError(f"gpus-per-node = {given['gpus_per_node']}; it must be 1 or more.")
-    from ringlens.model.launch import MODEL, Launch
+    from ringlens.model.fit.launch import MODEL, Launch
+    from ringlens.model.fit.memory import Workload
+    from ringlens.model.fit.plan import plan as plan_over
+    from ringlens.model.fit.scenario import setting
     from ringlens.model.loading import locate, read_config
-    from ringlens.model.memory import Workload
-    from ringlens.model.plan import plan as plan_over
-    from ringlens.model.setting import setting
 
     file = Path(model).expanduser()
     if file.suffix == ".json" and not file.is_file():
@@ -105,7 +105,7 @@ def _loaded_dtype(model: str, config: BailingMoeV2Config) -> str:
 
 def _bytes(size: str) -> int:
     """Bytes of a size such as 2GB; 0 for 0."""
-    from ringlens.model.placement import devices
+    from ringlens.model.fit.placement import devices
 
     if re.fullmatch(r"0\s*\w*", size.strip()):
         return 0

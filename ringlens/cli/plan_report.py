@@ -13,15 +13,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ringlens.model.launch import FP8_MODEL, MODEL, Launch, commands
-from ringlens.model.placement import LAYERS
-from ringlens.model.setting import DECODING
-from ringlens.model.size import KEPT, QUANTIZED
-from ringlens.model.way import OUTSIDE, Way
+from ringlens.model.fit.launch import FP8_MODEL, MODEL, Launch, commands
+from ringlens.model.fit.placement import LAYERS
+from ringlens.model.fit.scenario import DECODING
+from ringlens.model.fit.size import KEPT, QUANTIZED
+from ringlens.model.fit.strategy import OUTSIDE, Way
 
 if TYPE_CHECKING:
-    from ringlens.model.placement import Load
-    from ringlens.model.plan import Plan
+    from ringlens.model.fit.placement import Load
+    from ringlens.model.fit.plan import Plan
 
 TITLES = {
     "device_map": "One process, layers spread over the devices",

@@ -12,7 +12,7 @@ from ringlens.errors import ObservationError
 from ringlens.observe.points import POINTS, Point, find_point, layer_of, layers_with
 
 if TYPE_CHECKING:
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 Name = str | tuple[str, int]
 Names = Name | Iterable[Name] | Callable[[str], bool] | None

@@ -29,7 +29,7 @@ from ringlens.observe.points import (
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 Hook = Callable[[Tensor], Tensor | None]
 Attachment = tuple[Point, int | None, Hook]

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ringlens.model.configuration import BailingMoeV2Config
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM, BailingMoeV2Model
+    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM, BailingMoeV2Model
 
 __all__ = ["BailingMoeV2Config", "BailingMoeV2ForCausalLM", "BailingMoeV2Model"]
 
@@ -17,4 +17,4 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = "configuration" if name == "BailingMoeV2Config" else "modeling"
-    return getattr(import_module(f"ringlens.model.{home}"), name)
+    return getattr(import_module(f"ringlens.model.ring.{home}"), name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ringlens.errors import ConfigError
-from ringlens.model.configuration import LAYOUTS
 from ringlens.model.quantization import MODULE_METHODS
+from ringlens.model.ring.configuration import LAYOUTS
 
 
 def choose_layout(

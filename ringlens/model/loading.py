@@ -11,9 +11,9 @@ import torch
 
 from ringlens.data import path as bundled
 from ringlens.errors import ConfigError, ModelNotFoundError
-from ringlens.model.checkpoint import CONFIG, check_folder, read_values
-from ringlens.model.configuration import BailingMoeV2Config
-from ringlens.model.hub import fetch_config, fetch_descriptions, fetch_weights
+from ringlens.model.gate.checkpoint import CONFIG, check_folder, read_values
+from ringlens.model.gate.hub import fetch_config, fetch_descriptions, fetch_weights
+from ringlens.model.gate.tokenizer_files import open_tokenizer
 from ringlens.model.layout import choose_layout
 from ringlens.model.parallel import distributed_config
 from ringlens.model.quantization import (
@@ -23,7 +23,7 @@ from ringlens.model.quantization import (
     quantization_config,
     quantization_method,
 )
-from ringlens.model.tokenizer_gate import open_tokenizer
+from ringlens.model.ring.configuration import BailingMoeV2Config
 from ringlens.plain import half_pair
 
 if TYPE_CHECKING:

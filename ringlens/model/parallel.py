@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from transformers import PreTrainedModel
 
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 # Attention weights are sharded, but every rank gathers all heads: an observer at the attention
 # interface sees whole queries and keys on each rank, and head statistics need no communication.
@@ -99,7 +99,7 @@ def owned_layers(model: PreTrainedModel) -> tuple[int, ...]:
     Under tensor and expert parallelism every rank owns every layer (its share of it); under
     pipeline parallelism the layers of other stages are placeholders without weights.
     """
-    from ringlens.model.modeling import BailingMoeV2DecoderLayer
+    from ringlens.model.ring.modeling import BailingMoeV2DecoderLayer
 
     layers = model.get_decoder().layers
     return tuple(i for i, layer in enumerate(layers) if isinstance(layer, BailingMoeV2DecoderLayer))

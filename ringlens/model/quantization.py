@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 QUANTIZATIONS = ("nf4", "nf4-double", "int8", "fp8")
 # Methods that replace nn.Linear and know nothing of 3-D parameters.

@@ -19,11 +19,11 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from ringlens.errors import ObservationError
-from ringlens.model.attention import attention_kernel
+from ringlens.model.ring.attention import attention_kernel
 
 if TYPE_CHECKING:
-    from ringlens.model.configuration import BailingMoeV2Config
-    from ringlens.model.moe import BailingMoeV2Gate
+    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from ringlens.model.ring.moe import BailingMoeV2Gate
 
 __all__ = [
     "POINTS",

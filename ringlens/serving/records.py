@@ -27,7 +27,7 @@ from ringlens.store.write.validate import check_trace
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
 def imported_run(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ServingError
-from ringlens.model.hub import fetch_descriptions
+from ringlens.model.gate.hub import fetch_descriptions
+from ringlens.model.gate.tokenizer_files import open_tokenizer
 from ringlens.model.loading import locate, model_name, read_config
-from ringlens.model.tokenizer_gate import open_tokenizer
 from ringlens.observe.chat import messages_text, prompt_text
 from ringlens.observe.given import check_text
 from ringlens.observe.pipeline.run_record import sizes
@@ -22,7 +22,7 @@ from ringlens.store.schema.run_shape import RunShape
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ringlens.observe.kernels.attention_segments import top_positions
 from ringlens.observe.points import POINTS, attention_kernel, module_at
 
 if TYPE_CHECKING:
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 FIELDS = ("entropy", "first_weight", "previous_weight", "output_norm")
 

@@ -17,7 +17,7 @@ from ringlens.observe.kernels.attention import has_triton
 from ringlens.observe.points import POINTS, module_at, unembed
 
 if TYPE_CHECKING:
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 # Logits held at a time; a GPU wants large products.
 MAX_LOGITS = {"cpu": 2**25, "cuda": 2**27}

@@ -25,7 +25,7 @@ from ringlens.observe.kernels.router import (
 from ringlens.observe.points import expert_bias, gate
 
 if TYPE_CHECKING:
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 FIELDS = (
     "expert_ids",

@@ -21,7 +21,7 @@ from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
-    from ringlens.model.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 # Where these are to be found instead: they have tables of their own.
 ELSEWHERE = {

@@ -22,7 +22,7 @@ from ringlens.versions import version_of
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 VERSIONED = ("ringlens", "torch", "transformers", "accelerate", "duckdb", "pyarrow")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ringlens.errors import ModelNotFoundError
-from ringlens.model.checkpoint import CONFIG, READ
-from ringlens.model.shards import INDEX, SINGLE, shard_names
+from ringlens.model.gate.checkpoint import CONFIG, READ
+from ringlens.model.gate.shards import INDEX, SINGLE, shard_names
 
 
 def fetch_config(name: str, revision: str | None) -> Path:

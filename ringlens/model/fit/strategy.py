@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ringlens.errors import ConfigError
-from ringlens.model.configuration import BailingMoeV2Config
-from ringlens.model.parallel import check_sizes
-from ringlens.model.placement import (
+from ringlens.model.fit.placement import (
     LAYERS,
     Device,
     DeviceMap,
@@ -22,14 +20,16 @@ from ringlens.model.placement import (
     fits,
     spread,
 )
-from ringlens.model.setting import (
+from ringlens.model.fit.scenario import (
     BITSANDBYTES,
     RESERVE_PROCESS,
     Setting,
     empty_loads,
     layout_for,
 )
-from ringlens.model.size import Size
+from ringlens.model.fit.size import Size
+from ringlens.model.parallel import check_sizes
+from ringlens.model.ring.configuration import BailingMoeV2Config
 
 # What stands outside the layers and is worth telling, and what it is called.
 OUTSIDE = {"model.word_embeddings": "embeddings", "lm_head": "head"}

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ringlens.errors import ConfigError
-from ringlens.model.configuration import BailingMoeV2Config
-from ringlens.model.layout import choose_layout
-from ringlens.model.memory import (
+from ringlens.model.fit.memory import (
     Recording,
     Workload,
     activation_bytes,
@@ -17,9 +15,8 @@ from ringlens.model.memory import (
     decoding_bytes,
     recording_bytes,
 )
-from ringlens.model.placement import LAYERS, Device, Load, Need
-from ringlens.model.quantization import fp8_block
-from ringlens.model.size import (
+from ringlens.model.fit.placement import LAYERS, Device, Load, Need
+from ringlens.model.fit.size import (
     Precision,
     Size,
     Tensors,
@@ -28,6 +25,9 @@ from ringlens.model.size import (
     precision,
     published_quantization,
 )
+from ringlens.model.layout import choose_layout
+from ringlens.model.quantization import fp8_block
+from ringlens.model.ring.configuration import BailingMoeV2Config
 
 # Kept back on each GPU: CUDA context, workspaces of its libraries, fragmentation of the allocator.
 RESERVE = 2 * 10**9

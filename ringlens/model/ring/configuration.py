@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from ringlens.errors import ConfigError, RinglensError
-from ringlens.model.fields import check_fields, check_size, require
 from ringlens.model.parallel import EP_PLAN, PP_PLAN, TP_PLAN
+from ringlens.model.ring.fields import check_fields, check_size, require
 
 ARCHITECTURES = ("BailingMoeV2ForCausalLM", "BailingMoeV2Model")
 LAYOUTS = ("fused", "modules")

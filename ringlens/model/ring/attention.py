@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ringlens.model.configuration import BailingMoeV2Config
+from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
 class BailingMoeV2RMSNorm(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 
-from ringlens.model.configuration import BailingMoeV2Config
+from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
 class BailingMoeV2MLP(nn.Module):

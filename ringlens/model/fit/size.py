@@ -1,7 +1,7 @@
 """How large a Ring model is, from its configuration alone: parameters by kind, bytes in memory.
 
 Nothing is loaded or built: names and shapes are those of
-:func:`ringlens.model.conversion.expected_tensors`.
+:func:`ringlens.model.ring.conversion.expected_tensors`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ConfigError
-from ringlens.model.conversion import Shape, expected_tensors
+from ringlens.model.ring.conversion import Shape, expected_tensors
 
 if TYPE_CHECKING:
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 KINDS = ("experts", "shared experts", "attention", "dense FFN", "router", "embeddings", "norms")
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}

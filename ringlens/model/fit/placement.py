@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ringlens.errors import ConfigError
-from ringlens.model.size import Size
+from ringlens.model.fit.size import Size
 
 LAYERS = "model.layers."
 DeviceMap = dict[str, str | int]

@@ -8,7 +8,7 @@ from types import ModuleType
 import wrapt
 
 _AUTO = "transformers.models.auto"
-_MODELING = "ringlens.model.modeling"
+_MODELING = "ringlens.model.ring.modeling"
 
 
 def register_when_imported() -> None:
@@ -24,7 +24,7 @@ def register_when_imported() -> None:
 
 
 def _register_config(auto: ModuleType) -> None:
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
     auto.AutoConfig.register("bailing_moe", BailingMoeV2Config, exist_ok=True)
 
@@ -42,7 +42,7 @@ def _register_models(modeling: ModuleType) -> None:
 
 
 def _register_converters(conversion_mapping: ModuleType) -> None:
-    from ringlens.model.conversion import fused_experts_converters
+    from ringlens.model.ring.conversion import fused_experts_converters
 
     # Under the class name of the fused layout alone: the other layout needs no conversion.
     conversion_mapping.register_checkpoint_conversion_mapping(

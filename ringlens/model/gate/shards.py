@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError, safe_open
 
 from ringlens.errors import CheckpointError
-from ringlens.model.json_files import MB, parse_object, read_object, regular
+from ringlens.model.gate.json_files import MB, parse_object, read_object, regular
 
 Shape = tuple[int, ...]
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import count
 from math import ceil
 
+from ringlens.model.fit.plan import Plan
+from ringlens.model.fit.scenario import RESERVE, layout_for
+from ringlens.model.fit.size import published_quantization
+from ringlens.model.fit.strategy import Way
 from ringlens.model.parallel import processes
-from ringlens.model.plan import Plan
-from ringlens.model.setting import RESERVE, layout_for
-from ringlens.model.size import published_quantization
-from ringlens.model.way import Way
 
 MAP_FILE = "device_map.json"
 STORE = "runs/first"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ringlens.model.placement import Device, fill, fits
-from ringlens.model.setting import BITSANDBYTES, Setting, empty_loads
-from ringlens.model.size import published_quantization
-from ringlens.model.way import Way, by_device_map, by_torchrun, by_vllm
+from ringlens.model.fit.placement import Device, fill, fits
+from ringlens.model.fit.scenario import BITSANDBYTES, Setting, empty_loads
+from ringlens.model.fit.size import published_quantization
+from ringlens.model.fit.strategy import Way, by_device_map, by_torchrun, by_vllm
 
 COMMON = (80 * 10**9, 141 * 10**9)
 FP8_NOTE = " (with a checkpoint published in FP8)"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 # Recording: decoding steps observed together; bytes of blocks that may wait for the writer (beside
 # a GPU, and on the CPU alone), and of records that wait to be committed (the constants of

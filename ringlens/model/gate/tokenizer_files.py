@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import CheckpointError, ModelNotFoundError, RinglensError
-from ringlens.model.json_files import MB, read_bytes, read_object, regular
+from ringlens.model.gate.json_files import MB, read_bytes, read_object, regular
 from ringlens.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 # Any of these files is a vocabulary. Ring's have tokenizer.json, of 12 MB.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")

@@ -27,23 +27,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ringlens.errors import CheckpointError
-from ringlens.model.attention import (
-    BailingMoeV2Attention,
-    BailingMoeV2RMSNorm,
-    BailingMoeV2RotaryEmbedding,
-)
-from ringlens.model.caching import CACHE, NEW, OLD, given
-from ringlens.model.checkpoint import check_checkpoint, check_folder
-from ringlens.model.configuration import BailingMoeV2Config
-from ringlens.model.conversion import prediction_layer_pattern
+from ringlens.model.gate.checkpoint import check_checkpoint, check_folder
 from ringlens.model.layout import choose_layout
-from ringlens.model.moe import (
-    BailingMoeV2ExpertModules,
-    BailingMoeV2Experts,
-    BailingMoeV2Gate,
-    BailingMoeV2MLP,
-    BailingMoeV2SparseMoeBlock,
-)
 from ringlens.model.parallel import HEAD_TP_PLAN, number_cache, splits_experts
 from ringlens.model.quantization import (
     is_offloading,
@@ -51,6 +36,21 @@ from ringlens.model.quantization import (
     keep_portable,
     quantization_method,
     warn_once,
+)
+from ringlens.model.ring.attention import (
+    BailingMoeV2Attention,
+    BailingMoeV2RMSNorm,
+    BailingMoeV2RotaryEmbedding,
+)
+from ringlens.model.ring.caching import CACHE, NEW, OLD, given
+from ringlens.model.ring.configuration import BailingMoeV2Config
+from ringlens.model.ring.conversion import prediction_layer_pattern
+from ringlens.model.ring.moe import (
+    BailingMoeV2ExpertModules,
+    BailingMoeV2Experts,
+    BailingMoeV2Gate,
+    BailingMoeV2MLP,
+    BailingMoeV2SparseMoeBlock,
 )
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 ``ringlens plan`` and loading share it. A folder is read in three steps, each of which refuses what
 is malformed in a sentence: what it says of itself (:func:`read_values`, :func:`check_folder`), its
 weights against its configuration (:func:`check_checkpoint`), and its tokenizer
-(:mod:`ringlens.model.tokenizer_gate`). Files are opened as data alone: no pickle, no code of the
-checkpoint, no pipe, no file outside the folder that the checkpoint itself names.
+(:mod:`ringlens.model.gate.tokenizer_files`). Files are opened as data alone: no pickle, no code of
+the checkpoint, no pipe, no file outside the folder that the checkpoint itself names.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import CheckpointError, ConfigError
-from ringlens.model.conversion import expected_tensors
-from ringlens.model.fields import DTYPES, check_fields, require
-from ringlens.model.json_files import MB, read_object, regular
+from ringlens.model.gate.json_files import MB, read_object, regular
+from ringlens.model.gate.shards import INDEX, Header, headers, shard_names
 from ringlens.model.quantization import fp8_block, quantization_method
-from ringlens.model.shards import INDEX, Header, headers, shard_names
+from ringlens.model.ring.conversion import expected_tensors
+from ringlens.model.ring.fields import DTYPES, check_fields, require
 
 if TYPE_CHECKING:
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 CONFIG_LIMIT = 4 * MB
@@ -72,7 +72,7 @@ def _ignored() -> set[str]:
     """
     from transformers import GenerationConfig, PreTrainedConfig
 
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
     read = {f.name for f in fields(PreTrainedConfig)} | set(vars(GenerationConfig()))
     own = set(BailingMoeV2Config.__annotations__) | {"architectures", "dtype", "auto_map"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers.core_model_loading import WeightConverter
 
-    from ringlens.model.configuration import BailingMoeV2Config
+    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 Shape = tuple[int, ...]
 
