@@ -1,7 +1,7 @@
 """A bundle: some traces as a folder of files that any web server can show, with no code on it.
 
 The pages are the dashboard's own script of the trace page; what it would fetch from
-:mod:`ringlens.app.data_routes` lies there as files, under the same names.
+:mod:`ringlens.app.trace.routes` lies there as files, under the same names.
 
 Shape letters: S sparse layers, E experts.
 """
@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ringlens.app import page_trace, payload
-from ringlens.app.scope import Scope
-from ringlens.app.usage_cache import UsageCache
+from ringlens.app.shared.scope import Scope
+from ringlens.app.shared.usage_cache import UsageCache
+from ringlens.app.trace import page as page_trace
+from ringlens.app.trace import payload
 from ringlens.store import Store, Trace
 from ringlens.store.maintain.export import whole
 from ringlens.store.schema.captured import PHASES

@@ -14,7 +14,7 @@ from flask import Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from ringlens.app import asked
-from ringlens.app.data_routes import status_of
+from ringlens.app.trace.routes import status_of
 from ringlens.errors import RequestError, RinglensError
 
 CALLBACKS = "/_dash-update-component"

@@ -12,8 +12,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ringlens.app import access, payload, prefix
+from ringlens.app import access, prefix
 from ringlens.app.following import PATIENCE, FollowingApp, is_awaited
+from ringlens.app.trace import payload
 from ringlens.errors import ConfigError
 from ringlens.store import Store
 from ringlens.store.storage.folder import folder_at

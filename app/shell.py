@@ -8,22 +8,18 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app import (
-    asked,
-    callback_door,
-    data_routes,
-    page_routing,
-    page_sql,
-    page_store,
-    page_trace,
-    security,
-    sql_routes,
-)
-from ringlens.app.palette import FONT
-from ringlens.app.parts import state_page
+from ringlens.app import asked, callback_door, security
 from ringlens.app.prefix import below, without
-from ringlens.app.sources import Sources
-from ringlens.app.sql_console import Console
+from ringlens.app.routing import page as page_routing
+from ringlens.app.shared.palette import FONT
+from ringlens.app.shared.parts import state_page
+from ringlens.app.shared.sources import Sources
+from ringlens.app.sql import page as page_sql
+from ringlens.app.sql import routes as sql_routes
+from ringlens.app.sql.console import Console
+from ringlens.app.store import page as page_store
+from ringlens.app.trace import page as page_trace
+from ringlens.app.trace import routes as data_routes
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 

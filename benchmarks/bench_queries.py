@@ -26,23 +26,19 @@ from flask.testing import FlaskClient
 from plotly.io.json import to_json_plotly
 from side_by_side import machine
 
-from ringlens.app import (
-    expert_panel,
-    figures,
-    grid,
-    make_app,
-    page_routing,
-    page_store,
-    page_trace,
-    queries,
-    usage_views,
-)
-from ringlens.app.evidence import EvidenceCache
-from ringlens.app.scope import Scope
+from ringlens.app import make_app
+from ringlens.app.routing import expert_panel, usage_views
+from ringlens.app.routing import page as page_routing
 from ringlens.app.server import settle
-from ringlens.app.sources import Sources
-from ringlens.app.usage import Usage
-from ringlens.app.usage_cache import UsageCache
+from ringlens.app.shared import figures, queries
+from ringlens.app.shared.evidence import EvidenceCache
+from ringlens.app.shared.scope import Scope
+from ringlens.app.shared.sources import Sources
+from ringlens.app.shared.usage import Usage
+from ringlens.app.shared.usage_cache import UsageCache
+from ringlens.app.store import grid
+from ringlens.app.store import page as page_store
+from ringlens.app.trace import page as page_trace
 from ringlens.store import Store
 from ringlens.store.maintain.cube import CubeCache
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ringlens.app import figures
-from ringlens.app.usage import METRICS, PHASE_CHOICES, Sums, Usage, gini, max_violation
+from ringlens.app.shared import figures
+from ringlens.app.shared.usage import METRICS, PHASE_CHOICES, Sums, Usage, gini, max_violation
 
 LOADS = arrays.arrays(float, (3, 8), elements=st.integers(0, 50).map(float))
 

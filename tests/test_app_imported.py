@@ -9,7 +9,8 @@ from browser import page
 from records import random_run, random_trace
 from small_store import write_run
 
-from ringlens.app import make_app, payload
+from ringlens.app import make_app
+from ringlens.app.trace import payload
 from ringlens.store import ChoiceArrays, Store
 
 HOST = {"Host": "127.0.0.1:8050"}

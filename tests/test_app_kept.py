@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ringlens.app.kept import Kept
+from ringlens.app.shared.kept import Kept
 from ringlens.store.manifest.manifest import File
 
 

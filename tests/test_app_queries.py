@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from records import part, random_run, random_trace
 from small_store import write_run
 
-from ringlens.app import grid, payload, queries
-from ringlens.app.catalogue import Catalogue
-from ringlens.app.evidence import EvidenceCache
-from ringlens.app.figures import usage_heatmap
-from ringlens.app.scope import Scope
-from ringlens.app.usage_cache import UsageCache
+from ringlens.app.shared import queries
+from ringlens.app.shared.catalogue import Catalogue
+from ringlens.app.shared.evidence import EvidenceCache
+from ringlens.app.shared.figures import usage_heatmap
+from ringlens.app.shared.scope import Scope
+from ringlens.app.shared.usage_cache import UsageCache
+from ringlens.app.store import grid
+from ringlens.app.trace import payload
 from ringlens.cli.console import summary
 from ringlens.errors import NotInStoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter

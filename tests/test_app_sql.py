@@ -12,9 +12,12 @@ import pytest
 from pyarrow import parquet
 from small_store import small_store
 
-from ringlens.app import make_app, page_sql, sql_cells, sql_chart
-from ringlens.app.sql_console import KEPT, Console
-from ringlens.app.sql_examples import EXAMPLES
+from ringlens.app import make_app
+from ringlens.app.sql import cells as sql_cells
+from ringlens.app.sql import chart as sql_chart
+from ringlens.app.sql import page as page_sql
+from ringlens.app.sql.console import KEPT, Console
+from ringlens.app.sql.examples import EXAMPLES
 from ringlens.errors import NotInStoreError
 from ringlens.sandbox import confine, landlock
 from ringlens.sandbox.excerpt import KIND

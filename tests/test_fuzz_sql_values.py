@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 from sql_values import leaf, nested
 
-from ringlens.app import sql_cells
+from ringlens.app.sql import cells as sql_cells
 from ringlens.cli.sql_format import WRITERS
 from ringlens.errors import RinglensError, StoreError
 from ringlens.sandbox import confine

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.app.kept import Kept
-from ringlens.app.scope import Scope
+from ringlens.app.shared.kept import Kept
+from ringlens.app.shared.scope import Scope
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix
 from ringlens.store.manifest.manifest import File

@@ -11,11 +11,13 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import asked, grid, queries
-from ringlens.app.catalogue import Catalogue
-from ringlens.app.parts import GRID_THEME, ago, command_box, percent, plural, stat
+from ringlens.app import asked
 from ringlens.app.prefix import below
-from ringlens.app.sources import Sources
+from ringlens.app.shared import queries
+from ringlens.app.shared.catalogue import Catalogue
+from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, plural, stat
+from ringlens.app.shared.sources import Sources
+from ringlens.app.store import grid
 from ringlens.store import Store
 
 Row = dict[str, Any]

@@ -9,10 +9,11 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify
 
-from ringlens.app import payload, queries
 from ringlens.app.asked import shown, whole
 from ringlens.app.following import identity
-from ringlens.app.sources import Sources
+from ringlens.app.shared import queries
+from ringlens.app.shared.sources import Sources
+from ringlens.app.trace import payload
 from ringlens.errors import NotInStoreError, RequestError, RinglensError
 
 View = Callable[..., Any]

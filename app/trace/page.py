@@ -1,7 +1,7 @@
 """``/trace/<id>``: the chain of thought as text, and what the model did at each token.
 
 The page is a heading and an empty frame; its script (assets/trace*.js) draws the rest from the
-addresses of :mod:`ringlens.app.data_routes`.
+addresses of :mod:`ringlens.app.trace.routes`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app import queries
 from ringlens.app.asked import whole
-from ringlens.app.parts import copy_button, plural, state_page
-from ringlens.app.sources import Sources
+from ringlens.app.shared import queries
+from ringlens.app.shared.parts import copy_button, plural, state_page
+from ringlens.app.shared.sources import Sources
 from ringlens.store import Store
 
 Row = dict[str, Any]

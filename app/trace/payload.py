@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ringlens.app import queries
+from ringlens.app.shared import queries
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES

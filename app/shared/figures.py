@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ringlens.app.palette import FONT, Palette, palette
-from ringlens.app.parts import signed
-from ringlens.app.payload import encode
-from ringlens.app.usage import Array, Usage, gini, max_violation
+from ringlens.app.shared.palette import FONT, Palette, palette
+from ringlens.app.shared.parts import signed
+from ringlens.app.shared.usage import Array, Usage, gini, max_violation
+from ringlens.app.trace.payload import encode
 
 # Heights and widths in pixels; plotly wants fractions, `_Frame` translates.
 _LOAD = 104  # bars of one layer's load, above the heatmap
@@ -57,7 +57,7 @@ def usage_heatmap(
 
     Args:
         usage: Counts of the scope.
-        metric: Key of :data:`ringlens.app.usage.METRICS`.
+        metric: Key of :data:`ringlens.app.shared.usage.METRICS`.
         phase: 'all', a phase, or 'difference' (think minus answer).
         layer: Layer whose load is drawn above.
         expert: Expert to mark in that layer, or None.

@@ -7,12 +7,12 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app import queries
-from ringlens.app.evidence import EvidenceCache
-from ringlens.app.palette import expert_colour
-from ringlens.app.parts import signed, visible
-from ringlens.app.scope import Scope
-from ringlens.app.usage import Usage
+from ringlens.app.shared import queries
+from ringlens.app.shared.evidence import EvidenceCache
+from ringlens.app.shared.palette import expert_colour
+from ringlens.app.shared.parts import signed, visible
+from ringlens.app.shared.scope import Scope
+from ringlens.app.shared.usage import Usage
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
 
@@ -54,7 +54,7 @@ def evidence(
         layer: Layer of the expert.
         expert: Expert id.
         phase: Phase that tokens and contexts are taken from, or 'all'.
-        order: 'count' or 'share', see :meth:`ringlens.app.evidence.Chosen.top`.
+        order: 'count' or 'share', see :meth:`ringlens.app.shared.evidence.Chosen.top`.
     """
     chosen = cache.chosen(scope, layer, expert, phase)
     tokens, contexts = chosen.top(order, TOKENS), chosen.contexts(CONTEXTS)

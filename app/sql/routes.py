@@ -9,8 +9,8 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, request
 
-from ringlens.app import sql_cells
-from ringlens.app.sql_console import Console
+from ringlens.app.sql import cells as sql_cells
+from ringlens.app.sql.console import Console
 from ringlens.errors import NotInStoreError, RinglensError
 from ringlens.sandbox.sandbox import Answer
 

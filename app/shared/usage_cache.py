@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.app.kept import Kept
-from ringlens.app.scope import Scope
-from ringlens.app.usage import Array, Sums, Usage
+from ringlens.app.shared.kept import Kept
+from ringlens.app.shared.scope import Scope
+from ringlens.app.shared.usage import Array, Sums, Usage
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix, ragged
 from ringlens.store.manifest.manifest import File

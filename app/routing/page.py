@@ -10,12 +10,14 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import asked, expert_panel, figures, queries, usage_sql, usage_views
-from ringlens.app.parts import copy_button, state_page
+from ringlens.app import asked
 from ringlens.app.prefix import below
-from ringlens.app.scope import Scope
-from ringlens.app.sources import Sources
-from ringlens.app.usage import METRICS, PHASE_CHOICES, Usage
+from ringlens.app.routing import expert_panel, usage_sql, usage_views
+from ringlens.app.shared import figures, queries
+from ringlens.app.shared.parts import copy_button, state_page
+from ringlens.app.shared.scope import Scope
+from ringlens.app.shared.sources import Sources
+from ringlens.app.shared.usage import METRICS, PHASE_CHOICES, Usage
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
 

@@ -9,9 +9,9 @@ import numpy as np
 from dash import html
 from dash.development.base_component import Component
 
-from ringlens.app import figures
-from ringlens.app.parts import GRID_THEME, plural, signed
-from ringlens.app.usage import METRICS, Array, Usage
+from ringlens.app.shared import figures
+from ringlens.app.shared.parts import GRID_THEME, plural, signed
+from ringlens.app.shared.usage import METRICS, Array, Usage
 
 Row = dict[str, Any]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from ringlens.app import queries
-from ringlens.app.catalogue import Catalogue
-from ringlens.app.evidence import EvidenceCache
-from ringlens.app.scope import Scope
-from ringlens.app.usage_cache import UsageCache
+from ringlens.app.shared import queries
+from ringlens.app.shared.catalogue import Catalogue
+from ringlens.app.shared.evidence import EvidenceCache
+from ringlens.app.shared.scope import Scope
+from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 

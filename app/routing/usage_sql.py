@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ringlens.app.scope import Scope
+from ringlens.app.shared.scope import Scope
 
 COLUMNS = {
     "share": "share_of_tokens",
@@ -52,7 +52,7 @@ def query(scope: Scope, metric: str, phase: str, run: dict[str, Any], from_rollu
 
     Args:
         scope: Run or trace.
-        metric: Key of :data:`ringlens.app.usage.METRICS`.
+        metric: Key of :data:`ringlens.app.shared.usage.METRICS`.
         phase: 'all', a phase, or 'difference' (think minus answer).
         run: The run's row of ``runs``.
         from_rollups: Whether the usage tables sum up all of the scope.

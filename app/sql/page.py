@@ -1,7 +1,7 @@
 """``/sql``: type a query, see its rows or a chart of them, take them along.
 
 The page is a frame; its script (assets/sql_page.js) asks the addresses of
-:mod:`ringlens.app.sql_routes`, where a sandbox runs what was typed.
+:mod:`ringlens.app.sql.routes`, where a sandbox runs what was typed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import asked, figures, sql_cells, sql_chart
-from ringlens.app.parts import GRID_THEME, command_box
-from ringlens.app.sql_console import Console
-from ringlens.app.sql_examples import EXAMPLES
+from ringlens.app import asked
+from ringlens.app.shared import figures
+from ringlens.app.shared.parts import GRID_THEME, command_box
+from ringlens.app.sql import cells as sql_cells
+from ringlens.app.sql import chart as sql_chart
+from ringlens.app.sql.console import Console
+from ringlens.app.sql.examples import EXAMPLES
 from ringlens.errors import RinglensError
 from ringlens.store.read.catalog import Entry, catalog
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ringlens.app import sql_cells
-from ringlens.app.palette import FONT, Palette, palette
+from ringlens.app.shared.palette import FONT, Palette, palette
+from ringlens.app.sql import cells as sql_cells
 
 KINDS = {"line": "Line", "bar": "Bars", "scatter": "Points", "histogram": "Histogram"}
 SERIES = 12

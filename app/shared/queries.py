@@ -2,7 +2,7 @@
 
 What is asked of all traces goes to the catalogue, what is asked of one to its files. All values
 enter as parameters. The few column names that enter as text come from the tables of
-:mod:`ringlens.app.grid`, never from the browser.
+:mod:`ringlens.app.store.grid`, never from the browser.
 
 Shape letters: T tokens of a trace, S sparse layers, k experts a token, H heads.
 """
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ringlens.app.catalogue import Catalogue
+from ringlens.app.shared.catalogue import Catalogue
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
 
@@ -108,7 +108,7 @@ def traces_page(
 
     Args:
         catalogue: The store's small tables.
-        where: Condition made by :mod:`ringlens.app.grid`, which also made ``params``.
+        where: Condition made by :mod:`ringlens.app.store.grid`, which also made ``params``.
         order: Its ``order by`` list.
         params: Parameters of the condition.
         start: First row.

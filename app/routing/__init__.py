@@ -1,0 +1,1 @@
+"""The routing page: usage of experts, and the panel of one."""

@@ -1,0 +1,1 @@
+"""What several pages share: queries, sources, figures and pieces of layout."""

@@ -1,0 +1,1 @@
+"""The SQL page: a query, its rows or a chart of them."""
