@@ -2,14 +2,13 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import warm
+from paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SERVES = ("ringlens app", "ringlens demo")  # tests/test_cli.py serves
+SERVES = ("ringlens app", "ringlens demo")  # tests/cli/test_commands.py serves
 
 
 def blocks(page, language):
@@ -49,11 +48,21 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_tree_in_the_readme_names_what_is_there():
+    """Every folder of Python and every file beside `ringlens/__init__.py`, and nothing else."""
     fenced = (ROOT / "README.md").read_text().split("```")[1::2]
     tree = next(block for block in fenced if block.startswith("\nringlens/\n"))
     for file in (ROOT / "ringlens").glob("*.py"):
         assert file.name in tree
-    for folder in ("model", "observe", "store", "analysis"):
-        assert f"{folder}/" in tree
-    for folder in ("app", "probes", "data", "tests", "docs", "benchmarks"):
-        assert re.search(rf"^{folder}/", tree, re.MULTILINE)
+    named, path = set(), []
+    for line in tree.strip().splitlines():
+        indent = (len(line) - len(line.lstrip())) // 2
+        for name in re.findall(r"(?:^| )([a-z]+)/", line[: 30 + 2 * indent]):
+            path[indent:] = [name]
+            named.add("/".join(path))
+    there = {
+        "/".join(file.parent.relative_to(ROOT).parts)
+        for top in ("ringlens", "app", "probes", "data")
+        for file in (ROOT / top).rglob("__init__.py")
+    } - {f"ringlens/{link}" for link in ("app", "probes", "data")}
+    there = {name for name in there if not re.match("ringlens/(app|probes|data)/", name)}
+    assert named - {"tests", "docs", "benchmarks"} == there

@@ -1,0 +1,124 @@
+"""A bundle in a real browser, from a web server that knows nothing but files."""
+
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from browser import browser, page
+from hostile import HOSTILE, with_text
+from playwright.sync_api import expect
+from records import random_run, random_trace
+from small_store import write_run
+
+from ringlens.app import bundle
+from ringlens.errors import StoreError
+from ringlens.store import Store
+
+pytestmark = pytest.mark.browser
+
+RUN = random_run()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Trace 1 ordinary, 2 hostile, 4 without routing; 3 is left out."""
+    path = tmp_path_factory.mktemp("bundles")
+    traces = [random_trace(RUN, n, seed=n) for n in (300, 60, 20)]
+    pieces = [
+        HOSTILE[i % len(HOSTILE)] if i % 3 == 0 else traces[1].tokens.text[i] for i in range(60)
+    ]
+    traces[1] = with_text(traces[1], pieces, prompt=HOSTILE[1], answer=HOSTILE[0], task=HOSTILE[2])
+    bare = random_trace(RUN, 30, seed=7, routing=None, router_logits=None, heads=None)
+    with Store(write_run(path / "store", RUN, [*traces, bare])) as store:
+        bundle.write(store, [1, 2, 4], path / "site", lambda done, total: None)
+        with pytest.raises(StoreError, match="is there already"):
+            bundle.write(store, [1], path / "site", lambda done, total: None)
+    return path / "site"
+
+
+@contextmanager
+def static(folder):
+    """Python's own server of files."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", folder]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield re.search(r"http://\S+/", process.stdout.readline()).group()
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    with static(folder) as address, browser() as chrome, page(chrome) as (tab, complaints):
+        yield address, tab, complaints
+
+
+def test_the_list_leads_to_traces(site):
+    address, tab, complaints = site
+    tab.goto(address)
+    expect(tab.locator("tbody tr")).to_have_count(3)
+    tab.locator("tbody a").first.click()
+    expect(tab.locator("#trace-app[data-ready]")).to_be_visible()
+    expect(tab.locator("h1")).to_have_text("Make 24 from 2, 3, 4.")
+    tab.get_by_role("link", name="Next").click()
+    expect(tab).to_have_url(re.compile(r"\?trace=2$"))
+    assert complaints == []
+
+
+def test_a_token_shows_its_experts_and_the_text_its_colours(site):
+    address, tab, complaints = site
+    tab.goto(address + "?trace=1&tok=130&L=2")
+    expect(tab.locator("#trace-app[data-ready]")).to_be_visible()
+    panel = tab.locator(".trace-app aside, .trace-panel").first
+    with_ids = random_trace(RUN, 300, seed=300).routing.expert_ids
+    for expert in with_ids[RUN.sparse_layers.index(2), 130]:
+        expect(panel).to_contain_text(f"E{expert}")
+    for metric in ("logprob", "margin", "expert", "phase", "entropy"):
+        tab.locator(f"[data-metric={metric}]").click()
+        expect(tab.locator(f"[data-metric={metric}]")).to_have_attribute("aria-pressed", "true")
+        expect(tab.locator(".legend")).not_to_be_empty()
+    assert complaints == []
+
+
+def test_usage_is_drawn_and_read(site):
+    address, tab, complaints = site
+    tab.goto(address + "?trace=1&view=usage")
+    expect(tab.locator(".bundle-usage[data-ready]")).to_be_visible()
+    box = tab.locator("canvas").bounding_box()
+    tab.mouse.move(box["x"] + 42, box["y"] + 2)
+    ids = random_trace(RUN, 300, seed=300).routing.expert_ids
+    count = int((ids[0] == 0).sum())
+    expect(tab.locator(".bundle-note")).to_contain_text(f"chosen for {count} of 300 tokens")
+    tab.locator("[data-phase=think]").click()
+    expect(tab.locator("[data-phase=think]")).to_have_attribute("aria-pressed", "true")
+    phase = np.array(random_trace(RUN, 300, seed=300).tokens.phase)
+    tab.mouse.move(box["x"] + 43, box["y"] + 2)
+    thought = int((ids[0][phase == "think"] == 0).sum())
+    expect(tab.locator(".bundle-note")).to_contain_text(f"chosen for {thought} of")
+    assert complaints == []
+
+
+def test_hostile_text_stays_text(site):
+    address, tab, complaints = site
+    for query in ("", "?trace=2"):
+        tab.goto(address + query)
+        expect(tab.locator("#page")).to_contain_text(HOSTILE[1])
+        assert tab.evaluate("window.hit") is None
+        assert tab.locator("#page img, #page svg[onload]").count() == 0
+    assert complaints == []
+
+
+def test_what_was_not_recorded_or_is_not_there_is_said(site):
+    address, tab, complaints = site
+    tab.goto(address + "?trace=4")
+    expect(tab.locator("#trace-app[data-ready]")).to_be_visible()
+    expect(tab.locator("[data-metric=expert]")).to_be_disabled()
+    assert tab.get_by_role("link", name="Usage").count() == 0
+    assert complaints == []
+    tab.goto(address + "?trace=3")
+    expect(tab.locator("#page")).to_contain_text("There is no trace 3 in this bundle.")

@@ -1,0 +1,113 @@
+"""``ringlens plan`` on the command line: what it prints, how long it takes, what it refuses."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import warm
+from click.testing import CliRunner
+from paths import ROOT
+
+from ringlens.cli.main import main
+from ringlens.store import Store
+
+RING_1T = ROOT / "tests" / "configs" / "ring-1t.json"
+
+
+def said_by(*args, code=0):
+    result = CliRunner().invoke(main, ["plan", *map(str, args)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_ring_1t_is_planned_in_seconds():
+    """Some 0.2 seconds of CPU time beyond importing torch and transformers, which are there."""
+    process = warm.Process(["-m", "ringlens.cli", "plan", RING_1T, "--gpus", "16x80GB"])
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert process.seconds < 5
+    for part in ("999.71B", "51.05B", "1.999 TB", "does not fit", "fp8 fits on 16 x 80 GB"):
+        assert part in said
+    assert "\x1b" not in said  # no colours outside a terminal
+
+
+def test_plan_prints_the_command_of_each_way():
+    said = said_by(RING_1T, "--gpus", "8x141GB", "--quantization", "nf4")
+    assert "ringlens capture MODEL --store" in said
+    assert "--quantization nf4 --device-map auto" in said
+    fp8 = RING_1T.with_name("ring-1t-fp8.json")
+    said = said_by(fp8, "--gpus", "16x80GiB", "--batch", 1)
+    assert f"ringlens plan {fp8} --gpus 16x80GiB" in said
+    assert "torchrun --nnodes 2 --nproc-per-node 8" in said
+    assert "--tp-size 16 --ep-size 16" in said
+    assert "vllm serve MODEL" in said
+    assert "--tensor-parallel-size 8 --pipeline-parallel-size 2" in said
+
+
+def test_plan_as_json_has_everything():
+    said = json.loads(said_by("ring-nano", "--gpus", "2x80GB", "--json"))
+    assert said["fits"]
+    assert said["dtype"] == "float32"  # as ring-nano is loaded
+    assert said["parameters"]["total"] == sum(
+        n for kind, n in said["parameters"].items() if kind not in ("total", "active")
+    )
+    ways = {way["name"]: way for way in said["ways"]}
+    assert list(ways) == ["device_map", "torchrun", "vllm"]
+    held = sum(device["weights"] for device in ways["device_map"]["devices"])
+    assert held == said["weights"]["total"]
+    for part in ("weights", "work", "cache", "activations", "recording", "largest", "devices"):
+        assert said[part]
+
+
+@pytest.mark.parametrize("way", ["device_map", "torchrun"])
+def test_the_printed_command_runs(way, tmp_path):
+    """As printed, with two problems; torchrun's processes write one store, the first speaks."""
+    options = ["--context", 24, "--batch", 2]
+    gpus = "2x80GB" if way == "torchrun" else "cpu:8GB"
+    said = json.loads(said_by("ring-nano", "--gpus", gpus, *options, "--json"))
+    (line,) = next(w["commands"] for w in said["ways"] if w["name"] == way)
+    program, *args = shlex.split(line)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        [program, *args, "--n", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("2 traces") == 1
+    with Store(tmp_path / "runs" / "first") as store:
+        assert store.sql("select count(*) from traces").fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["ring-nano"], 2, "--gpus"),
+        (["ring-nano", "--gpus", "1x8GB", "--context", "0"], 1, "1 or more"),
+        (["ring-nano", "--gpus", "1x8GB", "--dtype", "int3"], 1, "bfloat16"),
+        (["ring-nano", "--gpus", "1x8GB", "--reserve", "much"], 1, "much"),
+        (["ring-nano", "--gpus", "1x8GB", "--save-device-map", "none/m"], 1, "device map"),
+        (["ring-nano", "--gpus", "1x8MB", "--save-device-map", "m"], 1, "does not fit"),
+        (["nowhere.json", "--gpus", "1x8GB"], 1, "nowhere.json"),
+        (["./nowhere", "--gpus", "1x8GB"], 1, "no model"),
+        (["llama.json", "--gpus", "1x8GB"], 1, "'llama'"),
+        (["old.json", "--gpus", "1x8GB"], 1, "BailingMoeForCausalLM"),
+        (["broken.json", "--gpus", "1x8GB"], 1, "broken.json"),
+    ],
+)
+def test_wrong_input_is_refused(args, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("llama.json").write_text('{"model_type": "llama"}')
+    old = {"model_type": "bailing_moe", "architectures": ["BailingMoeForCausalLM"]}
+    Path("old.json").write_text(json.dumps(old))
+    Path("broken.json").write_text("{")
+    assert message in said_by(*args, code=code)
+    assert not Path("m").exists()
