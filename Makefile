@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-# What the next edit may break, in under a minute; tests/conftest.py lists what is left out.
+# What the next edit may break, in under a minute; tests/support/slow_files.py lists what is left out.
 test-fast: $(VENV)/installed-dev
 	RINGLENS_FAST=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not browser"
 
