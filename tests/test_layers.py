@@ -1,116 +1,146 @@
-"""Dependencies point one way, read from every import in the source."""
+"""Dependencies point one way, read from every import in the source, inside functions too."""
 
 import ast
 
 import pytest
 from paths import ROOT, TESTS
 from slow_files import SLOW
+from structure import (
+    PLACES,
+    arrows,
+    between,
+    circles,
+    home,
+    imported,
+    modules,
+    package,
+    room,
+)
 
-BASE = {"errors", "config", "plain", "versions"}
-# Package → what of ours it may import. Packages not listed may import anything but cli.
+BASE = {"errors", "config", "plain", "strict_json", "versions"}
+# What a part of ringlens may import of the others; parts not listed may import all but the cli.
 ALLOWED = {
-    "model": BASE | {"model", "data"},
-    "observe": BASE | {"model", "observe", "store", "problem", "lens", "transcript", "interact"},
-    "interact": BASE | {"model", "observe", "interact", "lens", "problem"},
-    "serving": BASE
-    | {"model", "observe", "store", "serving", "problem", "transcript", "strict_json"},
-    "store": BASE | {"store"},
-    "sandbox": BASE | {"store", "sandbox"},
-    "analysis": BASE | {"store", "analysis"},
-    "app": BASE | {"store", "sandbox", "analysis", "app"},
-    "strict_json": {"errors"},
-    "problem": BASE | {"data", "transcript"},
-    "transcript": BASE | {"quoting"},
-    "quoting": set(),
-    "errors": set(),
-    "config": {"errors"},
-    "plain": set(),
-    "versions": set(),
+    "model": {"data"},
+    "observe": {"model", "store", "interact", "lens", "problem", "transcript"},
+    "interact": {"model", "observe", "lens", "problem"},
+    "serving": {"model", "observe", "store", "problem", "transcript"},
+    "store": set(),
+    "sandbox": {"store"},
+    "analysis": {"store"},
+    "app": {"store", "sandbox", "analysis"},
+    "problem": {"data", "transcript"},
+    "transcript": {"quoting"},
+    **{name: set() for name in ("quoting", *BASE)},
 }
-NO_TORCH = {
-    "store",
-    "sandbox",
-    "analysis",
-    "app",
-    "problem",
-    "transcript",
-    "quoting",
-    "errors",
-    "config",
-    "cli",
+# Sub-packages in the order in which they stand: each may import those before it.
+ORDER = {
+    "store": "schema manifest storage encode read write maintain check",
+    "observe": "kernels instruments pipeline",
+    "model": "gate fit",
+    "app": "shared store trace routing sql",
 }
+NO_TORCH = {"store", "sandbox", "analysis", "app", "problem", "transcript", *BASE}
+AT_START = ("ringlens", "ringlens.cli.main", "ringlens.cli.console")  # functions may import torch
 HEAVY = {"torch", "transformers", "accelerate", "nnsight"}
-PLACES = {"app": "app", "probes": "probes", "data": "data"}
 
 
-def sources():
-    for folder in ("ringlens", *PLACES):
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            parts = file.relative_to(ROOT).with_suffix("").parts
-            if parts[0] == "ringlens" and parts[1] in PLACES:
-                continue  # links to the top level
-            yield file, parts[0] if parts[0] in PLACES else parts[1]
+def part(module):
+    """The part of ringlens that a module belongs to: a package, or a file beside them."""
+    return module.split(".")[1] if "." in module else ""
 
 
-def imports(file):
-    """Modules a file imports, those under TYPE_CHECKING left out."""
-    tree = ast.parse(file.read_text())
-    hidden = {
-        id(node)
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
-        for node in ast.walk(branch)
-    }
-    for node in ast.walk(tree):
-        if id(node) in hidden:
+EDGES = [(module, other) for module, others in sorted(arrows().items()) for other in others]
+
+
+def test_parts_import_those_below_them():
+    for module, other in EDGES:
+        ours, theirs = part(module), part(other)
+        if ours in ALLOWED and theirs not in ("", ours):
+            assert theirs in ALLOWED[ours] | BASE, f"{module} must not import {other}"
+
+
+def test_nothing_imports_the_command_line():
+    assert [edge for edge in EDGES if part(edge[1]) == "cli" != part(edge[0])] == []
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_sub_packages_import_those_before_them(name):
+    order = {f"ringlens.{name}.{folder}": at for at, folder in enumerate(ORDER[name].split())}
+    for module, other in EDGES:
+        if module == "ringlens.app.shared.figures":
+            continue  # is being divided
+        ours, theirs = package(module), package(other)
+        if ours in order and theirs in order:
+            assert order[theirs] <= order[ours], f"{module} must not import {other}"
+
+
+GOING = {  # circles that are being taken apart
+    "ringlens.model.ring",
+    "ringlens.model.ring.modeling",
+    "ringlens.observe.kernels.router",
+    "ringlens.cli.sql",
+    "ringlens.app.shared",
+    "ringlens.problem",
+}
+
+
+def test_no_circles():
+    """Of modules; nor of packages, where a file beside sub-packages counts as one of them."""
+    rooms = between(room)
+    print(f"{len(modules())} modules, {len(EDGES)} arrows; {len(rooms)} packages and files beside")
+    print(f"sub-packages, {sum(map(len, rooms.values()))} arrows")
+    assert [group for group in circles(arrows()) if not GOING & set(group)] == []
+    assert [group for group in circles(rooms) if not GOING & set(group)] == []
+
+
+def test_torch_stays_out_of_what_starts_without_it():
+    """Not even through another module."""
+    for module in modules():
+        at_once = module in AT_START
+        if part(module) not in NO_TORCH and not at_once:
             continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{file}: relative import"
-            yield node.module
-            if node.module == "ringlens":
-                yield from (f"ringlens.{alias.name}" for alias in node.names)
+        todo, seen = [module], set()
+        while todo:
+            seen.add(found := todo.pop())
+            for name in imported(modules()[found], at_once or found != module):
+                assert name.partition(".")[0] not in HEAVY, f"{module} imports {name} by {found}"
+                if (ours := home(name)) is not None and ours not in seen:
+                    todo.append(ours)
 
 
-FILES = list(sources())
+def test_names_at_the_top_level_are_not_imported():
+    for module, file in modules().items():
+        for name in imported(file):
+            assert name.partition(".")[0] not in PLACES, f"{module}: import ringlens.{name}"
 
 
-@pytest.mark.parametrize(("file", "package"), FILES, ids=lambda x: str(x)[-40:])
-def test_imports_point_one_way(file, package):
-    for module in imports(file):
-        top, _, rest = module.partition(".")
-        assert top not in PLACES, f"import ringlens.{top}, not {top}"
-        if top in HEAVY:
-            assert package not in NO_TORCH, f"{package} must not import {top}"
-        if top != "ringlens" or not rest:
-            continue
-        ours = rest.split(".")[0]
-        assert ours != "cli" or package == "cli", "nothing imports cli"
-        if package in ALLOWED and ours not in ("RinglensError", "__version__"):
-            assert ours in ALLOWED[package], f"{package} must not import ringlens.{ours}"
-
-
-@pytest.mark.parametrize(("file", "package"), FILES, ids=lambda x: str(x)[-40:])
-def test_only_model_and_points_know_module_names(file, package):
-    if package == "model" or file.name == "points.py":
-        return
-    strings = {
-        n.value for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Constant)
-    }
+def test_only_a_family_and_points_know_module_names():
     names = ("mlp.gate", "shared_experts", "query_key_value", "word_embeddings")
-    assert not [s for s in strings if isinstance(s, str) and any(name in s for name in names)]
+    for module, file in modules().items():
+        if part(module) == "model" or file.name == "points.py":
+            continue
+        nodes = ast.walk(ast.parse(file.read_text()))
+        strings = {n.value for n in nodes if isinstance(n, ast.Constant)}
+        found = [s for s in strings if isinstance(s, str) and any(name in s for name in names)]
+        assert not found, f"{module} knows {found}"
 
 
-@pytest.mark.parametrize(("file", "package"), FILES, ids=lambda x: str(x)[-40:])
-def test_files_stay_short(file, package):
-    assert len(file.read_text().splitlines()) <= 400
+def test_folders_hold_few_files():
+    """Sixteen Python files at most, so that a reader takes in a folder at a glance."""
+    counts = {}
+    for file in modules().values():
+        folder = str(file.parent.relative_to(ROOT))
+        counts[folder] = counts.get(folder, 0) + 1
+    print(sorted(counts.items(), key=lambda item: -item[1])[:5])
+    assert {folder: n for folder, n in counts.items() if n > 16} == {}
 
 
 def test_the_walk_sees_every_folder():
-    assert {package for _, package in FILES} >= {"model", "observe", "store", "app", "data", "cli"}
+    assert {part(module) for module in modules()} >= {
+        *("model", "observe", "interact", "serving", "store", "sandbox", "analysis"),
+        *("app", "data", "probes", "cli", "lens", "errors"),
+    }
 
 
 def test_files_that_a_fast_run_leaves_out_are_there():
-    missing = [name for name in SLOW if not (TESTS / name).exists()]
-    assert missing == []
+    assert [name for name in SLOW if not (TESTS / name).exists()] == []

@@ -83,6 +83,7 @@ def compact(store: str, target: int, run_id: str | None, running: bool, engine: 
     """
     from ringlens.store import Store
     from ringlens.store.maintain import compact as compaction
+    from ringlens.store.maintain import distributed
 
     with Store(store) as opened, rewriting(store) as rewriter:
         groups = compaction.plan(opened, target * 2**20, run_id=run_id, running=running)
@@ -91,7 +92,7 @@ def compact(store: str, target: int, run_id: str | None, running: bool, engine: 
             if engine == "here":
                 compaction.compact(rewriter, groups, on_progress)
             else:
-                compaction.compact_on(engine_named(engine), opened.address, groups, on_progress)
+                distributed.compact_on(engine_named(engine), opened.address, groups, on_progress)
         after = sum(len(group.cuts) for group in groups)
     click.echo(f"{store}: {before} small files are now {after}")
 

@@ -25,6 +25,7 @@ from ringlens.observe.resume import unfinished_batches
 from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.store import Store, StoreWriter
+from ringlens.store.maintain.compact import tidy
 from ringlens.store.schema.records import RunRecord
 
 if TYPE_CHECKING:
@@ -248,8 +249,11 @@ class _Session:
                         report.show()
             report.show()
             here.everyone.gather(None)  # all have committed what was theirs
-            if here.writers.size > 1 or here.everyone.rank == 0:
+            if here.writers.size > 1:
+                writer.finish_run(run_id)  # together: small files are left to `ringlens compact`
+            elif here.everyone.rank == 0:
                 writer.finish_run(run_id)
+                tidy(writer.rewriter(), run_id)
         return Store(folder)
 
 

@@ -16,6 +16,7 @@ from ringlens.errors import ServingError
 from ringlens.observe.resume import finished_items
 from ringlens.observe.session import OnProgress, Progress
 from ringlens.store import Store, StoreWriter
+from ringlens.store.maintain.compact import tidy
 from ringlens.store.schema.records import RunRecord, TraceRecord
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def open_target(store: str | Path | Store, run: RunRecord) -> Iterator[Target]:
         if not target.done:
             raise ServingError("no answer could be imported, for the reasons given.")
         writer.finish_run(run_id)
+        tidy(writer.rewriter(), run_id)
 
 
 def fingerprint(asked: dict[str, Any]) -> str:

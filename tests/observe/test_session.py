@@ -240,3 +240,11 @@ def test_progress_counts_tokens_of_traces_not_padding_nor_steps_behind_an_end(le
     assert seen[-1].tokens == tokens < 4 * (10 + 12)
     rl.replay(lens, store, store, on_progress=seen.append)
     assert seen[-1].tokens == tokens
+
+
+def test_a_run_that_ends_puts_its_small_files_together(lens, tmp_path, monkeypatch):
+    monkeypatch.setattr("ringlens.store.maintain.compact.MANY", 2)
+    options = {"max_new_tokens": 2, "batch_size": 1, "commit_every": 0, "record": ["routing"]}
+    store = rl.capture(lens, PROMPTS, tmp_path / "s", **options)
+    assert len(store.files("routing")) == 1
+    assert store.sql("select count(distinct trace_id) from routing").fetchall() == [(4,)]

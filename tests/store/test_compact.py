@@ -196,6 +196,7 @@ def test_a_run_that_ends_with_many_small_files_is_compacted(tmp_path, monkeypatc
             writer.commit(run_id, [random_trace(RUN, 20, seed=seed)])
         before = rows(store) | {"runs": None}
         writer.finish_run(run_id)
+        compact.tidy(writer.rewriter(), run_id)
         assert rows(store) | {"runs": None} == before
         assert {len(store.files(t.name)) for t in store.tables()} == {0, 1}
 

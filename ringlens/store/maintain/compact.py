@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +19,6 @@ import pyarrow as pa
 from ringlens.errors import StoreError
 from ringlens.store.encode import columns, expert_usage, grid
 from ringlens.store.maintain import stream
-from ringlens.store.maintain.engine import Engine
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import intact
 from ringlens.store.read.store import Store
@@ -150,16 +148,6 @@ def compact(
         on_progress(done, total)
 
 
-def compact_on(
-    engine: Engine, address: str, groups: Sequence[Group], on_progress: Callable[[int, int], None]
-) -> None:
-    """As `compact`, each group by a writer of its own wherever the engine runs it."""
-    done, total = 0, sum(file.bytes for group in groups for file in group.files)
-    for size in engine.map(partial(_compact_one, address), groups):
-        done += size
-        on_progress(done, total)
-
-
 def tidy(rewriter: Rewriter, run_id: str) -> None:
     """Compact a run that has just ended, if a table of it has more than `MANY` small files.
 
@@ -172,14 +160,6 @@ def tidy(rewriter: Rewriter, run_id: str) -> None:
     if max(counts.values(), default=0) > MANY:
         with Store(rewriter.folder.address) as store:
             compact(rewriter, plan(store, small=SMALL, run_id=run_id), lambda done, total: None)
-
-
-def _compact_one(address: str, group: Group) -> int:
-    from ringlens.store.write.writer import StoreWriter  # which compacts a run that ends
-
-    with StoreWriter(address) as writer:
-        compact(writer.rewriter(), [group], lambda done, total: None)
-    return sum(file.bytes for file in group.files)
 
 
 def _groups(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store.encode import trace_rows
-from ringlens.store.maintain.compact import tidy
 from ringlens.store.manifest.manifest import Commit, Start
 from ringlens.store.schema import captured
 from ringlens.store.schema.records import RunRecord, TraceRecord
@@ -137,9 +136,7 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         return new_ids(commit, traces) if commit is not None else []
 
     def finish_run(self, run_id: str) -> None:
-        """Note that a run has ended; where it left very many small files, put them together.
-
-        The latter is left to ``ringlens compact`` where several ranks write.
+        """Note that a run has ended.
 
         Raises:
             NotInStoreError: There is no such run.
@@ -152,8 +149,6 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
             lambda _: None,
             finished=datetime.now(UTC),
         )
-        if self.peers.size == 1:
-            tidy(self.rewriter(), run_id)
 
     def unfinished(self, fingerprint: str) -> str | None:
         """The latest run of this fingerprint that no living process works on, to be resumed.

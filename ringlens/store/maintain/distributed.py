@@ -1,0 +1,26 @@
+"""Compaction of a whole store by many processes, each with a writer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from ringlens.store.maintain.compact import Group, compact
+from ringlens.store.maintain.engine import Engine
+from ringlens.store.write.writer import StoreWriter
+
+
+def compact_on(
+    engine: Engine, address: str, groups: Sequence[Group], on_progress: Callable[[int, int], None]
+) -> None:
+    """As `compact`, each group by a writer of its own wherever the engine runs it."""
+    done, total = 0, sum(file.bytes for group in groups for file in group.files)
+    for size in engine.map(partial(_compact_one, address), groups):
+        done += size
+        on_progress(done, total)
+
+
+def _compact_one(address: str, group: Group) -> int:
+    with StoreWriter(address) as writer:
+        compact(writer.rewriter(), [group], lambda done, total: None)
+    return sum(file.bytes for file in group.files)

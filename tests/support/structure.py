@@ -1,0 +1,121 @@
+"""The structure of the source: which module imports which, and the circles among them."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+from paths import ROOT
+
+PLACES = ("app", "data", "probes")
+"""Folders at the top level that install below `ringlens`, where links stand for them."""
+
+
+@cache
+def modules():
+    """Every module and its file."""
+    found = {}
+    for top in ("ringlens", *PLACES):
+        for file in sorted((ROOT / top).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            if parts[:2] in [("ringlens", place) for place in PLACES]:
+                continue
+            parts = parts if top == "ringlens" else ("ringlens", *parts)
+            found[".".join(parts).removesuffix(".__init__")] = file
+    return found
+
+
+def imported(file: Path, at_once: bool = False):
+    """What a file imports; not what only type checkers see.
+
+    Args:
+        file: The file.
+        at_once: Leave out what is imported inside functions, when they are called.
+
+    Yields:
+        Full names, as ``ringlens.errors.RinglensError`` of ``from ringlens.errors import …``.
+    """
+    nodes = [ast.parse(file.read_text())]
+    for node in nodes:  # grows
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if at_once and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def home(name):
+    """The module of ours that a full name lies in; None of others'."""
+    while name and name not in modules():
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+@cache
+def arrows():
+    """Modules of ours, and those of ours that each imports."""
+    return {
+        module: {home(name) for name in imported(file)} - {None, module}
+        for module, file in modules().items()
+    }
+
+
+@cache
+def used():
+    """Modules that others import."""
+    return set().union(*arrows().values())
+
+
+def package(module):
+    """The package a module lies in; one that is a package lies in itself."""
+    is_package = modules()[module].name == "__init__.py"
+    return module if is_package else module.rpartition(".")[0]
+
+
+def room(module):
+    """What counts as one among packages: a package, or a file that stands beside sub-packages.
+
+    A module that nothing imports is a program, and stands by itself too.
+    """
+    inside = package(module)
+    packages = {package(other) for other in modules()}
+    divided = any(other.startswith(f"{inside}.") for other in packages)
+    return module if divided or module not in used() else inside
+
+
+def between(rooms):
+    """The arrows again, of what `rooms` makes of modules."""
+    found = {}
+    for module, others in arrows().items():
+        found.setdefault(rooms(module), set()).update(map(rooms, others))
+    return {name: others - {name} for name, others in found.items()}
+
+
+def circles(graph):
+    """Groups of nodes that reach one another (Tarjan 1972)."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in graph.get(node, ()):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            at = stack.index(node)
+            group = stack[at:]
+            del stack[at:]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
