@@ -1,9 +1,11 @@
 """Full router logits: how fast they are stored on several cores, and how fast they are read back.
 
-Three ways to store them are timed in turn, from `StoreWriter.commit` (with its fsyncs) to arrays:
+Four ways to store them are timed in turn, from `StoreWriter.commit` (with its fsyncs) to arrays:
 
 - ``FLOAT[]`` as the store writes it (`ringlens.store.encode.half_file`), for any Parquet reader;
 - ``FLOAT[]`` as pyarrow writes it, with bytes split and zstd;
+- Parquet's ``FLOAT16`` as pyarrow writes it, plain and uncompressed (DuckDB reads no FLOAT16 with
+  bytes split), with a nullable FLOAT[] for rows that fp16 cannot hold;
 - the two byte planes of fp16 as FIXED_LEN_BYTE_ARRAY columns (the low one uncompressed), with a
   nullable FLOAT[] for rows that fp16 cannot hold. SQL sees FLOAT[] through a function that only
   ringlens' own connections would have.
@@ -55,6 +57,16 @@ PLANES = Table(
         *ROUTER_LOGITS.columns[:3],
         Column("low", pa.binary(EXPERTS), "low bytes of fp16"),
         Column("high", pa.binary(EXPERTS), "high bytes of fp16"),
+        replace(ROUTER_LOGITS.columns[3], name="exact", nullable=True),
+    ),
+)
+HALVES = Table(
+    "router_logits",
+    "The same rows as FLOAT16.",
+    ROUTER_LOGITS.key,
+    (
+        *ROUTER_LOGITS.columns[:3],
+        Column("half", pa.list_(pa.float16()), "as fp16", nullable=True),
         replace(ROUTER_LOGITS.columns[3], name="exact", nullable=True),
     ),
 )
@@ -188,7 +200,7 @@ def median_of(
     return statistics.median(seconds)
 
 
-# --- the two ways ---------------------------------------------------------------------------------
+# --- the ways ---------------------------------------------------------------------------------
 
 
 def stored_as(way: str) -> ExitStack:
@@ -196,31 +208,68 @@ def stored_as(way: str) -> ExitStack:
     stack = ExitStack()
     if way == "pyarrow":
         stack.enter_context(patch.object(half_file, "WORTH", sys.maxsize))
-    if way == "planes":
-        plain = parquet._settings
-        stack.enter_context(patch("ringlens.store.write.transaction.CommitFiles", PlaneFiles))
-        settings = patch.object(
-            parquet, "_settings", lambda t: plane_settings() if t is PLANES else plain(t)
+    if way in OTHER:
+        other, made, settings = OTHER[way]
+        usual = parquet._settings
+        stack.enter_context(
+            patch("ringlens.store.write.transaction.CommitFiles", files_of(other, made))
         )
-        stack.enter_context(settings)
+        stack.enter_context(
+            patch.object(parquet, "_settings", lambda t: settings() if t is other else usual(t))
+        )
     return stack
 
 
-class PlaneFiles(CommitFiles):
-    """A commit's files with byte planes in place of logits."""
+def files_of(other: Table, made: Callable[[pa.RecordBatch], pa.RecordBatch]) -> type[CommitFiles]:
+    """Files of a commit with another table in place of logits."""
 
-    def stage(
-        self,
-        table: Table,
-        groups: Iterable[pa.RecordBatch],
-        trace_ids: Sequence[int] = (),
-        part: str = "",
-        write: Write = parquet.write,
-    ) -> None:
-        """Stage a file, that of logits as planes."""
-        if table.name == PLANES.name:
-            table, groups, write = PLANES, map(planes, groups), parquet.write
-        super().stage(table, groups, trace_ids, part, write)
+    class OtherFiles(CommitFiles):
+        def stage(
+            self,
+            table: Table,
+            groups: Iterable[pa.RecordBatch],
+            trace_ids: Sequence[int] = (),
+            part: str = "",
+            write: Write = parquet.write,
+        ) -> None:
+            """Stage a file, that of logits as the other table."""
+            if table.name == other.name:
+                table, groups, write = other, map(made, groups), parquet.write
+            super().stage(table, groups, trace_ids, part, write)
+
+    return OtherFiles
+
+
+def half_settings() -> dict[str, object]:
+    """Settings of the files of FLOAT16."""
+    floats = {"half.list.element": "none", "exact.list.element": "zstd"}
+    return {
+        "compression": dict.fromkeys(("trace_id", "layer", "pos"), "zstd") | floats,
+        "use_dictionary": ["trace_id", "layer"],
+        "column_encoding": {"pos": "DELTA_BINARY_PACKED", "half.list.element": "PLAIN"},
+        "write_statistics": list(HALVES.key),
+        "write_page_checksum": True,
+    }
+
+
+def halves(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A row group of logits as FLOAT16, exact also where fp16 is not."""
+    logits_RE = batch["logits"].values.to_numpy().reshape(len(batch), EXPERTS)
+    half_RE = logits_RE.astype(np.float16)
+    inexact_R = (half_RE.astype(np.float32) != logits_RE).any(axis=1)
+    columns = [
+        some_lists(half_RE, ~inexact_R, HALVES.arrow.field("half").type),
+        some_lists(logits_RE, inexact_R, HALVES.arrow.field("exact").type),
+    ]
+    return pa.RecordBatch.from_arrays([*batch.columns[:3], *columns], schema=HALVES.arrow)
+
+
+def some_lists(values_RE: NDArray, there_R: NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
+    """Rows as lists, null where they are not there."""
+    ends = np.concatenate([[0], np.cumsum(there_R)]).astype(np.int32) * EXPERTS
+    values = values_RE.reshape(-1) if there_R.all() else values_RE[there_R].reshape(-1)
+    mask = None if there_R.all() else pa.array(~there_R)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values), type=kind, mask=mask)
 
 
 def plane_settings() -> dict[str, object]:
@@ -243,13 +292,7 @@ def planes(batch: pa.RecordBatch) -> pa.RecordBatch:
     bytes_REb = half_RE.view(np.uint8).reshape(len(batch), EXPERTS, 2)
     low, high = (fixed(np.ascontiguousarray(bytes_REb[:, :, i])) for i in (0, 1))
     inexact_R = (half_RE.astype(np.float32) != logits_RE).any(axis=1)
-    ends = np.concatenate([[0], np.cumsum(inexact_R)]).astype(np.int32) * EXPERTS
-    exact = pa.ListArray.from_arrays(
-        pa.array(ends),
-        pa.array(logits_RE[inexact_R].reshape(-1)),
-        type=PLANES.arrow.field("exact").type,
-        mask=pa.array(~inexact_R),
-    )
+    exact = some_lists(logits_RE, inexact_R, PLANES.arrow.field("exact").type)
     return pa.RecordBatch.from_arrays([*batch.columns[:3], low, high, exact], schema=PLANES.arrow)
 
 
@@ -313,6 +356,26 @@ def read_planes(store: Store, trace: TraceRecord) -> tuple[float, float]:
     return layer, median_of(lambda: connection.sql(SCAN.format(all_rows)).fetchall(), 1)
 
 
+def read_halves(store: Store, trace: TraceRecord) -> tuple[float, float]:
+    """The same of FLOAT16, which DuckDB reads as floats."""
+    connection = duckdb.connect()
+
+    def view(of: Iterable) -> str:
+        files = ", ".join(f"'{store.path / file.path}'" for file in of)
+        floats = "coalesce(exact, half::float[]) as logits"
+        return f"(select trace_id, layer, pos, {floats} from read_parquet([{files}]))"
+
+    def one_layer() -> NDArray:
+        source = view(store.files("router_logits", 1, 1))
+        query = f"select logits from {source} where trace_id = 1 and layer = {LAYER} order by pos"
+        return matrix(connection.sql(query).to_arrow_table()["logits"])
+
+    same(one_layer(), trace)
+    layer = median_of(one_layer, 5)
+    query = SCAN.format(view(store.files("router_logits")))
+    return layer, median_of(lambda: connection.sql(query).fetchall(), 1)
+
+
 def same(found_TE: NDArray, trace: TraceRecord) -> None:
     """Stop unless the logits of one layer came back as they were."""
     assert trace.routing is not None
@@ -320,7 +383,16 @@ def same(found_TE: NDArray, trace: TraceRecord) -> None:
     np.testing.assert_array_equal(found_TE, trace.router_logits[trace.routing.layers.index(LAYER)])
 
 
-READERS = {"FLOAT[]": read_floats, "pyarrow": read_floats, "planes": read_planes}
+OTHER = {
+    "planes": (PLANES, planes, plane_settings),
+    "FLOAT16": (HALVES, halves, half_settings),
+}
+READERS = {
+    "FLOAT[]": read_floats,
+    "pyarrow": read_floats,
+    "planes": read_planes,
+    "FLOAT16": read_halves,
+}
 
 
 if __name__ == "__main__":
