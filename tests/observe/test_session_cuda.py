@@ -7,6 +7,7 @@ import torch
 from sessions import PROMPTS, assert_same
 
 import ringlens as rl
+from ringlens.errors import ObservationError
 from ringlens.lens import Lens
 from ringlens.observe.instruments.logprobs import surprise
 from ringlens.observe.kernels.attention_interface import register_attention
@@ -78,3 +79,39 @@ def test_observing_with_the_fused_kernel_changes_no_output(tmp_path):
     a, b = (store.trace(1).heads(0) for store in stores)
     for name in ("entropy", "first_weight", "previous_weight"):
         np.testing.assert_allclose(a[name], b[name], atol=2e-2, err_msg=name)
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_a_run_taken_up_on_a_gpu_equals_one_that_was_not_interrupted(tmp_path, after):
+    """Tokens and routing bit for bit: the interrupted batch is decoded again as it was."""
+    options = {"max_new_tokens": 40, "batch_size": 2, "temperature": 1.0, "seed": 3}
+    whole = rl.capture(on_gpu(), PROMPTS, tmp_path / "whole", **options)
+    seen = []
+
+    def interrupt(progress):
+        seen.append(progress)
+        if len(seen) > after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rl.capture(
+            on_gpu(), PROMPTS, tmp_path / "s", **options, commit_every=0, on_progress=interrupt
+        )
+    again = rl.capture(on_gpu(), PROMPTS, tmp_path / "s", **options, commit_every=0)
+    for table in ("tokens", "routing", "router_logits"):
+        rows = [
+            store.sql(
+                f"select t.item, k.* exclude (trace_id) from {table} k join traces t "
+                "using (trace_id) order by all"
+            ).fetchall()
+            for store in (whole, again)
+        ]
+        assert repr(rows[0]) == repr(rows[1]), table
+
+
+def test_numbers_that_are_none_stop_a_run_on_a_gpu(tmp_path):
+    lens = on_gpu()
+    with torch.no_grad():
+        lens.model.model.layers[2].mlp.gate.weight[0] = torch.nan
+    with pytest.raises(ObservationError, match="layer 2"):
+        rl.capture(lens, PROMPTS, tmp_path / "s", max_new_tokens=8)
