@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import RinglensError
 from ringlens.model.ring.registration import register_when_imported
+from ringlens.versions import __version__ as __version__  # public under this name
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens, load
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from ringlens.problem import problems
     from ringlens.store import Store
 
-__version__ = "0.1.0"
 __all__ = ["Lens", "RinglensError", "Store", "capture", "load", "problems", "replay"]
 
 _HOMES = {

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
-from ringlens import __version__
-
+__version__ = "0.1.0"
 UNKNOWN = "unknown"
 
 
@@ -16,6 +13,9 @@ def version_of(package: str) -> str:
     """
     if package == "ringlens":
         return __version__
+    # Imported when needed: it takes longer than all of `import ringlens`.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ringlens.errors import ConfigError
 from ringlens.model.quantization import MODULE_METHODS
-from ringlens.model.ring.configuration import LAYOUTS
+
+LAYOUTS = ("fused", "modules")
 
 
 def choose_layout(

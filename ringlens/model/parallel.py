@@ -1,7 +1,7 @@
 """How a model is spread over processes: tensor, expert and pipeline parallelism under torchrun.
 
-transformers does the sharding (``DistributedConfig``); here stand the plans that it follows for
-Ring, the checks before it begins, and what an observer asks afterwards.
+transformers does the sharding (``DistributedConfig``) by the plans of the model's family. This
+module checks a layout before it begins, and answers what an observer asks afterwards.
 """
 
 from __future__ import annotations
@@ -17,38 +17,11 @@ from ringlens.model.quantization import fp8_block, quantization_method
 
 if TYPE_CHECKING:
     import torch.distributed as dist
+    from torch import nn
     from transformers import PreTrainedModel
 
     from ringlens.model.ring.configuration import BailingMoeV2Config
 
-# Attention weights are sharded, but every rank gathers all heads: an observer at the attention
-# interface sees whole queries and keys on each rank, and head statistics need no communication.
-TP_PLAN = {
-    "word_embeddings": "embedding_rowwise",
-    "layers.*.attention.query_key_value": "colwise_gather_output",
-    "layers.*.attention.dense": "rowwise_split_input",
-    "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
-    "layers.*.mlp.experts.down_proj": "rowwise",
-    "layers.*.mlp.experts": "moe_tp_experts",
-    "layers.*.mlp.shared_experts.gate_proj": "colwise",
-    "layers.*.mlp.shared_experts.up_proj": "colwise",
-    "layers.*.mlp.shared_experts.down_proj": "rowwise",
-    "layers.*.mlp.gate_proj": "colwise",
-    "layers.*.mlp.up_proj": "colwise",
-    "layers.*.mlp.down_proj": "rowwise",
-}
-# The router is in no plan: each rank routes every token itself, so its choices are whole.
-EP_PLAN = {
-    "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
-    "layers.*.mlp.experts.down_proj": "grouped_gemm",
-    "layers.*.mlp.experts": "ep_dispatch_experts",
-}
-PP_PLAN = {
-    "word_embeddings": (["input_ids"], ["inputs_embeds"]),
-    "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
-    "norm": (["hidden_states"], ["hidden_states"]),
-}
-HEAD_TP_PLAN = {"lm_head": "colwise_gather_output"}
 # What a rank gets of each expert must begin at 16 bytes: so many 16-bit numbers.
 ALIGNED = 8
 
@@ -99,20 +72,13 @@ def owned_layers(model: PreTrainedModel) -> tuple[int, ...]:
     Under tensor and expert parallelism every rank owns every layer (its share of it); under
     pipeline parallelism the layers of other stages are placeholders without weights.
     """
-    from ringlens.model.ring.modeling import BailingMoeV2DecoderLayer
-
-    layers = model.get_decoder().layers
-    return tuple(i for i, layer in enumerate(layers) if isinstance(layer, BailingMoeV2DecoderLayer))
+    return tuple(i for i, layer in enumerate(model.get_decoder().layers) if lives_here(layer))
 
 
-def number_cache(model: PreTrainedModel) -> None:
-    """Number the cache's layers from 0 in this process's stage of a pipeline.
-
-    transformers reads how much a cache holds from its layer 0, which on later stages would stay
-    empty: padded batches would then decode under a wrong mask.
-    """
-    for slot, layer in enumerate(owned_layers(model)):
-        model.get_decoder().layers[layer].attention.cache_slot = slot
+def lives_here(module: nn.Module) -> bool:
+    """Whether a module has weights in this process: another pipeline stage may hold it."""
+    # transformers puts this in the place of what other stages hold.
+    return type(module).__name__ != "PipelineIdentityLayer"
 
 
 def control_group(timeout_s: float) -> dist.ProcessGroup | None:
@@ -163,8 +129,9 @@ def distributed_config(
     if ep_size > 1:
         sizes["ep_size"] = ep_size
     if ep_size > 1 and tp_size == 1:
-        plan = {**{f"model.{name}": style for name, style in TP_PLAN.items()}, **HEAD_TP_PLAN}
-        sizes["tp_plan"] = dict.fromkeys(plan, "replicate")
+        sizes["tp_plan"] = dict.fromkeys(
+            [*(f"model.{name}" for name in config.base_model_tp_plan), "lm_head"], "replicate"
+        )
     return kind(**sizes)
 
 

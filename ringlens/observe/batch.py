@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache
 
 from ringlens.config import Recorded, Sampling
-from ringlens.model.ring.caching import cache_of
+from ringlens.model.caching import cache_of
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.pipeline.commit_thread import Recording
 from ringlens.observe.pipeline.ranks import Place

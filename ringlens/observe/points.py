@@ -19,6 +19,7 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from ringlens.errors import ObservationError
+from ringlens.model.parallel import lives_here
 from ringlens.model.ring.attention import attention_kernel
 
 if TYPE_CHECKING:
@@ -176,8 +177,7 @@ def _ranges(layers: tuple[int, ...]) -> str:
 def in_this_process(model: nn.Module, point: Point, layer: int | None) -> bool:
     """Whether the module of ``point`` lives here: another pipeline stage may hold it."""
     home = point.path if point.layers == "none" else _LAYER
-    # transformers puts this in the place of what other stages hold.
-    return type(model.get_submodule(home.format(layer))).__name__ != "PipelineIdentityLayer"
+    return lives_here(model.get_submodule(home.format(layer)))
 
 
 def module_at(model: nn.Module, point: Point, layer: int | None = None) -> nn.Module:

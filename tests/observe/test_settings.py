@@ -97,6 +97,6 @@ def test_versions_are_known_without_metadata(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(versions, "version", missing)
+    monkeypatch.setattr("importlib.metadata.version", missing)
     assert versions.version_of("ringlens") == rl.__version__
     assert versions.version_of("torch") == "unknown"

@@ -140,7 +140,7 @@ class BailingMoeV2Attention(nn.Module):
         assert config.head_dim is not None and config.num_key_value_heads is not None
         self.config = config
         self.layer_idx = layer_idx
-        self.cache_slot = layer_idx  # differs in a pipeline, see parallel.number_cache
+        self.cache_slot = layer_idx  # differs in a pipeline, see sharding.number_cache
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         self.num_key_value_groups = self.heads // self.kv_heads

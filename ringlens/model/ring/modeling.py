@@ -27,9 +27,10 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ringlens.errors import CheckpointError
+from ringlens.model.caching import CACHE, NEW, OLD, given
 from ringlens.model.gate.checkpoint import check_checkpoint, check_folder
 from ringlens.model.layout import choose_layout
-from ringlens.model.parallel import HEAD_TP_PLAN, number_cache, splits_experts
+from ringlens.model.parallel import splits_experts
 from ringlens.model.quantization import (
     is_offloading,
     keep_head,
@@ -42,7 +43,6 @@ from ringlens.model.ring.attention import (
     BailingMoeV2RMSNorm,
     BailingMoeV2RotaryEmbedding,
 )
-from ringlens.model.ring.caching import CACHE, NEW, OLD, given
 from ringlens.model.ring.configuration import BailingMoeV2Config
 from ringlens.model.ring.conversion import prediction_layer_pattern
 from ringlens.model.ring.moe import (
@@ -52,6 +52,7 @@ from ringlens.model.ring.moe import (
     BailingMoeV2MLP,
     BailingMoeV2SparseMoeBlock,
 )
+from ringlens.model.ring.sharding import HEAD_TP_PLAN, number_cache
 
 log = logging.getLogger(__name__)
 

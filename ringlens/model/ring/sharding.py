@@ -1,0 +1,49 @@
+"""How Ring's weights are shared out: the plans that transformers follows under torchrun."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ringlens.model.parallel import owned_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Attention weights are sharded, but every rank gathers all heads: an observer at the attention
+# interface sees whole queries and keys on each rank, and head statistics need no communication.
+TP_PLAN = {
+    "word_embeddings": "embedding_rowwise",
+    "layers.*.attention.query_key_value": "colwise_gather_output",
+    "layers.*.attention.dense": "rowwise_split_input",
+    "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+    "layers.*.mlp.experts.down_proj": "rowwise",
+    "layers.*.mlp.experts": "moe_tp_experts",
+    "layers.*.mlp.shared_experts.gate_proj": "colwise",
+    "layers.*.mlp.shared_experts.up_proj": "colwise",
+    "layers.*.mlp.shared_experts.down_proj": "rowwise",
+    "layers.*.mlp.gate_proj": "colwise",
+    "layers.*.mlp.up_proj": "colwise",
+    "layers.*.mlp.down_proj": "rowwise",
+}
+# The router is in no plan: each rank routes every token itself, so its choices are whole.
+EP_PLAN = {
+    "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
+    "layers.*.mlp.experts.down_proj": "grouped_gemm",
+    "layers.*.mlp.experts": "ep_dispatch_experts",
+}
+PP_PLAN = {
+    "word_embeddings": (["input_ids"], ["inputs_embeds"]),
+    "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+    "norm": (["hidden_states"], ["hidden_states"]),
+}
+HEAD_TP_PLAN = {"lm_head": "colwise_gather_output"}
+
+
+def number_cache(model: PreTrainedModel) -> None:
+    """Number the cache's layers from 0 in this process's stage of a pipeline.
+
+    transformers reads how much a cache holds from its layer 0, which on later stages would stay
+    empty: padded batches would then decode under a wrong mask.
+    """
+    for slot, layer in enumerate(owned_layers(model)):
+        model.get_decoder().layers[layer].attention.cache_slot = slot
