@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ringlens.errors import ObservationError
 from ringlens.interact.cache import ActivationCache, Name, Names, Place, locate, select
-from ringlens.interact.hooks import Attachment, attach
 from ringlens.model.parallel import parallel_of
 from ringlens.observe.given import TextOrIds
+from ringlens.observe.hooks import Attachment, attach
 from ringlens.observe.inputs import check_options, model_inputs
 from ringlens.observe.points import POINTS, Point
 

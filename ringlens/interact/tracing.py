@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.interact.cache import Name, Place, locate
-from ringlens.interact.hooks import changed_since, check_like, replace, version_of, view
 from ringlens.model.parallel import parallel_of
+from ringlens.observe.hooks import changed_since, check_like, replace, version_of, view
 from ringlens.observe.inputs import check_options, model_inputs, token_rows
 from ringlens.observe.points import POINTS, Point, find_point, module_at, tokens_module
 

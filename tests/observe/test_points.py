@@ -6,7 +6,7 @@ import torch
 from plain_points import plain_points
 
 from ringlens.errors import ObservationError
-from ringlens.interact.hooks import attach
+from ringlens.observe.hooks import attach
 from ringlens.observe.kernels.router import choose
 from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
 

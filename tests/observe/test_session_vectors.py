@@ -9,7 +9,7 @@ from sessions import PROMPTS
 import ringlens as rl
 from ringlens.config import TopAttention, Vectors, recordable
 from ringlens.errors import RinglensError
-from ringlens.interact.hooks import attach
+from ringlens.observe.hooks import attach
 from ringlens.observe.points import POINTS
 
 RECORD = (

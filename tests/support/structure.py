@@ -66,8 +66,10 @@ def arrows():
 
 @cache
 def used():
-    """Modules that others import."""
-    return set().union(*arrows().values())
+    """Modules that others import, or that `ringlens` loads when a public name is used."""
+    public = ast.walk(ast.parse(modules()["ringlens"].read_text()))
+    named = {node.value for node in public if isinstance(node, ast.Constant)}
+    return set().union(*arrows().values()) | (named & set(modules()))
 
 
 def package(module):
@@ -87,10 +89,22 @@ def room(module):
     return module if divided or module not in used() else inside
 
 
-def between(rooms):
-    """The arrows again, of what `rooms` makes of modules."""
+def part(module):
+    """A package or file right below `ringlens`; `ringlens` itself."""
+    return module.split(".")[1] if "." in module else module
+
+
+def between(rooms, programs=True):
+    """The arrows again, of what `rooms` makes of modules.
+
+    Args:
+        rooms: From a module to what it belongs to.
+        programs: Count modules that nothing imports, too.
+    """
     found = {}
     for module, others in arrows().items():
+        if not programs and module not in used():
+            continue
         found.setdefault(rooms(module), set()).update(map(rooms, others))
     return {name: others - {name} for name, others in found.items()}
 

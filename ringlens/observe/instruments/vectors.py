@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ringlens.config import TopAttention, Vectors
 from ringlens.errors import ConfigError
-from ringlens.interact.hooks import attach
+from ringlens.observe.hooks import attach
 from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
 from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
 
