@@ -24,6 +24,7 @@ def modules():
     return found
 
 
+@cache
 def imported(file: Path, at_once: bool = False):
     """What a file imports; not what only type checkers see.
 
@@ -31,10 +32,10 @@ def imported(file: Path, at_once: bool = False):
         file: The file.
         at_once: Leave out what is imported inside functions, when they are called.
 
-    Yields:
+    Returns:
         Full names, as ``ringlens.errors.RinglensError`` of ``from ringlens.errors import …``.
     """
-    nodes = [ast.parse(file.read_text())]
+    found, nodes = [], [ast.parse(file.read_text())]
     for node in nodes:  # grows
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
@@ -42,10 +43,11 @@ def imported(file: Path, at_once: bool = False):
             continue
         nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def home(name):
@@ -78,6 +80,7 @@ def package(module):
     return module if is_package else module.rpartition(".")[0]
 
 
+@cache
 def room(module):
     """What counts as one among packages: a package, or a file that stands beside sub-packages.
 
