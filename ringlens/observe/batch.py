@@ -18,7 +18,7 @@ from ringlens.config import Recorded, Sampling
 from ringlens.model.caching import cache_of
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.pipeline.commit_thread import Recording
-from ringlens.observe.pipeline.ranks import Place
+from ringlens.observe.pipeline.ranks import RankRole
 from ringlens.observe.pipeline.recorder import OnForward, Recorder
 from ringlens.observe.pipeline.trace_buffer import Task, TraceBuffer
 from ringlens.observe.sampling import processors
@@ -37,7 +37,7 @@ class Observer:
     Attributes:
         lens: The model.
         record: What to record, resolved for the model.
-        place: What of the model this process watches.
+        role: What of the model this process watches.
         recording: Takes the blocks.
         on_forward: Called with (B, T) at the start of each forward.
         prefill: Positions a forward takes at most.
@@ -45,7 +45,7 @@ class Observer:
 
     lens: Lens
     record: tuple[Recorded, ...]
-    place: Place
+    role: RankRole
     recording: Recording
     on_forward: OnForward
     prefill: int = PREFILL
@@ -53,7 +53,7 @@ class Observer:
     def recorder(self, pads: Sequence[int]) -> Recorder:
         """A recorder, to be attached for one batch."""
         return Recorder(
-            self.lens, self.record, self.recording.put, self.on_forward, tuple(pads), self.place
+            self.lens, self.record, self.recording.put, self.on_forward, tuple(pads), self.role
         )
 
     def begin(

@@ -18,7 +18,7 @@ from ringlens.observe.given import TextOrIds
 from ringlens.observe.inputs import check_rows, say_beyond_context
 from ringlens.observe.instruments.vectors import resolve
 from ringlens.observe.pipeline.commit_thread import EVERY, Recording
-from ringlens.observe.pipeline.ranks import Place, gone_peers, place
+from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
 from ringlens.observe.pipeline.run_record import run_record
 from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.resume import unfinished_batches
@@ -228,7 +228,7 @@ class _Session:
         if not tasks:
             raise ConfigError("nothing to observe: give at least one problem or text.")
         folder = store.address if isinstance(store, Store) else store
-        here = place(self.lens)
+        here = rank_role(self.lens)
         run = run_record(self.lens, self.mode, self.record, self.settings, tasks, here)
         with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:
             run_id = here.everyone.broadcast(_open_run(writer, run, here))
@@ -257,7 +257,7 @@ class _Session:
         return Store(folder)
 
 
-def _open_run(writer: StoreWriter, run: RunRecord, here: Place) -> str:
+def _open_run(writer: StoreWriter, run: RunRecord, here: RankRole) -> str:
     """The id of the run: one that the same call left unfinished, or a new one."""
     if here.writers.size < here.everyone.size and here.everyone.rank > 0:
         return ""  # processes with models of their own: rank 0 opens the run for all

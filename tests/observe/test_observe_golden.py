@@ -114,8 +114,8 @@ def test_heads(seen, expected, layer):
     np.testing.assert_allclose(heads.output_norm[layer], norm, rtol=2e-5)
 
 
-def test_vocabulary(seen, expected):
-    logprob, entropy = (seen.fields["vocabulary", name][0, 0] for name in ("logprob", "entropy"))
+def test_logprobs(seen, expected):
+    logprob, entropy = (seen.fields["logprobs", name][0, 0] for name in ("logprob", "entropy"))
     logp = expected["logits"].double().log_softmax(dim=-1)
     ids = expected["input_ids"][0]
     wanted = logp[:-1].gather(1, ids[1:, None])[:, 0]
@@ -135,7 +135,7 @@ def test_a_padded_row_equals_that_row_alone(seen, lens, expected):
     for name in HEADS:
         a, b = alone.fields["heads", name][:, 0], seen.fields["heads", name][:, 1, PAD:]
         np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=2e-3, atol=1e-5)
-    a, b = (x.fields["vocabulary", "logprob"][0] for x in (alone, seen))
+    a, b = (x.fields["logprobs", "logprob"][0] for x in (alone, seen))
     np.testing.assert_allclose(a[0, 1:], b[1, PAD + 1 :], atol=2e-5)
 
 

@@ -108,7 +108,7 @@ def test_a_slow_disk_bounds_the_memory_of_a_process_that_records(tmp_path):
     assert len(said["warnings"]) == 1
     assert "the model waits for it" in said["warnings"][0]
     assert said["waited"] > said["seconds"] / 4  # nearly all of it on an idle machine
-    recorded = slow_disk.BLOCKS * slow_disk.Block(0).bytes
+    recorded = slow_disk.BLOCKS * slow_disk.PendingBlock(0).bytes
     assert said["grown"] < recorded / 2, f"{said['grown'] / 2**20:.0f} MiB"
     with rl.Store(tmp_path / "s") as store:
         trace = store.trace(2)

@@ -15,7 +15,7 @@ from records import random_run, random_trace
 import ringlens as rl
 from ringlens.cli.main import main
 from ringlens.errors import ObservationError
-from ringlens.observe.pipeline.block import Seen
+from ringlens.observe.pipeline.block import Block
 from ringlens.observe.pipeline.finite import faults, refuse, suspects
 from ringlens.observe.tasks import Text
 from ringlens.problem import Problem
@@ -158,8 +158,8 @@ def test_infinities_that_mean_something_are_recorded(lens, tmp_path):
         (("routing", "entropy"), np.inf, True),
         (("routing", "logits"), -np.inf, False),
         (("routing", "logits"), np.inf, True),
-        (("vocabulary", "logprob"), -np.inf, False),
-        (("vocabulary", "entropy"), -np.inf, True),
+        (("logprobs", "logprob"), -np.inf, False),
+        (("logprobs", "entropy"), -np.inf, True),
         (("heads", "output_norm"), np.inf, True),
         (("resid_post", "values"), np.nan, True),
         (("resid_post", "values"), 3e38, False),  # the sum of which is beyond float32
@@ -168,11 +168,11 @@ def test_infinities_that_mean_something_are_recorded(lens, tmp_path):
 def test_which_numbers_are_none(field, value, wrong):
     part = np.full((3, 5, 2), value if value == 3e38 else 1, np.float32)
     part[1, 2, 0] = value
-    seen = Seen(0, 5, np.zeros((1, 5)), {field: part}, {}, {})
+    seen = Block(0, 5, np.zeros((1, 5)), {field: part}, {}, {})
     with warnings.catch_warnings(action="error"):  # users see what numpy says
         assert suspects(seen) == {field}
         half = np.full((4, 4096), 300, np.float16)  # the squares of which are beyond float16
-        assert suspects(Seen(0, 5, np.zeros((1, 5)), {field: half}, {}, {})) == {field}
+        assert suspects(Block(0, 5, np.zeros((1, 5)), {field: half}, {}, {})) == {field}
     found = faults(field, part, 10, (4, 6, 8))
     assert list(found) == ([12] if wrong else [])
     if wrong:
@@ -180,7 +180,7 @@ def test_which_numbers_are_none(field, value, wrong):
         said = rf"of item 7 \(p\), trace 3: .* is {value}"
         with pytest.raises(ObservationError, match=said) as raised:
             refuse(found[12], 3, 7, Problem("p", "", "x"))
-        where = "the logits, token 11" if field[0] == "vocabulary" else "layer 6, token 12"
+        where = "the logits, token 11" if field[0] == "logprobs" else "layer 6, token 12"
         assert str(raised.value).startswith(where)
 
 

@@ -231,8 +231,8 @@ def test_a_trace_written_in_parts_ends_with_the_phases_of_the_whole(
         record = buffer.cut()
         if record is None:
             continue
-        if record.retold is not None:
-            stored = list(zip(record.retold.phase, record.retold.turn.tolist(), strict=True))
+        if record.rewritten is not None:
+            stored = list(zip(record.rewritten.phase, record.rewritten.turn.tolist(), strict=True))
         assert len(stored) == record.start
         stored += zip(record.tokens.phase, record.tokens.turn.tolist(), strict=True)
         counts = [[phase for phase, _ in stored].count(p) for p in ("prompt", "think", "answer")]

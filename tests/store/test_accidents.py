@@ -206,7 +206,7 @@ class Failing:
 
 
 class Begun:
-    """A store with two running traces, and a commit that continues, retells and begins traces."""
+    """A store with two running traces, and a commit that continues, rewrites and begins traces."""
 
     def __init__(self, path, stack):
         self.path = path

@@ -102,15 +102,15 @@ def test_tokens_told_anew_replace_the_stored_ones(tmp_path):
         writer.commit(run_id, parts)
         before = store.sql("from tokens where trace_id = 2 order by pos").fetchall()
         n = len(TRACE.tokens.text)
-        retold = replace(TRACE.tokens, phase=["answer"] * n)
+        rewritten = replace(TRACE.tokens, phase=["answer"] * n)
         record = replace(
-            part(replace(TRACE, tokens=retold), 20, 30, first),
-            retold=cut_tokens(retold, 0, 20),
+            part(replace(TRACE, tokens=rewritten), 20, 30, first),
+            rewritten=cut_tokens(rewritten, 0, 20),
         )
         assert (record.n_prompt, record.n_answer) == (0, n)
         writer.commit(run_id, [record])
         assert store.trace(first).tokens()["phase"] == ["answer"] * n
-        assert_same(store.trace(first), replace(TRACE, tokens=retold), RUN)
+        assert_same(store.trace(first), replace(TRACE, tokens=rewritten), RUN)
         assert store.sql("from tokens where trace_id = 2 order by pos").fetchall() == before
         assert store.sql("select count(*) from tokens").fetchall() == [(50,)]
 
@@ -119,9 +119,9 @@ def test_the_end_of_a_trace_may_retell_its_tokens_without_a_further_one(tmp_path
     with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
         run_id = writer.start_run(RUN)
         (trace_id,) = writer.commit(run_id, [part(TRACE, 0, 30, None, finish_reason="running")])
-        retold = replace(TRACE.tokens, phase=["think"] * 30)
-        told = replace(TRACE, tokens=retold)
-        writer.commit(run_id, [part(told, 30, 30, trace_id, retold=retold)])
+        rewritten = replace(TRACE.tokens, phase=["think"] * 30)
+        told = replace(TRACE, tokens=rewritten)
+        writer.commit(run_id, [part(told, 30, 30, trace_id, rewritten=rewritten)])
         assert_same(store.trace(trace_id), told, RUN)
         assert store.trace(trace_id).summary["n_think"] == 30
         assert len(store.files("tokens")) == 1
@@ -154,7 +154,11 @@ def test_a_damaged_file_keeps_its_traces_from_going_on_and_is_named(tmp_path, da
         ({"trace_id": None}, ObservationError, "a new trace starts at 0"),
         ({"text": "!" * 99}, ObservationError, "do not tile the text of 99"),
         ({"resumed_at": (21,)}, ObservationError, "position 21, outside the trace"),
-        ({"retold": cut_tokens(TRACE.tokens, 0, 9)}, ObservationError, r"retold.token_id is \(9,"),
+        (
+            {"rewritten": cut_tokens(TRACE.tokens, 0, 9)},
+            ObservationError,
+            r"rewritten.token_id is \(9,",
+        ),
     ],
 )
 def test_a_part_that_does_not_fit_is_refused(tmp_path, changes, error, sentence):
@@ -177,7 +181,7 @@ def test_parts_go_on_exactly_where_the_trace_ends(tmp_path):
         with pytest.raises(ObservationError, match=r"has 10 tokens in the store, .* starts at 12"):
             writer.commit(run_id, [part(TRACE, 12, 20, trace_id)])
         moved = part(random_trace(RUN, 30, seed=3), 10, 20, trace_id)
-        with pytest.raises(ObservationError, match=r"does not go on after .*`retold`"):
+        with pytest.raises(ObservationError, match=r"does not go on after .*`rewritten`"):
             writer.commit(run_id, [moved])
         last = part(TRACE, 10, 30, trace_id)
         with pytest.raises(ObservationError, match="continued twice in one commit"):

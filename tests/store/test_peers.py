@@ -25,10 +25,10 @@ EXCHANGES = 4
 """In a commit: the records are checked, the reservation known, the files staged, the outcome."""
 
 
-@pytest.mark.parametrize(("size", "speaker"), [(2, 0), (3, 1), (6, 5)])
-def test_ranks_write_one_commit(tmp_path, size, speaker):
+@pytest.mark.parametrize(("size", "primary"), [(2, 0), (3, 1), (6, 5)])
+def test_ranks_write_one_commit(tmp_path, size, primary):
     """Records equal those of one process; with six ranks some own no layer at all."""
-    found, codes = run_ranks(write_as_rank, tmp_path, size, speaker=speaker)
+    found, codes = run_ranks(write_as_rank, tmp_path, size, primary=primary)
     assert codes == [0] * size
     bytes_written = found[0][-1]
     assert found == [[[1, 2], [2], [], bytes_written]] * size

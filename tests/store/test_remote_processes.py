@@ -133,7 +133,7 @@ def test_a_killed_writers_run_goes_on(shared, repetition):
 
 
 def test_ranks_upload_the_layers_that_they_own(shared):
-    found, codes = run_ranks(write_as_rank, shared, 2, speaker=1)
+    found, codes = run_ranks(write_as_rank, shared, 2, primary=1)
     assert codes == [0, 0]
     assert found == [[[1, 2], [2], [], found[0][-1]]] * 2
     with Store(shared) as store:

@@ -17,7 +17,7 @@ from workers import Piped
 from ringlens.errors import StoreError
 from ringlens.store import Alone, ChoiceArrays, Store, StoreWriter
 from ringlens.store.maintain import cube, rollup
-from ringlens.store.schema.usage_tables import BLOCK, TABLES
+from ringlens.store.schema.usage_tables import TABLES, USAGE_BLOCK
 
 RUN = random_run()
 PHASES = ("prompt", "think", "answer")
@@ -28,7 +28,11 @@ def histories(draw):
     """Traces, where each is cut, and at which cuts its earlier phases are told anew."""
     traces, cuts, tellings = [], [], []
     for seed in range(draw(st.integers(1, 3))):
-        tokens = draw(st.sampled_from([1, 5, 30, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 40]))
+        tokens = draw(
+            st.sampled_from(
+                [1, 5, 30, USAGE_BLOCK - 1, USAGE_BLOCK, USAGE_BLOCK + 1, 2 * USAGE_BLOCK + 40]
+            )
+        )
         traces.append(random_trace(RUN, tokens, seed=seed, router_logits=None, heads=None))
         inside = draw(st.sets(st.integers(1, tokens), max_size=3))
         cuts.append(sorted({0, tokens} | inside))
@@ -50,7 +54,7 @@ def in_parts(traces, cuts, tellings, rng):
                 phase = rng.choice(PHASES, size=len(now[i].tokens.text)).tolist()
                 tokens = replace(now[i].tokens, phase=phase)
                 now[i] = replace(now[i], tokens=tokens)
-                changes["retold"] = cut_tokens(tokens, 0, begin)
+                changes["rewritten"] = cut_tokens(tokens, 0, begin)
             records.append((i, now[i], begin, end, changes))
         yield records
 
@@ -123,7 +127,7 @@ def test_retelling_leaves_the_rollups_of_neighbours(tmp_path):
         before = store.sql(query, [second]).fetchall()
         tokens = replace(traces[0].tokens, phase=["answer"] * 60)
         told_anew = replace(traces[0], tokens=tokens)
-        record = part(told_anew, 40, 60, first, retold=cut_tokens(tokens, 0, 40))
+        record = part(told_anew, 40, 60, first, rewritten=cut_tokens(tokens, 0, 40))
         writer.commit(run_id, [record])
         assert store.sql(query, [second]).fetchall() == before
         phases = "select distinct phase from usage_traces where trace_id = ?"
@@ -195,7 +199,7 @@ def test_a_running_capture_is_counted_anew_and_goes_on(tmp_path):
         assert_sums(store)
         tokens = replace(trace.tokens, phase=["answer"] * 600)
         record = part(replace(trace, tokens=tokens), 400, 600, trace_id)
-        writer.commit(run_id, [replace(record, retold=cut_tokens(tokens, 0, 400))])
+        writer.commit(run_id, [replace(record, rewritten=cut_tokens(tokens, 0, 400))])
         assert_sums(store)
         phases = "select distinct phase from usage_traces"
         assert store.sql(phases).fetchall() == [("answer",)]
@@ -262,7 +266,7 @@ def test_trace_summary_has_a_row_a_trace(tmp_path):
 
 
 def test_any_stretch_is_counted_by_the_cube(tmp_path):
-    trace = random_trace(RUN, 3 * BLOCK + 57, router_logits=None, heads=None)
+    trace = random_trace(RUN, 3 * USAGE_BLOCK + 57, router_logits=None, heads=None)
     size = len(trace.tokens.text)
     with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
         run_id = writer.start_run(RUN)
@@ -273,7 +277,7 @@ def test_any_stretch_is_counted_by_the_cube(tmp_path):
         late = cubes.get(trace_id)
         assert (early.blocks, late.blocks) == (2, 4)
         assert cubes.get(trace_id) is late
-        edges = (0, 1, 100, 255, 256, 257, 512, 600, 3 * BLOCK, size - 1, size)
+        edges = (0, 1, 100, 255, 256, 257, 512, 600, 3 * USAGE_BLOCK, size - 1, size)
         for first in edges:
             for last in (edge for edge in edges if edge >= first):
                 expected = [

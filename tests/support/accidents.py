@@ -86,8 +86,8 @@ def step(item: int, start: int, stop: int, trace_id: int | None) -> TraceRecord:
     trace = whole(item)
     if stop < len(trace.tokens.text):
         return part(told(item), start, stop, trace_id)
-    retold = cut_tokens(trace.tokens, 0, start) if item % 2 and start else None
-    return part(trace, start, stop, trace_id, retold=retold)
+    rewritten = cut_tokens(trace.tokens, 0, start) if item % 2 and start else None
+    return part(trace, start, stop, trace_id, rewritten=rewritten)
 
 
 def assert_story(trace: Trace) -> None:
@@ -102,7 +102,7 @@ def assert_story(trace: Trace) -> None:
 def write_story(
     path: Path, reports: Connection, commits: int, fuse: Fuse, stay: float = 600
 ) -> None:
-    """All that a writer does: opens, resumes a run or starts one, commits, retells, finishes.
+    """All that a writer does: opens, resumes a run or starts one, commits, rewrites, finishes.
 
     Replaced files stay ``stay`` seconds. Reports the run, then (trace_id, tokens) of each part
     committed, last the lines executed.

@@ -10,13 +10,13 @@ from workers import (
 from writers import drain, start
 
 
-def run_ranks(target, path, size, *args, speaker=0, each=lambda rank: ()):
+def run_ranks(target, path, size, *args, primary=0, each=lambda rank: ()):
     """Run one process a rank; return what each reported and its exit code."""
     pipes = [processes().Pipe() for _ in range(size - 1)]
     ends = [[ours for ours, _ in pipes], *([theirs] for _, theirs in pipes)]
     started = []
     for rank in range(size):
-        peers = Piped(rank, size, speaker, ends[rank])
+        peers = Piped(rank, size, primary, ends[rank])
         started.append(start(target, path, peers, *args, *each(rank)))
     for pipe in pipes:
         for end in pipe:

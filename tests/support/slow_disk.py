@@ -16,7 +16,7 @@ from records import random_run, random_trace
 from ringlens.observe.batch import TraceBuffer
 from ringlens.observe.instruments.heads import FIELDS
 from ringlens.observe.pipeline import commit_thread
-from ringlens.observe.pipeline.block import Seen
+from ringlens.observe.pipeline.block import Block
 from ringlens.observe.pipeline.commit_thread import Recording
 from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.store import Alone, StoreWriter
@@ -27,7 +27,7 @@ SLEEP = 0.02
 
 
 @dataclass
-class Block:
+class PendingBlock:
     """A block whose head statistics say where they belong."""
 
     start: int
@@ -37,12 +37,12 @@ class Block:
         """Memory that it holds."""
         return 4 * LAYERS * POSITIONS * HEADS * 2
 
-    def open(self) -> Seen:
+    def open(self) -> Block:
         """The statistics, [L, B, t, H]: entropy is the position modulo 1000."""
         stop = self.start + POSITIONS
         pos = np.arange(self.start, stop)
         values = np.broadcast_to((pos % 1000)[:, None], (LAYERS, 1, POSITIONS, HEADS))
-        return Seen(
+        return Block(
             start=self.start,
             stop=stop,
             token_ids=(4 + pos % 300)[None],
@@ -72,7 +72,7 @@ def main() -> None:
         with Recording(writer, run_id, Alone()) as found:
             found.begin([buffer])
             for index in range(BLOCKS):
-                found.put(Block(index * POSITIONS))
+                found.put(PendingBlock(index * POSITIONS))
             found.end()
         seconds = time.monotonic() - started
         writer.finish_run(run_id)

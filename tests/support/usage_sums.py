@@ -3,7 +3,7 @@
 import numpy as np
 
 from ringlens.store.maintain import rollup
-from ringlens.store.schema.usage_tables import BLOCK
+from ringlens.store.schema.usage_tables import USAGE_BLOCK
 
 CHOSEN = """
 select run_id, trace_id, layer, {key}, unnest(expert_ids) as expert, unnest(weights) as weight
@@ -17,7 +17,7 @@ from routing join tokens using (trace_id, pos) join traces using (trace_id)
 """
 
 
-KEYS = {"usage_traces": "phase", "usage_blocks": f"(pos // {BLOCK})::integer as block"}
+KEYS = {"usage_traces": "phase", "usage_blocks": f"(pos // {USAGE_BLOCK})::integer as block"}
 
 
 def told(store, table, column):

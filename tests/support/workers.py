@@ -178,7 +178,7 @@ class Piped:
 
     rank: int
     size: int
-    speaker: int
+    primary: int
     pipes: list[Connection]
     dies_at: int | None = None
 

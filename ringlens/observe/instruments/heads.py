@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
+from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
 from ringlens.observe.instruments.vectors import Window
 from ringlens.observe.kernels.attention import Causal, HeadStatistics, head_statistics
 from ringlens.observe.kernels.attention_interface import take_statistics
@@ -46,7 +46,7 @@ class AttentionInstrument:
         layers: Layers that are watched.
         compute: What is computed, `head_fields` or `top_fields`.
         first_B: First position of each row that is no padding; None: position 0 in all.
-        courier: Sends the results.
+        transfer: Sends the results.
         window: Positions that are looked at; None: all.
     """
 
@@ -56,17 +56,17 @@ class AttentionInstrument:
         layers: tuple[int, ...],
         compute: Compute,
         first_B: Tensor | None,
-        courier: Courier,
+        transfer: Transfer,
         window: Window | None = None,
     ) -> None:
         self.model, self.layers, self.compute = model, layers, compute
-        self.first_B, self.courier = first_B, courier
+        self.first_B, self.transfer = first_B, transfer
         self.start = 0
         self._window = window or Window((0, None), ())
         self._begin = self._T = 0
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
         self._keys: dict[int, tuple[Tensor, float, int]] = {}
-        self._sent: dict[int, Parcel] = {}
+        self._sent: dict[int, PendingTensors] = {}
 
     def attach(self) -> list[Any]:
         """Stand around the model's kernel; returns handles to remove."""
@@ -80,7 +80,7 @@ class AttentionInstrument:
         """A forward of [B, T] tokens begins, after which ``stop`` positions are in the cache."""
         self._T, self._begin = shape[1], stop - shape[1]
 
-    def take(self) -> dict[int, Parcel]:
+    def take(self) -> dict[int, PendingTensors]:
         """What was seen since the last time, by layer."""
         for layer, seen in self._seen.items():
             key_BGSC, scaling, stop = self._keys[layer]
@@ -113,14 +113,14 @@ class AttentionInstrument:
         key_BGSC = key_BGSC[:, :, : self._begin + part.stop]  # what the last of them sees
         query_BHTC, output_BTHC = query_BHTC[:, :, part], output_BTHC[:, part]
         if known is not None and self.compute is head_fields:
-            self._sent[layer] = self.courier.send(known_fields, *_tensors(known), output_BTHC)
+            self._sent[layer] = self.transfer.send(known_fields, *_tensors(known), output_BTHC)
         else:
             self._send(layer, key_BGSC, scaling, query_BHTC, output_BTHC)
 
     def _send(self, layer: int, key: Tensor, scaling: float, *seen: Tensor) -> None:
-        # A parcel takes tensors: an empty one stands for no padding.
+        # Only tensors are sent: an empty one stands for no padding.
         first_B = key.new_empty(0) if self.first_B is None else self.first_B.to(key.device)
-        self._sent[layer] = self.courier.send(partial(self.compute, scaling), key, first_B, *seen)
+        self._sent[layer] = self.transfer.send(partial(self.compute, scaling), key, first_B, *seen)
 
 
 def head_fields(scaling: float, key_BGSC: Tensor, first_B: Tensor, *seen: Tensor) -> Tensors:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
+from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
 from ringlens.observe.kernels.attention import has_triton
 from ringlens.observe.points import POINTS, module_at, unembed
 
@@ -37,7 +37,7 @@ def surprise(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     return logp.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1), entropy
 
 
-class VocabularyInstrument:
+class LogprobsInstrument:
     """Watches what the model expected before each token.
 
     A token's numbers come from the distribution before it: within a forward from the final norm's
@@ -45,8 +45,8 @@ class VocabularyInstrument:
     position's logits, which wait until the next token is known.
     """
 
-    def __init__(self, model: BailingMoeV2ForCausalLM, courier: Courier) -> None:
-        self.model, self.courier = model, courier
+    def __init__(self, model: BailingMoeV2ForCausalLM, transfer: Transfer) -> None:
+        self.model, self.transfer = model, transfer
         self._unembed = unembed(model)
         self._most = MAX_LOGITS.get(model.device.type, MAX_LOGITS["cpu"])
         self._found: list[Tensor] = []
@@ -69,14 +69,14 @@ class VocabularyInstrument:
             if len(self._waiting) // 2 * last_BV.numel() > self._most:
                 self._settle()
 
-    def take(self) -> dict[int, Parcel]:
+    def take(self) -> dict[int, PendingTensors]:
         """What was seen since the last time, as "layer" −1; nothing where no logits are."""
         inputs, self._found, waiting = self._found, [], self._waiting
         if not inputs and not waiting:
             return {}
         self._waiting = []
         known = len(inputs)
-        return {-1: self.courier.send(lambda *x: _joined(x[:known], x[known:]), *inputs, *waiting)}
+        return {-1: self.transfer.send(lambda *x: _joined(x[:known], x[known:]), *inputs, *waiting)}
 
     def _settle(self) -> None:
         if self._waiting:
@@ -108,8 +108,8 @@ class PeakInstrument:
     It is not stored: a token drawn from logits that are NaN or infinite must not pass unseen.
     """
 
-    def __init__(self, model: BailingMoeV2ForCausalLM, courier: Courier) -> None:
-        self.model, self.courier = model, courier
+    def __init__(self, model: BailingMoeV2ForCausalLM, transfer: Transfer) -> None:
+        self.model, self.transfer = model, transfer
         self._found: list[Tensor] = []
         self._last_B: Tensor | None = None
 
@@ -125,14 +125,14 @@ class PeakInstrument:
             peak_BT[:, 0] = self._last_B
         self._found.append(peak_BT)
 
-    def take(self) -> dict[int, Parcel]:
+    def take(self) -> dict[int, PendingTensors]:
         """What was seen since the last time, as "layer" −1."""
         found, self._found = self._found, []
         if not found:
             return {}
         last = found[-1].device  # the first forward may not have known where logits are
         joined = lambda *x: {PEAK: torch.cat(x, dim=1)}  # noqa: E731
-        return {-1: self.courier.send(joined, *(peak_BT.to(last) for peak_BT in found))}
+        return {-1: self.transfer.send(joined, *(peak_BT.to(last) for peak_BT in found))}
 
     def _logits(self, module: nn.Module, args: tuple, logits_BTV: Tensor) -> None:
         self._last_B = logits_BTV[:, -1].amax(dim=-1).float()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
+from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
 from ringlens.observe.kernels.router import (
     RouterSpec,
     refuse_other_choice,
@@ -48,7 +48,7 @@ class RoutingInstrument:
         layers: Its sparse layers that are watched.
         router: Constants of the routers.
         logits: Whether router logits are kept, too.
-        courier: Sends the results.
+        transfer: Sends the results.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class RoutingInstrument:
         layers: tuple[int, ...],
         router: RouterSpec,
         logits: bool,
-        courier: Courier,
+        transfer: Transfer,
     ) -> None:
-        self.router, self.logits, self.courier = router, logits, courier
+        self.router, self.logits, self.transfer = router, logits, transfer
         self._gates = {layer: gate(model, layer) for layer in layers}
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
         self._shapes: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        self._sent: dict[int, Parcel] = {}
+        self._sent: dict[int, PendingTensors] = {}
         self.start = 0
         self._shape = (0, 0)
         # Read where they are: to fetch them would wait for the device. Offloaded ones are fetched.
@@ -85,7 +85,7 @@ class RoutingInstrument:
             self.start = stop - shape[1]
         self._shape = shape
 
-    def take(self) -> dict[int, Parcel]:
+    def take(self) -> dict[int, PendingTensors]:
         """What was seen since the last time, by layer."""
         for layer in list(self._seen):
             self._send(layer)
@@ -105,7 +105,7 @@ class RoutingInstrument:
         compute = partial(routing_fields, self.router, self.logits)
         finish = partial(checked_fields, self.router)
         seen, bias_E = self._seen.pop(layer), self._biases[layer]
-        self._sent[layer] = self.courier.send(
+        self._sent[layer] = self.transfer.send(
             partial(compute, self._shapes.pop(layer)),
             bias_E.to(seen[0].device),
             *seen,

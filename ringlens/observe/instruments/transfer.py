@@ -1,7 +1,7 @@
 """From the device to the host without stopping the model.
 
 On CUDA the results are computed where the model runs and copied to pinned memory on a stream of
-their own; on the CPU they are computed by whoever opens the parcel, which is the recording thread.
+their own; on the CPU they are computed by whoever opens them, which is the recording thread.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def bring(x: Tensor, device: torch.device) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
-class Parcel:
+class PendingTensors:
     """Named tensors on their way to the host.
 
     Attributes:
-        bytes: Memory that the parcel holds until it is opened.
+        bytes: Memory that they hold until they are opened.
     """
 
     def __init__(self, contents: Callable[[], Tensors], size: int) -> None:
@@ -31,15 +31,15 @@ class Parcel:
         self.bytes = size
 
     def open(self) -> Tensors:
-        """The tensors, on the CPU; waits for them. A parcel is opened once."""
+        """The tensors, on the CPU; waits for them. They are opened once."""
         with torch.inference_mode():
             contents = self._contents()
         del self._contents  # what it was made from may go now
         return contents
 
 
-class Courier:
-    """Sends parcels; one stream of its own for each CUDA device."""
+class Transfer:
+    """Brings tensors to the host; one stream of its own for each CUDA device."""
 
     # On the CPU, inputs above this are not kept for later but used at once.
     keeps = 2**25
@@ -52,13 +52,13 @@ class Courier:
         compute: Callable[..., Tensors],
         *inputs: Tensor,
         finish: Callable[[Tensors], Tensors] | None = None,
-    ) -> Parcel:
+    ) -> PendingTensors:
         """Send ``finish(compute(*inputs))``.
 
         Args:
             compute: Runs on the inputs' device and must not wait for it.
             *inputs: Tensors that nobody writes to any more.
-            finish: Runs on the host, when the parcel is opened.
+            finish: Runs on the host, when they are opened.
         """
         size = sum(x.nbytes for x in inputs)
         if inputs[0].is_cuda:
@@ -68,7 +68,7 @@ class Courier:
             contents, size = (lambda: results), sum(x.nbytes for x in results.values())
         else:
             contents = lambda: compute(*inputs)  # noqa: E731
-        return Parcel((lambda: finish(contents())) if finish else contents, size)
+        return PendingTensors((lambda: finish(contents())) if finish else contents, size)
 
     def _copied(self, results: Tensors) -> tuple[Callable[[], Tensors], int]:
         device = next(iter(results.values())).device

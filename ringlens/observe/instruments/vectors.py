@@ -16,7 +16,7 @@ from torch import Tensor
 from ringlens.config import TopAttention, Vectors
 from ringlens.errors import ConfigError
 from ringlens.observe.hooks import attach
-from ringlens.observe.instruments.transfer import Courier, Parcel, Tensors
+from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
 from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class VectorInstrument:
         model: The model.
         wanted: Resolved request; its layers are those that this process watches.
         pads: Padded positions before each row; empty for none.
-        courier: Sends the results.
+        transfer: Sends the results.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class VectorInstrument:
         model: BailingMoeV2ForCausalLM,
         wanted: Vectors,
         pads: tuple[int, ...],
-        courier: Courier,
+        transfer: Transfer,
     ) -> None:
-        self.model, self.wanted, self.courier = model, wanted, courier
+        self.model, self.wanted, self.transfer = model, wanted, transfer
         self.start = 0
         self._window = Window(wanted.span, pads)
         self._begin = self._T = 0
@@ -125,10 +125,10 @@ class VectorInstrument:
         """A forward of [B, T] tokens begins, after which ``stop`` positions are in the cache."""
         self._T, self._begin = shape[1], stop - shape[1]
 
-    def take(self) -> dict[int, Parcel]:
+    def take(self) -> dict[int, PendingTensors]:
         """What was seen since the last time, by layer (−1 for a point outside the layers)."""
         sent = {
-            layer: self.courier.send(joined, *seen, finish=widened)
+            layer: self.transfer.send(joined, *seen, finish=widened)
             for layer, seen in self._seen.items()
         }
         self._seen.clear()

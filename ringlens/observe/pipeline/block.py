@@ -1,4 +1,4 @@
-"""A block: what was seen at some positions of all traces of a batch.
+"""A block: what was observed at some positions of all traces of a batch.
 
 Shape letters: L layers, B batch, t positions of the block.
 """
@@ -11,27 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ringlens.observe.instruments.transfer import Parcel
+from ringlens.observe.instruments.transfer import PendingTensors
 
 Field = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Shipment:
-    """What one instrument saw.
-
-    Attributes:
-        start: First position, padding counted.
-        parcels: Its results by layer, all of the same positions.
-    """
-
-    start: int
-    parcels: Mapping[int, Parcel]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """An opened block.
+class Block:
+    """What each instrument observed, on the host.
 
     Attributes:
         start: First position, padding counted.
@@ -52,28 +39,36 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Block:
-    """What each instrument saw, and the tokens that it belongs to."""
+class PendingBlock:
+    """A block whose tensors are on their way to the host.
+
+    Attributes:
+        start: First position, padding counted.
+        stop: Position behind the last.
+        token_ids: Its tokens.
+        tensors: Results by instrument and layer, all of an instrument of the same positions.
+        starts: First position of each instrument's results.
+    """
 
     start: int
     stop: int
-    token_ids: Parcel
-    shipments: Mapping[str, Shipment]
+    token_ids: PendingTensors
+    tensors: Mapping[str, Mapping[int, PendingTensors]]
+    starts: Mapping[str, int]
 
     @property
     def bytes(self) -> int:
         """Memory that the block holds until it is opened."""
-        return sum(p.bytes for sent in self.shipments.values() for p in sent.parcels.values())
+        return sum(t.bytes for by_layer in self.tensors.values() for t in by_layer.values())
 
-    def open(self) -> Seen:
-        """Wait for the parcels and unpack them."""
+    def open(self) -> Block:
+        """Wait for the tensors and stack them by layer."""
         fields: dict[Field, NDArray] = {}
-        layers = {name: tuple(sorted(sent.parcels)) for name, sent in self.shipments.items()}
-        for instrument, sent in self.shipments.items():
-            opened = [sent.parcels[layer].open() for layer in layers[instrument]]
+        layers = {name: tuple(sorted(by_layer)) for name, by_layer in self.tensors.items()}
+        for instrument, by_layer in self.tensors.items():
+            opened = [by_layer[layer].open() for layer in layers[instrument]]
             for name in list(opened[0]) if opened else ():
                 stacked = np.stack([tensors.pop(name).numpy() for tensors in opened])
                 fields[instrument, name] = stacked
         token_ids = self.token_ids.open()["token_ids"].numpy()
-        starts = {name: sent.start for name, sent in self.shipments.items()}
-        return Seen(self.start, self.stop, token_ids, fields, layers, starts)
+        return Block(self.start, self.stop, token_ids, fields, layers, dict(self.starts))

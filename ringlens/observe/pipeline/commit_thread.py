@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from ringlens.observe.pipeline.block import Block
+from ringlens.observe.pipeline.block import PendingBlock
 from ringlens.observe.pipeline.finite import Fault, merged, refuse, suspects
 from ringlens.observe.pipeline.trace_buffer import TraceBuffer
 from ringlens.store import StoreWriter
@@ -111,7 +111,7 @@ class Recording:
         """The blocks that follow belong to these traces."""
         self._put(0, lambda: self._begin(buffers))
 
-    def put(self, block: Block) -> None:
+    def put(self, block: PendingBlock) -> None:
         """Take a block; waits while too much is queued."""
         self._put(block.bytes, lambda: self._add(block))
 
@@ -163,12 +163,12 @@ class Recording:
     def _begin(self, buffers: Sequence[TraceBuffer]) -> None:
         self._buffers = list(buffers)
 
-    def _add(self, block: Block) -> None:
-        seen = block.open()
-        doubtful, found = suspects(seen), []
+    def _add(self, pending: PendingBlock) -> None:
+        block = pending.open()
+        doubtful, found = suspects(block), []
         for buffer in self._buffers:
             before = len(buffer)
-            found.append(buffer.add(seen, doubtful))
+            found.append(buffer.add(block, doubtful))
             self.tokens += len(buffer) - before
         self._judge(found)
         late = time.monotonic() - self._last_commit >= self.every

@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringlens.errors import ObservationError
-from ringlens.observe.pipeline.block import Field, Seen
+from ringlens.observe.pipeline.block import Block, Field
 from ringlens.problem import Problem
 
-VOCABULARY = "vocabulary"
-PEAK: Field = (VOCABULARY, "peak")
+LOGPROBS = "logprobs"
+PEAK: Field = (LOGPROBS, "peak")
 """Largest logit before a token, looked at where log-probabilities are not recorded; not stored."""
 
 # An infinite margin says that nothing could have displaced an expert or a group; masked logits are
 # minus infinity, and so is the log-probability of a token that was masked.
 ABOVE = {("routing", "margin"), ("routing", "group_margin")}
-BELOW = {("routing", "logits"), (VOCABULARY, "logprob")}
+BELOW = {("routing", "logits"), (LOGPROBS, "logprob")}
 
 
 @dataclass(frozen=True, order=True)
@@ -47,12 +47,12 @@ class Fault:
     value: str
 
 
-def suspects(seen: Seen) -> frozenset[Field]:
+def suspects(block: Block) -> frozenset[Field]:
     """The fields of a block in which something may not be finite, padding included."""
     with np.errstate(over="ignore", invalid="ignore"):  # that is what is asked here
         return frozenset(
             field
-            for field, array in seen.fields.items()
+            for field, array in block.fields.items()
             # Half the time of a sum, a third of that of looking at each: 0.24 ns a number.
             if array.dtype.kind == "f" and not np.isfinite(np.dot(array.ravel(), array.ravel()))
         )
@@ -77,7 +77,7 @@ def faults(
         wrong &= part != np.inf
     if field in BELOW:
         wrong &= part != -np.inf
-    if field[0] == VOCABULARY and first == 0:
+    if field[0] == LOGPROBS and first == 0:
         wrong[:, 0] = False  # nothing is expected of the first token
     wrong_LT = wrong.reshape(*part.shape[:2], -1).any(axis=2)
     found = {}
@@ -90,13 +90,13 @@ def faults(
 
 def _fault(field: Field, pos: int, layer: int, value: str) -> Fault:
     instrument, name = field
-    known = {"heads": 0, "attention": 0, "routing": 1, VOCABULARY: 3}
+    known = {"heads": 0, "attention": 0, "routing": 1, LOGPROBS: 3}
     # The numbers of a token's expectation come from the logits of the token before.
-    at, place = (pos - 1, 2**31) if instrument == VOCABULARY else (pos, layer)
+    at, place = (pos - 1, 2**31) if instrument == LOGPROBS else (pos, layer)
     words = {"heads": f"the heads' {name}", "attention": "an attention weight"}
-    words |= {"routing": f"the router's {name}", VOCABULARY: f"the {name} of the next token"}
+    words |= {"routing": f"the router's {name}", LOGPROBS: f"the {name} of the next token"}
     if field == PEAK:
-        words[VOCABULARY] = "the largest"
+        words[LOGPROBS] = "the largest"
     what = words.get(instrument, f"a number of {instrument}")
     return Fault(at, place, known.get(instrument, 2), what, value)
 

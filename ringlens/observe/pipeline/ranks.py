@@ -43,7 +43,7 @@ class Ranks:
     group: dist.ProcessGroup
     rank: int
     size: int
-    speaker: int = 0
+    primary: int = 0
 
     def broadcast(self, value: T) -> T:
         """Rank 0's value."""
@@ -70,12 +70,12 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class Place:
+class RankRole:
     """What this process does in a run.
 
     Attributes:
         layers: Layers that it watches.
-        speaks: Whether the model's logits are here: it writes text and tokens.
+        is_primary: Whether the model's logits are here: it writes text and tokens.
         writers: The processes that commit the same traces.
         everyone: All processes of the run.
         share: It works on items i with i % share[1] == share[0].
@@ -83,34 +83,34 @@ class Place:
     """
 
     layers: tuple[int, ...]
-    speaks: bool = True
+    is_primary: bool = True
     writers: Peers = ALONE
     everyone: Peers = ALONE
     share: tuple[int, int] = (0, 1)
     processes: int = 1
 
 
-def place(lens: Lens) -> Place:
-    """This process's place among those that a launcher started, or on its own.
+def rank_role(lens: Lens) -> RankRole:
+    """The role of this process among those that a launcher started, or on its own.
 
     All processes of a run call this together.
     """
     layers = owned_layers(lens.model)
-    speaks = in_this_process(lens.model, POINTS["logits"], None)
+    is_primary = in_this_process(lens.model, POINTS["logits"], None)
     group = _group()
     if group is None:
-        return Place(layers, speaks)
+        return RankRole(layers, is_primary)
     import torch.distributed as dist
 
     ranks = Ranks(group, dist.get_rank(), dist.get_world_size())
     if parallel_of(lens.model).world_size == 1:
         share = (ranks.rank, ranks.size)
-        return Place(layers, speaks, everyone=ranks, share=share, processes=ranks.size)
-    owned = ranks.all_gather((layers, speaks))
-    speaker = next(rank for rank, (_, speaks) in enumerate(owned) if speaks)
-    ranks = Ranks(group, ranks.rank, ranks.size, speaker)
+        return RankRole(layers, is_primary, everyone=ranks, share=share, processes=ranks.size)
+    owned = ranks.all_gather((layers, is_primary))
+    primary = next(rank for rank, (_, has_logits) in enumerate(owned) if has_logits)
+    ranks = Ranks(group, ranks.rank, ranks.size, primary)
     mine = watched([layers for layers, _ in owned])[ranks.rank]
-    return Place(mine, speaks, writers=ranks, everyone=ranks, processes=ranks.size)
+    return RankRole(mine, is_primary, writers=ranks, everyone=ranks, processes=ranks.size)
 
 
 def watched(owned: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from ringlens.config import Recorded, TopAttention
 from ringlens.errors import ObservationError
 from ringlens.observe.instruments.heads import AttentionInstrument, head_fields, top_fields
-from ringlens.observe.instruments.logprobs import PeakInstrument, VocabularyInstrument
+from ringlens.observe.instruments.logprobs import LogprobsInstrument, PeakInstrument
 from ringlens.observe.instruments.routing import RoutingInstrument
-from ringlens.observe.instruments.transfer import Courier, bring
+from ringlens.observe.instruments.transfer import PendingTensors, Transfer, bring
 from ringlens.observe.instruments.vectors import VectorInstrument, Window
-from ringlens.observe.pipeline.block import Block, Shipment
-from ringlens.observe.pipeline.ranks import Place
+from ringlens.observe.pipeline.block import PendingBlock
+from ringlens.observe.pipeline.ranks import RankRole
 
 if TYPE_CHECKING:
     from ringlens.lens import Lens
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 STEPS = 64
 
 OnForward = Callable[[int, int], None]
-OnBlock = Callable[[Block], None]
+OnBlock = Callable[[PendingBlock], None]
 
 
 class Recorder:
@@ -46,7 +46,7 @@ class Recorder:
         on_block: Called with each block; may wait, and the model waits with it.
         on_forward: Called with (B, T) at the start of each forward.
         pads: Padded positions before each row; empty for none.
-        place: What of the model this process watches; None: all of it.
+        role: What of the model this process watches; None: all of it.
     """
 
     def __init__(
@@ -56,20 +56,20 @@ class Recorder:
         on_block: OnBlock,
         on_forward: OnForward | None = None,
         pads: tuple[int, ...] = (),
-        place: Place | None = None,
+        role: RankRole | None = None,
     ) -> None:
         self.on_block, self.on_forward = on_block, on_forward
-        model, self._courier = lens.model, Courier()
+        model, self._transfer = lens.model, Transfer()
         self._model = model
         self._start = self._stop = 0
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
-        place = place or Place(tuple(range(model.config.num_hidden_layers)))
-        self._vocabulary: VocabularyInstrument | PeakInstrument | None = None
-        if place.speaks:
-            watch = VocabularyInstrument if "logprobs" in record else PeakInstrument
-            self._vocabulary = watch(model, self._courier)
-        self._instruments = dict(_instruments(lens, record, place, pads, self._courier))
+        role = role or RankRole(tuple(range(model.config.num_hidden_layers)))
+        self._logprobs: LogprobsInstrument | PeakInstrument | None = None
+        if role.is_primary:
+            watch = LogprobsInstrument if "logprobs" in record else PeakInstrument
+            self._logprobs = watch(model, self._transfer)
+        self._instruments = dict(_instruments(lens, record, role, pads, self._transfer))
 
     def __enter__(self) -> Self:
         """Attach."""
@@ -77,8 +77,8 @@ class Recorder:
             raise ObservationError("this recorder is attached already; make a new one.")
         model = self._model
         self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        if self._vocabulary is not None:
-            self._handles += self._vocabulary.attach()
+        if self._logprobs is not None:
+            self._handles += self._logprobs.attach()
         for instrument in self._instruments.values():
             self._handles += instrument.attach()
         self._handles.append(model.register_forward_hook(self._end))
@@ -104,8 +104,8 @@ class Recorder:
             self._hand_over()
         self._stop += T
         self._token_ids.append(token_ids_BT)
-        if self._vocabulary is not None:
-            self._vocabulary.tokens(token_ids_BT)
+        if self._logprobs is not None:
+            self._logprobs.tokens(token_ids_BT)
         for instrument in self._instruments.values():
             instrument.begin((B, T), self._stop)
         if self.on_forward is not None:
@@ -118,16 +118,17 @@ class Recorder:
     def _hand_over(self) -> None:
         if self._stop == self._start:
             return
-        shipments: dict[str, Shipment] = {}
-        if self._vocabulary is not None:
-            shipments["vocabulary"] = Shipment(self._start, self._vocabulary.take())
+        tensors: dict[str, dict[int, PendingTensors]] = {}
+        starts: dict[str, int] = {}
+        if self._logprobs is not None:
+            tensors["logprobs"], starts["logprobs"] = self._logprobs.take(), self._start
         for name, instrument in self._instruments.items():
-            parcels = instrument.take()
-            shipments[name] = Shipment(instrument.start if parcels else self._start, parcels)
-        token_ids = self._courier.send(
+            tensors[name] = instrument.take()
+            starts[name] = instrument.start if tensors[name] else self._start
+        token_ids = self._transfer.send(
             lambda *ids: {"token_ids": torch.cat(ids, dim=1)}, *self._token_ids
         )
-        block = Block(self._start, self._stop, token_ids, shipments)
+        block = PendingBlock(self._start, self._stop, token_ids, tensors, starts)
         self._start, self._token_ids = self._stop, []
         self.on_block(block)
 
@@ -138,19 +139,19 @@ Instrument = RoutingInstrument | AttentionInstrument | VectorInstrument
 def _instruments(
     lens: Lens,
     record: tuple[Recorded, ...],
-    place: Place,
+    role: RankRole,
     pads: tuple[int, ...],
-    courier: Courier,
+    transfer: Transfer,
 ) -> Iterator[tuple[str, Instrument]]:
     """The instruments that a request takes in this process, by the name of what they give."""
-    model, layers = lens.model, place.layers
+    model, layers = lens.model, role.layers
     first_B = bring(torch.tensor(pads), lens.device) if any(pads) else None
     if "routing" in record:
         sparse = tuple(layer for layer in layers if layer in model.config.sparse_layers)
         logits = "router_logits" in record
-        yield "routing", RoutingInstrument(model, sparse, lens.router, logits, courier)
+        yield "routing", RoutingInstrument(model, sparse, lens.router, logits, transfer)
     if "heads" in record or "head_blocks" in record:
-        yield "heads", AttentionInstrument(model, layers, head_fields, first_B, courier)
+        yield "heads", AttentionInstrument(model, layers, head_fields, first_B, transfer)
     for wanted in record:
         if isinstance(wanted, str):
             continue
@@ -160,8 +161,8 @@ def _instruments(
             window = Window(wanted.span, pads)
             yield (
                 "attention",
-                AttentionInstrument(model, watched, compute, first_B, courier, window),
+                AttentionInstrument(model, watched, compute, first_B, transfer, window),
             )
-        elif watched or (not wanted.layers and place.speaks):
+        elif watched or (not wanted.layers and role.is_primary):
             mine = replace(wanted, layers=watched)
-            yield wanted.point, VectorInstrument(model, mine, pads, courier)
+            yield wanted.point, VectorInstrument(model, mine, pads, transfer)

@@ -14,7 +14,7 @@ import numpy as np
 from ringlens.config import Recorded, Sampling
 from ringlens.model.parallel import parallel_of
 from ringlens.model.tokenizer import tokenizer_digest
-from ringlens.observe.pipeline.ranks import Place
+from ringlens.observe.pipeline.ranks import RankRole
 from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.points import expert_bias
 from ringlens.store.schema.records import RunRecord
@@ -33,17 +33,17 @@ def run_record(
     record: tuple[Recorded, ...],
     settings: Sampling,
     tasks: Sequence[Task],
-    place: Place,
+    role: RankRole,
 ) -> RunRecord:
     """The constants of a run. All processes of a run call this together."""
     config, model = lens.config, lens.model
     here = {
         layer: expert_bias(model, layer).numpy()
-        for layer in place.layers
+        for layer in role.layers
         if layer in config.sparse_layers
     }
     biases: dict[int, np.ndarray] = {}
-    for part in place.writers.gather(here) or [here]:
+    for part in role.writers.gather(here) or [here]:
         biases |= part
     E, unknown = config.num_experts, np.full(config.num_experts, np.nan)  # only rank 0 needs all
     bias_SE = np.array([biases.get(layer, unknown) for layer in config.sparse_layers], np.float32)
@@ -60,7 +60,7 @@ def run_record(
         seed=settings.seed,
         record=tuple(map(str, record)),
         expert_bias=bias_SE.reshape(-1, E),
-        parallel=_parallel(lens, place),
+        parallel=_parallel(lens, role),
         versions={"python": platform.python_version(), **{n: version_of(n) for n in VERSIONED}},
         sampling=asdict(settings) if mode == "live" else {},
         tokenizer=tokenizer_digest(lens.tokenizer),
@@ -91,11 +91,11 @@ def _quantization(config: object) -> str:
     return json.dumps(values, sort_keys=True, default=str)
 
 
-def _parallel(lens: Lens, place: Place) -> dict[str, int]:
+def _parallel(lens: Lens, role: RankRole) -> dict[str, int]:
     layout = asdict(parallel_of(lens.model))
     sizes = {name: layout[name] for name in ("tp_size", "ep_size", "pp_size")}
     devices = set(getattr(lens.model, "hf_device_map", {"": lens.device}).values())
-    return {"processes": place.processes, "devices": len(devices), **sizes}
+    return {"processes": role.processes, "devices": len(devices), **sizes}
 
 
 def _fingerprint(run: RunRecord, tasks: Sequence[Task]) -> str:

@@ -1,4 +1,4 @@
-"""One trace while it is recorded: what was seen of it and is not in the store yet.
+"""One trace while it is recorded: what was observed of it and is not in the store yet.
 
 Shape letters: T tokens, L layers.
 """
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from ringlens.config import Recorded, TopAttention, Vectors
 from ringlens.observe.instruments import heads, routing
-from ringlens.observe.pipeline.block import Field, Seen
+from ringlens.observe.pipeline.block import Block, Field
 from ringlens.observe.pipeline.finite import PEAK, Fault, faults, merged
-from ringlens.observe.pipeline.strip import Strip
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Grade, Problem, grade
@@ -77,6 +76,37 @@ class Task:
     graded: Grade | None = None
 
 
+class Rows:
+    """Rows of one field that wait to be stored: [L, T, …], joined, and taken from the front.
+
+    Attributes:
+        first: Position of the first column held.
+    """
+
+    def __init__(self) -> None:
+        self.first = 0
+        self._parts: list[NDArray] = []
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(part.nbytes for part in self._parts)
+
+    def append(self, part: NDArray, first: int) -> None:
+        """Add positions from ``first`` on. Copied: a small part must keep no large array alive."""
+        if not self._parts:
+            self.first = first
+        self._parts.append(part.copy())
+
+    def take(self, stop: int) -> NDArray:
+        """Remove the positions before ``stop`` and return them; `first` moves up to it."""
+        joined = np.concatenate(self._parts, axis=1)
+        length = min(max(stop - self.first, 0), joined.shape[1])
+        taken, rest = np.split(joined, [length], axis=1)
+        self._parts, self.first = [rest.copy()], self.first + length
+        return taken
+
+
 class TraceBuffer:
     """Takes blocks, gives records.
 
@@ -112,7 +142,7 @@ class TraceBuffer:
         self._text = TextStream(tokenizer)
         self._markup = markup(tokenizer)
         self._token_ids: list[int] = []
-        self._strips: dict[Field, Strip] = defaultdict(Strip)
+        self._rows: dict[Field, Rows] = defaultdict(Rows)
         self._layers: dict[str, tuple[int, ...]] = {}
         self._stored = _Columns()
         self._nonfinite: set[int] = set()
@@ -127,33 +157,33 @@ class TraceBuffer:
     @property
     def bytes(self) -> int:
         """Memory held for the next record."""
-        return sum(strip.bytes for strip in self._strips.values())
+        return sum(rows.bytes for rows in self._rows.values())
 
-    def add(self, seen: Seen, suspects: Collection[Field] = ()) -> dict[int, Fault]:
+    def add(self, block: Block, suspects: Collection[Field] = ()) -> dict[int, Fault]:
         """Take what a block holds of this trace and is new.
 
         Args:
-            seen: The block.
+            block: The block.
             suspects: Fields in which something may not be a finite number.
 
         Returns:
             By position the first number that is none.
         """
-        begin = len(self) - (seen.start - self.pad)
-        if self.done or begin >= seen.stop - seen.start:
+        begin = len(self) - (block.start - self.pad)
+        if self.done or begin >= block.stop - block.start:
             return {}
         found: dict[int, Fault] = {}
         start = len(self)
-        self._push(self._until_end(seen.token_ids[self.row, begin:].tolist()))
-        for (instrument, name), array in seen.fields.items():
-            self._layers[instrument] = seen.layers[instrument]
-            first = seen.starts[instrument] - self.pad  # position of the array's first column
+        self._push(self._until_end(block.token_ids[self.row, begin:].tolist()))
+        for (instrument, name), array in block.fields.items():
+            self._layers[instrument] = block.layers[instrument]
+            first = block.starts[instrument] - self.pad  # position of the array's first column
             low, high = self._span(instrument)
             low, high = max(low, start, first), min(high, len(self), first + array.shape[2])
             if low < high:
                 part = array[:, self.row, low - first : high - first]
                 if (instrument, name) != PEAK:
-                    self._strips[instrument, name].append(part, low)
+                    self._rows[instrument, name].append(part, low)
                 if (instrument, name) in suspects:
                     layers = self._layers[instrument]
                     found = merged(found, faults((instrument, name), part, low, layers))
@@ -180,12 +210,12 @@ class TraceBuffer:
             self._text.close()
         text = self._text.text(stop)
         reading = self._read(text)
-        retold = None
+        rewritten = None
         if not self._stored.agrees(reading):
-            retold = self._stored.tokens(text, reading)
+            rewritten = self._stored.tokens(text, reading)
         tokens = self._tokens(text, reading, start, stop)
         self._stored.extend(tokens, reading)
-        return self._record(text, reading, tokens, retold)
+        return self._record(text, reading, tokens, rewritten)
 
     def _read(self, text: TokenText) -> Reading:
         """Turns and phases of the text so far."""
@@ -231,26 +261,26 @@ class TraceBuffer:
         )
 
     def _numbers(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """[T] of the vocabulary's numbers; NaN where this process does not see the logits."""
-        if ("vocabulary", name) not in self._strips:
+        """[T] of log-probability or entropy; NaN where this process does not see the logits."""
+        if ("logprobs", name) not in self._rows:
             return np.full(stop - start, np.nan, np.float32)
-        return self._strips["vocabulary", name].take(stop)[0]
+        return self._rows["logprobs", name].take(stop)[0]
 
     def _fields(self, instrument: str, names: tuple[str, ...], stop: int) -> dict[str, NDArray]:
-        return {name: self._strips[instrument, name].take(stop) for name in names}
+        return {name: self._rows[instrument, name].take(stop) for name in names}
 
     def _record(
-        self, text: TokenText, reading: Reading, tokens: TokenArrays, retold: TokenArrays | None
+        self, text: TokenText, reading: Reading, tokens: TokenArrays, rewritten: TokenArrays | None
     ) -> TraceRecord:
         task, problem, phase = self.task, self.task.problem, reading.phase
         stop = len(phase)
         routed = head = logits = None
-        if ("routing", "margin") in self._strips:
+        if ("routing", "margin") in self._rows:
             layers = self._layers["routing"]
             routed = RoutingArrays(layers, **self._fields("routing", routing.FIELDS, stop))
-            if ("routing", "logits") in self._strips:
-                logits = self._strips["routing", "logits"].take(stop)
-        if ("heads", "entropy") in self._strips:
+            if ("routing", "logits") in self._rows:
+                logits = self._rows["routing", "logits"].take(stop)
+        if ("heads", "entropy") in self._rows:
             head = HeadArrays(self._layers["heads"], **self._fields("heads", heads.FIELDS, stop))
         whole = "heads" in self._names  # else their blocks alone
         graded = task.graded if self.done else None
@@ -268,7 +298,7 @@ class TraceBuffer:
             finish_reason=self._finish_reason if self.done else "running",
             seed=task.seed,
             tokens=tokens,
-            retold=retold,
+            rewritten=rewritten,
             routing=routed,
             router_logits=logits,
             heads=head if whole else None,
@@ -287,22 +317,22 @@ class TraceBuffer:
 
     def _vectors(self, stop: int) -> Iterator[VectorArrays]:
         for point, wanted in self._wanted.items():
-            if isinstance(wanted, Vectors) and (point, "values") in self._strips:
-                strip = self._strips[point, "values"]
-                first, values = strip.first, strip.take(stop)
+            if isinstance(wanted, Vectors) and (point, "values") in self._rows:
+                rows = self._rows[point, "values"]
+                first, values = rows.first, rows.take(stop)
                 layers = tuple(layer for layer in self._layers[point] if layer >= 0)
-                pos = np.arange(first, strip.first, dtype=np.int32)
+                pos = np.arange(first, rows.first, dtype=np.int32)
                 if len(pos):
                     yield VectorArrays(point, layers, wanted.heads, pos, values)
 
     def _attention(self, stop: int) -> AttentionArrays | None:
         wanted = self._wanted.get("attention")
-        if not isinstance(wanted, TopAttention) or ("attention", "weights") not in self._strips:
+        if not isinstance(wanted, TopAttention) or ("attention", "weights") not in self._rows:
             return None
-        strip = self._strips["attention", "weights"]
-        first, weights = strip.first, strip.take(stop)
-        keys = self._strips["attention", "positions"].take(stop)
-        pos = np.arange(first, strip.first, dtype=np.int32)
+        rows = self._rows["attention", "weights"]
+        first, weights = rows.first, rows.take(stop)
+        keys = self._rows["attention", "positions"].take(stop)
+        pos = np.arange(first, rows.first, dtype=np.int32)
         if not len(pos):
             return None
         keys = np.where(keys >= 0, keys - self.pad, -1)
@@ -315,7 +345,7 @@ def _name(wanted: Vectors | TopAttention) -> str:
 
 
 class _Columns:
-    """Tokens that are in the store, as far as telling them anew takes."""
+    """Tokens that are in the store: what a later reading of the text may rewrite."""
 
     def __init__(self) -> None:
         self.phase: list[str] = []
@@ -330,7 +360,7 @@ class _Columns:
         return columns
 
     def agrees(self, reading: Reading) -> bool:
-        """Whether a reading tells the same of these tokens; turns may be unknown in old stores."""
+        """Whether a reading gives the same phases and turns; turns are unknown in old stores."""
         stop = len(self.phase)
         told = (self._turn < 0) | (self._turn == reading.turn[:stop])
         return bool(self.phase == reading.phase[:stop] and told.all())
@@ -341,7 +371,7 @@ class _Columns:
         self.phase, self._turn = reading.phase, reading.turn
 
     def tokens(self, text: TokenText, reading: Reading) -> TokenArrays:
-        """All of them, as a reading tells them."""
+        """All of them, with the phases and turns of a reading."""
         stop = len(self.phase)
         return TokenArrays(
             token_id=np.concatenate([part.token_id for part in self._parts]),

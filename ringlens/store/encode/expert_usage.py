@@ -20,7 +20,7 @@ from ringlens.store.encode.columns import fixed_lists, matrix
 from ringlens.store.schema.captured import PHASES
 from ringlens.store.schema.records import ChoiceArrays, RoutingArrays, TraceRecord
 from ringlens.store.schema.table import Table
-from ringlens.store.schema.usage_tables import BLOCK
+from ringlens.store.schema.usage_tables import USAGE_BLOCK
 
 KEYS = ("trace_id", "layer", "block", "phase")
 SUMS = ("n", "weight", "bias_flips", "group_flips")
@@ -37,7 +37,7 @@ class Cells:
     Attributes:
         trace_id: [C].
         layer: [C].
-        block: [C] ``pos // BLOCK``; 0 where blocks were summed up.
+        block: [C] ``pos // USAGE_BLOCK``; 0 where blocks were summed up.
         phase: [C] place in `NAMES`; 0 where phases were summed up.
         tokens: [C] tokens of the cell.
         reasons: [C] whether all but ``n`` is known; it is not where only the choice was recorded.
@@ -105,7 +105,7 @@ def of_routing(
     experts: int,
 ) -> Cells:
     """The cells of a trace's routing from position ``first_pos``, by (layer, block, phase)."""
-    block_T = np.arange(first_pos, first_pos + len(phase_T)) // BLOCK
+    block_T = np.arange(first_pos, first_pos + len(phase_T)) // USAGE_BLOCK
     cell_C, cell_T, tokens_C = np.unique(
         block_T * len(NAMES) + phase_T, return_inverse=True, return_counts=True
     )

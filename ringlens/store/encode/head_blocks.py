@@ -18,7 +18,7 @@ from ringlens.store.encode.columns import fixed_lists, float32, matrix
 from ringlens.store.schema.captured import HEAD_BLOCKS, HEAD_STATISTICS
 from ringlens.store.schema.records import HeadArrays
 
-BLOCK = 64
+HEAD_BLOCK = 64
 """Positions of a block."""
 
 GROUP_ROWS = 4_096
@@ -49,7 +49,7 @@ def row_groups(
 
 def spans(start: int, tokens: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """First position [B] and number of positions [B] of the rows that some tokens give."""
-    inner = np.arange(start // BLOCK + 1, -(-(start + tokens) // BLOCK)) * BLOCK
+    inner = np.arange(start // HEAD_BLOCK + 1, -(-(start + tokens) // HEAD_BLOCK)) * HEAD_BLOCK
     pos_B = np.concatenate([[start], inner]).astype(np.int32)
     return pos_B, np.diff(pos_B, append=start + tokens).astype(np.int32)
 
@@ -58,10 +58,10 @@ def summary(values_NTH: NDArray, start: int) -> tuple[NDArray[np.float32], NDArr
     """Mean and maximum, both [N, B, H], of the values of tokens from ``start`` on."""
     values_NTH = float32(values_NTH)
     layers, tokens, heads = values_NTH.shape
-    before = min(-start % BLOCK, tokens)  # of a block that begins earlier
-    whole = (tokens - before) // BLOCK
-    end = before + whole * BLOCK
-    shape = (layers, whole, BLOCK, heads)
+    before = min(-start % HEAD_BLOCK, tokens)  # of a block that begins earlier
+    whole = (tokens - before) // HEAD_BLOCK
+    end = before + whole * HEAD_BLOCK
+    shape = (layers, whole, HEAD_BLOCK, heads)
     pieces = [
         values_NTH[:, None, :before],
         values_NTH[:, before:end].reshape(shape),
@@ -95,7 +95,7 @@ def merged(rows: pa.Table) -> Arrays:
     pos_R, n_R = (rows[name].to_numpy() for name in ("pos", "n"))
     if not len(pos_R):
         return {"pos": pos_R, "n": n_R}
-    first_B = np.flatnonzero(np.diff(pos_R // BLOCK, prepend=-1))
+    first_B = np.flatnonzero(np.diff(pos_R // HEAD_BLOCK, prepend=-1))
     n_B = np.add.reduceat(n_R, first_B, dtype=np.int32)
     found: Arrays = {"pos": pos_R[first_B], "n": n_B}
     for name in COLUMNS:

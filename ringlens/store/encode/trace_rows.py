@@ -41,7 +41,7 @@ COST_NS = {"routing": 70, "router_logits": 4, "heads": 40, "head_blocks": 11, "u
 
 
 @dataclass(frozen=True)
-class Share:
+class LayerShare:
     """The ``index``-th of ``of`` about equal shares of every trace's layers."""
 
     index: int = 0
@@ -52,14 +52,14 @@ class Share:
         return layers * self.index // self.of, layers * (self.index + 1) // self.of
 
 
-WHOLE = Share()
+WHOLE = LayerShare()
 
 
 def row_groups(
     table: Table,
     traces: Sequence[tuple[int, TraceRecord]],
     run: RunShape,
-    share: Share = WHOLE,
+    share: LayerShare = WHOLE,
 ) -> Iterator[pa.RecordBatch] | None:
     """The row groups of some traces in one table.
 
@@ -79,7 +79,7 @@ def row_groups(
     return chain.from_iterable(parts) if parts else None
 
 
-def shares(table: Table, records: Sequence[TraceRecord], workers: int) -> list[Share]:
+def shares(table: Table, records: Sequence[TraceRecord], workers: int) -> list[LayerShare]:
     """How ``workers`` divide a table: by layers, if there is enough of it to be worth it.
 
     pyarrow encodes a file on one thread, so a large table takes several files. They are few: a
@@ -87,7 +87,7 @@ def shares(table: Table, records: Sequence[TraceRecord], workers: int) -> list[S
     """
     layers = max((_size(table.name, record)[0] for record in records), default=0)
     count = max(1, min(workers, layers, int(cost(table.name, records) / SHARE_NS)))
-    return [Share(index, count) for index in range(count)]
+    return [LayerShare(index, count) for index in range(count)]
 
 
 def cost(table: str, records: Sequence[TraceRecord]) -> float:
@@ -115,7 +115,7 @@ def _size(table: str, record: TraceRecord) -> tuple[int, int]:
 
 
 def _of_trace(
-    table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: Share
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
 ) -> Iterator[pa.RecordBatch] | None:
     """The row groups of one trace in a table; None if it has no rows there."""
     start, tokens = record.start, len(record.tokens.token_id)
@@ -124,9 +124,10 @@ def _of_trace(
         return grid.grids(trace_id, layers, start, tokens, size, share.cut(len(layers)))
 
     routing, logits_STE, heads = record.routing, record.router_logits, record.heads
-    if table.name == "tokens" and record.retold is not None:
+    if table.name == "tokens" and record.rewritten is not None:
         return chain(
-            _token_groups(trace_id, 0, record.retold), _token_groups(trace_id, start, record.tokens)
+            _token_groups(trace_id, 0, record.rewritten),
+            _token_groups(trace_id, start, record.tokens),
         )
     if tokens == 0:
         return None
@@ -228,7 +229,7 @@ def _routing_batch(part: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.R
 
 
 def _choice_groups(
-    trace_id: int, choices: ChoiceArrays, arrow: pa.Schema, share: Share
+    trace_id: int, choices: ChoiceArrays, arrow: pa.Schema, share: LayerShare
 ) -> Iterator[pa.RecordBatch] | None:
     """Rows that hold a choice and null in all else; None if there are none."""
     layers, rows, _ = choices.expert_ids.shape

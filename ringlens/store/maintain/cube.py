@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ringlens.store.encode.columns import matrix
 from ringlens.store.read.store import Store
-from ringlens.store.schema.usage_tables import BLOCK
+from ringlens.store.schema.usage_tables import USAGE_BLOCK
 
 CACHE_BYTES = 256 * 2**20
 """Memory of a `CubeCache`: six traces of 32,000 tokens of Ring-1T."""
@@ -27,7 +27,8 @@ class BlockCube:
     Attributes:
         trace_id: The trace.
         layers: The S layers.
-        cumulative_BSE: uint32 [B + 1, S, E]; entry b counts the positions below ``b * BLOCK``.
+        cumulative_BSE: uint32 [B + 1, S, E]; entry b counts the positions below
+            ``b * USAGE_BLOCK``.
     """
 
     trace_id: int
@@ -49,15 +50,15 @@ class BlockCube:
         Whole blocks come from the cube. Routing is read only for positions at the edges, where
         ``start`` or ``stop`` stands inside a block.
         """
-        last = stop // BLOCK if stop < self.blocks * BLOCK else self.blocks
-        first = min(-(-start // BLOCK), last)
-        if -(-start // BLOCK) > last:  # inside one block
+        last = stop // USAGE_BLOCK if stop < self.blocks * USAGE_BLOCK else self.blocks
+        first = min(-(-start // USAGE_BLOCK), last)
+        if -(-start // USAGE_BLOCK) > last:  # inside one block
             return self._raw_SE(store, start, stop)
         counts_SE = self.blocks_SE(first, last)
-        if start < first * BLOCK:
-            counts_SE += self._raw_SE(store, start, first * BLOCK)
-        if last * BLOCK < stop and last < self.blocks:
-            counts_SE += self._raw_SE(store, last * BLOCK, stop)
+        if start < first * USAGE_BLOCK:
+            counts_SE += self._raw_SE(store, start, first * USAGE_BLOCK)
+        if last * USAGE_BLOCK < stop and last < self.blocks:
+            counts_SE += self._raw_SE(store, last * USAGE_BLOCK, stop)
         return counts_SE
 
     def _raw_SE(self, store: Store, start: int, stop: int) -> NDArray[np.uint32]:

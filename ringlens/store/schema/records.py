@@ -204,11 +204,11 @@ class TraceRecord:
         correct: Whether the answer passes.
         source_trace_id: The trace this one replays.
         trace_id: None for a new trace; else the committed trace that this record continues.
-        start: Position of the first token; T = 0 only ends a trace (or retells its tokens).
+        start: Position of the first token; T = 0 only ends a trace (or rewrites its tokens).
         item: Place in the run's list of problems or texts.
         resumed_at: Positions at which generation was taken up again after an interruption.
-        retold: The tokens of all positions before ``start`` anew, in place of the stored ones, for
-            what became known only later (their phase and turn).
+        rewritten: The tokens of all positions before ``start``, which take the place of the stored
+            ones: their phases and turns may become known only later.
         vectors: Vectors at chosen points.
         attention: Largest attention weights of chosen heads.
         flags: What is known to be wrong with the trace, in the words of
@@ -237,7 +237,7 @@ class TraceRecord:
     start: int = 0
     item: int | None = None
     resumed_at: tuple[int, ...] = ()
-    retold: TokenArrays | None = None
+    rewritten: TokenArrays | None = None
     vectors: tuple[VectorArrays, ...] = ()
     attention: AttentionArrays | None = None
     flags: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ringlens.store.schema.table import FLOATS, LAYER, RUN, TRACE, Column, Table, list_of
 
-BLOCK = 256
+USAGE_BLOCK = 256
 """Positions of a block of ``usage_blocks``."""
 
 _COUNTS = list_of(pa.uint32())
@@ -52,14 +52,14 @@ USAGE_TRACES = Table(
 
 USAGE_BLOCKS = Table(
     "usage_blocks",
-    f"One row a trace, sparse layer and block of {BLOCK} positions: how often each expert was "
-    "chosen. A block that was written in parts has rows of each part: sum them.",
+    f"One row a trace, sparse layer and block of {USAGE_BLOCK} positions: how often each expert "
+    "was chosen. A block that was written in parts has rows of each part: sum them.",
     ("trace_id", "layer", "block"),
     (
         RUN,
         TRACE,
         LAYER,
-        Column("block", pa.int32(), f"block of positions: pos // {BLOCK}"),
+        Column("block", pa.int32(), f"block of positions: pos // {USAGE_BLOCK}"),
         _TOKENS,
         Column("n", _SMALL, _CHOSEN, unit="tokens"),
         _WEIGHT,

@@ -28,7 +28,7 @@ class Peers(Protocol):
         """How many processes there are."""
 
     @property
-    def speaker(self) -> int:
+    def primary(self) -> int:
         """The rank whose records give ``traces`` and ``tokens``; others' are not written."""
 
     def broadcast(self, value: T) -> T:
@@ -44,7 +44,7 @@ class Alone:
 
     rank: int = 0
     size: int = 1
-    speaker: int = 0
+    primary: int = 0
 
     def broadcast(self, value: T) -> T:
         """The value."""

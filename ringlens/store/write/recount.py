@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ringlens.store.encode.columns import matrix, ragged
 from ringlens.store.encode.expert_usage import KEYS, NAMES, PLACE, SUMS, Cells
-from ringlens.store.schema.usage_tables import BLOCK
+from ringlens.store.schema.usage_tables import USAGE_BLOCK
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
 
@@ -140,7 +140,7 @@ def _cells(rows: pa.Table, phases: Phases) -> tuple[list[NDArray], NDArray, NDAr
     told = [phases[int(i)] for i in ids]
     first = np.cumsum([0, *map(len, told)])[:-1]
     phase_R = np.concatenate(told)[first[place_R] + pos_R].astype(np.int64)
-    keys_4R = np.stack([trace_R, layer_R, pos_R // BLOCK, phase_R])
+    keys_4R = np.stack([trace_R, layer_R, pos_R // USAGE_BLOCK, phase_R])
     # Rows come in runs of one cell: the few runs are sorted, not the rows.
     new_R = np.ones(len(trace_R), bool)
     new_R[1:] = (keys_4R[:, 1:] != keys_4R[:, :-1]).any(axis=0)

@@ -1,4 +1,4 @@
-"""Rows that take the place of committed ones: a trace that goes on, tokens told anew, a run's end.
+"""Rows that take the place of committed ones: a trace that goes on, rewritten tokens, a run's end.
 
 Files are never changed. A commit that replaces rows writes a file with the new ones and with what
 else the older files held, and retires those in the transaction that registers its own.
@@ -37,18 +37,18 @@ ROWS = 20_000
 class Part:
     """How a record continues a committed trace: from which token, at which character.
 
-    ``retold`` holds the phases of all tokens before ``start`` where these are told anew.
+    ``rewritten`` holds the phases of all tokens before ``start`` where these are rewritten.
     """
 
     trace_id: int
     start: int
     first_character: int | None
-    retold: NDArray[np.uint8] | None
+    rewritten: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """What the speaker tells rank 0: all new rows of ``traces``, and which traces go on."""
+class PrimaryRows:
+    """What the primary hands to rank 0: all new rows of ``traces``, and which traces go on."""
 
     rows: pa.RecordBatch
     parts: tuple[Part, ...]
@@ -61,15 +61,15 @@ def parts_of(records: Sequence[TraceRecord]) -> tuple[Part, ...]:
             record.trace_id,
             record.start,
             int(record.tokens.start[0]) if len(record.tokens.start) else None,
-            recount.places(record.retold.phase) if record.retold is not None else None,
+            recount.places(record.rewritten.phase) if record.rewritten is not None else None,
         )
         for record in records
         if record.trace_id is not None
     )
 
 
-def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> list[str]:
-    """Stage the ``traces`` file of a commit, and what becomes of traces that are told anew.
+def replace_traces(manifest: Manifest, files: CommitFiles, primary: PrimaryRows) -> list[str]:
+    """Stage the ``traces`` file of a commit, and rewrite tokens of traces that go on.
 
     Of those, the stored rows of ``tokens`` are left out, and ``usage_traces`` is counted anew.
 
@@ -80,15 +80,19 @@ def replace_traces(manifest: Manifest, files: CommitFiles, spoken: Spoken) -> li
         NotInStoreError: A trace that a record continues is not there.
         ObservationError: A record does not go on where the stored part ends.
     """
-    old, kept, retire = _split(manifest, files, captured.TRACES, [p.trace_id for p in spoken.parts])
-    _check_parts(old, spoken, files.commit.run_id)
-    rows = sort(pa.concat_tables([kept, pa.Table.from_batches([spoken.rows])]), captured.TRACES)
+    old, kept, retire = _split(
+        manifest, files, captured.TRACES, [p.trace_id for p in primary.parts]
+    )
+    _check_parts(old, primary, files.commit.run_id)
+    rows = sort(pa.concat_tables([kept, pa.Table.from_batches([primary.rows])]), captured.TRACES)
     files.stage(captured.TRACES, batches(rows), rows["trace_id"].to_pylist())
 
-    retold = {part.trace_id: part.retold for part in spoken.parts if part.retold is not None}
-    _, kept, tokens = _split(manifest, files, captured.TOKENS, list(retold))
+    rewritten = {
+        part.trace_id: part.rewritten for part in primary.parts if part.rewritten is not None
+    }
+    _, kept, tokens = _split(manifest, files, captured.TOKENS, list(rewritten))
     _stage_kept(files, captured.TOKENS, kept)
-    return retire + tokens + _recount(manifest, files, retold)
+    return retire + tokens + _recount(manifest, files, rewritten)
 
 
 def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
@@ -119,19 +123,19 @@ def note_lost(rewriter: Rewriter, run_id: str, tables: Sequence[str]) -> None:
     rewriter.replace(run_id, work)
 
 
-def _recount(manifest: Manifest, files: CommitFiles, retold: recount.Phases) -> list[str]:
+def _recount(manifest: Manifest, files: CommitFiles, rewritten: recount.Phases) -> list[str]:
     """Stage ``usage_traces`` of traces whose phases have changed; return the files replaced."""
-    if not retold:
+    if not rewritten:
         return []
     table, run_id = usage_tables.USAGE_TRACES, files.commit.run_id
-    _, kept, retire = _split(manifest, files, table, list(retold))
-    routing = manifest.files("routing", run_id, min(retold), max(retold))
+    _, kept, retire = _split(manifest, files, table, list(rewritten))
+    routing = manifest.files("routing", run_id, min(rewritten), max(rewritten))
     shape = manifest.run_shape(run_id)
     if routing and shape is not None:
         intact.require(files.folder, routing)
         paths = [file.path for file in routing]
         experts = RunShape.from_json(shape).experts
-        counted = recount.cells_of(files.folder, paths, retold, experts)
+        counted = recount.cells_of(files.folder, paths, rewritten, experts)
         if cells := [each.summed(*table.key) for each in counted]:
             told = expert_usage.batch(table, run_id, expert_usage.joined(cells))
             kept = pa.concat_tables([kept, pa.Table.from_batches([told])])
@@ -181,12 +185,12 @@ def batches(rows: pa.Table, limit: int = ROWS) -> Iterator[pa.RecordBatch]:
     yield from rows.combine_chunks().to_batches(limit)
 
 
-def _check_parts(old: pa.Table, spoken: Spoken, run_id: str) -> None:
+def _check_parts(old: pa.Table, primary: PrimaryRows, run_id: str) -> None:
     before = {row["trace_id"]: row for row in old.to_pylist()}
     texts = dict(
-        zip(*(spoken.rows[name].to_pylist() for name in ("trace_id", "text")), strict=True)
+        zip(*(primary.rows[name].to_pylist() for name in ("trace_id", "text")), strict=True)
     )
-    for part in spoken.parts:
+    for part in primary.parts:
         if part.trace_id not in before:
             raise NotInStoreError(
                 f"there is no trace {part.trace_id} in run {run_id} to continue: store its first "
@@ -208,11 +212,11 @@ def _check_part(before: dict, part: Part, text: str) -> None:
             f"{name} has {stored} tokens in the store, but its next part starts at {part.start}: "
             f"start where it ends"
         )
-    if part.retold is not None:
+    if part.rewritten is not None:
         return
     written = len(before["text"])
     if not text.startswith(before["text"]) or part.first_character not in (None, written):
         raise ObservationError(
             f"the text of {name} does not go on after the {written} characters in the store: pass "
-            f"`retold` where earlier tokens have changed"
+            f"`rewritten` where earlier tokens have changed"
         )

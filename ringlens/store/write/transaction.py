@@ -17,14 +17,14 @@ from ringlens.store.storage.failure import sentences
 from ringlens.store.storage.folder import Folder, Lock, folder_at
 from ringlens.store.write.commit import CommitFiles, discard, publish, usual_workers
 from ringlens.store.write.peers import Peers, agreed
-from ringlens.store.write.supersede import Spoken, end_run, replace_traces
+from ringlens.store.write.supersede import PrimaryRows, end_run, replace_traces
 from ringlens.store.write.sweep import delete_retired, sweep
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-Staged = tuple[list[File], Spoken | None]
-"""What a rank has staged for a commit, and what the speaker says about its traces."""
+Staged = tuple[list[File], PrimaryRows | None]
+"""What a rank has staged for a commit, and what the primary adds about its traces."""
 
 
 class Transactions:
@@ -97,7 +97,7 @@ class Transactions:
         self,
         check: Callable[[], T],
         reserve: Callable[[list[T]], Commit | None],
-        stage: Callable[[CommitFiles], Spoken | None],
+        stage: Callable[[CommitFiles], PrimaryRows | None],
         started: Start | None = None,
         finished: datetime | None = None,
     ) -> Commit | None:
@@ -129,8 +129,8 @@ class Transactions:
             files = CommitFiles(self.folder, commit, self.peers.rank, self.workers)
 
             def stage_it() -> Staged:
-                spoken = stage(files)
-                return list(files.files.values()), spoken
+                primary = stage(files)
+                return list(files.files.values()), primary
 
             complete = partial(self._complete, commit, started=started, finished=finished)
             self.bytes_written += self._agreed(failed, stage_it, complete)
@@ -151,12 +151,12 @@ class Transactions:
         """Publish and register what all ranks have staged; return its bytes. Rank 0 only."""
         staged = [file for own, _ in ranks for file in own]
         publish(self.folder, commit, staged)
-        _, spoken = ranks[self.peers.speaker]
+        _, primary = ranks[self.peers.primary]
         while True:
             new = CommitFiles(self.folder, commit)
             retire: list[str] = []
-            if spoken is not None:
-                retire = replace_traces(self._manifest, new, spoken)
+            if primary is not None:
+                retire = replace_traces(self._manifest, new, primary)
             if finished is not None:
                 retire = end_run(self._manifest, new, finished)
             publish(self.folder, commit, new.files.values())

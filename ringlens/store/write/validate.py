@@ -79,9 +79,9 @@ def _check_start(record: TraceRecord, tokens: int) -> None:
     if record.trace_id is None:
         if tokens == 0:
             raise ObservationError("a trace without tokens cannot be stored: leave it out")
-        if record.start or record.retold is not None:
+        if record.start or record.rewritten is not None:
             raise ObservationError(
-                f"a new trace starts at 0 and retells nothing, not at {record.start}: pass the "
+                f"a new trace starts at 0 and rewrites nothing, not at {record.start}: pass the "
                 f"trace_id of the trace that this part continues"
             )
     elif record.start < 1:
@@ -113,16 +113,16 @@ def _check_tokens(name: str, arrays: TokenArrays, tokens: int) -> None:
 
 
 def _check_text(record: TraceRecord) -> None:
-    tokens, retold = record.tokens, record.retold
+    tokens, rewritten = record.tokens, record.rewritten
     spans = [tokens] if len(tokens.token_id) else []
-    if retold is not None:
-        _check_tokens("retold", retold, record.start)
-        spans.insert(0, retold)
+    if rewritten is not None:
+        _check_tokens("rewritten", rewritten, record.start)
+        spans.insert(0, rewritten)
     pieces = [piece for arrays in spans for piece in arrays.text]
     if spans:
         start = np.concatenate([arrays.start for arrays in spans])
         end = np.concatenate([arrays.end for arrays in spans])
-        whole = record.start == 0 or retold is not None  # else only the end is known here
+        whole = record.start == 0 or rewritten is not None  # else only the end is known here
         tiled = (start[0] == 0 if whole else start[0] >= 0) and (start[1:] == end[:-1]).all()
         if not (tiled and end[-1] == len(record.text)):
             raise ObservationError(

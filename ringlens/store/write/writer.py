@@ -18,7 +18,7 @@ from ringlens.store.write.commit import CommitFiles, new_ids
 from ringlens.store.write.peers import ALONE, Peers
 from ringlens.store.write.rewriter import Rewriter
 from ringlens.store.write.rows import Replacement, Rows
-from ringlens.store.write.supersede import Spoken, parts_of
+from ringlens.store.write.supersede import PrimaryRows, parts_of
 from ringlens.store.write.transaction import Transactions
 from ringlens.store.write.validate import check_run, check_trace, distinct_traces
 
@@ -121,16 +121,16 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
             new = ranks[0].count(None)
             return self._manifest.reserve(run_id, self._lock.name, new) if traces else None
 
-        def stage(files: CommitFiles) -> Spoken | None:
+        def stage(files: CommitFiles) -> PrimaryRows | None:
             ids = new_ids(files.commit, traces)
-            speaks = self.peers.rank == self.peers.speaker
+            is_primary = self.peers.rank == self.peers.primary
             tables = [
-                t for t in captured.tables(shape.experts) if speaks or t is not captured.TOKENS
+                t for t in captured.tables(shape.experts) if is_primary or t is not captured.TOKENS
             ]
             files.stage_traces(tables, ids, traces, shape)
-            if not speaks:
+            if not is_primary:
                 return None
-            return Spoken(trace_rows.trace_batch(run_id, ids, traces), parts_of(traces))
+            return PrimaryRows(trace_rows.trace_batch(run_id, ids, traces), parts_of(traces))
 
         commit = self._transact(check, reserve, stage)
         return new_ids(commit, traces) if commit is not None else []
