@@ -29,9 +29,9 @@ def make_app(store_path: str | Path, url_prefix: str = "/") -> dash.Dash:
         ConfigError: ``url_prefix`` is no path.
         StoreError: There is no store, or one that this version cannot read.
     """
-    from ringlens.app.following import FollowingApp
-    from ringlens.app.prefix import WithoutPrefix, normal
     from ringlens.app.shell import build
+    from ringlens.app.web.following import FollowingApp
+    from ringlens.app.web.prefix import WithoutPrefix, normal
     from ringlens.store import Store
 
     prefix = normal(url_prefix)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ringlens.app.shared.scope import Scope
+from ringlens.app.shared.typed_arrays import encode
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.app.trace import page as page_trace
 from ringlens.app.trace import payload
@@ -118,7 +119,7 @@ def _usage(cache: UsageCache, trace: Trace) -> dict[str, Any]:
     phases = {
         phase: {
             "tokens": usage.tokens(phase),
-            "n": payload.encode(usage.count_SE(phase), "u4"),
+            "n": encode(usage.count_SE(phase), "u4"),
         }
         for phase in PHASES
         if usage.tokens(phase)

@@ -12,9 +12,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ringlens.app import access, prefix
-from ringlens.app.following import PATIENCE, FollowingApp, is_awaited
-from ringlens.app.trace import payload
+from ringlens.app.shared import arrow
+from ringlens.app.shell import build
+from ringlens.app.web import access, prefix
+from ringlens.app.web.following import PATIENCE, FollowingApp, is_awaited
 from ringlens.errors import ConfigError
 from ringlens.store import Store
 from ringlens.store.storage.folder import folder_at
@@ -22,7 +23,7 @@ from ringlens.store.storage.folder import folder_at
 if TYPE_CHECKING:
     from dash import Dash
 
-    from ringlens.app.http_server import ServerLimits
+    from ringlens.app.web.http_server import ServerLimits
 
 
 def serve(
@@ -38,7 +39,7 @@ def serve(
     """Serve the dashboard of a store until interrupted.
 
     Any user of the machine can connect to the port, so a request needs the token that is printed
-    as part of the link; see :mod:`ringlens.app.access`.
+    as part of the link; see :mod:`ringlens.app.web.access`.
 
     Args:
         store_path: Folder or address of the store.
@@ -57,7 +58,7 @@ def serve(
             cannot be had.
         StoreError: There is no store, or one that this version cannot read.
     """
-    from ringlens.app.http_server import make_server
+    from ringlens.app.web.http_server import make_server
 
     secret = _secret(token)
     if secret is None and host not in access.LOOPBACK:
@@ -74,7 +75,7 @@ def serve(
     except BaseException:
         listener.close()
         raise
-    warming = threading.Thread(target=payload.warm, daemon=True)
+    warming = threading.Thread(target=arrow.warm, daemon=True)
     warming.start()
     gate: access.Wsgi = access.HostGate(following)
     if secret is not None:
@@ -102,7 +103,6 @@ def _secret(token: str | bool | None) -> str | None:
 
 def _following(path: str | Path, start: str, any_host: bool, wait: bool) -> FollowingApp:
     """What shows the store at a path, opened where there is one."""
-    from ringlens.app.shell import build
 
     def built() -> Dash:
         app = build(Store(path), start, any_host)

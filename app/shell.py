@@ -8,18 +8,16 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app import asked, callback_door, security
-from ringlens.app.prefix import below, without
+from ringlens.app import version
 from ringlens.app.routing import page as page_routing
 from ringlens.app.shared.palette import FONT
 from ringlens.app.shared.parts import state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import page as page_sql
-from ringlens.app.sql import routes as sql_routes
-from ringlens.app.sql.console import Console
 from ringlens.app.store import page as page_store
 from ringlens.app.trace import page as page_trace
-from ringlens.app.trace import routes as data_routes
+from ringlens.app.web import asked, callback_checks, security
+from ringlens.app.web.prefix import below, without
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 
@@ -47,7 +45,7 @@ def build(store: Store, prefix: str = "/", any_host: bool = False) -> Dash:
     Args:
         store: The store.
         prefix: Path below which the browser sees the app; begins and ends with a slash.
-        any_host: See :func:`ringlens.app.security.protect`.
+        any_host: See :func:`ringlens.app.web.security.protect`.
     """
     app = Dash(
         "ringlens.app",
@@ -63,19 +61,14 @@ def build(store: Store, prefix: str = "/", any_host: bool = False) -> Dash:
         enable_mcp=False,
         add_log_handler=False,
     )
-    console = Console(store)
-    # Where whoever serves finds them, to close them.
-    app.server.extensions |= {"ringlens": store, "ringlens-console": console}
     app.layout = below(prefix, layout(store))
     sources = Sources(store, prefix)
-    app.server.extensions["ringlens.sources"] = sources
-    _navigation(app, sources, console)
-    for each in (page_store, page_routing, page_trace):
+    app.server.extensions["ringlens.sources"] = sources  # whoever serves closes them
+    _navigation(app, sources)
+    for each in (page_store, page_routing, page_trace, page_sql):
         each.register(app, sources)
-    page_sql.register(app, console)
-    data_routes.register(app.server, sources)
-    sql_routes.register(app.server, console)
-    callback_door.register(app)
+    version.register(app.server, sources)
+    callback_checks.register(app)
     security.protect(app, any_host)
     return app
 
@@ -139,14 +132,14 @@ def _sidebar(store: Store) -> list[Component]:
     ]
 
 
-def _navigation(app: Dash, sources: Sources, console: Console) -> None:
+def _navigation(app: Dash, sources: Sources) -> None:
     """Which page an address shows, and what the buttons of the frame do."""
 
     @app.callback(Output("page", "children"), Input("url", "pathname"), Input("url", "search"))
     def show(pathname: str | None, search: str | None) -> Component:
         path = without(sources.prefix, asked.text(pathname, "pathname") or "/")
         try:
-            found = page(sources, path, asked.text(search, "search"), console)
+            found = page(sources, path, asked.text(search, "search"))
         except RinglensError as error:
             found = state_page("This page cannot be shown", str(error))
         return below(sources.prefix, found)
@@ -167,16 +160,16 @@ def _navigation(app: Dash, sources: Sources, console: Console) -> None:
     )
 
 
-def page(sources: Sources, pathname: str, search: str, console: Console | None = None) -> Component:
-    """The page of an address; there is `/sql` where there is a console."""
+def page(sources: Sources, pathname: str, search: str) -> Component:
+    """The page of an address."""
     query = {name: values[-1] for name, values in parse_qs(search.lstrip("?")).items()}
     parts = [part for part in pathname.split("/") if part]
     if not parts:
         return page_store.layout(sources)
     if parts == ["routing"]:
         return page_routing.layout(sources, query)
-    if parts == ["sql"] and console is not None:
-        return page_sql.layout(console, query)
+    if parts == ["sql"]:
+        return page_sql.layout(sources, query)
     if len(parts) == 2 and parts[0] == "trace":
         return page_trace.layout(sources, parts[1])
     return state_page("No such page", f"There is nothing at {pathname}.")

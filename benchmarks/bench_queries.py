@@ -28,16 +28,18 @@ from side_by_side import machine
 
 from ringlens.app import make_app
 from ringlens.app.routing import expert_panel, usage_views
+from ringlens.app.routing import heatmap as figures
 from ringlens.app.routing import page as page_routing
+from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.server import settle
-from ringlens.app.shared import figures, queries
-from ringlens.app.shared.evidence import EvidenceCache
+from ringlens.app.shared import queries
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.sources import Sources
 from ringlens.app.shared.usage import Usage
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.app.store import grid
 from ringlens.app.store import page as page_store
+from ringlens.app.store import queries as store_queries
 from ringlens.app.trace import page as page_trace
 from ringlens.store import Store
 from ringlens.store.maintain.cube import CubeCache
@@ -113,7 +115,7 @@ def grid_page(sources: Sources, ask: Ask) -> object:
     wanted = grid.condition(ask.one_of((None, model)), verdict, search)
     order = grid.order_sql(sort)
     start = PAGE * int(ask.one_of(range(max(1, len(ask.traces) // PAGE))))
-    return queries.traces_page(
+    return store_queries.traces_page(
         sources.catalogue, wanted.sql, order, wanted.params, start, start + PAGE
     )
 
@@ -135,7 +137,7 @@ def heatmap_from_files(sources: Sources, ask: Ask) -> object:
 
 def _drawn(usage: Usage, ask: Ask) -> object:
     metric, phase = ask.one_of(("share", "weight", "lift", "flips")), ask.phase
-    figure = figures.usage_heatmap(usage, metric, phase, ask.layer, ask.expert, "dark")
+    figure = figures.figure(usage, metric, phase, ask.layer, ask.expert, "dark")
     return to_json_plotly(figure), usage_views.note(usage, metric, phase, "dark")
 
 
@@ -147,12 +149,12 @@ def table(sources: Sources, ask: Ask) -> object:
 def expert_of_run(sources: Sources, ask: Ask) -> object:
     """An expert of a layer that was asked for before: tokens and contexts, as its panel shows."""
     layer = ask.run["sparse_layers"][ask.one_of(range(SEEN))]
-    return _evidence(sources.evidence, ask, layer, trace=False)
+    return _evidence(sources.one(EvidenceCache), ask, layer, trace=False)
 
 
 def expert_of_new_layer(sources: Sources, ask: Ask) -> object:
     """An expert of the run, of a layer that was not asked for before."""
-    return _evidence(sources.evidence, ask, next(ask.new_layers), trace=False)
+    return _evidence(sources.one(EvidenceCache), ask, next(ask.new_layers), trace=False)
 
 
 def expert_of_trace(sources: Sources, ask: Ask) -> object:
@@ -189,9 +191,9 @@ def data(address: str) -> Query:
 QUERIES: dict[str, Query] = {
     "any page: has the store grown": lambda s, ask: queries.version(s.store),
     "store: whole page": lambda s, ask: page_store.layout(s),
-    "store: totals": lambda s, ask: queries.totals(s.catalogue),
+    "store: totals": lambda s, ask: store_queries.totals(s.catalogue),
     "store: runs": lambda s, ask: queries.runs(s.catalogue),
-    "store: tops of the grid": lambda s, ask: queries.grid_tops(s.catalogue),
+    "store: tops of the grid": lambda s, ask: store_queries.grid_tops(s.catalogue),
     "store: page of the grid": grid_page,
     "trace: whole page": lambda s, ask: page_trace.layout(s, str(ask.trace_id)),
     "trace: head and neighbours": lambda s, ask: queries.trace_head(s.catalogue, ask.trace_id),
@@ -210,7 +212,7 @@ QUERIES: dict[str, Query] = {
     "routing: expert, layer seen before": expert_of_run,
     "routing: expert, another layer": expert_of_new_layer,
     "routing: expert in a trace": expert_of_trace,
-    "routing: facts of an expert": lambda s, ask: queries.expert_facts(
+    "routing: facts of an expert": lambda s, ask: expert_panel.expert_facts(
         s.store, ask.run["run_id"], ask.layer, ask.expert
     ),
 }
@@ -270,7 +272,7 @@ def opening(path: Path) -> None:
     code = (
         "import sys; from ringlens.app import make_app; app = make_app(sys.argv[1]);"
         "app.server.test_client().get('/', headers={'Host': '127.0.0.1:8050'});"
-        "from ringlens.app import page_store;"
+        "from ringlens.app.store import page as page_store;"
         "page_store.layout(app.server.extensions['ringlens.sources'])"
     )
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app.shared import queries
-from ringlens.app.shared.evidence import EvidenceCache
+from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.shared.palette import expert_colour
 from ringlens.app.shared.parts import signed, visible
+from ringlens.app.shared.queries import Row, rows
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage import Usage
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
-
-Row = dict[str, Any]
 
 TOKENS = 12
 CONTEXTS = 6
@@ -35,12 +31,21 @@ def summary(
         expert: Expert id.
         phase: 'all' or a phase.
     """
-    facts = queries.expert_facts(store, scope.run_id, layer, expert)
+    facts = expert_facts(store, scope.run_id, layer, expert)
     return [
         _head(usage, layer, expert, facts),
         _facts(usage, layer, expert, phase),
         _phases(usage, layer, expert),
     ]
+
+
+def expert_facts(store: Store, run_id: str, layer: int, expert: int) -> Row | None:
+    """Group and selection bias of one expert; None where the run does not have it."""
+    query = """
+        select "group", bias from experts
+        where run_id = $run_id and layer = $layer and expert = $expert"""
+    found = rows(store, query, {"run_id": run_id, "layer": layer, "expert": expert})
+    return found[0] if found else None
 
 
 def evidence(
@@ -54,7 +59,7 @@ def evidence(
         layer: Layer of the expert.
         expert: Expert id.
         phase: Phase that tokens and contexts are taken from, or 'all'.
-        order: 'count' or 'share', see :meth:`ringlens.app.shared.evidence.Chosen.top`.
+        order: 'count' or 'share', see :meth:`ringlens.app.routing.evidence.Chosen.top`.
     """
     chosen = cache.chosen(scope, layer, expert, phase)
     tokens, contexts = chosen.top(order, TOKENS), chosen.contexts(CONTEXTS)

@@ -10,14 +10,16 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import asked
-from ringlens.app.prefix import below
-from ringlens.app.routing import expert_panel, usage_sql, usage_views
-from ringlens.app.shared import figures, queries
+from ringlens.app.routing import expert_panel, heatmap, usage_sql, usage_views
+from ringlens.app.routing.evidence import EvidenceCache
+from ringlens.app.shared import queries
 from ringlens.app.shared.parts import copy_button, state_page
+from ringlens.app.shared.plots import CONFIG
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.sources import Sources
 from ringlens.app.shared.usage import METRICS, PHASE_CHOICES, Usage
+from ringlens.app.web import asked
+from ringlens.app.web.prefix import below
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
 
@@ -101,9 +103,9 @@ def _body(layers: int) -> Component:
                     html.Div(
                         dcc.Graph(
                             id="heatmap",
-                            config=figures.CONFIG,
+                            config=CONFIG,
                             responsive=True,
-                            style={"height": figures.height(layers)},
+                            style={"height": heatmap.height(layers)},
                         ),
                         id="usage-chart",
                     ),
@@ -274,7 +276,7 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
         metric = asked.one_of(metric, METRICS, "metric")
         theme = asked.one_of(theme or "dark", THEMES, "theme")
         usage = sources.usage.get(where)
-        figure = figures.usage_heatmap(usage, metric, phase, layer, expert, theme)
+        figure = heatmap.figure(usage, metric, phase, layer, expert, theme)
         note = usage_views.note(usage, metric, phase, theme)
         if not usage.from_rollups:
             note = [*note, _how_to_roll_up(sources.store)]
@@ -298,6 +300,7 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
 
 def _panel_callbacks(app: Dash, sources: Sources) -> None:
     """The panel of the expert in focus."""
+    cache = sources.one(EvidenceCache)
 
     @app.callback(
         Output("expert-summary", "children"),
@@ -331,7 +334,7 @@ def _panel_callbacks(app: Dash, sources: Sources) -> None:
             return None
         phase = "all" if phase == "difference" else phase
         order = asked.one_of(order, ORDERS, "order")
-        found = expert_panel.evidence(sources.evidence, where, layer, expert, phase, order)
+        found = expert_panel.evidence(cache, where, layer, expert, phase, order)
         return below(sources.prefix, found)
 
 

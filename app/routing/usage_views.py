@@ -9,7 +9,7 @@ import numpy as np
 from dash import html
 from dash.development.base_component import Component
 
-from ringlens.app.shared import figures
+from ringlens.app.routing import heatmap
 from ringlens.app.shared.parts import GRID_THEME, plural, signed
 from ringlens.app.shared.usage import METRICS, Array, Usage
 
@@ -24,13 +24,13 @@ HEADINGS = {"share": "Tokens", "weight": "Weight share", "lift": "Lift", "flips"
 
 def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
     """What is counted, and the colour scale."""
-    low, high, colours = figures.scale(usage, metric, phase, theme)
+    low, high, colours = heatmap.scale(usage, metric, phase, theme)
     tokens = (
         f"{usage.tokens('think'):,} think and {usage.tokens('answer'):,} answer tokens"
         if phase == "difference"
         else plural(usage.tokens(phase), "token")
     )
-    reading = figures.READINGS[metric].title
+    reading = heatmap.READINGS[metric].title
     what = f"{reading}, think minus answer" if phase == "difference" else reading
     if not usage.sums.reasons and metric in ("weight", "flips"):
         return [html.Span([html.B(what), f" · {UNKNOWN}"])]
@@ -57,7 +57,7 @@ def strongest(usage: Usage, metric: str, phase: str) -> Component:
     values_SE = usage.metric_SE(metric, phase)
     size_SE = np.where(np.isfinite(values_SE), np.abs(values_SE), -1)
     order = np.argsort(-size_SE, axis=None, kind="stable")[:10]
-    form = figures.python_format(metric, phase)
+    form = heatmap.python_format(metric, phase)
     items = []
     for cell in order:
         s, expert = divmod(int(cell), usage.experts)
@@ -99,7 +99,7 @@ def table(usage: Usage, phase: str) -> Component:
         {"field": field, "headerName": name, **number} for field, name in plain.items()
     ]
     for field, name in METRICS.items():
-        form = figures.python_format(field, phase)
+        form = heatmap.python_format(field, phase)
         known = usage.sums.reasons or field in ("share", "lift")
         gap = "–" if known else "not recorded"
         text = f"params.value === null ? '{gap}' : d3.format('{form}')(params.value)"
@@ -107,7 +107,7 @@ def table(usage: Usage, phase: str) -> Component:
             {
                 "field": field,
                 "headerName": HEADINGS[field],
-                "headerTooltip": f"{name}: {figures.READINGS[field].title}",
+                "headerTooltip": f"{name}: {heatmap.READINGS[field].title}",
                 "valueFormatter": {"function": text},
                 **number,
             }

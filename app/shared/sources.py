@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from ringlens.app.shared import queries
 from ringlens.app.shared.catalogue import Catalogue
-from ringlens.app.shared.evidence import EvidenceCache
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.errors import RinglensError
 from ringlens.store import Store
+
+T = TypeVar("T")
 
 
 class Sources:
@@ -20,7 +24,6 @@ class Sources:
         store: The store.
         catalogue: Its small tables in memory.
         usage: Usage of experts of the scopes asked for last.
-        evidence: Choices of the layers asked for last.
         prefix: Path below which the browser sees the pages.
     """
 
@@ -29,7 +32,15 @@ class Sources:
         self.prefix = prefix
         self.catalogue = Catalogue(store)
         self.usage = UsageCache(store)
-        self.evidence = EvidenceCache(store)
+        self._lock = threading.Lock()
+        self._made: dict[Callable[[Store], Any], Any] = {}
+
+    def one(self, make: Callable[[Store], T]) -> T:
+        """The one object that a page makes of the store by ``make``; lives as long as this."""
+        with self._lock:
+            if make not in self._made:
+                self._made[make] = make(self.store)
+            return self._made[make]
 
     def warm(self) -> None:
         """Read what the first pages need ahead of them: of a thousand traces it takes a second."""
@@ -37,3 +48,12 @@ class Sources:
             newest = queries.runs(self.catalogue)[:1]
             for run in newest:
                 self.usage.get(Scope(run["run_id"]))
+
+    def close(self) -> None:
+        """Close what pages made of the store, where it can be closed, and the store."""
+        with self._lock:
+            made, self._made = self._made, {}
+        for each in made.values():
+            if hasattr(each, "close"):
+                each.close()
+        self.store.close()

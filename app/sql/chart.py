@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ringlens.app.shared.palette import FONT, Palette, palette
-from ringlens.app.sql import cells as sql_cells
+from ringlens.app.sql import cells
 
 KINDS = {"line": "Line", "bar": "Bars", "scatter": "Points", "histogram": "Histogram"}
 SERIES = 12
@@ -22,7 +22,7 @@ def figure(table: pa.Table, kind: str, x: str, y: str, by: str, theme: str) -> F
     """The chart of an answer.
 
     Args:
-        table: The answer's columns as `sql_cells.drawable` gives them.
+        table: The answer's columns as `cells.drawable` gives them.
         kind: Key of `KINDS`.
         x: Column of the horizontal axis.
         y: Column of the vertical axis; a histogram counts instead.
@@ -47,7 +47,7 @@ def _parts(table: pa.Table, by: str) -> tuple[list[tuple[str, pa.Table]], int]:
     field = table.schema.field(by)
     rows: dict[Any, list[int]] = {}
     for row, value in enumerate(table[by].to_pylist()):
-        rows.setdefault("null" if value is None else sql_cells.cell(value, field), []).append(row)
+        rows.setdefault("null" if value is None else cells.cell(value, field), []).append(row)
     largest = sorted(rows, key=lambda value: -len(rows[value]))[:SERIES]
     largest.sort(key=lambda value: (isinstance(value, str), value))
     return [(str(value), table.take(rows[value])) for value in largest], len(rows) - len(largest)
@@ -77,10 +77,10 @@ def _values(table: pa.Table, name: str) -> list[Any]:
     """A column's values; what is no number as text, and what is not finite as a gap."""
     field = table.schema.field(name)
     values = table[name].to_pylist()
-    if sql_cells.is_number(field):
+    if cells.is_number(field):
         found = [None if value is None else float(value) for value in values]
         return [None if v is None or v != v or abs(v) == float("inf") else v for v in found]
-    return [sql_cells.cell(value, field) for value in values]
+    return [cells.cell(value, field) for value in values]
 
 
 def _colour(index: int, colours: Palette, many: bool) -> str:

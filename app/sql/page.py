@@ -14,19 +14,20 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import asked
-from ringlens.app.shared import figures
 from ringlens.app.shared.parts import GRID_THEME, command_box
-from ringlens.app.sql import cells as sql_cells
-from ringlens.app.sql import chart as sql_chart
+from ringlens.app.shared.plots import CONFIG
+from ringlens.app.shared.sources import Sources
+from ringlens.app.sql import cells, chart, routes
 from ringlens.app.sql.console import Console
 from ringlens.app.sql.examples import EXAMPLES
+from ringlens.app.web import asked
 from ringlens.errors import RinglensError
 from ringlens.store.read.catalog import Entry, catalog
 
 
-def layout(console: Console, query: dict[str, str]) -> Component:
+def layout(sources: Sources, query: dict[str, str]) -> Component:
     """The page with the query of the address, or why no query can be run here."""
+    console = sources.one(Console)
     if reason := console.refusal():
         return _refused(console, reason)
     return html.Div(
@@ -43,8 +44,10 @@ def layout(console: Console, query: dict[str, str]) -> Component:
     )
 
 
-def register(app: Dash, console: Console) -> None:
+def register(app: Dash, sources: Sources) -> None:
     """The chart of an answer; all else is the script's."""
+    console = sources.one(Console)
+    routes.register(app.server, console)
 
     @app.callback(
         Output("sql-chart", "figure"),
@@ -56,21 +59,21 @@ def register(app: Dash, console: Console) -> None:
         Input("theme", "data"),
         prevent_initial_call=True,
     )
-    def chart(
+    def draw(
         key: str | None, kind: str, x: str | None, y: str | None, by: str | None, theme: str | None
     ) -> Any:
         if not key or not x:
             return no_update
-        kind = asked.one_of(kind, sql_chart.KINDS, "kind of chart")
+        kind = asked.one_of(kind, chart.KINDS, "kind of chart")
         key, x = asked.text(key, "the answer's id"), asked.text(x, "x")
         y, by, theme = asked.text(y, "y"), asked.text(by, "colour"), asked.text(theme, "theme")
         try:
-            table = sql_cells.drawable(console.answer(key))
+            table = cells.drawable(console.answer(key))
         except RinglensError:
             return no_update  # not kept any more: what was drawn stays
         if not {x, y or x, by or x} <= set(table.schema.names):
             return no_update  # the choices of another answer: theirs follow
-        return sql_chart.figure(table, kind, x, y or x, by or "", theme or "dark")
+        return chart.figure(table, kind, x, y or x, by or "", theme or "dark")
 
     app.clientside_callback(
         ClientsideFunction("sql", "mount"),
@@ -246,7 +249,7 @@ def _grid() -> Component:
 
 
 def _charts() -> list[Component]:
-    kinds = [{"value": kind, "label": label} for kind, label in sql_chart.KINDS.items()]
+    kinds = [{"value": kind, "label": label} for kind, label in chart.KINDS.items()]
 
     def chooser(name: str, label: str, empty: bool = False) -> Component:
         return html.Label(
@@ -275,5 +278,5 @@ def _charts() -> list[Component]:
             ],
             className="sql-choices",
         ),
-        dcc.Graph(id="sql-chart", config=figures.CONFIG, responsive=True, className="sql-chart"),
+        dcc.Graph(id="sql-chart", config=CONFIG, responsive=True, className="sql-chart"),
     ]

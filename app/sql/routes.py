@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from functools import wraps
+from collections.abc import Iterator
 from typing import Any
 
-from flask import Blueprint, Flask, Response, jsonify, request
+from flask import Blueprint, Flask, Response, request
 
-from ringlens.app.sql import cells as sql_cells
+from ringlens.app.sql import cells
 from ringlens.app.sql.console import Console
+from ringlens.app.web.answers import answered
 from ringlens.errors import NotInStoreError, RinglensError
 from ringlens.sandbox.sandbox import Answer
 
 _FILES = {
-    "csv": (sql_cells.to_csv, "text/csv; charset=utf-8"),
-    "parquet": (sql_cells.to_parquet, "application/vnd.apache.parquet"),
+    "csv": (cells.to_csv, "text/csv; charset=utf-8"),
+    "parquet": (cells.to_parquet, "application/vnd.apache.parquet"),
 }
+
+FAILED = 422
+"""Status of a query that was understood and did not work."""
 
 
 def register(server: Flask, console: Console) -> None:
     """Add the addresses under ``/data/sql``."""
     routes = Blueprint("sql", __name__, url_prefix="/data/sql")
 
-    @routes.post("/run")
-    @_sentences
     def run() -> Response:
         asked = _asked("query", "name")
         key, answer = console.run(asked["query"], asked["name"])
         head = {
             "id": key,
-            "columns": sql_cells.columns(answer),
+            "columns": cells.columns(answer),
             "cut": answer.cut,
             "seconds": answer.seconds,
-            "frame": sql_cells.frame(answer),
+            "frame": cells.frame(answer),
         }
         return Response(_pieces(head, answer), mimetype="application/json")
 
-    @routes.post("/cancel")
-    @_sentences
-    def cancel() -> Response:
-        return jsonify(cancelled=console.cancel(_asked("name")["name"]))
+    def cancel() -> dict[str, bool]:
+        return {"cancelled": console.cancel(_asked("name")["name"])}
 
-    @routes.get("/result/<key>.<form>")
-    @_sentences
     def download(key: str, form: str) -> Response:
         if form not in _FILES:
             raise NotInStoreError(f"answers come as {' and '.join(_FILES)}, not as {form[:20]!r}")
@@ -54,13 +51,16 @@ def register(server: Flask, console: Console) -> None:
             write(console.answer(key)), mimetype=kind, headers={"Content-Disposition": name}
         )
 
+    routes.post("/run")(answered(run, FAILED))
+    routes.post("/cancel")(answered(cancel, FAILED))
+    routes.get("/result/<key>.<form>")(answered(download, FAILED))
     server.register_blueprint(routes)
 
 
 def _pieces(head: dict[str, Any], answer: Answer) -> Iterator[str]:
     """An answer as JSON, piece by piece: other requests are served in between."""
     yield f'{json.dumps(head, allow_nan=False)[:-1]}, "rows": ['
-    for i, rows in enumerate(sql_cells.rows(answer.readable)):
+    for i, rows in enumerate(cells.rows(answer.readable)):
         yield ("," if i else "") + json.dumps(rows, allow_nan=False)[1:-1]
     yield "]}"
 
@@ -71,17 +71,3 @@ def _asked(*names: str) -> dict[str, str]:
     if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in names):
         raise RinglensError(f"the request must be a JSON object with {', '.join(names)} as text")
     return {name: body[name] for name in names}
-
-
-def _sentences(view: Callable[..., Response]) -> Callable[..., Any]:
-    """An error of ours as a sentence: status 404 for what is gone, 422 for what did not work."""
-
-    @wraps(view)
-    def answer(**arguments: str) -> Response | tuple[Response, int]:
-        try:
-            return view(**arguments)
-        except RinglensError as error:
-            status = 404 if isinstance(error, NotInStoreError) else 422
-            return jsonify(error=str(error)), status
-
-    return answer

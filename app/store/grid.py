@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ringlens.app import asked
+from ringlens.app.web import asked
 from ringlens.errors import RequestError
 
 COLUMNS = (

@@ -11,13 +11,13 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app import asked
-from ringlens.app.prefix import below
-from ringlens.app.shared import queries
 from ringlens.app.shared.catalogue import Catalogue
 from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, plural, stat
+from ringlens.app.shared.queries import runs, version
 from ringlens.app.shared.sources import Sources
-from ringlens.app.store import grid
+from ringlens.app.store import grid, queries
+from ringlens.app.web import asked
+from ringlens.app.web.prefix import below
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -31,7 +31,7 @@ MOST = 10_000  # rows that it can ask for at a time
 def layout(sources: Sources) -> Component:
     """The page, or how to fill the store where it holds no runs."""
     store, catalogue = sources.store, sources.catalogue
-    version = str(queries.version(store))  # before the figures: what comes between is shown twice
+    shown = str(version(store))  # before the figures: what comes between is shown twice
     totals = queries.totals(catalogue)
     return html.Div(
         [
@@ -45,7 +45,7 @@ def layout(sources: Sources) -> Component:
                         className="title-row",
                     ),
                     html.Div(
-                        _stats(totals), id="stats", className="stats", **{"data-version": version}
+                        _stats(totals), id="stats", className="stats", **{"data-version": shown}
                     ),
                 ],
                 className="page-header",
@@ -53,7 +53,7 @@ def layout(sources: Sources) -> Component:
             html.Div(_runs(catalogue), id="runs"),
             html.Div(_empty(store, totals), id="empty", className="empty"),
             _grid_section(catalogue, totals),
-            dcc.Store(id="heartbeat", data=version),
+            dcc.Store(id="heartbeat", data=shown),
             dcc.Store(id="commits"),
         ],
         className="page store-page",
@@ -155,7 +155,7 @@ def _beside(totals: Row, replays: str) -> list[Any]:
 
 
 def _runs(catalogue: Catalogue) -> Component | None:
-    found = queries.runs(catalogue)
+    found = runs(catalogue)
     if not found:
         return None
     heads = ("Run", "Model", "Mode", "Shape", "Traces", "Correct", "Tokens", "Recorded", "Started")

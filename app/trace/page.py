@@ -11,10 +11,11 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app.asked import whole
 from ringlens.app.shared import queries
 from ringlens.app.shared.parts import copy_button, plural, state_page
 from ringlens.app.shared.sources import Sources
+from ringlens.app.trace import routes
+from ringlens.app.web.asked import whole
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -71,7 +72,8 @@ def boot(store: Store, head: Row, run: Row) -> Row:
 
 
 def register(app: Dash, sources: Sources) -> None:
-    """The one callback: a new frame on the page is filled by the script."""
+    """Add what the page's script fetches, and have it fill each new frame."""
+    routes.register(app.server, sources)
     app.clientside_callback(
         ClientsideFunction("trace", "mount"),
         Output("trace-boot", "modified_timestamp"),

@@ -9,7 +9,6 @@ H heads.
 
 from __future__ import annotations
 
-import base64
 from itertools import accumulate
 from typing import Any
 
@@ -18,9 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ringlens.app.shared import queries
+from ringlens.app.shared.arrow import floats
+from ringlens.app.shared.typed_arrays import encode
+from ringlens.app.trace import queries
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
+from ringlens.store.encode.columns import matrix
 from ringlens.store.schema.captured import PHASES
 
 Payload = dict[str, Any]
@@ -29,11 +31,6 @@ NO_EXPERT = 0xFFFF  # stands for the experts of a token without a routing row
 ROUTING_BLOCK = 64  # tokens of one routing block: 30 kB for ring-nano, 0.5 MB for Ring-1T
 MAP_COLUMNS = 2048  # more columns than a screen has pixels would not be seen
 HEADS_BUDGET = 16_384  # (layer, head, token) cells of one block of head statistics
-
-
-def encode(values: NDArray[Any], dtype: str) -> str:
-    """Base64 of the values as a little-endian array of ``dtype`` ('u1', 'u2', 'u4', 'f4')."""
-    return base64.b64encode(np.ascontiguousarray(values, dtype="<" + dtype).tobytes()).decode()
 
 
 def tokens(store: Store, trace_id: int) -> Payload:
@@ -48,8 +45,8 @@ def tokens(store: Store, trace_id: int) -> Payload:
         "ends": encode(utf16_offsets(text, table["end"].to_numpy()), "u4"),
         "ids": encode(table["token_id"].to_numpy(), "u4"),
         "phase": encode(np.array([phase_at[x] for x in table["phase"].to_pylist()]), "u1"),
-        "logprob": encode(_floats(table["logprob"]), "f4"),
-        "entropy": encode(_floats(table["entropy"]), "f4"),
+        "logprob": encode(floats(table["logprob"]), "f4"),
+        "entropy": encode(floats(table["entropy"]), "f4"),
     }
 
 
@@ -64,13 +61,13 @@ def utf16_offsets(text: str, offsets: NDArray[Any]) -> NDArray[Any]:
 def margin(store: Store, trace_id: int) -> Payload:
     """Mean router margin of each token [T]; nan where all its margins are infinite."""
     table = queries.mean_margin(store, trace_id)
-    return {"margin": encode(_floats(table["margin"]), "f4")}
+    return {"margin": encode(floats(table["margin"]), "f4")}
 
 
 def layer(store: Store, trace_id: int, layer: int) -> Payload:
     """Heaviest expert of each token at a layer [T] and its share of the routing weight [T]."""
     table = queries.layer_experts(store, trace_id, layer)
-    return {"expert": _experts(table), "share": encode(_floats(table["share"]), "f4")}
+    return {"expert": _experts(table), "share": encode(floats(table["share"]), "f4")}
 
 
 def expert_map(store: Store, trace_id: int, n_tokens: int) -> Payload:
@@ -104,7 +101,7 @@ def routing(store: Store, trace_id: int, pos: int) -> Payload:
         found[place_R] = values_R
         return found
 
-    ids_RK = _matrix(table["expert_ids"])
+    ids_RK = matrix(table["expert_ids"])
     shut_out: list[list[int]] = [[] for _ in range(len(layers) * tokens)]
     for place, experts in zip(place_R.tolist(), table["group_flips"].to_pylist(), strict=True):
         shut_out[place] = experts or []
@@ -116,9 +113,9 @@ def routing(store: Store, trace_id: int, pos: int) -> Payload:
         "weights": encode(whole(_lists(table["weights"], ids_RK.shape), np.nan), "f4"),
         "affinities": encode(whole(_lists(table["affinities"], ids_RK.shape), np.nan), "f4"),
         "bias_flips": encode(whole(_among(ids_RK, table["bias_flips"]), 0), "u1"),
-        "margin": encode(whole(_floats(table["margin"]), np.nan), "f4"),
-        "group_margin": encode(whole(_floats(table["group_margin"]), np.nan), "f4"),
-        "entropy": encode(whole(_floats(table["entropy"]), np.nan), "f4"),
+        "margin": encode(whole(floats(table["margin"]), np.nan), "f4"),
+        "group_margin": encode(whole(floats(table["group_margin"]), np.nan), "f4"),
+        "entropy": encode(whole(floats(table["entropy"]), np.nan), "f4"),
         "shut_out": shut_out,
     }
 
@@ -139,26 +136,15 @@ def heads(store: Store, trace_id: int, pos: int, layers: int, heads: int) -> Pay
         "start": start,
         "tokens": len(table) // max(1, len(found)),
         "layers": found.tolist(),
-        **{name: encode(_matrix(table[name]), "f4") for name in names},
+        **{name: encode(matrix(table[name]), "f4") for name in names},
     }
-
-
-def _floats(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """A float column as numpy, null as nan."""
-    return column.to_numpy(zero_copy_only=False).astype(np.float32)
-
-
-def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column of lists of one length as a matrix [rows, length]."""
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(column), -1) if len(column) else flat.reshape(0, 0)
 
 
 def _lists(column: pa.ChunkedArray, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """A column of lists of floats as a matrix of ``shape``; all nan where they are not known."""
     if column.null_count:
         return np.full(shape, np.nan, np.float32)
-    return _matrix(column).astype(np.float32).reshape(shape)
+    return matrix(column).astype(np.float32).reshape(shape)
 
 
 def _among(ids_RK: NDArray[Any], column: pa.ChunkedArray) -> NDArray[np.bool_]:
@@ -169,8 +155,3 @@ def _among(ids_RK: NDArray[Any], column: pa.ChunkedArray) -> NDArray[np.bool_]:
     hit = ids_RK[row_of] == lists.flatten().to_numpy()[:, None]
     np.logical_or.at(named, row_of, hit)
     return named
-
-
-def warm() -> None:
-    """Do pyarrow's first conversion ahead of the first request: it imports pandas if it can."""
-    _floats(pa.chunked_array([[0.0]]))

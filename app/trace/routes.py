@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from functools import wraps
+from functools import partial
 from typing import Any
 
-from flask import Blueprint, Flask, Response, jsonify
+from flask import Blueprint, Flask
 
-from ringlens.app.asked import shown, whole
-from ringlens.app.following import identity
 from ringlens.app.shared import queries
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import payload
-from ringlens.errors import NotInStoreError, RequestError, RinglensError
+from ringlens.app.web.answers import answered
+from ringlens.app.web.asked import shown, whole
+from ringlens.errors import NotInStoreError
 
-View = Callable[..., Any]
+View = Callable[..., payload.Payload]
 
 
 def register(server: Flask, sources: Sources) -> None:
-    """Add the addresses under ``/data``."""
-    routes = Blueprint("data", __name__, url_prefix="/data")
-    place = "/trace/<trace_id>"
+    """Add the addresses under ``/data/trace``."""
+    routes = Blueprint("trace", __name__, url_prefix="/data/trace/<trace_id>")
     views: dict[str, View] = {
-        f"{place}/tokens": _tokens,
-        f"{place}/margin": _margin,
-        f"{place}/layer/<layer>": _layer,
-        f"{place}/experts": _experts,
-        f"{place}/routing/<pos>": _routing,
-        f"{place}/heads/<pos>": _heads,
-        "/version": _version,
-        "/<path:rest>": _nothing,
+        "tokens": _tokens,
+        "margin": _margin,
+        "layer/<layer>": _layer,
+        "experts": _experts,
+        "routing/<pos>": _routing,
+        "heads/<pos>": _heads,
     }
     for rule, view in views.items():
-        routes.add_url_rule(rule, rule.replace(".", ""), _answer(sources, view))
+        name = rule.partition("/")[0]
+        routes.add_url_rule(f"/{rule}", name, answered(partial(view, sources)))
     server.register_blueprint(routes)
-
-
-def _version(sources: Sources) -> dict[str, str]:
-    """A text that changes with every commit, and one that another store does not have."""
-    store = sources.store
-    # As text: JavaScript would round the number.
-    which = hashlib.sha256(repr(identity(store.folder)).encode()).hexdigest()
-    return {"version": str(queries.version(store)), "store": which[:16]}
 
 
 def _tokens(sources: Sources, trace_id: str) -> payload.Payload:
@@ -80,10 +69,6 @@ def _heads(sources: Sources, trace_id: str, pos: str) -> payload.Payload:
     return payload.heads(sources.store, head["trace_id"], place, run["layers"], run["heads"])
 
 
-def _nothing(sources: Sources, rest: str) -> payload.Payload:
-    raise NotInStoreError(f"there is nothing at /data/{rest[:100]}")
-
-
 def _head(sources: Sources, trace_id: str) -> dict[str, Any]:
     number = whole(trace_id)
     head = None if number is None else queries.trace_head(sources.catalogue, number)
@@ -101,23 +86,3 @@ def _pos(head: dict[str, Any], pos: str) -> int:
             f"trace {head['trace_id']} has no token {shown(pos)}; it has 0 to {count - 1}"
         )
     return number
-
-
-def _answer(sources: Sources, view: View) -> View:
-    """The view's result as JSON; an error of ours as a sentence."""
-
-    @wraps(view)
-    def answer(**arguments: str) -> tuple[Response, int]:
-        try:
-            return jsonify(view(sources, **arguments)), 200
-        except RinglensError as error:
-            return jsonify({"error": str(error)}), status_of(error)
-
-    return answer
-
-
-def status_of(error: RinglensError) -> int:
-    """The HTTP status of an error of ours: 404 not there, 400 wrongly asked, 500 the store's."""
-    if isinstance(error, NotInStoreError):
-        return 404
-    return 400 if isinstance(error, RequestError) else 500

@@ -15,8 +15,9 @@ from small_store import small_store
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from ringlens.app import access, prefix, serve
-from ringlens.app.http_server import ServerLimits, make_server
+from ringlens.app import serve
+from ringlens.app.web import access, prefix
+from ringlens.app.web.http_server import ServerLimits, make_server
 from ringlens.errors import ConfigError
 from ringlens.store import Store
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ringlens.app.shared import figures
+from ringlens.app.routing import heatmap
 from ringlens.app.shared.usage import METRICS, PHASE_CHOICES, Sums, Usage, gini, max_violation
 
 LOADS = arrays.arrays(float, (3, 8), elements=st.integers(0, 50).map(float))
@@ -30,7 +30,7 @@ def usage(seed=0, layers=(2, 3, 4), experts=16, k=4, groups=4):
 
 def drawn(*arguments, **options):
     """The figure as plotly understands it: an unknown or wrong property raises."""
-    made = figures.usage_heatmap(*arguments, **options)
+    made = heatmap.figure(*arguments, **options)
     return go.Figure(json.loads(json.dumps(made)))
 
 
@@ -82,16 +82,16 @@ def test_balance_at_its_ends():
 def test_heatmap_holds_the_metric(metric, phase, theme):
     counts = usage()
     figure = drawn(counts, metric, phase, layer=3, expert=6, theme=theme)
-    heatmap, load, violation, spread = figure.data
+    cells, load, violation, spread = figure.data
     values = counts.metric_SE(metric, phase)
     values = np.where(np.isfinite(values), values, np.nan)
-    np.testing.assert_allclose(array(heatmap.z), values, rtol=1e-6)
-    assert heatmap.customdata is None
+    np.testing.assert_allclose(array(cells.z), values, rtol=1e-6)
+    assert cells.customdata is None
     if metric == "lift" or phase == "difference":
-        assert heatmap.zmin == -heatmap.zmax
+        assert cells.zmin == -cells.zmax
     else:
-        assert 0 <= heatmap.zmin <= np.nanmin(values)
-    assert list(heatmap.y) == [2, 3, 4]
+        assert 0 <= cells.zmin <= np.nanmin(values)
+    assert list(cells.y) == [2, 3, 4]
     n_SE = counts.count_SE(phase)
     np.testing.assert_allclose(array(load.y).sum(), 4, rtol=1e-6)
     np.testing.assert_allclose(array(violation.x), max_violation(n_SE), rtol=1e-6)
@@ -113,7 +113,7 @@ def test_a_large_model_travels_as_a_typed_array():
     figure = drawn(counts, "share", "think", layer=4, expert=0, theme="light")
     text = figure.to_json()
     assert len(text) < 76 * 256 * 4 * 4 / 3 + 40_000  # four bytes a cell in base64, and the rest
-    assert figure.layout.height == figures.height(76)
+    assert figure.layout.height == heatmap.height(76)
 
 
 def test_nothing_counted_is_an_empty_figure():
@@ -124,4 +124,4 @@ def test_nothing_counted_is_an_empty_figure():
         for phase in PHASE_CHOICES:
             figure = drawn(counts, metric, phase, 0, 3, "dark")
             assert not np.nan_to_num(array(figure.data[0].z)).any()
-            figures.scale(counts, metric, phase, "dark")
+            heatmap.scale(counts, metric, phase, "dark")

@@ -109,7 +109,7 @@ def test_a_damaged_store_is_a_sentence_until_it_is_whole(stores, place):
 
 def test_requests_under_way_end_before_their_store_is_closed(stores, place, tmp_path):
     app = make_app(place)
-    store = app.server.extensions["ringlens"]
+    store = app.server.extensions["ringlens.sources"].store
     entered, replaced = threading.Event(), threading.Event()
 
     def slow():

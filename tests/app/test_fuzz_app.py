@@ -11,7 +11,8 @@ import random
 import pytest
 from small_store import small_store
 
-from ringlens.app import asked, make_app
+from ringlens.app import make_app
+from ringlens.app.web import asked
 from ringlens.errors import RequestError
 
 HOST = {"Host": "127.0.0.1:8050"}
@@ -42,8 +43,7 @@ VALUES = (
 def app(tmp_path_factory):
     app = make_app(small_store(tmp_path_factory.mktemp("stores") / "store"))
     yield app
-    app.server.extensions["ringlens-console"].close()
-    app.server.extensions["ringlens"].close()
+    app.server.extensions["ringlens.sources"].close()
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_other_kinds_of_body(client, kind):
 
 def valid(app):
     """A body of every callback that the server answers, with values that its page sends."""
-    run_id = app.server.extensions["ringlens"].trace(1).summary["run_id"]
+    run_id = app.server.extensions["ringlens.sources"].store.trace(1).summary["run_id"]
     values = {
         "url.pathname": "/routing",
         "url.search": "?trace=2",

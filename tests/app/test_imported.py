@@ -76,7 +76,7 @@ def test_every_address_answers(path, store):
             response = client.get(f"/data/trace/{trace_id}/{name}", headers=HOST)
             assert response.status_code == 200, name
             assert response.is_json
-    app.server.extensions["ringlens"].close()
+    app.server.extensions["ringlens.sources"].close()
 
 
 @pytest.mark.browser

@@ -41,7 +41,7 @@ def path(tmp_path_factory):
 def app(path):
     app = make_app(path)
     yield app
-    app.server.extensions["ringlens"].close()
+    app.server.extensions["ringlens.sources"].close()
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_the_copied_sql_gives_what_the_heatmap_shows(path, imported, tmp_path, k
                 np.testing.assert_allclose(np.reshape(values, z.shape), z, rtol=2e-6, atol=1e-7)
                 queries[query] = metric, phase
             assert len(queries) == len(METRICS) * len(PHASE_CHOICES)
-    app.server.extensions["ringlens"].close()
+    app.server.extensions["ringlens.sources"].close()
 
 
 def test_without_usage_tables_the_page_counts_and_says_how_to_add_them(app, store, path, tmp_path):
@@ -229,7 +229,7 @@ def test_without_usage_tables_the_page_counts_and_says_how_to_add_them(app, stor
     said = heatmap_note(app, run_id)
     assert f"ringlens rollup {old}" in said
     assert "240 tokens" in said
-    app.server.extensions["ringlens"].close()
+    app.server.extensions["ringlens.sources"].close()
 
 
 def test_routing_not_recorded_says_so(store):
@@ -253,7 +253,7 @@ def test_a_damaged_store_is_a_sentence(tmp_path):
     with StoreWriter(tmp_path / "s") as writer:
         writer.commit(writer.start_run(run), [random_trace(run, 30)])
     app = make_app(tmp_path / "s")
-    store = app.server.extensions["ringlens"]
+    store = app.server.extensions["ringlens.sources"].store
     (store.path / store.files("tokens")[0].path).write_bytes(b"not parquet")
     response = app.server.test_client().get("/data/trace/1/tokens", headers=HOST)
     store.close()
@@ -283,7 +283,7 @@ from ringlens.app import make_app
 app = make_app({str(path)!r})
 app.server.test_client().get("/", headers={HOST!r})
 took = time.process_time() - start
-app.server.extensions["ringlens"].close()
+app.server.extensions["ringlens.sources"].close()
 heavy = [name for name in ("torch", "transformers", "nnsight", "accelerate") if name in sys.modules]
 print(took, heavy)
 """

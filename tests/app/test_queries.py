@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from records import part, random_run, random_trace
 from small_store import write_run
 
+from ringlens.app.routing.evidence import EvidenceCache
+from ringlens.app.routing.expert_panel import expert_facts
+from ringlens.app.routing.heatmap import figure as usage_heatmap
 from ringlens.app.shared import queries
 from ringlens.app.shared.catalogue import Catalogue
-from ringlens.app.shared.evidence import EvidenceCache
-from ringlens.app.shared.figures import usage_heatmap
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.app.store import grid
+from ringlens.app.store import queries as store_queries
 from ringlens.app.trace import payload
 from ringlens.cli.console import summary
 from ringlens.errors import NotInStoreError
@@ -100,7 +102,7 @@ def shares(trace):
 
 def test_totals_and_runs(catalogue):
     every = [*TRACES, BARE, WIDE]
-    totals = queries.totals(catalogue)
+    totals = store_queries.totals(catalogue)
     assert totals["traces"] == 8
     assert totals["n_think"] == sum(t.n_think for t in every)
     assert totals["judged"] == 7
@@ -125,7 +127,7 @@ def test_replays_are_counted_apart(tmp_path):
     write_run(tmp_path / "r", again, replays)
     with Store(tmp_path / "s") as store:
         catalogue = Catalogue(store)
-        totals = queries.totals(catalogue)
+        totals = store_queries.totals(catalogue)
         assert (totals["traces"], totals["replays"], totals["all_traces"]) == (3, 2, 5)
         assert totals["n_think"] == sum(t.n_think for t in originals)
         assert totals["correct"] == sum(bool(t.correct) for t in originals)
@@ -139,7 +141,7 @@ def test_replays_are_counted_apart(tmp_path):
             ("replays", [4, 5]),
         ):
             wanted = grid.condition(None, "all", None, kind)
-            rows, _ = queries.traces_page(
+            rows, _ = store_queries.traces_page(
                 catalogue, wanted.sql, grid.order_sql(None), wanted.params, 0, 9
             )
             assert [row["trace_id"] for row in rows] == found
@@ -148,7 +150,7 @@ def test_replays_are_counted_apart(tmp_path):
         assert f"{sum(map(len, (t.tokens.token_id for t in originals))):,} tokens (" in line
         assert "2 replays, 81 tokens in them" in line
     with Store(tmp_path / "r") as store:
-        totals = queries.totals(Catalogue(store))
+        totals = store_queries.totals(Catalogue(store))
         assert totals["only_replays"] and totals["traces"] == totals["replays"] == 2
         assert "r: 2 replays, 81 tokens in them" in summary("r", info(store))
 
@@ -186,7 +188,7 @@ def test_the_catalogue_follows_the_store(tmp_path):
 
         assert same() == 0
         run_id = writer.start_run(RUN)
-        assert queries.totals(catalogue)["unfinished"] == 1
+        assert store_queries.totals(catalogue)["unfinished"] == 1
         writer.commit(run_id, TRACES[:2])
         (going,) = writer.commit(run_id, [part(TRACES[2], 0, 60, None)])
         assert same() == 3
@@ -194,7 +196,7 @@ def test_the_catalogue_follows_the_store(tmp_path):
         writer.commit(run_id, [part(TRACES[2], 60, 170, going)])
         assert same() == 4
         writer.finish_run(run_id)
-        assert queries.totals(catalogue)["unfinished"] == 0
+        assert store_queries.totals(catalogue)["unfinished"] == 0
 
 
 # --- the grid -------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def test_the_catalogue_follows_the_store(tmp_path):
 
 def page(catalogue, filters=None, sort=None, verdict="all", search=None, start=0, end=100):
     wanted = grid.condition(filters, verdict, search)
-    return queries.traces_page(
+    return store_queries.traces_page(
         catalogue, wanted.sql, grid.order_sql(sort), wanted.params, start, end
     )
 
@@ -495,6 +497,6 @@ def test_expert_contexts(evidence, scope):
 
 
 def test_expert_facts(store, scope):
-    facts = queries.expert_facts(store, scope.run_id, 4, 9)
+    facts = expert_facts(store, scope.run_id, 4, 9)
     assert facts == {"group": 2, "bias": pytest.approx(RUN.expert_bias[2, 9])}
-    assert queries.expert_facts(store, scope.run_id, 0, 0) is None
+    assert expert_facts(store, scope.run_id, 0, 0) is None

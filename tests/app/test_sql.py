@@ -13,6 +13,7 @@ from pyarrow import parquet
 from small_store import small_store
 
 from ringlens.app import make_app
+from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import cells as sql_cells
 from ringlens.app.sql import chart as sql_chart
 from ringlens.app.sql import page as page_sql
@@ -43,8 +44,7 @@ def store(path):
 def app(path):
     app = make_app(path)
     yield app
-    app.server.extensions["ringlens-console"].close()
-    app.server.extensions["ringlens"].close()
+    app.server.extensions["ringlens.sources"].close()
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_examples_give_rows_and_their_charts(client, app, example):
     assert found["rows"], found
     if example.chart is not None:
         kind, x, y, by = example.chart
-        answer = app.server.extensions["ringlens-console"].answer(found["id"])
+        answer = app.server.extensions["ringlens.sources"].one(Console).answer(found["id"])
         table = sql_cells.drawable(answer)
         go.Figure(sql_chart.figure(table, kind, x, y or x, by, "dark"))
 
@@ -260,9 +260,9 @@ def test_without_a_sandbox_the_page_says_why(store, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(landlock, "_call", failing)
-    console = Console(store)
+    sources = Sources(store)
     shown = json.dumps(
-        page_sql.layout(console, {}).to_plotly_json(), default=lambda c: c.to_plotly_json()
+        page_sql.layout(sources, {}).to_plotly_json(), default=lambda c: c.to_plotly_json()
     )
     assert "SQL is switched off here" in shown
     assert "has no Landlock" in shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dash import Dash
 from flask import Response, abort, request
 
-from ringlens.app.access import LOOPBACK, is_loopback
+from ringlens.app.web.access import LOOPBACK, is_loopback
 
 
 def protect(app: Dash, any_host: bool = False) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from dash.development.base_component import Component
 
-from ringlens.app.access import Wsgi
+from ringlens.app.web.access import Wsgi
 from ringlens.errors import ConfigError
 
 _SAFE = re.compile(r"/(?:[A-Za-z0-9._~@:%+=-]+/)*")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator
 
-from ringlens.app.access import refused, sealed, simple_page
+from ringlens.app.web.access import refused, sealed, simple_page
 from ringlens.errors import StoreError
 from ringlens.store.manifest.manifest import NAME
 from ringlens.store.storage import layout
@@ -107,8 +107,7 @@ class _Built:
         warming = self.app.server.extensions.get("ringlens.warming")
         if warming is not None:  # it still asks the store
             warming.join(PATIENCE)
-        self.app.server.extensions["ringlens-console"].close()
-        self.app.server.extensions["ringlens"].close()
+        self.app.server.extensions["ringlens.sources"].close()
 
 
 class FollowingApp:

@@ -1,7 +1,4 @@
-"""Frames in, figures out; pure functions of their arguments.
-
-A figure is plotly's JSON as a plain dictionary with arrays in base64: building and checking
-``plotly.graph_objects`` takes 40 to 70 ms, which a click would feel. The tests check it instead.
+"""The layer × expert heatmap as a figure: counts in, figure out.
 
 Shape letters: S sparse layers, E experts.
 """
@@ -15,8 +12,8 @@ import numpy as np
 
 from ringlens.app.shared.palette import FONT, Palette, palette
 from ringlens.app.shared.parts import signed
+from ringlens.app.shared.plots import Figure, typed
 from ringlens.app.shared.usage import Array, Usage, gini, max_violation
-from ringlens.app.trace.payload import encode
 
 # Heights and widths in pixels; plotly wants fractions, `_Frame` translates.
 _LOAD = 104  # bars of one layer's load, above the heatmap
@@ -25,12 +22,6 @@ _TOP, _BOTTOM, _LEFT, _RIGHT = 24, 34, 44, 12
 _LIFT = 2.0  # most lift that the scale tells apart: four times or a quarter of uniform
 _LABELLED = 24  # layers whose balance still fits beside its bar as text
 _AREA, _LEAST, _MOST = 460, 9, 62  # height of the heatmap, and of a row of it
-
-
-CONFIG = {"displayModeBar": False, "showSendToCloud": False, "doubleClick": "reset"}
-
-
-Figure = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ READINGS = {
 }
 
 
-def usage_heatmap(
+def figure(
     usage: Usage, metric: str, phase: str, layer: int, expert: int | None, theme: str
 ) -> Figure:
     """Layer × expert heatmap with the load of one layer above and balance by layer beside it.
@@ -112,7 +103,7 @@ def _heatmap(
     gap = 1 if frame.row >= 14 and usage.experts <= 64 else 0
     return {
         "type": "heatmap",
-        "z": _typed(np.where(np.isfinite(values_SE), values_SE, np.nan)),
+        "z": typed(np.where(np.isfinite(values_SE), values_SE, np.nan)),
         "x0": 0,
         "dx": 1,
         "y": list(usage.layers),
@@ -179,7 +170,7 @@ def _load_bars(
         "type": "bar",
         "x0": 0,
         "dx": 1,
-        "y": _typed(load_E / total if total else load_E),
+        "y": typed(load_E / total if total else load_E),
         "yaxis": "y2",
         "marker": {"color": fills, "line": {"width": 0}},
         "hovertemplate": f"<b>L{layer} · E%{{x}}</b>  %{{y:.2%}} of tokens<extra></extra>",
@@ -197,7 +188,7 @@ def _balance(usage: Usage, phase: str, colours: Palette) -> list[Figure]:
         bars.append(
             {
                 "type": "bar",
-                "x": _typed(values_S),
+                "x": typed(values_S),
                 "y": list(usage.layers),
                 "orientation": "h",
                 "xaxis": axis,
@@ -349,15 +340,6 @@ def _labels(
         "text": f"Load of layer {layer}{over}  ·  dotted: uniform",
     }
     return [*names, *columns, load]
-
-
-def _typed(values: Array) -> dict[str, str]:
-    """An array as plotly takes it in base64."""
-    return {
-        "dtype": "f4",
-        "bdata": encode(values, "f4"),
-        "shape": ", ".join(str(size) for size in values.shape),
-    }
 
 
 def _most(values: Array) -> float:

@@ -13,8 +13,8 @@ from dash.exceptions import DependencyException, InvalidResourceError
 from flask import Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from ringlens.app import asked
-from ringlens.app.trace.routes import status_of
+from ringlens.app.web import asked
+from ringlens.app.web.answers import status_of
 from ringlens.errors import RequestError, RinglensError
 
 CALLBACKS = "/_dash-update-component"

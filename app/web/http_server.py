@@ -13,7 +13,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from ringlens.app.access import Wsgi
+from ringlens.app.web.access import Wsgi
 
 
 @dataclass(frozen=True)

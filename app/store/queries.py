@@ -1,0 +1,70 @@
+"""What the page of the store asks of it, as SQL."""
+
+from __future__ import annotations
+
+from ringlens.app.shared.catalogue import Catalogue
+from ringlens.app.shared.queries import Params, Row, rows
+
+
+def totals(catalogue: Catalogue) -> Row:
+    """Traces, tokens, verdicts and runs of the whole store, in one row.
+
+    A replay tells again of a trace that was told before. So it is counted apart: ``replays`` and
+    ``replay_tokens`` are of replays, all else is of originals, unless the store holds replays
+    alone: then ``only_replays`` says that all else is of them.
+    """
+    query = """
+        with counted as (
+            select *, source_trace_id is not null as is_replay,
+                   bool_and(source_trace_id is not null) over () as only_replays
+            from traces)
+        select count(*) filter (is_replay = only_replays) as traces,
+               coalesce(sum(n_prompt) filter (is_replay = only_replays), 0)::bigint as n_prompt,
+               coalesce(sum(n_think) filter (is_replay = only_replays), 0)::bigint as n_think,
+               coalesce(sum(n_answer) filter (is_replay = only_replays), 0)::bigint as n_answer,
+               count(*) filter (correct and is_replay = only_replays) as correct,
+               count(correct) filter (is_replay = only_replays) as judged,
+               count(*) filter (is_replay) as replays,
+               coalesce(sum(n_prompt + n_think + n_answer) filter (is_replay), 0)::bigint
+                   as replay_tokens,
+               coalesce(bool_or(only_replays), false) as only_replays,
+               count(*) as all_traces,
+               (select count(*) from runs) as runs,
+               (select count(*) from runs where finished is null) as unfinished
+        from counted"""
+    return rows(catalogue, query)[0]
+
+
+def grid_tops(catalogue: Catalogue) -> Row:
+    """The largest values of the grid's columns that are drawn as bars; None without traces."""
+    query = """
+        select (select max(n_think) from traces) as n_think,
+               (select max(entropy) from tokens) as entropy"""
+    return rows(catalogue, query)[0]
+
+
+def traces_page(
+    catalogue: Catalogue, where: str, order: str, params: Params, start: int, end: int
+) -> tuple[list[Row], int]:
+    """Rows ``start`` to ``end`` of the traces grid, and how many there are in all.
+
+    Args:
+        catalogue: The store's small tables.
+        where: Condition made by :mod:`ringlens.app.store.grid`, which also made ``params``.
+        order: Its ``order by`` list.
+        params: Parameters of the condition.
+        start: First row.
+        end: Row after the last.
+    """
+    query = f"""
+        with grid as (
+            select trace_id, run_id, source_trace_id, task, prompt, answer, correct, n_think,
+                   finish_reason, n_prompt + n_think + n_answer as tokens, entropy
+            from traces left join tokens using (trace_id))
+        select *, count(*) over () as found from grid
+        where {where} order by {order} limit $limit offset $offset"""
+    found = rows(catalogue, query, {**params, "limit": end - start, "offset": start})
+    total = found[0].pop("found") if found else 0
+    for row in found[1:]:
+        row.pop("found")
+    return found, total

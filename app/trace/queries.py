@@ -1,0 +1,83 @@
+"""What the trace page asks of a store, as SQL.
+
+Shape letters: T tokens of a trace, S sparse layers, k experts a token, H heads.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from ringlens.app.shared.queries import frame, of_trace, rows
+from ringlens.store import Store
+
+
+def text(store: Store, trace_id: int) -> str | None:
+    """The whole text of a trace; None if it is unknown."""
+    query = f"select text from {of_trace(store, 'traces', trace_id)}"
+    found = rows(store, query, {"trace_id": trace_id})
+    return found[0]["text"] if found else None
+
+
+def tokens(store: Store, trace_id: int) -> pa.Table:
+    """The tokens of a trace in order: id, span, phase, logprob, entropy [T]."""
+    query = f"""
+        select token_id, "start", "end", phase, logprob, entropy
+        from {of_trace(store, "tokens", trace_id)} order by pos"""
+    return frame(store, query, {"trace_id": trace_id})
+
+
+def mean_margin(store: Store, trace_id: int) -> pa.Table:
+    """Mean over the sparse layers of the router margin [T]; infinite margins do not enter.
+
+    Null at tokens without a row, as all others that go by token.
+    """
+    query = f"""
+        with known as (
+            select pos, avg(margin) filter (isfinite(margin)) as margin
+            from {of_trace(store, "routing", trace_id)} group by pos)
+        select margin from {of_trace(store, "tokens", trace_id)} left join known using (pos)
+        order by pos"""
+    return frame(store, query, {"trace_id": trace_id})
+
+
+def layer_experts(store: Store, trace_id: int, layer: int) -> pa.Table:
+    """The heaviest expert of each token at one layer, and its share of the weight [T]."""
+    query = f"""
+        select expert_ids[1] as expert, weights[1] / list_sum(weights) as share
+        from {of_trace(store, "tokens", trace_id)} left join
+            (select pos, expert_ids, weights from {of_trace(store, "routing", trace_id)}
+             where layer = $layer) using (pos)
+        order by pos"""
+    return frame(store, query, {"trace_id": trace_id, "layer": layer})
+
+
+def expert_map(store: Store, trace_id: int, stride: int) -> pa.Table:
+    """The heaviest expert at each sparse layer of every ``stride``-th token [S, T / stride]."""
+    query = f"""
+        with rows as (
+            select layer, pos, expert_ids[1] as expert
+            from {of_trace(store, "routing", trace_id)} where pos % $stride = 0)
+        select layer, expert
+        from (select distinct layer from rows)
+        cross join (select pos from {of_trace(store, "tokens", trace_id)} where pos % $stride = 0)
+        left join rows using (layer, pos) order by layer, pos"""
+    return frame(store, query, {"trace_id": trace_id, "stride": stride})
+
+
+def routing_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
+    """Routing records of tokens ``start`` to ``end`` on all layers, in order (layer, pos)."""
+    query = f"""
+        select layer, pos, expert_ids, weights, affinities, margin, group_margin,
+               bias_flips, group_flips, entropy
+        from {of_trace(store, "routing", trace_id)} where pos >= $start and pos < $end
+        order by layer, pos"""
+    return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
+
+
+def heads_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
+    """Head statistics of tokens ``start`` to ``end`` on all layers, in order (layer, pos)."""
+    query = f"""
+        select layer, pos, entropy, first_weight, previous_weight, output_norm
+        from {of_trace(store, "heads", trace_id)} where pos >= $start and pos < $end
+        order by layer, pos"""
+    return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
