@@ -1,6 +1,7 @@
 """Wherever a capture or a replay is killed, the same call ends in what an uninterrupted one does.
 
-Every column of every table is compared, bit for bit. RINGLENS_KILLS says how many kills there are, RINGLENS_SEED where they fall.
+Every column of every table is compared, bit for bit. RINGLENS_KILLS says how many kills there are,
+RINGLENS_SEED where they fall.
 """
 
 import os
