@@ -21,10 +21,13 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parent))
 from gpu_timing import device_line, device_medians
 
-from ringlens.observe.kernels.router import RouterRecord, RouterSpec, choose, torch_record
+from ringlens.model.router_rule import RouterRule
+from ringlens.observe.kernels.router import RouterRecord, choose, torch_record
 from ringlens.observe.kernels.router_triton import record_rows
 
-RING = RouterSpec(256, 8, 8, 4, 2.5)
+RING = RouterRule(
+    256, 8, 8, 4, 2.5, score="sigmoid", bias="scores", group_score="sum_of_two", renormalised=True
+)
 
 
 def inputs(N: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,86 +13,26 @@ import torch
 from torch import Tensor
 
 from ringlens.config import known_only
-from ringlens.errors import ConfigError
 from ringlens.interact.cache import ActivationCache, Name, Names
 from ringlens.interact.run import HookFunction, run_with_cache, run_with_hooks
+from ringlens.model.loaded import LoadedModel
 from ringlens.model.loading import BUNDLED, load_model, model_name
 from ringlens.observe.chat import prompt_text
-from ringlens.observe.given import TextOrIds, check_text
-from ringlens.observe.kernels.router import RouterSpec
+from ringlens.observe.given import TextOrIds
 
 if TYPE_CHECKING:
     from nnsight.intervention.editing import EditingTracer
     from nnsight.intervention.tracer import InterleavingTracer
-    from transformers import PreTrainedTokenizerBase
 
     from ringlens.interact.tracing import Points, RingEnvoy
-    from ringlens.model.ring.configuration import BailingMoeV2Config
-    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 
 @dataclass(frozen=True)
-class Lens:
+class Lens(LoadedModel):
     """A loaded model that can be observed.
 
-    Attributes:
-        model: The Ring model, in evaluation mode.
-        tokenizer: Its tokenizer.
-        name: What it was loaded from.
-        revision: Revision of a hub id, where one was given.
+    The doors for people stand here; observing takes any loaded model.
     """
-
-    model: BailingMoeV2ForCausalLM
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    revision: str | None = None
-
-    @property
-    def config(self) -> BailingMoeV2Config:
-        """The model's configuration."""
-        return self.model.config
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go: the device that the embeddings are on, or run on where offloaded."""
-        embeddings = self.model.get_input_embeddings()
-        hook = getattr(embeddings, "_hf_hook", None)  # accelerate's
-        if embeddings.weight.device.type == "meta" and hook is not None:
-            return torch.device(hook.execution_device)
-        return embeddings.weight.device
-
-    @cached_property
-    def router(self) -> RouterSpec:
-        """Constants of the routers."""
-        config = self.config
-        return RouterSpec(
-            experts=config.num_experts,
-            experts_per_token=config.num_experts_per_tok,
-            groups=config.n_group,
-            groups_kept=config.topk_group,
-            routed_scaling_factor=config.routed_scaling_factor,
-        )
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """Tokens that end a trace.
-
-        Raises:
-            ConfigError: Neither the generation config, the config nor the tokenizer names one.
-        """
-        for holder in (self.model.generation_config, self.config, self.tokenizer):
-            eos = getattr(holder, "eos_token_id", None)
-            if eos is not None:
-                return tuple(eos) if isinstance(eos, list | tuple) else (eos,)
-        raise ConfigError(
-            f"{self.name} names no eos_token_id; set it in its generation_config.json."
-        )
-
-    @property
-    def pad_token_id(self) -> int:
-        """Token that fills up shorter rows of a batch."""
-        pad = self.tokenizer.pad_token_id
-        return self.eos_token_ids[0] if pad is None else pad
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt in the checkpoint's own chat template, the answer about to begin.
@@ -104,15 +44,6 @@ class Lens:
             ConfigError: The template refuses the prompt; or marks of turns stand in its midst.
         """
         return self.encode(prompt_text(self.tokenizer, prompt))
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, nothing added.
-
-        Raises:
-            ConfigError: It is no text, or holds half of a surrogate pair.
-        """
-        check_text(text)
-        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def run_with_cache(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ringlens.errors import ConfigError
+
 
 def surrogate_at(text: str) -> int | None:
     """Index of the first half of a surrogate pair, which no UTF-8 has; None if there is none."""
@@ -21,3 +23,22 @@ def half_pair(text: str) -> str | None:
         f"half of a surrogate pair (U+{ord(text[index]):04X} at character {index}), which is no "
         "text; write the whole character or leave it out"
     )
+
+
+def check_text(text: str, place: str = "") -> None:
+    """Refuse what is no text, and text that UTF-8 cannot hold.
+
+    Raises:
+        ConfigError: It is such.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"{place}expected a text, not {shown(text)}.")
+    wrong = half_pair(text)
+    if wrong is not None:
+        raise ConfigError(f"{place}the text holds {wrong}.")
+
+
+def shown(given: object) -> str:
+    """Something and its type for a message, cut; of what may be endless the type alone."""
+    shown = f" {given!r:.60}" if isinstance(given, str | bytes | int | float | complex) else ""
+    return f"{type(given).__name__}{shown}"

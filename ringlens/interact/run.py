@@ -20,7 +20,7 @@ from ringlens.observe.inputs import check_options, model_inputs
 from ringlens.observe.points import POINTS, Point
 
 if TYPE_CHECKING:
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class HookFunction(Protocol):
 
 
 def run_with_cache(
-    lens: Lens,
+    lens: LoadedModel,
     text_or_ids: TextOrIds,
     names_filter: Names = None,
     *,
@@ -81,7 +81,7 @@ def run_with_cache(
 
 
 def run_with_hooks(
-    lens: Lens,
+    lens: LoadedModel,
     text_or_ids: TextOrIds,
     fwd_hooks: Sequence[tuple[Name | Callable[[str], bool], HookFunction]] = (),
     *,
@@ -110,7 +110,7 @@ def _stop(resid_BTD: Tensor) -> None:
 
 @torch.no_grad()
 def forward(
-    lens: Lens,
+    lens: LoadedModel,
     text_or_ids: TextOrIds,
     hooks: list[Attachment],
     stop_at_layer: int | None,

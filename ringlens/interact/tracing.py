@@ -31,7 +31,7 @@ from ringlens.observe.points import POINTS, Point, find_point, module_at, tokens
 if TYPE_CHECKING:
     from nnsight.intervention.tracer import InterleavingTracer
 
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
 
 INPUTS = ("input_ids", "attention_mask")
 ROOT = "model"  # nnsight's name for the whole model
@@ -43,7 +43,7 @@ class RingEnvoy(NNsight):
     Everything of nnsight's is there too, by module path: ``envoy.model.layers[3].mlp.output``.
     """
 
-    def __init__(self, lens: Lens) -> None:
+    def __init__(self, lens: LoadedModel) -> None:
         refuse_sharded(lens)
         before = [(module, _installed(module)) for module in lens.model.modules()]
         super().__init__(lens.model, path=ROOT)
@@ -134,7 +134,9 @@ class Points:
         ObservationError: No trace is open; or there is no such point or layer.
     """
 
-    def __init__(self, lens: Lens, interleaver: Any, rows: dict[int, tuple[int, int]]) -> None:
+    def __init__(
+        self, lens: LoadedModel, interleaver: Any, rows: dict[int, tuple[int, int]]
+    ) -> None:
         # Past __setattr__, which replaces tensors.
         self.__dict__.update(_lens=lens, _interleaver=interleaver, _rows=rows)
 
@@ -282,7 +284,7 @@ def _install(module: nn.Module, entries: dict[str, Any]) -> None:
     module.__dict__.update(entries)
 
 
-def refuse_sharded(lens: Lens) -> None:
+def refuse_sharded(lens: LoadedModel) -> None:
     """Refuse a model that is divided over processes: nnsight follows only one.
 
     Raises:

@@ -24,7 +24,7 @@ from ringlens.observe.pipeline.trace_buffer import Task, TraceBuffer
 from ringlens.observe.sampling import processors
 
 if TYPE_CHECKING:
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
 
 # Positions a forward takes at most; a longer text goes through in several.
 PREFILL = 32_768
@@ -43,7 +43,7 @@ class Observer:
         prefill: Positions a forward takes at most.
     """
 
-    lens: Lens
+    lens: LoadedModel
     record: tuple[Recorded, ...]
     role: RankRole
     recording: Recording

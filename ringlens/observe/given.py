@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ringlens.errors import ConfigError
 from ringlens.observe.chat import ROLES, Message
-from ringlens.plain import half_pair
+from ringlens.plain import check_text, shown
 from ringlens.problem import Problem, check_problem
 
 WAYS = (
@@ -79,14 +79,14 @@ def read(given: object) -> list[Item]:
     if alone is not None:
         return alone
     if not isinstance(given, Sequence) or not _is_list(given):
-        raise ConfigError(f"cannot run the model on {_shown(given)}; {WAYS}.")
+        raise ConfigError(f"cannot run the model on {shown(given)}; {WAYS}.")
     if not given:
         raise ConfigError("there is no token to run the model on; give a text or token ids.")
     found: list[Item] = []
     for index, each in enumerate(given):
         rows = _rows(each, f"item {index}: ")
         if rows is None:
-            raise ConfigError(f"item {index} is {_shown(each)}; {_why(each)}.")
+            raise ConfigError(f"item {index} is {shown(each)}; {_why(each)}.")
         found += rows
     return found
 
@@ -249,7 +249,7 @@ def _chat(given: Sequence[Any], place: str) -> Chat:
                 f"{here} is of the role {message['role']!r:.60}; there are {', '.join(ROLES)}."
             )
         if not isinstance(message["content"], str):
-            raise ConfigError(f"{here}: its content is {_shown(message['content'])}, not a text.")
+            raise ConfigError(f"{here}: its content is {shown(message['content'])}, not a text.")
         check_text(message["content"], f"{here}: ")
     return Chat(tuple({"role": m["role"], "content": str(m["content"])} for m in given))
 
@@ -268,19 +268,6 @@ def _text(given: Text, place: str) -> Text:
     return Text(rows[0], int(n_prompt))
 
 
-def check_text(text: str, place: str = "") -> None:
-    """Refuse what is no text, and text that UTF-8 cannot hold.
-
-    Raises:
-        ConfigError: It is such.
-    """
-    if not isinstance(text, str):
-        raise ConfigError(f"{place}expected a text, not {_shown(text)}.")
-    wrong = half_pair(text)
-    if wrong is not None:
-        raise ConfigError(f"{place}the text holds {wrong}.")
-
-
 def _why(item: object) -> str:
     """What to do instead about an item of a list."""
     if _is_number(item):
@@ -288,12 +275,6 @@ def _why(item: object) -> str:
     if _is_list(item):
         return "a row of a list is a text, token ids alone, or messages alone, and no list of rows"
     return WAYS
-
-
-def _shown(given: object) -> str:
-    """Something and its type for a message, cut; of what may be endless the type alone."""
-    shown = f" {given!r:.60}" if isinstance(given, str | bytes | int | float | complex) else ""
-    return f"{type(given).__name__}{shown}"
 
 
 def _keys(given: Mapping[Any, Any]) -> str:

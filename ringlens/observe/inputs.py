@@ -26,7 +26,7 @@ from ringlens.problem import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
     from ringlens.model.ring.configuration import BailingMoeV2Config
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,9 @@ def say_beyond_context(encoder: Encoder, lengths: Sequence[int], extra: int = 0)
     )  # fmt: skip
 
 
-def model_inputs(lens: Lens, given: TextOrIds, attention_mask: object = None) -> dict[str, Tensor]:
+def model_inputs(
+    lens: LoadedModel, given: TextOrIds, attention_mask: object = None
+) -> dict[str, Tensor]:
     """Keyword arguments of a forward over what is given, on the device that takes them.
 
     Args:
@@ -161,7 +163,7 @@ def model_inputs(lens: Lens, given: TextOrIds, attention_mask: object = None) ->
     return inputs
 
 
-def check_options(lens: Lens, options: Mapping[str, Any]) -> None:
+def check_options(lens: LoadedModel, options: Mapping[str, Any]) -> None:
     """Refuse options that the model's forward would ignore, or that would replace the input.
 
     Raises:

@@ -10,13 +10,13 @@ from ringlens.observe.text import token_text
 from ringlens.store import Store
 
 if TYPE_CHECKING:
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
 
 SHOWN = 12
 """Characters of a digest that messages show."""
 
 
-def check_same_tokenizer(lens: Lens, store: Store) -> None:
+def check_same_tokenizer(lens: LoadedModel, store: Store) -> None:
     """Refuse a store whose finished traces were made with another tokenizer than the lens has.
 
     Runs say which tokenizer they were made with. Of those of older versions, which do not, the
@@ -45,7 +45,7 @@ def check_same_tokenizer(lens: Lens, store: Store) -> None:
 _INSTEAD = "Load the model with the tokenizer of the run, or replay the texts of its traces."
 
 
-def _check_texts(lens: Lens, store: Store, run_id: str, trace_id: int) -> None:
+def _check_texts(lens: LoadedModel, store: Store, run_id: str, trace_id: int) -> None:
     """Refuse a trace whose token ids mean other texts than are stored."""
     tokens = store.trace(trace_id).tokens()
     ids, stored = tokens["token_id"].tolist(), tokens["text"]

@@ -29,7 +29,7 @@ from ringlens.store.maintain.compact import tidy
 from ringlens.store.schema.records import RunRecord
 
 if TYPE_CHECKING:
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ RunBatch = Callable[[Observer, Sequence[Task]], None]
 
 
 def capture(
-    lens: Lens,
+    lens: LoadedModel,
     problems: TextOrIds,
     store: str | Path | Store,
     *,
@@ -130,7 +130,7 @@ def capture(
 
 
 def replay(
-    lens: Lens,
+    lens: LoadedModel,
     source: TextOrIds | Store,
     store: str | Path | Store,
     *,
@@ -189,7 +189,7 @@ def replay(
     return session.run(store, tasks, teacher_force, on_progress)
 
 
-def resolved(lens: Lens, record: Iterable[Recorded]) -> tuple[Recorded, ...]:
+def resolved(lens: LoadedModel, record: Iterable[Recorded]) -> tuple[Recorded, ...]:
     """What to record, checked against the model; every layer, head and position is named."""
     return tuple(
         item if isinstance(item, str) else resolve(lens, item) for item in recordable(record)
@@ -200,7 +200,7 @@ def resolved(lens: Lens, record: Iterable[Recorded]) -> tuple[Recorded, ...]:
 class _Session:
     """What capture and replay share: run the batches, commit them, take up what was left."""
 
-    lens: Lens
+    lens: LoadedModel
     mode: str
     record: tuple[Recorded, ...]
     settings: Sampling
@@ -299,7 +299,7 @@ class _Reporter:
 
 
 @contextmanager
-def one_thread_if_tiny(lens: Lens) -> Iterator[None]:
+def one_thread_if_tiny(lens: LoadedModel) -> Iterator[None]:
     """Run a tiny model on one CPU thread, then restore the number of threads.
 
     Its matrix products take microseconds: threads gain nothing, and where another process wants the

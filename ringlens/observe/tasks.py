@@ -18,7 +18,7 @@ from ringlens.problem import Grade, Problem, check_problem, from_row
 from ringlens.store import Store
 
 if TYPE_CHECKING:
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
 
 
 def problem_tasks(encoder: Encoder, given: TextOrIds, settings: Sampling) -> list[Task]:
@@ -73,7 +73,7 @@ def _listed(given: TextOrIds, alone: str) -> list[Item]:
     return [] if isinstance(given, list | tuple) and not given else read(given)
 
 
-def text_tasks(lens: Lens, given: TextOrIds) -> list[Task]:
+def text_tasks(lens: LoadedModel, given: TextOrIds) -> list[Task]:
     """One trace a finished text.
 
     Raises:
@@ -126,7 +126,7 @@ def _grade_left(row: Mapping[str, Any]) -> Grade | None:
     return None
 
 
-def _finished(lens: Lens, row: Item) -> Text:
+def _finished(lens: LoadedModel, row: Item) -> Text:
     """A row as a finished text; of token ids alone it is not known which are prompt."""
     if isinstance(row, Text):
         return row
@@ -137,7 +137,7 @@ def _finished(lens: Lens, row: Item) -> Text:
     return _tokens(lens, row if isinstance(row, str) else prompt_text(lens.tokenizer, row.prompt))
 
 
-def _tokens(lens: Lens, text: str) -> Text:
+def _tokens(lens: LoadedModel, text: str) -> Text:
     begin = markup(lens.tokenizer).prompt_of(text)
     prompt = lens.encode(text[:begin])
     return Text(prompt + lens.encode(text[begin:]), len(prompt))

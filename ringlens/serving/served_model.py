@@ -14,9 +14,9 @@ from ringlens.model.gate.hub import fetch_descriptions
 from ringlens.model.gate.tokenizer_files import open_tokenizer
 from ringlens.model.loading import locate, model_name, read_config
 from ringlens.observe.chat import messages_text, prompt_text
-from ringlens.observe.given import check_text
 from ringlens.observe.pipeline.run_record import sizes
 from ringlens.observe.turns import FAULTS
+from ringlens.plain import check_text
 from ringlens.store.schema.run_shape import RunShape
 
 if TYPE_CHECKING:

@@ -3,11 +3,10 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from random_routers import route, routers
+from random_routers import ring_rule, route, routers
 
 from ringlens.errors import ObservationError
 from ringlens.observe.kernels.router import (
-    RouterSpec,
     choose,
     contains,
     refuse_other_choice,
@@ -65,7 +64,7 @@ def test_flips_vanish_without_their_cause(router):
 
 @pytest.mark.parametrize("gap", [0.0, 1e-8, 1e-7])
 def test_ties_are_stored_so_that_the_choice_follows(gap):
-    spec = RouterSpec(8, 2, 2, 1, 1.0)
+    spec = ring_rule(8, 2, 2, 1, 1.0)
     logits = torch.zeros(3, 8)
     logits[1] += gap
     logits[2, 5] = gap
@@ -77,7 +76,7 @@ def test_ties_are_stored_so_that_the_choice_follows(gap):
 
 
 def test_logits_beyond_fp16_keep_float32():
-    spec = RouterSpec(4, 1, 2, 1, 1.0)
+    spec = ring_rule(4, 1, 2, 1, 1.0)
     logits = torch.tensor([[7e4, -7e4, 1.0, 2.0]])
     _, ids = route(spec, logits, torch.zeros(4))
     stored = storable_logits(logits, ids, torch.zeros(4), spec)
@@ -85,7 +84,7 @@ def test_logits_beyond_fp16_keep_float32():
 
 
 def test_a_router_with_its_outputs_in_another_order_is_refused():
-    spec = RouterSpec(8, 2, 2, 1, 1.0)
+    spec = ring_rule(8, 2, 2, 1, 1.0)
     logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     weights, ids = route(spec, logits, torch.zeros(8))
     other = (ids + 1) % 8
@@ -107,14 +106,14 @@ def test_rounding_changes_a_choice_only_where_it_may(router):
 
 
 def test_a_choice_that_no_tie_explains_is_not_stored():
-    spec = RouterSpec(4, 1, 1, 1, 1.0)
+    spec = ring_rule(4, 1, 1, 1, 1.0)
     logits = torch.tensor([[3.0, 0, 0, 0], [0, 0, 0, 3.0]])
     with pytest.raises(ObservationError, match=r"choice \[2\] for token 0 does not follow"):
         storable_logits(logits, torch.tensor([[0], [2]]), torch.zeros(4), spec)
 
 
 def test_margin_is_infinite_where_nothing_is_left_to_lose():
-    spec = RouterSpec(4, 2, 2, 1, 1.0)
+    spec = ring_rule(4, 2, 2, 1, 1.0)
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     record = router_record(logits, *route(spec, logits, torch.zeros(4)), torch.zeros(4), spec)
     assert record.margin_N.isinf().all()

@@ -5,12 +5,11 @@ from dataclasses import fields
 import pytest
 import torch
 from hypothesis import given, settings
-from random_routers import route, routers
+from random_routers import ring_rule, route, routers
 
 from ringlens.observe.kernels.router import (
     TIE,
     RouterRecord,
-    RouterSpec,
     best,
     limit_groups,
     refuse_other_choice,
@@ -20,16 +19,16 @@ from ringlens.observe.kernels.router import (
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
-RING = RouterSpec(256, 8, 8, 4, 2.5)
+RING = ring_rule(256, 8, 8, 4, 2.5)
 SPECS = (
     RING,
-    RouterSpec(256, 1, 8, 8, 1.0),
-    RouterSpec(15, 3, 5, 2, 2.5),
-    RouterSpec(18, 15, 6, 5, 2.5),
-    RouterSpec(12, 4, 3, 1, 2.5),
-    RouterSpec(384, 6, 8, 4, 2.5),
-    RouterSpec(1024, 8, 1, 1, 2.5),
-    RouterSpec(1000, 7, 10, 3, 2.5),
+    ring_rule(256, 1, 8, 8, 1.0),
+    ring_rule(15, 3, 5, 2, 2.5),
+    ring_rule(18, 15, 6, 5, 2.5),
+    ring_rule(12, 4, 3, 1, 2.5),
+    ring_rule(384, 6, 8, 4, 2.5),
+    ring_rule(1024, 8, 1, 1, 2.5),
+    ring_rule(1000, 7, 10, 3, 2.5),
 )
 
 

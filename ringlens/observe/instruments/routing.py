@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ringlens.model.router_rule import RouterRule
 from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
 from ringlens.observe.kernels.router import (
-    RouterSpec,
     refuse_other_choice,
     rounded_logits,
     router_record,
@@ -55,7 +55,7 @@ class RoutingInstrument:
         self,
         model: BailingMoeV2ForCausalLM,
         layers: tuple[int, ...],
-        router: RouterSpec,
+        router: RouterRule,
         logits: bool,
         transfer: Transfer,
     ) -> None:
@@ -114,7 +114,7 @@ class RoutingInstrument:
 
 
 def routing_fields(
-    spec: RouterSpec,
+    spec: RouterRule,
     logits: bool,
     shapes: list[tuple[int, int]],
     bias_E: Tensor,
@@ -160,7 +160,7 @@ def joined(seen: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> Tensor:
     return torch.cat([x.unflatten(0, shape) for x, shape in zip(seen, shapes, strict=True)], 1)
 
 
-def checked_fields(spec: RouterSpec, fields: Tensors) -> Tensors:
+def checked_fields(spec: RouterRule, fields: Tensors) -> Tensors:
     """On the host: refuse a choice that is not this router's; make the logits storable.
 
     Raises:

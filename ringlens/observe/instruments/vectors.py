@@ -20,7 +20,7 @@ from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Trans
 from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
 
 if TYPE_CHECKING:
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
     from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 # Where these are to be found instead: they have tables of their own.
@@ -32,7 +32,7 @@ ELSEWHERE = {
 }
 
 
-def resolve(lens: Lens, wanted: Vectors | TopAttention) -> Vectors | TopAttention:
+def resolve(lens: LoadedModel, wanted: Vectors | TopAttention) -> Vectors | TopAttention:
     """Check against the model what is to be recorded, and fill in what was left open.
 
     Raises:
@@ -58,13 +58,13 @@ def resolve(lens: Lens, wanted: Vectors | TopAttention) -> Vectors | TopAttentio
     return Vectors(point.name, layers, None, wanted.span)
 
 
-def _layers(lens: Lens, point: str, layers: tuple[int, ...] | None) -> tuple[int, ...]:
+def _layers(lens: LoadedModel, point: str, layers: tuple[int, ...] | None) -> tuple[int, ...]:
     known = layers_with(POINTS[point], lens.config)
     checked = known if layers is None else {layer_of(POINTS[point], x, lens.config) for x in layers}
     return tuple(sorted(layer for layer in checked if layer is not None))
 
 
-def _heads(lens: Lens, heads: tuple[int, ...] | None, wanted: str) -> tuple[int, ...]:
+def _heads(lens: LoadedModel, heads: tuple[int, ...] | None, wanted: str) -> tuple[int, ...]:
     count = lens.config.num_attention_heads
     if heads is None:
         return tuple(range(count))

@@ -15,21 +15,11 @@ import torch
 from torch import Tensor
 
 from ringlens.errors import ObservationError
+from ringlens.model.router_rule import RouterRule
 from ringlens.observe.kernels.triton_available import triton_installed
 
 # Two scores closer than this may change places between one way of rounding and another.
 TIE = 1e-6
-
-
-@dataclass(frozen=True)
-class RouterSpec:
-    """Constants of a router: experts, k, groups, groups that stay, factor on the weights."""
-
-    experts: int
-    experts_per_token: int
-    groups: int
-    groups_kept: int
-    routed_scaling_factor: float
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ class RouterRecord:
     same_N: Tensor
 
 
-def limit_groups(scores_NE: Tensor, spec: RouterSpec) -> tuple[Tensor, Tensor]:
+def limit_groups(scores_NE: Tensor, spec: RouterRule) -> tuple[Tensor, Tensor]:
     """Apply the group limit to selection scores.
 
     Returns:
@@ -64,7 +54,7 @@ def limit_groups(scores_NE: Tensor, spec: RouterSpec) -> tuple[Tensor, Tensor]:
     return grouped.masked_fill(rejected_Ng[..., None], -torch.inf).flatten(1), group_scores_Ng
 
 
-def choose(scores_NE: Tensor, spec: RouterSpec) -> Tensor:
+def choose(scores_NE: Tensor, spec: RouterRule) -> Tensor:
     """Expert ids [N, k] that the router chooses for selection scores c, best first."""
     return limit_groups(scores_NE, spec)[0].topk(spec.experts_per_token, dim=-1).indices
 
@@ -89,7 +79,7 @@ def best(scores_Nx: Tensor, kept: int) -> tuple[Tensor, Tensor]:
 
 
 def router_record(
-    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
+    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterRule
 ) -> RouterRecord:
     """Say what a router chose and why.
 
@@ -112,7 +102,7 @@ def router_record(
 
 
 def torch_record(
-    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
+    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterRule
 ) -> RouterRecord:
     """`router_record` in torch alone: what the kernel is held to, and the way of the CPU."""
     logits_NE, weights_Nk = logits_NE.float(), weights_Nk.float()
@@ -169,7 +159,7 @@ def rounded_logits(
     return torch.where(doubtful_N[:, None], logits_NE, rounded_NE), doubtful_N
 
 
-def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec) -> Tensor:
+def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterRule) -> Tensor:
     """Logits as they are stored: rounded to fp16 wherever that leaves the choice as it was.
 
     Rows whose choice rounding would change keep float32. Where even float32 is a tie that float64
@@ -212,7 +202,7 @@ def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: Rou
     return stored_NE
 
 
-def _winners(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec) -> Tensor:
+def _winners(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterRule) -> Tensor:
     """How much to lift each expert [N, E]: kept groups, above them chosen groups and experts."""
     limited_NE, _ = limit_groups(logits_NE.sigmoid() + bias_E.to(logits_NE), spec)
     chosen_NE = torch.zeros_like(logits_NE).scatter_(1, ids_Nk, 1.0)
@@ -222,7 +212,7 @@ def _winners(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
 
 
 def _rows_that_differ(
-    logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
+    logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterRule
 ) -> Tensor:
     """Indices of rows whose choice, recomputed in float64, is not ``ids_Nk``."""
     chosen_Nk = choose(logits_NE.double().sigmoid() + bias_E.to(logits_NE).double(), spec)

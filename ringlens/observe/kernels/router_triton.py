@@ -20,14 +20,15 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from ringlens.observe.kernels.router import RouterRecord, RouterSpec
+from ringlens.model.router_rule import RouterRule
+from ringlens.observe.kernels.router import RouterRecord
 
 REMOVED = tl.constexpr(-(2**31))
 NOWHERE = tl.constexpr(2**31 - 1)
 
 
 def record_rows(
-    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterSpec
+    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterRule
 ) -> RouterRecord:
     """The record that `ringlens.observe.kernels.router.torch_record` gives, from one kernel."""
     (N, k), E = ids_Nk.shape, spec.experts

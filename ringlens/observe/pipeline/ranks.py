@@ -23,7 +23,7 @@ from ringlens.store.write.peers import ALONE, Peers
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class RankRole:
     processes: int = 1
 
 
-def rank_role(lens: Lens) -> RankRole:
+def rank_role(lens: LoadedModel) -> RankRole:
     """The role of this process among those that a launcher started, or on its own.
 
     All processes of a run call this together.

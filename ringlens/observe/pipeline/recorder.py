@@ -25,7 +25,7 @@ from ringlens.observe.pipeline.block import PendingBlock
 from ringlens.observe.pipeline.ranks import RankRole
 
 if TYPE_CHECKING:
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
 
 # Decoding steps in a block: enough that the work of a block is shared by many steps.
 STEPS = 64
@@ -51,7 +51,7 @@ class Recorder:
 
     def __init__(
         self,
-        lens: Lens,
+        lens: LoadedModel,
         record: tuple[Recorded, ...],
         on_block: OnBlock,
         on_forward: OnForward | None = None,
@@ -137,7 +137,7 @@ Instrument = RoutingInstrument | AttentionInstrument | VectorInstrument
 
 
 def _instruments(
-    lens: Lens,
+    lens: LoadedModel,
     record: tuple[Recorded, ...],
     role: RankRole,
     pads: tuple[int, ...],

@@ -21,14 +21,14 @@ from ringlens.store.schema.records import RunRecord
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:
-    from ringlens.lens import Lens
+    from ringlens.model.loaded import LoadedModel
     from ringlens.model.ring.configuration import BailingMoeV2Config
 
 VERSIONED = ("ringlens", "torch", "transformers", "accelerate", "duckdb", "pyarrow")
 
 
 def run_record(
-    lens: Lens,
+    lens: LoadedModel,
     mode: str,
     record: tuple[Recorded, ...],
     settings: Sampling,
@@ -91,7 +91,7 @@ def _quantization(config: object) -> str:
     return json.dumps(values, sort_keys=True, default=str)
 
 
-def _parallel(lens: Lens, role: RankRole) -> dict[str, int]:
+def _parallel(lens: LoadedModel, role: RankRole) -> dict[str, int]:
     layout = asdict(parallel_of(lens.model))
     sizes = {name: layout[name] for name in ("tp_size", "ep_size", "pp_size")}
     devices = set(getattr(lens.model, "hf_device_map", {"": lens.device}).values())
