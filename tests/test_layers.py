@@ -72,7 +72,6 @@ GOING = {  # circles that are being taken apart
     "ringlens.model.ring",
     "ringlens.model.ring.modeling",
     "ringlens.observe.kernels.router",
-    "ringlens.cli.sql",
     "versions",
 }
 

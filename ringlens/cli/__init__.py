@@ -1,1 +1,1 @@
-"""The command line: one file a command, each a row of the registry in `main`."""
+"""The command line: one file a command, each a row of the table in `registry`."""

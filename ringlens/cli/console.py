@@ -1,105 +1,143 @@
-"""What the command line prints: tables, progress, summaries."""
+"""What the command line prints: progress, warnings, summaries; and a Ctrl-C that DuckDB hears."""
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Display
+
     from ringlens.observe.session import Progress
-
-THREE_QUERIES = (
-    (
-        "Which experts does the model lean on while it thinks?",
-        "select layer, expert, count(*) as n, round(avg(weight), 3) as mean_weight\n"
-        "from router_choices join tokens using (trace_id, pos)\n"
-        "where phase = 'think' group by all order by n desc limit 5",
-    ),
-    (
-        "Where was the model least sure of its next word?",
-        "select trace_id, pos, text, round(entropy, 2) as entropy\n"
-        "from tokens where phase = 'think' order by tokens.entropy desc limit 5",
-    ),
-    (
-        "How often did the bias, not the affinity, decide?",
-        "select layer, round(100 * avg(bias_flip::int), 1) as percent_by_bias\n"
-        "from router_choices group by layer order by layer",
-    ),
-)
-
-
-class Commands(click.Group):
-    """A group whose commands' examples keep their lines.
-
-    Docstrings are raw, so click's mark against rewrapping, a backspace, is two letters there.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._keep_lines(self)
-
-    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command."""
-        self._keep_lines(cmd)
-        super().add_command(cmd, name)
-
-    @staticmethod
-    def _keep_lines(command: click.Command) -> None:
-        command.help = (command.help or "").replace("\\b\n", "\b\n") or None
+    from ringlens.store.read.relation import Relation
 
 
 def speaks() -> bool:
-    """Whether this process prints: of those that torchrun starts, the first alone."""
+    """Whether this process prints: of those that torchrun starts, only the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar: traces, tokens a second, bytes written; nothing where another speaks.
+class ProgressBar:
+    """The progress of a command: a title, a bar, what was counted, and the time left.
 
-    Where the model has waited for the recording, it says for how long.
+    Args:
+        display: What draws it.
+        title: What the command does.
     """
-    if not speaks():
-        yield lambda progress: None
-        return
+
+    def __init__(self, display: Display, title: str) -> None:
+        self._display = display
+        self._task = display.add_task(title, total=None, counted="")
+
+    def traces(self, progress: Progress) -> None:
+        """Show traces, tokens a second and bytes written.
+
+        Where the model has waited for the recording, say for how long.
+        """
+        seconds = max(self._display.tasks[0].elapsed or 0.0, 1e-6)
+        waited = f" · waited {progress.waited:.1f} s for recording" if progress.waited else ""
+        self._show(
+            progress.traces,
+            progress.total,
+            f"{progress.traces}/{progress.total} traces · {progress.tokens:,} tokens · "
+            f"{progress.tokens / seconds:,.0f}/s · {progress.bytes_written / 1e6:.1f} MB{waited}",
+        )
+
+    def rows(self, done: int, total: int) -> None:
+        """Show rows."""
+        self._show(done, total, f"{done:,}/{total:,} rows")
+
+    def bytes_of_run(self, run_id: str, done: int, total: int) -> None:
+        """Show bytes, and the run that is being read."""
+        self._display.update(self._task, description=f"checking {run_id}")
+        self._show(done, total, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
+
+    def _show(self, done: int, total: int, counted: str) -> None:
+        self._display.update(self._task, completed=done, total=total, counted=counted)
+
+
+@contextmanager
+def progress_bar(title: str, *, stays: bool = False, quiet: bool = False) -> Iterator[ProgressBar]:
+    """Show the progress of a command on the terminal.
+
+    Args:
+        title: What the command does.
+        stays: Leave the finished bar on the terminal.
+        quiet: Show nothing, as where the output is JSON.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("traces · {task.fields[tokens]:,} tokens · {task.fields[speed]:,.0f}/s"),
-        TextColumn("· {task.fields[megabytes]:.1f} MB{task.fields[waited]}"),
-        TimeElapsedColumn(),
+        TextColumn("{task.fields[counted]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, tokens=0, speed=0.0, megabytes=0.0, waited="")
+    console = Console(stderr=True)
+    disable = quiet or not speaks()
+    with Progress(*columns, console=console, transient=not stays, disable=disable) as display:
+        yield ProgressBar(display, title)
 
-        def show(progress: Progress) -> None:
-            seconds = max(bar.tasks[0].elapsed or 0.0, 1e-6)
-            bar.update(
-                task,
-                total=progress.total,
-                completed=progress.traces,
-                tokens=progress.tokens,
-                speed=progress.tokens / seconds,
-                megabytes=progress.bytes_written / 1e6,
-                waited=f" · waited {progress.waited:.1f} s for recording"
-                if progress.waited
-                else "",
-            )
 
-        yield show
+class _Warnings(logging.Handler):
+    """Shows warnings of ringlens on the terminal, above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        if speaks():
+            click.secho(f"warning: {record.getMessage()}", fg="yellow", err=True)
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Show what ringlens warns of meanwhile."""
+    logger, handler = logging.getLogger("ringlens"), _Warnings(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def attend(relation: Relation, work: Callable[[], Any]) -> Any:
+    """Run a query in a thread of its own, so that Ctrl-C can stop it.
+
+    In the main thread DuckDB does not return to Python, which would handle the signal, before the
+    query ends.
+
+    Raises:
+        KeyboardInterrupt: It was stopped.
+    """
+    outcome: Future[Any] = Future()
+    thread = threading.Thread(target=_settle, args=(outcome, work), daemon=True)
+    try:
+        # Not a pool: leaving it would wait for the query if Ctrl-C comes before `result`.
+        thread.start()
+        return outcome.result()
+    except KeyboardInterrupt:
+        while thread.is_alive():
+            relation.interrupt()  # again and again: it does nothing before the query has begun
+            thread.join(0.05)
+        raise
+
+
+def _settle(outcome: Future[Any], work: Callable[[], Any]) -> None:
+    try:
+        outcome.set_result(work())
+    except BaseException as error:  # noqa: BLE001 (raised again where the outcome is awaited)
+        outcome.set_exception(error)
 
 
 def summary(store: str, found: dict[str, Any]) -> str:
-    """A line about a store, of what `maintain.info.info` says; replays are told apart."""
+    """A line about a store, from what `maintain.info.info` found; replays are counted apart."""
     own = {
         name: found[name] - found[replayed]
         for name, replayed in (
@@ -125,7 +163,7 @@ def summary(store: str, found: dict[str, Any]) -> str:
 
 
 def print_summary(store: str) -> None:
-    """Print what a store holds, where this process speaks."""
+    """Print what a store holds, if this process prints."""
     if not speaks():
         return
     from ringlens.store import Store
@@ -133,14 +171,3 @@ def print_summary(store: str) -> None:
 
     with Store(store) as opened:
         click.echo(summary(store, info(opened)))
-
-
-def print_queries(store: str) -> None:
-    """Print three queries with their answers."""
-    from ringlens.store import Store
-
-    with Store(store) as opened:
-        for question, query in THREE_QUERIES:
-            click.secho(f"\n{question}", bold=True)
-            click.echo(f'ringlens sql {store} "{query}"')
-            click.echo(opened.sql(query))

@@ -1,4 +1,4 @@
-"""``ringlens import``: what serving engines did, from saved responses or from a server."""
+"""``ringlens import``: what model servers answered, from saved responses or from a server."""
 
 from __future__ import annotations
 
@@ -8,76 +8,62 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringlens.cli.console import Commands, print_summary, progress_bar
+from ringlens.cli.console import print_summary, progress_bar
+from ringlens.cli.options import (
+    SAMPLING,
+    Command,
+    sampling_options,
+    store_option,
+    with_options,
+)
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
     from ringlens.errors import ServingError
 
-Command = Callable[..., Any]
-
 API_KEY = "RINGLENS_API_KEY"
 """Environment variable of the server's key; an option would show it in lists of processes."""
 
-SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
+
+SOURCE = (
+    click.argument("responses", nargs=-1, type=click.Path()),
+    click.option(
+        "--model",
+        required=True,
+        help="What is served: ring-nano, a folder, its config.json, "
+        "or a hub id. Its configuration and tokenizer are read, never its weights.",
+    ),
+    store_option,
+    click.option("--skip-bad", is_flag=True, help="List answers that cannot be imported, go on."),
+    click.option("--server", help="Ask this server, e.g. http://localhost:8000."),
+    click.option(
+        "--problems",
+        help="What to ask: a bundled task or a JSONL file. With RESPONSES: what was asked, "
+        "for grading.",
+    ),
+    click.option("--n", type=int, help="How many problems; all if left out."),
+)
+PATIENCE = (
+    click.option("--served-as", help="The model's name in the server; its first if left out."),
+    click.option("--concurrency", default=16, show_default=True, help="Requests at a time."),
+    click.option(
+        "--timeout", default=1800.0, show_default=True, help="Seconds for an answer as a whole."
+    ),
+    click.option(
+        "--max-answer-mb",
+        default=256.0,
+        show_default=True,
+        help="Most MB of an answer, after decompression.",
+    ),
+    click.option(
+        "--retries", default=5, show_default=True, help="Further attempts at a busy server."
+    ),
+)
 
 
 def import_options(command: Command) -> Command:
-    """Options that all engines share."""
-    for option in reversed(
-        (
-            click.argument("responses", nargs=-1, type=click.Path()),
-            click.option(
-                "--model",
-                required=True,
-                help="What is served: ring-nano, a folder, its config.json, "
-                "or a hub id. Its configuration and tokenizer are read, never its weights.",
-            ),
-            click.option(
-                "--store", required=True, help="Folder or address of the store; made or added to."
-            ),
-            click.option("--skip-bad", is_flag=True, help="List what cannot be imported, go on."),
-            click.option("--server", help="Ask this server, e.g. http://localhost:8000."),
-            click.option(
-                "--problems",
-                help="What to ask: a bundled task or a JSONL file. With RESPONSES: what was asked, "
-                "for grading.",
-            ),
-            click.option("--n", type=int, help="How many problems; all if left out."),
-            click.option(
-                "--max-new-tokens", default=512, show_default=True, help="Most tokens of an answer."
-            ),
-            click.option("--temperature", default=0.0, show_default=True, help="0 is greedy."),
-            click.option("--top-p", default=1.0, show_default=True, help="Nucleus to draw from."),
-            click.option(
-                "--top-k", default=0, show_default=True, help="Draw from so many; 0: all."
-            ),
-            click.option("--seed", default=0, show_default=True, help="Seed of the run."),
-            click.option(
-                "--served-as", help="The model's name in the server; its first if left out."
-            ),
-            click.option(
-                "--concurrency", default=16, show_default=True, help="Requests at a time."
-            ),
-            click.option(
-                "--timeout",
-                default=1800.0,
-                show_default=True,
-                help="Seconds for an answer as a whole.",
-            ),
-            click.option(
-                "--max-answer-mb",
-                default=256.0,
-                show_default=True,
-                help="MB of an answer at most, after decompression.",
-            ),
-            click.option(
-                "--retries", default=5, show_default=True, help="Further attempts at a busy server."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+    """Options that all kinds of servers share."""
+    return with_options(SOURCE, sampling_options(with_options(PATIENCE, command)))
 
 
 prompt_start = click.option(
@@ -87,12 +73,19 @@ prompt_start = click.option(
 )
 
 
-@click.group("import", cls=Commands)
+@click.group("import")
 def import_() -> None:
-    """Import what a serving engine did: text, tokens and expert choices.
+    r"""Import what a model server answered: text, tokens and expert choices.
 
-    Either from files of RESPONSES (JSON or JSONL), or live from --server. The same command goes on
-    where it was interrupted. A server's key is read from the environment variable RINGLENS_API_KEY.
+    Either from files of RESPONSES (JSON or JSONL), or live from --server. After an interrupt the
+    same command does the rest. The server's key is read from the environment variable
+    RINGLENS_API_KEY.
+
+    \b
+    Examples:
+      ringlens import vllm answers.jsonl --model ring-nano --store runs/served
+      ringlens import openai --server http://localhost:8080 --n 8 \
+          --model ring-nano --store runs/text
     """
 
 
@@ -141,35 +134,35 @@ def openai(chat: bool, **options: Any) -> None:
     _import("openai-chat" if chat else "openai", prompt_start=None, **options)
 
 
-def _import(engine: str, responses: tuple[str, ...], server: str | None, **options: Any) -> None:
+def _import(kind: str, responses: tuple[str, ...], server: str | None, **options: Any) -> None:
     if bool(responses) == (server is not None):
         raise click.UsageError("give either files of responses or --server.")
     if server is None:
-        _from_files(engine, responses, **options)
+        _from_files(kind, responses, **options)
     else:
-        _from_server(engine, server, **options)
+        _from_server(kind, server, **options)
     print_summary(options["store"])
 
 
-def _from_files(engine: str, responses: tuple[str, ...], **options: Any) -> None:
+def _from_files(kind: str, responses: tuple[str, ...], **options: Any) -> None:
     import ringlens as rl
     from ringlens.serving.importing import import_responses
 
     problems = rl.problems(options["problems"], n=options["n"]) if options["problems"] else []
-    with progress_bar("importing") as on_progress:
+    with progress_bar("importing", stays=True) as bar:
         import_responses(
-            engine,
+            kind,
             responses,
             options["store"],
             model=options["model"],
             problems=problems,
             prompt_start=options["prompt_start"],
-            on_progress=on_progress,
+            on_progress=bar.traces,
             **_bad(options["skip_bad"]),
         ).close()
 
 
-def _from_server(engine: str, server: str, **options: Any) -> None:
+def _from_server(kind: str, server: str, **options: Any) -> None:
     import ringlens as rl
     from ringlens.serving.client import Patience
     from ringlens.serving.importing import import_problems
@@ -184,9 +177,9 @@ def _from_server(engine: str, server: str, **options: Any) -> None:
         largest=_bytes(options["max_answer_mb"]),
     )
     sampling = {name: options[name] for name in SAMPLING}
-    with progress_bar(f"{server} answers {len(problems)} problems") as on_progress:
+    with progress_bar(f"{server} answers {len(problems)} problems", stays=True) as bar:
         import_problems(
-            engine,
+            kind,
             server,
             problems,
             options["store"],
@@ -194,7 +187,7 @@ def _from_server(engine: str, server: str, **options: Any) -> None:
             served_as=options["served_as"],
             api_key=os.environ.get(API_KEY),
             patience=patience,
-            on_progress=on_progress,
+            on_progress=bar.traces,
             **_bad(options["skip_bad"]),
             **sampling,
         ).close()

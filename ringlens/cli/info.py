@@ -1,7 +1,4 @@
-"""The command info: what a store holds, at once.
-
-Imports stand inside the command, so that ``ringlens --help`` answers at once.
-"""
+"""``ringlens info``: what a store holds, without reading all of it."""
 
 from __future__ import annotations
 

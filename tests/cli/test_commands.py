@@ -66,8 +66,8 @@ def test_progress_says_when_the_model_waits(capsys, monkeypatch):
 
     monkeypatch.setenv("COLUMNS", "200")
     for waited, said in ((0.0, False), (2.5, True)):
-        with progress_bar("title") as show:
-            show(Progress(1, 2, tokens=10, waited=waited))
+        with progress_bar("title", stays=True) as bar:
+            bar.traces(Progress(1, 2, tokens=10, waited=waited))
         assert ("waited 2.5 s for recording" in capsys.readouterr().err) == said
 
 
@@ -76,7 +76,8 @@ def test_options_of_recording_are_those_of_the_functions():
     import inspect
 
     import ringlens as rl
-    from ringlens.cli.main import capture, replay
+    from ringlens.cli.capture import capture
+    from ringlens.cli.replay import replay
 
     for command, function in ((capture, rl.capture), (replay, rl.replay)):
         wanted = inspect.signature(function).parameters
@@ -273,8 +274,8 @@ def test_only_the_first_process_speaks(captured, monkeypatch, capsys):
 
     monkeypatch.setenv("RANK", "1")
     print_summary(captured)
-    with progress_bar("quiet") as show:
-        show(None)
+    with progress_bar("quiet", stays=True) as bar:
+        bar.rows(1, 2)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("RANK", "0")
     print_summary(captured)

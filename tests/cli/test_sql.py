@@ -21,7 +21,7 @@ from pyarrow import parquet
 from small_store import small_store
 
 from ringlens.cli.main import main
-from ringlens.cli.sql_shell import Words
+from ringlens.cli.sql.completion import Words
 from ringlens.store import Store
 from ringlens.store.read.catalog import catalog
 
@@ -176,13 +176,13 @@ def test_a_file_is_replaced_only_by_a_whole_one(store, tmp_path):
 def test_ctrl_c_stops_a_query(store):
     query = "select count(*) from range(1000000000000000)"
     code = (
-        "import sys; from ringlens import cli; from ringlens.store import Store\n"
+        "import sys; from ringlens.cli.main import main; from ringlens.store import Store\n"
         "def sql(*given, sql=Store.sql):\n"
         "    found = sql(*given)\n"
         "    print('began', flush=True)\n"
         "    return found\n"
         "Store.sql = sql\n"
-        "cli.main(sys.argv[1:])"
+        "main(sys.argv[1:])"
     )
     process = warm.Process(["-c", code, "sql", store.path, query])
     assert process.stdout.readline() == "began\n"

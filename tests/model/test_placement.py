@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import CONFIGS
 
-from ringlens.cli.plan_report import report
+from ringlens.cli.plan.report import report
 from ringlens.errors import ConfigError
 from ringlens.model.fit.launch import Launch, commands
 from ringlens.model.fit.memory import BLOCK_TOKENS, HELD, QUEUED, QUEUED_ALONE, Workload

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from sql_values import leaf, nested
 
 from ringlens.app.sql import cells as sql_cells
-from ringlens.cli.sql_format import WRITERS
+from ringlens.cli.sql.format import WRITERS
 from ringlens.errors import RinglensError, StoreError
 from ringlens.sandbox import confine
 from ringlens.sandbox.sandbox import Limits, Sandbox

@@ -248,8 +248,8 @@ def test_commands_delete_merge_compact_and_count(tmp_path):
     merged = call("merge", tmp_path / "b", tmp_path / "a")
     assert merged.exit_code == 0 and f"{first}: 2 traces" in merged.output
     assert "small files are now" in call("compact", tmp_path / "b").output
-    assert "sum up all routing" in call("rollup", tmp_path / "b").output
-    assert "counted anew" in call("rollup", tmp_path / "b", "--all").output
+    assert "match the routing" in call("rollup", tmp_path / "b").output
+    assert "recomputed" in call("rollup", tmp_path / "b", "--all").output
     assert call("merge", tmp_path / "b", tmp_path / "nothing").exit_code == 1
     with Store(tmp_path / "b") as store:
         assert_sums(store)

@@ -228,7 +228,7 @@ def test_the_command_line_takes_addresses(bucket):
     query = "select count(*) as n from traces"
     assert json.loads(ringlens("sql", bucket, query, "--format", "json")) == [{"n": 3}]
     assert "3 traces" in ringlens("info", bucket)
-    assert "sum up all routing" in ringlens("rollup", bucket)
+    assert "match the routing" in ringlens("rollup", bucket)
     with Store(bucket) as store:
         before = store.trace(2).router_logits(1)
         ringlens("compact", bucket)

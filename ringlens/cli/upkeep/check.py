@@ -1,18 +1,15 @@
-"""The command check: does a store hold what it says, and what can be repaired.
-
-Imports stand inside the command, so that ``ringlens --help`` answers at once.
-"""
+"""``ringlens check``: whether a store holds what it should, and the repair of what does not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
+from ringlens.cli.console import progress_bar
+
 if TYPE_CHECKING:
-    from ringlens.store.check.check import Progress, Report
+    from ringlens.store.check.check import Report
     from ringlens.store.check.finding import Finding
 
 COLOURS = {"lost": "red", "wrong": "yellow", "litter": None}
@@ -20,32 +17,32 @@ COLOURS = {"lost": "red", "wrong": "yellow", "litter": None}
 
 @click.command()
 @click.argument("store")
-@click.option("--repair", "mend", is_flag=True, help="Put right what needs no invention.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired without guessing.")
 @click.option(
     "--drop-damaged",
     is_flag=True,
-    help="With --repair: take traces of which rows are lost out, with all their rows.",
+    help="With --repair: delete traces that have lost rows, with all their rows.",
 )
 @click.option(
     "--rebuild-manifest",
     is_flag=True,
-    help="First make a destroyed manifest.sqlite anew from the files; goes with --repair.",
+    help="With --repair: first rebuild a destroyed manifest.sqlite from the files.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, and no progress.")
 @click.pass_context
 def check(
     context: click.Context,
     store: str,
-    mend: bool,
+    repair: bool,
     drop_damaged: bool,
     rebuild_manifest: bool,
     as_json: bool,
 ) -> None:
-    r"""Check every file and row of STORE; exit code 1 if anything is wrong.
+    r"""Check every file and row of STORE; exit with 1 if anything is wrong.
 
-    Files are compared with their checksums, rows with the traces that they belong to, choices with
-    the router logits, rollups with the routing. Captures may go on meanwhile. Nothing is changed
-    without --repair, and nothing committed is taken out without --drop-damaged.
+    Files are compared with their checksums, rows with their traces, choices with the router
+    logits, usage tables with the routing. Captures may run meanwhile. Nothing changes without
+    --repair, and nothing committed is deleted without --drop-damaged.
 
     \b
     Examples:
@@ -57,21 +54,21 @@ def check(
     """
     from ringlens.store import Store
     from ringlens.store.check.check import check as check_store
-    from ringlens.store.check.repair import repair
+    from ringlens.store.check.repair import repair as repair_store
     from ringlens.store.check.rescue import rebuild_manifest as rebuild
 
-    if (drop_damaged or rebuild_manifest) and not mend:
-        raise click.UsageError("--drop-damaged and --rebuild-manifest go with --repair.")
+    if (drop_damaged or rebuild_manifest) and not repair:
+        raise click.UsageError("--drop-damaged and --rebuild-manifest need --repair.")
     done: list[str] = []
     say = done.append if as_json else click.echo
-    with _progress(f"checking {store}", quiet=as_json) as on_progress:
+    with progress_bar(f"checking {store}", quiet=as_json) as bar:
         if rebuild_manifest:
             rebuild(store, say)
-        if mend:
-            report = repair(store, drop_damaged, say, on_progress)
+        if repair:
+            report = repair_store(store, drop_damaged, say, bar.bytes_of_run)
         else:
             with Store(store) as opened:
-                report = check_store(opened, on_progress)
+                report = check_store(opened, bar.bytes_of_run)
     if as_json:
         _print_json(store, report, done)
     else:
@@ -110,28 +107,3 @@ def _print_json(store: str, report: Report, done: list[str]) -> None:
     counts |= {"flagged": dict(report.flagged)}
     answer = {"store": store, "ok": not found, **counts, "done": done, "findings": found}
     click.echo(json.dumps(answer, ensure_ascii=False))
-
-
-@contextmanager
-def _progress(title: str, quiet: bool) -> Iterator[Progress]:
-    """A bar of the bytes gone through, on a terminal."""
-    if quiet:
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-
-        def show(run_id: str, done: int, total: int) -> None:
-            bar.update(task, description=f"checking {run_id}", completed=done, total=total)
-
-        yield show

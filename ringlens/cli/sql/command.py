@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import click
 
-from ringlens.cli.sql_format import ENDINGS, WRITERS
+from ringlens.cli.console import attend
+from ringlens.cli.sql.format import ENDINGS, WRITERS
 from ringlens.errors import RinglensError
 
 if TYPE_CHECKING:
     from ringlens.store import Store
-    from ringlens.store.read.relation import Relation
 
 
 @click.command()
@@ -38,7 +36,7 @@ def sql(
 ) -> None:
     r"""Query STORE in SQL (DuckDB's).
 
-    Without a query it asks at a prompt, where .help says more, or reads statements from standard
+    Without a query it opens a prompt, where .help says more, or reads statements from standard
     input. Queries run with your own rights: they can read and write whatever you can.
 
     Tables: runs, experts, traces, tokens, routing, router_logits, heads, head_blocks, steps,
@@ -60,9 +58,9 @@ def sql(
         raise click.UsageError("--format and -o need a query: at the prompt, use .format")
     with Store(store) as opened:
         if asks:
-            from ringlens.cli.sql_shell import Shell
+            from ringlens.cli.sql.prompt import Prompt
 
-            Shell(opened).run()
+            Prompt(opened).run()
         else:
             _run(opened, queries or statements(sys.stdin.read()), form, output)
 
@@ -95,32 +93,6 @@ def statements(text: str) -> list[str]:
     if not found:
         raise RinglensError("there is no query on standard input: try `echo 'from traces' | …`")
     return found
-
-
-def attend(relation: Relation, work: Callable[[], Any]) -> Any:
-    """Run a query where Ctrl-C can stop it: DuckDB would not hear it in this thread.
-
-    Raises:
-        KeyboardInterrupt: It was stopped.
-    """
-    outcome: Future[Any] = Future()
-    thread = threading.Thread(target=_settle, args=(outcome, work), daemon=True)
-    try:
-        # A pool would wait for the query's end where Ctrl-C comes while the work is handed over.
-        thread.start()
-        return outcome.result()
-    except KeyboardInterrupt:
-        while thread.is_alive():
-            relation.interrupt()
-            thread.join(0.05)
-        raise
-
-
-def _settle(outcome: Future[Any], work: Callable[[], Any]) -> None:
-    try:
-        outcome.set_result(work())
-    except BaseException as error:  # noqa: BLE001 (raised again where the outcome is awaited)
-        outcome.set_exception(error)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``ringlens plan``: whether a model fits over some devices, from its configuration alone."""
+"""``ringlens plan``: whether a model fits on some devices, from its configuration alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ringlens.cli.options import LAYOUT, QUANTIZATION
 from ringlens.errors import ConfigError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--gpus", required=True, help="Devices, e.g. 16x80GB, 8x141GiB, 2x80GB,cpu:512GB.")
 @click.option(
     "--quantization",
-    type=click.Choice(["nf4", "nf4-double", "int8", "fp8"]),
+    type=QUANTIZATION,
     help="Hold the weights in 4 or 8 bits; as published if left out.",
 )
 @click.option("--context", default=32768, show_default=True, help="Tokens of the longest trace.")
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--dtype", help="dtype of unquantised weights; as published if left out.")
 @click.option(
     "--experts",
-    type=click.Choice(["fused", "modules"]),
+    type=LAYOUT,
     help="Layout of the experts; the one that the method needs if left out.",
 )
 @click.option("--reserve", default="2GB", show_default=True, help="Kept back on each GPU.")
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **given: Any) -> None:
-    r"""Say whether MODEL fits over some GPUs, what to change if not, and how to start it.
+    r"""Say whether MODEL fits on some GPUs, and how to start it.
+
+    If it does not fit, say what to change.
 
     MODEL is ring-nano, a folder, a config.json, or a hub id, of which only config.json is read.
     GB are 10^9 bytes, GiB 2^30.
@@ -57,7 +60,7 @@ def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **g
     made, launch = _planned(model, gpus, given)
     if save_device_map is not None:
         _save_map(made, save_device_map)
-    from ringlens.cli.plan_report import print_json, print_plan
+    from ringlens.cli.plan.report import print_json, print_plan
 
     (print_json if as_json else print_plan)(made, launch)
 

@@ -1,8 +1,13 @@
-"""``ringlens export``: a part of a store for other tools."""
+"""``ringlens export``: traces of a store for other tools."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from ringlens.cli.console import progress_bar
+from ringlens.cli.options import names_in, run_option, trace_option
 
 
 @click.command()
@@ -17,8 +22,8 @@ import click
     help="A store of its own, a line a trace, a file of arrays a trace, or pages for a web server.",
 )
 @click.option("--where", default="true", help="SQL condition on the table traces.")
-@click.option("--run", "run_ids", multiple=True, help="A run; may be given again.")
-@click.option("--trace", "trace_ids", multiple=True, type=int, help="A trace; may be given again.")
+@run_option
+@trace_option
 @click.option("--tables", help="Tables, comma-separated; all that the format has if left out.")
 def export(
     store: str,
@@ -29,7 +34,9 @@ def export(
     trace_ids: tuple[int, ...],
     tables: str | None,
 ) -> None:
-    r"""Write traces of STORE for other tools; all of them, or those that fit all that is given.
+    r"""Write traces of STORE for other tools.
+
+    All traces are written, or those that meet every condition given.
 
     \b
     Examples:
@@ -38,9 +45,6 @@ def export(
       ringlens export runs/first --out arrays --format safetensors --trace 3
       ringlens export runs/first --out site --format bundle --where correct
     """
-    from pathlib import Path
-
-    from ringlens.cli.maintain import progress
     from ringlens.store import Store
     from ringlens.store.maintain import export as exports
 
@@ -49,15 +53,15 @@ def export(
         "jsonl": exports.to_lines,
         "safetensors": exports.to_safetensors,
     }
-    names = None if tables is None else tuple(name for name in tables.split(",") if name)
+    names = None if tables is None else names_in(tables)
     if names is not None and form == "bundle":
-        raise click.UsageError("--tables does not go with --format bundle")
-    with Store(store) as opened, progress("exporting") as on_progress:
+        raise click.UsageError("--tables cannot be combined with --format bundle: leave it out")
+    with Store(store) as opened, progress_bar("exporting") as bar:
         chosen = exports.select(opened, where, run_ids, trace_ids)
         if form == "bundle":
             from ringlens.app import bundle
 
-            bundle.write(opened, chosen, Path(out), on_progress)
+            bundle.write(opened, chosen, Path(out), bar.rows)
         else:
-            writers[form](opened, chosen, Path(out), names, on_progress)
+            writers[form](opened, chosen, Path(out), names, bar.rows)
     click.echo(f"{out}: {len(chosen)} traces")

@@ -1,0 +1,173 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ringlens.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ringlens.store.maintain.engine import Engine
+
+Command = Callable[..., Any]
+
+RECORDING: tuple[Callable[[Command], Command], ...] = (
+    click.option("--batch-size", default=16, show_default=True, help="Traces side by side."),
+    click.option(
+        "--record",
+        default="logprobs,routing,router_logits,heads",
+        show_default=True,
+        help="What to record, comma-separated; tokens always are. head_blocks in place of "
+        "heads keeps means and maxima over 64 positions. Vectors and attention are "
+        "asked for with their layers, heads and positions: resid_post@3+5, "
+        "head_out@2/0-3[0:128], attention:4@2/1 (4 positions a token).",
+    ),
+    click.option(
+        "--commit-every",
+        default=10.0,
+        show_default=True,
+        help="Seconds after which the finished part of a running batch is committed.",
+    ),
+    click.option(
+        "--allow-nonfinite",
+        is_flag=True,
+        help="Continue where a number of the model is NaN or infinite, and flag its rows.",
+    ),
+)
+"""Options of the commands that record."""
+
+QUANTIZATION = click.Choice(["nf4", "nf4-double", "int8", "fp8"])
+LAYOUT = click.Choice(["fused", "modules"])
+
+LOADING: Mapping[str, Callable[[Command], Command]] = {
+    "dtype": click.option("--dtype", help="dtype of the weights, e.g. float32, bfloat16."),
+    "device": click.option("--device", help="Device, e.g. cuda; the CPU if left out."),
+    "attention": click.option("--attention", help="Attention kernel; sdpa if left out."),
+    "revision": click.option("--revision", help="Branch, tag or commit of a hub id."),
+    "quantization": click.option(
+        "--quantization", type=QUANTIZATION, help="Hold the weights in 4 or 8 bits."
+    ),
+    "experts": click.option(
+        "--experts",
+        type=LAYOUT,
+        help="Layout of the experts; follows from the other options if left out.",
+    ),
+    "device_map": click.option(
+        "--device-map",
+        help="Spread over devices: auto, balanced, sequential, or a JSON file made by "
+        "ringlens plan.",
+    ),
+    "offload_folder": click.option(
+        "--offload-folder", help="Folder for weights that stay on the disk."
+    ),
+    "tp_size": click.option("--tp-size", type=int, help="Under torchrun: processes to a weight."),
+    "ep_size": click.option(
+        "--ep-size", type=int, help="Under torchrun: processes to the experts."
+    ),
+    "pp_size": click.option("--pp-size", type=int, help="Under torchrun: stages of layers."),
+}
+"""Options of :func:`ringlens.load` by their names there; `ringlens.load` has the defaults."""
+
+SAMPLING: Mapping[str, Callable[[Command], Command]] = {
+    "max_new_tokens": click.option(
+        "--max-new-tokens", default=512, show_default=True, help="Most tokens of an answer."
+    ),
+    "temperature": click.option(
+        "--temperature", default=0.0, show_default=True, help="0 is greedy."
+    ),
+    "top_p": click.option(
+        "--top-p", default=1.0, show_default=True, help="Share of probability to draw from."
+    ),
+    "top_k": click.option(
+        "--top-k", default=0, show_default=True, help="Most likely tokens to draw from; 0 is all."
+    ),
+    "seed": click.option("--seed", default=0, show_default=True, help="Seed of the run."),
+}
+"""Options of :class:`ringlens.config.Sampling` by their names there."""
+
+
+def with_options(options: Iterable[Callable[[Command], Command]], command: Command) -> Command:
+    """Give a command options; in reverse, as click lists the one that is applied last first."""
+    for option in reversed([*options]):
+        command = option(command)
+    return command
+
+
+def recording_options(command: Command) -> Command:
+    """Give a command the options of recording."""
+    return with_options(RECORDING, command)
+
+
+def loading_options(command: Command) -> Command:
+    """Give a command the options of :func:`ringlens.load`."""
+    return with_options(LOADING.values(), command)
+
+
+def sampling_options(command: Command) -> Command:
+    """Give a command the options of sampling."""
+    return with_options(SAMPLING.values(), command)
+
+
+store_option = click.option(
+    "--store", required=True, help="Folder or address of the store; made or added to."
+)
+
+run_option = click.option("--run", "run_ids", multiple=True, help="A run; may be given again.")
+
+trace_option = click.option(
+    "--trace", "trace_ids", multiple=True, type=int, help="A trace; may be given again."
+)
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["here", "ray"]),
+    default="here",
+    show_default=True,
+    help="Where it runs: in this process, or on a Ray cluster (RAY_ADDRESS; else these cores).",
+)
+
+
+def take_loading(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of loading that were given out of ``options``.
+
+    Raises:
+        ConfigError: The file of a device map holds none.
+    """
+    taken = {name: options.pop(name) for name in LOADING}
+    given = {name: value for name, value in taken.items() if value is not None}
+    if str(given.get("device_map", "")).endswith(".json"):
+        given["device_map"] = _read_map(Path(given["device_map"]))
+    return given
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names of a comma-separated list."""
+    return tuple(name for name in text.split(",") if name)
+
+
+def engine_named(name: str) -> Engine:
+    """The engine that ``--engine`` names."""
+    from ringlens.store.maintain.engine import HERE
+    from ringlens.store.maintain.engine_ray import RayEngine
+
+    return HERE if name == "here" else RayEngine()
+
+
+def _read_map(path: Path) -> dict[str, str | int]:
+    """A device map from a JSON file: device by module."""
+    import json
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot read the device map {str(path)!r}: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(x, str | int) for x in found.values()):
+        raise ConfigError(
+            f"{str(path)!r} is no device map: it must be a JSON object of modules and devices, as "
+            "ringlens plan --save-device-map writes it."
+        )
+    return found

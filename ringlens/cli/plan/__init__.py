@@ -1,0 +1,1 @@
+"""``ringlens plan``: the command, and its report as tables and as JSON."""

@@ -1,0 +1,1 @@
+"""``ringlens sql``: the command, the prompt, its completion, and the formats of rows."""

@@ -1,0 +1,1 @@
+"""Commands that check, repair and rewrite a store, or copy parts of it."""
