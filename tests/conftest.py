@@ -1,6 +1,7 @@
 """Shared by all tests: quiet libraries, one thread; and a served store in a browser."""
 
 import os
+import sys
 
 import pytest
 from browser import browser, served
@@ -11,6 +12,10 @@ from slow_files import SLOW
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+# Hundreds of processes import the same files, which are compiled once, whatever is set outside.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # No example has a deadline: how long one takes says more of the machine than of the code. Every run
 # draws the same examples, so that a newcomer's run passes if ours did; RINGLENS_FUZZ draws others.
@@ -26,13 +31,20 @@ def pytest_ignore_collect(collection_path):
     return (FAST and collection_path.name.startswith("test_fuzz_")) or None
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Leave out what takes four processes or repeats a point: RINGLENS_EXTRA=1 runs it."""
-    if os.environ.get("RINGLENS_EXTRA"):
-        return
+    """Leave out extra tests; keep tests together that share what takes long to make."""
     for item in items:
-        if item.get_closest_marker("extra"):
+        if item.get_closest_marker("extra") and not os.environ.get("RINGLENS_EXTRA"):
             item.add_marker(pytest.mark.skip(reason="RINGLENS_EXTRA=1 runs it"))
+        if shares_a_fixture(item) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def shares_a_fixture(item):
+    """Whether the test uses a fixture of its module, which each worker would make anew."""
+    found = [one for each in item._fixtureinfo.name2fixturedefs.values() for one in each]
+    return any(each.scope == "module" for each in found)
 
 
 @pytest.fixture(scope="module")

@@ -99,18 +99,35 @@ def test_public_names_are_there_and_few():
     assert warm.run(["-c", code]).stdout == "True 7\n"
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import ringlens",
-        "import ringlens.model.ring.modeling",
-        "from ringlens.model import BailingMoeV2ForCausalLM",
-        "from transformers import AutoModelForCausalLM; import ringlens",
-        "from transformers import AutoModelForCausalLM; import ringlens.model.ring.configuration",
-    ],
+ORDERS = (
+    "import ringlens",
+    "import ringlens.model.ring.modeling",
+    "from ringlens.model import BailingMoeV2ForCausalLM",
+    "from transformers import AutoModelForCausalLM; import ringlens",
+    "from transformers import AutoModelForCausalLM; import ringlens.model.ring.configuration",
 )
-def test_auto_classes_know_ring_in_any_import_order(first):
+# Each in a fork of a process that has imported torch, and neither transformers nor ringlens.
+IN_FORKS = """
+import os, sys
+import accelerate, huggingface_hub, jinja2, tokenizers, torch._dynamo, torch.distributed.tensor
+assert not {"transformers", "ringlens"} & {*sys.modules}
+for code in sys.argv[1:]:
+    if os.fork() == 0:
+        exec(code)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.wait()[1] == 0, code
+"""
+
+
+def test_auto_classes_know_ring_in_any_import_order():
     folder = str(ROOT / "tests" / "golden" / "ring-tiny")
-    code = f"{first}\nfrom transformers import AutoModelForCausalLM as A\n"
-    code += f"m = A.from_pretrained({folder!r}); print(type(m).__module__, m.num_parameters())"
-    assert run(code).endswith("ringlens.model.ring.modeling 478912")
+    code = f"from transformers import AutoModelForCausalLM as A; m = A.from_pretrained({folder!r})"
+    code += "; print('found', type(m).__module__, m.num_parameters())"
+    done = subprocess.run(
+        [sys.executable, "-c", IN_FORKS, *(f"{first}\n{code}" for first in ORDERS)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("found ringlens.model.ring.modeling 478912\n") == len(ORDERS)

@@ -28,13 +28,13 @@ SEED = int(os.environ.get("RINGLENS_SEED", "5"))
 OWN = {"trace_id", "run_id", "resumed_at", "source_trace_id"}
 CASES = {
     # Prompts of very different lengths, some shorter than what is held back, drawn tokens.
-    "sampled": ("capture", {"lengths": [23, 3, 40], "batch_size": 2, "max_new_tokens": 70,
+    "sampled": ("capture", {"lengths": [23, 3, 40], "batch_size": 2, "max_new_tokens": 26,
                             "temperature": 1.0, "seed": 3}),
-    "greedy alone": ("capture", {"lengths": [23, 30], "batch_size": 1, "max_new_tokens": 40}),
+    "greedy alone": ("capture", {"lengths": [23, 30], "batch_size": 1, "max_new_tokens": 20}),
     # A long prompt that goes through in many forwards, each of them committed.
-    "chunked": ("capture", {"lengths": [150, 31], "batch_size": 2, "max_new_tokens": 20,
+    "chunked": ("capture", {"lengths": [120, 31], "batch_size": 2, "max_new_tokens": 8,
                             "prefill": 32}),
-    "replay": ("replay", {"lengths": [150, 90, 120], "batch_size": 2, "prefill": 32}),
+    "replay": ("replay", {"lengths": [120, 50, 90], "batch_size": 2, "prefill": 32}),
 }  # fmt: skip
 STEPS: dict[str, int] = {}
 

@@ -8,34 +8,36 @@ staged, published or registered) happen before the process gets SIGKILL.
 import json
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+import warm
 
 RECORD = ("logprobs", "routing", "router_logits", "heads", "resid_post@1", "attention:2@1+3/0+7")
 
 
 class Killer(AbstractContextManager):
-    """Runs captures in forks of one process."""
+    """Runs captures in forks of one process, which itself is forked from the warm one."""
 
     def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._folder = tempfile.TemporaryDirectory()
+        asked = Path(self._folder.name) / "asked"
+        os.mkfifo(asked)
+        self._process = warm.Process([__file__, asked], stderr=warm.DEVNULL)
+        self._asked = asked.open("w")  # once the process reads it
 
     def __exit__(self, *error):
+        self._asked.close()
         self._process.communicate()
+        self._folder.cleanup()
 
     def run(self, store, call, die_at=0, kinds=(), **options):
         """Run ``call`` ("capture" or "replay"); the steps that it took, None if it was killed."""
         asked = [str(store), call, die_at, list(kinds), options]
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
+        self._asked.write(json.dumps(asked) + "\n")
+        self._asked.flush()
         return json.loads(self._process.stdout.readline())
 
 
@@ -97,7 +99,9 @@ def run(lens, store, call, steps, lengths, prefill=None, **options):
     """Capture, or replay."""
     import ringlens as rl
     from ringlens.observe import batch, session
+    from ringlens.observe.pipeline import recorder
 
+    recorder.STEPS = 16  # so that few tokens make several blocks, and commits
     watch_all(lens, steps)
     settings = {"record": RECORD, "commit_every": 0} | options
     if call == "replay":
@@ -113,10 +117,11 @@ def main():
     """Answer one line for each line that is asked."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    asked = open(sys.argv[1])  # noqa: SIM115 (until the end)
     import session_worker
 
     lens = session_worker.lens()
-    for line in sys.stdin:
+    for line in asked:
         store, call, die_at, kinds, options = json.loads(line)
         read, write = os.pipe()
         child = os.fork()
