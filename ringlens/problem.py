@@ -6,10 +6,8 @@ one ``answer`` (a string) and ``fields`` (an object for the task's verifier).
 
 from __future__ import annotations
 
-import json
 import random
 import re
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -20,7 +18,9 @@ from typing import Any
 from ringlens.config import whole
 from ringlens.data import countdown, path
 from ringlens.errors import ProblemError
+from ringlens.files import regular
 from ringlens.plain import half_pair
+from ringlens.strict_json import parsed_object
 from ringlens.transcript import Transcript, parse
 
 TASKS = (countdown.TASK,)
@@ -121,12 +121,10 @@ def read_text(file: Path) -> str:
             file may be that is read whole, unreadable, or no UTF-8.
     """
     try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ProblemError(f"{file} is no regular file; give a file of text.")
-        if found.st_size > LARGEST:
+        size = regular(file).st_size
+        if size > LARGEST:
             raise ProblemError(
-                f"{file} holds {found.st_size / 2**30:.1f} GiB; it is read whole, so at most "
+                f"{file} holds {size / 2**30:.1f} GiB; it is read whole, so at most "
                 f"{LARGEST / 2**30:.0f} GiB. Split it, and use the parts one by one."
             )
         return file.read_text(encoding="utf-8")
@@ -136,7 +134,7 @@ def read_text(file: Path) -> str:
         if isinstance(error, ProblemError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise ProblemError(f"cannot read {str(file)!r}: {reason}.") from error
+        raise ProblemError(f"cannot read {str(file)!r}: {reason}. Give a file of text.") from error
 
 
 def check_problem(problem: Problem, place: str) -> None:
@@ -295,14 +293,7 @@ def _locate(source: str | PathLike[str], split: str) -> Path:
 
 
 def _parse(line: str, place: str) -> Problem:
-    try:
-        row = json.loads(line, object_pairs_hook=_no_twins)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ProblemError):
-            raise ProblemError(f"{place}: {error}") from error
-        raise ProblemError(f"{place}: not JSON ({str(error)[:200]}).") from error
-    if not isinstance(row, dict):
-        raise ProblemError(f"{place}: expected a JSON object, found {type(row).__name__}.")
+    row = parsed_object(line, place, ProblemError)
     unknown = sorted(row.keys() - _TYPES.keys())
     if unknown:
         raise ProblemError(
@@ -314,16 +305,6 @@ def _parse(line: str, place: str) -> Problem:
     problem = Problem(**row)
     check_problem(problem, place)
     return problem
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of two values of one key json would drop the first without a word."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ProblemError(f"key {key!r:.60} occurs twice.")
-        found[key] = value
-    return found
 
 
 def _check_countdown(problem: Problem, place: str) -> None:

@@ -18,7 +18,7 @@ from structure import (
     room,
 )
 
-BASE = {"errors", "config", "plain", "strict_json", "versions"}
+BASE = {"errors", "config", "files", "plain", "strict_json", "versions"}
 # What a part of ringlens may import of the others; parts not listed may import all but the cli.
 ALLOWED = {
     "model": {"data"},

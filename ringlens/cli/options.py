@@ -159,13 +159,14 @@ def engine_named(name: str) -> Engine:
 
 def _read_map(path: Path) -> dict[str, str | int]:
     """A device map from a JSON file: device by module."""
-    import json
+    from ringlens.strict_json import parsed_object
 
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the device map {str(path)!r}: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(x, str | int) for x in found.values()):
+    found = parsed_object(text, f"the device map {str(path)!r}", ConfigError)
+    if not all(isinstance(device, str | int) for device in found.values()):
         raise ConfigError(
             f"{str(path)!r} is no device map: it must be a JSON object of modules and devices, as "
             "ringlens plan --save-device-map writes it."

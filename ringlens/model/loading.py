@@ -234,7 +234,7 @@ def read_config(place: str, revision: str | None = None) -> BailingMoeV2Config:
 
     Raises:
         ModelNotFoundError: Nothing is found there.
-        CheckpointError: It is no JSON, or no plain file.
+        CheckpointError: It is no JSON, or no regular file.
         ConfigError: It is the configuration of another kind of model, or a value cannot be.
     """
     folder = Path(place)

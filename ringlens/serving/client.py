@@ -19,7 +19,7 @@ from ringlens.config import number, whole
 from ringlens.errors import ConfigError, ServingError
 from ringlens.serving.address import Address, NoServerError
 from ringlens.serving.download import GZIP, printable, read_body, utf8
-from ringlens.strict_json import STREAM, parsed
+from ringlens.serving.fields import STREAM, parsed
 
 LONGEST = 60.0
 """Seconds between two attempts at most."""

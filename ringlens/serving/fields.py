@@ -1,13 +1,30 @@
-"""Fields of JSON that comes from outside: checked before they are used."""
+"""JSON of servers and of saved responses: read strictly, its fields checked before use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ringlens import strict_json
 from ringlens.errors import ServingError
 
 Json = Mapping[str, Any]
+
+STREAM = (
+    "it is a stream, and streams carry no routing in one piece: ask with stream=false and save the "
+    "whole response"
+)
+
+
+def parsed(place: str, text: str) -> Any:
+    """The JSON of a text.
+
+    Raises:
+        ServingError: It is a stream, or not strict JSON (`strict_json.parsed`).
+    """
+    if text.lstrip().startswith(("data:", "event:", ": ")):
+        raise ServingError(f"{place}: {STREAM}")
+    return strict_json.parsed(text, place, ServingError)
 
 
 def field_of(row: Json, name: str, kind: type, place: str, default: Any = ...) -> Any:

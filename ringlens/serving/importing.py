@@ -64,7 +64,7 @@ def import_responses(
 
     Args:
         engine: Who answered: "vllm", "sglang", or "openai" for text without routing.
-        paths: JSON and JSONL files; see :mod:`ringlens.serving.exchange`.
+        paths: JSON and JSONL files; see :mod:`ringlens.serving.saved`.
         store: Folder or address of the store; made if it is not there, added to if it is.
         model: What was served: its configuration says which layers route, its tokenizer what the
             tokens mean. Weights are not needed.

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ringlens.errors import ServingError
-from ringlens.serving.fields import Json, field_of, ids_of
+from ringlens.serving.fields import STREAM, Json, field_of, ids_of
 from ringlens.serving.message import Written, chat, text_of, written
 from ringlens.store.schema.captured import RUNNING
-from ringlens.strict_json import STREAM
 
 
 @dataclass(frozen=True)

@@ -344,15 +344,15 @@ REFUSED = {
     "missing shard": (remove(SHARDS[1]), "Fetch it again"),
     "no weights": (remove(*SHARDS, "model.safetensors.index.json"), "holds no weights"),
     "pickles only": (pickles_only, "run no code"),
-    "shard is a pipe": (pipe(SHARDS[0]), "no plain file"),
+    "shard is a pipe": (pipe(SHARDS[0]), "is no file but"),
     "shard is empty": (text(SHARDS[0], b""), "cut off"),
     "shard is short": (text(SHARDS[0], b"\x08\0\0\0"), "cut off"),
     "shard of zeros": (text(SHARDS[0], bytes(4096)), "not"),
     "huge header": (text(SHARDS[0], struct.pack("<Q", 2**62) + b"{"), "cut off"),
     "header over its limit": (
         lambda folder: os.truncate(folder / SHARDS[0], 2**28) or _header_size(folder, 2**27), "MB"),
-    "header is no JSON": (header(lambda h: b"{" + h), "valid JSON"),
-    "header is a list": (header(lambda h: b"[" + h + b"]"), "readable"),
+    "header is no JSON": (header(lambda h: b"{" + h), "not JSON"),
+    "header is a list": (header(lambda h: b"[" + h + b"]"), "a JSON object"),
     "header too deep": (header(lambda h: b"[" * 10**6), "deep"),
     "header names one twice": (header(lambda h: h.rstrip()[:-1] + b"," + h.strip()[1:]), "twice"),
     "header: overlapping": (header(lambda h: _moved(h, -4)), "readable"),
@@ -450,7 +450,7 @@ REFUSED = {
         }.items()
     },
     **{
-        f"{file}: a pipe": (pipe(file), "no plain file")
+        f"{file}: a pipe": (pipe(file), "is no file but")
         for file in ("config.json", "generation_config.json", "tokenizer_config.json",
                      "tokenizer.json", "model.safetensors.index.json", "chat_template.jinja",
                      "special_tokens_map.json", "added_tokens.json", "adapter_config.json")

@@ -14,9 +14,9 @@ from paths import DATA
 from serving import int32, npy
 
 from ringlens.errors import RinglensError
-from ringlens.serving.exchange import exchanges
 from ringlens.serving.records import trace_record
 from ringlens.serving.responses import Exchange, openai_answers, sglang_answers
+from ringlens.serving.saved import exchanges
 from ringlens.serving.served_model import ServedModel
 from ringlens.serving.wire import sglang_expert_ids, vllm_expert_ids
 

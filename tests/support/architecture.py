@@ -11,7 +11,7 @@ from paths import ROOT
 from structure import between, modules, package, part
 
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
-LEFT_OUT = {"ringlens", "errors", "config", "plain", "strict_json", "versions", "quoting"}
+LEFT_OUT = {"ringlens", "errors", "config", "files", "plain", "strict_json", "versions", "quoting"}
 """The package itself, and what everything stands on."""
 
 WIDTH, MARGIN, GAP = 1120, 24, 16

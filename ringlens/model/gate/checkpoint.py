@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import CheckpointError, ConfigError
-from ringlens.model.gate.json_files import MB, read_object, regular
+from ringlens.model.gate.json_files import MB, is_there, read_object
 from ringlens.model.gate.shards import INDEX, Header, headers, shard_names
 from ringlens.model.quantization import fp8_block, quantization_method
 from ringlens.model.ring.conversion import expected_tensors
@@ -47,7 +47,7 @@ def read_values(file: Path) -> dict[str, Any]:
     """The values of a ``config.json``, checked, its model_type in the usual spelling.
 
     Raises:
-        CheckpointError: It is no plain file with one JSON object.
+        CheckpointError: It is no regular file with one JSON object.
         ConfigError: It is another kind of model, or a value cannot be.
     """
     values = read_object(file, CONFIG_LIMIT)
@@ -137,7 +137,7 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder whose files, the weights aside, cannot be read or say impossible things.
 
     Raises:
-        CheckpointError: A file is no plain file, or malformed; the message names it.
+        CheckpointError: A file is no regular file, or malformed; the message names it.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -145,7 +145,7 @@ def check_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
     for name in names:
         if name.endswith(READ):
-            regular(folder / name)
+            is_there(folder / name)
     if "adapter_config.json" in names:
         raise CheckpointError(
             f"{folder} has an adapter_config.json, which would load another model in its place. "

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError, safe_open
 
 from ringlens.errors import CheckpointError
-from ringlens.model.gate.json_files import MB, parse_object, read_object, regular
+from ringlens.model.gate.json_files import MB, is_there, parse_object, read_object
 
 Shape = tuple[int, ...]
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -39,8 +39,8 @@ def shard_names(folder: Path) -> dict[str, str] | None:
         CheckpointError: There are no weights, weights are pickles only, or the index is malformed
             or names files outside the folder.
     """
-    single = regular(folder / SINGLE)
-    if not regular(folder / INDEX):
+    single = is_there(folder / SINGLE)
+    if not is_there(folder / INDEX):
         if single:
             return None
         raise CheckpointError(_no_weights(folder))
@@ -122,7 +122,7 @@ def headers(folder: Path) -> dict[str, Header]:
 def _read(folder: Path, file: str) -> dict[str, Header]:
     """Tensors of one file, from its header."""
     path = folder / file
-    if not regular(path):
+    if not is_there(path):
         raise CheckpointError(f"{file} is named in {INDEX} but is not in {folder}. Fetch it again.")
     try:
         size = path.stat().st_size
@@ -136,7 +136,7 @@ def _read(folder: Path, file: str) -> dict[str, Header]:
                     f"{HEADER_LIMIT / MB:.4g} MB. Fetch it again."
                 )
             header = opened.read(length)
-        found = parse_object(header, f"the header of {path} is not a readable one:")
+        found = parse_object(header, f"the header of {path}")
         with safe_open(path, framework="numpy"):  # its own checks: offsets, gaps, sizes
             pass
     except (OSError, SafetensorError) as error:

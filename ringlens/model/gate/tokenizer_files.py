@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import CheckpointError, ModelNotFoundError, RinglensError
-from ringlens.model.gate.json_files import MB, read_bytes, read_object, regular
+from ringlens.model.gate.json_files import MB, is_there, read_bytes, read_object
 from ringlens.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def open_tokenizer(folder: Path, config: BailingMoeV2Config) -> PreTrainedTokeni
 
 
 def _check_files(folder: Path) -> None:
-    found = [name for name in VOCABULARIES if regular(folder / name)]
+    found = [name for name in VOCABULARIES if is_there(folder / name)]
     if not found:
         raise ModelNotFoundError(
             f"{folder} holds no tokenizer: none of {', '.join(VOCABULARIES)}. "
@@ -79,11 +79,11 @@ def _check_files(folder: Path) -> None:
                 f"{VOCABULARY_LIMIT / MB:,.0f} MB. Fetch it again."
             )
     for name in SETTINGS:
-        if regular(folder / name):
+        if is_there(folder / name):
             read_object(folder / name, SETTINGS_LIMIT)
     templates = (folder / "additional_chat_templates").glob("*.jinja")
     for path in (folder / "chat_template.jinja", *sorted(templates)):
-        if regular(path):
+        if is_there(path):
             read_bytes(path, TEMPLATE_LIMIT)
 
 

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
-import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 
+from ringlens.files import regular
 from ringlens.store.manifest.manifest import File, Manifest
 from ringlens.store.storage import parquet
 from ringlens.store.storage.lock import WriterLock, dead_writers
 
 if TYPE_CHECKING:
     from ringlens.store.storage.folder import Move
-
-
-def regular(path: Path) -> os.stat_result:
-    """What the disk says of a file, before it is opened.
-
-    Raises:
-        OSError: It is missing, or a pipe or device, from which a read may never return.
-    """
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "is a folder and no file", str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "is no file but a pipe, socket or device", str(path))
-    return found
 
 
 class LocalFiles:
