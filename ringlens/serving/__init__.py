@@ -1,1 +1,1 @@
-"""Thoughts that a serving engine wrote: read from its answers, live or saved, and stored."""
+"""Import of what model servers answered, live or from saved responses."""

@@ -1,4 +1,4 @@
-"""The address of a server of models, checked before anything is sent to it."""
+"""The address of a model server, checked before anything is sent to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.
 
 
 class NoServerError(ServingError):
-    """A server that is gone, or refuses whatever is asked: no other request would fare better."""
+    """A server that is gone or refuses every request, so that no other request would succeed."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Address:
     """Where a server is.
 
     Attributes:
-        url: What requests are sent to, without a slash at its end and without ``/v1``.
-        shown: The same without a user's name and password, for messages.
+        url: Address of requests, without a final slash and without ``/v1``.
+        shown: The same without user name and password, for errors.
     """
 
     url: str
@@ -36,7 +36,7 @@ class Address:
             server: Such as ``http://localhost:8000``, with or without ``/v1``.
 
         Raises:
-            NoServerError: It is none.
+            NoServerError: It is malformed.
         """
         try:
             url = httpx.URL(server.rstrip("/").removesuffix("/v1"))
@@ -50,10 +50,10 @@ class Address:
 
 
 def _fault(url: httpx.URL) -> str | None:
-    """What is wrong with an address that has the form of one."""
+    """What is wrong with an address that could be parsed."""
     host = url.raw_host.decode("ascii")
     if url.scheme not in ("http", "https"):
-        return "it begins neither with http:// nor with https://"
+        return "it does not begin with http:// or https://"
     if ":" not in host and not _NAME.fullmatch(host):
         return f"{host!r:.80} is no name of a machine" if host else "it names no machine"
     if url.port is not None and not 0 < url.port < 65536:
@@ -71,5 +71,5 @@ def _refusal(server: str, why: str) -> NoServerError:
 
 
 def _without_user(server: str) -> str:
-    """An address that cannot be read, without what may be a password in it."""
+    """An address that cannot be parsed, without what may be a password."""
     return re.sub(r"//[^/]*@", "//…@", server)

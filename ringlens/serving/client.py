@@ -1,7 +1,7 @@
-"""An HTTP client for servers of models, patient with failures that pass, bounded with all others.
+"""An HTTP client for model servers that retries what may pass and bounds what each answer costs.
 
-An answer has one deadline, from the connection to its last byte, and one bound on its size, so a
-server that is sick or hostile costs no more than these.
+An answer has one deadline, from the connection to its last byte, and one limit on its size, so a
+server that is broken or hostile costs no more than these.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from ringlens.serving.download import GZIP, printable, read_body, utf8
 from ringlens.serving.fields import STREAM, parsed
 
 LONGEST = 60.0
-"""Seconds between two attempts at most."""
+"""Most seconds between two attempts."""
 
 LARGEST = 256_000_000
-"""Bytes of an answer at most: routing of 65,536 tokens, 80 layers and 8 experts as int32 in base64
-are 224 million."""
+"""Most bytes of an answer: the routing of 65,536 tokens, 80 layers and 8 experts as int32 in base64
+takes 224 million."""
 
 FOR_ALL = (401, 403, 404, 405)
-"""Refusals that any request would meet: a wrong key or address."""
+"""Refusals that every request would meet, as the key or the address is wrong."""
 
-TOLD = 65536
+REFUSAL = 65536
 """Bytes of a refusal that are read."""
 
 WHOLE = (("concurrency", 1, 2**31 - 1), ("retries", 0, 2**31 - 1), ("largest", 1, 2**50))
-"""Settings that are whole numbers, with the least and the most of each."""
+"""Settings that are whole numbers, with their least and greatest values."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a client waits, how much it takes and how often it asks again.
+    """How long a client waits, how much it accepts and how often it retries.
 
     Attributes:
         concurrency: Requests at a time.
-        timeout: Seconds that one answer may take as a whole, from the connection to its last byte.
-        retries: Attempts after the first, where the server is busy (429), fails (5xx) or is gone.
+        timeout: Seconds for a whole answer, from the connection to its last byte.
+        retries: Attempts after the first, if the server is busy (429), fails (5xx) or is gone.
         backoff: Seconds before the second attempt, doubled before each further one.
-        largest: Bytes of one answer at most, after decompression.
+        largest: Most bytes of an answer, after decompression.
     """
 
     concurrency: int = 16
@@ -66,7 +66,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Response:
-    """The beginning of a response, and of its body what was read.
+    """The head of a response, and what was read of its body.
 
     Attributes:
         head: Status and headers.
@@ -79,21 +79,21 @@ class Response:
     whole: bool
 
     @property
-    def told(self) -> str:
-        """What a server says of an error, in one short line."""
+    def words(self) -> str:
+        """The server's words about an error, in one short line."""
         return printable(self.body.decode(errors="replace")) or printable(self.head.reason_phrase)
 
 
 class Client(AbstractAsyncContextManager["Client"]):
-    """Posts JSON to a server and gives its JSON back. For use inside one event loop.
+    """Posts JSON to a server and returns its JSON, inside one event loop.
 
     Args:
         server: Address of the server, with or without ``/v1``.
-        patience: How it waits.
+        patience: Its limits.
         api_key: Sent as a bearer token; never stored or shown.
 
     Raises:
-        NoServerError: The address is none.
+        NoServerError: The address is malformed.
         ConfigError: The key cannot be sent, or the environment's settings of proxies or
             certificates cannot be used.
     """
@@ -109,16 +109,16 @@ class Client(AbstractAsyncContextManager["Client"]):
         await self._http.aclose()
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
-        """What the server answers to a request.
+        """Post a request; the JSON of the answer.
 
         Raises:
-            ServingError: It refuses, fails however often it is asked, or answers with too much or
-                with what is no JSON.
+            ServingError: The server refuses, fails in every attempt, or its answer is too large or
+                no JSON.
         """
         return await self._answer("POST", path, body)
 
     async def get(self, path: str) -> Any:
-        """What is found at a path.
+        """The JSON at a path.
 
         Raises:
             ServingError: As `post`.
@@ -147,12 +147,12 @@ class Client(AbstractAsyncContextManager["Client"]):
             failure = f"status {status} ({self._said(response)})"
             pause = _asked_pause(response.head) or pause
         raise NoServerError(
-            f"{self.server}{path}: {failure}, {self.patience.retries + 1} times. See to the server "
-            f"and give the same command again: it goes on where this one stopped."
+            f"{self.server}{path}: {failure}, {self.patience.retries + 1} times. Check the server "
+            f"and run the same command again: it resumes where this one stopped."
         )
 
     async def _response(self, method: str, path: str, body: dict[str, Any] | None) -> Response:
-        """A response, read up to the bound; of a refusal only what its message needs."""
+        """A response, read up to the limit; of a refusal only what its message needs."""
         async with self._http.stream(method, self._address.url + path, json=body) as head:
             if head.status_code == 200:
                 if head.headers.get("content-type", "").startswith("text/event-stream"):
@@ -162,8 +162,8 @@ class Client(AbstractAsyncContextManager["Client"]):
                 except ServingError as error:
                     raise ServingError(f"{self.server}{path}: {error}") from error
             try:
-                return Response(head, *await read_body(head, TOLD))
-            except ServingError:  # the status says enough
+                return Response(head, *await read_body(head, REFUSAL))
+            except ServingError:  # a body that cannot be read: the status says enough
                 return Response(head, bytearray(), False)
 
     def _json(self, path: str, response: Response) -> Any:
@@ -174,8 +174,8 @@ class Client(AbstractAsyncContextManager["Client"]):
             raise kind(f"{place}: refused with status {status}: {self._said(response)}")
         if not response.whole:
             raise ServingError(
-                f"{place}: the answer is larger than {self.patience.largest:,} bytes. If it is "
-                f"rightly so large, allow more (--max-answer-mb, or Patience(largest=…))"
+                f"{place}: the answer is larger than {self.patience.largest:,} bytes. If it "
+                f"should be that large, allow more (--max-answer-mb, or Patience(largest=…))"
             )
         try:
             text = utf8(response.head, response.body)
@@ -184,14 +184,15 @@ class Client(AbstractAsyncContextManager["Client"]):
         return parsed(place, text)
 
     def _said(self, response: Response) -> str:
-        """A refusal's words, without the key if the server repeats it."""
-        return response.told.replace(self._key, "…") if self._key else response.told
+        """The words of a refusal, without the key if the server repeats it."""
+        return response.words.replace(self._key, "…") if self._key else response.words
 
 
 def _http(patience: Patience, key: str | None) -> httpx.AsyncClient:
-    """The client underneath; its own time-outs are off, as every answer has a deadline.
+    """The httpx client.
 
-    It follows no redirect and keeps no cookie: each answer is one exchange with the server named.
+    Its own timeouts are off: they count from byte to byte, while ours bound the whole answer. It
+    follows no redirect and keeps no cookie, so each answer is one exchange with the named server.
     """
     headers = GZIP | ({"Authorization": f"Bearer {key}"} if key else {})
     cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
@@ -200,27 +201,27 @@ def _http(patience: Patience, key: str | None) -> httpx.AsyncClient:
         return httpx.AsyncClient(headers=headers, cookies=cookies, timeout=None, limits=limits)
     except (ValueError, OSError, ImportError, httpx.InvalidURL) as error:
         raise ConfigError(
-            f"the environment's proxy or certificate settings cannot be used ({error}): see to "
+            f"the environment's proxy or certificate settings cannot be used ({error}): check "
             f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
         ) from error
 
 
 def _checked_key(key: str | None) -> str | None:
-    """A key that fits into a header; it is not shown where it does not."""
+    """A key that fits into a header; the error about one that does not fit never shows it."""
     if key and not (key.isascii() and key.isprintable() and key == key.strip()):
         raise ConfigError(
-            "the server's key holds a line break, a space at an end or a letter that is not "
-            "ASCII: give it as the server's operator gave it."
+            "the server's key holds a line break, a space at an end or a character that is not "
+            "ASCII: give it exactly as the server's operator gave it."
         )
     return key or None
 
 
 def _backoff(first: float, attempt: int) -> float:
-    """Seconds before the attempt after this one."""
+    """Seconds before the next attempt, spread so that waiting clients do not return together."""
     return min(LONGEST, first * 2.0 ** min(attempt, 64) * random.uniform(0.5, 1.5))
 
 
 def _asked_pause(response: httpx.Response) -> float | None:
-    """Seconds that the server asks to wait, if it says so in seconds; never more than `LONGEST`."""
+    """Seconds that the server asks to wait, up to `LONGEST`; None if it gives no number."""
     after = response.headers.get("retry-after", "")
     return min(LONGEST, float(after)) if after.isdecimal() else None

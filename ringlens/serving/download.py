@@ -1,4 +1,4 @@
-"""The body of a response, read piece by piece up to a bound, whatever the server sends."""
+"""The body of a response, read piece by piece up to a limit, whatever the server sends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 from ringlens.errors import ServingError
 
 GZIP = {"Accept-Encoding": "gzip"}
-"""What to ask for: the one compression that is expanded here, and never beyond the bound."""
+"""What to ask for: the only compression expanded here, and never past the limit."""
 
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\";\s]*)", re.IGNORECASE)
 
@@ -19,17 +19,17 @@ Expand = Callable[[bytes, int], bytes]
 
 
 async def read_body(response: httpx.Response, most: int) -> tuple[bytearray, bool]:
-    """The decoded body of a response that is not read yet.
+    """Read and expand the body of a response.
 
     Args:
         response: From ``httpx.AsyncClient.stream``.
-        most: Bytes to keep at most; no more than these are expanded, held or waited for.
+        most: Most bytes to keep; no more are expanded, held or waited for.
 
     Returns:
-        The bytes, and whether they are all there are.
+        The bytes, and whether they are the whole body.
 
     Raises:
-        ServingError: It is in an encoding that was not asked for, or damaged.
+        ServingError: It is damaged, or in an encoding that was not asked for.
     """
     body = bytearray()
     gzip = _gzip(response)
@@ -40,12 +40,12 @@ async def read_body(response: httpx.Response, most: int) -> tuple[bytearray, boo
             del body[most:]
             return body, False
     if gzip is not None and not gzip.eof:
-        raise ServingError("its gzip ends in the middle")
+        raise ServingError("its gzip is cut off")
     return body, True
 
 
 def utf8(response: httpx.Response, body: bytearray) -> str:
-    """A body as text, which JSON has in UTF-8 and nothing else.
+    """A body as text; JSON is UTF-8 and nothing else.
 
     Raises:
         ServingError: The server names another charset, or it is no UTF-8.
@@ -61,7 +61,7 @@ def utf8(response: httpx.Response, body: bytearray) -> str:
 
 
 def printable(text: str, most: int = 300) -> str:
-    """The beginning of a server's text in one line, without what steers a terminal."""
+    """The beginning of a server's text in one line, without control characters."""
     line = " ".join(text[: 4 * most].split())
     return "".join(char if char.isprintable() else "?" for char in line)[:most]
 
@@ -76,7 +76,7 @@ def _gzip(response: httpx.Response) -> zlib._Decompress | None:
 
 
 def _expanded(gzip: zlib._Decompress, piece: bytes, room: int) -> bytes:
-    """What a piece expands to, ``room`` bytes of it at most."""
+    """Expand a piece to at most ``room`` bytes."""
     try:
         found = gzip.decompress(piece, room)
     except zlib.error as error:

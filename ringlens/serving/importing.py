@@ -1,7 +1,7 @@
-"""Import of what serving engines did: text, tokens, and where they report it, routing.
+"""Import of what model servers answered: text, tokens, and routing where they report it.
 
-From saved responses, or live: problems are sent to a server and its answers recorded. Either way
-an interrupted import is taken up again by the same call.
+The answers are saved responses, or come live: problems are sent to a server. Either way the same
+call resumes an interrupted import.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ringlens.serving.records import imported_run, trace_record
 from ringlens.serving.responses import Exchange
 from ringlens.serving.saved import SavedResponses
 from ringlens.serving.served_model import ServedModel
-from ringlens.serving.server_kinds import Engine, find_engine
+from ringlens.serving.server_kinds import ServerKind, find_kind
 from ringlens.serving.target import Target, fingerprint, open_target
 from ringlens.store import Store
 from ringlens.store.schema.records import RunRecord, TraceRecord
@@ -38,19 +38,19 @@ from ringlens.store.schema.records import RunRecord, TraceRecord
 OnBad = Callable[[ServingError], None]
 
 SETTINGS = ("model", "served_as", "api_key", "patience", "on_bad", "on_progress")
-"""Settings of :func:`import_problems` beside those of sampling, for messages."""
+"""Settings of :func:`import_problems` other than those of sampling, for messages."""
 
 LONGEST_VERSION = 200
-"""Letters of a server's version at most."""
+"""Most characters of a server's version."""
 
 
 def refuse(error: ServingError) -> None:
-    """What happens at an answer that cannot be imported, where nothing else is asked for."""
+    """Raise the error of an answer that cannot be imported: the default of ``on_bad``."""
     raise error
 
 
 def import_responses(
-    engine: str | Engine,
+    kind: str | ServerKind,
     paths: Iterable[str | Path],
     store: str | Path | Store,
     *,
@@ -60,15 +60,15 @@ def import_responses(
     on_bad: OnBad = refuse,
     on_progress: OnProgress | None = None,
 ) -> Store:
-    """Import saved responses, each choice a trace. All are checked before any is stored.
+    """Import saved responses, each choice as a trace. All are checked before any is stored.
 
     Args:
-        engine: Who answered: "vllm", "sglang", or "openai" for text without routing.
+        kind: Kind of server: "vllm", "sglang", or "openai" for text without routing.
         paths: JSON and JSONL files; see :mod:`ringlens.serving.saved`.
-        store: Folder or address of the store; made if it is not there, added to if it is.
-        model: What was served: its configuration says which layers route, its tokenizer what the
-            tokens mean. Weights are not needed.
-        problems: What was asked, for grading: matched by id (``custom_id``) or prompt.
+        store: Folder or address of the store; made if it is missing, else added to.
+        model: What was served: its configuration says which layers route, and its tokenizer what
+            the tokens mean. Weights are not needed.
+        problems: What was asked, for grading; matched by id (``custom_id``) or prompt.
         prompt_start: Position of the first row of routing, where requests had an offset and are
             not in the files.
         on_bad: Called with the reason for each answer that cannot be imported; the default raises.
@@ -78,7 +78,7 @@ def import_responses(
         The store, open for reading.
 
     Raises:
-        ServingError: A file cannot be read, an answer is unfit, or none is left. Nothing is stored.
+        ServingError: A file cannot be read, an answer is bad, or none is good. Nothing is stored.
         StoreError: The store cannot be written.
     """
     for index, problem in enumerate(problems):
@@ -86,7 +86,7 @@ def import_responses(
             raise ProblemError(f"problem {index} is a {type(problem).__name__}; give a Problem.")
         check_problem(problem, f"problem {index}")
     files = tuple(Path(path) for path in paths)
-    source = SavedResponses(_engine(engine), _model(model), files, tuple(problems), prompt_start)
+    source = SavedResponses(_kind(kind), _model(model), files, tuple(problems), prompt_start)
     good = []
     for outcome in source.outcomes():
         good.append(isinstance(outcome, TraceRecord))
@@ -103,7 +103,7 @@ def import_responses(
 
 
 def import_problems(
-    engine: str | Engine,
+    kind: str | ServerKind,
     server: str,
     problems: TextOrIds,
     store: str | Path | Store,
@@ -118,18 +118,17 @@ def import_problems(
 ) -> Store:
     """Send problems to a server and import what it answers.
 
-    An interrupted import is taken up again by the same call: what was answered and stored is not
-    asked again.
+    The same call resumes an interrupted import: what is stored is not asked again.
 
     Args:
-        engine: "vllm", "sglang", "openai" for text without routing, or "openai-chat" for that from
-            servers that have chat completions only.
+        kind: "vllm", "sglang", "openai" for text without routing, or "openai-chat" for the same
+            from servers that only have chat completions.
         server: Its address, such as ``http://localhost:8000``.
         problems: Problems, plain prompts, or what else :func:`ringlens.capture` takes.
-        store: Folder or address of the store; made if it is not there, added to if it is.
+        store: Folder or address of the store; made if it is missing, else added to.
         model: As for :func:`import_responses`.
-        served_as: Name of the model in the server; None takes its first.
-        api_key: Key of the server; sent, never stored.
+        served_as: Name of the model in the server; None for the first that it lists.
+        api_key: Key of the server; it is sent and never stored.
         patience: Requests at a time, timeouts and retries.
         on_bad: Called with the reason for each answer that cannot be imported; the default raises.
         on_progress: Called after each answer.
@@ -141,33 +140,33 @@ def import_problems(
 
     Raises:
         ConfigError: An unknown or impossible setting, or no problems.
-        ServingError: The server is gone, or an answer is unfit. What was answered before is stored.
+        ServingError: The server is gone, or an answer is bad. What was answered before is stored.
         StoreError: The store cannot be written.
     """
     from anyio.from_thread import start_blocking_portal
 
-    spoken, served, settings = _engine(engine), _model(model), Sampling.of(sampling, SETTINGS)
+    kind, served, settings = _kind(kind), _model(model), Sampling.of(sampling, SETTINGS)
     tasks = problem_tasks(served, problems, settings)
     if not tasks:
         raise ConfigError("nothing to ask: give at least one problem.")
     patience = patience or Patience()
-    # The event loop has a thread of its own, so that this works inside another loop (notebooks).
+    # In a notebook this thread already runs an event loop, so ours gets a thread of its own.
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(Client(server, patience, api_key)) as client,
     ):
         name = served_as or portal.call(_first_model, client)
-        versions = portal.call(_versions, client, spoken)
-        run = _live_run(spoken, served, settings, tasks, name, versions)
+        versions = portal.call(_versions, client, kind)
+        run = _live_run(kind, served, settings, tasks, name, versions)
         with open_target(store, run) as target:
             target.expect(len(tasks), on_progress)
 
             def ask(task: Task) -> Future:
-                body = spoken.body(served, task, settings, name)
-                return portal.start_task_soon(_ask, client, spoken, task, body)
+                body = kind.body(served, task, settings, name)
+                return portal.start_task_soon(_ask, client, kind, task, body)
 
             left = [task for task in tasks if task.item not in target.done]
-            read = partial(_only_record, spoken, served)
+            read = partial(_only_record, kind, served)
             with closing(in_turn(ask, left, patience.concurrency)) as answers:
                 _add_answers(target, answers, read, on_bad)
     return Store(target.folder)
@@ -179,7 +178,11 @@ def _add_answers(
     read: Callable[[Exchange, Task], TraceRecord],
     on_bad: OnBad,
 ) -> None:
-    """Add each answer as it comes; a bad one goes to ``on_bad``, a server that is gone raises."""
+    """Add each answer as it comes; pass a bad one to ``on_bad``.
+
+    Raises:
+        NoServerError: The server is gone, so no other answer will come.
+    """
     for task, asked in answers:
         try:
             target.add(read(asked.result(), task))
@@ -192,7 +195,7 @@ def _add_answers(
 def in_turn(
     submit: Callable[[Task], Future], tasks: Iterable[Task], at_once: int
 ) -> Generator[tuple[Task, Future], None, None]:
-    """Tasks with their finished futures as they come, ``at_once`` of them under way at a time."""
+    """Tasks with their futures as they finish, ``at_once`` of them running at a time."""
     waiting: dict[Future, Task] = {}
     rest = iter(tasks)
     try:
@@ -209,7 +212,7 @@ def in_turn(
 
 
 def _live_run(
-    engine: Engine,
+    kind: ServerKind,
     model: ServedModel,
     settings: Sampling,
     tasks: Sequence[Task],
@@ -218,7 +221,7 @@ def _live_run(
 ) -> RunRecord:
     sampling = asdict(settings)
     asked = {
-        "engine": engine.name,
+        "engine": kind.name,  # stores of today have this key: resuming depends on it
         "model": [model.name, model.revision, served_as],
         "tokenizer": tokenizer_digest(model.tokenizer),
         "sampling": sampling,
@@ -226,8 +229,8 @@ def _live_run(
     }
     return imported_run(
         model,
-        engine.name,
-        routing=engine.decode is not None,
+        kind.name,
+        routing=kind.decode is not None,
         seed=settings.seed,
         sampling=sampling,
         fingerprint=fingerprint(asked),
@@ -235,13 +238,13 @@ def _live_run(
     )
 
 
-async def _ask(client: Client, engine: Engine, task: Task, body: dict[str, Any]) -> Exchange:
+async def _ask(client: Client, kind: ServerKind, task: Task, body: dict[str, Any]) -> Exchange:
     name = task.problem.id if task.problem is not None else f"problem {task.item}"
-    return Exchange(await client.post(engine.path, body), body, name, name)
+    return Exchange(await client.post(kind.path, body), body, name, name)
 
 
 async def _first_model(client: Client) -> str:
-    """The name of the model that a server has."""
+    """The name of the first model that a server lists."""
     found = await client.get("/v1/models")
     data = found.get("data") if isinstance(found, dict) else None
     first = data[0] if isinstance(data, list) and data else None
@@ -251,30 +254,32 @@ async def _first_model(client: Client) -> str:
     return name
 
 
-async def _versions(client: Client, engine: Engine) -> dict[str, str]:
-    """The server's version, where it tells one: runs say "unknown" otherwise."""
-    if engine.version_path is None:
+async def _versions(client: Client, kind: ServerKind) -> dict[str, str]:
+    """The server's version; nothing where it gives none, and runs then say "unknown"."""
+    if kind.version_path is None:
         return {}
     try:
-        found = await client.get(engine.version_path)
+        found = await client.get(kind.version_path)
     except NoServerError:
         return {}
-    told = found.get("version") if isinstance(found, dict) else None
-    if not isinstance(told, str) or not told.isprintable() or len(told) > LONGEST_VERSION:
+    version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(version, str) or not version.isprintable() or len(version) > LONGEST_VERSION:
         return {}
-    return {engine.name: told}
+    return {kind.name: version}
 
 
-def _only_record(engine: Engine, model: ServedModel, exchange: Exchange, task: Task) -> TraceRecord:
-    answers = engine.read(exchange)
+def _only_record(
+    kind: ServerKind, model: ServedModel, exchange: Exchange, task: Task
+) -> TraceRecord:
+    answers = kind.read(exchange)
     if len(answers) != 1:
-        raise ServingError(f"{exchange.place}: {len(answers)} answers, where one was asked for")
-    engine.check(answers[0])
-    return trace_record(model, answers[0], engine.decode, task.item, task.problem, task.seed)
+        raise ServingError(f"{exchange.place}: {len(answers)} answers to one request")
+    kind.check(answers[0])
+    return trace_record(model, answers[0], kind.decode, task.item, task.problem, task.seed)
 
 
-def _engine(engine: str | Engine) -> Engine:
-    return find_engine(engine) if isinstance(engine, str) else engine
+def _kind(kind: str | ServerKind) -> ServerKind:
+    return find_kind(kind) if isinstance(kind, str) else kind
 
 
 def _model(model: str | PathLike[str] | ServedModel) -> ServedModel:

@@ -1,7 +1,7 @@
-"""What a chat message says: its text, its thoughts and its tool calls.
+"""A chat message: its text, its thoughts and its tool calls.
 
-A trace holds text that the model wrote. Audio, images and refusals are told by servers in fields
-of their own, without the tokens that were written: such a message is refused, not shortened.
+A trace holds the text that the model wrote. Servers put audio, images and refusals into fields of
+their own, without the tokens: such a message is refused, not shortened.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ringlens.errors import ServingError
 from ringlens.serving.fields import Json, field_of
 
 LOST = ("refusal", "audio", "image", "images", "video", "thinking_blocks")
-"""Fields that hold something which a message's text leaves out."""
+"""Fields that hold something that is not in the message's text."""
 
 TEXTS = ("text", "output_text", "input_text")
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a model wrote, as far as a message tells.
+class Message:
+    """What a model wrote, as far as a message says.
 
     Attributes:
         text: Its answer; None where the message has none.
-        reasoning: Its thoughts, as far as the server parted them from the answer.
+        reasoning: Its thoughts, where the server separated them from the answer.
         tool_calls: Its tool calls, in OpenAI's form.
     """
 
@@ -35,16 +35,16 @@ class Written:
     tool_calls: tuple[Json, ...] = ()
 
 
-def written(message: Json, place: str, *, complete: bool) -> Written:
-    """What a message of a response says.
+def read_message(message: Json, place: str, *, complete: bool) -> Message:
+    """Read a message of a response.
 
     Args:
         message: The message.
-        place: Where it stands, for messages.
-        complete: Whether the tokens that were written are known besides; then nothing is lost.
+        place: Where it stands, for errors.
+        complete: Whether the tokens are known as well; then nothing is lost.
 
     Raises:
-        ServingError: It says something that text does not hold, or contradicts itself.
+        ServingError: It holds something that is no text, or contradicts itself.
     """
     lost = next((name for name in LOST if message.get(name)), None)
     if lost is not None and not complete:
@@ -52,7 +52,7 @@ def written(message: Json, place: str, *, complete: bool) -> Written:
             f"{place}: the answer has {lost}, which is not in its text, so the trace would not be "
             "what the model wrote: ask the server for token ids, or leave the answer out"
         )
-    return Written(
+    return Message(
         text_of(message.get("content"), f"{place}: content"),
         _reasoning(message, place, complete),
         _tool_calls(message, place),
@@ -82,7 +82,7 @@ def text_of(content: Any, place: str, between: str = "") -> str | None:
 
 
 def chat(messages: list[Any], place: str) -> list[dict[str, Any]]:
-    """The messages of a prompt in the form that chat templates take: every content is text.
+    """The messages of a prompt as chat templates take them: every content is text.
 
     Raises:
         ServingError: One is no message, or has content that is no text.
@@ -107,7 +107,7 @@ def chat(messages: list[Any], place: str) -> list[dict[str, Any]]:
 
 
 def callable_form(call: Json) -> dict[str, Any]:
-    """A tool call as chat templates take it: its arguments as an object, where they are one."""
+    """A tool call as chat templates take it: its arguments as an object if they are one."""
     function = dict(call["function"])
     try:
         arguments = json.loads(function["arguments"])
@@ -119,17 +119,17 @@ def callable_form(call: Json) -> dict[str, Any]:
 
 
 def _reasoning(message: Json, place: str, complete: bool) -> str:
-    """The thoughts, which servers call by two names."""
+    """The thoughts, for which servers have two names."""
     names = ("reasoning_content", "reasoning")
     found = {name: text_of(message.get(name), f"{place}: {name}") for name in names}
-    told = sorted({text for text in found.values() if text})
-    if len(told) > 1:
+    texts = sorted({text for text in found.values() if text})
+    if len(texts) > 1:
         raise ServingError(f"{place}: reasoning_content and reasoning differ")
-    if not told and message.get("reasoning_details") and not complete:
+    if not texts and message.get("reasoning_details") and not complete:
         raise ServingError(
-            f"{place}: the thoughts are in reasoning_details alone, which is a summary or not text"
+            f"{place}: the thoughts are only in reasoning_details, which holds a summary or no text"
         )
-    return told[0] if told else ""
+    return texts[0] if texts else ""
 
 
 def _tool_calls(message: Json, place: str) -> tuple[Json, ...]:

@@ -1,7 +1,7 @@
-"""Tokens of an answer of which only text came: thought, answer and tool calls put together again.
+"""Tokens of an answer that came as text alone: thought, answer and tool calls joined again.
 
-A thought is closed where something follows it. Where nothing does, the mark is taken as written
-only if the server's count of tokens says so: a thought that was cut has none.
+A thought that something follows is closed with its end mark. If nothing follows, the mark is added
+only if the server's count of tokens includes it: a thought that was cut off has none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ringlens.transcript import END_THINK, THINK, parse
 
 
 def output_ids(model: ServedModel, answer: Answer, prompt: list[int]) -> list[int]:
-    """Token ids of what an answer tells as text.
+    """Token ids of an answer that came as text.
 
     Args:
         model: The model.
@@ -27,32 +27,32 @@ def output_ids(model: ServedModel, answer: Answer, prompt: list[int]) -> list[in
         prompt: Token ids of its prompt, which may open a thought.
 
     Raises:
-        ServingError: The text cannot hold what the answer tells.
+        ServingError: Text cannot hold the whole answer.
     """
-    told = answer.written
-    behind = (told.text or "") + _calls(model, answer)
+    message = answer.message
+    behind = (message.text or "") + _calls(model, answer)
     begun = model.tokenizer.decode(prompt)
-    start = "" if not told.reasoning or _opens(model, begun) else THINK
-    closed = f"{start}{told.reasoning}{END_THINK}{behind}" if told.reasoning else behind
-    if not told.reasoning or behind:
+    start = "" if not message.reasoning or _opens(model, begun) else THINK
+    closed = f"{start}{message.reasoning}{END_THINK}{behind}" if message.reasoning else behind
+    if not message.reasoning or behind:
         _check_thought(model, answer, begun, closed, start)
         return _counted(model, answer, model.encode(closed))
-    whole, cut = (model.encode(text) for text in (closed, f"{start}{told.reasoning}"))
+    whole, cut = (model.encode(text) for text in (closed, f"{start}{message.reasoning}"))
     if answer.finish_reason == "stop" and answer.n_output in (len(whole), len(whole) + 1):
         return _counted(model, answer, whole)
     return _counted(model, answer, cut)
 
 
 def _opens(model: ServedModel, prompt: str) -> bool:
-    """Whether the prompt opens a thought: then what follows it is one."""
+    """Whether the prompt opens a thought, so that what follows belongs to it."""
     marks = markup(model.tokenizer).marks
     *_, last = parse(f"{prompt}x", marks, prompt_end=len(prompt), written=True).segments()
     return last.phase == "think"
 
 
 def _check_thought(model: ServedModel, answer: Answer, prompt: str, text: str, start: str) -> None:
-    """Refuse where the marks in the text give another thought than the server parted."""
-    reasoning = answer.written.reasoning
+    """Refuse if the marks in the text give another thought than the server separated."""
+    reasoning = answer.message.reasoning
     if not reasoning:
         return
     marks = markup(model.tokenizer).marks
@@ -66,7 +66,7 @@ def _check_thought(model: ServedModel, answer: Answer, prompt: str, text: str, s
 
 
 def _counted(model: ServedModel, answer: Answer, output: list[int]) -> list[int]:
-    """The tokens, with the one that ends them if the server counted one more than the text has."""
+    """The tokens, with an end token if the server counted one more than the text has."""
     ends = model.eos_token_ids
     if len(output) + 1 != answer.n_output or answer.finish_reason not in ("stop", "tool_calls"):
         return output
@@ -80,9 +80,9 @@ def _calls(model: ServedModel, answer: Answer) -> str:
     """The tool calls of an answer as the chat template writes them.
 
     Raises:
-        ServingError: The template cannot write them, or leaves a part of them out.
+        ServingError: The template cannot write them, or leaves a part out.
     """
-    calls = answer.written.tool_calls
+    calls = answer.message.tool_calls
     if not calls:
         return ""
     before = answer.prompt if isinstance(answer.prompt, list) else []
@@ -100,7 +100,7 @@ def _calls(model: ServedModel, answer: Answer) -> str:
 
 
 def _turn_of(model: ServedModel, answer: Answer, history: Sequence[Json], turn: Json) -> str:
-    """The content of a turn behind others in the chat template; "" where it cannot be told."""
+    """The content of a turn after others in the chat template; "" if it cannot be found."""
     marks = markup(model.tokenizer).marks
     try:
         before = model.chat_text(history, answer.template, begin=False)
@@ -118,13 +118,13 @@ def _turn_of(model: ServedModel, answer: Answer, history: Sequence[Json], turn: 
 
 
 def _holds(text: str, call: Json) -> bool:
-    """Whether a text tells a call's name and all of its arguments."""
+    """Whether a text holds a call's name and all of its arguments."""
     function = call["function"]
     return function["name"] in text and any(form in text for form in _forms(function["arguments"]))
 
 
 def _forms(arguments: str) -> Iterator[str]:
-    """The ways in which templates write arguments."""
+    """The ways in which templates write arguments as JSON."""
     yield arguments
     try:
         found = json.loads(arguments)

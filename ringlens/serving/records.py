@@ -1,4 +1,4 @@
-"""From what a server answered to records: the run's, and a trace's with its tokens and choices.
+"""Records of what a server answered: the run's, and a trace's with its tokens and choices.
 
 Shape letters: R rows (tokens), N layers, S sparse layers, k experts a token.
 """
@@ -40,16 +40,16 @@ def imported_run(
     fingerprint: str,
     versions: dict[str, str] | None = None,
 ) -> RunRecord:
-    """The constants of an imported run; what only the server knows is "unknown" or NaN.
+    """The record of an imported run; what only the server knows is "unknown" or NaN.
 
     Args:
         model: The model.
         server: Kind of server, for ``runs.versions``.
         routing: Whether it reports routing.
         seed: Seed of the run.
-        sampling: Sampling parameters, as far as they are known.
+        sampling: Sampling settings that are known.
         fingerprint: Digest of what was asked for.
-        versions: The server's own versions, where it told them.
+        versions: The server's own versions, if it gave them.
     """
     config = model.config
     quantization = getattr(config, "quantization_config", None)
@@ -87,14 +87,14 @@ def trace_record(
     problem: Problem | None = None,
     seed: int = 0,
 ) -> TraceRecord:
-    """The trace that an answer tells.
+    """The record of a trace, made from an answer.
 
     Args:
         model: The model that was served.
         answer: What the server answered.
-        decode: Decodes its routing, which must be there; None where no routing is wanted.
+        decode: Decodes its routing, which must be there; None to import no routing.
         item: Place of the trace in its run.
-        problem: What was asked; None to take it from the answer.
+        problem: What was asked; None to take that from the answer.
         seed: Seed of its sampler.
 
     Raises:
@@ -151,7 +151,7 @@ def _record(
 def _choices(
     config: BailingMoeV2Config, answer: Answer, decode: Decode, tokens: int
 ) -> ChoiceArrays:
-    """The routing of an answer of ``tokens`` tokens, the last of which was never routed."""
+    """The routing of an answer of ``tokens`` tokens; servers never route the last one."""
     assert answer.routed_experts is not None
     rows = tokens - 1 - answer.start
     if rows < 0:
@@ -165,12 +165,12 @@ def _choices(
 
 
 def _token_ids(model: ServedModel, answer: Answer, exact: bool) -> tuple[list[int], list[int]]:
-    """Tokens of the prompt and of what was generated, encoded from text where only that is there.
+    """Tokens of the prompt and of the output, encoded here if only text came.
 
     Args:
         model: The model.
         answer: The answer.
-        exact: Refuse unless there are as many as the server counted.
+        exact: Refuse another number of tokens than the server counted.
     """
     prompt = _prompt_ids(model, answer)
     output = answer.output or output_ids(model, answer, prompt)
@@ -180,8 +180,8 @@ def _token_ids(model: ServedModel, answer: Answer, exact: bool) -> tuple[list[in
     ):
         if exact and counted is not None and counted != len(ids):
             raise ServingError(
-                f"{len(ids)} {name} tokens, where the server counted {counted}. Text alone does "
-                f"not always give its tokens back: ask the server for token ids"
+                f"{len(ids)} {name} tokens, where the server counted {counted}. The same "
+                f"text can be other tokens: ask the server for token ids"
             )
     return prompt, output
 
@@ -202,7 +202,7 @@ def _prompt_ids(model: ServedModel, answer: Answer) -> list[int]:
         for call in message.get("tool_calls", ()):
             if (name := call["function"]["name"]) not in text:
                 raise ServingError(
-                    f"the chat template leaves the prompt's call of {name!r} out: ask the server "
+                    f"the chat template leaves out the prompt's call of {name!r}: ask the server "
                     "for token ids"
                 )
     return model.encode(text)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ringlens.errors import ServingError
 from ringlens.serving.fields import STREAM, Json, field_of, ids_of
-from ringlens.serving.message import Written, chat, text_of, written
+from ringlens.serving.message import Message, chat, read_message, text_of
 from ringlens.store.schema.captured import RUNNING
 
 
@@ -23,8 +23,8 @@ class Exchange:
     Attributes:
         response: The response's JSON.
         request: The request's JSON, empty where it was not kept.
-        place: Where it stands, for messages: a file and line, or a problem.
-        name: An id that it was given, empty for none.
+        place: Where it stands, for errors: a file and line, or a problem.
+        name: Its id; empty for none.
     """
 
     response: Any
@@ -35,22 +35,22 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Answer:
-    """One choice of a response, as far as the response and its request tell.
+    """One choice of a response, from what the response and its request say.
 
     Attributes:
-        place: Where it stands, for messages.
+        place: Where it stands, for errors.
         name: The name of its exchange, or the response's own id.
         prompt: The prompt: token ids, text with the template, or chat messages; None if unknown.
         asked: What was asked, without a template; None if unknown.
-        output: Token ids that were generated, None if only text came.
-        written: What was generated, without special tokens.
-        finish_reason: Why it ended.
-        stop: The token that ended it, where the server names one.
-        routed_experts: The routing as it came, None if none came.
+        output: Token ids that were generated; None if only text came.
+        message: What was generated, without special tokens.
+        finish_reason: Why generation ended.
+        stop: The token that ended it, if the server names one.
+        routed_experts: The routing as it came; None if none came.
         start: Position of the first row of the routing.
-        n_prompt: Prompt tokens that the server counted, None where it counts several prompts.
-        n_output: Generated tokens that it counted, None where it counts several choices.
-        template: What the request gave the chat template besides messages: tools, variables.
+        n_prompt: Prompt tokens that the server counted; None if it counts several prompts together.
+        n_output: Generated tokens that it counted; None if it counts several choices together.
+        template: What the request gave the chat template beside messages: tools, variables.
     """
 
     place: str
@@ -58,7 +58,7 @@ class Answer:
     prompt: list[int] | str | list[dict[str, Any]] | None
     asked: str | None
     output: list[int] | None
-    written: Written
+    message: Message
     finish_reason: str
     stop: int | None
     routed_experts: str | None
@@ -100,12 +100,12 @@ def openai_answers(exchange: Exchange) -> list[Answer]:
             or _nth(shared, index, here)
         )
         n_output = field_of(usage, "completion_tokens", int, here, None) if alone else None
-        told = (
-            written(message, here, complete=bool(output))
+        wrote = (
+            read_message(message, here, complete=bool(output))
             if message
-            else Written(field_of(choice, "text", str, here, None))
+            else Message(field_of(choice, "text", str, here, None))
         )
-        _check_whole(told, output, n_output, here)
+        _check_whole(wrote, output, n_output, here)
         return Answer(
             place=here,
             name=exchange.name or str(response.get("id", "")),
@@ -115,7 +115,7 @@ def openai_answers(exchange: Exchange) -> list[Answer]:
             or _asked(request, index, len(choices), here),
             asked=_question(request),
             output=output,
-            written=told,
+            message=wrote,
             finish_reason=_reason(choice.get("finish_reason"), here),
             stop=_stop(choice.get("stop_reason"), choice.get("matched_stop")),
             routed_experts=_routed(choice, shared if index == 0 else {}, here),
@@ -126,10 +126,10 @@ def openai_answers(exchange: Exchange) -> list[Answer]:
         )
 
     answers = [answer(place_of, choice) for place_of, choice in enumerate(choices)]
-    told = [
+    indices = [
         _index(choice, place_of, len(choices), place) for place_of, choice in enumerate(choices)
     ]
-    if len(set(told)) < len(told):
+    if len(set(indices)) < len(indices):
         raise ServingError(f"{place}: two choices have the same index")
     return answers
 
@@ -154,8 +154,8 @@ def sglang_answers(exchange: Exchange) -> list[Answer]:
         meta = field_of(item, "meta_info", dict, here)
         output = ids_of(item, "output_ids", here)
         n_output = field_of(meta, "completion_tokens", int, here, None)
-        told = Written(field_of(item, "text", str, here, None))
-        _check_whole(told, output, n_output, here)
+        wrote = Message(field_of(item, "text", str, here, None))
+        _check_whole(wrote, output, n_output, here)
         ended = meta.get("finish_reason")
         answers.append(
             Answer(
@@ -165,7 +165,7 @@ def sglang_answers(exchange: Exchange) -> list[Answer]:
                 or _asked(exchange.request, index, len(items), here),
                 asked=None,
                 output=output,
-                written=told,
+                message=wrote,
                 finish_reason=_reason(ended, here),
                 stop=_stop(ended.get("matched")) if isinstance(ended, Mapping) else None,
                 routed_experts=field_of(meta, "routed_experts", str, here, None),
@@ -178,7 +178,7 @@ def sglang_answers(exchange: Exchange) -> list[Answer]:
 
 
 def _response(exchange: Exchange) -> Json:
-    """The response, if it is a whole one and no error."""
+    """The response, if it is complete and no error."""
     place, response = exchange.place, exchange.response
     if not isinstance(response, Mapping):
         raise ServingError(f"{place}: a response is an object, not {type(response).__name__}")
@@ -193,18 +193,20 @@ def _response(exchange: Exchange) -> Json:
 
 
 def _index(choice: Json, place_of: int, count: int, place: str) -> int:
-    """Which of the choices it is: servers may send them in any order."""
+    """Which of the choices it is; servers may send them in any order."""
     index = field_of(choice, "index", int, place, place_of) if count > 1 else 0
     if not 0 <= index < count:
         raise ServingError(f"{place}: index is {index} among {count} choices")
     return int(index)
 
 
-def _check_whole(told: Written, output: list[int] | None, n_output: int | None, place: str) -> None:
-    """Refuse an answer that holds nothing of what was generated."""
-    if output or told.text or told.reasoning or told.tool_calls:
+def _check_whole(
+    wrote: Message, output: list[int] | None, n_output: int | None, place: str
+) -> None:
+    """Refuse an answer without anything that was generated."""
+    if output or wrote.text or wrote.reasoning or wrote.tool_calls:
         return
-    if told.text is None and output is None and n_output not in (0, 1):
+    if wrote.text is None and output is None and n_output not in (0, 1):
         raise ServingError(f"{place}: it has no text, no tool call and no token ids")
     if (n_output or 0) > 1:
         raise ServingError(
@@ -213,12 +215,12 @@ def _check_whole(told: Written, output: list[int] | None, n_output: int | None, 
 
 
 def _stop(*given: Any) -> int | None:
-    """The id of the token that ended the answer, wherever a server names it."""
+    """The id of the token that ended the answer, if the server names one."""
     return next((token for token in given if type(token) is int), None)
 
 
 def _template(request: Json, place: str) -> dict[str, Any]:
-    """What the request gives the chat template besides messages."""
+    """What the request gives the chat template beside messages."""
     found = dict(field_of(request, "chat_template_kwargs", dict, place, {}))
     if tools := field_of(request, "tools", list, place, None):
         found["tools"] = tools
@@ -226,11 +228,11 @@ def _template(request: Json, place: str) -> dict[str, Any]:
 
 
 def _messages(request: Json, place: str) -> list[dict[str, Any]]:
-    """The messages of a request, if a template that is known makes the prompt of them alone."""
+    """The messages of a request, if the model's own template makes the prompt of them alone."""
     for name in ("chat_template", "documents", "continue_final_message"):
         if request.get(name):
             raise ServingError(
-                f"{place}: the request has {name}, so its prompt cannot be made anew: ask the "
+                f"{place}: the request has {name}, so its prompt cannot be made again: ask the "
                 "server for token ids"
             )
     return chat(field_of(request, "messages", list, place), place)
@@ -259,7 +261,7 @@ def _asked(
 
 
 def _start(request: Json, place: str) -> int:
-    """Position of the first row that the request asked for."""
+    """Position of the first row of routing that the request asked for."""
     inner = (request.get("sampling_params"), request.get("extra_body"))
     for holder in (request, *(each for each in inner if isinstance(each, Mapping))):
         for name in ("routed_experts_prompt_start", "routed_experts_start_len"):
@@ -271,7 +273,7 @@ def _start(request: Json, place: str) -> int:
 
 
 def _routed(choice: Json, shared: Json, place: str) -> str | None:
-    """The routing of a choice, wherever one of the servers puts it."""
+    """The routing of a choice, in any place where a server puts it."""
     names = ("meta_info", "sglext", "sgl_ext")
     holders = [choice, *(field_of(choice, name, dict, place, {}) for name in names), shared]
     found = (field_of(holder, "routed_experts", str, place, None) for holder in holders)
@@ -289,12 +291,12 @@ def _reason(given: Any, place: str) -> str:
 
 
 def _question(request: Json) -> str | None:
-    """What was asked without a template: the user's last message; None where it is not known."""
+    """What was asked, without a template: the user's last message; None if unknown."""
     messages = request.get("messages")
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, Mapping) and message.get("role") == "user":
             try:
                 return text_of(message.get("content"), "question", between="\n")
-            except ServingError:  # not text alone; whether it matters, the prompt decides
+            except ServingError:  # not only text; reading the prompt decides whether that matters
                 return None
     return None

@@ -21,29 +21,29 @@ from ringlens.serving.fields import parsed
 from ringlens.serving.records import imported_run, trace_record
 from ringlens.serving.responses import Answer, Exchange
 from ringlens.serving.served_model import ServedModel
-from ringlens.serving.server_kinds import Engine
+from ringlens.serving.server_kinds import ServerKind
 from ringlens.serving.target import fingerprint
 from ringlens.store.schema.records import RunRecord, TraceRecord
 
 LARGEST_ROW = 1_000_000_000
-"""Bytes of a JSON file, or letters of a line of JSONL, at most."""
+"""Most bytes of a JSON file, or characters of a line of JSONL."""
 
 _IN_LINES = "save one response a line, in a .jsonl file."
 
 
 @dataclass(frozen=True)
 class SavedResponses:
-    """Responses in files, each choice a trace.
+    """Responses in files; each choice becomes a trace.
 
     Attributes:
-        engine: Who answered.
+        kind: Kind of server that answered.
         model: What was served.
         paths: The files.
         problems: What was asked, for grading.
         prompt_start: Position of the first row of routing; None to take it from the requests.
     """
 
-    engine: Engine
+    kind: ServerKind
     model: ServedModel
     paths: tuple[Path, ...]
     problems: tuple[Problem, ...]
@@ -52,7 +52,7 @@ class SavedResponses:
     def run(self) -> RunRecord:
         """The constants of the run."""
         asked = {
-            "engine": self.engine.name,
+            "engine": self.kind.name,  # stores of today have this key: resuming depends on it
             "model": [self.model.name, self.model.revision],
             "tokenizer": tokenizer_digest(self.model.tokenizer),
             "files": [_digest(path) for path in self.paths],
@@ -61,15 +61,15 @@ class SavedResponses:
         }
         return imported_run(
             self.model,
-            self.engine.name,
-            routing=self.engine.decode is not None,
+            self.kind.name,
+            routing=self.kind.decode is not None,
             seed=0,
             sampling={},
             fingerprint=fingerprint(asked),
         )
 
     def outcomes(self) -> Iterator[TraceRecord | ServingError]:
-        """Each choice of each response as a record, or why it cannot be one."""
+        """Each choice of each response as a record, or the reason why it cannot be one."""
         for exchange in exchanges(self.paths):
             try:
                 answers = self._answers(exchange)
@@ -85,14 +85,14 @@ class SavedResponses:
     def _answers(self, exchange: Exchange | ServingError) -> list[Answer]:
         if isinstance(exchange, ServingError):
             raise exchange
-        answers = self.engine.read(exchange)
+        answers = self.kind.read(exchange)
         start = self.prompt_start
         return answers if start is None else [replace(each, start=start) for each in answers]
 
     def _record(self, answer: Answer) -> TraceRecord:
-        self.engine.check(answer)
+        self.kind.check(answer)
         problem = self._named.get(answer.name) or self._asked.get(answer.asked or "")
-        return trace_record(self.model, answer, self.engine.decode, 0, problem)
+        return trace_record(self.model, answer, self.kind.decode, 0, problem)
 
     @cached_property
     def _named(self) -> dict[str, Problem]:
@@ -104,7 +104,7 @@ class SavedResponses:
 
 
 def exchanges(paths: Iterable[Path]) -> Iterator[Exchange | ServingError]:
-    """The exchanges of some files, in order; in place of one that cannot be read, why.
+    """The exchanges of some files, in order; for one that cannot be read, the reason.
 
     Raises:
         ServingError: A file cannot be read at all.
@@ -118,7 +118,7 @@ def exchanges(paths: Iterable[Path]) -> Iterator[Exchange | ServingError]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Rows with their places; lines of JSONL that are no JSON are handed on as text."""
+    """Rows with their places; a line of JSONL is passed on as text, unparsed."""
     try:
         with _opened(path) as file:
             if path.suffix == ".jsonl":
@@ -134,7 +134,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         found = parsed(str(path), text)
     except ServingError:
-        yield str(path), text  # told with its place, like a bad line
+        yield str(path), text  # reported with its place, like a bad line
         return
     if isinstance(found, list):
         yield from ((f"{path}, entry {number}", row) for number, row in enumerate(found))
@@ -143,7 +143,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _opened(path: Path) -> TextIO:
-    """A file as text, if it is one that ends: no pipe, device or folder, and JSON of some size."""
+    """A file as text, if it ends (no pipe or device) and is not too large to be parsed."""
     try:
         size = regular(path).st_size
     except ValueError as error:  # a NUL in its name
@@ -154,18 +154,20 @@ def _opened(path: Path) -> TextIO:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    """Lines of a file, none of which is read beyond the bound."""
+    """Lines of a file, none of which is read past the limit."""
     while line := file.readline(LARGEST_ROW + 1):
         if len(line) > LARGEST_ROW:
-            raise ServingError(f"{path} has a line of over {LARGEST_ROW:,} letters: {_IN_LINES}")
+            raise ServingError(f"{path} has a line of over {LARGEST_ROW:,} characters: {_IN_LINES}")
         yield line
 
 
 def _exchange(place: str, row: Any) -> Exchange:
     row = parsed(place, row) if isinstance(row, str) else row
     if not isinstance(row, Mapping) or not isinstance(row.get("response"), Mapping | list):
-        if isinstance(row, Mapping) and "custom_id" in row:  # a batch's row that failed
-            raise ServingError(f"{place}: no response, but an error: {str(row.get('error'))[:300]}")
+        if isinstance(row, Mapping) and "custom_id" in row:  # a failed row of a batch
+            raise ServingError(
+                f"{place}: an error in place of a response: {str(row.get('error'))[:300]}"
+            )
         return Exchange(row, {}, place)
     response, request = row["response"], row.get("request") or {}
     if isinstance(response, Mapping) and isinstance(response.get("body"), Mapping):

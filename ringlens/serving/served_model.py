@@ -1,4 +1,4 @@
-"""A model that runs in a server: what its configuration and tokenizer tell."""
+"""A model that runs in a server, known by its configuration and tokenizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ServedModel:
     """Configuration and tokenizer of a model whose weights are elsewhere.
 
     Attributes:
-        config: Its configuration, which says what layers route.
+        config: Its configuration, which says which layers route.
         tokenizer: Its tokenizer.
         name: What it was read from.
         revision: Revision of a hub id, where one was given.
@@ -43,7 +43,7 @@ class ServedModel:
 
     @classmethod
     def read(cls, name: str | PathLike[str], revision: str | None = None) -> ServedModel:
-        """Read what a name stands for; weights are neither needed nor looked at.
+        """Read the configuration and tokenizer of a model, but not its weights.
 
         Args:
             name: "ring-nano", a folder, a hub id, or a ``config.json`` beside its tokenizer.
@@ -79,10 +79,10 @@ class ServedModel:
         Args:
             messages: The messages.
             template: Tools and variables for the template.
-            begin: Whether the answer is about to begin.
+            begin: Whether to end with the opening of the answer.
 
         Raises:
-            ServingError: The template cannot make a text of them.
+            ServingError: The template refuses them.
         """
         try:
             return messages_text(self.tokenizer, messages, template, begin=begin)
@@ -100,6 +100,6 @@ class ServedModel:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Tokens that end a trace; none where neither configuration nor tokenizer name one."""
+        """Tokens that end a trace; none if neither configuration nor tokenizer names one."""
         eos = self.config.eos_token_id or self.tokenizer.eos_token_id
         return tuple(eos) if isinstance(eos, list | tuple) else () if eos is None else (eos,)

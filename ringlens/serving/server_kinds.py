@@ -1,4 +1,4 @@
-"""Kinds of servers: how each is asked, and where its answers hold what."""
+"""Kinds of servers: how to ask each, and where its answers hold what."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Body = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A kind of server.
+class ServerKind:
+    """A kind of server, an engine such as vLLM or just an API.
 
     Attributes:
         name: Its name.
-        path: Where prompts are posted.
-        body: Makes a request: from the model, the task, the sampling parameters and the name that
-            the model is served under.
+        path: Path that prompts are posted to.
+        body: Makes a request from the model, the task, the sampling settings and the name under
+            which the model is served.
         read: Reads the answers of an exchange.
         decode: Decodes their routing; None for a server that sends none.
         advice: What to do where routing is missing.
-        version_path: Where the server tells its version; None if it does not.
+        version_path: Path at which the server gives its version; None if it has none.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Engine:
 
 
 def _vllm_body(model: ServedModel, task: Task, sampling: Sampling, served: str) -> Body:
-    """A completion of token ids: no template or tokenizer of the server's comes between."""
+    """A completion of token ids, so that no template or tokenizer of the server is used."""
     body = _openai_body(model, task, sampling, served)
     top_k = {"top_k": sampling.top_k} if sampling.top_k else {}
     return body | top_k | {"prompt": task.token_ids, "return_token_ids": True}
 
 
 def _sglang_body(model: ServedModel, task: Task, sampling: Sampling, served: str) -> Body:
-    """SGLang's own interface, which takes and gives token ids."""
+    """SGLang's own API, which takes and returns token ids."""
     params: Body = {
         "max_new_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
@@ -93,38 +93,38 @@ def _openai_sampling(task: Task, sampling: Sampling, served: str) -> Body:
     return body | {"seed": task.seed} if sampling.temperature else body
 
 
-VLLM = Engine(
+VLLM = ServerKind(
     "vllm",
     "/v1/completions",
     _vllm_body,
     openai_answers,
     vllm_expert_ids,
-    "Start vLLM with --enable-return-routed-experts (0.28 or newer), and do not stream.",
+    "Start vLLM 0.28 or newer with --enable-return-routed-experts, and do not stream.",
     "/version",
 )
-SGLANG = Engine(
+SGLANG = ServerKind(
     "sglang",
     "/generate",
     _sglang_body,
     sglang_answers,
     sglang_expert_ids,
     'Start SGLang with --enable-return-routed-experts and send "return_routed_experts": true. Of '
-    "several choices its OpenAI-compatible answers hold the first one's routing only: ask for one, "
-    "or through /generate.",
+    "several choices its OpenAI-compatible API returns the routing of the first only: ask for one "
+    "choice, or use /generate.",
     "/server_info",
 )
-OPENAI = Engine("openai", "/v1/completions", _openai_body, openai_answers)
-CHAT = Engine("openai-chat", "/v1/chat/completions", _chat_body, openai_answers)
+OPENAI = ServerKind("openai", "/v1/completions", _openai_body, openai_answers)
+CHAT = ServerKind("openai-chat", "/v1/chat/completions", _chat_body, openai_answers)
 
-ENGINES = {engine.name: engine for engine in (VLLM, SGLANG, OPENAI, CHAT)}
+SERVER_KINDS = {kind.name: kind for kind in (VLLM, SGLANG, OPENAI, CHAT)}
 
 
-def find_engine(name: str) -> Engine:
-    """The engine of a name.
+def find_kind(name: str) -> ServerKind:
+    """The kind of servers of a name.
 
     Raises:
         ConfigError: There is none.
     """
-    if name not in ENGINES:
-        raise ConfigError(f"no engine {name!r}. Known: {', '.join(ENGINES)}.")
-    return ENGINES[name]
+    if name not in SERVER_KINDS:
+        raise ConfigError(f"no kind of server {name!r}. Known: {', '.join(SERVER_KINDS)}.")
+    return SERVER_KINDS[name]

@@ -1,4 +1,4 @@
-"""Where an import goes: a run of a store that is begun, or taken up again, and ended."""
+"""The run that an import writes to: begun or resumed, added to, and ended."""
 
 from __future__ import annotations
 
@@ -22,15 +22,26 @@ from ringlens.store.schema.records import RunRecord, TraceRecord
 log = logging.getLogger(__name__)
 
 TOGETHER = 32
-"""Traces committed at a time."""
+"""Traces in a commit."""
 
 EVERY = 5.0
-"""Seconds after which fewer are."""
+"""Seconds after which fewer are committed."""
 
 
 @dataclass
 class Target:
-    """A run of a store that traces are added to, some at a time."""
+    """A run of a store to which traces are added.
+
+    Attributes:
+        folder: Folder or address of the store.
+        writer: Writes to it.
+        run_id: The run.
+        done: Items whose traces are committed.
+        waiting: Traces that are not committed yet.
+        progress: How many traces there are.
+        on_progress: Called after each trace.
+        committed: Time of the last commit, of ``time.monotonic``.
+    """
 
     folder: str | Path
     writer: StoreWriter
@@ -42,25 +53,25 @@ class Target:
     committed: float = field(default_factory=time.monotonic)
 
     def expect(self, total: int, on_progress: OnProgress | None) -> None:
-        """So many traces there will be; tell how far they are."""
+        """Set how many traces there will be, and whom to report to."""
         self.progress, self.on_progress = Progress(len(self.done), total), on_progress
 
     def add(self, record: TraceRecord) -> None:
-        """Take a trace; it is committed with others, soon."""
+        """Add a trace; it is committed soon, together with others."""
         self.waiting.append(record)
         late = time.monotonic() - self.committed >= EVERY
         if late or len(self.waiting) >= TOGETHER:
             self.commit()
-        self._tell(len(record.tokens.token_id))
+        self._report(len(record.tokens.token_id))
 
     def commit(self) -> None:
         """Commit what is waiting."""
-        # Out of the list first: an interrupt behind the commit must not have it made twice.
+        # Emptied first: an interrupt after the commit must not cause a second one.
         records, self.waiting, self.committed = self.waiting, [], time.monotonic()
         self.writer.commit(self.run_id, records)
         self.done |= {record.item for record in records if record.item is not None}
 
-    def _tell(self, tokens: int) -> None:
+    def _report(self, tokens: int) -> None:
         self.progress = replace(
             self.progress,
             traces=len(self.done) + len(self.waiting),
@@ -73,15 +84,15 @@ class Target:
 
 @contextmanager
 def open_target(store: str | Path | Store, run: RunRecord) -> Iterator[Target]:
-    """A new run, or the one that the same call left; ended if all goes well.
+    """Open a new run, or the one that the same call left unfinished.
 
-    What came before an error or an interrupt is committed all the same.
+    It is ended if nothing goes wrong. What came before an error or an interrupt is committed.
     """
     folder = store.address if isinstance(store, Store) else store
     with StoreWriter(folder) as writer:
         left = writer.unfinished(run.fingerprint)
         if left is not None:
-            log.info("taking up run %s, which was interrupted", left)
+            log.info("resuming run %s, which was interrupted", left)
             writer.resume(left)
         run_id = left or writer.start_run(run)
         target = Target(folder, writer, run_id, finished_items(folder, run_id))
@@ -90,11 +101,11 @@ def open_target(store: str | Path | Store, run: RunRecord) -> Iterator[Target]:
         finally:
             target.commit()
         if not target.done:
-            raise ServingError("no answer could be imported, for the reasons given.")
+            raise ServingError("no answer could be imported, for the reasons given above.")
         writer.finish_run(run_id)
         tidy(writer.rewriter(), run_id)
 
 
 def fingerprint(asked: dict[str, Any]) -> str:
-    """Digest of what an import is asked for: the same call has the same."""
+    """Digest of what an import is asked for, which is the same for the same call."""
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Routing as serving engines send it: base64 text to expert ids. Nothing in it is trusted.
+"""Routing as servers send it: base64 text to expert ids. Nothing in it is trusted.
 
-No array is allocated by what a payload claims: its header is compared with what must be there
-before its bytes are looked at. Pickled objects are never read.
+A payload's header is compared with the shape that it must have before its bytes are touched, so
+no array is allocated by what a payload claims. Pickled objects are never read.
 
 Shape letters: R rows (tokens), N layers, S sparse layers, k experts a token.
 """
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ringlens.errors import ServingError
 
-# The one form in which numpy writes the header of a plain array. numpy's own reader takes any
-# Python literal there and fails in many ways on what is none.
+# The one form in which numpy writes the header of a plain array. numpy's own reader evaluates any
+# Python literal there, and raises errors of many kinds on anything else.
 NPY = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '([ -&(-~]{1,8})', 'fortran_order': (True|False), "
     rb"'shape': \((\d{1,15}(?:, \d{1,15})*,?|)\), \} *\n",
@@ -29,7 +29,7 @@ NPY = re.compile(
 Shape = tuple[int, int, int]
 
 Decode = Callable[[str, Shape, int], NDArray[np.integer]]
-"""Base64 text, the shape it must have and the experts of a layer, to expert ids."""
+"""Decodes base64 text to expert ids, given the shape it must have and the experts of a layer."""
 
 
 def vllm_expert_ids(encoded: str, shape: Shape, experts: int) -> NDArray[np.integer]:
@@ -97,8 +97,8 @@ def sparse_choices(
         Expert ids [S, R, k].
 
     Raises:
-        ServingError: A dense layer has experts, a sparse one has ids that are no choice: the
-            configuration is not that of the served model, or the server did not see the token.
+        ServingError: A dense layer has experts, or the ids of a sparse one are no choice: another
+            model was served, or the server did not record the token.
     """
     dense = [layer for layer in range(ids_RNk.shape[1]) if layer not in set(sparse_layers)]
     if (found := ids_RNk[:, dense]).any():

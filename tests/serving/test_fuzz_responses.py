@@ -130,7 +130,7 @@ def assert_kept(model, answer, record):
     if answer.output:
         assert ids[n_prompt:] == answer.output
         return
-    told, wrote = answer.written, "".join(record.tokens.text[n_prompt:])
+    told, wrote = answer.message, "".join(record.tokens.text[n_prompt:])
     for part in (told.reasoning, told.text or ""):
         assert part in wrote
         wrote = wrote.replace(part, "", 1)

@@ -284,7 +284,7 @@ def test_wrong_settings_are_refused_before_anything_is_asked(told, ask, tmp_path
             ask("vllm", server, temperature=-1)
         with pytest.raises(ConfigError, match="concurrency = 0"):
             ask("vllm", server, patience=Patience(concurrency=0))
-        with pytest.raises(ConfigError, match="no engine"):
+        with pytest.raises(ConfigError, match="no kind of server"):
             ask("tgi", server)
         with pytest.raises(ConfigError, match="at least one problem"):
             ask("vllm", server, problems=[])

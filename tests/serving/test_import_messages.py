@@ -117,7 +117,7 @@ def test_parts_of_text_are_kept_and_all_others_refused(model):
         ({"content": None}, "no text, no tool call"),
         ({"role": "assistant"}, "no text, no tool call"),
         ({"content": "4", "reasoning": "a", "reasoning_content": "b"}, "differ"),
-        ({"content": "4", "reasoning_details": [{"text": "a"}]}, "reasoning_details alone"),
+        ({"content": "4", "reasoning_details": [{"text": "a"}]}, "only in reasoning_details"),
         ({"content": 4}, "neither text nor"),
         ({"content": "4", "tool_calls": [{"type": "custom"}]}, "a tool call needs"),
         ({"content": "4", "reasoning": "Say </think> now."}, "where the thought ends"),
@@ -157,7 +157,7 @@ def test_prompts_with_history_are_what_the_template_makes_of_them(model, tools):
     called = [*ASK, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
     assert '"a": 1' in only(tools, {"content": "5"}, request={"messages": called})[1].text
     for request, said in (
-        ({"messages": called}, "leaves the prompt's call of 'add' out"),
+        ({"messages": called}, "leaves out the prompt's call of 'add'"),
         ({"messages": [{"role": "user", "content": None}]}, "has no content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "no text"),
         ({"messages": ["x"]}, "has no role"),

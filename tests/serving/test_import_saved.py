@@ -105,7 +105,9 @@ def test_several_choices_are_several_traces(told, load):
 
 def test_of_several_choices_sglang_gives_the_first_ones_routing_or_all_in_meta_info(told, load):
     a = told.traces[0]
-    with pytest.raises(ServingError, match=r"choice 1: there are no routed_experts.*first one's"):
+    with pytest.raises(
+        ServingError, match=r"choice 1: there are no routed_experts.*of the first only"
+    ):
         load("sglang", told.sglang_chat(a, a))
     response = told.sglang_chat(a, a)
     routed = response["sglext"].pop("routed_experts")
@@ -136,7 +138,7 @@ def test_text_is_encoded_where_ids_are_missing_and_must_agree(told, load, tmp_pa
         assert store.trace(2).summary["prompt"] == "Make 24 from 4, 6, 1."
     choice["finish_reason"] = "length"
     with pytest.raises(
-        ServingError, match=r"generated tokens, where the server counted \d+\. Text"
+        ServingError, match=r"generated tokens, where the server counted \d+\. The same"
     ):
         load("vllm", rows[0])
     with pytest.raises(ServingError, match="prompt is not known"):
@@ -208,7 +210,11 @@ BAD = {
     },
     "an error: it broke": lambda t: {"error": {"message": "it broke", "code": 500}},
     "an error: the model is gone": lambda t: {"object": "error", "message": "the model is gone"},
-    "no response, but an error": lambda t: {"custom_id": "7", "response": None, "error": "lost"},
+    "an error in place of a response": lambda t: {
+        "custom_id": "7",
+        "response": None,
+        "error": "lost",
+    },
     "has no choices": lambda t: {"choices": []},
     "choices is None": lambda t: {"id": "x"},
     "not list": lambda t: [1, 2],
@@ -277,10 +283,10 @@ def test_files_that_are_none(tmp_path, model, text, message, name):
     assert not (tmp_path / "store").exists()
 
 
-def test_a_file_that_is_missing_and_an_engine_that_is_none(tmp_path, model):
+def test_a_file_that_is_missing_and_a_kind_of_server_that_is_none(tmp_path, model):
     with pytest.raises(ServingError, match="cannot read"):
         import_responses("vllm", [tmp_path / "none"], tmp_path / "store", model=model)
-    with pytest.raises(rl.RinglensError, match="no engine 'tgi'"):
+    with pytest.raises(rl.RinglensError, match="no kind of server 'tgi'"):
         import_responses("tgi", [], tmp_path / "store", model=model)
 
 
