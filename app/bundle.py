@@ -24,7 +24,7 @@ from ringlens.app.trace import payload
 from ringlens.store import Store, Trace
 from ringlens.store.maintain.export import whole
 from ringlens.store.schema.captured import PHASES
-from ringlens.store.storage.failure import sentences
+from ringlens.store.storage.failure import store_errors
 
 HERE = Path(__file__).parent
 SHARED = ("theme.js", "core.js", "colors.js", "a_base.css", "c_trace.css", "favicon.svg")
@@ -47,7 +47,7 @@ def write(
     Raises:
         StoreError: ``out`` is not empty or could not be written; then there is no bundle.
     """
-    with whole(out) as folder, sentences(store.folder, f"{out} was not written"):
+    with whole(out) as folder, store_errors(store.folder, f"{out} was not written"):
         _copy_assets(folder)
 
         def save(name: str, value: Any) -> None:

@@ -112,9 +112,7 @@ def test_values_beyond_what_json_and_parquet_hold(store, tmp_path):
     assert (done.exit_code, list(tmp_path.iterdir())) == (1, [])
     assert "h holds an integer of 39 digits or a time of 24:00:00" in done.stderr
     deep = "select " + "[" * 90 + "1" + "]" * 90 + " as a"
-    assert (
-        "nested 90 lists deep, and 60 are the most" in sql(store, deep, "--format", "json").stderr
-    )
+    assert "nested 90 levels deep, the limit is 60" in sql(store, deep, "--format", "json").stderr
 
 
 def test_several_queries_and_standard_input(store):

@@ -323,9 +323,9 @@ def test_numpy_settings_are_recorded_as_numbers(lens, tmp_path):
     assert store.sql("select seed from runs").fetchall() == [(3,)]
     assert store.trace(np.int64(1)).text.startswith("t5. t6.")
     for wrong in ("abc", 1.0, True, None, 2**70, "1"):
-        with pytest.raises(KeyError, match="is no whole number"):
+        with pytest.raises(KeyError, match="is not a whole number"):
             store.trace(wrong)
-    with pytest.raises(KeyError, match="is no whole number"):
+    with pytest.raises(KeyError, match="is not a whole number"):
         store.trace(1).routing("a")
 
 

@@ -128,7 +128,7 @@ def test_answers_are_cut_by_rows_and_by_bytes(box):
         ("select list_resize([true], 2000000)", "one row alone has"),
         ("select " + ", ".join(["1"] * 1001), "gives 1,001 columns, and 1,000 are the most"),
         ("select " + ", ".join(["1"] * 30000), "gives 30,000 columns, and 1,000 are the most"),
-        ("select " + "[" * 61 + "1" + "]" * 61, "nested 61 lists deep, and 60 are the most"),
+        ("select " + "[" * 61 + "1" + "]" * 61, "nested 61 levels deep, the limit is 60"),
         ("select error(repeat('x', 5000000))", r"x… \([0-9,]{9,} characters\)"),
         ("select error(repeat('😀', 100000))", r"😀… \([0-9,]{7,} characters\)"),
         ("select repeat('x', 9000000)::enum('a')", "Could not convert|more than"),

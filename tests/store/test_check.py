@@ -135,7 +135,7 @@ def test_a_damaged_file_takes_its_own_traces_along(path, table, number, gone, da
     (this,) = [f for f in found if f.path == str(file.relative_to(path))]
     assert this.kind == {cut: "size", flip: "page", remove: "missing"}[damage]
     assert this.severity == "lost"
-    assert "put a copy of the file back" in this.advice
+    assert "restore a copy of the file" in this.advice
     assert {i for f in found for i in f.traces} == gone
     assert mended(path, drop=True) == ALL - gone
     assert rows_of(path, ALL - gone) == before

@@ -82,7 +82,7 @@ def test_a_damaged_file_stops_the_deletion(tmp_path):
         file = store.files("routing", 1, 1)[0]
         content = (tmp_path / file.path).read_bytes()
         (tmp_path / file.path).write_bytes(content[:2000] + bytes(50) + content[2050:])
-        with pytest.raises(StoreError, match=r"is damaged .* put a copy"):
+        with pytest.raises(StoreError, match=r"is damaged .* restore a copy"):
             delete.delete_traces(writer.rewriter(), first, [1], store.tables())
         assert len(store.traces()) == 5
 

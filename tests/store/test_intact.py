@@ -216,7 +216,7 @@ def test_a_file_is_looked_at_once_and_again_when_it_changes(path, monkeypatch):
 
 
 def test_what_is_too_large_to_be_verified_unasked_is_verified_when_asked(path, monkeypatch):
-    monkeypatch.setattr(intact, "MOST", 1_000)
+    monkeypatch.setattr(intact, "VERIFIED_BYTES", 1_000)
     looked = []
     checksum = intact.parquet.checksum
     monkeypatch.setattr(intact.parquet, "checksum", lambda p: looked.append(p.name) or checksum(p))

@@ -134,7 +134,7 @@ def test_many_writers(threads):
 @given(st.lists(st.sampled_from(["commit", "retire", "forget", "own", "gone"]), max_size=60))
 def test_a_checkpoint_stands_for_the_entries(steps):
     """However a log goes on: with a checkpoint or from the first entry, the same is read."""
-    object_log_every, object_log.EVERY = object_log.EVERY, 5
+    object_log_every, object_log.CHECKPOINT_EVERY = object_log.CHECKPOINT_EVERY, 5
     try:
         objects = Objects()
         manifest = opened(objects)
@@ -151,7 +151,7 @@ def test_a_checkpoint_stands_for_the_entries(steps):
             else:
                 manifest.forget_retired(manifest.retired("9")[:1])
         checkpoints = [path for path in objects.content if "checkpoint" in path]
-        assert len(checkpoints) == manifest.journal._number // 5
+        assert len(checkpoints) == manifest.journal._newest // 5
         new = opened(objects)
         assert rows(new) == rows(manifest)
         next_one = new.reserve("r", "n", 1)
@@ -161,7 +161,7 @@ def test_a_checkpoint_stands_for_the_entries(steps):
         assert rows(old) == rows(new)
         assert old.reserve("r", "n", 1).commit_id == next_one.commit_id + 1
     finally:
-        object_log.EVERY = object_log_every
+        object_log.CHECKPOINT_EVERY = object_log_every
 
 
 def test_a_newcomer_reads_a_checkpoint_and_what_follows():
@@ -188,7 +188,7 @@ def test_a_reader_looks_seldom_but_sees_its_own_process():
     commit(writer)
     object_log._written.clear()
     assert reader.sequence() == 1
-    reader.journal._looked -= 2000
+    reader.journal._read_at -= 2000
     assert reader.sequence() == 2
 
 

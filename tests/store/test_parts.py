@@ -139,7 +139,7 @@ def test_a_damaged_file_keeps_its_traces_from_going_on_and_is_named(tmp_path, da
         else:
             file.write_bytes(damage)
         files = on_disk(tmp_path, "*")
-        with pytest.raises(StoreError, match=rf"{file.name} is (damaged|missing).* put a copy"):
+        with pytest.raises(StoreError, match=rf"{file.name} is (damaged|missing).* restore a copy"):
             writer.commit(run_id, [part(TRACE, 10, 20, ids[0])])
         assert on_disk(tmp_path, "*") == files
         writer.commit(run_id, [part(TRACE, 10, 20, ids[1])])
@@ -218,7 +218,7 @@ def test_replaced_files_stay_a_while_for_running_queries(tmp_path, monkeypatch):
         StoreWriter(tmp_path).close()
         current = [file.path for file in store.files("traces")]
         assert on_disk(tmp_path, "traces") == current
-        with pytest.raises(StoreError, match="has grown since this query was made"):
+        with pytest.raises(StoreError, match="has changed since this query was made"):
             late.fetchall()
         assert len(store.trace(1)) == 20
 

@@ -269,7 +269,7 @@ def test_a_damaged_file_is_named_and_all_else_is_readable(copy, damage, which):
             assert str(file) in str(caught.value)
             with pytest.raises(StoreError, match=file.name):
                 list(store.sql("from routing").to_arrow_reader(50))
-            assert "put a copy of it back" in str(caught.value)
+            assert "restore a copy of it" in str(caught.value)
         assert store.sql("select count(*) from tokens").fetchall() == [(1009,)]
         for trace_id in kept:
             assert store.trace(trace_id).routing(2)["expert_ids"].shape == (200, 3)

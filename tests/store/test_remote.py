@@ -156,7 +156,7 @@ def test_a_run_is_resumed_when_its_writer_is_gone(address, monkeypatch):
 
 
 def test_a_lease_is_renewed_and_runs_out(address, monkeypatch):
-    monkeypatch.setattr(lease, "BEAT", 0.05)
+    monkeypatch.setattr(lease, "RENEWAL", 0.05)
     with StoreWriter(address) as writer:
         folder, name = writer.folder, writer._lock.name
         before = folder.modified(lease.path_of(name))
@@ -268,7 +268,7 @@ def test_a_damaged_or_missing_object_is_named(bucket):
         with pytest.raises(StoreError, match=r"heads/.* is damaged \(\d+ bytes instead of"):
             store.trace(1).heads(1)
         store.folder.remove(file.path)
-        with pytest.raises(StoreError, match=r"heads/.* is missing: put a copy of it back"):
+        with pytest.raises(StoreError, match=r"heads/.* is missing: restore a copy of it"):
             store.sql("select sum(len(entropy)) from heads").fetchall()
         assert len(store.traces()) == 3
 
@@ -294,7 +294,7 @@ def test_missing_things_are_said_in_a_sentence(s3, bucket):
         StoreWriter("s3://nobody/store")
     with pytest.raises(StoreError, match=f"there is no store at {bucket}"):
         Store(bucket)
-    with pytest.raises(StoreError, match="is no address that fsspec knows"):
+    with pytest.raises(StoreError, match="is not an address that fsspec supports"):
         Store("s4://bucket/store")
     folder_at(bucket).write("notes/todo", b"mine")
     with pytest.raises(StoreError, match="is not a store and holds other files"):

@@ -20,6 +20,7 @@ from workers import (
 )
 from writers import (
     assert_each_item_once,
+    assert_nothing_left,
     assert_whole,
     drain,
     kill_writers_of_parts,
@@ -46,24 +47,6 @@ def s3():
         yield server
 
 
-def assert_no_orphans(address):
-    """After a writer has swept, nothing lies there that the manifest does not know."""
-    StoreWriter(address).close()
-    folder = folder_at(address)
-    with Store(address) as store:
-        known = {file.path for files in store.snapshot().values() for file in files}
-        known |= set(store._manifest.retired("9999"))
-    found = {
-        f"{table}/{run}/{name}"
-        for table in folder.names()
-        if table not in ("manifest", "writers", "store.json")
-        for run in folder.names(table)
-        for name in folder.names(f"{table}/{run}")
-    }
-    assert found == known
-    assert list(folder.staging.iterdir()) == []
-
-
 def test_writers_and_a_reader_at_once(shared):
     """The writers also make the store together."""
     workers = [start(write_commits, shared, 8, 2) for _ in range(3)]
@@ -86,7 +69,7 @@ def test_writers_and_a_reader_at_once(shared):
     ids = sorted(i for _, *commits in reported for commit in commits for i in commit)
     assert ids == list(range(1, 49))
     assert assert_whole(shared) == ids
-    assert_no_orphans(shared)
+    assert_nothing_left(shared)
 
 
 @pytest.mark.parametrize("repetition", range(max(1, KILLS // 24)))
@@ -115,7 +98,7 @@ def test_killed_writers_lose_nothing(shared, repetition):
             found = assert_whole(shared)
             assert acknowledged <= set(found)
             assert len(found) - len(acknowledged) <= 2 * kills
-    assert_no_orphans(shared)
+    assert_nothing_left(shared)
     with Store(shared) as store:
         for trace_id in found:
             trace = store.trace(trace_id)
@@ -128,7 +111,7 @@ def test_a_killed_writers_run_goes_on(shared, repetition):
     moments = [rng.uniform(0, 0.4) for _ in range(4)]
     runs = kill_writers_of_parts(shared, moments, assert_whole)
     assert len(runs) == 1
-    assert_no_orphans(shared)
+    assert_nothing_left(shared)
     assert_each_item_once(shared)
 
 
@@ -139,7 +122,7 @@ def test_ranks_upload_the_layers_that_they_own(shared):
     with Store(shared) as store:
         assert_rich(store.trace(1), rich_trace(30, 0))
         assert_rich(store.trace(2), rich_trace(40, 1))
-    assert_no_orphans(shared)
+    assert_nothing_left(shared)
 
 
 def test_a_killed_ranks_uploads_are_removed(shared):
@@ -149,7 +132,7 @@ def test_a_killed_ranks_uploads_are_removed(shared):
     with Store(shared) as store:
         assert_rich(store.trace(1), rich_trace(30, 0))
         assert len(store.traces()) == 1
-    assert_no_orphans(shared)
+    assert_nothing_left(shared)
 
 
 def test_two_writers_on_s3_are_killed_and_another_goes_on(s3):
@@ -172,7 +155,7 @@ def test_two_writers_on_s3_are_killed_and_another_goes_on(s3):
     with StoreWriter(address) as writer:
         new = writer.commit(writer.start_run(RUN), kinds()[:1])
     assert new[0] > max(found)
-    assert_no_orphans(address)
+    assert_nothing_left(address)
 
 
 @pytest.fixture(scope="module", autouse=True)

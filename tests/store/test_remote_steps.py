@@ -9,7 +9,7 @@ import pytest
 from records import part
 from same_rows import assert_same
 from workers import RUN, kinds
-from writers import assert_no_orphans, assert_whole
+from writers import assert_nothing_left, assert_whole
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter
@@ -80,7 +80,7 @@ def test_a_commit_stopped_at_each_request(how):
             records = [part(FIRST, 10, 20, trace_id), SECOND]
             ids = writer.commit(run_id, records) if len(found) == 1 else found
         end(writer)
-        assert_no_orphans(address)
+        assert_nothing_left(address)
         with StoreWriter(address) as other, Store(address) as store:
             new = other.commit(other.start_run(RUN), [SECOND])
             assert new[0] > max(found)

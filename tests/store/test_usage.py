@@ -221,7 +221,7 @@ def test_a_damaged_file_leaves_the_rollups_as_they_were(tmp_path):
         before = store.sql("from usage_traces order by all").fetchall()
         (file,) = store.files("routing")
         (tmp_path / file.path).write_bytes(bytes(3000))
-        with pytest.raises(StoreError, match=r"routing.* is damaged .* put a copy"):
+        with pytest.raises(StoreError, match=r"routing.* is damaged .* restore a copy"):
             rollup.rebuild(writer.rewriter(), run_id, lambda done, total: None)
         assert store.sql("from usage_traces order by all").fetchall() == before
         assert not list((tmp_path / "staging").glob("*.part"))

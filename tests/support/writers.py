@@ -13,8 +13,9 @@ from workers import (
     write_parts,
 )
 
-from ringlens.store import Store
+from ringlens.store import Store, StoreWriter
 from ringlens.store.manifest.manifest import Manifest
+from ringlens.store.storage.folder import folder_at
 from ringlens.store.storage.layout import table_names
 
 SPARSE = len(RUN.sparse_layers)
@@ -76,6 +77,24 @@ def assert_no_orphans(path):
         known |= {path / name for name in manifest.retired(before="9999")}
     assert {file for name in table_names() for file in path.glob(f"{name}/**/*.*")} == known
     assert list((path / "staging").iterdir()) == []
+
+
+def assert_nothing_left(address):
+    """After a writer has swept, nothing lies there that the manifest does not know."""
+    StoreWriter(address).close()
+    folder = folder_at(address)
+    with Store(address) as store:
+        known = {file.path for files in store.snapshot().values() for file in files}
+        known |= set(store._manifest.retired("9999"))
+    found = {
+        f"{table}/{run}/{name}"
+        for table in folder.names()
+        if table not in ("manifest", "writers", "store.json")
+        for run in folder.names(table)
+        for name in folder.names(f"{table}/{run}")
+    }
+    assert found == known
+    assert list(folder.staging.iterdir()) == []
 
 
 PIECES = """

@@ -22,7 +22,7 @@ from ringlens.store.check.run import RunCheck
 from ringlens.store.check.tiling import Ints
 from ringlens.store.manifest.manifest import File, Manifest
 from ringlens.store.read.store import Store
-from ringlens.store.storage.failure import sentences
+from ringlens.store.storage.failure import store_errors
 
 ATTEMPTS = 3
 """How often a run is looked at again because a writer replaced its files meanwhile."""
@@ -75,7 +75,7 @@ def check(store: Store, on_progress: Progress = lambda *_: None) -> Report:
     report = Report()
     with (
         store.unguarded(),
-        sentences(store.folder, "the check was not finished"),
+        store_errors(store.folder, "the check was not finished"),
         closing(store.folder.open_manifest()) as manifest,
     ):
         files = manifest.snapshot()[2]

@@ -46,8 +46,8 @@ class Finding:
         return asdict(self) | {"traces": list(self.traces)}
 
 
-COPY = "put a copy of the file back, or take its traces out with --repair --drop-damaged"
-RUN_COPY = "put a copy of the file back, or take the run out with --repair --drop-damaged"
+COPY = "restore a copy of the file, or remove its traces with --repair --drop-damaged"
+RUN_COPY = "restore a copy of the file, or remove the run with --repair --drop-damaged"
 DROP = "record the traces again, or take them out with --repair --drop-damaged"
 FLAG = "record the traces again; --repair flags them, --repair --drop-damaged takes them out"
 ANALYSE = "run the analysis again; --repair --drop-damaged takes the file out"

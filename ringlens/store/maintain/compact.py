@@ -255,7 +255,7 @@ def _sort(
         config={"memory_limit": MEMORY, "temp_directory": str(spill), "threads": THREADS}
     )
     try:
-        files.folder.serve(connection)
+        files.folder.register_with(connection)
         paths = [files.folder.sql_path(file.path) for file in group.files]
         names = ", ".join(views.quote(field.name) for field in group.table.arrow)
         inside = f"trace_id between {first} and {last}"

@@ -26,7 +26,7 @@ from ringlens.store.read.store import Store
 from ringlens.store.read.trace import Trace
 from ringlens.store.schema.captured import PHASES
 from ringlens.store.schema.views import literal
-from ringlens.store.storage.failure import sentences
+from ringlens.store.storage.failure import store_errors
 from ringlens.store.write.writer import StoreWriter
 
 LINES = ("tokens", "routing")
@@ -125,7 +125,7 @@ def to_lines(
     """
     wanted = _known(tables, LINES)
     failed = f"{out} was not written"
-    with whole(out) as path, sentences(store.folder, failed), open(path, "wb") as file:
+    with whole(out) as path, store_errors(store.folder, failed), open(path, "wb") as file:
         for done, trace_id in enumerate(trace_ids, start=1):
             line = _line(store.trace(trace_id), wanted)
             text = json.dumps(line, ensure_ascii=False, allow_nan=False, default=str)
@@ -152,7 +152,7 @@ def to_safetensors(
     from safetensors.numpy import save_file
 
     wanted = _known(tables, ARRAYS)
-    with whole(out) as folder, sentences(store.folder, f"{out} was not written"):
+    with whole(out) as folder, store_errors(store.folder, f"{out} was not written"):
         folder.mkdir()
         for done, trace_id in enumerate(trace_ids, start=1):
             arrays, metadata = arrays_of(store.trace(trace_id), wanted)

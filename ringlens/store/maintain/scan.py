@@ -101,7 +101,7 @@ class _Task(Generic[R]):
 
     def _batches(self, files: Sequence[File]) -> Iterator[pa.RecordBatch]:
         folder = folder_at(self.address)
-        intact.Guard(folder, self.verify).look(files)
+        intact.Guard(folder, self.verify).verify(files)
         for file in files:
             try:
                 with pq.ParquetFile(folder.source(file.path)) as opened:

@@ -1,1 +1,1 @@
-"""The list of committed files, and the journal by which it changes."""
+"""The list of committed files, and the journals that record its changes."""

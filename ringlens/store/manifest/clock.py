@@ -1,4 +1,4 @@
-"""The time as the store writes it."""
+"""Timestamps in the form that a store writes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601."""
+    """Current time in UTC, ISO 8601."""
     return stamp(datetime.now(UTC))
 
 
 def stamp(moment: datetime) -> str:
-    """A time as the manifest writes it; stamps sort as their times do."""
+    """Format a time for the manifest; stamps sort like the times they stand for."""
+    # Always with microseconds: isoformat drops a fraction of zero, which would break the order.
     return moment.isoformat(timespec="microseconds")

@@ -1,4 +1,4 @@
-"""Entries of the manifest: files, commits, and what becomes of them."""
+"""Entries of the manifest: files, commits, and outcomes of completing a commit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class File:
 
     Attributes:
         path: Path in the store, with forward slashes.
-        table: Table it belongs to.
-        run_id: Run whose rows it holds.
-        first_trace: Smallest trace id in it; 0 where the table has no traces.
-        last_trace: Largest trace id in it.
-        rows: Rows.
+        table: Table that the file belongs to.
+        run_id: Run whose rows the file holds.
+        first_trace: Smallest trace id in the file; 0 if the table has no traces.
+        last_trace: Largest trace id in the file.
+        rows: Number of rows.
         bytes: Size.
-        checksum: `parquet.checksum` of it; None if a ringlens of format 1 wrote it.
+        checksum: `parquet.checksum` of the file; None if a ringlens of format 1 wrote it.
     """
 
     path: str
@@ -33,7 +33,7 @@ class File:
 
 @dataclass(frozen=True)
 class Commit:
-    """A reservation: its number and the trace ids ``first_trace … first_trace + traces - 1``."""
+    """A reserved commit number and trace ids ``first_trace … first_trace + traces - 1``."""
 
     commit_id: int
     run_id: str
@@ -43,23 +43,23 @@ class Commit:
 
     @property
     def last_trace(self) -> int:
-        """The last reserved trace id."""
+        """Last reserved trace id."""
         return self.first_trace + self.traces - 1
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the manifest notes of a run that starts: its shape as JSON, and its fingerprint."""
+    """Facts recorded when a run starts: its shape as JSON, and its fingerprint."""
 
     shape: str
     fingerprint: str
 
 
 class Completion(Enum):
-    """What became of the attempt to complete a commit."""
+    """Outcome of an attempt to complete a commit."""
 
     DONE = auto()
     CLEARED = auto()
-    """Another writer took this one for dead and cleared its reservation away."""
+    """Another writer took this one for dead and removed its reservation."""
     OUTDATED = auto()
-    """A file that the commit was to replace has just been replaced by another commit."""
+    """Another commit has already replaced a file that this one was to replace."""

@@ -1,4 +1,4 @@
-"""Journal: what makes changes of a manifest last, and shows those of others."""
+"""Journal: makes changes of a manifest durable and shows those of other processes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ R = TypeVar("R")
 
 
 class Journal(Protocol):
-    """How the transactions of a manifest reach other processes, and theirs this one."""
+    """Carries the transactions of a manifest to other processes, and theirs to this one."""
 
     def transact(self, work: Callable[[], R]) -> R:
-        """Run ``work`` as one transaction, again if another writer was faster."""
+        """Run ``work`` as one transaction; retry if another writer was faster."""
 
     def catch_up(self) -> None:
-        """Show what other processes have committed."""
+        """Make visible what other processes have committed."""
 
 
 class SqliteJournal:
-    """SQLite's own: one file, shared by the processes of one machine."""
+    """SQLite's own journal: one file, shared by the processes of one machine."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -30,9 +30,11 @@ class SqliteJournal:
     def transact(self, work: Callable[[], R]) -> R:
         """Run ``work`` as one transaction."""
         try:
+            # Immediate: take the write lock before `work` reads. A plain "begin" would take it at
+            # the first write, when SQLite fails at once if another writer has committed since.
             self._connection.execute("begin immediate")
             result = work()
-            if self._connection.in_transaction:
+            if self._connection.in_transaction:  # else `work` rolled back
                 self._connection.execute("commit")
         except BaseException:
             if self._connection.in_transaction:
@@ -41,11 +43,11 @@ class SqliteJournal:
         return result
 
     def catch_up(self) -> None:
-        """Nothing to do: every statement reads the newest commit."""
+        """Do nothing: every statement reads the newest commit."""
 
 
 class Journaled(Protocol):
-    """What has a journal."""
+    """An object that has a journal."""
 
     journal: Journal
 
@@ -54,10 +56,10 @@ S = TypeVar("S", bound=Journaled)
 
 
 def transaction(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Make a method one transaction of its object's journal.
+    """Run a method as one transaction of its object's journal.
 
-    The method may be run several times: again whenever another writer was faster. One that ends
-    the transaction itself (``rollback``) has changed nothing.
+    The method runs again whenever another writer was faster, so it must have no other effects. It
+    may end the transaction itself with ``rollback``, which leaves the manifest unchanged.
     """
 
     @wraps(method)

@@ -1,8 +1,9 @@
-"""The manifest: which files of a store are committed. SQLite, safe for many processes at once.
+"""The manifest: a SQLite database that lists the committed files of a store.
 
-A commit lives in two transactions. The first reserves a commit number and a range of trace ids;
-the second registers the finished files. Only the second makes anything visible, so a process that
-dies in between leaves a reservation without a `sequence`, which names every file it can have left.
+Many processes can use it at once. A commit takes two transactions: the first reserves a commit
+number and a range of trace ids, the second registers the finished files. Only the second makes
+anything visible. A process that dies in between leaves a reservation without a `sequence`, from
+which the names of all files follow that it may have left behind.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ringlens.errors import StoreError
 from ringlens.store.manifest.clock import now
 from ringlens.store.manifest.entries import Commit, Completion, File, Start
 from ringlens.store.manifest.journal import Journal, SqliteJournal, transaction
-from ringlens.store.manifest.known import commit_of, file_of, known_number, known_path
 from ringlens.store.manifest.mounts import refuse_pipes, refuse_shared, write_ahead
+from ringlens.store.manifest.untrusted import checked_number, checked_path, commit_of, file_of
 
 NAME = "manifest.sqlite"
 
@@ -47,31 +48,33 @@ _WRITERS = (
 
 
 class Manifest:
-    """The manifest of one store. Not for sharing between threads without a lock.
+    """The manifest of one store; threads that share it need a lock.
 
     Args:
         connection: A database with the tables of the manifest.
-        journal: What makes the changes of this process last, and those of others visible.
+        journal: Makes the changes of this process durable, and those of others visible.
 
     Raises:
-        sqlite3.Error: Wherever SQLite does; the callers turn it into a sentence.
+        sqlite3.Error: SQLite fails; callers turn it into a message.
     """
 
     def __init__(self, connection: sqlite3.Connection, journal: Journal | None = None) -> None:
         self._connection = connection
         self.journal = journal or SqliteJournal(connection)
-        # A reader leaves a manifest of format 1 as it is.
+        # Format 1 had no checksums. A reader may not be able to migrate, so it reads them as null.
         known = "checksum" in _columns(connection, "files")
         self._file = _FILE if known else _FILE.replace("checksum", "null as checksum")
 
     @classmethod
     def create(cls, root: Path) -> Manifest:
-        """Open for writing; create the file, its tables and its columns where they are missing."""
+        """Open for writing; create the file and any missing tables and columns."""
         refuse_shared(root / NAME)
         refuse_pipes(root / NAME)
         connection = _connect(f"{(root / NAME).as_uri()}?mode=rwc")
         write_ahead(connection, root / NAME)
-        connection.execute("pragma synchronous = full")  # a commit survives a power cut
+        # With a write-ahead log, "normal" would flush at checkpoints only, and a power cut could
+        # undo a commit that was reported as done.
+        connection.execute("pragma synchronous = full")
         connection.executescript(f"begin immediate; {_SCHEMA} commit;")
         if "checksum" not in _columns(connection, "files"):
             cls(connection)._migrate()
@@ -79,15 +82,16 @@ class Manifest:
 
     @classmethod
     def read(cls, root: Path) -> Manifest:
-        """Open for reading, also on a disk that cannot be written."""
+        """Open for reading, also on a read-only disk."""
         refuse_pipes(root / NAME)
         address = f"{(root / NAME).as_uri()}?mode=ro"
         connection = _connect(address)
         try:
             connection.execute("select count(*) from commits").fetchone()
         except sqlite3.OperationalError:
-            # SQLite reads a write-ahead log only where it can write next to it. Without a log
-            # the file is complete in itself and may be read as immutable.
+            # On a read-only disk SQLite cannot create the shared memory of a write-ahead log.
+            # If there is no log, the file is complete by itself and can be read as immutable. If
+            # there is one, ignoring it would hide commits, so the error stands.
             connection.close()
             log = root / f"{NAME}-wal"
             if log.exists() and log.stat().st_size:
@@ -98,7 +102,7 @@ class Manifest:
 
     @classmethod
     def in_memory(cls, journal: Callable[[sqlite3.Connection], Journal]) -> Manifest:
-        """With tables in memory, which the journal fills and keeps up."""
+        """Create tables in memory, which the journal fills and keeps up to date."""
         connection = _connect("file::memory:")
         connection.executescript(_SCHEMA)
         return cls(connection, journal(connection))
@@ -108,13 +112,14 @@ class Manifest:
         self._connection.close()
 
     def _rows(self, query: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
-        """Rows as of now, with what other writers have committed."""
+        """Query the current rows, including what other writers have committed."""
         self.journal.catch_up()
         return self._connection.execute(query, parameters)
 
     @transaction
     def _migrate(self) -> None:
-        """From format 1 to 2. A ringlens of format 1 that is writing can go on."""
+        """Migrate from format 1 to 2; a writer of format 1 can continue meanwhile."""
+        # Looked at again, as another process may have migrated since the caller looked.
         if "checksum" not in _columns(self._connection, "files"):
             self._connection.execute("alter table files add column checksum text")
 
@@ -123,15 +128,16 @@ class Manifest:
         """Reserve a commit number and ``traces`` trace ids for ``writer``.
 
         Raises:
-            StoreError: The writer was taken for dead, and a run of its own given to another.
+            StoreError: Another writer took this one for dead and took over its run.
         """
         db = self._connection
         if self._is_gone(writer):
             raise StoreError(
                 "this process was silent for so long that another one took over its run: open the "
-                "store again, or let the other one go on"
+                "store again, or let the other one continue"
             )
-        # Ids are given out in order of the commits: the last one has the largest.
+        # Trace ids grow with commit ids, so the last commit tells where to go on; this reads one
+        # row, where max() would scan the table.
         (first,) = db.execute(
             "select coalesce((select first_trace + traces from commits"
             " order by commit_id desc limit 1), 1)"
@@ -154,25 +160,28 @@ class Manifest:
         finished: str | None = None,
         dropped: bool = False,
     ) -> Completion:
-        """Register the files of a commit: the commit point.
+        """Register the files of a commit, which makes them visible.
 
         Args:
             commit: The reservation.
-            files: Its files, all on the disk.
+            files: Files of the commit, all flushed to the disk.
             retire: Paths of committed files whose rows the commit's files replace.
-            started: Where the commit starts its run: the run's facts.
-            finished: Where the commit ends its run: when.
-            dropped: Whether the commit removes its run; all files of the run are then to retire.
+            started: Facts of the run, if the commit starts it.
+            finished: Time of the end of the run, if the commit ends it.
+            dropped: Whether the commit removes its run; ``retire`` must then list all its files.
 
         Returns:
-            DONE, or why nothing was registered.
+            DONE, or the reason why nothing was registered.
         """
         db = self._connection
+        # Numbered in the order of completion, not of reservation: readers compare the sequence to
+        # see whether anything has changed.
         changed = db.execute(
             "update commits set sequence = (select coalesce(max(sequence), 0) + 1 from commits)"
             " where commit_id = ? and writer = ? and sequence is null",
             (commit.commit_id, commit.writer),
         ).rowcount
+        # No row matches once another writer has taken the reservation over or removed it.
         if changed != 1 or self._is_gone(commit.writer):
             db.execute("rollback")
             return Completion.CLEARED
@@ -196,9 +205,11 @@ class Manifest:
         return Completion.DONE
 
     def _retire(self, paths: Sequence[str]) -> bool:
-        """Move committed files to those that were replaced; False where one is not committed."""
+        """Mark committed files as replaced; False if one of them is not committed."""
         db = self._connection
         for path in paths:
+            # One commit at most can delete a row. The other one worked from rows that have
+            # changed, and has to start again.
             if db.execute("delete from files where path = ?", (path,)).rowcount != 1:
                 return False
         rows = [(path, now()) for path in paths]
@@ -206,7 +217,7 @@ class Manifest:
         return True
 
     def _drop(self, run_id: str) -> bool:
-        """Forget a run; False where it has files."""
+        """Remove a run; False if it still has files."""
         db = self._connection
         if db.execute("select 1 from files where run_id = ?", (run_id,)).fetchone():
             return False
@@ -216,13 +227,13 @@ class Manifest:
 
     @transaction
     def take_over(self, commit: Commit, writer: str) -> bool:
-        """Make an unfinished commit that of ``writer``, so that nobody else can complete it.
+        """Transfer an unfinished commit to ``writer``, so that no other writer can complete it.
 
-        Whoever removes the files of a commit does this first. For a writer's own commit it settles
-        whether an attempt to complete it, whose answer was lost, has succeeded or never will.
+        Call this before removing the files of a commit. On a writer's own commit it settles
+        whether an attempt to complete it, whose answer was lost, succeeded or never will.
 
         Returns:
-            Whether there was such a commit.
+            Whether the commit was there and unfinished.
         """
         changed = self._connection.execute(
             "update commits set writer = ? where commit_id = ? and writer = ? and sequence is null",
@@ -232,13 +243,13 @@ class Manifest:
 
     @transaction
     def amend(self, files: Sequence[File]) -> None:
-        """Note the facts of committed files anew; of those that are not committed, nothing."""
+        """Update what the manifest notes about committed files; ignore files it does not list."""
         self._connection.executemany(
             "update files set first_trace = ?, last_trace = ?, rows = ?, bytes = ?, checksum = ?"
             " where path = ?",
             [(f.first_trace, f.last_trace, f.rows, f.bytes, f.checksum, f.path) for f in files],
         )
-        # Readers look at the files again when the last commit has another number.
+        # Readers reload the list of files when the largest sequence has changed.
         self._connection.execute(
             "update commits set sequence = sequence + 1"
             " where sequence = (select max(sequence) from commits)"
@@ -246,7 +257,7 @@ class Manifest:
 
     @transaction
     def forget(self, commit: Commit) -> None:
-        """Drop a reservation whose files are gone."""
+        """Remove a reservation whose files are gone."""
         db = self._connection
         db.execute(
             "delete from commits where commit_id = ? and sequence is null", (commit.commit_id,)
@@ -261,17 +272,17 @@ class Manifest:
         return [commit_of(row) for row in rows]
 
     def runs(self) -> set[str]:
-        """All runs that were started."""
-        return {known_path(run_id) for (run_id,) in self._rows("select run_id from runs")}
+        """Ids of all runs that were started."""
+        return {checked_path(run_id) for (run_id,) in self._rows("select run_id from runs")}
 
     def run_shape(self, run_id: str) -> str | None:
-        """The shape noted for a run, None if there is no such run."""
+        """Shape of a run as JSON; None if there is no such run."""
         query = "select shape from runs where run_id = ?"
         row = self._rows(query, (run_id,)).fetchone()
         return None if row is None else str(row[0])
 
     def files(self, table: str, run_id: str, first: int = 0, last: int = 2**63 - 1) -> list[File]:
-        """The committed files of one table of one run that can hold traces first to last."""
+        """Committed files of a table and run that may hold traces from first to last."""
         rows = self._rows(
             f"select {self._file} from files where table_name = ? and run_id = ?"
             " and first_trace <= ? and last_trace >= ? order by path",
@@ -283,15 +294,15 @@ class Manifest:
     def claim(
         self, fingerprint: str, writer: str, dead: Callable[[set[str]], set[str]]
     ) -> str | None:
-        """Take over the latest unfinished run of a fingerprint whose writers are all dead.
+        """Take over the latest unfinished run with a fingerprint whose writers are all dead.
 
         Args:
-            fingerprint: What the run was started with.
-            writer: Who takes it over.
-            dead: Says which of some writers are dead.
+            fingerprint: Identifies the settings with which the run was started.
+            writer: Writer that takes the run over.
+            dead: Selects the dead among some writers.
 
         Returns:
-            The run, of which no other process is told after this; None if there is none.
+            The run, which no other process can claim any more; None if there is none.
         """
         db = self._connection
         runs = db.execute(
@@ -306,22 +317,22 @@ class Manifest:
         return None
 
     def is_being_written(self, run_id: str, dead: Callable[[set[str]], set[str]]) -> bool:
-        """Whether a living process works on a run."""
+        """Whether a living process is writing to a run."""
         self.journal.catch_up()
         return bool(self._alive(run_id, dead))
 
     @transaction
     def take(self, run_id: str, writer: str, dead: Callable[[set[str]], set[str]]) -> bool:
-        """Make ``writer`` the owner of a run; False if another writer of it is alive."""
+        """Make ``writer`` the owner of a run; False if another of its writers is alive."""
         if self._alive(run_id, dead) - {writer}:
             return False
         self._own(run_id, writer)
         return True
 
     def _alive(self, run_id: str, dead: Callable[[set[str]], set[str]]) -> set[str]:
-        """The living writers of a run: its owner, and all that committed or reserved."""
+        """Living writers of a run: its owner, and all that committed or reserved."""
         if not _columns(self._connection, "gone"):
-            return set()  # of a format in which nobody writes any more
+            return set()  # an old format, to which no current writer adds
         query = f"{_WRITERS} except select writer from gone"
         writers = {writer for (writer,) in self._connection.execute(query, (run_id, run_id))}
         return writers - dead(writers)
@@ -331,7 +342,9 @@ class Manifest:
         return self._connection.execute(query, (writer,)).fetchone() is not None
 
     def _own(self, run_id: str, writer: str) -> None:
-        """Give a run to ``writer``; what its earlier writers may still try will fail."""
+        """Give a run to ``writer``; later attempts of its earlier writers fail."""
+        # An earlier writer may only seem dead. Once listed as gone, it can neither reserve nor
+        # complete, so two writers never add to one run.
         self._connection.execute(
             "insert or ignore into gone (writer)"
             f" select writer from ({_WRITERS}) where writer <> ?",
@@ -350,28 +363,28 @@ class Manifest:
         return row is not None and row[0] is not None
 
     def retired(self, before: str) -> list[str]:
-        """Paths of files that were replaced before a moment and may now be deleted."""
+        """Paths of files that were replaced before a time and may now be deleted."""
         if not _columns(self._connection, "retired"):
-            return []  # the first stores had no such table
+            return []  # the earliest stores lack the table
         rows = self._rows("select path from retired where retired <= ?", (before,))
-        return [known_path(path) for (path,) in rows]
+        return [checked_path(path) for (path,) in rows]
 
     @transaction
     def forget_retired(self, paths: Sequence[str]) -> None:
-        """Drop the notes about replaced files that are gone."""
+        """Remove the entries of replaced files that have been deleted."""
         db = self._connection
         db.executemany("delete from retired where path = ?", [(path,) for path in paths])
 
     def sequence(self) -> int:
-        """How many commits are complete; grows with each."""
+        """Number of the newest complete commit; grows with each."""
         query = "select coalesce(max(sequence), 0) from commits"
-        return known_number(self._rows(query).fetchone()[0])
+        return checked_number(self._rows(query).fetchone()[0])
 
     def snapshot(self) -> tuple[int, int, list[File]]:
-        """The sequence, the largest number of experts of a run, and all files at one moment."""
+        """Sequence, largest number of experts of any run, and all files, read consistently."""
         db = self._connection
         self.journal.catch_up()
-        db.execute("begin")  # one read transaction: the three answers belong together
+        db.execute("begin")  # one read transaction, so that all three describe the same state
         try:
             sequence = self.sequence()
             (experts,) = db.execute(
@@ -386,11 +399,12 @@ class Manifest:
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
-    """Columns of a table of the manifest; none if it has no such table."""
+    """Columns of a table of the manifest; empty if there is no such table."""
     return {row[1] for row in connection.execute(f"pragma table_info({table})")}
 
 
 def _connect(address: str) -> sqlite3.Connection:
+    # Wait up to a minute for other writers. No isolation level: the journal issues "begin" itself.
     return sqlite3.connect(
         address, uri=True, timeout=60, isolation_level=None, check_same_thread=False
     )

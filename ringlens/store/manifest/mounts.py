@@ -1,4 +1,4 @@
-"""Which file system a folder lies on: on one that machines share, SQLite's manifest is not safe."""
+"""Detects file systems that several machines share, on which a SQLite manifest is not safe."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ SHARED = {
     *("lustre", "nfs", "nfs3", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs"),
     *("gcsfuse", "goofys", "juicefs", "s3fs", "sshfs", "wekafs"),
 }
-"""File systems that several machines can have mounted, perhaps with ``fuse.`` before the name."""
+"""File systems that several machines can mount, perhaps with a ``fuse.`` prefix."""
 
 
 def file_system(path: Path) -> str | None:
-    """The type of the file system that a path lies on, as ``mount`` calls it; None if unknown.
+    """Type of the file system of a path, as ``mount`` prints it; None if unknown.
 
     The path itself need not exist.
     """
     try:
         lines = MOUNTS.read_text("utf-8", "surrogateescape").splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not on Linux
         return None
     found: tuple[int, str] | None = None
     resolved = path.resolve()
     for line in lines:
         place, kind = _mount(line)
         depth = len(place.parts)
-        # Of several mounts on one place the last hides the others.
+        # The deepest mount point wins; of several mounts on one point, the last hides the others.
         if resolved.is_relative_to(place) and (found is None or depth >= found[0]):
             found = (depth, kind)
     return found and found[1]
 
 
 def refuse_shared(manifest: Path) -> None:
-    """Refuse SQLite's manifest on a file system that machines share.
+    """Refuse a SQLite manifest on a file system that several machines share.
 
-    Its write-ahead log needs memory that all writers share, so commits of several machines may get
-    lost; and file locks may hold on one machine only.
+    SQLite's write-ahead log needs memory that all writers share, so commits from several machines
+    could get lost; and file locks may hold on one machine only.
 
     Raises:
         StoreError: The file is, or would be, on such a file system.
@@ -59,17 +59,17 @@ def refuse_shared(manifest: Path) -> None:
         else f"give file://{path}, whose manifest needs neither shared memory nor locks"
     )
     raise StoreError(
-        f"{path} is on a file system that machines share ({kind}), where the manifest of a local "
-        f"store may lose commits: {advice}"
+        f"{path} is on a file system that several machines share ({kind}), where the manifest of "
+        f"a local store may lose commits: {advice}"
     )
 
 
 def write_ahead(connection: sqlite3.Connection, manifest: Path) -> None:
-    """Let SQLite keep a write-ahead log.
+    """Switch SQLite to a write-ahead log, so that readers and a writer do not block each other.
 
     Raises:
-        StoreError: The file system lacks the shared memory for it.
-        OSError: It is read-only, which SQLite does not say.
+        StoreError: The file system lacks the shared memory that the log needs.
+        OSError: The file system is read-only, which SQLite does not report as such.
     """
     try:
         (mode,) = connection.execute("pragma journal_mode = wal").fetchone()
@@ -87,22 +87,22 @@ def write_ahead(connection: sqlite3.Connection, manifest: Path) -> None:
 
 
 def _mount(line: str) -> tuple[Path, str]:
-    """Place and type of one line of mountinfo."""
-    fields, _, rest = line.partition(" - ")
+    """Mount point and file system type of one line of mountinfo."""
+    fields, _, rest = line.partition(" - ")  # optional fields of any number end with this dash
     place = fields.split(" ")[4]
-    for letter in " \t\n\\":  # written in octal
+    for letter in " \t\n\\":  # mountinfo escapes these as octal; the backslash has to come last
         place = place.replace(f"\\{ord(letter):03o}", letter)
     return Path(place), rest.split(" ")[0]
 
 
 def refuse_pipes(manifest: Path) -> None:
-    """Refuse what is no file in the place of the manifest: SQLite would read from it for ever.
+    """Refuse a manifest that is not a regular file: SQLite would read from a pipe forever.
 
     Raises:
-        OSError: There is a pipe, a device or a folder.
+        OSError: The manifest or one of its companions is a pipe, device or folder.
     """
     for suffix in ("", "-wal", "-shm", "-journal"):
         place = manifest.with_name(manifest.name + suffix)
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(place.stat().st_mode):
-                raise OSError(f"{place.name} is no file but a folder, pipe, socket or device")
+                raise OSError(f"{place.name} is a folder, pipe, socket or device, not a file")

@@ -1,13 +1,14 @@
-"""Object log: the manifest of a store that no file lock protects, as numbered small objects.
+"""Object log: keeps a manifest as small numbered objects where file locks cannot protect it.
 
 ``manifest/00000012.json`` holds the rows that the twelfth transaction put or dropped. It is created
-only if there is none, which is the one thing that a server must do for us: of writers that want the
-same number one gets it, the others undo, read it, and try the next. Every process keeps the tables
-in memory and applies what is new. An entry is data, not SQL, so a stranger's store runs nothing.
+only if it does not exist, which is the one guarantee that the server must give: of several writers
+that want the same number one gets it, and the others roll back, read it, and try the next. Every
+process keeps the tables in memory and applies new entries. An entry is data, not SQL, so opening an
+untrusted store executes nothing.
 
-Now and then a writer stores all rows as ``manifest/checkpoint-….json.gz``, and its number in
-``manifest/latest.json``; whoever opens the store reads these and the entries after them. Entries
-are never changed or deleted.
+From time to time a writer saves all rows as ``manifest/checkpoint-….json.gz`` and notes that path
+in ``manifest/latest.json``. A process that opens the store loads the checkpoint and the entries
+after it. Entries are never changed or deleted.
 """
 
 from __future__ import annotations
@@ -30,48 +31,48 @@ R = TypeVar("R")
 FOLDER = "manifest"
 LATEST = f"{FOLDER}/latest.json"
 
-EVERY = 64
-"""Entries between two checkpoints, at least: what a reader fetches beside one."""
+CHECKPOINT_EVERY = 64
+"""Smallest number of entries between checkpoints, which a reader fetches one by one."""
 
-ROWS = 1_000
-"""Rows of the manifest that make a checkpoint rarer by one entry, so that it costs little."""
+ROWS_PER_ENTRY = 1_000
+"""A checkpoint is due after one entry per this many rows, so that saving all rows stays cheap."""
 
-BATCHES = (16, 48, 128)
-"""Entries fetched at a time by whoever opens a store or finds a new one; the last size again."""
+FETCH_SIZES = (16, 48, 128)
+"""Entries fetched per request while there are more; the last size repeats."""
 
 ATTEMPTS = 3
-"""Attempts to create an entry when the server fails without saying whether it has it."""
+"""Attempts to create an entry if the server fails without saying whether it was created."""
 
 _written: dict[str, int] = {}
-"""The newest entry that this process wrote, by address: its own readers see it at once."""
+"""Newest entry that this process wrote, by address: makes its own readers see it at once."""
 
 
 class Objects(Protocol):
-    """What the log asks of a store's folder."""
+    """The operations of a store's folder that the log needs."""
 
     address: str
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Contents of files; None where there is none."""
+        """Contents of files; None for a file that does not exist."""
 
     def create(self, path: str, content: bytes) -> None:
-        """Make a file; FileExistsError if there is one. Of several that try one succeeds."""
+        """Create a file; FileExistsError if it exists. Of concurrent callers one succeeds."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Make or replace a file, as a whole."""
+        """Create or replace a file atomically."""
 
 
 class ObjectLog:
-    """The journal of a manifest whose tables are in memory.
+    """Journal of a manifest whose tables are in memory.
 
     Args:
-        objects: Where the log lives.
-        connection: The empty tables, in memory.
-        fresh: Seconds for which what was read last is new enough.
+        objects: The store's folder.
+        connection: Empty tables in memory.
+        fresh: Seconds for which the last look at the log is recent enough.
 
     Raises:
-        OSError: Wherever the server does.
-        sqlite3.DatabaseError: An entry is not what a writer wrote.
+        OSError: The server fails.
+        sqlite3.DatabaseError: An entry is malformed.
     """
 
     def __init__(
@@ -79,14 +80,15 @@ class ObjectLog:
     ) -> None:
         self._objects, self._connection, self._fresh = objects, connection, fresh
         self._columns = _columns(connection)
-        self._number = self._checkpoint = 0
-        self._looked = -math.inf
+        self._newest = self._checkpoint = 0
+        self._read_at = -math.inf
         self._load()
-        for statement in _watch(connection):
+        # Only now: the rows of the checkpoint are not changes of this process.
+        for statement in _change_triggers(connection):
             connection.execute(statement)
 
     def transact(self, work: Callable[[], R]) -> R:
-        """Run ``work`` as one transaction, again if another writer was faster."""
+        """Run ``work`` as one transaction; retry if another writer was faster."""
         db = self._connection
         for attempt in count():
             self._apply_new()
@@ -94,8 +96,12 @@ class ObjectLog:
                 db.execute("begin")
                 result = work()
                 changes = self._changes() if db.in_transaction else []
+                # The entry comes first: once it exists, the transaction is committed for all
+                # processes, and the commit in memory below cannot fail. If it does not, the
+                # rollback leaves the tables as the log has them.
                 if changes and not self._append(changes):
                     db.execute("rollback")
+                    # A random wait, so that writers that collided do not collide again.
                     time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
                     continue
                 if db.in_transaction:
@@ -105,21 +111,21 @@ class ObjectLog:
                     db.execute("rollback")
                 raise
             if changes:
-                self._count(written=True)
+                self._advance(written=True)
             return result
         raise AssertionError
 
     def catch_up(self) -> None:
         """Apply the entries that other processes have written."""
-        old = time.monotonic() - self._looked > self._fresh
+        old = time.monotonic() - self._read_at > self._fresh
         if not self._connection.in_transaction and (
-            old or _written.get(self._objects.address, 0) > self._number
+            old or _written.get(self._objects.address, 0) > self._newest
         ):
             self._apply_new()
 
     def _append(self, changes: list[dict[str, Any]]) -> bool:
-        """Write the next entry; False if another writer has."""
-        path = _path(self._number + 1)
+        """Create the next entry; False if another writer was faster."""
+        path = _path(self._newest + 1)
         mark = secrets.token_hex(8)
         content = json.dumps({"id": mark, "changes": changes}, ensure_ascii=False).encode()
         for attempt in range(ATTEMPTS):
@@ -127,18 +133,18 @@ class ObjectLog:
                 self._objects.create(path, content)
                 return True
             except OSError as error:
-                # Whatever went wrong, what the server has under this number decides: an answer
-                # that was lost on the way makes a success look like a failure.
+                # If the answer was lost on the way, a success looks like a failure. What the
+                # server has under this number decides.
                 (found,) = self._objects.read_many([path])
                 if found is not None:
                     return bool(_parse(path, found).get("id") == mark)
-                if attempt == ATTEMPTS - 1 or not _may_pass(error):
+                if attempt == ATTEMPTS - 1 or not _is_retryable(error):
                     raise
                 time.sleep(0.1 * 2**attempt)
         raise AssertionError
 
     def _changes(self) -> list[dict[str, Any]]:
-        """What the open transaction has changed, in order."""
+        """Take the changes of the open transaction, in order."""
         rows = self._connection.execute(
             "select name, kind, row from _changes order by rowid"
         ).fetchall()
@@ -147,19 +153,21 @@ class ObjectLog:
 
     def _apply_new(self) -> None:
         for number, entry in self._entries():
-            with _whole(self._connection), _well_formed(_path(number)):
+            with _atomic(self._connection), _well_formed(_path(number)):
                 for change in entry["changes"]:
                     self._apply(change)
+                # The triggers noted these rows too, but they are already in the log.
                 self._connection.execute("delete from _changes")
-            assert number == self._number + 1
-            self._count(written=False)
-        self._looked = time.monotonic()
+            assert number == self._newest + 1
+            self._advance(written=False)
+        self._read_at = time.monotonic()
 
     def _entries(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All entries after the newest known one; several at a time once there is one."""
-        first = self._number + 1
-        opening = self._looked < 0
-        for size in chain(() if opening else (1,), BATCHES, repeat(BATCHES[-1])):
+        """Entries after the newest known one, fetched in batches once there is one."""
+        first = self._newest + 1
+        # Usually nothing is new, so a look asks for one entry; opening a store expects many.
+        opening = self._read_at < 0
+        for size in chain(() if opening else (1,), FETCH_SIZES, repeat(FETCH_SIZES[-1])):
             paths = [_path(number) for number in range(first, first + size)]
             for number, content in enumerate(self._objects.read_many(paths), first):
                 if content is None:
@@ -170,6 +178,7 @@ class ObjectLog:
     def _apply(self, change: dict[str, Any]) -> None:
         table = change["table"]
         row = change.get("put") or change["drop"]
+        # Names go into the statement as they are, so only those of known tables may.
         if not set(row) <= set(self._columns.get(table, ())):
             raise sqlite3.DatabaseError(f"malformed entry: table {table}, columns {sorted(row)}")
         if "put" in change:
@@ -181,24 +190,25 @@ class ObjectLog:
 
     # --- checkpoints --------------------------------------------------------------------------
 
-    def _count(self, written: bool) -> None:
-        """One more entry; where it is due, and this process wrote it, a checkpoint after it.
+    def _advance(self, written: bool) -> None:
+        """Count one more entry; save a checkpoint if one is due and this process wrote the entry.
 
-        When one is due follows from the log alone, so the writers need not agree.
+        Whether one is due follows from the log alone, so writers need not coordinate.
         """
-        self._number += 1
+        self._newest += 1
         if written:
-            _written[self._objects.address] = self._number
-        since = self._number - self._checkpoint
-        if since == 0 or since % EVERY:
+            _written[self._objects.address] = self._newest
+        since = self._newest - self._checkpoint
+        if since == 0 or since % CHECKPOINT_EVERY:
             return
-        if since >= sum(self._size(table) for table in self._columns) // ROWS:
-            self._checkpoint = self._number
+        if since >= sum(self._row_count(table) for table in self._columns) // ROWS_PER_ENTRY:
+            self._checkpoint = self._newest
             if written:
-                with suppress(OSError):  # the transaction stands; the next one due is as good
+                # The transaction is committed either way; the next checkpoint does as well.
+                with suppress(OSError):
                     self._save()
 
-    def _size(self, table: str) -> int:
+    def _row_count(self, table: str) -> int:
         return int(self._connection.execute(f"select count(*) from {table}").fetchone()[0])
 
     def _save(self) -> None:
@@ -211,15 +221,17 @@ class ObjectLog:
             }
             for name, columns in self._columns.items()
         }
-        # Numbers once given are not given again, even where their row is gone.
+        # Autoincrement counters: a number is never given out twice, even if its row is gone.
         counters = self._connection.execute("select name, seq from sqlite_sequence").fetchall()
-        content = {"number": self._number, "tables": tables, "counters": dict(counters)}
-        path = f"{FOLDER}/checkpoint-{self._number:08d}.json.gz"
+        content = {"number": self._newest, "tables": tables, "counters": dict(counters)}
+        path = f"{FOLDER}/checkpoint-{self._newest:08d}.json.gz"
+        # The pointer comes last, so that it never names a checkpoint that is not complete. Without
+        # a time in the gzip header, writers that save the same checkpoint write the same bytes.
         self._objects.write(path, gzip.compress(json.dumps(content).encode(), 1, mtime=0))
         self._objects.write(LATEST, json.dumps({"checkpoint": path}).encode())
 
     def _load(self) -> None:
-        """Read the newest checkpoint, if there is any."""
+        """Load the newest checkpoint, if there is one."""
         (latest,) = self._objects.read_many([LATEST])
         if latest is None:
             return
@@ -227,10 +239,10 @@ class ObjectLog:
             path = str(_parse(LATEST, latest)["checkpoint"])
         (packed,) = self._objects.read_many([path])
         if packed is None:
-            return  # all entries are there
+            return  # the entries alone hold everything
         with _well_formed(path):
             found = _parse(path, gzip.decompress(packed))
-        with _whole(self._connection), _well_formed(path):
+        with _atomic(self._connection), _well_formed(path):
             for name, table in found["tables"].items():
                 if not set(table["columns"]) <= set(self._columns.get(name, ())):
                     raise sqlite3.DatabaseError(f"malformed checkpoint: table {name}")
@@ -244,12 +256,12 @@ class ObjectLog:
                 self._connection.execute(
                     "insert into sqlite_sequence values (?, ?)", (name, number)
                 )
-        self._number = self._checkpoint = int(found["number"])
+        self._newest = self._checkpoint = int(found["number"])
 
 
 @contextmanager
-def _whole(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of the statements or none."""
+def _atomic(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run statements as one transaction."""
     connection.execute("begin")
     try:
         yield
@@ -261,7 +273,7 @@ def _whole(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def _well_formed(path: str) -> Iterator[None]:
-    """Turn what comes of an object that no writer wrote into one error."""
+    """Turn the many errors that a malformed object can cause into one."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, EOFError, zlib.error) as error:
@@ -281,13 +293,13 @@ def _parse(path: str, content: bytes) -> dict[str, Any]:
         raise sqlite3.DatabaseError(f"malformed {path}: {error}") from error
 
 
-def _may_pass(error: OSError) -> bool:
-    """Whether trying again may help: not where something is missing or forbidden."""
+def _is_retryable(error: OSError) -> bool:
+    """Whether trying again may help: not if something is missing or forbidden."""
     return not isinstance(error, FileNotFoundError | PermissionError)
 
 
 def _columns(connection: sqlite3.Connection) -> dict[str, list[str]]:
-    """The tables of the manifest with their columns."""
+    """Tables of the manifest with their columns."""
     names = connection.execute(
         "select name from sqlite_master where type = 'table' and name not like 'sqlite_%'"
     ).fetchall()
@@ -297,8 +309,8 @@ def _columns(connection: sqlite3.Connection) -> dict[str, list[str]]:
     }
 
 
-def _watch(connection: sqlite3.Connection) -> Iterator[str]:
-    """SQL that makes SQLite note every row that is put or dropped."""
+def _change_triggers(connection: sqlite3.Connection) -> Iterator[str]:
+    """SQL of triggers that note every row that is put or dropped."""
     yield "create temp table _changes (name text, kind text, row text)"
     for name, columns in _columns(connection).items():
         keys = [row[1] for row in connection.execute(f"pragma table_info({name})") if row[5]]

@@ -1,1 +1,1 @@
-"""Reads a store: SQL over its tables, and one trace at a time."""
+"""Reads a store: SQL over its tables, and single traces as arrays."""

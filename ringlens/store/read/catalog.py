@@ -1,4 +1,4 @@
-"""What can be queried: every table and view of a store, with its columns and what they mean."""
+"""Catalog of a store: every table and view that can be queried, with the meaning of its columns."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ringlens.store.read.store import Store
 from ringlens.store.schema import captured, views, views_usage
 
 _MEANINGS = {
-    "router_choices": "One row a token, sparse layer and chosen expert: `routing` without lists.",
-    "expert_usage": "One row an expert of a run and phase: how much it was used.",
-    "trace_summary": "One row a trace: who wrote it, how long it is, how sure the model was.",
+    "router_choices": "One row per token, sparse layer and chosen expert: `routing` without lists.",
+    "expert_usage": "One row per run, phase and expert: how much the expert was used.",
+    "trace_summary": "One row per trace: its model, its length, and how certain the model was.",
 }
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, DuckDB's name of its type, and what it means."""
+    """One column: its name, its DuckDB type and its meaning."""
 
     name: str
     type: str
@@ -29,9 +29,9 @@ class Entry:
     """A table or a view.
 
     Attributes:
-        name: Its name in SQL.
-        view: Whether it is a view, made of tables.
-        meaning: One sentence: what a row is.
+        name: Name in SQL.
+        view: Whether it is a view.
+        meaning: One sentence that says what a row is.
         columns: All columns, in order.
     """
 
@@ -42,12 +42,12 @@ class Entry:
 
 
 def catalog(store: Store) -> tuple[Entry, ...]:
-    """All tables and views of a store, views first, as most questions begin there.
+    """List all tables and views of a store, views first, as most questions start there.
 
     A table whose files are missing has no columns.
     """
-    people: dict[str, Mapping[str, str]] = {"router_choices": views.ROUTER_CHOICES_COLUMNS}
-    people |= {name: columns for name, _, columns, _ in views_usage.VIEWS}
+    view_columns: dict[str, Mapping[str, str]] = {"router_choices": views.ROUTER_CHOICES_COLUMNS}
+    view_columns |= {name: columns for name, _, columns, _ in views_usage.VIEWS}
     types = _types(store)
 
     def entry(name: str, view: bool, meaning: str, columns: Mapping[str, str]) -> Entry:
@@ -55,7 +55,7 @@ def catalog(store: Store) -> tuple[Entry, ...]:
         return Entry(name, view, meaning, tuple(found))
 
     return (
-        *(entry(name, True, _MEANINGS.get(name, ""), columns) for name, columns in people.items()),
+        *(entry(name, True, _MEANINGS.get(name, ""), cols) for name, cols in view_columns.items()),
         *(
             entry(table.name, False, table.meaning, {c.name: c.meaning for c in table.columns})
             for table in captured.tables()
@@ -64,7 +64,7 @@ def catalog(store: Store) -> tuple[Entry, ...]:
 
 
 def _types(store: Store) -> dict[str, list[tuple[str, str]]]:
-    """Column names and types of every table and view that can be opened."""
+    """Names and types of the columns of every table and view that can be opened."""
     rows = store.sql(
         "select table_name, column_name, data_type from duckdb_columns() where not internal"
         " order by table_name, column_index"

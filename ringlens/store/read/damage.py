@@ -1,4 +1,4 @@
-"""From a failed query to a sentence: a damaged file, or a name that is not there."""
+"""Explains failed queries: names a damaged file, or a table or column that does not exist."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ringlens.store.storage.folder import Folder
 
 Columns = Mapping[str, Sequence[str]]
 
-# DuckDB's own kinds of errors, and those of its Parquet reader, which have none.
+# DuckDB gives failures of its Parquet reader no class of their own, so their text is matched too.
 _READ_ERRORS = (duckdb.Error, duckdb.IOException, duckdb.SerializationException)
 _READ_WORDS = re.compile("parquet|failed to read|decompress|magic bytes", re.IGNORECASE)
 
-# What `intact.Guard` said, as DuckDB hands it on.
+# A message of `intact.Guard`, as DuckDB wraps it.
 _GUARDED = re.compile(r"executing the UDF: StoreError: (.*)")
 
 _SOURCES = {name: sources for name, _, _, sources in views_usage.VIEWS}
@@ -31,14 +31,14 @@ _SOURCES |= {"router_choices": ("routing",)}
 def explain(
     error: duckdb.Error, query: str, columns: Columns, folder: Folder, files: Sequence[File]
 ) -> StoreError:
-    """The StoreError that says what an error of DuckDB means.
+    """Make the StoreError that explains an error of DuckDB.
 
     Args:
-        error: What DuckDB raised.
-        query: The query that it raised it for.
-        columns: Tables and views of the store, each with its columns.
-        folder: The store.
-        files: Its committed files.
+        error: Error that DuckDB raised.
+        query: Query for which it was raised.
+        columns: Columns of the store's tables and views.
+        folder: The store's folder.
+        files: The store's committed files.
     """
     if ours := _GUARDED.search(str(error)):
         return StoreError(ours[1])
@@ -46,23 +46,24 @@ def explain(
     used = _named(query, columns)
     read = [file for file in files if file.path in query]
     read = read or [file for file in files if file.table in tables_named(query, columns)]
+    # A table with a missing file has no view, so DuckDB reports it as unknown.
     if isinstance(error, duckdb.CatalogException) and "Table with name" in reason:
         wanted = reason.split("Table with name ")[1].split(" ")[0]
-        sentence = damage(folder, read) if wanted in columns else None
+        message = damage(folder, read) if wanted in columns else None
         known = ", ".join(sorted(columns))
-        return StoreError(sentence or f"there is no table {wanted}: the store has {known}")
+        return StoreError(message or f"there is no table {wanted}: the store has {known}")
     if isinstance(error, duckdb.BinderException) and used:
         known = "; ".join(f"{name}: {', '.join(columns[name])}" for name in used)
         return StoreError(f"{reason}. The columns are: {known}")
     if type(error) in _READ_ERRORS or _READ_WORDS.search(reason):
         named = [file for file in read if file.path in reason]
-        if sentence := damage(folder, named or read):
-            return StoreError(sentence)
+        if message := damage(folder, named or read):
+            return StoreError(message)
     return StoreError(f"{reason} (in the query: {' '.join(query.split())[:500]})")
 
 
 def tables_named(query: str, columns: Columns) -> set[str]:
-    """Tables whose files a query may read: those that it names, also by a view or as a column."""
+    """Tables whose files a query may read: any that it names, directly or through a view."""
     return {source for name in _named(query, columns) for source in _SOURCES.get(name, (name,))}
 
 
@@ -71,14 +72,15 @@ def _named(query: str, columns: Columns) -> list[str]:
 
 
 def damage(folder: Folder, files: Sequence[File]) -> str | None:
-    """A sentence about the first file that is missing, cut or unreadable; None if all are well.
+    """Describe the first file that is missing, truncated or unreadable; None if there is none.
 
-    Sizes and footers are compared first, as that is fast; only if all agree is everything read.
+    Sizes and footers are compared first, as that is fast; files are read in full only if those
+    agree.
     """
     for fault in (_footer_fault, _page_fault):
         for file in files:
             if found := fault(folder, file):
-                return intact.sentence(folder, file, found)
+                return intact.message(folder, file, found)
     return None
 
 

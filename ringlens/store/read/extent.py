@@ -1,7 +1,7 @@
-"""How much an Arrow table holds, and how much of one fits: rows, columns, cells, bytes.
+"""Limits the size of an answer by rows, columns, cells and bytes.
 
-A table can be small in bytes and huge when it is read: a list of 50 million nulls takes none at
-all. So values are counted as well, those inside lists, maps and structs too, without expanding any.
+A table can be small in bytes and huge once it is read: a list of 50 million nulls takes no bytes.
+So values are counted too, including those inside lists, maps and structs, without expanding them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Extent:
-    """What an answer may hold.
+    """Largest size that an answer may have.
 
     Attributes:
-        rows: Rows.
-        columns: Columns.
-        cells: Values, those inside others too.
+        rows: Number of rows.
+        columns: Number of columns.
+        cells: Number of values, including nested ones.
         bytes: Bytes in memory.
     """
 
@@ -31,16 +31,16 @@ class Extent:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Extent:
-        """The extent that is part of larger settings."""
+        """Take the extent from a larger set of settings."""
         return cls(*(int(settings[name]) for name in ("rows", "columns", "cells", "bytes")))
 
 
 class TooLargeError(Exception):
-    """A table holds more than it may; the message says of what."""
+    """A table exceeds an extent; the message says in which respect."""
 
 
 def parts(array: pa.Array) -> Iterator[pa.Array]:
-    """An array and all arrays inside it, each without what lies outside its slice. No copies."""
+    """Yield an array and all arrays inside it, each cut to its parent's slice, without copies."""
     waiting = [array]
     while waiting:
         each = waiting.pop()
@@ -58,13 +58,16 @@ def parts(array: pa.Array) -> Iterator[pa.Array]:
 
 
 def cells(table: pa.Table) -> int:
-    """Values of a table, those inside lists, maps and structs too."""
+    """Count the values of a table, including those inside lists, maps and structs."""
     chunks = (chunk for column in table.columns for chunk in column.chunks)
     return sum(len(part) for chunk in chunks for part in parts(chunk))
 
 
 def cut(table: pa.Table, extent: Extent) -> tuple[pa.Table, str | None]:
-    """The first rows that fit, and what cut the others: "rows", "cells", "bytes" or None.
+    """Keep the first rows that fit.
+
+    Returns:
+        These rows, and what the next row would exceed: "rows", "cells", "bytes" or None.
 
     Raises:
         TooLargeError: The first row alone does not fit.
@@ -74,7 +77,7 @@ def cut(table: pa.Table, extent: Extent) -> tuple[pa.Table, str | None]:
     full = _full(table, extent)
     if full is None:
         return table, why
-    low, high = 0, table.num_rows
+    low, high = 0, table.num_rows  # bisect: `low` rows always fit, more than `high` never do
     while low < high:
         middle = (low + high + 1) // 2
         found = _full(table.slice(0, middle), extent)
@@ -88,19 +91,19 @@ def check(table: pa.Table, extent: Extent) -> None:
     """Check that a table fits.
 
     Raises:
-        TooLargeError: It does not.
+        TooLargeError: The table does not fit.
     """
     if table.num_columns > extent.columns or table.num_rows > extent.rows:
         raise TooLargeError(
-            f"{table.num_rows:,} rows of {table.num_columns:,} columns, where {extent.rows:,} of "
-            f"{extent.columns:,} are the most"
+            f"{table.num_rows:,} rows of {table.num_columns:,} columns exceed the limit of "
+            f"{extent.rows:,} rows of {extent.columns:,} columns"
         )
     if (full := _full(table, extent)) is not None:
-        raise TooLargeError(f"more {full} than agreed")
+        raise TooLargeError(f"more {full} than allowed")
 
 
 def _full(table: pa.Table, extent: Extent) -> str | None:
-    """What there is too much of: "bytes", "cells" or None."""
+    """Which limit a table exceeds: "bytes", "cells" or None."""
     if table.nbytes > extent.bytes:
         return "bytes"
     return "cells" if cells(table) > extent.cells else None
@@ -108,15 +111,15 @@ def _full(table: pa.Table, extent: Extent) -> str | None:
 
 def _alone(row: pa.Table, extent: Extent) -> str:
     if row.nbytes > extent.bytes:
-        return f"one row alone has more than {extent.bytes:,} bytes, the most an answer has"
+        return f"one row alone has more than {extent.bytes:,} bytes, the limit of an answer"
     return (
-        f"one row alone has {cells(row):,} values, and an answer has {extent.cells:,} at most: "
+        f"one row alone has {cells(row):,} values, and an answer at most {extent.cells:,}: "
         f"select a part of its lists, for example list[1:100]"
     )
 
 
 def _inside(array: pa.Array, child: pa.Array) -> pa.Array:
-    """What the rows of a list or map hold of the array inside it."""
+    """The part of a list's or map's child array that its own rows refer to."""
     offsets = array.offsets
     first, last = offsets[0].as_py(), offsets[len(array)].as_py()
     return child.slice(first, last - first)

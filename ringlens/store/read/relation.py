@@ -1,4 +1,4 @@
-"""A DuckDB relation that fails with our errors."""
+"""Relation: a DuckDB relation that raises StoreError."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ringlens.store.read import values
 
 
 class Relation:
-    """What `Store.sql` returns: a DuckDB relation, which runs when its rows are read.
+    """A DuckDB relation as `Store.sql` returns it; the query runs when its rows are read.
 
     It has every method of ``duckdb.DuckDBPyRelation`` (``fetchall()``, ``df()``,
     ``to_arrow_table()``, ``to_arrow_reader()``, ``fetchnumpy()``, ``pl()``, ``filter()``,
-    ``limit()``, ``columns`` …). The only difference: where DuckDB would raise, it raises
-    StoreError with a sentence that names a damaged file, or the tables and columns there are.
+    ``limit()``, ``columns`` …). The only difference: where DuckDB would raise its own error, this
+    raises a StoreError that names the damaged file, or the existing tables and columns.
 
     Attributes:
-        relation: DuckDB's own relation.
+        relation: The wrapped DuckDB relation.
     """
 
     __slots__ = ("_connection", "_explain", "relation")
@@ -38,10 +38,10 @@ class Relation:
         self._connection = connection
 
     def exact(self) -> Relation:
-        """The same rows, with what Arrow, JSON and Python hold only in part as DuckDB's own text.
+        """Convert types that Arrow, JSON or Python cannot hold exactly to DuckDB's own text.
 
-        Names that occur twice become ``n`` and ``n_1``. Booleans, text, integers of up to 64 bits
-        and floats stay as they are, also inside lists, maps and structs; decimals, larger integers,
+        Duplicate names become ``n`` and ``n_1``. Booleans, text, integers of up to 64 bits and
+        floats stay as they are, also inside lists, maps and structs; decimals, larger integers,
         dates, times, intervals, blobs and all other types become text.
 
         Raises:
@@ -51,7 +51,7 @@ class Relation:
         return relation
 
     def interrupt(self) -> None:
-        """Stop the query, called from another thread: the method that runs it raises StoreError."""
+        """Stop the query from another thread; the method that runs it raises StoreError."""
         self._connection.interrupt()
 
     def __getattr__(self, name: str) -> Any:
@@ -80,7 +80,7 @@ class Relation:
             return self.relation.__arrow_c_stream__(requested_schema)
 
     def to_arrow_reader(self, batch_size: int = 1_000_000) -> pa.RecordBatchReader:
-        """The rows as a stream of Arrow batches, for more than fits in memory."""
+        """Stream the rows as Arrow batches, for results that do not fit in memory."""
         with self._errors():
             reader = self.relation.to_arrow_reader(batch_size)
         return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader))
@@ -88,7 +88,7 @@ class Relation:
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         try:
             yield from reader
-        except (OSError, pa.ArrowException) as error:  # what Arrow makes of an error of DuckDB
+        except (OSError, pa.ArrowException) as error:  # Arrow's wrapping of an error of DuckDB
             raise self._explain(duckdb.Error(str(error))) from error
 
     def _guarded(self, value: Any) -> Any:

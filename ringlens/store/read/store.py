@@ -1,4 +1,4 @@
-"""Store: a folder of committed Parquet as SQL tables and numpy arrays."""
+"""Store: reads a folder of committed Parquet files as SQL tables and numpy arrays."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from ringlens.store.read.relation import Relation
 from ringlens.store.read.trace import Trace
 from ringlens.store.schema import captured, views, views_usage
 from ringlens.store.storage import layout
-from ringlens.store.storage.failure import sentences
+from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import folder_at
 
-WAITING = 8
-"""Threads that read a store elsewhere, at least: they wait for the server most of the time."""
+REMOTE_THREADS = 8
+"""Smallest number of threads for a remote store: they mostly wait for the server."""
 
-SHOWN = {table.name: table for table in captured.tables(experts=2**16)}
-"""Tables as queries see them: ids of experts have one type, however few a model has."""
+QUERY_TABLES = {table.name: table for table in captured.tables(experts=2**16)}
+"""Tables as queries see them: ids of experts have the same type for every number of experts."""
 
 Parameters = Sequence[object] | Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Definitions:
-    """The tables of a store as SQL.
+    """SQL that defines the tables of a store in another process.
 
     Attributes:
         sequence: Grows with each commit.
-        views: Statements that make all tables and views, for a process in the store's folder.
+        views: Statements that create all tables and views, with paths relative to the store.
         paths: Paths in the store of the committed files.
-        folders: Folders of the store that they lie in.
-        columns: Tables and views, each with its columns.
+        folders: Folders of the store that contain these files.
+        columns: Columns of the tables and views, by name.
     """
 
     sequence: int
@@ -51,26 +51,26 @@ class Definitions:
 
 
 class Store(AbstractContextManager["Store"]):
-    """A store, opened for reading; nothing in it is ever changed.
+    """A store opened for reading; nothing in it is ever changed.
 
-    Every query sees all commits that were complete when it was made (at an address: 0.2 seconds
-    before), so a running capture can be watched. Any thread may query.
+    Every query sees all commits that were complete when it was made (0.2 seconds before, for a
+    remote store), so a running capture can be watched. Any thread may query.
 
-    A file is compared with its checksum before a process reads it for the first time. Where a
-    query may read more than 1 GiB of files that were not compared yet, or the store is at an
-    address, that is left to `ringlens check`, unless it is asked for.
+    A file is compared with its checksum before a process reads it for the first time. Two cases are
+    left to `ringlens check` unless ``verify`` is True: a query that may read more than 1 GiB of
+    files that were not compared yet, and a remote store.
 
     Args:
         path: Folder or address of the store.
-        verify: True: compare all files that are read; False: none. None: as above, or as the
-            environment variable ``RINGLENS_VERIFY`` (1 or 0) says.
+        verify: True to compare all files that are read, False to compare none, None to decide as
+            described above or by the environment variable ``RINGLENS_VERIFY`` (1 or 0).
 
     Attributes:
-        folder: Where its files live.
-        verify: As given, or as the environment says.
+        folder: The store's folder.
+        verify: The argument, or what the environment sets.
 
     Raises:
-        StoreError: There is no store, or one that this version cannot read.
+        StoreError: There is no store, or this version cannot read it.
     """
 
     def __init__(self, path: str | Path, *, verify: bool | None = None) -> None:
@@ -86,7 +86,7 @@ class Store(AbstractContextManager["Store"]):
         self._lost: set[str] = set()
         self._faults: dict[str, str] = {}
         self._definitions: Definitions | None = None
-        with sentences(self.folder, "the store was not opened"):
+        with store_errors(self.folder, "the store was not opened"):
             self._manifest = self.folder.open_manifest()
         self._connection = duckdb.connect(
             config={
@@ -95,7 +95,7 @@ class Store(AbstractContextManager["Store"]):
                 "parquet_metadata_cache": "true",  # committed files never change
             }
         )
-        self.folder.serve(self._connection)
+        self.folder.register_with(self._connection)
         self._connection.create_function(
             self._guard.NAME,
             self._guard,
@@ -103,7 +103,7 @@ class Store(AbstractContextManager["Store"]):
             "VARCHAR[]",
         )
         if not self.folder.is_local:
-            self._connection.execute(f"set threads = {max(WAITING, os.cpu_count() or 1)}")
+            self._connection.execute(f"set threads = {max(REMOTE_THREADS, os.cpu_count() or 1)}")
         self._refresh()
 
     def __exit__(self, *error: object) -> None:
@@ -114,17 +114,17 @@ class Store(AbstractContextManager["Store"]):
 
     @property
     def address(self) -> str:
-        """What opens this store again: an absolute path or an address."""
+        """Absolute path or address that reopens this store."""
         return self.folder.address
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
+        """Last part of the address."""
         return self.folder.name
 
     @property
     def path(self) -> Path:
-        """The store's folder on this machine. Raises StoreError if it is elsewhere."""
+        """The store's folder on this machine; raises StoreError for a remote store."""
         return self.folder.path
 
     def close(self) -> None:
@@ -139,47 +139,48 @@ class Store(AbstractContextManager["Store"]):
         ``heads``, ``head_blocks``, ``steps``, ``head_steps``, ``activations``, ``attention``,
         ``probes``, ``usage_traces``, ``usage_blocks`` (see `ringlens.store.schema`) and the views
         ``router_choices`` (trace_id, layer, pos, rank from 0, expert, weight, affinity,
-        bias_flip), one row a chosen expert, ``expert_usage`` and ``trace_summary`` (see
+        bias_flip), one row per chosen expert, ``expert_usage`` and ``trace_summary`` (see
         `ringlens.store.schema.views_usage`).
 
         Args:
-            query: SQL of DuckDB.
+            query: A query in DuckDB's SQL.
             params: Values for ``?`` (a sequence) or ``$name`` (a mapping).
 
         Returns:
             A DuckDB relation: ``.fetchall()``, ``.df()``, ``.to_arrow_table()``, ``.limit(5)`` …
 
         Raises:
-            StoreError: The query is wrong or a file is damaged. As DuckDB runs a query when its
-                rows are read, the relation's methods raise it as well.
+            StoreError: The query is wrong or a file is damaged. The relation's methods raise it
+                too, as DuckDB runs a query only when its rows are read.
         """
         files = self._refresh()
 
-        def sentence(error: duckdb.Error) -> StoreError:
+        def explained(error: duckdb.Error) -> StoreError:
             current = set(self._refresh())
+            # Replaced files are deleted after a while, and a relation may be read later than that.
             if any(f not in current and not self.folder.exists(f.path) for f in files):
-                return StoreError("the store has grown since this query was made: make it again")
+                return StoreError("the store has changed since this query was made: run it again")
             return explain(error, query, self._columns(), self.folder, files)
 
         try:
             cursor = self._connection.cursor()
             relation = cursor.sql(query, params=params)
         except duckdb.Error as error:
-            raise sentence(error) from error
+            raise explained(error) from error
         if relation is None:
             raise StoreError("the query is empty: try `select * from traces`")
-        return Relation(relation, sentence, cursor)
+        return Relation(relation, explained, cursor)
 
     def runs(self) -> Relation:
         """All runs, oldest first."""
         return self.sql("select * from runs order by started, run_id")
 
     def traces(self) -> Relation:
-        """All traces in order of their ids."""
+        """All traces, ordered by id."""
         return self.sql("select * from traces order by trace_id")
 
     def trace(self, trace_id: int) -> Trace:
-        """One trace.
+        """Read one trace.
 
         Raises:
             NotInStoreError: There is no such trace.
@@ -187,7 +188,7 @@ class Store(AbstractContextManager["Store"]):
         return Trace(self, trace_id)
 
     def files(self, table: str, first: int = 0, last: int = 2**63 - 1) -> list[File]:
-        """The committed files of a table that can hold traces ``first`` to ``last``."""
+        """Committed files of a table that may hold traces ``first`` to ``last``."""
         return [
             file
             for file in self.snapshot().get(table, ())
@@ -195,18 +196,18 @@ class Store(AbstractContextManager["Store"]):
         ]
 
     def snapshot(self) -> Mapping[str, Sequence[File]]:
-        """All committed files by table, as they are at one moment."""
+        """All committed files by table, at one moment."""
         self._refresh()
         return self._by_table
 
     def tables(self) -> tuple[captured.Table, ...]:
-        """All tables, with the types that this store needs."""
+        """All tables, with the column types that this store needs."""
         self._refresh()
         return tuple(self._tables.values())
 
     def is_being_written(self, run_id: str) -> bool:
-        """Whether a living process works on a run."""
-        with self._lock, sentences(self.folder, "the manifest could not be read"):
+        """Whether a living process is writing to a run."""
+        with self._lock, store_errors(self.folder, "the manifest could not be read"):
             return self._manifest.is_being_written(run_id, self.folder.dead_writers)
 
     def committed(self) -> list[File]:
@@ -214,35 +215,35 @@ class Store(AbstractContextManager["Store"]):
         return list(self._refresh())
 
     def scan(self, table: str, files: Sequence[File]) -> str:
-        """SQL of the rows of some files of a table; no other file is opened."""
+        """SQL that reads only the given files of a table."""
         paths = [self.folder.sql_path(file.path) for file in files]
-        return views.scan(SHOWN[table], paths, self._guard.NAME)
+        return views.scan(QUERY_TABLES[table], paths, self._guard.NAME)
 
     def faults(self) -> list[str]:
-        """Committed files that are missing or not of their size, a sentence each.
+        """Messages about committed files that are missing or have the wrong size.
 
-        That much is seen without opening any, on this machine's disk; `ringlens check` looks into
-        them.
+        This needs no file to be opened, and is done for local stores only; `ringlens check` reads
+        the files.
         """
         self._refresh()
         return list(self._faults.values())
 
     def require(self, query: str) -> None:
-        """Compare the files that a query may read, before it is run elsewhere.
+        """Verify the files that a query may read, before another process runs it.
 
         Raises:
             StoreError: A file is not what was committed.
         """
         by_table = self.snapshot()
         for table in sorted(tables_named(query, self._columns())):
-            self._guard.look(by_table.get(table, ()))
+            self._guard.verify(by_table.get(table, ()))
 
     def unguarded(self) -> AbstractContextManager[None]:
-        """For who compares the files: in this thread, queries do not."""
-        return self._guard.asleep()
+        """Skip verification in this thread, for a caller that checks the files itself."""
+        return self._guard.paused()
 
     def definitions(self) -> Definitions:
-        """What another process needs to see the same tables, as of the newest commit."""
+        """SQL that gives another process the same tables, as of the newest commit."""
         self._refresh()
         with self._lock:
             if self._definitions is None:
@@ -257,36 +258,37 @@ class Store(AbstractContextManager["Store"]):
 
     def _columns(self) -> dict[str, Sequence[str]]:
         tables = {name: table.arrow.names for name, table in self._tables.items()}
-        people = {name: tuple(columns) for name, _, columns, _ in views_usage.VIEWS}
-        return tables | people | {"router_choices": tuple(views.ROUTER_CHOICES_COLUMNS)}
+        usage = {name: tuple(columns) for name, _, columns, _ in views_usage.VIEWS}
+        return tables | usage | {"router_choices": tuple(views.ROUTER_CHOICES_COLUMNS)}
 
     def _refresh(self) -> list[File]:
-        """Bring the views up to the newest commit; return the committed files."""
-        with self._lock, sentences(self.folder, "the manifest could not be read"):
+        """Update the views to the newest commit; return the committed files."""
+        with self._lock, store_errors(self.folder, "the manifest could not be read"):
             if self._manifest.sequence() != self._sequence:
                 sequence, experts, files = self._manifest.snapshot()
-                self.folder.know(files)
-                self._look(files)
+                self.folder.note_sizes(files)
+                self._check_sizes(files)
                 self._make_views(experts, files)
                 by_table: dict[str, list[File]] = {}
                 for file in files:
                     by_table.setdefault(file.table, []).append(file)
+                # Only now: if a step above fails, the next query starts over.
                 self._sequence, self._files, self._by_table = sequence, files, by_table
             return self._files
 
-    def _look(self, files: list[File]) -> None:
-        """Note what a look at the folder shows: of files that are new, or were at fault before."""
-        self._guard.know({views.without_glob(self.folder.sql_path(f.path)): f for f in files})
+    def _check_sizes(self, files: list[File]) -> None:
+        """Check the sizes of files that are new or were faulty before."""
+        self._guard.watch({views.without_glob(self.folder.sql_path(f.path)): f for f in files})
         if not self.folder.is_local:
             return
-        before = {file.path for file in self._files} - self._faults.keys()
-        looked = ((f, intact.size_fault(self.folder, f)) for f in files if f.path not in before)
+        good = {file.path for file in self._files} - self._faults.keys()
+        checked = ((f, intact.size_fault(self.folder, f)) for f in files if f.path not in good)
         self._faults = {
-            file.path: intact.sentence(self.folder, file, found) for file, found in looked if found
+            file.path: intact.message(self.folder, file, found) for file, found in checked if found
         }
 
     def _make_views(self, experts: int, files: list[File]) -> None:
-        """Make all views anew; a table with a missing file gets none, and says so when used."""
+        """Recreate all views; a table with a missing file gets none, and fails when queried."""
         self._tables = {table.name: table for table in captured.tables(experts)}
         try:
             self._replace_views(files, lost=set())
@@ -295,11 +297,11 @@ class Store(AbstractContextManager["Store"]):
             self._replace_views(files, lost)
 
     def _replace_views(self, files: list[File], lost: set[str]) -> None:
-        """All or none: no query sees the tables of two different moments."""
+        """Replace all views in one transaction, so that no query sees a mix of two commits."""
         cursor = self._connection.cursor()
         cursor.execute("begin")
         try:
-            with self._guard.asleep():
+            with self._guard.paused():  # creating a view binds its query, but reads no rows
                 for statement in self._statements(
                     self.folder.sql_path, files, lost, self._guard.NAME
                 ):
@@ -311,14 +313,16 @@ class Store(AbstractContextManager["Store"]):
         self._lost, self._definitions = lost, None
 
     def _statements(
-        self, place: Callable[[str], str], files: list[File], lost: set[str], guard: str = ""
+        self, sql_path: Callable[[str], str], files: list[File], lost: set[str], guard: str = ""
     ) -> list[str]:
-        """SQL that makes all views; ``place`` says how DuckDB opens a file of the store."""
+        """SQL that creates all views; ``sql_path`` gives the path by which DuckDB opens a file."""
         statements = [
             f"drop view if exists {name}"
             if name in lost
-            else views.table_view(table, [place(f.path) for f in files if f.table == name], guard)
-            for name, table in SHOWN.items()
+            else views.table_view(
+                table, [sql_path(f.path) for f in files if f.table == name], guard
+            )
+            for name, table in QUERY_TABLES.items()
         ]
         if "routing" not in lost:
             statements.append(views.ROUTER_CHOICES)

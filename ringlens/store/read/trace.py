@@ -1,4 +1,4 @@
-"""Trace: one trace of a store, read layer by layer when it is asked for.
+"""Trace: one trace of a store, read from disk layer by layer on request.
 
 Shape letters: T tokens, k experts a token, E experts, H attention heads, B blocks; L layers,
 P positions and C components of recorded vectors.
@@ -42,7 +42,7 @@ class Vectors(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """Where a head's attention went.
+    """The keys to which a head attended most.
 
     Attributes:
         pos: Positions of the queries, int32 [P].
@@ -57,13 +57,13 @@ class Attention(NamedTuple):
 
 
 class Trace:
-    """One trace; made by `Store.trace`.
+    """One trace; created by `Store.trace`.
 
-    Of a trace that is still running it shows the tokens that there were when it was made.
+    A trace that is still running keeps the length that it had when this object was created.
 
     Attributes:
-        trace_id: Its id in the store.
-        summary: Its row of ``traces``.
+        trace_id: Id in the store.
+        summary: The trace's row of ``traces``.
     """
 
     def __init__(self, store: Store, trace_id: int) -> None:
@@ -74,6 +74,7 @@ class Trace:
         if not rows:
             raise NotInStoreError(_no_trace(store, trace_id))
         self.summary: dict[str, Any] = rows[0]
+        # A running trace grows; without a bound, arrays read later would be longer than earlier.
         if self.summary["finish_reason"] == RUNNING:
             self._bound = f" and pos < {len(self)}"
 
@@ -85,7 +86,7 @@ class Trace:
 
     @property
     def text(self) -> str:
-        """The whole text, prompt and chat template included."""
+        """The whole text, including prompt and chat template."""
         return str(self.summary["text"])
 
     @cached_property
@@ -106,8 +107,8 @@ class Trace:
 
         Returns:
             ``pos``, ``token_id``, ``start``, ``end`` int32 [T]; ``logprob``, ``entropy`` float32
-            [T] with NaN where there is none; ``turn`` int32 [T] with -1 where it is not known;
-            ``nonfinite`` bool [T], whether a number of the token is NaN or infinite; ``text``,
+            [T] with NaN where missing; ``turn`` int32 [T] with -1 where unknown; ``nonfinite``
+            bool [T], whether a recorded number of the token is NaN or infinite; ``text``,
             ``phase`` lists of T strings.
         """
         columns = (
@@ -122,17 +123,17 @@ class Trace:
         }
 
     def routing(self, layer: int) -> Arrays:
-        """The router's record on one layer.
+        """Router choices of one layer.
 
         Returns:
             ``pos`` int32 [T]; ``expert_ids`` [T, k] heaviest first; ``weights``, ``affinities``
             float32 [T, k]; ``margin``, ``group_margin``, ``entropy`` float32 [T]; ``bias_flips``
             bool [T, k], which choices are due to the bias; ``group_flips``, a list of T arrays of
-            expert ids that lost to the group limit. Of an imported trace only ``pos`` and
-            ``expert_ids`` are known: the others are None, and ``pos`` says which tokens have rows.
+            expert ids that lost to the group limit. For an imported trace only ``pos`` and
+            ``expert_ids`` are known: the others are None, and ``pos`` lists the tokens with rows.
 
         Raises:
-            NotInStoreError: The layer does not route, or routing was not recorded.
+            NotInStoreError: The layer has no router, or routing was not recorded.
         """
         table = self._layer("routing", layer)
         ids_Tk = matrix(table["expert_ids"])
@@ -141,7 +142,7 @@ class Trace:
             known = {"pos": table["pos"].to_numpy(), "expert_ids": ids_Tk}
             return {**known, **dict.fromkeys(unknown)}
         flips, flip_offsets = ragged(table["bias_flips"])
-        # [T, k] flags from ragged ids: mark each (token, expert), then look the choices up.
+        # [T, k] flags from ragged ids: mark each (token, expert) pair, then look up the choices.
         marked_TE = np.zeros((len(ids_Tk), int(self.run["experts"])), bool)
         marked_TE[np.repeat(np.arange(len(ids_Tk)), np.diff(flip_offsets)), flips] = True
         group_flips, group_offsets = ragged(table["group_flips"])
@@ -158,15 +159,15 @@ class Trace:
         }
 
     def router_logits(self, layer: int) -> NDArray[np.float32]:
-        """The router's logits on one layer, [T, E].
+        """Router logits of one layer, [T, E].
 
         Raises:
-            NotInStoreError: The layer does not route, or logits were not recorded.
+            NotInStoreError: The layer has no router, or logits were not recorded.
         """
         return matrix(self._layer("router_logits", layer)["logits"])
 
     def heads(self, layer: int) -> dict[str, NDArray[np.float32]]:
-        """Statistics of the attention heads on one layer.
+        """Statistics of the attention heads of one layer.
 
         Returns:
             ``entropy``, ``first_weight``, ``previous_weight``, ``output_norm``, each [T, H].
@@ -178,13 +179,13 @@ class Trace:
         return {name: matrix(table[name]) for name in HEAD_STATISTICS}
 
     def head_blocks(self, layer: int) -> Arrays:
-        """Statistics of the attention heads on one layer, by blocks of 64 positions.
+        """Statistics of the attention heads of one layer, by blocks of 64 positions.
 
         Returns:
-            ``pos`` int32 [B], the first position of each block, and ``n`` [B], how many positions
-            it has (64 but in the last); ``entropy_mean``, ``entropy_max``, ``first_weight_mean``,
-            ``first_weight_max``, ``previous_weight_mean``, ``previous_weight_max``,
-            ``output_norm_mean``, ``output_norm_max``, each float32 [B, H].
+            ``pos`` int32 [B], the first position of each block, and ``n`` [B], its number of
+            positions (64 except in the last); ``entropy_mean``, ``entropy_max``,
+            ``first_weight_mean``, ``first_weight_max``, ``previous_weight_mean``,
+            ``previous_weight_max``, ``output_norm_mean``, ``output_norm_max``, each float32 [B, H].
 
         Raises:
             NotInStoreError: There is no such layer, or neither heads nor their blocks were
@@ -195,7 +196,7 @@ class Trace:
         if found["n"].sum() == len(self):
             return found
         if layer in self.layers("heads"):
-            return head_blocks.of_tokens(self.heads(layer))  # begun before blocks were stored
+            return head_blocks.of_tokens(self.heads(layer))  # captured before blocks were stored
         raise NotInStoreError(self._missing("head_blocks", layer))
 
     def vectors(
@@ -206,20 +207,20 @@ class Trace:
         *,
         layers: Sequence[int] | None = None,
     ) -> Vectors:
-        """Vectors that were recorded at a point of the model.
+        """Read vectors that were recorded at a point of the model.
 
         Args:
             point: Name of the point.
             layer: The layer; None for a point outside the layers.
-            head: One head; None for all that were recorded.
+            head: One head; None for all recorded heads.
             layers: Several layers at once, in place of ``layer``.
 
         Returns:
-            Their positions and values, [P, C] or [P, H, C]; for ``layers`` [L, P, C] or
-            [L, P, H, C]. A NamedTuple: ``pos, values, heads = trace.vectors(…)``.
+            Positions and values, [P, C] or [P, H, C]; with ``layers`` [L, P, C] or [L, P, H, C].
+            A NamedTuple: ``pos, values, heads = trace.vectors(…)``.
 
         Raises:
-            NotInStoreError: They were not recorded.
+            NotInStoreError: The vectors were not recorded.
             StoreError: The layers were recorded at different positions or heads.
         """
         if layers is None:
@@ -237,13 +238,13 @@ class Trace:
         return Vectors(pos, np.stack([other.values for other in found]), heads)
 
     def attention(self, layer: int, head: int) -> Attention:
-        """The keys with the largest attention weights of one head.
+        """Read the keys with the largest attention weights of one head.
 
         Returns:
             Positions of the queries [P], positions of the keys [P, k] and weights [P, k].
 
         Raises:
-            NotInStoreError: They were not recorded.
+            NotInStoreError: The head's attention was not recorded.
         """
         layer, head = _whole("layer", layer), _whole("head", head)
         where = "layer = ? and head = ? order by pos"
@@ -266,10 +267,10 @@ class Trace:
         params = [point, layer, head, head]
         found = self._rows("activations", "pos, head, vector", where, params)
         if not found.num_rows:
-            place = "outside the layers" if layer is None else f"of layer {layer}"
-            place += "" if head is None else f", head {head},"
+            location = "outside the layers" if layer is None else f"of layer {layer}"
+            location += "" if head is None else f", head {head},"
             raise NotInStoreError(
-                f"vectors at {point!r} {place} were not recorded for trace {self.trace_id}: "
+                f"vectors at {point!r} {location} were not recorded for trace {self.trace_id}: "
                 f"{self._recorded('activations', 'point, layer, head')}"
             )
         values_RC = matrix(found["vector"])
@@ -284,7 +285,7 @@ class Trace:
         return Vectors(pos, values_RC.reshape(shape), tuple(int(i) for i in heads[:count]))
 
     def layers(self, table: str) -> list[int]:
-        """The layers that a table holds for this trace."""
+        """Layers that a table holds for this trace."""
         query = (
             f"select distinct layer from {self._source(table)} where trace_id = ? order by layer"
         )
@@ -307,7 +308,7 @@ class Trace:
         return self._store.sql(query, [self.trace_id, *params]).to_arrow_table()
 
     def _source(self, table: str) -> str:
-        """SQL of the files that can hold this trace; no other file is opened."""
+        """SQL that reads only the files of a table that may hold this trace."""
         files = self._store.files(table, self.trace_id, self.trace_id)
         return self._store.scan(table, files)
 
@@ -320,14 +321,14 @@ class Trace:
             )
         if {table, lost_rows(table, self.trace_id)} & set(self.run["lost"] or ()):
             return f"{table} of trace {self.trace_id} is lost, or was left out of an export"
-        recorded = ", ".join(self.run["record"]) or "nothing beside tokens"
+        recorded = ", ".join(self.run["record"]) or "only tokens"
         return (
             f"{table} was not recorded for trace {self.trace_id} (its run recorded {recorded}): "
             f"replay the trace with record=[…, {table!r}]"
         )
 
     def _recorded(self, table: str, columns: str) -> str:
-        """What a table of chosen things holds for this trace, in words."""
+        """Describe what a table with a selection of points or heads holds for this trace."""
         rows = self._rows(table, f"distinct {columns}", f"true order by {columns}").to_pylist()
         if not rows:
             return f"its run recorded no {table}"
@@ -337,12 +338,12 @@ class Trace:
 
 
 def _whole(name: str, value: object) -> int:
-    """A whole number of any kind; int() alone would take 2.7 for 2."""
+    """Convert any integral number to int; int() alone would accept 2.7 as 2."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         number = int(value)
         if -(2**63) <= number < 2**63:
             return number
-    raise NotInStoreError(f"{name} {value!r:.60} is no whole number that a store can hold")
+    raise NotInStoreError(f"{name} {value!r:.60} is not a whole number of 64 bits")
 
 
 def _no_trace(store: Store, trace_id: int) -> str:

@@ -1,9 +1,9 @@
-"""Values of a query in forms that hold them exactly: Arrow for files, text and JSON for people.
+"""Converts values of a query without loss: to Arrow for files, to text and JSON for people.
 
-DuckDB has types that Arrow, Parquet, JSON and Python hold only in part or wrongly: integers of 128
-bits, times of 24:00:00 or with a zone, infinite dates, bit strings, variants. Here DuckDB itself
-casts them to its own text before they leave it, also inside lists, maps and structs. All forms of
-an answer are made from these two projections, so they all say the same.
+Arrow, Parquet, JSON and Python cannot hold every DuckDB type exactly: integers of 128 bits, times
+of 24:00:00 or with a zone, infinite dates, bit strings, variants. So DuckDB itself casts these to
+its own text, also inside lists, maps and structs, before they leave it. All forms of an answer are
+made from these two projections and therefore agree.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from ringlens.store.read.extent import parts
 
 EXACT = 2**53
 """Integers up to here are numbers in JSON; JavaScript cannot tell larger ones apart."""
-DEEPEST = 60
-"""Levels of lists, maps and structs inside each other; Arrow reads 64."""
-LONGEST_NAME = 500
-"""Characters of a column's name; the rest is cut, and the cut is marked."""
+MAX_DEPTH = 60
+"""Levels of nested lists, maps and structs; Arrow reads 64."""
+MAX_NAME = 500
+"""Characters of a column's name; longer names are cut, and the cut is marked."""
 
 _SMALL = {
     "null", "boolean", "tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint",
     "uinteger", "ubigint", "float", "double", "varchar",
 }  # fmt: skip
-"""Types that Arrow and JSON hold: integers beyond `EXACT` and infinite floats as text."""
+"""Types that Arrow and JSON can hold; JSON has integers beyond `EXACT` and infinities as text."""
 
-# What Arrow and Parquet hold besides. Not in it: interval (Python and Parquet have none), uhugeint
-# (exported as a signed number), time with time zone (exported without), bit, bignum, variant and
-# geometry (exported as DuckDB's own bytes), union, and whatever later versions bring.
+# Types that Arrow and Parquet can hold in addition. Left out: interval (Python and Parquet have
+# none), uhugeint (exported as a signed number), time with time zone (exported without it), bit,
+# bignum, variant and geometry (exported as DuckDB's own bytes), union, and types of later versions.
 _NATIVE = _SMALL | {
     "hugeint", "decimal", "blob", "date", "time", "time_ns", "timestamp", "timestamp_ms",
     "timestamp_ns", "timestamp with time zone", "timestamptz_ns",
 }  # fmt: skip
 _LEAST = pa.scalar(Decimal(1 - 10**38), pa.decimal128(38, 0))
-"""The least integer of 38 digits."""
+"""The smallest integer of 38 digits."""
 _NORMAL = 2.0**-126
-"""The smallest float32 of full precision."""
+"""The smallest normal float32; below it fewer digits suffice."""
 _NESTED = {"list", "array", "struct", "tuple", "map"}
 
 Plain = Callable[[Any], Any]
-"""Makes of one value of the text projection what JSON holds."""
+"""Converts one value of the text projection to a value that JSON can hold."""
 
 
 def names(relation: Any) -> list[str]:
-    """The columns' names, each once: DuckDB makes ``n``, ``n_1`` of two that are called ``n``."""
+    """Unique names of a relation's columns: two columns ``n`` become ``n`` and ``n_1``."""
     found: list[str] = []
     taken: set[str] = set()
     for name in relation.project("*").columns:
         short = name
-        if len(name) > LONGEST_NAME:
-            short = f"{name[:LONGEST_NAME]}… ({len(name):,} characters)"
+        if len(name) > MAX_NAME:
+            short = f"{name[:MAX_NAME]}… ({len(name):,} characters)"
         unique, more = short, 1
         while unique.lower() in taken:
             unique, more = f"{short}_{more}", more + 1
@@ -68,17 +68,17 @@ def names(relation: Any) -> list[str]:
 
 
 def native(kind: Any) -> str | None:
-    """SQL of the type that Arrow and Parquet hold a DuckDB type's values in; None if it is that."""
+    """SQL type in which Arrow and Parquet can hold a DuckDB type; None if it needs no cast."""
     return _sql(kind, _NATIVE) if _differs(kind, _NATIVE) else None
 
 
 def textual(kind: Any) -> str | None:
-    """SQL of the type whose parts JSON holds or are DuckDB's text; None if it is that type."""
+    """SQL type made of parts that JSON can hold and of text; None if the type needs no cast."""
     return _sql(kind, _SMALL) if _differs(kind, _SMALL) else None
 
 
 def project(relation: Any, target: Callable[[Any], str | None]) -> Any:
-    """A relation with unique names and its columns cast to what ``target`` says.
+    """Give a relation unique names and cast its columns to the types that ``target`` gives.
 
     Raises:
         StoreError: A type is nested too deeply.
@@ -89,15 +89,15 @@ def project(relation: Any, target: Callable[[Any], str | None]) -> Any:
 
 
 def expressions(kinds: Sequence[Any], target: Callable[[Any], str | None]) -> list[str]:
-    """SQL of each column of a relation cast to what ``target`` says.
+    """SQL that casts each column of a relation to the type that ``target`` gives.
 
     Raises:
         StoreError: A type is nested too deeply.
     """
     for i, kind in enumerate(kinds, 1):
-        if (found := depth(kind)) > DEEPEST:
+        if (found := depth(kind)) > MAX_DEPTH:
             raise StoreError(
-                f"column {i} is nested {found} lists deep, and {DEEPEST} are the most: flatten it "
+                f"column {i} is nested {found} levels deep, the limit is {MAX_DEPTH}: flatten it "
                 f"in the query"
             )
     targets = [target(kind) for kind in kinds]
@@ -105,7 +105,7 @@ def expressions(kinds: Sequence[Any], target: Callable[[Any], str | None]) -> li
 
 
 def depth(kind: Any) -> int:
-    """How deeply lists, maps and structs are nested in a type: 0 for a plain one."""
+    """Number of nested levels of lists, maps and structs in a type; 0 for a plain type."""
     deepest, waiting = 0, [(kind, 0)]
     while waiting:
         each, level = waiting.pop()
@@ -116,7 +116,7 @@ def depth(kind: Any) -> int:
 
 
 def leaves(kind: Any) -> set[str]:
-    """The names of the types that a type is made of, without lists, maps and structs."""
+    """Names of the plain types inside a type."""
     found: set[str] = set()
     waiting = [kind]
     while waiting:
@@ -134,10 +134,10 @@ def is_nested(kind: Any) -> bool:
 
 
 def plain(kind: Any) -> Plain:
-    """What turns values of one DuckDB type, read from the text projection, into JSON's values.
+    """Function that converts values of one type of the text projection to values for JSON.
 
     Numbers, booleans and null stay as they are; integers beyond `EXACT` and floats that are not
-    finite become text; all else is DuckDB's text already. A map becomes a list of pairs.
+    finite become text; everything else is DuckDB's text already. A map becomes a list of pairs.
     """
     name = kind.id
     if name == "float":
@@ -163,7 +163,7 @@ def plain(kind: Any) -> Plain:
 
 
 def integer(value: int | str | None) -> int | str | None:
-    """A whole number, or its text, as JSON holds it: a number up to `EXACT`, else text."""
+    """Convert an integer, or its text, for JSON: a number up to `EXACT`, else text."""
     if value is None or (isinstance(value, str) and len(value) > 17):
         return value
     number = int(value)
@@ -171,12 +171,12 @@ def integer(value: int | str | None) -> int | str | None:
 
 
 def finite(value: float | None) -> float | str | None:
-    """A float as JSON holds it: "nan", "inf" and "-inf" are text."""
+    """Convert a float for JSON: "nan", "inf" and "-inf" become text."""
     return value if value is None or math.isfinite(value) else str(value)
 
 
 def single(value: float | None) -> float | str | None:
-    """A float32 with the digits that tell it from its neighbours: 0.1, not 0.10000000149011612."""
+    """Shorten a float32 to the digits that identify it: 0.1, not 0.10000000149011612."""
     if value is None or not math.isfinite(value):
         return finite(value)
     for digits in range(6 if abs(value) > _NORMAL else 1, 9):
@@ -187,19 +187,19 @@ def single(value: float | None) -> float | str | None:
 
 
 def as_json(value: Any) -> str:
-    """A nested value as JSON; the argument is what `plain` gives."""
+    """Format a nested value that `plain` has converted as JSON."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def json_column(column: pa.ChunkedArray | pa.Array, kind: Any) -> pa.Array:
-    """A nested column of the text projection as JSON texts."""
+    """Format a nested column of the text projection as strings of JSON."""
     make = plain(kind)
     texts = [None if v is None else as_json(make(v)) for v in column.to_pylist()]
     return pa.array(texts, pa.string())
 
 
 def is_sound(column: pa.ChunkedArray | pa.Array) -> bool:
-    """Whether Arrow's types hold a column's values: no 39 digits, no 24:00:00."""
+    """Whether Arrow holds a column's values correctly: no 39 digits, no 24:00:00."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
@@ -209,25 +209,25 @@ def is_sound(column: pa.ChunkedArray | pa.Array) -> bool:
 
 
 def _is_least(array: pa.Array) -> bool:
-    """Whether an array holds -2¹²⁷, whose 39 digits Arrow's own check passes over."""
+    """Whether an array holds -2¹²⁷, whose 39 digits Arrow's own validation misses."""
     if array.type != _LEAST.type:
         return False
     return bool(pc.any(pc.less(array, _LEAST)).as_py())
 
 
 def quoted(name: str) -> str:
-    """A name as SQL holds it."""
+    """Quote a name for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _children(kind: Any) -> list[Any]:
-    """The types inside a nested type; the size of an array is none."""
+    """Types inside a nested type, without the size that DuckDB lists as a child of an array."""
     found = [child for _, child in kind.children]
     return found[:1] if kind.id == "array" else found
 
 
 def _differs(kind: Any, kept: set[str]) -> bool:
-    """Whether a type, or one inside it, is none of those that are kept."""
+    """Whether a type, or a type inside it, is not among those that are kept."""
     name = kind.id
     if name not in _NESTED or not kind.children:
         return name not in kept
@@ -237,7 +237,7 @@ def _differs(kind: Any, kept: set[str]) -> bool:
 
 
 def _sql(kind: Any, kept: set[str]) -> str:
-    """SQL of a type with all parts that are not kept as text."""
+    """SQL type in which all parts that are not kept are text."""
     name = kind.id
     if name in kept and name not in ("null", "varchar"):
         return str(kind)
@@ -257,7 +257,7 @@ def _sql(kind: Any, kept: set[str]) -> str:
 
 
 def _rounded(value: float) -> float:
-    """The nearest float32."""
+    """Round to the nearest float32."""
     try:
         return float(struct.unpack("<f", struct.pack("<f", value))[0])
     except OverflowError:

@@ -57,7 +57,7 @@ class RunShape:
                 raise ValueError(text)
         except (ValueError, TypeError, KeyError, RecursionError):
             raise StoreError(
-                f"the manifest is damaged: a run has {text!r:.80} for its shape; put a copy of it "
-                f"back, or make it anew with `ringlens check --repair --rebuild-manifest`"
+                f"the manifest is damaged: a run has {text!r:.80} for its shape; restore a copy of "
+                f"it, or rebuild it with `ringlens check --repair --rebuild-manifest`"
             ) from None
         return found

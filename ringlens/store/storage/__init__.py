@@ -1,1 +1,1 @@
-"""Where the files of a store lie: on a disk, on a shared disk, or in a bucket."""
+"""Where a store keeps its files: a local disk, a shared disk, or a bucket."""

@@ -1,4 +1,4 @@
-"""Bucket: a store at any address that fsspec knows, such as ``s3://bucket/runs/first``."""
+"""Bucket: a store at any address that fsspec supports, such as ``s3://bucket/runs/first``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ringlens.store.manifest.manifest import File
 from ringlens.store.storage.ranges import RangeFile, Ranges
 from ringlens.store.storage.remote import RemoteFolder
 
-_ALL = 2**40
-"""The end of a range that is the whole file. Without a range, s3fs looks up the size first."""
+_WHOLE_FILE = 2**40
+"""End of a range that covers any file. Without a range, s3fs first asks for the size."""
 
-_memory = threading.RLock()
-"""Files in memory are single objects with one position each: one call at a time."""
+_memory_lock = threading.RLock()
+"""Serializes calls to fsspec's ``memory://``, where all readers of a file share one position."""
 
 _HINTS = {
     "s3": (
@@ -36,10 +36,10 @@ _INSTALL = {"s3": "pip install 'ringlens[s3]'", "s3a": "pip install 'ringlens[s3
 
 
 class Bucket(RemoteFolder):
-    """A folder of an fsspec file system; its credentials come from where fsspec takes them.
+    """A folder of an fsspec file system, with the credentials that fsspec finds.
 
     Raises:
-        StoreError: Nothing is installed for such an address.
+        StoreError: No installed package handles the address.
     """
 
     is_local = False
@@ -53,23 +53,27 @@ class Bucket(RemoteFolder):
 
     @property
     def path(self) -> Path:
-        """There is none."""
+        """Not available: a bucket has no path on this machine."""
         raise StoreError(f"{self} is not a folder of this machine: use `.address`")
 
     def is_there(self) -> bool:
-        """Whether anything lies at the address; FileNotFoundError if even its bucket is missing."""
+        """Whether the address holds anything; FileNotFoundError if the bucket itself is missing."""
         return bool(self.names())
 
     def make(self) -> None:
-        """Nothing to do: there are no empty folders. StoreError if it cannot be written safely."""
-        if not _creates(self._fs):
+        """Check that the bucket can be written safely; it has no folders to make.
+
+        Raises:
+            StoreError: The file system cannot create a file only if it is missing.
+        """
+        if not _creates_exclusively(self._fs):
             raise StoreError(
-                f"{self} can be read but not written: nothing is known that creates a file there "
-                f"only if it is missing. Write to s3://, file:// or a folder and copy it"
+                f"{self} can be read but not written: its file system cannot create a file only "
+                f"if it is missing. Write to s3://, file:// or a folder and copy it"
             )
 
     def names(self, path: str = "") -> list[str]:
-        """What lies directly in a folder of the store."""
+        """Names of the direct children of a folder in the store."""
         try:
             with self._calls():
                 found = self._fs.ls(self._at(path), detail=False)
@@ -77,57 +81,60 @@ class Bucket(RemoteFolder):
             if isinstance(error, _NoBucketError):
                 raise
             return []
-        places = {str(each).strip("/") for each in found} - {self._at(path).strip("/")}
-        return sorted(place.rsplit("/", 1)[-1] for place in places)
+        # Some file systems list the folder itself among its children.
+        children = {str(each).strip("/") for each in found} - {self._at(path).strip("/")}
+        return sorted(child.rsplit("/", 1)[-1] for child in children)
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         with self._calls():
             return bool(self._fs.isfile(self._at(path)))
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """Size of a file in bytes."""
         with self._calls():
             return int(self._fs.size(self._at(path)))
 
     def state(self, path: str) -> None:
-        """Nothing: committed objects are never changed, and to ask costs a request."""
+        """Always None: committed objects never change, and asking would cost a request."""
 
     def read(self, path: str) -> bytes:
-        """A file's content."""
+        """Content of a file."""
         with self._calls():
-            return bytes(self._fs.cat_file(self._at(path), start=0, end=_ALL))
+            return bytes(self._fs.cat_file(self._at(path), start=0, end=_WHOLE_FILE))
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Contents of files, fetched side by side; None where there is none."""
-        places = [self._at(path) for path in paths]
-        starts, ends = [0] * len(places), [_ALL] * len(places)
+        """Contents of files, fetched concurrently; None for a file that does not exist."""
+        keys = [self._at(path) for path in paths]
+        starts, ends = [0] * len(keys), [_WHOLE_FILE] * len(keys)
         with self._calls():
-            found = self._fs.cat_ranges(places, starts, ends, on_error="return")
+            found = self._fs.cat_ranges(keys, starts, ends, on_error="return")
             for each in found:
+                # Only a missing file means None: any other failure must not pass for one.
                 if isinstance(each, BaseException) and not isinstance(each, FileNotFoundError):
                     raise each
         return [None if isinstance(each, BaseException) else bytes(each) for each in found]
 
     def write(self, path: str, content: bytes) -> None:
-        """Make or replace a file."""
+        """Create or replace a file."""
         with self._calls():
             self._fs.pipe_file(self._at(path), content)
 
     def create(self, path: str, content: bytes) -> None:
-        """Make a file, unless there is one."""
+        """Create a file; FileExistsError if it exists."""
         try:
             with self._calls():
                 self._fs.pipe_file(self._at(path), content, mode="create")
         except FileExistsError:
             raise
         except OSError as error:
+            # Servers report a failed condition under different codes, so look for the file.
             if not isinstance(error, FileNotFoundError | PermissionError) and self.exists(path):
-                raise FileExistsError(f"{self}/{path} is there") from error
+                raise FileExistsError(f"{self}/{path} already exists") from error
             raise
 
     def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         try:
             with self._calls():
                 self._fs.rm_file(self._at(path))
@@ -135,32 +142,32 @@ class Bucket(RemoteFolder):
             return
 
     def modified(self, path: str) -> datetime:
-        """When a file was written last, by the server's clock."""
+        """When a file was last written, by the server's clock."""
         with self._calls():
             found = self._fs.modified(self._at(path))
         assert isinstance(found, datetime)
         return found
 
     def upload(self, staged: Path, path: str) -> None:
-        """Copy a file of this machine to a path in the store."""
+        """Upload a local file to a path in the store."""
         with self._calls():
             self._fs.put_file(str(staged), self._at(path))
 
     def source(self, path: str) -> RangeFile:
-        """A file as ``pyarrow.parquet`` opens it."""
-        # What is kept of it is passed by: the question may be whether the file is damaged.
+        """A file, in the form that ``pyarrow.parquet`` opens."""
+        # Bypasses the cached tails: the caller may be checking whether the file is damaged.
         return RangeFile(self.size(path), partial(self._fetch, path))
 
     def sql_path(self, path: str) -> str:
-        """A file as DuckDB opens it, on a connection that `serve` was called for."""
+        """A file as DuckDB addresses it, on a connection given to `register_with`."""
         return f"ringlens://{path}"
 
-    def serve(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let a connection read the store's files."""
+    def register_with(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make the store's files readable on a DuckDB connection."""
         connection.register_filesystem(self._ranges)
 
-    def know(self, files: Sequence[File]) -> None:
-        """Tell sizes: no request is made to look them up."""
+    def note_sizes(self, files: Sequence[File]) -> None:
+        """Note sizes from the manifest, which saves the requests that would look them up."""
         self._ranges.sizes.update((file.path, file.bytes) for file in files)
 
     def _fetch(self, path: str, start: int, stop: int) -> bytes:
@@ -172,11 +179,11 @@ class Bucket(RemoteFolder):
 
     @cached_property
     def _guard(self) -> AbstractContextManager:
-        return _memory if _protocol(self.address) == "memory" else nullcontext()
+        return _memory_lock if _protocol(self.address) == "memory" else nullcontext()
 
     @contextmanager
     def _calls(self) -> Iterator[None]:
-        """Calls of fsspec, whose failures become OSError whatever library they come from."""
+        """Turn failures of fsspec calls into OSError, whichever library raises them."""
         with self._guard:
             try:
                 yield
@@ -189,7 +196,7 @@ class Bucket(RemoteFolder):
                 ) from error
             except OSError:
                 raise
-            except Exception as error:
+            except Exception as error:  # botocore and others have exception families of their own
                 hint = _HINTS.get(_protocol(self.address), "")
                 credentials = "redential" in f"{type(error).__name__}{error}"
                 raise OSError(
@@ -205,15 +212,15 @@ class _NoBucketError(FileNotFoundError):
 
 def _file_system(address: str) -> tuple[Any, str]:
     try:
-        # Listings are never kept: other processes write.
+        # Never cache listings: other processes write to the same folder.
         return fsspec.url_to_fs(address, use_listings_cache=False)
     except ImportError as error:
         install = _INSTALL.get(_protocol(address), f"install what fsspec asks for ({error})")
         raise StoreError(
-            f"{address} cannot be opened without a further package: {install}"
+            f"{address} cannot be opened without another package: {install}"
         ) from error
     except ValueError as error:
-        raise StoreError(f"{address} is no address that fsspec knows: {error}") from error
+        raise StoreError(f"{address} is not an address that fsspec supports: {error}") from error
     except OSError as error:
         raise StoreError(f"{address} cannot be opened: {error}") from error
 
@@ -222,11 +229,11 @@ def _protocol(address: str) -> str:
     return address.split("://", 1)[0]
 
 
-def _creates(fs: Any) -> bool:
-    """Whether a file system has its own way to create a file only if it is missing.
+def _creates_exclusively(fs: Any) -> bool:
+    """Whether a file system itself can create a file only if it is missing.
 
-    What fsspec does for those that have none is to look first, which two writers may do at once.
-    Whether the server honours it is seen when a writer makes its lease.
+    fsspec's fallback looks first and then writes, which lets two writers both succeed. Whether the
+    server honours the condition is tested when a writer creates its lease.
     """
     if isinstance(fs, AsyncFileSystem):
         return type(fs)._pipe_file is not AsyncFileSystem._pipe_file

@@ -1,4 +1,4 @@
-"""What failed, as a sentence that says what to do."""
+"""Turns low-level failures into messages that say what to do."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _ADVICE = {
 
 
 class DamageError(StoreError):
-    """A committed file is missing, or is not what was committed."""
+    """A committed file is missing or differs from what was committed."""
 
 
 @contextmanager
-def sentences(store: object, outcome: str) -> Iterator[None]:
-    """Turn failures of the disk, of the manifest and of encoding into StoreError.
+def store_errors(store: object, outcome: str) -> Iterator[None]:
+    """Turn failures of the disk, the manifest and the encoding into StoreError.
 
     Args:
-        store: The store, as messages are to call it.
+        store: What messages call the store.
         outcome: What the failure means, for example "nothing of this commit was stored".
 
     Raises:
-        StoreError: In place of OSError, sqlite3.Error, pyarrow.ArrowException and DamageError. All
-            else passes.
+        StoreError: In place of OSError, sqlite3.Error, pyarrow.ArrowException and DamageError.
+            Other exceptions pass through.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def sentences(store: object, outcome: str) -> Iterator[None]:
 
 
 def _manifest_advice(error: sqlite3.Error) -> str:
-    text = str(error)
+    text = str(error)  # our own "malformed …" errors carry no SQLite error code to compare
     if "full" in text:
         return _ADVICE[errno.ENOSPC]
     if "readonly" in text:
@@ -64,13 +64,13 @@ def _manifest_advice(error: sqlite3.Error) -> str:
         return "other writers held the manifest for a minute: try again, or stop them"
     if "unable to open" in text:
         return (
-            "manifest.sqlite cannot be opened: put a copy of it back, or make it anew with "
-            "`ringlens check --repair --rebuild-manifest`, or, where a writer was killed and the "
+            "manifest.sqlite cannot be opened: restore a copy of it, or rebuild it with "
+            "`ringlens check --repair --rebuild-manifest`, or, if a writer was killed and the "
             "disk is now read-only, copy the store to a disk that can be written"
         )
     if "malformed" in text or "not a database" in text or "no such table" in text:
         return (
-            f"manifest.sqlite is damaged ({text}): put back a copy of it and of its -wal file, or "
-            f"make it anew with `ringlens check --repair --rebuild-manifest`"
+            f"manifest.sqlite is damaged ({text}): restore a copy of it and of its -wal file, or "
+            f"rebuild it with `ringlens check --repair --rebuild-manifest`"
         )
     return f"manifest.sqlite failed ({text})"

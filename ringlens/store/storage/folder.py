@@ -1,6 +1,6 @@
-"""Folder: where the files of a store live, and the few things that a store does with them.
+"""Folder: where a store's files live, and the operations that a store needs on them.
 
-Paths are those of the manifest: relative to the folder, with forward slashes.
+Paths are written as in the manifest: relative to the folder, with forward slashes.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from ringlens.store.manifest.manifest import NAME, File, Manifest
 from ringlens.store.storage.local import LocalFolder
 from ringlens.store.storage.shared_disk import SharedDisk, is_shared
 
-LONGEST = 255
-"""Most bytes of a name on a disk."""
+MAX_NAME_BYTES = 255
+"""Longest file name that a disk can store."""
 
 Move = tuple[Path, str]
-"""A staged file on this machine, and its path in the store."""
+"""A staged file on this machine and its path in the store."""
 
 
 class Lock(Protocol):
-    """What says that a writer is alive: until it is released, or its process is gone."""
+    """Marks a writer as alive until it is released or its process ends."""
 
     name: str
 
     def release(self) -> None:
-        """Say that the writer has ended."""
+        """Declare that the writer has ended."""
 
 
 class Folder(Protocol):
-    """Where a store's files live; ``str(folder)`` is what it is called in messages.
+    """Where a store's files live; ``str(folder)`` is its name in messages.
 
     Attributes:
-        address: What opens it again: an absolute path, or an address.
-        name: Its last part.
-        path: Its place on this machine's disk. Raises StoreError if it has none.
-        is_local: Whether it has one.
-        staging: Folder on this machine's disk in which its writers make their files.
+        address: Reopens the folder: an absolute path or an address.
+        name: Last part of the address.
+        path: Path on this machine's disk. Raises StoreError if there is none.
+        is_local: Whether there is such a path.
+        staging: Folder on this machine's disk in which writers make their files.
 
     Raises:
-        OSError: Wherever the disk or the server does; the callers turn it into a sentence.
+        OSError: The disk or the server fails; callers turn it into a message.
     """
 
     address: str
@@ -54,99 +54,99 @@ class Folder(Protocol):
 
     @property
     def path(self) -> Path:
-        """Its place on this machine's disk."""
+        """Path on this machine's disk."""
 
     @property
     def staging(self) -> Path:
-        """Where this machine's writers make their files."""
+        """Folder in which this machine's writers make their files."""
 
     def is_there(self) -> bool:
-        """Whether there is such a folder."""
+        """Whether the folder exists."""
 
     def make(self) -> None:
-        """Make the folder."""
+        """Create the folder if it is missing."""
 
     def open_manifest(self) -> Manifest:
-        """The manifest, for reading."""
+        """Open the manifest for reading."""
 
     def make_manifest(self) -> Manifest:
-        """The manifest, for writing; made if it is missing."""
+        """Open the manifest for writing; create it if it is missing."""
 
     def lock(self) -> Lock:
-        """The lock of a new writer."""
+        """Take a lock for a new writer."""
 
     def is_locked(self, name: str) -> bool:
-        """Whether this process sees the lock of a writer."""
+        """Whether this process can see a writer's lock."""
 
     def dead_writers(self, names: set[str]) -> set[str]:
-        """Those of some writers that are gone."""
+        """The writers among ``names`` whose process has ended."""
 
     def names(self, path: str = "") -> list[str]:
-        """What lies directly in a folder of the store; nothing if there is no such folder."""
+        """Names of the direct children of a folder in the store; empty if it does not exist."""
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """Size of a file in bytes."""
 
     def state(self, path: str) -> Hashable:
-        """What changes where a file is changed or replaced, and costs no look into it."""
+        """A token that changes whenever the file does; costs no read of the file."""
 
     def read(self, path: str) -> bytes:
-        """A file's content."""
+        """Content of a file."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Make or replace a small file, as a whole or not at all."""
+        """Create or replace a small file atomically."""
 
     def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
     def hand_over(self, staged: Path, path: str) -> None:
-        """Called where a file was staged, as soon as it is whole."""
+        """Accept a complete staged file; called by the rank that staged it."""
 
     def publish(self, moves: Iterable[Move]) -> None:
-        """Called by rank 0: bring the files of all ranks to where they belong.
+        """Move the files of all ranks to their paths in the store; called by rank 0.
 
-        When this returns, a power cut does not undo it.
+        The result survives a power cut once this returns.
         """
 
     def source(self, path: str) -> Any:
-        """A file as ``pyarrow.parquet`` opens it."""
+        """A file, in the form that ``pyarrow.parquet`` opens."""
 
     def sql_path(self, path: str) -> str:
-        """A file as DuckDB opens it, on a connection that `serve` was called for."""
+        """A file as DuckDB addresses it, on a connection given to `register_with`."""
 
-    def serve(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let a connection read the folder's files."""
+    def register_with(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make the folder's files readable on a DuckDB connection."""
 
-    def know(self, files: Sequence[File]) -> None:
-        """Told of all committed files whenever they have changed."""
+    def note_sizes(self, files: Sequence[File]) -> None:
+        """Note the sizes of all committed files; called whenever the list changes."""
 
 
 def folder_at(place: str | Path) -> Folder:
-    """The folder at a path or an address.
+    """Open the folder at a path or an address.
 
     Raises:
-        StoreError: It is no path that a folder can have; or the address is of a kind that fsspec
-            does not know, or needs another package.
+        StoreError: No folder can have this path, fsspec does not support the address, or the
+            address needs another package.
     """
     text = str(place)
     if not isinstance(place, str | PathLike) or not _is_path(text):
-        raise StoreError(f"a store lies in a folder or at an address, not at {place!r:.80}")
+        raise StoreError(f"a store is kept in a folder or at an address, not at {place!r:.80}")
     if "://" not in text:
         return SharedDisk(place) if is_shared(place) else LocalFolder(place)
     if text.startswith("file://"):
         path = Path(text.removeprefix("file://"))
+        # A store that already has a SQLite manifest keeps it, also under a file:// address.
         return LocalFolder(path) if (path / NAME).exists() else SharedDisk(path)
-    from ringlens.store.storage.bucket import (
-        Bucket,  # with fsspec, which a local store needs not wait for
-    )
+    # Imported late: it imports fsspec, which local stores do not need.
+    from ringlens.store.storage.bucket import Bucket
 
     return Bucket(text)
 
 
 def _is_path(text: str) -> bool:
-    """Whether a disk can have a path of this name."""
-    whole = half_pair(text) is None and "\0" not in text
-    return whole and all(len(part.encode()) <= LONGEST for part in text.split("/"))
+    """Whether a disk can store a path with this name."""
+    encodable = half_pair(text) is None and "\0" not in text
+    return encodable and all(len(part.encode()) <= MAX_NAME_BYTES for part in text.split("/"))

@@ -1,4 +1,4 @@
-"""Where things lie in a store folder, and the file that says it is one."""
+"""Paths inside a store folder, and the marker file that identifies one."""
 
 from __future__ import annotations
 
@@ -13,62 +13,63 @@ from ringlens.store.manifest.clock import now
 from ringlens.store.manifest.manifest import NAME
 from ringlens.store.schema.captured import FORMAT_VERSION, tables
 from ringlens.store.storage import lease
-from ringlens.store.storage.failure import sentences
+from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import Folder
 from ringlens.versions import version_of
 
 MARKER = "store.json"
 
-LONGEST = 2**20
-"""Bytes of `MARKER`, at most."""
+MAX_MARKER_BYTES = 2**20
+"""Largest size of `MARKER` that is read."""
 
 
 def table_names() -> tuple[str, ...]:
-    """All table folders."""
+    """Names of all tables, which are the names of their folders."""
     return tuple(table.name for table in tables())
 
 
 def file_path(table: str, run_id: str, commit_id: int, part: str = "") -> str:
     """Path in the store of a file that a commit writes for a table.
 
-    ``part`` tells the files of one commit and table apart: those of ranks above 0 ("-r1"), of
-    shares of a large table ("-s1"), and the one with rows that were taken over from replaced files
-    ("-kept").
+    ``part`` distinguishes the files of one commit and table: "-r1" for ranks above 0, "-s1" for
+    further shares of a large table, "-kept" for rows carried over from replaced files.
     """
     return f"{table}/run={run_id}/part-{commit_id:08d}{part}.parquet"
 
 
 def staged_name(path: str, writer: str) -> str:
-    """Name of the same file while it is staged; never ends in .parquet."""
+    """Name of the same file while it is staged; never ends in ``.parquet``."""
+    # Without the suffix, no reader or check that looks for Parquet files can pick it up.
     table, *_, name = path.split("/")
     return f"{writer}-{Path(name).stem.removeprefix('part-')}-{table}.part"
 
 
 def part_of(rank: int) -> str:
-    """What tells the files of a rank apart."""
+    """Suffix of the files that a rank writes."""
     return f"-r{rank}" if rank else ""
 
 
 def part_of_share(index: int) -> str:
-    """What tells the files of one table apart that were encoded side by side."""
+    """Suffix of a file that holds one share of a table, encoded in parallel with the others."""
     return f"-s{index}" if index else ""
 
 
 def left_behind(folder: Folder, run_id: str, commit_id: int) -> Iterator[str]:
-    """Paths of all files that a commit can have left where they belong, of every rank."""
-    mine = (f"part-{commit_id:08d}.", f"part-{commit_id:08d}-")
+    """Paths of all published files of an unfinished commit, of every rank."""
+    # The separator is part of the prefix: "part-00000001" alone also starts part-000000010.
+    prefixes = (f"part-{commit_id:08d}.", f"part-{commit_id:08d}-")
     for table in table_names():
-        place = f"{table}/run={run_id}"
-        for name in folder.names(place):
-            if name.startswith(mine):
-                yield f"{place}/{name}"
+        directory = f"{table}/run={run_id}"
+        for name in folder.names(directory):
+            if name.startswith(prefixes):
+                yield f"{directory}/{name}"
 
 
 def prepare(folder: Folder) -> None:
-    """Make the folder that a writer needs.
+    """Create the folder for a writer.
 
     Raises:
-        StoreError: The folder holds other things, or a store of a newer format.
+        StoreError: The folder holds files that are not a store's, or a store of a newer format.
     """
     folder.make()
     if folder.exists(MARKER):
@@ -81,12 +82,15 @@ def prepare(folder: Folder) -> None:
 
 
 def foreign_names(folder: Folder) -> list[str]:
-    """What lies in a folder that no store has there; a store can be made where there is none."""
+    """Names in a folder that do not belong to a store; a store can be created if there are none."""
     return [name for name in folder.names() if not _is_ours(name)]
 
 
 def mark(folder: Folder) -> None:
-    """Say that a folder is a store of this format, once all else of it is there."""
+    """Mark a folder as a store of this format.
+
+    Called last, so that a marked folder always has everything else that a store needs.
+    """
     marker = {
         "format_version": FORMAT_VERSION,
         "created_by": f"ringlens {version_of('ringlens')}",
@@ -101,18 +105,22 @@ def mark(folder: Folder) -> None:
 
 
 def read_marker(folder: Folder) -> dict[str, Any]:
-    """What a store says of itself: ``format_version``, and mostly ``created_by``, ``created``.
+    """Read a store's marker: ``format_version``, usually with ``created_by`` and ``created``.
 
     Raises:
-        StoreError: It is missing, no store, damaged or of a newer format.
+        StoreError: The folder is missing or not a store, or the marker is damaged or of a newer
+            format.
     """
-    with sentences(folder, "the store was not opened"):
-        if folder.is_local and folder.exists(MARKER) and folder.size(MARKER) > LONGEST:
-            raise StoreError(f"{folder}/{MARKER} is damaged: it has more than {LONGEST:,} bytes")
+    with store_errors(folder, "the store was not opened"):
+        if folder.is_local and folder.exists(MARKER) and folder.size(MARKER) > MAX_MARKER_BYTES:
+            raise StoreError(
+                f"{folder}/{MARKER} is damaged: it has more than {MAX_MARKER_BYTES:,} bytes"
+            )
         content = _marker(folder)
     try:
         found = json.loads(content)
         number = found["format_version"]
+        # JSON's true is an int in Python and would pass for version 1.
         if isinstance(number, bool) or (isinstance(number, int) and number < 1):
             raise ValueError(number)
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -139,11 +147,11 @@ def _marker(folder: Folder) -> bytes:
             f"`ringlens capture --store`"
         )
     raise StoreError(
-        f"there is no store at {folder}: `ringlens capture … --store {folder}` makes one"
+        f"there is no store at {folder}: create one with `ringlens capture … --store {folder}`"
     )
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a name can come from another writer that is making the store right now."""
+    """Whether a name may belong to a store that another writer is creating right now."""
     known = ("staging", object_log.FOLDER, lease.FOLDER, *table_names())
     return name in known or name.startswith((MARKER, NAME))

@@ -1,7 +1,7 @@
-"""Lease: what says that a writer is alive where no file lock reaches.
+"""Lease: marks a writer as alive where file locks do not reach.
 
-A writer makes ``writers/<name>`` and writes it anew every few seconds. It counts as dead once that
-is older than a minute, by the server's clock: nobody's own clock is asked.
+A writer creates ``writers/<name>`` and rewrites it every few seconds. It counts as dead once the
+file is older than a minute. Only the server's clock is used, so clocks of machines may differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ringlens.store.storage.lock import WriterLock
 
 FOLDER = "writers"
 
-BEAT = 10.0
+RENEWAL = 10.0
 """Seconds between two renewals."""
 
 TIMEOUT = 60.0
@@ -27,34 +27,34 @@ TIMEOUT = 60.0
 
 
 class Objects(Protocol):
-    """What leases ask of a store's folder."""
+    """The operations of a store's folder that leases need."""
 
     def create(self, path: str, content: bytes) -> None:
-        """Make a file; FileExistsError if there is one."""
+        """Create a file; FileExistsError if it exists."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Make or replace a file."""
+        """Create or replace a file."""
 
     def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
     def modified(self, path: str) -> datetime:
-        """When the server says that a file was written last."""
+        """When a file was last written, by the server's clock."""
 
 
 class Lease:
     """The lease of one writer.
 
     Args:
-        objects: Where the store lives.
-        lock: A file lock of the writer on this machine, which tells the writers here at once when
-            the process is gone.
+        objects: The store's folder.
+        lock: The writer's file lock, which shows other writers on this machine at once when the
+            process has ended.
 
     Attributes:
         name: The writer's name.
 
     Raises:
-        StoreError: The server replaces what it was asked to create only if it is missing.
+        StoreError: The server replaces a file that it was asked to create only if missing.
     """
 
     def __init__(self, objects: Objects, lock: WriterLock) -> None:
@@ -69,20 +69,23 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Say that the writer has ended."""
+        """Declare that the writer has ended."""
         self._released.set()
-        self._thread.join()
-        with suppress(OSError):  # else it runs out
+        self._thread.join()  # a late renewal would bring back the lease removed below
+        with suppress(OSError):  # a lease that stays behind expires
             self._objects.remove(path_of(self.name))
         self._lock.release()
 
     def _renew(self) -> None:
-        while not self._released.wait(BEAT):
-            with suppress(OSError):  # the server may be back before the lease has run out
+        while not self._released.wait(RENEWAL):
+            with suppress(OSError):  # the server may recover before the lease expires
                 self._objects.write(path_of(self.name), self._content)
 
     def _check_exclusive(self) -> None:
-        """A server that ignores the condition would let two writers take the same entry."""
+        """Check that the server refuses to create a file that exists.
+
+        A server that ignores the condition would let two writers take the same log entry.
+        """
         try:
             self._objects.create(path_of(self.name), self._content)
         except FileExistsError:
@@ -96,11 +99,12 @@ class Lease:
 
 
 def expired(objects: Objects, names: set[str]) -> set[str]:
-    """Those of some writers whose lease is gone or has run out; leases that ran out are removed."""
+    """The writers among ``names`` whose lease is gone or expired; expired leases are removed."""
     if not names:
         return set()
     clock = f"{FOLDER}/clock"
-    objects.write(clock, b"")  # what is written now says what time it is on the server
+    # The server stamps what it writes: the time of a file written now is the server's time.
+    objects.write(clock, b"")
     now = objects.modified(clock)
     return {name for name in names if _has_expired(objects, name, now)}
 
@@ -116,5 +120,5 @@ def _has_expired(objects: Objects, name: str, now: datetime) -> bool:
 
 
 def path_of(name: str) -> str:
-    """Path of a writer's lease in the store."""
+    """Path of a writer's lease."""
     return f"{FOLDER}/{name}"

@@ -1,4 +1,4 @@
-"""Arrow to Parquet files that are on the disk when the function returns, and back."""
+"""Writes Arrow tables to Parquet files and flushes them to the disk; reads them back."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CHECKSUM_BLOCK = 2**20
 
 
 def write(path: Path, table: Table, groups: Iterable[pa.RecordBatch]) -> int:
-    """Write one Parquet file, a row group for each batch, and flush it to the disk.
+    """Write one Parquet file, one row group per batch, and flush it to the disk.
 
-    Settings, each measured on routing of Ring-1T's size: zstd level 1; floats split into byte
-    streams, without dictionary; positions as deltas; statistics on the key alone, as others are
-    never searched.
+    The settings were measured on routing of Ring-1T's size: zstd level 1; floats split into byte
+    streams, without a dictionary; positions as deltas; statistics only for the key, as no query
+    searches by other columns.
 
     Returns:
-        Rows written.
+        Number of rows written.
 
     Raises:
-        OSError: The disk is full, read-only or broken. A part of the file may be left.
+        OSError: The disk is full, read-only or broken. A partial file may remain.
     """
     rows = 0
     with pq.ParquetWriter(path, table.arrow, **_settings(table)) as writer:
@@ -46,7 +46,7 @@ def write(path: Path, table: Table, groups: Iterable[pa.RecordBatch]) -> int:
 
 
 def read(folder: Folder, path: str, table: Table) -> pa.Table:
-    """A file's rows with today's columns; those that it was written without are null.
+    """Read a file with today's columns; columns that an older writer did not have are null.
 
     Raises:
         StoreError: The file is missing or damaged.
@@ -60,7 +60,7 @@ def read(folder: Folder, path: str, table: Table) -> pa.Table:
 
 
 def columns(folder: Folder, path: str, names: list[str] | None = None) -> pa.Table:
-    """Some columns of a file, all if none are named.
+    """Read columns of a file, all of them by default.
 
     Raises:
         StoreError: The file is missing or damaged.
@@ -70,37 +70,38 @@ def columns(folder: Folder, path: str, names: list[str] | None = None) -> pa.Tab
             return file.read(names)
     except (FileNotFoundError, pa.ArrowException) as error:
         raise StoreError(
-            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
-            f"it back; without it no trace that it holds can go on"
+            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): restore a "
+            f"copy of it; without it none of its traces can be continued"
         ) from error
 
 
 @contextmanager
 def reading(folder: Folder, path: str, **options: bool) -> Iterator[pq.ParquetFile]:
-    """A file, open for reading a part at a time.
+    """Open a file for reading one part at a time.
 
     Args:
-        folder: Where it lives.
-        path: Its path in the store.
-        **options: As ``pyarrow.parquet.ParquetFile`` takes them.
+        folder: The store's folder.
+        path: Path of the file in the store.
+        **options: Passed to ``pyarrow.parquet.ParquetFile``.
 
     Raises:
-        StoreError: It is missing or damaged, also where that is found in the midst of reading.
+        StoreError: The file is missing or damaged, even if that shows only while it is read.
     """
     try:
         with pq.ParquetFile(folder.source(path), **options) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
-            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): put a copy of "
-            f"it back"
+            f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): restore a "
+            f"copy of it"
         ) from error
 
 
 def checksum(source: Path | BinaryIO) -> str:
     """CRC-32 of a file's bytes, as ``crc32:`` and eight hex digits.
 
-    It is there to find accidents, and costs a commit the least (benchmarks/bench_check.py).
+    It detects accidents, not attacks, and is the cheapest choice for a commit
+    (benchmarks/bench_check.py).
     """
     value = 0
     with open(source, "rb") if isinstance(source, Path) else source as file:
@@ -110,7 +111,7 @@ def checksum(source: Path | BinaryIO) -> str:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    """Flush a file's bytes, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

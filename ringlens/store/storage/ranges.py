@@ -1,7 +1,7 @@
-"""Ranges: remote files as DuckDB and pyarrow read them, a range of bytes at a time.
+"""Ranges: lets DuckDB and pyarrow read remote files by ranges of bytes.
 
-DuckDB asks for a file's last bytes and then for the columns that a query needs. It is told names
-and sizes from the manifest, so no request is made to list or look up anything.
+DuckDB reads a file's footer and then the columns that a query needs. Names and sizes come from the
+manifest, which saves the requests that would list files or look up sizes.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 Fetch = Callable[[str, int, int], bytes]
-"""Path, start and stop to bytes."""
+"""Fetches the bytes of a path from start to stop."""
 
 TAIL = 2**16
-"""Bytes at the end of a file that are fetched at once and kept: its footer, or all of it."""
+"""Bytes at the end of a file that are fetched in one request and cached: at least its footer."""
 
 TAILS = 1_024
-"""Files whose tails are kept: 64 MiB."""
+"""Files whose tails are cached: at most 64 MiB."""
 
 
 class RangeFile(io.RawIOBase):
     """A file that fetches what is read.
 
-    DuckDB reads one handle in several threads, each of which seeks and then reads; so each thread
-    has a position of its own.
+    DuckDB shares one handle between threads, each of which seeks and then reads; so every thread
+    has its own position.
     """
 
     def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
@@ -37,25 +37,25 @@ class RangeFile(io.RawIOBase):
         self._thread = threading.local()
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True: the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True: ranges can start anywhere."""
         return True
 
     def tell(self) -> int:
-        """The position of the thread that asks."""
+        """Position of the calling thread."""
         return int(getattr(self._thread, "position", 0))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position of the thread that asks."""
+        """Move the position of the calling thread."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._size}[whence]
         self._thread.position = base + offset
         return base + offset
 
     def read(self, size: int | None = -1) -> bytes:
-        """The next bytes, fewer at the end."""
+        """Read the next bytes, fewer at the end of the file."""
         start = self.tell()
         left = max(0, self._size - start)
         stop = start + (left if size is None or size < 0 else min(size, left))
@@ -64,19 +64,19 @@ class RangeFile(io.RawIOBase):
         return content
 
     def readall(self) -> bytes:
-        """The rest."""
+        """Read the rest of the file."""
         return self.read()
 
 
 class Ranges(AbstractFileSystem):
-    """The committed files of one store, ``ringlens://`` and their path in it.
+    """File system of one store's committed files, addressed as ``ringlens://<path>``.
 
     Args:
-        fetch: Reads a range of a file.
-        size: Looks up the size of a file that `sizes` does not have.
+        fetch: Fetches a range of a file.
+        size: Looks up the size of a file that is missing in `sizes`.
 
     Attributes:
-        sizes: Bytes of files by path, from the manifest.
+        sizes: Sizes of files in bytes by path, from the manifest.
     """
 
     protocol = "ringlens"
@@ -89,16 +89,16 @@ class Ranges(AbstractFileSystem):
         self._tail = lru_cache(TAILS)(self._fetch_tail)
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """The file itself: names come from the manifest and hold no patterns."""
+        """Return the path itself: names come from the manifest and contain no patterns."""
         return [self._strip_protocol(path)]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Name and size."""
+        """Name and size of a file."""
         name = self._strip_protocol(path)
         return {"name": name, "size": self._size(name), "type": "file"}
 
     def modified(self, path: str) -> datetime:
-        """Always the same: committed files never change."""
+        """A constant: committed files never change."""
         return datetime(2000, 1, 1, tzinfo=UTC)
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> RangeFile:
@@ -108,7 +108,7 @@ class Ranges(AbstractFileSystem):
         return RangeFile(size, lambda start, stop: self.fetch(path, size, start, stop))
 
     def fetch(self, path: str, size: int, start: int, stop: int) -> bytes:
-        """A range of a file of ``size`` bytes."""
+        """Fetch a range of a file of ``size`` bytes, from its cached tail where possible."""
         first = max(0, size - TAIL)
         if start >= first:
             return self._tail(path, first, size)[start - first : stop - first]

@@ -1,7 +1,7 @@
 """Remote folders: a store on a server, or on a disk that several machines share.
 
-Files are encoded in a folder of this machine and uploaded under their final names, where nobody
-looks for them before the manifest lists them. The manifest is an object log.
+Files are encoded in a local folder and uploaded under their final names, which no reader looks up
+before the manifest lists them. The manifest is an object log.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from ringlens.store.storage.folder import Move
 
 FRESH = 0.2
-"""Seconds for which a reader takes the manifest as it saw it last; a look costs a request."""
+"""Seconds for which a reader reuses the manifest that it last read; checking costs a request."""
 
 
 class RemoteFolder(ABC):
-    """What all remote folders share; see `ringlens.store.storage.folder.Folder`.
+    """Base of all remote folders; see `ringlens.store.storage.folder.Folder`.
 
     Attributes:
-        address: What opens it again.
-        name: Its last part.
+        address: Reopens the folder.
+        name: Last part of the address.
     """
 
     address: str
@@ -47,7 +47,7 @@ class RemoteFolder(ABC):
 
     @cached_property
     def staging(self) -> Path:
-        """A folder of this user on this machine, one for each store."""
+        """Private local folder of this user, one per store."""
         digest = hashlib.sha256(self.address.encode()).hexdigest()[:16]
         own = Path(tempfile.gettempdir()) / f"ringlens-{os.getuid()}"
         for folder in (own, own / digest):
@@ -55,15 +55,15 @@ class RemoteFolder(ABC):
         return own / digest
 
     def open_manifest(self) -> Manifest:
-        """The manifest, for reading: at most FRESH seconds old."""
+        """Open the manifest for reading; it is at most FRESH seconds old."""
         return Manifest.in_memory(partial(ObjectLog, self, fresh=FRESH))
 
     def make_manifest(self) -> Manifest:
-        """The manifest, for writing."""
+        """Open the manifest for writing."""
         return Manifest.in_memory(partial(ObjectLog, self))
 
     def lock(self) -> lease.Lease:
-        """A lease, and a file lock for the other writers of this machine."""
+        """Take a lease, and a file lock for the other writers on this machine."""
         lock = WriterLock(self.staging)
         try:
             return lease.Lease(self, lock)
@@ -72,11 +72,14 @@ class RemoteFolder(ABC):
             raise
 
     def is_locked(self, name: str) -> bool:
-        """Whether this process sees the lease of a writer."""
+        """Whether this process can see a writer's lease."""
         return self.exists(lease.path_of(name))
 
     def dead_writers(self, names: set[str]) -> set[str]:
-        """Those of some writers that are gone: at once on this machine, else by their lease."""
+        """The writers among ``names`` whose process has ended.
+
+        File locks show it at once on this machine; elsewhere the lease has to expire.
+        """
         here = {path.stem for path in self.staging.glob("*.lock")}
         dead = dead_writers(self.staging, here)
         for name in dead:
@@ -84,57 +87,59 @@ class RemoteFolder(ABC):
         return names & (dead | lease.expired(self, names - here))
 
     def hand_over(self, staged: Path, path: str) -> None:
-        """Upload a file to where it belongs."""
+        """Upload a staged file to its path in the store."""
         try:
             self.upload(staged, path)
         finally:
             staged.unlink(missing_ok=True)
 
-    def publish(self, moves: Iterable[Move]) -> None:  # noqa: B027  there is nothing to do
-        """Nothing to do: `hand_over` has uploaded each."""
+    def publish(self, moves: Iterable[Move]) -> None:  # noqa: B027  not abstract
+        """Do nothing: `hand_over` has uploaded every file."""
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
 
     @abstractmethod
     def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
     @abstractmethod
     def write(self, path: str, content: bytes) -> None:
-        """Make or replace a file, as a whole."""
+        """Create or replace a file atomically."""
 
     @abstractmethod
     def create(self, path: str, content: bytes) -> None:
-        """Make a file; FileExistsError if there is one. Of several that try one succeeds."""
+        """Create a file; FileExistsError if it exists. Of concurrent callers one succeeds."""
 
     @abstractmethod
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Contents of files; None where there is none."""
+        """Contents of files; None for a file that does not exist."""
 
     @abstractmethod
     def modified(self, path: str) -> datetime:
-        """When a file was written last, by the server's clock."""
+        """When a file was last written, by the server's clock."""
 
     @abstractmethod
     def upload(self, staged: Path, path: str) -> None:
-        """Copy a file of this machine to a path in the store."""
+        """Upload a local file to a path in the store."""
 
 
 def _make_own(folder: Path) -> None:
-    """Make a folder of this user alone, in a place where others may have put something.
+    """Create a private folder in a directory to which other users can write.
 
-    Its name cannot be random, as the writers of this machine find each other there.
+    Its name cannot be random: the writers on this machine find each other there. So another user
+    may have created it first.
 
     Raises:
-        StoreError: What is there is a link, no folder, another user's, or open to others.
+        StoreError: The path is a link or not a folder, belongs to another user, or others can
+            write to it.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
-    found = folder.lstat()  # of a link itself, not of what it leads to
+    found = folder.lstat()  # of a link itself, not of its target
     if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
-        wrong = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
+        wrong = "is a link" if stat.S_ISLNK(found.st_mode) else "is not a folder"
     elif found.st_uid != os.getuid():
         wrong = "belongs to another user"
     elif found.st_mode & 0o022:

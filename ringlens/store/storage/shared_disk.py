@@ -1,7 +1,7 @@
 """SharedDisk: a store in a folder that several machines mount, such as NFS.
 
-SQLite's write-ahead log needs shared memory and so works on one machine only; here the manifest is
-an object log. A local path to such a store opens it as well.
+SQLite's write-ahead log needs shared memory and so works on one machine only; the manifest here is
+an object log. A plain path to such a store opens it too.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class SharedDisk(LocalFiles, RemoteFolder):
         self.address = f"file://{self.path}"
 
     def read_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Contents of files; None where there is none."""
+        """Contents of files; None for a file that does not exist."""
         return [self._read_if_there(path) for path in paths]
 
     def create(self, path: str, content: bytes) -> None:
-        """Make a file with its content, unless there is one.
+        """Create a file; FileExistsError if it exists.
 
-        A link either is made or is not, also on NFS, and readers see no half of the file.
+        Making a hard link is atomic, even on NFS, and readers never see part of the file.
         """
         temporary = self._written(path, content)
         try:
@@ -45,25 +45,26 @@ class SharedDisk(LocalFiles, RemoteFolder):
             if error.errno not in NO_LINKS:
                 raise
             raise OSError(
-                "its file system has no hard links, by which writers take turns: give a store on "
-                "another one, or on an S3 server"
+                "its file system has no hard links, which writers need to take turns: give a store "
+                "on another file system, or on an S3 server"
             ) from error
         finally:
             temporary.unlink()
         parquet.flush((self.path / path).parent)
 
     def write(self, path: str, content: bytes) -> None:
-        """Make or replace a file."""
+        """Create or replace a file atomically."""
         os.replace(self._written(path, content), self.path / path)
 
     def modified(self, path: str) -> datetime:
-        """When a file was written last, by the file server's clock."""
+        """When a file was last written, by the file server's clock."""
         return datetime.fromtimestamp((self.path / path).stat().st_mtime, UTC)
 
     def upload(self, staged: Path, path: str) -> None:
-        """Copy a file to a path in the store, and wait until the disk has it."""
+        """Copy a local file to a path in the store, and flush it to the disk."""
         final = self.path / path
         final.parent.mkdir(parents=True, exist_ok=True)
+        # In place, without a rename: no reader opens the path before the manifest lists it.
         shutil.copyfile(staged, final)
         for each in (final, final.parent, final.parent.parent, self.path):
             parquet.flush(each)
@@ -75,7 +76,7 @@ class SharedDisk(LocalFiles, RemoteFolder):
             return None
 
     def _written(self, path: str, content: bytes) -> Path:
-        """A new file next to ``path``, on the disk."""
+        """Write a temporary file next to ``path`` and flush it to the disk."""
         temporary = self.path / f"{path}.{secrets.token_hex(8)}"
         temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
@@ -84,5 +85,5 @@ class SharedDisk(LocalFiles, RemoteFolder):
 
 
 def is_shared(path: str | Path) -> bool:
-    """Whether the store in a folder has an object log."""
+    """Whether a folder holds a store whose manifest is an object log."""
     return (Path(path) / object_log.FOLDER).is_dir()

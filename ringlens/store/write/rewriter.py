@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ringlens.errors import StoreError
 from ringlens.store.manifest.manifest import Commit, Completion, Manifest, Start
-from ringlens.store.storage.failure import sentences
+from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import Folder
 from ringlens.store.write.commit import CommitFiles, discard, publish
 from ringlens.store.write.sweep import delete_retired
@@ -59,7 +59,7 @@ class Rewriter:
         Raises:
             StoreError: It could not be done; nothing has changed.
         """
-        with sentences(self.folder, "nothing was changed"):
+        with store_errors(self.folder, "nothing was changed"):
             while True:
                 commit = self.manifest.reserve(run_id, self.writer, traces)
                 if self._attempt(commit, work, ends) is Completion.DONE:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from ringlens.errors import StoreError
 from ringlens.store.manifest.manifest import Commit, Completion, File, Manifest, Start
 from ringlens.store.storage import layout
-from ringlens.store.storage.failure import sentences
+from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import Folder, Lock, folder_at
 from ringlens.store.write.commit import CommitFiles, discard, publish, usual_workers
 from ringlens.store.write.peers import Peers, agreed
@@ -80,11 +80,11 @@ class Transactions:
         """`agreed`, where failures of the disk are sentences that end with ``failed``."""
 
         def my_part() -> T:
-            with sentences(self.folder, failed):
+            with store_errors(self.folder, failed):
                 return mine()
 
         def rank_0s_part(values: list[T]) -> R:
-            with sentences(self.folder, failed):
+            with store_errors(self.folder, failed):
                 return then(values)
 
         return agreed(self.peers, my_part, rank_0s_part)

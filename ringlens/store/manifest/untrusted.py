@@ -1,4 +1,4 @@
-"""Values of a manifest that may be anybody's: of the types that a writer notes, or refused."""
+"""Checks values of a manifest that may be untrusted: refuses those that no writer would note."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from ringlens.store.manifest.entries import Commit, File
 
 
 def file_of(row: Sequence[Any]) -> File:
-    """The file that a row of the manifest notes.
+    """Parse a row of the manifest's ``files`` table.
 
     Raises:
-        sqlite3.DatabaseError: A value is of another type, or the path leads out of the store.
+        sqlite3.DatabaseError: A value has the wrong type, or the path leaves the store.
     """
     path, table, run_id, *numbers, checksum = row
     texts = (path, table, run_id, checksum if checksum is not None else "")
     if not (
         all(isinstance(text, str) for text in texts)
+        # SQLite columns are not typed, and a bool must not pass for a number either.
         and all(type(number) is int and number >= 0 for number in numbers)
         and path_inside(path)
     ):
@@ -27,38 +28,39 @@ def file_of(row: Sequence[Any]) -> File:
 
 
 def commit_of(row: Sequence[Any]) -> Commit:
-    """The commit that a row of the manifest notes.
+    """Parse a row of the manifest's ``commits`` table.
 
     Raises:
-        sqlite3.DatabaseError: A value is of another type, or a name leads out of the store.
+        sqlite3.DatabaseError: A value has the wrong type, or a name leaves the store.
     """
     found = Commit(*row)
     numbers = (found.commit_id, found.first_trace, found.traces)
     names = (found.writer, found.run_id)
     if not (
         all(type(number) is int and number >= 0 for number in numbers)
+        # Names become parts of paths that are deleted when the commit is cleared away.
         and all(path_inside(name) and "/" not in name for name in names)
     ):
         raise sqlite3.DatabaseError(f"malformed row of a commit: {found!s:.200}")
     return found
 
 
-def known_path(path: object) -> str:
-    """A path of the manifest.
+def checked_path(path: object) -> str:
+    """Check a path of the manifest.
 
     Raises:
-        sqlite3.DatabaseError: It leads out of the store.
+        sqlite3.DatabaseError: The path leaves the store.
     """
     if not path_inside(path):
         raise sqlite3.DatabaseError(f"malformed path in the manifest: {path!r:.200}")
     return str(path)
 
 
-def known_number(number: object) -> int:
-    """A whole number of the manifest.
+def checked_number(number: object) -> int:
+    """Check an integer of the manifest.
 
     Raises:
-        sqlite3.DatabaseError: It is none.
+        sqlite3.DatabaseError: The value is not an integer.
     """
     if type(number) is not int:
         raise sqlite3.DatabaseError(f"malformed number in the manifest: {number!r:.80}")
