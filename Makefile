@@ -11,11 +11,11 @@ demo: $(VENV)/installed
 	$(BIN)/ringlens demo --store $(STORE) --port $(PORT)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What the next edit may break, in under a minute; tests/support/slow_files.py lists what is left out.
 test-fast: $(VENV)/installed-dev
-	RINGLENS_FAST=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not browser"
+	RINGLENS_FAST=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

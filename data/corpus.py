@@ -60,19 +60,21 @@ def shards(seed: int, workers: int) -> Generator[Shard]:
     """
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=_stay_single) as pool:
-        ahead = [pool.apply_async(draw, (seed, index)) for index in range(3 * workers)]
+        ahead = [
+            pool.apply_async(draw, (seed, index, TRACES_IN_SHARD)) for index in range(3 * workers)
+        ]
         index = len(ahead)
         while True:
             shard = ahead.pop(0).get()
-            ahead.append(pool.apply_async(draw, (seed, index)))
+            ahead.append(pool.apply_async(draw, (seed, index, TRACES_IN_SHARD)))
             index += 1
             yield shard
 
 
-def draw(seed: int, index: int) -> Shard:
-    """Shard number ``index`` of the corpus ``seed``."""
+def draw(seed: int, index: int, traces: int) -> Shard:
+    """Shard number ``index`` of the corpus ``seed``, of so many traces."""
     stories = countdown.traces(seed=seed * 1_000_000 + index)
-    return encode(_tokenizer(), list(islice(stories, TRACES_IN_SHARD)))
+    return encode(_tokenizer(), list(islice(stories, traces)))
 
 
 def _stay_single() -> None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 from browser import browser, served
 from hypothesis import settings
+from paths import TESTS
 from slow_files import SLOW
 
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
@@ -31,20 +32,16 @@ def pytest_ignore_collect(collection_path):
     return (FAST and collection_path.name.startswith("test_fuzz_")) or None
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Leave out extra tests; keep tests together that share what takes long to make."""
+    """Leave out extra tests; the files that take long come first, so that no worker is left alone.
+
+    A file is one worker's (`--dist loadfile`), which makes what its tests share once.
+    """
     for item in items:
         if item.get_closest_marker("extra") and not os.environ.get("RINGLENS_EXTRA"):
             item.add_marker(pytest.mark.skip(reason="RINGLENS_EXTRA=1 runs it"))
-        if shares_a_fixture(item) and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
-def shares_a_fixture(item):
-    """Whether the test uses a fixture of its module, which each worker would make anew."""
-    found = [one for each in item._fixtureinfo.name2fixturedefs.values() for one in each]
-    return any(each.scope == "module" for each in found)
+    place = {TESTS / name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path, len(SLOW)))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The package list against the tree; wheel and editable install; what importing costs."""
 
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -52,16 +51,24 @@ print(ringlens.app.__file__)
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
 def test_installs(kind, tmp_path):
     """Install into a fresh environment that sees this one's libraries, away from the sources."""
-    venv.create(tmp_path / "env", with_pip=True)
+    venv.create(tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
     site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
-    for old in site.glob("setuptools*"):  # Python 3.11 brings one that predates our metadata
-        shutil.rmtree(old)
     libraries = [p for p in sys.path if p.endswith("site-packages")]
     (site / "libraries.pth").write_text("\n".join(libraries) + "\n")
     source = tmp_path / "source"
     subprocess.run(["git", "clone", "-q", ROOT, source], check=True)
-    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
     if kind == "wheel":
         subprocess.run(
             [sys.executable, "-m", "build", "-w", "-n", "-o", tmp_path / "dist", source],

@@ -124,7 +124,7 @@ def store(tmp_path_factory):
 
 
 def ask(port, path, **headers):
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", port, timeout=300)
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()
     return response, response.read()
@@ -167,7 +167,7 @@ def test_the_token_is_taken_from_the_environment_and_never_printed_to_errors(sto
         for path in ("/data/version", "/nowhere", "/data/trace/9/tokens"):
             ask(port, f"{path}?token={TOKEN}"), ask(port, f"{path}?token={TOKEN}x")
         process.send_signal(2)
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = process.communicate(timeout=300)
     assert TOKEN not in rest + errors
 
 
@@ -188,11 +188,11 @@ def running(**limits):
         server.task_dispatcher.shutdown()
         server.close()
         server._map.clear()
-        thread.join(30)
+        thread.join(300)
 
 
 def silent(port, count):
-    return [socket.create_connection(("127.0.0.1", port), 60) for _ in range(count)]
+    return [socket.create_connection(("127.0.0.1", port), 300) for _ in range(count)]
 
 
 def test_silent_connections_do_not_stop_the_server():

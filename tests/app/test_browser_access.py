@@ -41,7 +41,7 @@ def proxy(port, strips):
             path = "/" + self.path.removeprefix(PREFIX) if strips else self.path
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {**self.headers, "Host": "hub.example.org"}
-            upstream = HTTPConnection("127.0.0.1", port, timeout=60)
+            upstream = HTTPConnection("127.0.0.1", port, timeout=300)
             upstream.request(self.command, path, body, headers)
             answer = upstream.getresponse()
             content = answer.read()

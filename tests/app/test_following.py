@@ -114,7 +114,7 @@ def test_requests_under_way_end_before_their_store_is_closed(stores, place, tmp_
 
     def slow():
         entered.set()
-        assert replaced.wait(60)
+        assert replaced.wait(300)
         return str(store.sql("select 41 + 1").fetchall()[0][0])
 
     app.server.add_url_rule("/slow", "slow", slow)
@@ -126,12 +126,12 @@ def test_requests_under_way_end_before_their_store_is_closed(stores, place, tmp_
 
     ask = threading.Thread(target=call)
     ask.start()
-    assert entered.wait(60)
+    assert entered.wait(300)
     by_renaming(shutil.copytree(stores / "one", tmp_path / "new"), place)
     client = app.server.test_client()
     assert client.get("/data/trace/3/tokens", headers=HOST).status_code == 404
     replaced.set()
-    ask.join(60)
+    ask.join(300)
     assert answers == ["42"]
     with pytest.raises(StoreError):
         store.sql("select 1").fetchall()  # closed by now

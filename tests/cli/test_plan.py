@@ -1,13 +1,11 @@
 """``ringlens plan`` on the command line: what it prints, how long it takes, what it refuses."""
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed.run
 import warm
 from click.testing import CliRunner
 from paths import ROOT
@@ -71,18 +69,18 @@ def test_the_printed_command_runs(way, tmp_path):
     said = json.loads(said_by("ring-nano", "--gpus", gpus, *options, "--json"))
     (line,) = next(w["commands"] for w in said["ways"] if w["name"] == way)
     program, *args = shlex.split(line)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    ran = subprocess.run(
-        [program, *args, "--n", "2"],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("2 traces") == 1
+    args += ["--n", "2"]
+    if program == "torchrun":  # read as torchrun reads it; its processes need no new imports
+        job = torch.distributed.run.parse_args(args)
+        assert (job.nnodes, job.module, job.training_script) == ("1", True, "ringlens.cli")
+        command = ["-m", job.training_script, *job.training_script_args]
+        said = warm.run_ranks(command, int(job.nproc_per_node), cwd=tmp_path)
+    else:
+        assert program == "ringlens"
+        ran = warm.run(["-m", "ringlens.cli", *args], cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        said = [ran.stdout]
+    assert "".join(said).count("2 traces") == 1
     with Store(tmp_path / "runs" / "first") as store:
         assert store.sql("select count(*) from traces").fetchall() == [(2,)]
 

@@ -129,7 +129,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     recipe = train.Recipe(tokens=9000, batch_tokens=1024, workers=1, warmup_steps=2)
     before = corpus.TRACES_IN_SHARD, train.LOG_EVERY
-    train.LOG_EVERY = 1
+    corpus.TRACES_IN_SHARD, train.LOG_EVERY = 100, 1
     try:
         model, log = train.train(tiny(), recipe, "cpu")
     finally:
@@ -201,10 +201,10 @@ def test_shipped_model_is_small_and_published_form():
 @pytest.mark.slow
 def test_shipped_model_solves_heldout_problems():
     model, tok = evaluate.load("ring-nano", "cpu")
-    for size, least in ((3, 0.8), (4, 0.7)):
-        asked = [Problem(**row) for row in islice(sets.draw("heldout", size), 16)]
-        results = evaluate.answer(model, tok, asked, max_new_tokens=512)
-        assert sum(result.grade.correct for result in results) >= least * len(asked)
+    asked = [Problem(**row) for size in (3, 4) for row in islice(sets.draw("heldout", size), 8)]
+    right = [each.grade.correct for each in evaluate.answer(model, tok, asked, max_new_tokens=512)]
+    assert sum(right[:8]) >= 0.8 * 8
+    assert sum(right[8:]) >= 0.7 * 8
 
 
 def test_evaluate_is_one_command():

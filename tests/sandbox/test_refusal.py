@@ -65,7 +65,8 @@ def test_refuses_where_a_container_forbids_landlock(path):
     """A real kernel that does not let the call through, as an old container runtime does."""
     code = """
 import ctypes, errno, sys
-from ringlens.store import Store, seccomp
+from ringlens.sandbox import seccomp
+from ringlens.store import Store
 seccomp._REFUSED = {}
 seccomp._ABSENT = {"landlock_create_ruleset": (444, 444)}
 seccomp._WRITING = seccomp._CLONE_THREAD = 0

@@ -53,7 +53,7 @@ def worker_of(box):
     """The worker that an idle sandbox would use next."""
     pool = box._pool
     with pool._changed:
-        assert pool._changed.wait_for(lambda: pool._idle, 60)
+        assert pool._changed.wait_for(lambda: pool._idle, 300)
         return pool._idle[-1]
 
 
@@ -273,7 +273,7 @@ def test_a_query_after_a_killed_one_waits_for_no_new_worker(store, monkeypatch):
     started, go_on = threading.Event(), threading.Event()
 
     with Sandbox(store, LIMITS) as box:
-        assert box._pool.wait_until_full(60)
+        assert box._pool.wait_until_full(300)
         assert box._pool.ready == 2
         known = {worker._sequence for worker in box._pool._idle}
         assert known == {store.definitions().sequence}  # so a first query is like any other
@@ -281,7 +281,7 @@ def test_a_query_after_a_killed_one_waits_for_no_new_worker(store, monkeypatch):
 
         def slow(definitions):
             started.set()
-            assert go_on.wait(60)
+            assert go_on.wait(300)
             return start(definitions)
 
         monkeypatch.setattr(box._pool, "_start", slow)
@@ -290,18 +290,18 @@ def test_a_query_after_a_killed_one_waits_for_no_new_worker(store, monkeypatch):
             wait_for(lambda: any(query.worker for query in box._queries.values()))
             assert box.cancel("slow")
             with pytest.raises(StoreError, match="was cancelled"):
-                asked.result(60)
-        assert started.wait(60)
+                asked.result(300)
+        assert started.wait(300)
         assert box.sql("select 1 as a").table.to_pylist() == [{"a": 1}]
         assert not go_on.is_set()
         go_on.set()
-        assert box._pool.wait_until_full(60)
+        assert box._pool.wait_until_full(300)
 
 
 @here
 def test_workers_that_did_not_start_are_made_up_for(store, monkeypatch):
     with Sandbox(store, LIMITS) as box:
-        assert box._pool.wait_until_full(60)
+        assert box._pool.wait_until_full(300)
         start = box._pool._start
 
         def failing(definitions):
@@ -315,7 +315,7 @@ def test_workers_that_did_not_start_are_made_up_for(store, monkeypatch):
             box.sql("select 1")
         monkeypatch.setattr(box._pool, "_start", start)
         assert box.sql("select 1 as a").table.to_pylist() == [{"a": 1}]
-        assert box._pool.wait_until_full(60)
+        assert box._pool.wait_until_full(300)
 
 
 @here
@@ -369,7 +369,7 @@ def test_a_closed_sandbox_leaves_no_process_and_no_query(store):
     wait_for(lambda: len(box._queries) == 3)
     box.close()
     for thread in threads:
-        thread.join(20)
+        thread.join(300)
     assert len(said) == 3
     assert process.poll() is not None
     with pytest.raises(SandboxError, match="is closed"):

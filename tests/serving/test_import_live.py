@@ -19,7 +19,7 @@ from ringlens.serving.served_model import ServedModel
 from ringlens.store import Store
 
 N = 6
-QUICK = Patience(concurrency=3, timeout=20, retries=2, backoff=0.01)
+QUICK = Patience(concurrency=3, timeout=300, retries=2, backoff=0.01)
 
 
 @pytest.fixture(scope="module")

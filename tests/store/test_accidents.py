@@ -84,7 +84,7 @@ class Reader:
         """How many reads there were, none of which may have failed."""
         self.tell.send("stop")
         found = drain(self.reports)
-        self.process.join(60)
+        self.process.join(300)
         assert self.process.exitcode == 0, "the reader itself broke"
         reads, failures = found[-1]
         assert failures == []

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import warm
 from checked import OLD_HEADS, a_file, findings, manifest, rewrite
 from click.testing import CliRunner
 from paths import OLD_STORE
@@ -516,8 +516,7 @@ def test_a_run_that_is_being_written_is_not_touched(path):
 
 
 def ringlens(*args):
-    command = [sys.executable, "-m", "ringlens.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return warm.run(["-m", "ringlens.cli", *map(str, args)])
 
 
 def test_the_command_names_what_is_wrong_and_says_so_in_its_exit_code(path):

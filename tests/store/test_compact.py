@@ -212,7 +212,7 @@ def test_what_a_killed_compaction_spilled_is_swept(tmp_path):
         assert found == [f"{alive}-00000001.spill"]
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=4), st.integers(1, 3), st.data())
 def test_any_history_survives_compaction(tmp_path_factory, lengths, commits, data):
     path = tmp_path_factory.mktemp("store")
@@ -236,8 +236,8 @@ def test_wide_rows_do_not_need_memory_for_all_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr(compact, "PIECE", 2**16)
     with StoreWriter(tmp_path) as writer:
         run_id = writer.start_run(run)
-        for _ in range(60):
-            writer.commit(run_id, [trace] * 5)
+        for _ in range(10):
+            writer.commit(run_id, [trace] * 30)
         writer.finish_run(run_id)
     with Store(tmp_path) as store:
         before = told(store, "usage_traces", "n")

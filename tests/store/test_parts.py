@@ -31,7 +31,7 @@ def on_disk(path, table):
     return sorted(str(file.relative_to(path)) for file in path.glob(f"{table}/*/*.parquet"))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_traces_in_any_parts_come_back_whole(tmp_path_factory, data):
     """Several traces, each cut anywhere, the parts of different traces in the same commits."""

@@ -25,8 +25,6 @@ from ringlens.store.storage import lease
 from ringlens.store.storage.folder import folder_at
 from ringlens.store.write import sweep
 
-pytestmark = pytest.mark.xdist_group("s3")
-
 RUN = random_run()
 TRACES = [random_trace(RUN, 20 + 10 * seed, seed=seed) for seed in range(3)]
 

@@ -30,8 +30,6 @@ from writers import (
 from ringlens.store import Store, StoreWriter
 from ringlens.store.storage.folder import folder_at
 
-pytestmark = pytest.mark.xdist_group("s3")
-
 SPARSE = len(RUN.sparse_layers)
 KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))
 

@@ -11,7 +11,7 @@ from writers import assert_no_orphans, drain, start
 
 from ringlens.store import Store, StoreWriter
 
-KILLS = int(os.environ.get("RINGLENS_KILLS", "12"))
+KILLS = int(os.environ.get("RINGLENS_KILLS", "8"))
 TRACES, COPIED = 24, 4
 
 WHOLE = """

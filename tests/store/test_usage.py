@@ -91,7 +91,7 @@ def as_ranks(path, history, seed, size):
         thread.join()
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(histories(), st.integers(0, 99), st.integers(1, 3))
 def test_rollups_are_what_sql_counts(tmp_path_factory, history, seed, ranks):
     """Traces cut anywhere, several in a commit, phases told anew at random, by several ranks."""

@@ -18,7 +18,7 @@ ARGUMENTS = (
     "--disable-extensions",
     "--no-first-run",
 )
-WAIT = 20_000  # milliseconds before an expectation fails; the machine may be busy
+WAIT = 120_000  # milliseconds before an expectation fails; the machine may be busy
 
 
 def chromium():

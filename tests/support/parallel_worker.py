@@ -20,7 +20,7 @@ def control(told):
     Rank 1 is late until rank 0 has given up and says so by a file.
     """
     words = [None] * dist.get_world_size()
-    dist.all_gather_object(words, f"rank {dist.get_rank()}", group=control_group(20))
+    dist.all_gather_object(words, f"rank {dist.get_rank()}", group=control_group(300))
     late = control_group(1)
     if dist.get_rank() == 1:
         while not told.exists():

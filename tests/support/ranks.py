@@ -23,7 +23,7 @@ def run_ranks(target, path, size, *args, primary=0, each=lambda rank: ()):
             end.close()
     found = [drain(reports) for _, reports in started]
     for process, _ in started:
-        process.join(30)
+        process.join(300)
     return found, [process.exitcode for process, _ in started]
 
 

@@ -5,8 +5,10 @@ For tests of what programs do. What importing takes, or which modules a program 
 """
 
 import array
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -146,24 +148,35 @@ def run(arguments, cwd=None, env=None, timeout=300):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def ranks(arguments, processes, env=None):
+def ranks(arguments, processes, env=None, cwd=None):
     """A program's processes of one distributed job, as torchrun starts them, watched by nobody."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     job = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = []
     for rank in range(processes):
         mine = job | {"RANK": rank, "LOCAL_RANK": rank}
         mine = {name: str(value) for name, value in mine.items()}
-        started.append(Process(arguments, env={**os.environ, **(env or {}), **mine}))
+        started.append(Process(arguments, cwd, env={**os.environ, **(env or {}), **mine}))
     return started
 
 
-def run_ranks(arguments, processes, env=None, timeout=300):
-    """Run a job to its end; the first process that fails ends the others. What each said."""
-    started = ranks(arguments, processes, env)
+def _free_port():
+    """A port that nobody is given who asks the system for any, until the job listens there."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)  # below the range of those
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
+def run_ranks(arguments, processes, env=None, timeout=300, cwd=None):
+    """Run a job to its end; the first process that fails ends the others.
+
+    Returns:
+        What each wrote to standard output.
+    """
+    started = ranks(arguments, processes, env, cwd)
     with ThreadPoolExecutor(processes) as pool:
         said = {pool.submit(process.communicate, timeout): process for process in started}
         try:
@@ -174,3 +187,4 @@ def run_ranks(arguments, processes, env=None, timeout=300):
         finally:
             for process in started:
                 process.kill()
+    return [done.result()[0] for done in said]
