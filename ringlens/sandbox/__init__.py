@@ -1,1 +1,1 @@
-"""Other people's SQL, in a process that can reach nothing but the store."""
+"""Untrusted SQL, in a process that can reach nothing but the store."""

@@ -1,4 +1,4 @@
-"""Rows between two processes that do not trust each other: Arrow IPC, checked before it is used.
+"""Rows from an untrusted process: Arrow IPC, checked before it is used.
 
 Never pickles, which run code where they are read.
 """
@@ -13,7 +13,7 @@ import pyarrow as pa
 from ringlens.sandbox.channel import FrameError
 from ringlens.store.read.extent import Extent, TooLargeError, check
 
-# Of the flatbuffers in Arrow's format/Message.fbs: kinds of messages, and places of fields.
+# From the flatbuffers of Arrow's format/Message.fbs: kinds of messages, and indices of fields.
 _SCHEMA, _RECORD_BATCH = 1, 3
 _HEADER_TYPE, _HEADER, _COMPRESSION = 1, 2, 3
 
@@ -23,7 +23,7 @@ _AGREED = (
     pa.types.is_time, pa.types.is_timestamp, pa.types.is_list, pa.types.is_fixed_size_list,
     pa.types.is_map, pa.types.is_struct,
 )  # fmt: skip
-"""Types of which every value has bytes of its own, but for null."""
+"""Types whose values all have bytes of their own, except for null."""
 
 
 def encode(table: pa.Table) -> pa.Buffer:
@@ -35,11 +35,11 @@ def encode(table: pa.Table) -> pa.Buffer:
 
 
 def decode(body: bytes, limits: Extent | None = None) -> pa.Table:
-    """An Arrow IPC stream from a process that may be hostile.
+    """Read an Arrow IPC stream from a process that may be hostile.
 
     Args:
         body: The stream.
-        limits: What it may hold at most.
+        limits: The most that it may hold.
 
     Raises:
         FrameError: It is not well-formed (offsets, lengths and UTF-8 are all checked), of more than
@@ -66,11 +66,11 @@ def decode(body: bytes, limits: Extent | None = None) -> pa.Table:
 
 
 def shown(table: pa.Table, texts: Sequence[object]) -> tuple[pa.Table, pa.Table]:
-    """An answer's rows as Arrow holds them and as people read them.
+    """The rows of an answer as Arrow holds them and as people read them.
 
     Args:
         table: The columns, then the text of some of them.
-        texts: Which those are, in order.
+        texts: Indices of those columns, in order.
 
     Raises:
         FrameError: They do not fit the table.
@@ -78,7 +78,7 @@ def shown(table: pa.Table, texts: Sequence[object]) -> tuple[pa.Table, pa.Table]
     count = table.num_columns - len(texts)
     for i, at in enumerate(texts, count):
         if type(at) is not int or not 0 <= at < count or table.schema.types[i] != pa.string():
-            raise FrameError("the columns of text are others than announced")
+            raise FrameError("the columns of text are not the announced ones")
     native = table.select(list(range(count)))
     readable = list(native.columns)
     for at, column in zip(texts, table.columns[count:], strict=True):
@@ -92,7 +92,7 @@ def shown(table: pa.Table, texts: Sequence[object]) -> tuple[pa.Table, pa.Table]
 
 
 def _check_type(kind: pa.DataType) -> None:
-    """Raise FrameError for types that are not agreed; a loop, as they may be nested deeply."""
+    """Raise FrameError for other types; a loop, as deep nesting would exhaust the stack."""
     waiting = [kind]
     while waiting:
         each = waiting.pop()
@@ -102,7 +102,10 @@ def _check_type(kind: pa.DataType) -> None:
 
 
 def _check_messages(body: bytes) -> None:
-    """Raise FrameError unless these are a schema and at most one batch, neither compressed."""
+    """Raise FrameError unless the messages are a schema and at most one uncompressed batch.
+
+    They are checked before pyarrow reads the stream, which would expand compressed rows.
+    """
     kinds = []
     for message in _messages(body):
         kind, compressed = _described(message)
@@ -114,7 +117,7 @@ def _check_messages(body: bytes) -> None:
 
 
 def _messages(body: bytes) -> Iterator[bytes]:
-    """The description of each message of a stream."""
+    """The metadata of each message of a stream."""
     reader = pa.ipc.MessageReader.open_stream(body)
     while True:
         try:
@@ -124,7 +127,7 @@ def _messages(body: bytes) -> Iterator[bytes]:
 
 
 def _described(message: bytes) -> tuple[int, bool]:
-    """The kind of a message, and whether its description says that its rows are compressed."""
+    """The kind of a message, and whether its metadata says that its rows are compressed."""
     root = struct.unpack_from("<I", message)[0]
     kind_at, header_at = _field(message, root, _HEADER_TYPE), _field(message, root, _HEADER)
     if not kind_at or not header_at:
@@ -134,7 +137,7 @@ def _described(message: bytes) -> tuple[int, bool]:
 
 
 def _field(buffer: bytes, table: int, index: int) -> int:
-    """Where a field of a flatbuffer's table lies; 0 if it is left out."""
+    """Offset of a field of a flatbuffer's table; 0 if it is left out."""
     offsets = table - struct.unpack_from("<i", buffer, table)[0]
     size = struct.unpack_from("<H", buffer, offsets)[0]
     if 4 + 2 * index >= size:
@@ -144,5 +147,5 @@ def _field(buffer: bytes, table: int, index: int) -> int:
 
 
 def _target(buffer: bytes, at: int) -> int:
-    """What a reference in a flatbuffer leads to."""
+    """Offset that a reference in a flatbuffer points to."""
     return int(at + struct.unpack_from("<I", buffer, at)[0])

@@ -1,6 +1,8 @@
 """Frames over two pipes: eight bytes of length, then that many bytes; with a deadline and a limit.
 
-The other end may be hostile: it may say nothing, say too much, or never read.
+The other end may be hostile: it may say nothing, say too much, or never read. So both pipes are
+non-blocking and every wait has the deadline of the whole frame; a deadline for each piece would let
+a byte now and then hold us for ever. The length is checked before anything is read for it.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ class ChannelTimeoutError(Exception):
 
 
 class FrameError(Exception):
-    """The other end sends more than was agreed."""
+    """The other end breaks the protocol."""
 
 
 class Channel:
-    """Reads frames from one file descriptor and writes them to another; both become ours.
+    """Reads frames from one file descriptor and writes them to another, and owns both.
 
     Args:
         reading: Descriptor to read from.
@@ -47,16 +49,17 @@ class Channel:
 
         Args:
             frame: Its bytes.
-            deadline: Time of ``time.monotonic`` by which it must be done; None waits for ever.
+            deadline: Time of ``time.monotonic`` until which to try; None waits for ever.
 
         Raises:
             ChannelTimeoutError: It was not read in time.
-            ChannelClosedError: Nobody reads any more.
+            ChannelClosedError: The other end is gone.
         """
         rest = memoryview(len(frame).to_bytes(_PREFIX, "little") + frame)
         while rest:
             _wait(self._writing, select.POLLOUT, deadline)
             try:
+                # Writable means room for a page; a larger write takes what fits and never blocks.
                 rest = rest[os.write(self._writing, rest[:65536]) :]
             except BlockingIOError:
                 continue
@@ -73,7 +76,7 @@ class Channel:
         """
         size = int.from_bytes(self._read(_PREFIX, deadline), "little")
         if size > limit:
-            raise FrameError(f"a frame of {size} bytes where {limit} were agreed")
+            raise FrameError(f"a frame of {size} bytes, where {limit} are the most")
         return self._read(size, deadline)
 
     def _read(self, size: int, deadline: float | None) -> bytes:

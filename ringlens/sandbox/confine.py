@@ -1,4 +1,9 @@
-"""A process confines itself before it runs what a stranger wrote."""
+"""A process confines itself before it runs an untrusted query.
+
+The order matters: privileges are dropped before Landlock and seccomp, which the kernel grants to a
+process without privileges only once it has set no_new_privs; and seccomp comes last, because its
+filter refuses the calls that the steps before it make.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +30,8 @@ class Bounds:
 
     Attributes:
         readable: Folders that it may read.
-        memory: Bytes of address space that it may take beyond what it has.
-        parent: Process without which it does not live.
+        memory: Bytes of address space that it may take beyond what it has now.
+        parent: Process with which it dies.
     """
 
     readable: Sequence[Path]
@@ -35,7 +40,7 @@ class Bounds:
 
 
 def missing() -> str | None:
-    """Why no process can be confined here and what to do about it; None where one can."""
+    """Why no process can be confined here, and what to do about it; None if one can."""
     return landlock.missing() or seccomp.missing()
 
 
@@ -50,8 +55,8 @@ def confine(bounds: Bounds) -> int:
         The version of Landlock that holds.
 
     Raises:
-        SandboxError: The system cannot confine it, or it has several threads, of which only one
-            would be confined.
+        SandboxError: The system cannot confine it, or it has several threads, of which only the
+            calling one would be confined.
         OSError: A folder is missing, or the kernel refused.
     """
     if reason := missing():
@@ -71,16 +76,20 @@ def confine(bounds: Bounds) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Be killed when the thread that started this process ends, also if it has ended already."""
+    """Be killed when the thread that started this process ends.
+
+    The signal is not sent if the parent ended before the call, so that is checked after it.
+    """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def _limit(memory: int) -> None:
-    """Bound memory, files and cores. Processes are bounded by the filter, not by RLIMIT_NPROC.
+    """Limit memory, files and core dumps.
 
-    That limit counts all processes and threads of the user, also those elsewhere.
+    The filter, not RLIMIT_NPROC, limits processes: that one counts every process and thread of the
+    user, in this sandbox or not.
     """
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limits = {
@@ -96,12 +105,12 @@ def _limit(memory: int) -> None:
 
 
 def _drop_privileges() -> None:
-    """Gain none by running a program, show nothing to a debugger, have no capabilities."""
+    """Give up setuid programs, debuggers and capabilities."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in range(64):
-        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails where there is nothing to drop
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails if there is nothing to drop
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     none = (ctypes.c_uint32 * 6)()
     if libc.capset(ctypes.byref(header), ctypes.byref(none)):

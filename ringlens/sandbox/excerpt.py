@@ -1,7 +1,7 @@
-"""What is sent of a query's rows: the first that fit, as Arrow values and as people read them.
+"""The part of a query's rows that is sent: the first that fit, as Arrow values and as text.
 
-It is made in the confined process, so that whoever receives it formats nothing but numbers and
-short texts, and cannot be made to expand anything.
+It is made in the confined process, so that the receiver formats only numbers and short texts, and
+cannot be made to expand anything.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ringlens.store.read.extent import Extent
 KIND = b"duckdb"
 """Metadata of a field: the name of its type in DuckDB."""
 LEAVES = b"leaves"
-"""Metadata of a field: the names of all types in it that have no parts."""
+"""Metadata of a field: the names of all types in it without parts."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to ask DuckDB for: its columns as Arrow holds them, then as text where that differs.
+    """The columns to ask DuckDB for: as Arrow holds them, then as text where that differs.
 
     Attributes:
         sql: SQL of a projection.
         kinds: DuckDB's types of the columns.
-        shown: The columns that are asked for as text, too, in order.
+        shown: Indices of the columns that are also asked for as text, in order.
     """
 
     sql: str
@@ -59,8 +59,8 @@ class Excerpt:
 
     Attributes:
         table: Columns as Arrow holds them, then those of ``shown`` as text.
-        shown: The columns that come as text, too.
-        cut: What cut rows off: "rows", "cells", "bytes" or None.
+        shown: Indices of the columns that also come as text.
+        cut: The limit that cut rows off: "rows", "cells" or "bytes"; None if all are there.
     """
 
     table: pa.Table
@@ -69,7 +69,7 @@ class Excerpt:
 
 
 def excerpt(table: pa.Table, selection: Selection, limits: Extent) -> Excerpt:
-    """What is sent of the rows of a selection.
+    """The part of a selection's rows that is sent.
 
     Raises:
         TooLargeError: The first row alone does not fit.
@@ -87,13 +87,13 @@ def excerpt(table: pa.Table, selection: Selection, limits: Extent) -> Excerpt:
     ]
     fields += [pa.field(str(i), pa.string()) for i in texts]
     whole = pa.Table.from_arrays([*columns, *texts.values()], schema=pa.schema(fields))
-    # The text of a value may be longer than the value.
+    # Once more with the texts, as the text of a value may be longer than the value.
     sent, more = extent.cut(whole, limits)
     return Excerpt(sent.combine_chunks(), list(texts), more or why)
 
 
 def _texts(table: pa.Table, selection: Selection) -> dict[int, pa.ChunkedArray]:
-    """The text of each column that Arrow holds otherwise."""
+    """The text of each column that people read otherwise than Arrow holds it, by index."""
     asked = zip(selection.shown, table.columns[len(selection.kinds) :], strict=True)
     found = dict(asked)
     for i, kind in enumerate(selection.kinds):

@@ -1,8 +1,8 @@
 """Landlock: a Linux process gives up the file system and the network, for good.
 
-Only what is named stays readable; nothing stays writable. No privilege is needed, and no later call
-gives anything back. Numbers and layouts are those of the kernel's ``include/uapi/linux/landlock.h``
-(documented in ``Documentation/userspace-api/landlock.rst``); they are the same on all processors.
+Only the named paths stay readable; nothing stays writable. It needs no privilege, and no later
+call gives anything back. Numbers and layouts are those of ``include/uapi/linux/landlock.h`` in the
+kernel (see ``Documentation/userspace-api/landlock.rst``); they are the same on all processors.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _VERSION = 1  # flag of CREATE_RULESET: return the ABI instead
 _PATH_BENEATH = 1
 
 _READ_FILE = 1 << 2
-# Bits of the file system rights that each ABI knows: 13 in the first, then REFER, TRUNCATE, none,
-# IOCTL_DEV.
+# How many rights on files each ABI knows: 13, then REFER, TRUNCATE, no new one, IOCTL_DEV. A ruleset
+# that names a right unknown to the kernel is refused as a whole, so the mask follows the ABI. Where
+# TRUNCATE is unknown, the seccomp filter refuses it.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-_TCP_RIGHTS = 0b11  # bind, connect; from ABI 4
+_TCP_RIGHTS = 0b11  # bind and connect; from ABI 4
 _SCOPES = 0b11  # abstract sockets and signals to processes outside; from ABI 6
 
 
@@ -42,7 +43,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """The version of Landlock here; 0 where there is none."""
+    """The ABI version of Landlock here; 0 if there is none."""
     try:
         return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
     except OSError:
@@ -50,11 +51,11 @@ def abi() -> int:
 
 
 def missing() -> str | None:
-    """Why Landlock cannot be used here and what to do about it; None where it can."""
+    """Why Landlock cannot be used here, and what to do about it; None if it can."""
     if platform.system() != "Linux":
         return (
             f"Landlock is a part of Linux, and this is {platform.system()}: run it on Linux, or in "
-            f"a Linux virtual machine"
+            f"a virtual machine with Linux"
         )
     try:
         _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
@@ -74,14 +75,14 @@ _ADVICE = {
 
 
 def restrict(readable: Iterable[Path]) -> int:
-    """Give up all files but some, and TCP; of threads, only the calling one and its children do.
+    """Give up all files but some, and TCP, for the calling thread and all that it starts.
 
     Args:
-        readable: Files, or folders with all beneath them, that may still be opened for reading. A
-            link in them that leads elsewhere cannot be followed.
+        readable: Files, and folders with all below them, that stay readable. A link in them that
+            leads elsewhere cannot be followed, as the rights of its target count.
 
     Returns:
-        The version of Landlock that holds.
+        The ABI version of Landlock in force.
 
     Raises:
         SandboxError: There is no Landlock.
@@ -93,7 +94,8 @@ def restrict(readable: Iterable[Path]) -> int:
     rules = _Ruleset((1 << _FILE_RIGHTS.get(version, 16)) - 1)
     rules.handled_access_net = _TCP_RIGHTS if version >= 4 else 0
     rules.scoped = _SCOPES if version >= 6 else 0
-    # An older kernel is given the fields it knows.
+    # All handled rights are refused except where a rule grants them. An older kernel gets only the
+    # fields that it knows: it refuses a longer structure unless the rest is zero.
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _call(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0))
     try:
@@ -106,6 +108,7 @@ def restrict(readable: Iterable[Path]) -> int:
 
 
 def _allow(ruleset: int, path: Path) -> None:
+    # O_PATH: the rule is tied to this folder, not to its name, and the folder need not be readable.
     handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         rule = ctypes.byref(_PathBeneath(_READ_FILE, handle))

@@ -1,10 +1,10 @@
-"""SQL that is safe to open: read-only queries of strangers, each in a confined process.
+"""Untrusted SQL: read-only queries of anyone, each in a confined process.
 
 A `Sandbox` keeps a few worker processes (`ringlens.sandbox.worker`) ready
 (`ringlens.sandbox.pool`). A worker gives up files, network, programs and other processes before it
 connects to DuckDB (`ringlens.sandbox.confine`), sees the store's committed files only, and is
-killed when it takes too long, breaks the protocol or is asked to. Where a process cannot be
-confined, there is no sandbox, and no query runs.
+killed when it takes too long, breaks the protocol or its query is cancelled. Where a process
+cannot be confined, there is no sandbox, and no query runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ringlens.store.read.damage import Columns, explain
 from ringlens.store.read.store import Definitions, Store
 
 _GRACE = 0.5
-"""Seconds after the time limit until the process is killed; DuckDB mostly stops by itself."""
+"""Seconds from the time limit to the kill, in which DuckDB mostly stops by itself."""
 
 _HARMLESS = {
     None,
@@ -43,24 +43,24 @@ _HARMLESS = {
     "PermissionException",
     "TransactionException",
 }
-"""Errors after which a process is used again."""
+"""Errors after which a process is reused; others may have left it short of memory."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a query may take.
+    """Limits of a query and of the pool.
 
     Attributes:
-        seconds: Time until it is stopped.
+        seconds: Time until a query is stopped.
         rows: Rows of an answer; the rest is cut.
         columns: Columns of an answer; a query that gives more is refused.
-        cells: Values of an answer, those inside lists, maps and structs too; the rest is cut.
+        cells: Values of an answer, including those in lists, maps and structs; the rest is cut.
         bytes: Size of an answer; the rest is cut.
         memory: Bytes of memory beyond what an idle worker has; DuckDB may use half of it.
         threads: Threads of a query.
         workers: Queries at a time.
-        spare: Workers that are kept ready beyond those, each of about 70 MB: a query that follows
-            one that was killed need not wait for a new one.
+        spare: More workers to keep ready, each of about 70 MB, so that the query after a kill
+            does not wait for a process to start.
         waiting: Queries that may wait for a worker; more are refused.
     """
 
@@ -78,14 +78,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a query gave.
+    """The result of a query.
 
     Attributes:
-        table: Its rows, at most as many as the limits allow, in types that hold them exactly:
-            Arrow's own, or text where Arrow has none.
+        table: Its rows, within the limits, in types that hold them exactly: Arrow's own, or text
+            where Arrow has none.
         readable: The same rows with numbers, booleans and text only: what `values.textual` says,
             and lists, maps and structs as JSON.
-        cut: Which limit cut rows off: "rows", "cells", "bytes", or None if all are there.
+        cut: The limit that cut rows off: "rows", "cells" or "bytes"; None if all are there.
         seconds: How long the query took in the worker.
     """
 
@@ -97,18 +97,18 @@ class Answer:
 
 @dataclass
 class _Query:
-    """A query under way: the process that runs it, and whether it was cancelled."""
+    """A query that runs or waits: its process, and whether it was cancelled."""
 
     worker: WorkerProcess | None = None
     cancelled: bool = False
 
 
 class Sandbox(AbstractContextManager["Sandbox"]):
-    """Runs read-only queries of strangers on a store. Any thread may ask.
+    """Runs untrusted, read-only queries on a store. Threads may share it.
 
     Args:
         store: The store; each query sees its newest commit.
-        limits: What a query may take.
+        limits: Limits of a query and of the pool.
 
     Raises:
         SandboxError: No process can be confined here; the message says why and what to do.
@@ -116,10 +116,10 @@ class Sandbox(AbstractContextManager["Sandbox"]):
 
     def __init__(self, store: Store, limits: Limits | None = None) -> None:
         if reason := confine.missing():
-            raise SandboxError(f"queries of strangers cannot be run safely here: {reason}")
+            raise SandboxError(f"untrusted queries cannot run safely here: {reason}")
         if not store.folder.is_local:
             raise SandboxError(
-                f"queries of strangers run without a network and cannot read {store.address}: use "
+                f"untrusted queries run without a network and cannot read {store.address}: use "
                 f"`ringlens sql`, or serve a copy of the store on this machine"
             )
         self.limits = limits or Limits()
@@ -147,7 +147,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
 
         Args:
             query: SQL of DuckDB.
-            name: Name by which it can be cancelled.
+            name: Name under which it can be cancelled.
 
         Raises:
             StoreError: The query is wrong, refused, too long or cancelled, or too many are waiting.
@@ -170,7 +170,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             self._places.release()
 
     def cancel(self, name: str) -> bool:
-        """Stop a query that runs or waits; False if there is none of that name."""
+        """Stop a query that runs or waits; False if there is none of this name."""
         with self._lock:
             running = self._queries.get(name)
             if running is None:
@@ -213,11 +213,11 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         return Answer(reply.table, reply.readable, reply.cut, reply.seconds)
 
     def _start(self, definitions: Definitions) -> WorkerProcess:
-        """A worker that knows the tables already, so that its first query need not wait for it."""
+        """Start a worker and send it the tables, so that its first query does not wait for that."""
         settings = asdict(self.limits)
         worker = WorkerProcess(self._store.path, definitions.folders, settings, self._boot)
         try:
-            worker.know(definitions)  # what is refused is told to the first query
+            worker.know(definitions)  # if it refuses them, the first query says so
         except (ChannelTimeoutError, ChannelClosedError, FrameError) as error:
             ended = worker.end()
             worker.close()
@@ -225,7 +225,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         return worker
 
     def _failed(self, error: Exception, worker: WorkerProcess, running: _Query) -> StoreError:
-        """The sentence for a query that gave no answer."""
+        """The error of a query that got no answer."""
         if running.cancelled:
             return StoreError("the query was cancelled")
         if isinstance(error, ChannelTimeoutError):
@@ -233,18 +233,18 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         if isinstance(error, FrameError):
             return StoreError(f"the query's process broke the protocol and was ended: {error}")
         return StoreError(
-            f"the query ended its process ({worker.end()}), most likely for want of memory: select "
+            f"the query ended its process ({worker.end()}), most likely for lack of memory: select "
             f"fewer rows or shorter values"
         )
 
     def _too_long(self) -> str:
         return (
-            f"the query was stopped after {self.limits.seconds:g} s, the most it may take here: "
+            f"the query was stopped after {self.limits.seconds:g} s, the limit of this sandbox: "
             f"narrow it down, for example to one trace or layer, or run it with `ringlens sql`"
         )
 
     def _refused(self, reply: Reply, query: str, columns: Columns) -> StoreError:
-        """The sentence for an error that the worker reports."""
+        """The error for one that the worker reports."""
         if reply.error == "RefusedError":
             return StoreError(reply.message)
         if reply.error == "SessionError":
@@ -259,5 +259,5 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         kind = getattr(duckdb, str(reply.error), None)
         if not (isinstance(kind, type) and issubclass(kind, duckdb.Error)):
             kind = duckdb.Error
-        # Without files: a forged message must not make this process read the whole store.
+        # No files are passed: a forged message must not make this process read the whole store.
         return explain(kind(reply.message), query, columns, self._store.folder, [])

@@ -1,8 +1,10 @@
 """A seccomp filter: a Linux process gives up system calls that reading data never needs.
 
-It stands behind Landlock and closes what that leaves open: starting programs, sockets of all kinds,
-other processes, changed permissions and times, locks on files, limits raised again. A refused call
-fails with EPERM; one newer than this table fails as if the kernel did not have it.
+It covers what Landlock leaves open: starting programs, sockets of all kinds, other processes,
+changes of permissions and times, locks on files, raising limits again. A refused call fails with
+EPERM; a call newer than this table fails with ENOSYS, as on a kernel that lacks it. So a table of
+what is refused is enough: whatever a later kernel adds is refused as well, and libraries fall back
+to older calls.
 
 The numbers are those of the kernel's system call tables; the program is classic BPF over ``struct
 seccomp_data`` (``Documentation/userspace-api/seccomp_filter.rst``).
@@ -20,7 +22,7 @@ from ringlens.errors import SandboxError
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NEWEST = 466
 
-# Name → number on x86_64, on aarch64 (None: that one has no such call), in order of subject.
+# Name → number on x86_64 and on aarch64 (None: it has no such call), by subject.
 _REFUSED: dict[str, tuple[int | None, int | None]] = {
     # programs and processes
     "execve": (59, 221), "execveat": (322, 281), "fork": (57, None), "vfork": (58, None),
@@ -66,7 +68,8 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "personality": (135, 92),
 }  # fmt: skip
 
-# Their arguments lie in memory, where a filter cannot look: callers fall back to the older call.
+# A filter sees numbers, not what pointers lead to, and the flags of these calls lie in memory. With
+# ENOSYS their callers fall back to openat and clone, whose flags it can check.
 _ABSENT = {"openat2": (437, 437), "clone3": (435, 435)}
 
 _OPEN, _OPENAT = (2, None), (257, 56)
@@ -90,7 +93,7 @@ _UNKNOWN: Instruction = (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
 
 
 def missing() -> str | None:
-    """Why the filter cannot be used here; None where it can."""
+    """Why the filter cannot be used here; None if it can."""
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         known = " and ".join(_ARCHITECTURES)
@@ -99,23 +102,26 @@ def missing() -> str | None:
 
 
 def program(machine: str, pid: int) -> list[Instruction]:
-    """The filter for a processor and the process that it will hold.
+    """The filter for a kind of processor and one process.
 
     Args:
         machine: "x86_64" or "aarch64".
-        pid: Process that may send signals to itself, as abort() does.
+        pid: The process, which may send signals to itself, as abort() does.
     """
     column = list(_ARCHITECTURES).index(machine)
     code: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
+        # The same number is another call on another architecture, such as 32-bit x86.
         (_EQUAL, 1, 0, _ARCHITECTURES[machine]),
         (_RETURN, 0, 0, _KILL_PROCESS),
         (_LOAD, 0, 0, _NUMBER),
-        (_ABOVE, 0, 1, _NEWEST),  # also x86_64's second table (x32)
+        (_ABOVE, 0, 1, _NEWEST),  # covers x32, whose numbers begin at 2^30
         _UNKNOWN,
     ]
 
     def rule(call: tuple[int | None, int | None], *then: Instruction) -> None:
+        # Jumps count the instructions to skip: any other call skips all of ``then``. A rule that
+        # loads an argument must end in returns, as the accumulator no longer holds the number.
         if (number := call[column]) is not None:
             code.extend([(_EQUAL, 0, len(then), number), *then])
 
@@ -125,22 +131,23 @@ def program(machine: str, pid: int) -> list[Instruction]:
         rule(call, _UNKNOWN)
     for call, flags in ((_OPEN, 1), (_OPENAT, 2)):
         rule(call, _argument(flags), (_ANY_BIT, 0, 1, _WRITING), _REFUSE, _PERMIT)
+    # DuckDB needs threads; a clone that makes no thread makes a process.
     rule(_CLONE, _argument(0), (_ANY_BIT, 1, 0, _CLONE_THREAD), _REFUSE, _PERMIT)
     for call in (_KILL, _TGKILL):
         rule(call, _argument(0), (_EQUAL, 1, 0, pid), _REFUSE, _PERMIT)
     tests = [(_EQUAL, len(_LOCKS) - i, 0, lock) for i, lock in enumerate(_LOCKS)]
     rule(_FCNTL, _argument(1), *tests, _PERMIT, _REFUSE)
-    # Reading a limit passes no new one, a null pointer.
+    # Who only reads a limit passes a null pointer for the new one; both halves must be zero.
     low, high = _argument(2), _argument(2, high=True)
     rule(_PRLIMIT, low, (_EQUAL, 0, 3, 0), high, (_EQUAL, 0, 1, 0), _PERMIT, _REFUSE)
     return [*code, _PERMIT]
 
 
 def restrict() -> None:
-    """Apply the filter to the calling thread and all that it starts. It cannot be undone.
+    """Apply the filter to the calling thread and all that it starts, for good.
 
     Raises:
-        SandboxError: The processor is another one.
+        SandboxError: The filter does not know this processor.
         OSError: The kernel refused. PR_SET_NO_NEW_PRIVS must have been set.
     """
     if reason := missing():
@@ -154,7 +161,7 @@ def restrict() -> None:
 
 
 def _argument(index: int, high: bool = False) -> Instruction:
-    """Load half of a call's argument; both processors have the low half first."""
+    """Load half of a call's argument: BPF has 32 bits; both processors store the low half first."""
     return (_LOAD, 0, 0, 16 + 8 * index + (4 if high else 0))
 
 

@@ -1,7 +1,7 @@
-"""What a query of a stranger may be: one SELECT, through and through, over the store's tables.
+"""What an untrusted query may be: one SELECT, in all its parts, over the store's tables.
 
-DuckDB's own parser says what a text is, so nothing here can read it differently. It is the first
-of three walls; DuckDB's settings and the confined process stand behind it, and hold without it.
+DuckDB's own parser says what a text is, so nothing here can read it differently. This is the first
+of three walls; DuckDB's settings and the confined process are the others, and hold without it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 MAX_LENGTH = 100_000
-"""Longest query, in characters."""
+"""Most characters of a query."""
 
 # A SELECT may hold statements: `with x as (copy … to …) select …` parses as one.
 _NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
@@ -36,19 +36,19 @@ _REFUSED = {
 
 
 class RefusedError(Exception):
-    """The query is none that may run; the message is a sentence for who wrote it."""
+    """The query may not run; the message is for whoever wrote it."""
 
 
 def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """Check that a query may run.
 
     Args:
-        connection: Any connection; it parses, and runs nothing of the query.
+        connection: Any connection; it parses the query and runs nothing of it.
         query: The query.
 
     Raises:
         RefusedError: It is too long, no text, empty, several statements, no SELECT, or uses a
-            function that is not for strangers.
+            function that untrusted queries may not use.
         duckdb.Error: It does not parse.
     """
     if len(query) > MAX_LENGTH:
@@ -76,7 +76,7 @@ def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 def _kind(statement: duckdb.Statement) -> str:
     try:
         return statement.type.name
-    except ValueError:  # of a kind that DuckDB's Python client has no name for
+    except ValueError:  # a kind that DuckDB's Python client has no name for
         return "another statement"
 
 
@@ -93,18 +93,18 @@ def _tree(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
 
 
 def _walk(tree: Any) -> None:
-    """Look at every node; a loop, as a query can be nested more deeply than Python's stack."""
+    """Check every node; a loop, as a query can be nested deeper than Python's stack."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, list):
             waiting.extend(node)
         elif isinstance(node, dict):
-            _look(node)
+            _check_node(node)
             waiting.extend(node.values())
 
 
-def _look(node: dict[str, Any]) -> None:
+def _check_node(node: dict[str, Any]) -> None:
     kind = node.get("type")
     if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _NODES:
         what = kind.removesuffix("_NODE").removesuffix("_QUERY").replace("_", " ")

@@ -1,9 +1,8 @@
-"""The process that runs what strangers wrote: confined first, then one SELECT at a time.
+"""The process that runs untrusted queries: it confines itself, then runs one SELECT at a time.
 
-It is started by `ringlens.sandbox.sandbox`, reads a request from its standard input and writes the
-answer to its standard output: a frame of JSON, and, where there are rows, a frame of Arrow IPC.
-Answers are never pickled: whoever takes over this process must not get into the one that reads
-them.
+`ringlens.sandbox.sandbox` starts it. It reads requests from standard input and writes answers to
+standard output: a frame of JSON and, if there are rows, a frame of Arrow IPC. Answers are never
+pickled, because unpickling would let whoever takes over this process into the one that reads them.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from ringlens.store.read.extent import Extent, TooLargeError
 
 MAX_REQUEST = 1 << 28
 MAX_MESSAGE = 2_000
-"""Longest message of an error, in characters; the rest is cut, and the cut is marked."""
+"""Most characters of an error's message; the rest is cut, and the cut is marked."""
 
 Check = Callable[[duckdb.DuckDBPyConnection, str], None]
 
-# Nothing that a query needs is fetched, kept, spilled or looked up outside the store.
+# A query fetches, keeps, spills and looks up nothing outside the store.
 _SETTINGS = {
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",
@@ -43,23 +42,23 @@ _SETTINGS = {
     "allow_community_extensions": "false",
     "allow_persistent_secrets": "false",
     "allow_extension_repositories": "forbidden",
-    "enable_external_file_cache": "false",  # a file may be replaced by another of its name
+    "enable_external_file_cache": "false",  # files are replaced by others of the same name
     "temp_directory": "",
     "pin_threads": "off",
 }
 
-# DuckDB looks up how much memory its control group has, and stops where it may not.
+# DuckDB reads the memory limit of its control group, and fails where it may not.
 _SYSTEM = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 
 _STACKS = 200_000_000
-"""Address space that threads reserve and do not use; the limit counts it as memory."""
+"""Address space that threads reserve without using it; RLIMIT_AS counts it as memory."""
 
 
 class Session:
     """A DuckDB that sees the store's tables and no other file.
 
     Args:
-        request: ``views`` (SQL statements that make them) and ``paths`` (the committed files).
+        request: ``views`` (the SQL statements that make them) and ``paths`` (the committed files).
         settings: ``memory`` in bytes, ``threads``, ``seconds``.
     """
 
@@ -87,10 +86,10 @@ class Session:
         self.connection.close()
 
     def excerpt(self, query: str, limits: Extent) -> Excerpt:
-        """Run a query; of its result what fits, whatever it asks for.
+        """Run a query; the part of its result that fits the limits.
 
         Raises:
-            RefusedError: It gives no rows, or more columns than may be.
+            RefusedError: It gives no rows, or too many columns.
             StoreError: Its values are nested too deeply.
             TooLargeError: Its first row alone does not fit.
             duckdb.Error: It failed.
@@ -107,17 +106,17 @@ class Session:
                     f"those that you need"
                 )
             wanted = Selection.of(relation)
-            # One row more than fits shows that there are more.
+            # One row above the limit shows that there are more.
             rows = relation.limit(limits.rows + 1).project(wanted.sql).to_arrow_table()
             return excerpt(rows, wanted, limits)
         finally:
-            with contextlib.suppress(duckdb.Error):  # a failed query has ended it already
+            with contextlib.suppress(duckdb.Error):  # a failed query has ended the transaction
                 cursor.execute("rollback")
             cursor.close()
 
 
 def main(given: str, check: Check = check) -> None:
-    """Confine this process, which stands in the store's folder; answer until the pipe is closed.
+    """Confine this process, started in the store's folder; answer until the pipe is closed.
 
     Args:
         given: JSON: ``folders``, ``memory``, ``parent``, ``threads``, ``seconds``, ``rows``,
@@ -130,7 +129,8 @@ def main(given: str, check: Check = check) -> None:
         folders = [Path(folder) for folder in settings["folders"]]
         folders += [path for path in _SYSTEM if path.exists()]
         confine(Bounds(folders, settings["memory"] + _STACKS, settings["parent"]))
-        # All that is loaded late is loaded now, or it fails here and not in a query.
+        # What DuckDB and Arrow load on first use is loaded by a first query: what the confinement
+        # refuses then fails here, and not in a query of a user.
         session = Session({"views": [], "paths": []}, settings)
         session.excerpt("select 1 as a, 'b' as b, [1.5] as c, now() as d", Extent.of(settings))
     except (OSError, SandboxError, duckdb.Error) as error:
@@ -160,7 +160,7 @@ def main(given: str, check: Check = check) -> None:
 def answer(
     session: Session, query: str, settings: dict[str, Any], check: Check
 ) -> tuple[dict[str, Any], pa.Buffer | None]:
-    """What to send back for a query: a header and, where it worked, the rows."""
+    """The answer to a query: a header and, if it succeeded, the rows."""
     start = time.perf_counter()
     try:
         check(session.connection, query)
@@ -175,14 +175,14 @@ def answer(
 
 
 def _short(message: str) -> str:
-    """A message that may hold values of the query, cut where it is too long."""
+    """A message, cut if it is too long: it may hold values of the query."""
     if len(message) <= MAX_MESSAGE:
         return message
     return f"{message[:MAX_MESSAGE]}… ({len(message):,} characters)"
 
 
 def _channel() -> Channel:
-    """The pipes to the parent, moved from where DuckDB or a library might read or print."""
+    """Move the pipes to the parent away from 0 and 1, where a library might read or print."""
     reading, writing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1):
@@ -193,7 +193,7 @@ def _channel() -> Channel:
 
 
 def _peak() -> int:
-    """Most bytes of memory that this process has had; allocators seldom give them all back."""
+    """Peak memory of this process in bytes; allocators seldom return all of it."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

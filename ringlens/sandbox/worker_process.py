@@ -1,4 +1,4 @@
-"""A worker of the sandbox as its parent sees it: started, asked, killed."""
+"""A worker of the sandbox, seen from its parent: started, asked, killed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _START = 60.0
 _MAX_HEADER = 200_000
 _SLACK = 4_000_000  # what Arrow IPC adds to an answer: padding, and the schema of many columns
 
-# -I and -S: nothing from the environment, the working folder or .pth files is run; what can be
-# imported here is handed over. The two packages come without their __init__, which would load the
-# rest of ringlens: most of the time of a start, and code that such a process has no use for.
+# -I and -S: no code from the environment, the working folder or .pth files runs; sys.path is passed
+# on instead. The two packages come without their __init__, which would load the rest of ringlens:
+# most of the time of a start, and code that such a process has no use for.
 BOOT = """
 import sys, types
 given, package, *sys.path = sys.argv[1:]
@@ -45,7 +45,8 @@ from ringlens.sandbox.worker import main
 main(given)
 """
 
-# One thread a library, as only a process with one thread can be confined as a whole.
+# One thread a library: Landlock and seccomp confine the calling thread and what it starts later,
+# so threads that libraries start while they are imported would stay free.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -59,17 +60,17 @@ _KEPT = ("LD_LIBRARY_PATH",)  # an interpreter may need it to find its own libra
 
 @dataclass(frozen=True)
 class Reply:
-    """What a worker answered. It may be forged, but has these types.
+    """What a worker answered. Its types are checked; its contents may be forged.
 
     Attributes:
         table: The rows; None where there is an error.
-        readable: The same with numbers, booleans and text only.
-        shown: Columns whose text follows the columns.
-        error: Kind of the error, the name of its class.
+        readable: The same rows with numbers, booleans and text only.
+        shown: Columns whose text follows after the columns.
+        error: Name of the error's class.
         message: What it says.
-        cut: Which limit cut rows off: "rows", "cells" or "bytes".
+        cut: The limit that cut rows off: "rows", "cells" or "bytes".
         seconds: How long the query took.
-        worn: Whether the process has taken so much memory that it should not be used again.
+        worn: Whether the process has grown so much that it should not be reused.
     """
 
     table: pa.Table | None = None
@@ -88,8 +89,8 @@ class WorkerProcess:
     Args:
         root: The store.
         folders: Its folders that the worker may read.
-        settings: What `ringlens.sandbox.worker.main` is given, but for folders and parent.
-        boot: Python that starts it.
+        settings: Settings of `ringlens.sandbox.worker.main`, other than folders and parent.
+        boot: Python code that starts it.
 
     Attributes:
         folders: As given.
@@ -104,7 +105,7 @@ class WorkerProcess:
         self.folders = tuple(folders)
         self._sequence = -1  # of the definitions that it was sent last
         limits = Extent.of(settings)
-        self._limits = replace(limits, columns=2 * limits.columns)  # each may come as text, too
+        self._limits = replace(limits, columns=2 * limits.columns)  # each may come as text as well
         given = {**settings, "folders": list(folders), "parent": os.getpid()}
         package = str(Path(__file__).parents[1])
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -145,12 +146,12 @@ class WorkerProcess:
         return said.splitlines()[-1] if said else str(error) or type(error).__name__
 
     def know(self, definitions: Definitions) -> Reply:
-        """Tell the worker what tables there are, where it does not know; a query's time is apart.
+        """Send the worker the tables, if they are new to it; this is no part of a query's time.
 
         Raises:
-            ChannelTimeoutError: It took longer than a worker may take to start.
+            ChannelTimeoutError: It took longer than a start may take.
             ChannelClosedError: The process has died.
-            FrameError: The answer is not what was agreed.
+            FrameError: The answer breaks the protocol.
         """
         if self._sequence == definitions.sequence:
             return Reply()
@@ -163,12 +164,12 @@ class WorkerProcess:
         return reply
 
     def ask(self, query: str, deadline: float) -> Reply:
-        """Send a query and wait for the answer.
+        """Send a query and wait for its answer.
 
         Raises:
             ChannelTimeoutError: There was no answer in time.
             ChannelClosedError: The process has died.
-            FrameError: The answer is not what was agreed.
+            FrameError: The answer breaks the protocol.
         """
         self._channel.send(json.dumps({"query": query}).encode(), deadline)
         reply = self._header(deadline)
@@ -184,7 +185,7 @@ class WorkerProcess:
         return self.process.poll() is None
 
     def end(self) -> str:
-        """How it ended, in words; it has just closed its pipes."""
+        """How it ended, in words, after it closed its pipes."""
         try:
             code = self.process.wait(1)
         except subprocess.TimeoutExpired:
@@ -196,7 +197,7 @@ class WorkerProcess:
         self.process.kill()
 
     def close(self) -> None:
-        """End the process and let go of its pipes."""
+        """End the process and close its pipes."""
         self.process.kill()
         self.process.wait()
         self._channel.close()

@@ -1,4 +1,4 @@
-"""A stranger's SQL against the sandbox: it learns, changes and takes nothing that is not theirs.
+"""Untrusted SQL against the sandbox: it learns, changes and takes nothing that is not theirs.
 
 Every attack is made twice: as a user of the console makes it, and with the check of statements
 taken out, to show that DuckDB's settings and the confined process hold without it.

@@ -83,7 +83,7 @@ except Exception as error:
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("SandboxError queries of strangers cannot be run safely here")
+    assert done.stdout.startswith("SandboxError untrusted queries cannot run safely here")
     assert "has no Landlock" in done.stdout
 
 
