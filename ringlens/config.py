@@ -1,12 +1,12 @@
 """Settings of a run: frozen, checked when they are made, unknown names refused.
 
-What to record is said in names ("logprobs", "routing", "router_logits", "heads", "head_blocks"),
-in objects (`Vectors`, `TopAttention`), or in the objects' text form, which the command line takes
-and the store keeps:
+What to record is given as names ("logprobs", "routing", "router_logits", "heads", "head_blocks"),
+as objects (`Vectors`, `TopAttention`), or in the text form of these objects, which the command line
+takes and the store keeps:
 
     resid_post@3+5          the residual stream after layers 3 and 5
     head_out@2/0-3[0:128]   outputs of heads 0 to 3 of layer 2 at the first 128 positions
-    attention:8@2/1         of head 1 in layer 2, the 8 positions that each token looks at most
+    attention:8@2/1         the 8 positions that each token attends to most, in head 1 of layer 2
     final_norm@             a point outside the layers
 """
 
@@ -26,29 +26,29 @@ RECORDABLE = ("logprobs", "routing", "router_logits", "heads", "head_blocks")
 
 INT32 = 2**31 - 1
 DIGITS = 6
-"""Most digits of a layer or head in a request's text form; of k and positions twice as many."""
+"""Most digits of a layer or head in a request's text form; k and positions have twice as many."""
 
 LONGEST = 4096
 """Most characters of a request's text form."""
 
 COLDEST = 1e-30
-"""Least temperature above 0: logits divided by less leave float32."""
+"""Least temperature above 0: logits divided by less overflow float32."""
 
 
 def whole(
     name: str, value: object, least: int, most: int = INT32, *, error: type[Exception] = ConfigError
 ) -> int:
-    """A whole number of any kind (numpy's too) as Python's own, which JSON and SQL take.
+    """A whole number of any type (numpy's too) as a Python int, which JSON and SQL take.
 
     Args:
         name: Name of the setting, for the message.
-        value: What was given; no bool, and no float even where it is whole.
+        value: What was given; no bool, and no float even if it is whole.
         least: Least value.
         most: Greatest value.
         error: What is raised.
 
     Raises:
-        ConfigError: Something else, or out of range; or ``error`` in its place.
+        ConfigError: It is something else, or out of range; ``error`` in its place if given.
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most:
         return int(value)
@@ -56,10 +56,10 @@ def whole(
 
 
 def number(name: str, value: object, least: float, most: float = math.inf) -> float:
-    """A number of any kind as a float; infinity where ``most`` allows it.
+    """A number of any type as a float; infinity if ``most`` allows it.
 
     Raises:
-        ConfigError: Something else, NaN, or out of range.
+        ConfigError: It is something else, NaN, or out of range.
     """
     real = isinstance(value, Real) and not isinstance(value, bool)
     if real and least <= value <= most:  # type: ignore[operator]  # exact, where float() overflows
@@ -74,10 +74,10 @@ def _span(least: int, most: int) -> str:
 
 
 def known_only(given: Iterable[str], known: Iterable[str], kind: str = "setting") -> None:
-    """Refuse names that are not known, naming the nearest and all that are.
+    """Refuse unknown names; the message suggests the nearest and lists all known.
 
     Raises:
-        ConfigError: There is an unknown name.
+        ConfigError: A name is unknown.
     """
     known = tuple(known)
     for name in given:
@@ -93,8 +93,8 @@ class Sampling:
         max_new_tokens: Most tokens a trace may add to its prompt.
         temperature: 0 takes the most likely token; above, tokens are drawn.
         top_k: Draw among the k most likely tokens; 0 for all.
-        top_p: Draw among the most likely tokens that hold this share of probability.
-        seed: Seed of the run; a trace's own seed follows from it and the trace's index.
+        top_p: Draw among the most likely tokens that together have this probability.
+        seed: Seed of the run; the seed of a trace follows from it and the trace's index.
     """
 
     max_new_tokens: int = 512
@@ -104,7 +104,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, and make the others Python's own numbers."""
+        """Refuse values out of range, and turn the others into Python's own numbers."""
         fixed = {
             "max_new_tokens": whole("max_new_tokens", self.max_new_tokens, 1),
             "temperature": number("temperature", self.temperature, 0, 1e30),
@@ -123,11 +123,11 @@ class Sampling:
 
         Args:
             values: Settings by name.
-            others: Names of the caller's other settings, told with these to whom errs.
+            others: Names of the caller's other settings, which the message lists as well.
 
         Raises:
-            ConfigError: An unknown name (the message suggests the nearest and lists all), or a
-                value out of range.
+            ConfigError: A name is unknown (the message suggests the nearest and lists all), or a
+                value is out of range.
         """
         known_only(values, [*(field.name for field in fields(cls)), *others])
         return cls(**values)
@@ -141,7 +141,7 @@ class Vectors:
         point: Name of the point, see `ringlens.observe.points`.
         layers: Layers; None for all that have the point.
         heads: Heads, for ``head_out``; None for all.
-        span: Positions of the trace, start and stop; stop None for the end.
+        span: Positions of the trace, start and stop; a stop of None is the end.
     """
 
     point: str
@@ -150,7 +150,7 @@ class Vectors:
     span: tuple[int, int | None] = (0, None)
 
     def __post_init__(self) -> None:
-        """Refuse what is no name of a point, no layers, heads or span."""
+        """Refuse a point that is no name, and layers, heads and spans that are none."""
         _check(isinstance(self.point, str), "point", self.point, "the name of a point")
         _set(self, _places(self.layers, self.heads, self.span))
 
@@ -160,13 +160,13 @@ class Vectors:
 
 @dataclass(frozen=True)
 class TopAttention:
-    """Record the positions that heads look at most.
+    """Record the positions that heads attend to most.
 
     Attributes:
         layers: Layers.
         heads: Heads, the same in each layer; None for all.
         k: Positions for each token.
-        span: Positions of the trace that look, start and stop; stop None for the end.
+        span: Positions of the tokens that attend, start and stop; a stop of None is the end.
     """
 
     layers: tuple[int, ...]
@@ -187,14 +187,15 @@ Recorded = str | Vectors | TopAttention
 
 
 def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
-    """Check what is to be recorded, and read what is given as text.
+    """Check what to record, and read what is given as text.
 
     Returns:
-        Names in the order of RECORDABLE, then objects in the order given. Heads bring their blocks.
+        Names in the order of RECORDABLE, then objects in the order given. "heads" adds
+        "head_blocks".
 
     Raises:
-        ConfigError: An unknown name, router logits without the choices they explain, or the same
-            thing twice.
+        ConfigError: A name is unknown, router logits come without the choices that they explain, or
+            a thing is there twice.
     """
     items = [wanted] if isinstance(wanted, str | Vectors | TopAttention) else _listed(wanted)
     read = [_read(item) if isinstance(item, str) else item for item in items]
@@ -206,12 +207,12 @@ def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
     kinds = [item.point if isinstance(item, Vectors) else "attention" for item in objects]
     for kind in kinds:
         if kinds.count(kind) > 1:
-            raise ConfigError(f"{kind} is to be recorded twice; put its layers into one request.")
+            raise ConfigError(f"{kind} is requested twice; put its layers into one request.")
     return (*(name for name in RECORDABLE if name in read), *objects)
 
 
 def _listed(wanted: object) -> list[Recorded]:
-    """What is to be recorded as a list of names and objects."""
+    """What to record, as a list of names and objects."""
     items: list[Any] = list(wanted) if isinstance(wanted, Iterable) else [wanted]
     for item in items:
         if not isinstance(item, str | Vectors | TopAttention):
@@ -229,7 +230,7 @@ _TEXT = re.compile(
 
 
 def _read(text: str) -> Recorded:
-    """A name as it is, a text form as its object."""
+    """Read a request: a name as it is, a text form as its object."""
     found = _TEXT.fullmatch(text) if len(text) <= LONGEST else None
     if text in RECORDABLE or found is None or found[0] == found["name"]:
         if text not in RECORDABLE:
@@ -258,7 +259,7 @@ def _numbers(text: str | None, request: str) -> tuple[int, ...] | None:
         first, _, last = part.partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
             raise ConfigError(f"{request!r}: {text!r} is no list of numbers; write 3+5 or 0-7.")
-        if max(len(first), len(last)) > DIGITS:  # before a range of them fills the memory
+        if max(len(first), len(last)) > DIGITS:  # a larger range would fill the memory
             raise ConfigError(f"{request!r}: numbers have at most {DIGITS} digits here.")
         numbers.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(numbers))
@@ -281,7 +282,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def _places(
     layers: object, heads: object, span: object
 ) -> dict[str, tuple[int, ...] | tuple[int, int | None] | None]:
-    """Layers, heads and a span as tuples of Python's own numbers; layers may be negative."""
+    """Layers, heads and a span as tuples of Python ints; layers may be negative."""
     if not isinstance(span, tuple | list) or len(span) != 2:
         raise ConfigError(f"span = {span!r:.60}; it must be two positions, start and stop.")
     start, stop = span
@@ -301,7 +302,7 @@ def _wholes(name: str, values: object, least: int) -> tuple[int, ...] | None:
 
 
 def _set(settings: object, values: Mapping[str, object]) -> None:
-    """Fill fields of a frozen object that is being made."""
+    """Set fields of a frozen object from its ``__post_init__``."""
     for name, value in values.items():
         object.__setattr__(settings, name, value)
 

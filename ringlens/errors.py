@@ -6,11 +6,11 @@ class RinglensError(Exception):
 
 
 class ConfigError(RinglensError, ValueError):
-    """A setting or a model configuration that cannot be honoured."""
+    """A setting or a model configuration that cannot be used."""
 
 
 class CheckpointError(RinglensError):
-    """A checkpoint whose files, tensors or shapes do not fit the architecture."""
+    """A checkpoint that is malformed, or whose tensors do not fit the architecture."""
 
 
 class ModelNotFoundError(RinglensError, FileNotFoundError):
@@ -22,7 +22,7 @@ class ProblemError(RinglensError, ValueError):
 
 
 class ObservationError(RinglensError, RuntimeError):
-    """What was observed is not what a record may hold."""
+    """An observation that cannot be made, or that a record may not hold."""
 
 
 class StoreError(RinglensError):
@@ -38,12 +38,12 @@ class NotInStoreError(StoreError, KeyError):
 
 
 class ServingError(RinglensError):
-    """A server that cannot be reached, refuses, or answers with what cannot be imported."""
+    """A server that cannot be reached or refuses, or an answer that cannot be imported."""
 
 
 class RequestError(RinglensError, ValueError):
-    """A request to the dashboard that none of its pages makes."""
+    """A malformed request to the dashboard, of a kind that its pages never send."""
 
 
 class SandboxError(RinglensError, RuntimeError):
-    """A query that is to run in the sandbox, where there is none to be had."""
+    """A sandbox that cannot be made on this system, or does not start."""

@@ -1,4 +1,4 @@
-"""What every text must be that goes into a store: encodable as UTF-8."""
+"""Text that a store can hold: what UTF-8 can encode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ringlens.errors import ConfigError
 
 
 def surrogate_at(text: str) -> int | None:
-    """Index of the first half of a surrogate pair, which no UTF-8 has; None if there is none."""
+    """Index of the first half of a surrogate pair, which UTF-8 cannot encode; None without one."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -26,10 +26,10 @@ def half_pair(text: str) -> str | None:
 
 
 def check_text(text: str, place: str = "") -> None:
-    """Refuse what is no text, and text that UTF-8 cannot hold.
+    """Refuse what is no text, and text that UTF-8 cannot encode.
 
     Raises:
-        ConfigError: It is such.
+        ConfigError: It is one of these.
     """
     if not isinstance(text, str):
         raise ConfigError(f"{place}expected a text, not {shown(text)}.")
@@ -39,6 +39,6 @@ def check_text(text: str, place: str = "") -> None:
 
 
 def shown(given: object) -> str:
-    """Something and its type for a message, cut; of what may be endless the type alone."""
+    """The type and value of something for a message, cut; only the type of what may be long."""
     shown = f" {given!r:.60}" if isinstance(given, str | bytes | int | float | complex) else ""
     return f"{type(given).__name__}{shown}"

@@ -1,7 +1,7 @@
 """Problems with verifiable answers, and their graders.
 
-A problem set is a JSONL file, one problem a line: ``id``, ``task``, ``prompt``, and where there is
-one ``answer`` (a string) and ``fields`` (an object for the task's verifier).
+A problem set is a JSONL file, one problem a line: ``id``, ``task``, ``prompt``, and optionally
+``answer`` (a string) and ``fields`` (an object for the task's verifier).
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ HUGE = 2**63 - 1
 """Largest number of a countdown problem."""
 
 LARGEST = 2**30
-"""Most bytes of a problem set, which is read whole."""
+"""Most bytes of a problem set, as it is read whole."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A prompt with what is needed to verify an answer.
+    """A prompt, and what is needed to verify an answer.
 
     Attributes:
-        id: Unique in its set.
-        task: Names the verifier; unknown tasks are verified by comparing text.
-        prompt: What is asked, without any chat template.
-        answer: The expected answer, or one of many right ones; None where none is known.
+        id: Unique within its set.
+        task: Names the verifier; answers to unknown tasks are compared as text.
+        prompt: What is asked, without a chat template.
+        answer: The expected answer, or one of several right ones; None if unknown.
         fields: What the task's verifier needs.
     """
 
@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Grade:
-    """The answer found in a text (None: there is none) and whether it is right (None: unknown)."""
+    """The answer found in a text (None: no answer), and whether it is right (None: unknown)."""
 
     answer: str | None
     correct: bool | None
@@ -74,10 +74,10 @@ def problems(
         n: How many; None for all.
         split: Split of a bundled task, "heldout" (ring-nano never saw these) or "train".
             A file has no splits.
-        seed: None takes the first ``n``; a number draws ``n`` in random order by this seed.
+        seed: None takes the first ``n``; a number seeds a random draw of ``n``.
 
     Raises:
-        ProblemError: There is no such source or split, the file is empty or malformed, it holds
+        ProblemError: There is no such source or split, the file is empty or malformed or holds
             fewer than ``n`` problems, or ``n`` or ``seed`` is no whole number.
     """
     n = None if n is None else whole("n", n, -LARGEST, error=ProblemError)
@@ -117,8 +117,8 @@ def read_text(file: Path) -> str:
     """The text of a file of problems or texts.
 
     Raises:
-        ProblemError: It is missing, no regular file (a pipe would be waited for), larger than a
-            file may be that is read whole, unreadable, or no UTF-8.
+        ProblemError: It is missing, no regular file, too large to be read whole, unreadable, or no
+            UTF-8.
     """
     try:
         size = regular(file).st_size
@@ -138,15 +138,15 @@ def read_text(file: Path) -> str:
 
 
 def check_problem(problem: Problem, place: str) -> None:
-    """Check a problem before anything is made of it.
+    """Check a problem before it is used.
 
     Args:
         problem: The problem.
-        place: Where it stands, for messages.
+        place: Where it stands, for errors.
 
     Raises:
-        ProblemError: A field is of another type, holds half of a surrogate pair, or does not say
-            what the task's verifier needs.
+        ProblemError: A field has the wrong type, holds half of a surrogate pair, or lacks what the
+            task's verifier needs.
     """
     for key, (types, wanted, _) in _TYPES.items():
         value = getattr(problem, key)
@@ -161,9 +161,9 @@ def check_problem(problem: Problem, place: str) -> None:
 
 
 def from_row(row: Mapping[str, Any]) -> Problem:
-    """The problem of a row of the store's ``traces``, gradable like the one it was made from.
+    """The problem of a row of the store's ``traces``; it is graded like the original.
 
-    ``fields`` are not stored; verifiers find what they need in the prompt or expected answer.
+    ``fields`` are not stored: verifiers find what they need in the prompt or the expected answer.
     """
     return Problem(
         id=row["problem_id"] or "",
@@ -176,15 +176,15 @@ def from_row(row: Mapping[str, Any]) -> Problem:
 def grade(problem: Problem, text: str | Transcript) -> Grade:
     r"""Find the answer in a text and verify it.
 
-    The answer is the last ``\boxed{…}`` of the model's last turn behind its thought, or else that
-    turn's last line that is not blank; see `ringlens.transcript` for where turns and thoughts end.
-    A thought that is cut short has no answer, nor has a turn that is cut short inside its last
-    ``\boxed{``; that is wrong wherever an answer can be verified.
+    The answer is the last ``\boxed{…}`` after the thought in the model's last turn, or else the
+    last line of that turn that is not blank; `ringlens.transcript` says where turns and thoughts
+    end. A thought that is cut off has no answer, nor has a turn that is cut off inside its last
+    ``\boxed{``; no answer counts as wrong wherever an answer can be verified.
 
     Args:
         problem: What was asked.
-        text: What the model wrote, with or without what was asked before it; or, where more is
-            known about it, that text parsed.
+        text: What the model wrote, with or without the prompt before it; or the same parsed, where
+            the caller knows its marks.
     """
     answer = find_answer(text if isinstance(text, Transcript) else parse(text))
     verifier = VERIFIERS.get(problem.task, _verify_text)
@@ -204,7 +204,7 @@ def find_answer(transcript: Transcript) -> str | None:
 
 
 def _boxes(text: str) -> dict[int, int | None]:
-    """Where the content of each box begins and ends; None where its brace is never closed."""
+    """Where the content of each box begins and ends; None if its brace is never closed."""
     found: dict[int, int | None] = {}
     opened: list[int] = []
     for match in _BRACE.finditer(text):
@@ -220,7 +220,7 @@ def _boxes(text: str) -> dict[int, int | None]:
 
 
 def _boxed(text: str, boxes: dict[int, int | None]) -> str | None:
-    """The content of the last box that is in no other, without boxes right around it again."""
+    """The content of the last outermost box, without boxes that hold nothing but a box."""
     last, behind = -1, -1
     for begin, end in boxes.items():
         if begin > behind:
@@ -265,11 +265,11 @@ def _verify_text(problem: Problem, answer: str) -> bool | None:
 
 
 VERIFIERS: dict[str, Callable[[Problem, str], bool | None]] = {countdown.TASK: _verify_countdown}
-"""Task → function that says whether an answer is right, None where it cannot know."""
+"""Task → function that says whether an answer is right; None if it cannot know."""
 
 
 def _normal(text: str) -> str:
-    """Case, spacing, dollar signs and a closing full stop do not matter."""
+    """A text without differences of case, spacing, dollar signs and a final full stop."""
     return " ".join(text.replace("$", " ").split()).removesuffix(".").casefold()
 
 

@@ -1,23 +1,23 @@
 """Turns and thoughts in the text of a trace: one parser for phases, grading, replay and import.
 
-A **turn** begins at a mark that opens it (``<role>HUMAN</role>``). Where the template ends turns
-with a mark of its own (``<|role_end|>``), only an opening right behind one counts, or one at the
-start of the text; texts without any such pair are split at the openings alone. Fences do not
-quote them: they cannot be told before the turns are.
+A **turn** begins at a mark that opens it (``<role>HUMAN</role>``). If the template ends turns with
+a mark of its own (``<|role_end|>``), an opening counts only right after such an end or at the start
+of the text; a text without any such pair is split at the openings alone. Fences do not quote
+openings: fences are found within turns, and so after them.
 
-A **thought** is in a model's turn once at most. It opens
+A model's turn has at most one **thought**. It opens
 
-- in the prompt, if what the template writes for the answer to begin holds ``<think>`` unclosed;
+- in the prompt, if the template begins the answer with an unclosed ``<think>``;
 - else at the first ``<think>`` that is the first word of the turn or stands alone on its line;
-- else out of sight, where the turn has a closing mark and no ``<think>`` before it.
+- else before the text, if the turn has a closing mark and no ``<think>`` before it.
 
-A thought **closes** at the first ``</think>`` behind its opening that stands alone on its line;
-where none does, at the first of all. A model's turn without a thought is answer as a whole.
+A thought **closes** at the first ``</think>`` after its opening that stands alone on its line; if
+none does, at the first one. A model's turn without a thought is answer as a whole.
 
-Marks that are **quoted** never count: between quotation marks, in a code span (an odd number of
-backtick runs before it in its line, and one behind it), or in a fenced block of the turn (from a
-fence to the next, if that one names no language; a block that is never closed is none). Nor do
-those that the caller knows to be written out as ordinary tokens, or to stand inside the question.
+**Quoted** marks never count: between quotation marks, in a code span (an odd number of backtick
+runs before it in its line, and one after it), or in a fenced block of the turn (from a fence to the
+next, if that names no language; a block that is never closed does not count). Nor do marks that
+the caller knows to be written out as ordinary tokens, or to stand inside the question.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Marks:
 
     Attributes:
         openings: Marks that open a turn, with the role of that turn.
-        ends: Marks with which the template ends a turn.
-        begin: What it writes for an answer to begin: an opening, and ``<think>`` if it opens one.
-        stops: Pattern of what ends an answer besides ``ends`` and openings; "" for nothing.
+        ends: Marks that end a turn in the template.
+        begin: What the template begins an answer with: an opening, and ``<think>`` if it opens one.
+        stops: Pattern of what else ends an answer, beside ``ends`` and openings; "" for nothing.
     """
 
     openings: Mapping[str, str]
@@ -52,14 +52,14 @@ class Marks:
 
     @cached_property
     def opening(self) -> re.Pattern[str] | None:
-        """An opening in group 2, behind group 1: the end of the turn before it, if that has one."""
+        """An opening in group 2, after group 1: the end mark of the turn before it, if any."""
         if not self.openings:
             return None
         return re.compile(f"({_any(self.ends)}\\s*)?({_any(self.openings)})")
 
     @cached_property
     def stop(self) -> re.Pattern[str] | None:
-        """What ends an answer, openings left out."""
+        """What ends an answer, except openings."""
         patterns = [re.escape(end) for end in self.ends] + [self.stops] * bool(self.stops)
         return re.compile("|".join(patterns)) if patterns else None
 
@@ -80,17 +80,17 @@ RING = Marks(
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: characters ``start`` to ``end``, its marks included.
+    """One turn: characters ``start`` to ``end``, including its marks.
 
     Attributes:
         role: "system", "user", "assistant" or "tool".
         start: Its first character.
-        own: The first character that the model wrote; ``end`` where it wrote none.
-        think: First character of its thought and the one behind its end, marks included; equal
-            where there is none.
+        own: The first character that the model wrote; ``end`` if it wrote none.
+        think: First character of its thought and the one after its end, including marks; equal if
+            there is none.
         closed: Whether the thought has its closing mark.
-        answer: First character of the answer and the one behind its end, without marks.
-        end: The character behind its last.
+        answer: First character of the answer and the one after its end, without marks.
+        end: The character after its last.
     """
 
     role: str
@@ -126,7 +126,7 @@ class Transcript:
 
     @property
     def answer(self) -> str | None:
-        """The last answer; None where the model's last turn is a thought that never closes."""
+        """The last answer; None if the model's last turn is a thought that never closes."""
         turns = [turn for turn in self.turns if turn.role == ASSISTANT and turn.own < turn.end]
         if not turns or (turns[-1].think[0] < turns[-1].think[1] and not turns[-1].closed):
             return None
@@ -159,20 +159,20 @@ def parse(
     """Split a text into turns, and the model's turns into thought and answer.
 
     Args:
-        text: The text, prompt and template included, as far as there is one.
+        text: The text, including prompt and template if there are any.
         marks: How the template writes turns.
-        prompt_end: Characters that were known beforehand; None where that is not known: then the
-            prompt ends where the model's first turn begins.
-        written: Whether the model wrote all behind ``prompt_end`` in one turn; else a finished
-            conversation may follow, whose turns are split like those before it.
-        question: What was asked, where it is known; marks inside it do not count.
-        plain: Where in the text marks stand that are written out as ordinary tokens.
+        prompt_end: How many characters are prompt; if None, the prompt ends where the model's first
+            turn begins.
+        written: Whether the model wrote everything after ``prompt_end`` in one turn; else a
+            finished conversation may follow, whose turns are split like those before it.
+        question: What was asked, if known; marks inside it do not count.
+        plain: Positions of marks in the text that are written out as ordinary tokens.
     """
     return _Parser(text, marks, prompt_end, written, question, plain).parse()
 
 
 class _Parser:
-    """What the steps of `parse` share."""
+    """The state that the steps of `parse` share."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class _Parser:
         self._quoting = Quoting(text)
 
     def _place(self, question: str) -> tuple[int, int]:
-        """Where the question stands, if it is a part of the prompt and not the whole."""
+        """Where the question stands, if it is only a part of the prompt."""
         text, begin = self.text[: self.known], self.marks.begin
         stop = len(text) - len(begin) if text.endswith(begin) else len(text)
         at = text.rfind(question, 0, stop) if question and self.known is not None else -1
@@ -202,7 +202,7 @@ class _Parser:
         return Transcript(self.text, tuple(turns))
 
     def _turns(self) -> list[Turn]:
-        """The turns with their roles and the model's own part, thoughts not looked for."""
+        """The turns with their roles and the part that the model wrote, without thoughts."""
         text, known, total = self.text, self.known, len(self.text)
         found = self._openings(0, known if self.written and known is not None else total)
         stops = [*(cut for cut, _, _ in found[1:]), total]
@@ -220,7 +220,7 @@ class _Parser:
         return turns
 
     def _openings(self, start: int, stop: int) -> list[tuple[int, int, str]]:
-        """Where turns begin and their content does, and their roles."""
+        """Where turns and their contents begin, and their roles."""
         if self.marks.opening is None:
             return []
         matches = list(self.marks.opening.finditer(self.text, start, stop))
@@ -243,7 +243,7 @@ class _Parser:
         ]
 
     def _own(self, start: int, end: int) -> int:
-        """Where the content of a turn begins: behind all that the template writes for an answer."""
+        """Where the content of a turn begins: after all that the template begins an answer with."""
         begin = self.marks.begin
         for head in (begin, begin.partition(THINK)[0]):
             if head and self.text.startswith(head, start):
@@ -253,7 +253,7 @@ class _Parser:
     def _unmarked(self, end: int, openings: list[tuple[int, int, str]]) -> Turn:
         """The text before the first opening.
 
-        It is the model's if no turn of the model follows: then it is an answer without its prompt.
+        If no turn of the model follows, it is the model's: an answer without its prompt.
         A finished text without any marks of turns is prompt up to its thought.
         """
         if any(role == ASSISTANT for _, _, role in openings):
@@ -264,7 +264,7 @@ class _Parser:
         return _turn(ASSISTANT, 0, end, own)
 
     def _cut_at(self, turns: list[Turn], known: int) -> Iterator[Turn]:
-        """The turns with what was known beforehand as prompt, and the model's turn behind it."""
+        """The turns, with the known characters as prompt and the model's turn after them."""
         total = len(self.text)
         if self.written:
             last = turns.pop() if turns and turns[-1].role == ASSISTANT else None
@@ -289,11 +289,13 @@ class _Parser:
         )
 
     def _thought(self, turn: Turn) -> tuple[int, int, bool]:
-        """Where the thought opens and ends, and whether it does so with its mark."""
+        """Where the thought opens and ends, and whether a mark closes it."""
         own, end = turn.own, turn.end
         start = own if self._opens(turn) else self._opening_of_thought(own, end)
         closing = self._closing(max(start, own), end)
-        if start < 0:  # opened out of sight, unless an opening comes before: then it is talked of
+        # Without an opening that counts, a closing mark ends a thought that began before the text;
+        # unless some <think> stands before it, as then the text only talks about the marks.
+        if start < 0:
             talked = closing is None or any(True for _ in self._found(THINK, own, closing[0]))
             return (own, own, False) if talked or closing is None else (own, closing[1], True)
         return (start, end, False) if closing is None else (start, closing[1], True)
@@ -303,7 +305,7 @@ class _Parser:
         head = self.text[turn.start : turn.own]
         if turn.start < turn.own and self._is_opening(turn.start, turn.own):
             return head.rfind(THINK) > head.rfind(END_THINK)
-        # Without marks of turns: only what the prompt ends with can be an opening.
+        # Without marks of turns only the end of the prompt can be an opening.
         return self.text[: turn.own].rstrip().endswith(THINK)
 
     def _is_opening(self, start: int, stop: int) -> bool:
@@ -348,7 +350,7 @@ class _Parser:
             at = self.text.find(mark, behind, end)
 
     def _counts(self, at: int, behind: int, start: int, end: int, *, fences: bool = True) -> bool:
-        """Whether a mark is one, neither written out, nor in the question, nor quoted."""
+        """Whether a mark counts: it is not written out, quoted, or in the question."""
         first = bisect_left(self.plain, at)
         if first < len(self.plain) and self.plain[first] < behind:
             return False
@@ -364,11 +366,11 @@ def _turn(role: str, start: int, end: int, own: int) -> Turn:
 
 
 def _any(marks: Mapping[str, str] | tuple[str, ...]) -> str:
-    """A pattern of any of some marks, the longest first; of none it matches nothing."""
+    """A pattern of any of some marks, the longest first; of no marks, one that never matches."""
     ordered = sorted(marks, key=len, reverse=True)
     return "|".join(map(re.escape, ordered)) if ordered else r"(?!)"
 
 
 def _spaces(text: str) -> int:
-    """Blanks at the end of a text: the template's own, they belong to the turn that follows."""
+    """How many blanks end a text: the template writes them, as part of the next turn."""
     return len(text) - len(text.rstrip())

@@ -1,4 +1,4 @@
-"""Versions of ringlens and of the libraries it stands on, for records of a run."""
+"""Versions of ringlens and of the libraries that it uses, for the record of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ UNKNOWN = "unknown"
 
 
 def version_of(package: str) -> str:
-    """Version of a package; "unknown" where it is not installed or has no metadata.
+    """Version of a package; "unknown" if it is not installed or has no metadata.
 
     Ringlens tells its own, so a checkout that was never installed says it too.
     """

@@ -21,9 +21,9 @@ _VERSION = 1  # flag of CREATE_RULESET: return the ABI instead
 _PATH_BENEATH = 1
 
 _READ_FILE = 1 << 2
-# How many rights on files each ABI knows: 13, then REFER, TRUNCATE, no new one, IOCTL_DEV. A ruleset
-# that names a right unknown to the kernel is refused as a whole, so the mask follows the ABI. Where
-# TRUNCATE is unknown, the seccomp filter refuses it.
+# How many rights on files each ABI knows: 13, then REFER, TRUNCATE, no new one, IOCTL_DEV. A
+# ruleset that names a right unknown to the kernel is refused as a whole, so the mask follows the
+# ABI. Where TRUNCATE is unknown, the seccomp filter refuses it.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _TCP_RIGHTS = 0b11  # bind and connect; from ABI 4
 _SCOPES = 0b11  # abstract sockets and signals to processes outside; from ABI 6

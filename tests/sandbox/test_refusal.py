@@ -44,7 +44,7 @@ def test_refuses_without_landlock(store, monkeypatch, number, says):
 
     monkeypatch.setattr(landlock, "_call", failing)
     assert landlock.abi() == 0
-    with pytest.raises(SandboxError, match=f"cannot be run safely here: this kernel .*{says}"):
+    with pytest.raises(SandboxError, match=f"cannot run safely here: this kernel .*{says}"):
         Sandbox(store)
 
 

@@ -487,7 +487,7 @@ def test_texts_that_are_not_there_are_refused(texts):
     table = pa.table({"a": [1], "text of a": ["1"]})
     native, readable = shown(table, [0])
     assert (native.to_pydict(), readable.to_pydict()) == ({"a": [1]}, {"a": ["1"]})
-    with pytest.raises(FrameError, match="others than announced"):
+    with pytest.raises(FrameError, match="not the announced ones"):
         shown(table, texts)
     with pytest.raises(FrameError, match="without its text"):
         shown(pa.table({"a": [[1]]}), [])
