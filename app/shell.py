@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import dash_mantine_components as dmc
@@ -28,8 +29,8 @@ INDEX = """<!DOCTYPE html>
     {%metas%}
     <meta name="viewport" content="width=device-width, initial-scale=1">
     <title>{%title%}</title>
-    <link rel="icon" href="{prefix}assets/favicon.svg" type="image/svg+xml">
-    <script src="{prefix}assets/theme.js"></script>
+    <link rel="icon" href="{prefix}assets/shared/favicon.svg" type="image/svg+xml">
+    <script src="{prefix}assets/shared/first_paint.js"></script>
     {%css%}
   </head>
   <body>
@@ -53,7 +54,8 @@ def build(store: Store, prefix: str = "/", any_host: bool = False) -> Dash:
         update_title="",
         use_pages=False,
         serve_locally=True,
-        assets_ignore="theme",  # loaded in <head>, before the first paint
+        assets_folder=str(Path(__file__).parent),
+        assets_ignore="first_paint|bundle",  # loaded in <head>, before the first paint
         index_string=INDEX.replace("{prefix}", prefix),
         requests_pathname_prefix=prefix,
         routes_pathname_prefix="/",

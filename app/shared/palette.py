@@ -61,7 +61,7 @@ def palette(theme: str) -> Palette:
 
 
 def expert_colour(expert: int, experts: int, groups: int) -> str:
-    """Colour of an expert that reads on both schemes; hue as in assets/colors.js."""
+    """Colour of an expert that reads on both schemes; hue as in shared/colours.js."""
     size = experts / groups
     group, inside = expert // size, expert % size / size
     hue = (25 + 360 * (group + 0.78 * inside) / groups) % 360

@@ -1,6 +1,6 @@
 """``/sql``: type a query, see its rows or a chart of them, take them along.
 
-The page is a frame; its script (assets/sql_page.js) asks the addresses of
+The page is a frame; its script (page.js) asks the addresses of
 :mod:`ringlens.app.sql.routes`, where a sandbox runs what was typed.
 """
 

@@ -1,6 +1,6 @@
 """``/trace/<id>``: the chain of thought as text, and what the model did at each token.
 
-The page is a heading and an empty frame; its script (assets/trace*.js) draws the rest from the
+The page is a heading and an empty frame; its script (view.js) draws the rest from the
 addresses of :mod:`ringlens.app.trace.routes`.
 """
 

@@ -27,7 +27,6 @@ from ringlens.store.schema.captured import PHASES
 from ringlens.store.storage.failure import store_errors
 
 HERE = Path(__file__).parent
-SHARED = ("theme.js", "core.js", "colors.js", "a_base.css", "c_trace.css", "favicon.svg")
 SUMMARY = ("prompt", "task", "correct", "answer", "n_prompt", "n_think", "n_answer")
 
 Write = Callable[[str, Any], None]
@@ -68,13 +67,14 @@ def write(
 
 
 def _copy_assets(folder: Path) -> None:
-    (folder / "assets").mkdir(parents=True)
-    scripts = sorted(path.name for path in (HERE / "assets").glob("trace*.js"))
-    for name in (*SHARED, *scripts):
-        shutil.copyfile(HERE / "assets" / name, folder / "assets" / name)
-    for name in ("bundle.js", "bundle.css"):
-        shutil.copyfile(HERE / "bundle_assets" / name, folder / "assets" / name)
-    shutil.copyfile(HERE / "bundle_assets" / "index.html", folder / "index.html")
+    """The scripts and style sheets below ``assets``, as they lie in the dashboard."""
+    for name in ("shared", "trace", "bundle"):
+        out = folder / "assets" / name
+        out.mkdir(parents=True)
+        for path in (HERE.parent / name).iterdir():
+            if path.suffix in (".js", ".css", ".svg"):
+                shutil.copyfile(path, out / path.name)
+    shutil.copyfile(HERE / "index.html", folder / "index.html")
 
 
 def _write_trace(
