@@ -17,10 +17,11 @@ test: $(VENV)/installed-dev
 test-fast: $(VENV)/installed-dev
 	RINGLENS_FAST=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 
-lint: $(VENV)/installed-dev
+lint: $(VENV)/installed-dev app/node_modules/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	npm run --silent --prefix app lint
 
 bench: $(VENV)/installed-dev
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
@@ -37,5 +38,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
+# Checkers of the dashboard's scripts; nothing of it is needed to run or test.
+app/node_modules/installed: app/package-lock.json
+	npm ci --prefix app --no-audit --no-fund --silent
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info app/node_modules

@@ -1,103 +1,142 @@
 // What stands on every page: colour scheme, help, navigation, copy buttons.
-(function () {
-  const rl = (window.ringlens = window.ringlens || {});
-  const HELP = [
-    ["Everywhere", [["?", "this help"], ["t", "dark or light"], ["g", "traces"], ["r", "routing"], ["s", "SQL"]]],
-    ["A trace", [["← →", "previous, next token"], ["j k", "next, previous line"], ["[ ]", "previous, next layer"],
-      ["1 … 5", "colour by entropy, surprise, margin, expert, phase"], ["n p", "next, previous trace"], ["Esc", "let go of the token"]]],
-    ["Routing", [["[ ]", "previous, next layer"], ["← →", "previous, next expert"]]],
-    ["SQL", [["Ctrl ↵", "run"], ["Esc", "cancel, or leave the editor"], ["e", "to the editor"], ["v", "table or chart"]]],
-  ];
 
-  function help() {
-    let dialog = document.getElementById("help");
-    if (!dialog) {
-      dialog = rl.el("dialog", "help", null, { id: "help", "aria-label": "Keyboard" });
-      dialog.appendChild(rl.el("h2", "", "Keyboard"));
-      for (const [title, keys] of HELP) {
-        const list = rl.el("dl");
-        for (const [key, what] of keys) {
-          const term = rl.el("dt");
-          for (const each of key.split(" ")) term.appendChild(rl.el(each === "…" ? "span" : "kbd", "", each));
-          rl.add(list, term, rl.el("dd", "", what));
-        }
-        rl.add(dialog, rl.el("h3", "", title), list);
-      }
-      dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-      document.body.appendChild(dialog);
-    }
-    if (dialog.open) dialog.close();
-    else dialog.showModal();
+import { PAGES } from "./pages.js";
+import { pathname } from "./shared/address.js";
+import { clientside, quietly, setProps } from "./shared/dash.js";
+import { add, el, hit, inDialog, typing } from "./shared/dom.js";
+import { fetchJson, go } from "./shared/host.js";
+import { onTheme, theme, toggleTheme } from "./shared/theme.js";
+
+// --- the page that is open ------------------------------------------------------------------------
+
+/** @param {string} path */
+const partsOf = (path) => path.split("/").filter(Boolean);
+
+/** The page of the address and its title; null where there is none. */
+function open() {
+  const given = partsOf(pathname());
+  for (const page of PAGES) {
+    const wanted = partsOf(page.path);
+    let title = page.title;
+    const fits = wanted.every((part, i) => {
+      if (!/^<.*>$/.test(part)) return part === given[i];
+      title = title.replace(part, () => given[i]);
+      return true;
+    });
+    if (fits && wanted.length === given.length) return { page, title };
   }
+  return null;
+}
 
-  const toggleTheme = () => rl.setTheme(rl.theme() === "dark" ? "light" : "dark");
-  const KEYS = { "?": help, t: toggleTheme, g: () => rl.go("/"), r: () => rl.go("/routing"), s: () => rl.go("/sql") };
+// --- keys -----------------------------------------------------------------------------------------
 
-  document.addEventListener("keydown", (event) => {
-    if (rl.typing(event) || !KEYS[event.key]) return;
-    if (document.querySelector("dialog[open]") && event.key !== "?") return;
-    event.preventDefault();
-    KEYS[event.key]();
-  });
+/** @returns {[string, [string, string][]][]} Titles, and their keys with what they do. */
+const sections = () => [
+  [
+    "Everywhere",
+    [
+      ["?", "this help"],
+      ["t", "dark or light"],
+      ...PAGES.flatMap((page) =>
+        page.key ? [/** @type {[string, string]} */ ([page.key, page.label || page.title])] : [],
+      ),
+    ],
+  ],
+  ...PAGES.filter((page) => page.keys.length).map(
+    (page) =>
+      /** @type {[string, [string, string][]]} */ ([page.title.replace(/ ?<.*>/, ""), page.keys]),
+  ),
+];
 
-  document.addEventListener("click", (event) => {
-    const copy = event.target.closest && event.target.closest("[data-copy]");
-    if (!copy) return;
-    navigator.clipboard.writeText(copy.dataset.copy).then(() => {
+function dialogOfKeys() {
+  const dialog = el("dialog", "help", null, { id: "help", "aria-label": "Keyboard" });
+  dialog.appendChild(el("h2", "", "Keyboard"));
+  for (const [title, keys] of sections()) {
+    const list = el("dl");
+    for (const [key, what] of keys) {
+      const term = el("dt");
+      for (const each of key.split(" "))
+        term.appendChild(el(each === "…" ? "span" : "kbd", "", each));
+      add(list, term, el("dd", "", what));
+    }
+    add(dialog, el("h3", "", title), list);
+  }
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  return document.body.appendChild(dialog);
+}
+
+function help() {
+  const found = document.getElementById("help");
+  const dialog = found instanceof HTMLDialogElement ? found : dialogOfKeys();
+  if (dialog.open) dialog.close();
+  else dialog.showModal();
+}
+
+/** @type {Record<string, () => void>} */
+const KEYS = { "?": help, t: toggleTheme };
+for (const { key, path } of PAGES) if (key) KEYS[key] = () => go(path);
+
+document.addEventListener("keydown", (event) => {
+  if (typing(event) || !KEYS[event.key]) return;
+  if (inDialog() && event.key !== "?") return;
+  event.preventDefault();
+  KEYS[event.key]();
+});
+
+// --- buttons --------------------------------------------------------------------------------------
+
+document.addEventListener("click", (event) => {
+  const copy = hit(event, "[data-copy]");
+  if (!copy) return;
+  navigator.clipboard.writeText(copy.dataset.copy || "").then(
+    () => {
       copy.classList.add("done");
       setTimeout(() => copy.classList.remove("done"), 1200);
-    }, () => {});
-  });
+    },
+    () => {},
+  );
+});
 
-  // Ask for the version of the store: shows that the server answers, and when a commit came.
-  const BEAT = 2000;
-  let version = null;
-  let known = null; // which store this page shows
-  async function beat() {
-    if (document.hidden) return;
-    const banner = document.querySelector(".offline");
-    try {
-      const { version: now, store } = await rl.fetch("/data/version");
-      if (banner) banner.remove();
-      // Another store stands at the path: nothing of this page is true of it.
-      if (known !== null && store !== known) return window.location.reload();
-      known = store;
-      const stats = document.getElementById("stats");
-      if (stats && now !== (version || stats.dataset.version)) {
-        window.dash_clientside.set_props("heartbeat", { data: now });
-      }
-      version = now;
-    } catch (error) {
-      if (banner) banner.textContent = error.message;
-      else document.body.appendChild(rl.el("div", "offline", error.message, { role: "alert" }));
-    }
+// --- the server -----------------------------------------------------------------------------------
+
+// Ask for the version of the store: shows that the server answers, and when a commit came.
+const BEAT = 2000;
+/** @type {string | null} */
+let known = null; // which store this page shows
+
+async function beat() {
+  if (document.hidden) return;
+  const banner = document.querySelector(".offline");
+  try {
+    const { version, store } = await fetchJson("/data/version");
+    banner?.remove();
+    // Another store stands at the path: nothing of this page is true of it.
+    if (known !== null && store !== known) return window.location.reload();
+    known = store;
+    window.dispatchEvent(new CustomEvent("ringlens:version", { detail: version }));
+  } catch (error) {
+    const said = error instanceof Error ? error.message : String(error);
+    if (banner) banner.textContent = said;
+    else document.body.appendChild(el("div", "offline", said, { role: "alert" }));
   }
-  setInterval(beat, BEAT);
+}
+setInterval(beat, BEAT);
 
-  // The figures are made on the server: it learns of a new colour scheme by this store.
-  window.addEventListener("ringlens:theme", (event) => {
-    window.dash_clientside.set_props("theme", { data: event.detail });
-  });
+// The figures are made on the server: it learns of a new colour scheme by this store.
+onTheme((now) => setProps("theme", { data: now }));
 
-  window.dash_clientside = window.dash_clientside || {};
-  window.dash_clientside.shell = {
-    theme: () => rl.theme(),
-    toggle(clicks) {
-      if (clicks) toggleTheme();
-      return window.dash_clientside.no_update;
-    },
-    help(clicks) {
-      if (clicks) help();
-      return window.dash_clientside.no_update;
-    },
-    // Marks the navigation entry of the page that is open.
-    nav() {
-      const pathname = rl.pathname();
-      const trace = pathname.match(/^\/trace\/(\d+)$/);
-      document.title = (trace ? `Trace ${trace[1]} · ` : pathname === "/sql" ? "SQL · " : "") + "ringlens";
-      const pages = ["traces", "routing", "sql"];
-      const at = pages.find((name) => pathname.startsWith(`/${name}`)) || "traces";
-      return pages.map((name) => "nav-item" + (name === at ? " active" : ""));
-    },
-  };
-})();
+clientside("shell", {
+  theme,
+  toggle: quietly((clicks) => clicks && toggleTheme()),
+  help: quietly((clicks) => clicks && help()),
+
+  /** Marks the navigation entry of the page that is open, and names the tab after it. */
+  nav() {
+    const found = open();
+    document.title = `${found?.title ? `${found.title} · ` : ""}ringlens`;
+    const at = found && (found.page.label ? found.page.name : found.page.under);
+    return PAGES.filter((page) => page.label).map(
+      (page) => `nav-item${page.name === at ? " active" : ""}`,
+    );
+  },
+});

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import dash_mantine_components as dmc
@@ -10,79 +12,135 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app import version
-from ringlens.app.routing import page as page_routing
+from ringlens.app.pages import PAGES, Page
+from ringlens.app.shared.constants import CONSTANTS
 from ringlens.app.shared.palette import FONT
 from ringlens.app.shared.parts import state_page
 from ringlens.app.shared.sources import Sources
-from ringlens.app.sql import page as page_sql
-from ringlens.app.store import page as page_store
-from ringlens.app.trace import page as page_trace
 from ringlens.app.web import asked, callback_checks, security
+from ringlens.app.web.files import Files
 from ringlens.app.web.prefix import below, without
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 
 TITLE = "ringlens"
+HERE = Path(__file__).parent
+
 INDEX = """<!DOCTYPE html>
 <html lang="en">
   <head>
     {%metas%}
     <meta name="viewport" content="width=device-width, initial-scale=1">
     <title>{%title%}</title>
-    <link rel="icon" href="{prefix}assets/shared/favicon.svg" type="image/svg+xml">
-    <script src="{prefix}assets/shared/first_paint.js"></script>
+    <link rel="icon" href="<shared/favicon.svg>" type="image/svg+xml">
+    <script src="<shared/first_paint.js>"></script>
     {%css%}
+    <styles>
   </head>
   <body>
     {%app_entry%}
-    <footer>{%config%}{%scripts%}{%renderer%}</footer>
+    <footer>
+      {%config%}{%scripts%}
+      <modules>
+    </footer>
   </body>
 </html>"""
+CLASSIC = "shared/first_paint.js"
+"""The only script that is no module: it runs before the first paint."""
 
 
-def build(store: Store, prefix: str = "/", any_host: bool = False) -> Dash:
+def build(
+    store: Store, prefix: str = "/", any_host: bool = False, pages: Sequence[Page] = PAGES
+) -> Dash:
     """The Dash app of an open store.
 
     Args:
         store: The store.
         prefix: Path below which the browser sees the app; begins and ends with a slash.
         any_host: See :func:`ringlens.app.web.security.protect`.
+        pages: The registry.
     """
+    files = files_of(pages)
     app = Dash(
         "ringlens.app",
         title=TITLE,
         update_title="",
         use_pages=False,
         serve_locally=True,
-        assets_folder=str(Path(__file__).parent),
-        assets_ignore="first_paint|bundle",  # loaded in <head>, before the first paint
-        index_string=INDEX.replace("{prefix}", prefix),
+        include_assets_files=False,
+        index_string=index(pages, files, prefix),
         requests_pathname_prefix=prefix,
         routes_pathname_prefix="/",
         suppress_callback_exceptions=True,  # pages come and go
         enable_mcp=False,
         add_log_handler=False,
     )
-    app.layout = below(prefix, layout(store))
     sources = Sources(store, prefix)
     app.server.extensions["ringlens.sources"] = sources  # whoever serves closes them
-    _navigation(app, sources)
-    for each in (page_store, page_routing, page_trace, page_sql):
+    app.layout = below(prefix, layout(store, pages))
+    _navigation(app, sources, pages)
+    for each in pages:
         each.register(app, sources)
     version.register(app.server, sources)
+    files.register(app.server)
     callback_checks.register(app)
     security.protect(app, any_host)
     return app
 
 
-def layout(store: Store) -> Component:
+def files_of(pages: Sequence[Page]) -> Files:
+    """The files of the frame and of pages, with the modules that are made of constants."""
+    folders = {"": HERE, "shared": HERE / "shared", **{page.name: page.folder for page in pages}}
+    modules: dict[str, Mapping[str, Any]] = {
+        "pages.js": {"PAGES": [page.facts() for page in pages]},
+        "shared/constants.js": CONSTANTS,
+        **{f"{page.name}/constants.js": page.constants for page in pages if page.constants},
+    }
+    return Files(folders, modules)
+
+
+def index(pages: Sequence[Page], files: Files, prefix: str) -> str:
+    """The HTML that every address answers with: style sheets, scripts, and an empty frame.
+
+    Modules run in their order after all other scripts. The last of them starts Dash: by then those
+    of the pages have made known what its callbacks call.
+    """
+    start = [f"{page.name}/{script}" for page in pages for script in page.scripts]
+    styles = [f"{page.name}/{style}" for page in pages for style in page.styles]
+    modules = [name for name in files.names(".js") if name != CLASSIC]
+
+    def lines(form: str, names: Sequence[str]) -> str:
+        return "\n    ".join(form.format(prefix + files.address(name)) for name in names)
+
+    found = INDEX.replace(
+        "<styles>", lines('<link rel="stylesheet" href="{}">', ["shared/base.css", *styles])
+    ).replace(
+        "<modules>",
+        "\n    ".join(
+            [
+                # Or each import would be fetched only when what imports it is there.
+                lines('<link rel="modulepreload" href="{}">', modules),
+                lines('<script type="module" src="{}"></script>', ["shell.js", *start]),
+                lines('<script type="module" id="_dash-renderer" src="{}"></script>', ["start.js"]),
+            ]
+        ),
+    )
+    for name in (CLASSIC, "shared/favicon.svg"):
+        found = found.replace(f"<{name}>", prefix + files.address(name))
+    return found
+
+
+def layout(store: Store, pages: Sequence[Page]) -> Component:
     """Navigation on the left, the page on the right."""
     return dmc.MantineProvider(
         [
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="theme"),
             dmc.AppShell(
-                [dmc.AppShellNavbar(_sidebar(store)), dmc.AppShellMain(html.Div(id="page"))],
+                [
+                    dmc.AppShellNavbar(_sidebar(store, pages)),
+                    dmc.AppShellMain(html.Div(id="page")),
+                ],
                 navbar={"width": 196, "breakpoint": 0},
                 padding=0,
             ),
@@ -97,10 +155,15 @@ def layout(store: Store) -> Component:
     )
 
 
-def _sidebar(store: Store) -> list[Component]:
-    def item(name: str, href: str, label: str) -> Component:
-        content = [html.Span(className=f"icon icon-{name}"), html.Span(label, className="nav-text")]
-        return dcc.Link(content, href=href, id=f"nav-{name}", className="nav-item", title=label)
+def _sidebar(store: Store, pages: Sequence[Page]) -> list[Component]:
+    def item(page: Page) -> Component:
+        content = [
+            html.Span(className=f"icon icon-{page.icon}"),
+            html.Span(page.label, className="nav-text"),
+        ]
+        return dcc.Link(
+            content, href=page.path, id=f"nav-{page.name}", className="nav-item", title=page.label
+        )
 
     def button(name: str, label: str, key: str) -> Component:
         content = [
@@ -113,13 +176,7 @@ def _sidebar(store: Store) -> list[Component]:
     brand = [html.Span(className="mark"), html.Span("ringlens", className="nav-text")]
     return [
         dcc.Link(brand, href="/", className="brand"),
-        html.Nav(
-            [
-                item("traces", "/", "Traces"),
-                item("routing", "/routing", "Routing"),
-                item("sql", "/sql", "SQL"),
-            ]
-        ),
+        html.Nav([item(page) for page in pages if page.label]),
         html.Div(className="spacer"),
         html.Div(
             [
@@ -134,44 +191,35 @@ def _sidebar(store: Store) -> list[Component]:
     ]
 
 
-def _navigation(app: Dash, sources: Sources) -> None:
+def _navigation(app: Dash, sources: Sources, pages: Sequence[Page]) -> None:
     """Which page an address shows, and what the buttons of the frame do."""
 
     @app.callback(Output("page", "children"), Input("url", "pathname"), Input("url", "search"))
     def show(pathname: str | None, search: str | None) -> Component:
         path = without(sources.prefix, asked.text(pathname, "pathname") or "/")
         try:
-            found = page(sources, path, asked.text(search, "search"))
+            found = page_at(sources, path, asked.text(search, "search"), pages)
         except RinglensError as error:
             found = state_page("This page cannot be shown", str(error))
         return below(sources.prefix, found)
 
-    def client(namespace: str, function: str, *dependencies: Input | Output) -> None:
-        app.clientside_callback(ClientsideFunction(namespace, function), *dependencies)
+    def client(function: str, *dependencies: Input | Output) -> None:
+        app.clientside_callback(ClientsideFunction("shell", function), *dependencies)
 
-    client("shell", "theme", Output("theme", "data"), Input("url", "id"))
-    client("shell", "toggle", Output("theme-button", "n_clicks"), Input("theme-button", "n_clicks"))
-    client("shell", "help", Output("help-button", "n_clicks"), Input("help-button", "n_clicks"))
-    client(
-        "shell",
-        "nav",
-        Output("nav-traces", "className"),
-        Output("nav-routing", "className"),
-        Output("nav-sql", "className"),
-        Input("url", "pathname"),
-    )
+    client("theme", Output("theme", "data"), Input("url", "id"))
+    client("toggle", Output("theme-button", "n_clicks"), Input("theme-button", "n_clicks"))
+    client("help", Output("help-button", "n_clicks"), Input("help-button", "n_clicks"))
+    entries = [Output(f"nav-{page.name}", "className") for page in pages if page.label]
+    client("nav", *entries, Input("url", "pathname"))
 
 
-def page(sources: Sources, pathname: str, search: str) -> Component:
+def page_at(
+    sources: Sources, pathname: str, search: str, pages: Sequence[Page] = PAGES
+) -> Component:
     """The page of an address."""
     query = {name: values[-1] for name, values in parse_qs(search.lstrip("?")).items()}
-    parts = [part for part in pathname.split("/") if part]
-    if not parts:
-        return page_store.layout(sources)
-    if parts == ["routing"]:
-        return page_routing.layout(sources, query)
-    if parts == ["sql"]:
-        return page_sql.layout(sources, query)
-    if len(parts) == 2 and parts[0] == "trace":
-        return page_trace.layout(sources, parts[1])
+    for page in pages:
+        varying = page.match(pathname)
+        if varying is not None:
+            return page.build(sources, {**query, **varying})
     return state_page("No such page", f"There is nothing at {pathname}.")

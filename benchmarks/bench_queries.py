@@ -190,12 +190,12 @@ def data(address: str) -> Query:
 
 QUERIES: dict[str, Query] = {
     "any page: has the store grown": lambda s, ask: queries.version(s.store),
-    "store: whole page": lambda s, ask: page_store.layout(s),
+    "store: whole page": lambda s, ask: page_store.layout(s, {}),
     "store: totals": lambda s, ask: store_queries.totals(s.catalogue),
     "store: runs": lambda s, ask: queries.runs(s.catalogue),
     "store: tops of the grid": lambda s, ask: store_queries.grid_tops(s.catalogue),
     "store: page of the grid": grid_page,
-    "trace: whole page": lambda s, ask: page_trace.layout(s, str(ask.trace_id)),
+    "trace: whole page": lambda s, ask: page_trace.layout(s, {"trace_id": str(ask.trace_id)}),
     "trace: head and neighbours": lambda s, ask: queries.trace_head(s.catalogue, ask.trace_id),
     "trace: text and tokens": data("tokens"),
     "trace: margins": data("margin"),
@@ -273,7 +273,7 @@ def opening(path: Path) -> None:
         "import sys; from ringlens.app import make_app; app = make_app(sys.argv[1]);"
         "app.server.test_client().get('/', headers={'Host': '127.0.0.1:8050'});"
         "from ringlens.app.store import page as page_store;"
-        "page_store.layout(app.server.extensions['ringlens.sources'])"
+        "page_store.layout(app.server.extensions['ringlens.sources'], {})"
     )
 
     def process() -> None:

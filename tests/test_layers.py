@@ -38,7 +38,7 @@ ORDER = {
     "store": "schema manifest storage encode read write maintain check",
     "observe": "kernels instruments pipeline",
     "model": "gate fit",
-    "app": "web shared store trace routing sql",
+    "app": "web shared",
 }
 NO_TORCH = {"store", "sandbox", "analysis", "app", "problem", "transcript", *BASE}
 AT_START = ("ringlens", "ringlens.cli.main", "ringlens.cli.console")  # functions may import torch

@@ -12,6 +12,7 @@ from paths import ROOT
 
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 MAPPED = ("app", "data", "probes")
+SERVED = ("*.css", "*.html", "*.js", "*.svg")
 
 
 def test_every_package_is_listed():
@@ -79,6 +80,9 @@ def test_installs(kind, tmp_path):
         names = zipfile.ZipFile(wheel).namelist()
         assert not [n for n in names if n.split("/")[0] in MAPPED]
         assert wheel.stat().st_size < 40e6
+        served = [f for kind in SERVED for f in (source / "app").rglob(kind)]
+        assert {f"ringlens/{file.relative_to(source)}" for file in served} <= set(names)
+        assert not [n for n in names if n.endswith(".ts") or "node_modules" in n]
         subprocess.run([*install, "--force-reinstall", wheel], check=True)
     else:
         subprocess.run([*install, "--force-reinstall", "-e", source], check=True)

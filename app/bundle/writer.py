@@ -1,7 +1,4 @@
-"""A bundle: some traces as a folder of files that any web server can show, with no code on it.
-
-The pages are the dashboard's own script of the trace page; what it would fetch from
-:mod:`ringlens.app.trace.routes` lies there as files, under the same names.
+"""Writes a bundle: scripts, style sheets, and what they fetch of each trace.
 
 Shape letters: S sparse layers, E experts.
 """
@@ -16,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ringlens.app.shared import constants as shared
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.typed_arrays import encode
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.app.trace import page as page_trace
 from ringlens.app.trace import payload
+from ringlens.app.web.files import TYPES, module
 from ringlens.store import Store, Trace
 from ringlens.store.maintain.export import whole
 from ringlens.store.schema.captured import PHASES
@@ -68,12 +67,15 @@ def write(
 
 def _copy_assets(folder: Path) -> None:
     """The scripts and style sheets below ``assets``, as they lie in the dashboard."""
-    for name in ("shared", "trace", "bundle"):
+    folders = {"shared": shared.CONSTANTS, "trace": page_trace.CONSTANTS, "bundle": None}
+    for name, constants in folders.items():
         out = folder / "assets" / name
         out.mkdir(parents=True)
         for path in (HERE.parent / name).iterdir():
-            if path.suffix in (".js", ".css", ".svg"):
+            if path.suffix in TYPES:
                 shutil.copyfile(path, out / path.name)
+        if constants is not None:
+            (out / "constants.js").write_text(module(constants), encoding="utf-8")
     shutil.copyfile(HERE / "index.html", folder / "index.html")
 
 

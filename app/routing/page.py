@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -33,13 +34,14 @@ PHASE_LABELS = {
     "difference": "Think − answer",
 }
 
+KEYS = (("[ ]", "previous, next layer"), ("← →", "previous, next expert"))
 
 ORDERS = {"count": "Frequent", "share": "Exclusive"}
 THEMES = ("dark", "light")
 ANY = range(asked.LARGEST)
 
 
-def layout(sources: Sources, query: dict[str, str]) -> Component:
+def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     """The page for the scope, metric, phase and focus that the address asks for."""
     found = queries.runs(sources.catalogue)
     if not found:
@@ -67,7 +69,7 @@ def layout(sources: Sources, query: dict[str, str]) -> Component:
     return _page(found, run, head, query)
 
 
-def _page(found: list[Row], run: Row, head: Row | None, query: dict[str, str]) -> Component:
+def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]) -> Component:
     layers = run["sparse_layers"]
     shape = {"layers": layers, "experts": run["experts"]}
     metric, phase = query.get("metric", ""), query.get("phase", "")
@@ -137,7 +139,7 @@ def _token_order() -> list[Component]:
     ]
 
 
-def _asked(query: dict[str, str], name: str, allowed: Any, default: int | None) -> int | None:
+def _asked(query: Mapping[str, str], name: str, allowed: Any, default: int | None) -> int | None:
     value = asked.whole(query.get(name, ""))
     return value if value is not None and value in allowed else default
 

@@ -1,21 +1,23 @@
-// Sets the colour scheme before the first paint; loaded in <head>, ahead of everything else.
+// Sets the colour scheme before the first paint: a classic script in <head>, ahead of all modules.
 // The key is Mantine's own, so that its provider and this page always agree.
-(function () {
+(() => {
   const KEY = "mantine-color-scheme-value";
-  const rl = (window.ringlens = window.ringlens || {});
   const preferred = () =>
     window.matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark";
 
-  rl.theme = () => {
+  /** @returns {Theme} */
+  const theme = () => {
     const kept = window.localStorage.getItem(KEY);
     return kept === "dark" || kept === "light" ? kept : preferred();
   };
 
-  rl.setTheme = (theme) => {
-    window.localStorage.setItem(KEY, theme);
-    document.documentElement.setAttribute("data-mantine-color-scheme", theme);
-    window.dispatchEvent(new CustomEvent("ringlens:theme", { detail: theme }));
+  /** @param {Theme} wanted */
+  const setTheme = (wanted) => {
+    window.localStorage.setItem(KEY, wanted);
+    document.documentElement.setAttribute("data-mantine-color-scheme", wanted);
+    window.dispatchEvent(new CustomEvent("ringlens:theme", { detail: wanted }));
   };
 
-  document.documentElement.setAttribute("data-mantine-color-scheme", rl.theme());
+  window.ringlens = { theme, setTheme };
+  document.documentElement.setAttribute("data-mantine-color-scheme", theme());
 })();

@@ -55,6 +55,15 @@ LIGHT = Palette(
 )
 
 
+PHASE_HUES = {"prompt": 250, "think": 285, "answer": 160}
+
+START_HUE = 25
+"""Hue of the first expert."""
+
+GROUP_SPREAD = 0.78
+"""Part of a group's range of hues that its experts take; the rest sets it off from the next."""
+
+
 def palette(theme: str) -> Palette:
     """The palette of 'dark' or 'light'."""
     return LIGHT if theme == "light" else DARK
@@ -64,5 +73,5 @@ def expert_colour(expert: int, experts: int, groups: int) -> str:
     """Colour of an expert that reads on both schemes; hue as in shared/colours.js."""
     size = experts / groups
     group, inside = expert // size, expert % size / size
-    hue = (25 + 360 * (group + 0.78 * inside) / groups) % 360
+    hue = (START_HUE + 360 * (group + GROUP_SPREAD * inside) / groups) % 360
     return f"oklch(0.64 0.13 {hue:.1f})"

@@ -8,6 +8,10 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
+BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
+NOTHING = "∅"
+"""How blanks and an empty token are shown."""
+
 # The style sheet has no hold on AG Grid; its theme takes the same custom properties.
 GRID_THEME = {
     "function": "themeQuartz.withParams({"
@@ -89,6 +93,4 @@ def signed(value: float, form: str) -> str:
 
 def visible(text: str) -> str:
     """A token's text with its blanks made visible."""
-    if not text:
-        return "∅"
-    return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    return "".join(BLANKS.get(each, each) for each in text) or NOTHING

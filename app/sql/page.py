@@ -7,6 +7,7 @@ The page is a frame; its script (page.js) asks the addresses of
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import dash_ag_grid as dag
@@ -24,8 +25,15 @@ from ringlens.app.web import asked
 from ringlens.errors import RinglensError
 from ringlens.store.read.catalog import Entry, catalog
 
+KEYS = (
+    ("Ctrl ↵", "run"),
+    ("Esc", "cancel, or leave the editor"),
+    ("e", "to the editor"),
+    ("v", "table or chart"),
+)
 
-def layout(sources: Sources, query: dict[str, str]) -> Component:
+
+def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     """The page with the query of the address, or why no query can be run here."""
     console = sources.one(Console)
     if reason := console.refusal():

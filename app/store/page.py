@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dash_ag_grid as dag
@@ -28,7 +28,7 @@ KINDS = {"all": "All", "originals": "Originals", "replays": "Replays"}
 MOST = 10_000  # rows that it can ask for at a time
 
 
-def layout(sources: Sources) -> Component:
+def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     """The page, or how to fill the store where it holds no runs."""
     store, catalogue = sources.store, sources.catalogue
     shown = str(version(store))  # before the figures: what comes between is shown twice

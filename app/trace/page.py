@@ -1,11 +1,13 @@
 """``/trace/<id>``: the chain of thought as text, and what the model did at each token.
 
-The page is a heading and an empty frame; its script (view.js) draws the rest from the
+The page is a heading and an empty frame; its script (page.js) draws the rest from the
 addresses of :mod:`ringlens.app.trace.routes`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
@@ -14,15 +16,36 @@ from dash.development.base_component import Component
 from ringlens.app.shared import queries
 from ringlens.app.shared.parts import copy_button, plural, state_page
 from ringlens.app.shared.sources import Sources
-from ringlens.app.trace import routes
+from ringlens.app.trace import payload, routes
 from ringlens.app.web.asked import whole
 from ringlens.store import Store
+from ringlens.store.schema.captured import PHASES
 
 Row = dict[str, Any]
 
 
-def layout(sources: Sources, trace_id: str) -> Component:
+KEYS = (
+    ("← →", "previous, next token"),
+    ("j k", "next, previous line"),
+    ("[ ]", "previous, next layer"),
+    ("1 … 5", "colour by entropy, surprise, margin, expert, phase"),
+    ("n p", "next, previous trace"),
+    ("Esc", "let go of the token"),
+)
+
+PHASE_HEADINGS = {"prompt": "Prompt", "think": "Thinking", "answer": "Answer"}
+
+CONSTANTS = {
+    "NO_EXPERT": payload.NO_EXPERT,
+    "ROUTING_BLOCK": payload.ROUTING_BLOCK,
+    "PHASE_HEADINGS": [PHASE_HEADINGS[phase] for phase in PHASES],
+}
+"""Exports of ``trace/constants.js``."""
+
+
+def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     """The page of a trace, or what to do where there is none."""
+    trace_id = query["trace_id"]
     store, catalogue = sources.store, sources.catalogue
     number = whole(trace_id)
     head = None if number is None else queries.trace_head(catalogue, number)
@@ -59,6 +82,7 @@ def boot(store: Store, head: Row, run: Row) -> Row:
         "groups": run["groups"],
         "k": run["experts_per_token"],
         "heads": run["heads"],
+        "head_statistics": [asdict(each) for each in payload.HEAD_STATISTICS],
         "has_routing": has_routing,
         "has_weights": has_weights,
         "has_heads": queries.recorded(store, "heads", trace_id),

@@ -9,6 +9,7 @@ H heads.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -31,6 +32,23 @@ NO_EXPERT = 0xFFFF  # stands for the experts of a token without a routing row
 ROUTING_BLOCK = 64  # tokens of one routing block: 30 kB for ring-nano, 0.5 MB for Ring-1T
 MAP_COLUMNS = 2048  # more columns than a screen has pixels would not be seen
 HEADS_BUDGET = 16_384  # (layer, head, token) cells of one block of head statistics
+
+
+@dataclass(frozen=True)
+class HeadStatistic:
+    """A column of ``heads`` that the panel draws, and how it is named there."""
+
+    column: str
+    label: str
+    unit: str = ""
+
+
+HEAD_STATISTICS = (
+    HeadStatistic("entropy", "Entropy", "nats"),
+    HeadStatistic("first_weight", "On first token"),
+    HeadStatistic("previous_weight", "On previous token"),
+    HeadStatistic("output_norm", "Output norm"),
+)
 
 
 def tokens(store: Store, trace_id: int) -> Payload:
@@ -130,13 +148,15 @@ def heads(store: Store, trace_id: int, pos: int, layers: int, heads: int) -> Pay
     size = heads_block(layers, heads)
     start = pos // size * size
     table = queries.heads_block(store, trace_id, start, start + size)
-    names = ("entropy", "first_weight", "previous_weight", "output_norm")
     found = np.unique(table["layer"].to_numpy())
     return {
         "start": start,
         "tokens": len(table) // max(1, len(found)),
         "layers": found.tolist(),
-        **{name: encode(matrix(table[name]), "f4") for name in names},
+        **{
+            name: encode(matrix(table[name]), "f4")
+            for name in (each.column for each in HEAD_STATISTICS)
+        },
     }
 
 

@@ -7,9 +7,27 @@ from flask import Response, abort, request
 
 from ringlens.app.web.access import LOOPBACK, is_loopback
 
+CONTENT_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+"""Everything from here, no eval, no inline script.
+
+Styles are inline because Mantine, Plotly and AG Grid make theirs at run time.
+"""
+
 
 def protect(app: Dash, any_host: bool = False) -> None:
-    """Check the Host header and add the security headers; call it when all callbacks are known.
+    """Check the Host header and add the security headers.
 
     Args:
         app: The app.
@@ -22,31 +40,10 @@ def protect(app: Dash, any_host: bool = False) -> None:
         if not any_host and not is_loopback(host):
             abort(400, f"This dashboard serves {', '.join(LOOPBACK)} only, not {host!r}.")
 
-    policy = content_policy(app)
-
     @app.server.after_request
     def add_headers(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = policy
+        response.headers["Content-Security-Policy"] = CONTENT_POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         return response
-
-
-def content_policy(app: Dash) -> str:
-    """The Content-Security-Policy: everything from here, no eval, only Dash's own inline script.
-
-    Styles are inline because Mantine, Plotly and AG Grid make theirs at run time.
-    """
-    rules = {
-        "default-src": "'none'",
-        "script-src": " ".join(["'self'", *app.csp_hashes()]),
-        "style-src": "'self' 'unsafe-inline'",
-        "img-src": "'self' data: blob:",
-        "font-src": "'self' data:",
-        "connect-src": "'self'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": "'none'",
-    }
-    return "; ".join(f"{name} {value}" for name, value in rules.items())

@@ -22,7 +22,7 @@ from ringlens.errors import ConfigError
 from ringlens.store import Store
 
 TOKEN = "correct-horse-battery"
-PLACES = ("/", "/trace/1", "/assets/shared/dom.js", "/data/version", "/_dash-layout", "/data/sql/run")
+PLACES = ("/", "/trace/1", "/files/0/shell.js", "/data/version", "/_dash-layout", "/data/sql/run")
 
 
 def hello(environ, start):

@@ -89,7 +89,7 @@ def test_every_page_works_behind_a_proxy(store, chrome, strips):
             expect(tab).to_have_url(re.compile(f"{base}trace/3\\?tok="))
             tab.get_by_role("link", name="Traces").first.click()
             expect(tab).to_have_url(base)
-            expect(tab.locator("#nav-traces")).to_have_class(re.compile("active"))
+            expect(tab.locator("#nav-store")).to_have_class(re.compile("active"))
             tab.keyboard.press("s")
             expect(tab).to_have_url(f"{base}sql")
             expect(tab.locator("#nav-sql")).to_have_class(re.compile("active"))

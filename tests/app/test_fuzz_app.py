@@ -71,8 +71,8 @@ def test_numbers_in_addresses(client, place):
 @pytest.mark.parametrize(
     "path",
     [
-        "/_dash-component-suites/os/x.js", "/_dash-component-suites/dash/../x", "/assets/%00",
-        "/_dash-component-suites/dash/deps/nothing.js", "/assets/../server.py", "/assets/x.js",
+        "/_dash-component-suites/os/x.js", "/_dash-component-suites/dash/../x", "/files/%00",
+        "/_dash-component-suites/dash/deps/nothing.js", "/files/../server.py", "/files/x/y.js",
         "/_dash-component-suites/%00/%00",
     ],
 )  # fmt: skip

@@ -1,0 +1,16 @@
+// Types of the module that constants.py makes.
+
+/** Names of the phases; arrays of phases hold places in it. */
+export const PHASES: string[];
+/** Hue of each phase. */
+export const PHASE_HUES: number[];
+/** Hue of the first expert. */
+export const START_HUE: number;
+/** Part of a group's range of hues that its experts take. */
+export const GROUP_SPREAD: number;
+/** Colours of heatmaps, low to high. */
+export const HEAT: Record<Theme, string[]>;
+/** How blanks are shown. */
+export const BLANKS: Record<string, string>;
+/** How an empty token is shown. */
+export const NOTHING: string;

@@ -1,0 +1,18 @@
+"""What scripts know from here, so that it is written once."""
+
+from __future__ import annotations
+
+from ringlens.app.shared.palette import DARK, GROUP_SPREAD, LIGHT, PHASE_HUES, START_HUE
+from ringlens.app.shared.parts import BLANKS, NOTHING
+from ringlens.store.schema.captured import PHASES
+
+CONSTANTS = {
+    "PHASES": list(PHASES),
+    "PHASE_HUES": [PHASE_HUES[phase] for phase in PHASES],
+    "START_HUE": START_HUE,
+    "GROUP_SPREAD": GROUP_SPREAD,
+    "HEAT": {"dark": list(DARK.sequential), "light": list(LIGHT.sequential)},
+    "BLANKS": BLANKS,
+    "NOTHING": NOTHING,
+}
+"""Exports of ``shared/constants.js``; ``constants.d.ts`` has their types."""

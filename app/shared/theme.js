@@ -1,0 +1,12 @@
+// The colour scheme, which first_paint.js has set.
+
+/** @returns {Theme} */
+export const theme = () => window.ringlens.theme();
+
+export const toggleTheme = () => window.ringlens.setTheme(theme() === "dark" ? "light" : "dark");
+
+/**
+ * Have a function told of each new colour scheme.
+ * @param {(theme: Theme) => void} act
+ */
+export const onTheme = (act) => window.addEventListener("ringlens:theme", () => act(theme()));

@@ -1,0 +1,143 @@
+// What tokens can be coloured by, and how each becomes bins and a palette.
+
+import * as colours from "../shared/colours.js";
+
+/** @import { Boot, Bands, Paint, Ramp, View } from "./types.js" */
+
+/** Metrics, in the order of their keys. */
+export const METRICS = [
+  {
+    id: "entropy",
+    label: "Entropy",
+    unit: "nats",
+    says: "how open the choice of a token was; the prompt was not chosen and stays plain",
+  },
+  {
+    id: "logprob",
+    label: "Surprise",
+    unit: "nats",
+    says: "−logprob of a token; the prompt was not chosen and stays plain",
+  },
+  {
+    id: "margin",
+    label: "Margin",
+    unit: "",
+    says: "mean router margin; coloured where contested",
+  },
+  { id: "expert", label: "Expert", unit: "", says: "heaviest expert of one layer" },
+  { id: "phase", label: "Phase", unit: "", says: "prompt, think, answer" },
+];
+
+/**
+ * Why a metric cannot be shown of a trace; null where it can.
+ * @param {Boot} boot
+ * @param {string} id
+ */
+export const lacks = (boot, id) => {
+  if (id === "phase" || boot.recorded[id]) return null;
+  if (id === "entropy" || id === "logprob") {
+    return boot.mode === "imported"
+      ? `not recorded: the server reported no ${id === "logprob" ? "log-probabilities" : "entropy"}`
+      : "not recorded: this run left log-probabilities out (record logprobs)";
+  }
+  return boot.has_routing
+    ? "not recorded: this run was imported; which experts were chosen is known, not with what weight"
+    : "not recorded: this run left routing out (record routing)";
+};
+
+/**
+ * How the view's metric is painted; null until its data are there.
+ * @param {View} view
+ * @returns {Paint | null}
+ */
+export const paintOf = (view) => {
+  const { data, metric } = view;
+  if (metric === "entropy") return generated(view, data.entropy);
+  if (metric === "logprob") return generated(view, data.surprise);
+  if (metric === "phase") {
+    return { kind: "phase", bins: data.phase, palette: colours.phases(), unknown: 0 };
+  }
+  if (metric === "expert") return experts(view);
+  if (!data.margin) return null;
+  const top = quantile(data.margin, 0.5) || 1;
+  return { ...ramp(view, data.margin, top, (x) => 1 - x / top), reversed: true };
+};
+
+/**
+ * @param {View} view
+ * @returns {Bands | null}
+ */
+const experts = (view) => {
+  const layer = view.layer === null ? undefined : view.layers.get(view.layer);
+  if (!layer) return null;
+  const { boot, only } = view;
+  const palette = Array.from({ length: boot.experts }, (_, expert) =>
+    only === null || only === expert ? colours.expertFill(expert, boot) : "transparent",
+  );
+  const unknown = count(layer.expert, (expert) => expert >= boot.experts);
+  return { kind: "expert", bins: layer.expert, palette, unknown };
+};
+
+/**
+ * What the model chose: the prompt it did not, so it stays plain and has no say in the scale.
+ * @param {View} view
+ * @param {Float32Array} values
+ */
+const generated = (view, values) => {
+  const { phase } = view.data;
+  const own = values.map((x, i) => (phase[i] ? x : Number.NaN));
+  const unknown = count(values, (x, i) => phase[i] > 0 && Number.isNaN(x));
+  const top = Math.max(0.05, quantile(own, 0.99));
+  return { ...ramp(view, own, top, (x) => x / top), unknown };
+};
+
+/**
+ * @param {View} view
+ * @param {Float32Array} values
+ * @param {number} top
+ * @param {(x: number) => number} position
+ * @returns {Ramp}
+ */
+const ramp = (view, values, top, position) => ({
+  kind: "ramp",
+  bins: binned(values, position),
+  palette: colours.ramp(view.metric),
+  values,
+  unknown: count(values, Number.isNaN),
+  top,
+  reversed: false,
+});
+
+/**
+ * Bins of a number per token: 0 is calm, BINS - 1 is the end of the domain.
+ * @param {Float32Array} values
+ * @param {(x: number) => number} position
+ */
+const binned = (values, position) => {
+  const bins = new Uint16Array(values.length);
+  const last = colours.BINS - 1;
+  for (let i = 0; i < values.length; i++) {
+    const t = Number.isFinite(values[i]) ? position(values[i]) : 0;
+    bins[i] = Math.round(Math.max(0, Math.min(1, t)) * last);
+  }
+  return bins;
+};
+
+/**
+ * @param {Float32Array} values
+ * @param {number} q
+ */
+const quantile = (values, q) => {
+  const finite = values.filter(Number.isFinite).sort();
+  return finite.length ? finite[Math.min(finite.length - 1, Math.floor(q * finite.length))] : 0;
+};
+
+/**
+ * @param {Float32Array | Uint16Array} values
+ * @param {(x: number, i: number) => boolean} fits
+ */
+const count = (values, fits) => {
+  let found = 0;
+  for (let i = 0; i < values.length; i++) if (fits(values[i], i)) found++;
+  return found;
+};

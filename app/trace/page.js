@@ -1,0 +1,6 @@
+// The trace page of the dashboard: shows what the server says of the trace in each new frame.
+
+import { clientside, quietly } from "../shared/dash.js";
+import { mount } from "./view.js";
+
+clientside("trace", { mount: quietly(mount) });

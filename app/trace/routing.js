@@ -1,0 +1,317 @@
+// The routing of the focused token: its experts on every layer, and one layer in detail.
+
+import * as colours from "../shared/colours.js";
+import { add, el } from "../shared/dom.js";
+import { link } from "../shared/host.js";
+import { number, percent } from "../shared/text.js";
+import { decode } from "../shared/typed_arrays.js";
+import { NO_EXPERT } from "./constants.js";
+
+/** @import { Boot, RoutingBlock, View } from "./types.js" */
+
+/** @typedef {{expert: number, weight: number, share: number, affinity: number, bias: boolean}} Choice */
+
+/**
+ * What the router did for one token at one layer.
+ * @typedef {object} Choices
+ * @property {number} layer
+ * @property {Choice[]} chosen
+ * @property {number} total Sum of the weights.
+ * @property {number[]} shutOut
+ * @property {number} margin
+ * @property {number} groupMargin
+ * @property {number} entropy
+ */
+
+const CLOSE = 0.01; // margin below which the choice hung by a thread
+const MANY = 14; // layers that no longer fit without scrolling
+
+/**
+ * @param {any} body
+ * @returns {RoutingBlock}
+ */
+export const decodeRouting = (body) => ({
+  start: body.start,
+  tokens: body.tokens,
+  layers: body.layers,
+  ids: decode(body.ids, "u2"),
+  weights: decode(body.weights, "f4"),
+  affinities: decode(body.affinities, "f4"),
+  biasFlips: decode(body.bias_flips, "u1"),
+  margin: decode(body.margin, "f4"),
+  groupMargin: decode(body.group_margin, "f4"),
+  entropy: decode(body.entropy, "f4"),
+  shutOut: body.shut_out,
+});
+
+/**
+ * @param {RoutingBlock} block
+ * @param {number} s
+ * @param {number} pos
+ * @param {number} k
+ * @returns {Choices}
+ */
+function choicesAt(block, s, pos, k) {
+  const row = s * block.tokens + (pos - block.start);
+  let total = 0;
+  for (let r = 0; r < k; r++) total += block.weights[row * k + r];
+  const chosen = Array.from({ length: k }, (_, r) => ({
+    expert: block.ids[row * k + r],
+    weight: block.weights[row * k + r],
+    share: block.weights[row * k + r] / total,
+    affinity: block.affinities[row * k + r],
+    bias: Boolean(block.biasFlips[row * k + r]),
+  }));
+  return {
+    layer: block.layers[s],
+    chosen,
+    total,
+    shutOut: block.shutOut[row],
+    margin: block.margin[row],
+    groupMargin: block.groupMargin[row],
+    entropy: block.entropy[row],
+  };
+}
+
+/**
+ * @param {HTMLElement} box
+ * @param {RoutingBlock} block
+ * @param {number} pos
+ * @param {View} view
+ */
+export function drawRouting(box, block, pos, view) {
+  const { boot } = view;
+  const order = boot.has_weights ? "heaviest first" : "in no order";
+  add(box, add(el("h3", "", "Experts by layer"), el("span", "dim", `${order} · hue: group`)));
+  const records = block.layers.map((_, s) => choicesAt(block, s, pos, boot.k));
+  if (!records.length || records[0].chosen[0].expert === NO_EXPERT) {
+    const said =
+      "The server reported no routing of this token: it never does of the last one, nor of those " +
+      "before the offset that it was asked for.";
+    box.appendChild(el("p", "dim", said));
+    return;
+  }
+  const scroller = el("div", "routing-scroll");
+  box.appendChild(add(scroller, layersTable(records, view)));
+  if (boot.has_weights) box.appendChild(marks());
+  const current = scroller.querySelector(".current");
+  if (current instanceof HTMLElement && records.length > MANY) {
+    scroller.scrollTop = current.offsetTop - scroller.clientHeight / 2;
+  }
+  const record = records.find((each) => each.layer === view.layer);
+  if (record) add(box, ...layerParts(record, boot));
+}
+
+/** What the marks in the table of layers mean. */
+const marks = () =>
+  add(
+    el("p", "grid-key"),
+    el("i", "key-bias"),
+    el("span", "", "by bias"),
+    el("i", "key-shut"),
+    el("span", "", "shut out by group"),
+    el("i", "key-close"),
+    el("span", "", `margin < ${CLOSE}`),
+  );
+
+// --- all layers -----------------------------------------------------------------------------------
+
+/**
+ * @param {Choices[]} records
+ * @param {View} view
+ */
+function layersTable(records, view) {
+  const { boot } = view;
+  const largest = Math.max(...records.map((each) => each.chosen[0].share));
+  const wide = records.some((each) => each.shutOut.length > 0);
+  const header = add(
+    el("tr"),
+    el("th", "", "Layer"),
+    el("th", "", "Chosen", { colspan: boot.k }),
+    wide ? el("th", "", "Shut out", { title: "kept out by the group limit alone" }) : null,
+    boot.has_weights ? el("th", "num", "Margin") : null,
+  );
+  const rows = records.map((each) => layerRow(each, largest, wide, view));
+  const table = el("table", `routing-grid${boot.k > 5 ? " dense" : ""}`);
+  return add(table, add(el("thead"), header), add(el("tbody"), ...rows));
+}
+
+/**
+ * @param {Choices} record
+ * @param {number} largest
+ * @param {boolean} wide
+ * @param {View} view
+ */
+function layerRow(record, largest, wide, view) {
+  const { boot } = view;
+  const row = el("tr", record.layer === view.layer ? "current" : "", null, {
+    "data-layer": record.layer,
+  });
+  row.addEventListener("click", () => view.setLayer(record.layer));
+  const name = el("button", "", `L${record.layer}`, { type: "button" });
+  row.appendChild(add(el("th", "", null, { scope: "row" }), name));
+  for (const choice of record.chosen) row.appendChild(add(el("td"), chip(choice, largest, boot)));
+  if (wide) row.appendChild(shutOutCell(record, boot));
+  if (boot.has_weights) {
+    const close = record.margin < CLOSE ? " close" : "";
+    row.appendChild(el("td", `num${close}`, number(record.margin, 3)));
+  }
+  return row;
+}
+
+/**
+ * @param {Choice} choice
+ * @param {number} largest
+ * @param {Boot} boot
+ */
+function chip(choice, largest, boot) {
+  const { expert, share, affinity, bias } = choice;
+  const item = el("span", "chip", String(expert));
+  item.style.backgroundColor = colours.expertFill(expert, boot);
+  item.title = `expert ${expert}`;
+  if (!boot.has_weights) return item;
+  const bar = el("i");
+  bar.style.width = `${100 * Math.min(1, share / largest)}%`;
+  bar.style.backgroundColor = colours.expertLine(expert, boot);
+  item.appendChild(bar);
+  if (bias) item.classList.add("by-bias");
+  const why = bias ? ", chosen only because of its bias" : "";
+  item.title += `: weight share ${percent(share)}, affinity ${number(affinity, 3)}${why}`;
+  return item;
+}
+
+/**
+ * @param {Choices} record
+ * @param {Boot} boot
+ */
+function shutOutCell(record, boot) {
+  const cell = el("td", "shut");
+  const most = boot.k > 5 ? 2 : 3;
+  for (const expert of record.shutOut.slice(0, most)) {
+    const item = el("span", "ghost", String(expert));
+    item.style.color = colours.expertLine(expert, boot);
+    item.title = `expert ${expert} scored among the ${boot.k} best, but its group was rejected`;
+    cell.appendChild(item);
+  }
+  const rest = record.shutOut.length - most;
+  if (rest > 0) cell.appendChild(el("span", "dim", `+${rest}`));
+  return cell;
+}
+
+// --- one layer ------------------------------------------------------------------------------------
+
+/**
+ * Title, table and facts of one layer.
+ * @param {Choices} record
+ * @param {Boot} boot
+ */
+function layerParts(record, boot) {
+  const keys = el("span", "dim", "move with ");
+  const title = el("h3", "layer-title", `Layer ${record.layer}`);
+  add(title, add(keys, el("kbd", "", "["), el("kbd", "", "]")));
+  const body = add(
+    el("tbody"),
+    ...record.chosen.map((choice) => chosenRow(choice, record, boot)),
+    ...record.shutOut.map((expert) => shutOutRow(expert, record, boot)),
+  );
+  const table = add(el("table", "layer-detail"), add(el("thead"), detailHead(record, boot)), body);
+  return [title, table, layerFacts(record, boot)];
+}
+
+/**
+ * @param {Choices} record
+ * @param {Boot} boot
+ */
+function detailHead(record, boot) {
+  const row = add(el("tr"), el("th", "", "Expert"), el("th", "", "Group"));
+  if (!boot.has_weights) return row;
+  const weight = el("th", "", "Weight");
+  weight.title =
+    "what the expert's output is multiplied by; the weight share is its part of their sum";
+  add(weight, el("i", "unit", `sums to ${Number(record.total.toPrecision(3))}`));
+  return add(row, weight, el("th", "", "Affinity"), el("th"));
+}
+
+/**
+ * @param {Choice} choice
+ * @param {Choices} record
+ * @param {Boot} boot
+ */
+function chosenRow(choice, record, boot) {
+  const { expert, share } = choice;
+  const row = add(el("tr"), expertCell(expert, record, boot), groupCell(expert, boot));
+  if (!boot.has_weights) return row;
+  const weight = meter(share, number(choice.weight, 2), colours.expertLine(expert, boot));
+  weight.title = `weight share ${percent(share)}`;
+  const title = { title: "with a bias of zero it would not have been chosen" };
+  const badge = choice.bias ? el("span", "badge bias", "by bias", title) : null;
+  const affinity = meter(choice.affinity, number(choice.affinity, 2), null);
+  return add(row, weight, affinity, add(el("td"), badge));
+}
+
+/**
+ * @param {number} expert
+ * @param {Choices} record
+ * @param {Boot} boot
+ */
+function shutOutRow(expert, record, boot) {
+  const why = add(
+    el("td", "", null, { colspan: 3 }),
+    el("span", "badge shut", "shut out by the group limit"),
+  );
+  return add(el("tr", "out"), expertCell(expert, record, boot), groupCell(expert, boot), why);
+}
+
+/**
+ * @param {number} expert
+ * @param {Choices} record
+ * @param {Boot} boot
+ */
+function expertCell(expert, record, boot) {
+  const href = `/routing?trace=${boot.trace_id}&L=${record.layer}&E=${expert}`;
+  const found = link(href, "expert-link", `E${expert}`);
+  const dot = el("i", "swatch");
+  dot.style.background = colours.expertLine(expert, boot);
+  found.prepend(dot);
+  return add(el("td"), found);
+}
+
+/**
+ * @param {number} expert
+ * @param {Boot} boot
+ */
+const groupCell = (expert, boot) =>
+  el("td", "dim", Math.floor(expert / (boot.experts / boot.groups)));
+
+/**
+ * @param {Choices} record
+ * @param {Boot} boot
+ */
+function layerFacts(record, boot) {
+  const facts = el("p", "layer-facts");
+  if (!boot.has_weights) {
+    const said = "This run was imported: why these were chosen is not known. A replay tells it.";
+    return add(facts, el("span", "dim", said));
+  }
+  /** @type {(label: string, value: string) => HTMLElement} */
+  const fact = (label, value) => add(el("span", "dim", `${label} `), el("b", "", value));
+  return add(
+    facts,
+    fact("margin", number(record.margin, 3)),
+    fact("group margin", number(record.groupMargin, 3)),
+    fact("router entropy", `${number(record.entropy, 2)} nats`),
+  );
+}
+
+/**
+ * A cell with a bar and a number.
+ * @param {number} share
+ * @param {string} text
+ * @param {string | null} color
+ */
+function meter(share, text, color) {
+  const fill = el("i");
+  fill.style.width = `${100 * Math.min(1, share)}%`;
+  if (color) fill.style.backgroundColor = color;
+  return add(el("td", "meter"), add(el("span", "bar"), fill), el("span", "value", text));
+}

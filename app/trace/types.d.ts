@@ -1,0 +1,155 @@
+// What the scripts of the trace page pass to one another. T tokens, S sparse layers, k experts a
+// token, N layers, H heads.
+
+/** A column of head statistics, and how it is named. */
+export interface HeadStatistic {
+  column: string;
+  label: string;
+  unit: string;
+}
+
+/** What the page knows before it fetches anything (page.py). */
+export interface Boot {
+  trace_id: number;
+  run_id: string;
+  mode: string;
+  previous: number | null;
+  next: number | null;
+  layers: number;
+  sparse_layers: number[];
+  experts: number;
+  groups: number;
+  k: number;
+  heads: number;
+  head_statistics: HeadStatistic[];
+  has_routing: boolean;
+  has_weights: boolean;
+  has_heads: boolean;
+  /** Which metrics can be shown. */
+  recorded: Record<string, boolean>;
+}
+
+/** What is known of each token [T]. */
+export interface Tokens {
+  text: string;
+  /** Ends of the tokens in the text. */
+  ends: Uint32Array;
+  ids: Uint32Array;
+  /** Places in PHASES. */
+  phase: Uint8Array;
+  logprob: Float32Array;
+  surprise: Float32Array;
+  entropy: Float32Array;
+  /** Fetched when it is first shown. */
+  margin: Float32Array | null;
+}
+
+/** Heaviest expert of each token at one layer, and its share of the routing weight [T]. */
+export interface LayerExperts {
+  expert: Uint16Array;
+  share: Float32Array;
+}
+
+/** A metric as colours: of each token a bin, of each bin a colour. */
+export interface Ramp {
+  kind: "ramp";
+  bins: Uint16Array;
+  palette: string[];
+  values: Float32Array;
+  /** Tokens whose value was not recorded. */
+  unknown: number;
+  /** Value at the end of the scale. */
+  top: number;
+  reversed: boolean;
+}
+
+/** Something of a few kinds, each with a colour of its own. */
+export interface Bands {
+  kind: "expert" | "phase";
+  bins: Uint16Array | Uint8Array;
+  palette: string[];
+  unknown: number;
+}
+
+export type Paint = Ramp | Bands;
+
+/** The text of the trace. */
+export interface Text {
+  node: HTMLElement;
+  build(): void;
+  recolor(): void;
+  focus(scroll: boolean): void;
+  /** First token of the line so many lines after that of the focus. */
+  lineStep(by: number): number;
+  /** First and last token on screen. */
+  visible(): [number, number];
+}
+
+/** The whole trace on one axis. */
+export interface Ribbon {
+  node: HTMLElement;
+  draw(): void;
+  drawMap(): void;
+  /** Mark the focused token. */
+  mark(): void;
+  /** Frame what the text shows. */
+  frame(): void;
+}
+
+/** What the model did at the focused token. */
+export interface Panel {
+  node: HTMLElement;
+  show(): void;
+}
+
+/** State of the page; only view.js changes it. */
+export interface View {
+  boot: Boot;
+  root: HTMLElement;
+  ready: boolean;
+  data: Tokens;
+  count: number;
+  token(i: number): string;
+  layers: Map<number, LayerExperts>;
+  metric: string;
+  layer: number | null;
+  /** Focused token. */
+  pos: number | null;
+  /** The only expert that is shown. */
+  only: number | null;
+  paint: Paint | null;
+  text: Text;
+  ribbon: Ribbon;
+  panel: Panel;
+  legend: HTMLElement;
+  layerBox: HTMLElement;
+  layerSelect: HTMLSelectElement;
+  setPos(pos: number, scroll: boolean): void;
+  setLayer(layer: number): void;
+  setOnly(expert: number | null): void;
+  fail(error: unknown): void;
+}
+
+/** Records of some tokens that stand side by side. */
+export interface Block {
+  start: number;
+  tokens: number;
+  layers: number[];
+}
+
+/** Records of routing: arrays [S, tokens] and [S, tokens, k]. */
+export interface RoutingBlock extends Block {
+  ids: Uint16Array;
+  weights: Float32Array;
+  affinities: Float32Array;
+  biasFlips: Uint8Array;
+  margin: Float32Array;
+  groupMargin: Float32Array;
+  entropy: Float32Array;
+  shutOut: number[][];
+}
+
+/** Statistics of heads [N, tokens, H], by column. */
+export interface HeadsBlock extends Block {
+  columns: Record<string, Float32Array>;
+}
