@@ -33,19 +33,19 @@ from ringlens.lens import Lens
 from ringlens.model.fit.memory import Workload
 from ringlens.model.fit.placement import Device
 from ringlens.model.fit.plan import largest
-from ringlens.model.fit.scenario import Setting, setting
+from ringlens.model.fit.scenario import Scenario, scenario
 from ringlens.model.fit.strategy import by_device_map
 
 MODEL, LAYERS, SMALL = "ring-1t-slice", 4, 110 * 10**9
 
 
-def settings_of(lens: Lens, batch: int, context: int, prefill: int) -> Setting:
+def settings_of(lens: Lens, batch: int, context: int, prefill: int) -> Scenario:
     """What is planned for."""
     dtype = str(lens.model.dtype).removeprefix("torch.")
-    return setting(lens.config, dtype=dtype, work=Workload(context, batch, prefill))
+    return scenario(lens.config, dtype=dtype, work=Workload(context, batch, prefill))
 
 
-def planned(s: Setting, device: Device) -> tuple[int, int]:
+def planned(s: Scenario, device: Device) -> tuple[int, int]:
     """Bytes while running, without and with the reserve."""
     load = by_device_map(s, [device]).loads[0]
     running = load.weights + load.cache + load.recording + load.working

@@ -28,7 +28,7 @@ from transformers import GenerationConfig
 
 from ringlens.data import corpus, tokenizer
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
-from ringlens.observe.points import gate as gate_of
+from ringlens.model.family import family_of
 
 VOCABULARY_MULTIPLE = 64
 """The embedding is padded to a multiple of this, as Ring's own is."""
@@ -145,7 +145,9 @@ class LoadBalancer:
 
     def __init__(self, model: BailingMoeV2ForCausalLM) -> None:
         self.experts = model.config.num_experts
-        self.gates: list[Any] = [gate_of(model, layer) for layer in model.config.sparse_layers]
+        path = family_of(model.config).locations["router_logits"].path
+        layers = model.config.sparse_layers
+        self.gates: list[Any] = [model.get_submodule(path.format(layer)) for layer in layers]
         for gate in self.gates:
             gate.register_forward_hook(_remember_choice)
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import RinglensError
-from ringlens.model.ring.registration import register_when_imported
+from ringlens.model.family import register_families
 from ringlens.versions import __version__ as __version__  # public under this name
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _HOMES = {
     "replay": "ringlens.observe.session",
 }
 
-register_when_imported()
+register_families()
 
 
 def __getattr__(name: str) -> Any:

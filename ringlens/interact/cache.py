@@ -12,7 +12,7 @@ from ringlens.errors import ObservationError
 from ringlens.observe.points import POINTS, Point, find_point, layer_of, layers_with
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from transformers import PreTrainedConfig
 
 Name = str | tuple[str, int]
 Names = Name | Iterable[Name] | Callable[[str], bool] | None
@@ -30,7 +30,7 @@ class ActivationCache(Mapping[Any, Tensor]):
         cache["model.layers.3.mlp"]
     """
 
-    def __init__(self, tensors: dict[Place, Tensor], config: BailingMoeV2Config) -> None:
+    def __init__(self, tensors: dict[Place, Tensor], config: PreTrainedConfig) -> None:
         self._tensors, self._config = tensors, config
 
     def __getitem__(self, name: Name) -> Tensor:
@@ -73,7 +73,7 @@ class ActivationCache(Mapping[Any, Tensor]):
         Raises:
             ObservationError: The cache holds no layer of this point.
         """
-        point = find_point(name)[0]
+        point = find_point(name, self._config)[0]
         found = {p: x for p, x in self._tensors.items() if p[0] is point}
         if not found:
             raise ObservationError(f"no layer of {point.name} is in this cache.")
@@ -85,17 +85,20 @@ class ActivationCache(Mapping[Any, Tensor]):
         return ActivationCache(moved, self._config)
 
 
-def locate(name: Name, config: BailingMoeV2Config) -> Place:
+def locate(name: Name, config: PreTrainedConfig) -> Place:
     """Point and layer of a name, or of a pair of a name and a layer.
 
     Raises:
         ObservationError: No such point, or a layer that lacks it.
     """
-    point, layer = find_point(name) if isinstance(name, str) else (find_point(name[0])[0], name[1])
+    if isinstance(name, str):
+        point, layer = find_point(name, config)
+    else:
+        point, layer = find_point(name[0], config)[0], name[1]
     return point, layer_of(point, layer, config)
 
 
-def select(names: Names, config: BailingMoeV2Config) -> list[Place]:
+def select(names: Names, config: PreTrainedConfig) -> list[Place]:
     """The points that a filter names, in the order of the model's layers.
 
     Args:
@@ -127,8 +130,8 @@ def _is_name(names: object) -> bool:
     return isinstance(names, str) or pair
 
 
-def _places(name: Name, config: BailingMoeV2Config) -> list[Place]:
-    point, layer = find_point(name) if isinstance(name, str) else locate(name, config)
+def _places(name: Name, config: PreTrainedConfig) -> list[Place]:
+    point, layer = find_point(name, config) if isinstance(name, str) else locate(name, config)
     if layer is None:  # all of them
         return [(point, each) for each in layers_with(point, config) or [None]]
     return [(point, layer_of(point, layer, config))]

@@ -1,4 +1,4 @@
-"""nnsight's tracing on a Ring model, with the points by name.
+"""nnsight's tracing on a loaded model, with the points by name.
 
 The model carries nnsight's controllers only while something is traced; between traces it is what
 it was. Text is encoded by the lens, and nothing moves to another device.
@@ -26,12 +26,20 @@ from ringlens.interact.cache import Name, Place, locate
 from ringlens.model.parallel import parallel_of
 from ringlens.observe.hooks import changed_since, check_like, replace, version_of, view
 from ringlens.observe.inputs import check_options, model_inputs, token_rows
-from ringlens.observe.points import POINTS, Point, find_point, module_at, tokens_module
+from ringlens.observe.points import (
+    POINTS,
+    Point,
+    find_point,
+    location,
+    module_at,
+    tokens_module,
+)
 
 if TYPE_CHECKING:
     from nnsight.intervention.tracer import InterleavingTracer
 
     from ringlens.model.loaded import LoadedModel
+    from ringlens.model.points import Location
 
 INPUTS = ("input_ids", "attention_mask")
 ROOT = "model"  # nnsight's name for the whole model
@@ -81,7 +89,7 @@ class RingEnvoy(NNsight):
         try:
             for module, controller in self._controllers:
                 _install(module, controller)
-            for layer in self._lens.config.sparse_layers:
+            for layer in self._lens.sizes.sparse_layers:
                 begin = partial(self._begin, layer)
                 module = tokens_module(self._lens.model, layer)
                 handles.append(module.register_forward_pre_hook(begin))
@@ -143,7 +151,7 @@ class Points:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        point = find_point(name)[0]
+        point = find_point(name, self._lens.config)[0]
         return self[name] if point.layers == "none" else LayerPoints(self, point)
 
     def __setattr__(self, name: str, tensor: Tensor) -> None:
@@ -161,7 +169,7 @@ class Points:
 
     def _site(self, place: Place) -> Site:
         point, layer = place
-        site = _site_class(point)(self, point, layer)
+        site = _site_class(point, location(point, self._lens.config))(self, point, layer)
         try:
             Mediator.current(site.path)
         except ValueError as error:
@@ -192,22 +200,24 @@ class Site:
 
     def __init__(self, points: Points, point: Point, layer: int | None) -> None:
         self.points, self.point, self.layer = points, point, layer
-        self.path = f"{ROOT}.{point.path.format(layer)}"
+        self.place = location(point, points._lens.config)
+        self.path = f"{ROOT}.{self.place.path.format(layer)}"
         self.version: int | None = None
 
     def whole(self, raw: Any) -> Tensor:
         """The point's tensor as the module takes or gives it."""
-        return raw if self.point.item is None else raw[self.point.item]
+        return raw if self.place.item is None else raw[self.place.item]
 
     def filled(self, raw: Any, whole: Tensor) -> Any:
         """What the module takes or gives, with another tensor at the point."""
         lens = self.points._lens
-        return replace(self.point, module_at(lens.model, self.point, self.layer), raw, whole)
+        module = module_at(lens.model, self.point, self.layer)
+        return replace(self.point, self.place, lens.family, module, raw, whole)
 
     def cut(self, whole: Tensor) -> Tensor:
         """The tensor in the point's shape, with the rows of the asking block alone."""
-        if self.layer is None or not self.point.flat:
-            return view(self.point, whole, head_dim=self.points._lens.config.head_dim or 0)
+        if self.layer is None or not self.place.flat:
+            return view(self.point, whole, head_dim=self.points._lens.sizes.head_dim)
         tensor_BT = view(self.point, whole, rows=(-1, self.points._rows[self.layer][1]))
         # nnsight cuts rows out of the first dimension; in a flat tensor that is no row.
         batcher, group = self.points._interleaver.batcher, Mediator.current(self.path).batch_group
@@ -223,7 +233,7 @@ class Site:
 
     def write(self, tensor: Any) -> Any:
         """What the module takes or gives, with ``tensor`` in the place of the point's."""
-        raw = Mediator.value(f"{self.path}.{self.point.side}")
+        raw = Mediator.value(f"{self.path}.{self.place.side}")
         whole = self.whole(raw)
         seen = self.cut(whole)
         check_like(self.point, seen, tensor)
@@ -267,10 +277,10 @@ class LogitsSite(Site):
     value = eproperty(key="output")(Site.read).postprocess(Site.write).transform(Site.settle)
 
 
-def _site_class(point: Point) -> type[Site]:
+def _site_class(point: Point, place: Location) -> type[Site]:
     if point is POINTS["router_logits"]:
         return LogitsSite
-    return InputSite if point.side == "input" else OutputSite
+    return InputSite if place.side == "input" else OutputSite
 
 
 def _installed(module: nn.Module) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ring on transformers 5. Knows nothing of observing."""
+"""Models on transformers 5, family by family. Knows nothing of observing."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ringlens.errors import ConfigError
 from ringlens.model.quantization import MODULE_METHODS
 
@@ -15,6 +17,7 @@ def choose_layout(
     keeps_fp8: bool = False,
     offloads: bool = False,
     sharded: bool = False,
+    layouts: Sequence[str] = LAYOUTS,
 ) -> str:
     """The experts layout that fits the rest; ``asked`` where it is possible.
 
@@ -25,6 +28,7 @@ def choose_layout(
         offloads: Whether weights wait on the disk or in CPU memory. Experts that are modules are
             fetched one by one, when hit; fused ones by the layer, after being written out anew.
         sharded: Whether tensor or expert parallelism splits the experts.
+        layouts: Layouts that the model's family has.
 
     Raises:
         ConfigError: The layout that was asked for cannot do what was asked for.
@@ -46,5 +50,13 @@ def choose_layout(
     if asked == "modules" and (sharded or keeps_fp8):
         why = "tensor and expert parallelism split" if sharded else "FP8 kernels work on"
         raise ConfigError(f"experts = 'modules', but {why} fused experts. Leave experts out.")
-    wants_modules = needs_modules or (offloads and not keeps_fp8 and not sharded)
-    return asked or ("modules" if wants_modules else "fused")
+    wants_modules = needs_modules or (
+        "modules" in layouts and offloads and not keeps_fp8 and not sharded
+    )
+    chosen = asked or ("modules" if wants_modules else "fused")
+    if chosen not in layouts:
+        raise ConfigError(
+            f"experts = {chosen!r}, but models of this family have their experts as "
+            f"{' or '.join(map(repr, layouts))} only. Leave experts out."
+        )
+    return chosen

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from ringlens.errors import ConfigError
-from ringlens.model.router_rule import RouterRule
+from ringlens.model.family import family_of
 from ringlens.plain import check_text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from ringlens.model.ring.configuration import BailingMoeV2Config
-    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model.family import Family
+    from ringlens.model.router_rule import RouterRule
+    from ringlens.model.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class LoadedModel:
         revision: Revision of a hub id, where one was given.
     """
 
-    model: BailingMoeV2ForCausalLM
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     revision: str | None = None
 
     @property
-    def config(self) -> BailingMoeV2Config:
+    def config(self) -> PreTrainedConfig:
         """The model's configuration."""
         return self.model.config
 
@@ -49,22 +50,20 @@ class LoadedModel:
             return torch.device(hook.execution_device)
         return embeddings.weight.device
 
+    @property
+    def family(self) -> Family:
+        """What its family says of it."""
+        return family_of(self.config)
+
     @cached_property
+    def sizes(self) -> Sizes:
+        """Its sizes."""
+        return self.family.sizes(self.config)
+
+    @property
     def router(self) -> RouterRule:
-        """How the routers choose."""
-        config = self.config
-        return RouterRule(
-            experts=config.num_experts,
-            experts_per_token=config.num_experts_per_tok,
-            groups=config.n_group,
-            groups_kept=config.topk_group,
-            routed_scaling_factor=config.routed_scaling_factor,
-            score="sigmoid",
-            bias="scores",
-            group_score="sum_of_two",
-            renormalised=config.num_experts_per_tok > 1,
-            shared_experts=config.num_shared_experts or 0,
-        )
+        """How its routers choose."""
+        return self.sizes.router
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

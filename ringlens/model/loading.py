@@ -1,4 +1,4 @@
-"""Finding and loading a Ring model: ring-nano, a folder, or a hub id."""
+"""Finding and loading a model: ring-nano, a folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from ringlens.data import path as bundled
 from ringlens.errors import ConfigError, ModelNotFoundError
+from ringlens.model.family import family_of
 from ringlens.model.gate.checkpoint import CONFIG, check_folder, read_values
 from ringlens.model.gate.hub import fetch_config, fetch_descriptions, fetch_weights
 from ringlens.model.gate.tokenizer_files import open_tokenizer
@@ -23,13 +24,10 @@ from ringlens.model.quantization import (
     quantization_config,
     quantization_method,
 )
-from ringlens.model.ring.configuration import BailingMoeV2Config
 from ringlens.plain import half_pair
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ringlens.model import BailingMoeV2ForCausalLM
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED = ("ring-nano",)
 
@@ -88,7 +86,7 @@ def load_model(
     ep_size: int = 1,
     pp_size: int = 1,
     revision: str | None = None,
-) -> tuple[BailingMoeV2ForCausalLM, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model in evaluation mode, and its tokenizer. See docs/loading.md.
 
     Args:
@@ -113,13 +111,11 @@ def load_model(
 
     Raises:
         ModelNotFoundError: There is no such model.
-        ConfigError: It is not a Ring model, or the options contradict each other, the checkpoint
-            or the machine.
+        ConfigError: It is of no family that ringlens knows, or the options contradict each other,
+            the checkpoint or the machine.
         CheckpointError: A file is missing or malformed, a tensor is missing, misshapen or of no
             floating-point dtype, or the tokenizer or its chat template cannot be used.
     """
-    from ringlens.model import BailingMoeV2ForCausalLM
-
     place = locate(name)
     config = read_config(place, revision)
     local = os.path.isdir(place)
@@ -132,12 +128,14 @@ def load_model(
     quantizer = quantization_config(quantization, config, _compute_dtype(dtype, config), target)
     method = quantization_method(config, quantizer)
     check_offload(method, device_map)
-    config.experts_layout = choose_layout(
+    family = family_of(config)
+    held = choose_layout(
         experts,
         method=method,
         keeps_fp8=method == "fp8" and keeps_fp8(target),
         offloads=is_offloading(device_map, where.get("offload_folder")),
         sharded=tp_size > 1 or ep_size > 1,
+        layouts=family.layouts,
     )
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, **where}
     options |= {"quantization_config": quantizer}
@@ -145,7 +143,7 @@ def load_model(
     tokenizer = open_tokenizer(folder, config)
     if not local:
         fetch_weights(place, revision, folder)
-    model = BailingMoeV2ForCausalLM.from_pretrained(folder, config=config, **given)
+    model = family.load(folder, config, held, **given)
     return model.eval(), tokenizer
 
 
@@ -211,7 +209,7 @@ def _first_place(device_map: str | Mapping[str, Any] | None, layout: Any) -> str
     return next((p for p in places if str(p) not in ("cpu", "disk")), "cpu")
 
 
-def _compute_dtype(dtype: str | torch.dtype, config: BailingMoeV2Config) -> torch.dtype:
+def _compute_dtype(dtype: str | torch.dtype, config: PreTrainedConfig) -> torch.dtype:
     """The dtype that weights get: the one asked for, or the checkpoint's."""
     wanted = getattr(config, "dtype", None) if dtype == "auto" else dtype
     if isinstance(wanted, str):
@@ -223,7 +221,7 @@ def _compute_dtype(dtype: str | torch.dtype, config: BailingMoeV2Config) -> torc
     return wanted or torch.bfloat16
 
 
-def read_config(place: str, revision: str | None = None) -> BailingMoeV2Config:
+def read_config(place: str, revision: str | None = None) -> PreTrainedConfig:
     """The configuration of a folder or hub id, checked before anything is made of it.
 
     Of a folder the other files that describe the model are checked, too.
@@ -243,5 +241,5 @@ def read_config(place: str, revision: str | None = None) -> BailingMoeV2Config:
         file = folder / CONFIG
     else:
         file = folder if os.path.lexists(folder) else fetch_config(place, revision)
-    config: BailingMoeV2Config = BailingMoeV2Config.from_dict(read_values(file))
-    return config
+    row, values = read_values(file)
+    return row.open().config(values)

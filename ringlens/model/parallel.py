@@ -13,14 +13,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ConfigError
+from ringlens.model.family import family_of, sizes_of
 from ringlens.model.quantization import fp8_block, quantization_method
 
 if TYPE_CHECKING:
     import torch.distributed as dist
     from torch import nn
-    from transformers import PreTrainedModel
-
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # What a rank gets of each expert must begin at 16 bytes: so many 16-bit numbers.
 ALIGNED = 8
@@ -106,7 +105,7 @@ def processes(tp_size: int, ep_size: int, pp_size: int) -> int:
 
 
 def distributed_config(
-    config: BailingMoeV2Config, *, tp_size: int, ep_size: int, pp_size: int
+    config: PreTrainedConfig, *, tp_size: int, ep_size: int, pp_size: int
 ) -> Any | None:
     """The ``DistributedConfig`` of transformers for a layout; None for a single process.
 
@@ -130,13 +129,13 @@ def distributed_config(
         sizes["ep_size"] = ep_size
     if ep_size > 1 and tp_size == 1:
         sizes["tp_plan"] = dict.fromkeys(
-            [*(f"model.{name}" for name in config.base_model_tp_plan), "lm_head"], "replicate"
+            [*(f"model.{name}" for name in config.base_model_tp_plan or {}), "lm_head"], "replicate"
         )
     return kind(**sizes)
 
 
 def check_sizes(
-    config: BailingMoeV2Config,
+    config: PreTrainedConfig,
     *,
     tp_size: int,
     ep_size: int,
@@ -174,13 +173,14 @@ def check_sizes(
             "cannot yet combine pipeline with tensor or expert parallelism. Use "
             f"tp_size = ep_size = {max(tp_size, ep_size) * pp_size}, or pp_size alone."
         )
-    if config.num_experts % ep_size:
+    model = sizes_of(config)
+    if model.router.experts % ep_size:
         raise ConfigError(
-            f"ep_size = {ep_size} does not divide the model's {config.num_experts} experts."
+            f"ep_size = {ep_size} does not divide the model's {model.router.experts} experts."
         )
-    if pp_size > config.num_hidden_layers:
+    if pp_size > model.layers:
         raise ConfigError(
-            f"pp_size = {pp_size}, but the model has {config.num_hidden_layers} layers; "
+            f"pp_size = {pp_size}, but the model has {model.layers} layers; "
             "a stage needs at least one."
         )
     block = max(fp8_block(config)) if method == "fp8" else 1
@@ -188,7 +188,7 @@ def check_sizes(
         _check_widths(config, tp_size, block, experts=ep_size == 1)
 
 
-def _check_widths(config: BailingMoeV2Config, tp_size: int, block: int, *, experts: bool) -> None:
+def _check_widths(config: PreTrainedConfig, tp_size: int, block: int, *, experts: bool) -> None:
     """Refuse to split a weight where no rank may be given a part of it.
 
     Dense weights in 16 bits split anywhere. FP8 weights split between the blocks that share a
@@ -200,16 +200,10 @@ def _check_widths(config: BailingMoeV2Config, tp_size: int, block: int, *, exper
         block: Rows and columns that share a scale; 1 without FP8.
         experts: Whether the experts are split as well.
     """
-    H, G, C = config.num_attention_heads, config.num_key_value_heads or 0, config.head_dim or 0
-    dense = {
-        "query_key_value": (H + 2 * G) * C,
-        "dense": H * C,
-        "shared experts": config.moe_intermediate_size * (config.num_shared_experts or 0),
-        "dense FFN": config.intermediate_size if config.first_k_dense_replace else 0,
-    }
+    dense, model = family_of(config).split_widths(config), sizes_of(config)
     widths = [(name, width, block) for name, width in dense.items() if block > 1]
-    if experts and config.sparse_layers:
-        widths.append(("experts", config.moe_intermediate_size, max(block, ALIGNED)))
+    if experts and model.sparse_layers:
+        widths.append(("experts", model.expert_width, max(block, ALIGNED)))
     for name, width, part in widths:
         if width % (tp_size * part):
             why = "FP8 scales belong to blocks" if block > 1 else "16 bytes of 16-bit numbers"

@@ -1,9 +1,9 @@
-"""Ring in 4 and 8 bits: which method, on which experts layout, and how many bytes it takes.
+"""Models in 4 and 8 bits: which method, on which experts layout, and how many bytes it takes.
 
 bitsandbytes, quanto and torchao replace linear modules. The fused experts are 3-D parameters, not
 modules: these methods would silently leave them in 16 bits, 97.9% of Ring-1T. So they get the
-"modules" layout. The router's weight is a parameter of its own module and ``expert_bias`` a buffer:
-no method touches either.
+"modules" layout. The router's weight is a parameter of its own module and its selection bias a
+buffer: no method touches either.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ConfigError
+from ringlens.model.family import family_of
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 QUANTIZATIONS = ("nf4", "nf4-double", "int8", "fp8")
 # Methods that replace nn.Linear and know nothing of 3-D parameters.
 MODULE_METHODS = ("bitsandbytes", "quanto", "torchao")
 
 
-def quantization_method(config: BailingMoeV2Config, given: Any = None) -> str | None:
+def quantization_method(config: PreTrainedConfig, given: Any = None) -> str | None:
     """Method of a quantisation config, as transformers names it ("bitsandbytes", "fp8", …).
 
     Args:
@@ -45,15 +46,15 @@ def quantization_method(config: BailingMoeV2Config, given: Any = None) -> str | 
     return None if method is None else str(getattr(method, "value", method))
 
 
-def fp8_block(config: BailingMoeV2Config) -> tuple[int, int]:
-    """Rows and columns of an FP8 weight that share a scale; Ring's where the config states none."""
+def fp8_block(config: PreTrainedConfig) -> tuple[int, int]:
+    """Rows and columns of an FP8 weight that share a scale; the usual where none are stated."""
     stated = getattr(config, "quantization_config", None) or {}
     rows, columns = stated.get("weight_block_size") or (128, 128)
     return int(rows), int(columns)
 
 
 def quantization_config(
-    name: str | None, config: BailingMoeV2Config, dtype: torch.dtype, place: str | torch.device
+    name: str | None, config: PreTrainedConfig, dtype: torch.dtype, place: str | torch.device
 ) -> Any | None:
     """The quantisation config of transformers for one of ``QUANTIZATIONS``.
 
@@ -114,7 +115,7 @@ def _bitsandbytes_config(name: str, dtype: torch.dtype) -> Any:
     )
 
 
-def _fp8_config(config: BailingMoeV2Config, place: str | torch.device) -> Any:
+def _fp8_config(config: PreTrainedConfig, place: str | torch.device) -> Any:
     from transformers import FineGrainedFP8Config
 
     published = getattr(config, "quantization_config", {})
@@ -211,7 +212,7 @@ def keep_portable(model: nn.Module) -> None:
             vars(module)["support_avx512bf16_for_cpu"] = False
 
 
-def weight_bytes(model: nn.Module) -> dict[str, int]:
+def weight_bytes(model: PreTrainedModel) -> dict[str, int]:
     """Bytes of a model's weights by kind: "experts", "attention" and "other".
 
     Counted are parameters and buffers with all that a quantiser keeps beside them (block scales,
@@ -219,11 +220,12 @@ def weight_bytes(model: nn.Module) -> dict[str, int]:
     weights this process's share counts; weights that are offloaded count as if they were here.
     """
     sizes = {"experts": 0, "attention": 0, "other": 0}
+    units = family_of(model.config).units
     seen: set[int] = set()
     for name, module in model.named_modules():
         place = f".{name}."
-        kind = "experts" if ".experts." in place else "other"
-        kind = "attention" if ".attention." in place else kind
+        kind = "experts" if units.experts in place else "other"
+        kind = "attention" if units.attention in place else kind
         for tensor in _tensors(module):
             local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
             shared = 0 if local.is_meta else local.data_ptr()

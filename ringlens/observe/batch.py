@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache
 
 from ringlens.config import Recorded, Sampling
-from ringlens.model.caching import cache_of
+from ringlens.model.caching import CACHE, cache_of
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.pipeline.commit_thread import Recording
 from ringlens.observe.pipeline.ranks import RankRole
@@ -103,7 +103,7 @@ def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> N
             input_ids=output.sequences[:, -1:],
             attention_mask=mask_BS,
             position_ids=mask_BS.sum(dim=1, keepdim=True) - 1,
-            cache=cache_of(output),
+            **{CACHE: cache_of(output)},
         )
     observer.recording.end()
 
@@ -125,7 +125,7 @@ def teacher_force(observer: Observer, tasks: Sequence[Task]) -> None:
                 input_ids=ids_BP[:, start:stop],
                 attention_mask=None if mask is None else mask[:, :stop],
                 position_ids=None if positions_BP is None else positions_BP[:, start:stop],
-                cache=cache,
+                **{CACHE: cache},
                 use_cache=cache is not None,
                 logits_to_keep=1,
             )

@@ -17,26 +17,30 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from ringlens.errors import ObservationError
+from ringlens.model.family import family_of, sizes_of
 from ringlens.observe.points import (
     POINTS,
     Point,
     in_this_process,
     layer_of,
+    location,
     module_at,
     tokens_module,
 )
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedModel
 
-    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
+    from ringlens.model.family import Family
+    from ringlens.model.points import Location
 
 Hook = Callable[[Tensor], Tensor | None]
 Attachment = tuple[Point, int | None, Hook]
 
 
 @contextmanager
-def attach(model: BailingMoeV2ForCausalLM, hooks: Iterable[Attachment]) -> Iterator[None]:
+def attach(model: PreTrainedModel, hooks: Iterable[Attachment]) -> Iterator[None]:
     """Call functions with tensors of the model as long as the block runs.
 
     Afterwards the model is what it was, also when the block raised. Under pipeline parallelism a
@@ -67,15 +71,16 @@ def attach(model: BailingMoeV2ForCausalLM, hooks: Iterable[Attachment]) -> Itera
 
 
 def _register(
-    model: BailingMoeV2ForCausalLM, point: Point, layer: int | None, fn: Hook
+    model: PreTrainedModel, point: Point, layer: int | None, fn: Hook
 ) -> list[RemovableHandle]:
-    module = module_at(model, point, layer)
-    if point.side == "input":
-        before = partial(_before, point, fn, model.config.head_dim or 0)
+    module, place = module_at(model, point, layer), location(point, model.config)
+    if place.side == "input":
+        before = partial(_before, point, fn, sizes_of(model.config).head_dim)
         return [module.register_forward_pre_hook(before, with_kwargs=True)]
     rows: list[int] = []
-    handles = [module.register_forward_hook(partial(_after, point, fn, rows))]
-    if point.flat:
+    after = partial(_after, point, place, family_of(model.config), fn, rows)
+    handles = [module.register_forward_hook(after)]
+    if place.flat:
         assert layer is not None
         begin = partial(_begin, rows)
         handles.append(tokens_module(model, layer).register_forward_pre_hook(begin))
@@ -101,17 +106,24 @@ def _before(
 
 
 def _after(
-    point: Point, fn: Hook, rows: list[int], module: nn.Module, args: tuple, output: Any
+    point: Point,
+    place: Location,
+    family: Family,
+    fn: Hook,
+    rows: list[int],
+    module: nn.Module,
+    args: tuple,
+    output: Any,
 ) -> Any:
-    whole = output if point.item is None else output[point.item]
-    seen = view(point, whole, rows=rows)
+    whole = output if place.item is None else output[place.item]
+    seen = view(point, whole, rows=rows if place.flat else ())
     version = version_of(whole)
     changed = fn(seen)
     if changed is not None:
         check_like(point, seen, changed)
-        return replace(point, module, output, changed.reshape(whole.shape))
+        return replace(point, place, family, module, output, changed.reshape(whole.shape))
     if point is POINTS["router_logits"] and changed_since(version, whole):
-        return replace(point, module, output, whole)
+        return replace(point, place, family, module, output, whole)
     return None
 
 
@@ -122,30 +134,32 @@ def view(point: Point, whole: Tensor, *, head_dim: int = 0, rows: Sequence[int] 
         point: The point.
         whole: The tensor as the module takes or gives it.
         head_dim: C, for head_out.
-        rows: (B, T), for flat points.
+        rows: (B, T), where the module has all rows' tokens in one dimension.
     """
-    if point.flat:
+    if rows:
         return whole.unflatten(0, tuple(rows))
     return whole.unflatten(-1, (-1, head_dim)) if point.name == "head_out" else whole
 
 
-def replace(point: Point, module: nn.Module, output: Any, whole: Tensor) -> Any:
+def replace(
+    point: Point, place: Location, family: Family, module: nn.Module, output: Any, whole: Tensor
+) -> Any:
     """A module's output with ``whole`` in the place of the point's tensor.
 
     The choice is made inside the router, so new router logits go through the router's own
     selection once more.
     """
     if point is POINTS["router_logits"]:
-        return route(module, whole)
-    if point.item is None:
+        return route(family, module, whole)
+    if place.item is None:
         return whole
-    return tuple(whole if i == point.item else x for i, x in enumerate(output))
+    return tuple(whole if i == place.item else x for i, x in enumerate(output))
 
 
-def route(gate: Any, logits_NE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, weights and choice of a router for logits given to it."""
-    with align_module_device(gate):  # an offloaded expert bias
-        return gate.route(logits_NE.float())
+def route(family: Family, gate: nn.Module, logits_NE: Tensor) -> tuple[Tensor, ...]:
+    """What a router gives for logits given to it."""
+    with align_module_device(gate):  # an offloaded selection bias
+        return family.route(gate, logits_NE.float())
 
 
 def version_of(tensor: Tensor) -> int | None:

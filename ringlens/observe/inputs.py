@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ringlens.model.loaded import LoadedModel
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from ringlens.model.sizes import Sizes
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class Encoder(Protocol):
     """What turns texts into tokens: a lens, or a served model."""
 
     @property
-    def config(self) -> BailingMoeV2Config:
-        """The model's configuration."""
+    def sizes(self) -> Sizes:
+        """The model's sizes."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -95,7 +95,7 @@ def check_rows(encoder: Encoder, rows: Sequence[Sequence[int]]) -> None:
     Raises:
         ConfigError: There is such a row.
     """
-    V = encoder.config.vocab_size
+    V = encoder.sizes.vocabulary
     for index, row in enumerate(rows):
         if not row:
             raise ConfigError(f"row {index} has no token; leave it out or give it a text.")
@@ -118,7 +118,7 @@ def say_beyond_context(encoder: Encoder, lengths: Sequence[int], extra: int = 0)
         lengths: Tokens of each row.
         extra: Most tokens that may be added to each.
     """
-    context = getattr(encoder.config, "max_position_embeddings", None)
+    context = encoder.sizes.positions
     longest = max(lengths, default=0)
     if not context or not lengths or longest + extra <= context:
         return

@@ -1,109 +1,51 @@
-"""The observable points of a Ring model: one table, and the only place here with module names.
+"""The observable points of a model: looked up by any of their names, found in its modules.
 
-A point has a name of ours, the name TransformerLens users know, and a module path; all three are
-accepted wherever a point is asked for.
+A point has a name of ours, the name TransformerLens users know, and a module path, which depends on
+the family of the model; all three are accepted wherever a point is asked for.
 
-Shape letters: B batch, T tokens, D hidden size, H heads, C head dimension, E experts, k experts a
-token, V vocabulary.
+Shape letters: E experts, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from ringlens.errors import ObservationError
+from ringlens.model.family import family_of, sizes_of
 from ringlens.model.parallel import lives_here
-from ringlens.model.ring.attention import attention_kernel
+from ringlens.model.points import POINTS, Location, Point
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.configuration import BailingMoeV2Config
-    from ringlens.model.ring.moe import BailingMoeV2Gate
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "POINTS",
     "Point",
-    "attention_kernel",
-    "expert_bias",
     "find_point",
     "gate",
     "in_this_process",
     "layer_of",
     "layers_with",
+    "location",
     "module_at",
+    "selection_bias",
     "tokens_module",
     "unembed",
 ]
 
 
-@dataclass(frozen=True)
-class Point:
-    """One observable point.
-
-    Attributes:
-        name: Name used throughout ringlens.
-        alias: TransformerLens name; ``{}`` stands for the layer.
-        path: Module path; ``{}`` stands for the layer.
-        side: "input" or "output" of the module.
-        item: Which item of a tuple, None where the module gives one tensor.
-        shape: Shape of the point's tensor, in letters.
-        layers: "all", "sparse", or "none" for points outside the layers.
-        flat: The module itself has the tokens of all rows in one dimension.
-    """
-
-    name: str
-    alias: str
-    path: str
-    side: str
-    item: int | None
-    shape: str
-    layers: str = "all"
-    flat: bool = False
-
-    def at(self, layer: int | None) -> str:
-        """TransformerLens name of this point in ``layer``."""
-        return self.alias.format(layer)
-
-
-_LAYER = "model.layers.{}"
-_GATE, _MLP = _LAYER + ".mlp.gate", _LAYER + ".mlp"
-
-
-def _routed(name: str, alias: str, path: str, item: int | None, shape: str) -> Point:
-    return Point(name, alias, path, "output", item, shape, layers="sparse", flat=True)
-
-
-POINTS: dict[str, Point] = {
-    p.name: p
-    for p in (
-        Point("embed", "hook_embed", "model.word_embeddings", "output", None, "BTD", "none"),
-        Point("resid_pre", "blocks.{}.hook_resid_pre", _LAYER, "input", None, "BTD"),
-        Point(
-            "head_out", "blocks.{}.attn.hook_z", _LAYER + ".attention.dense", "input", None, "BTHC"
-        ),
-        Point("attn_out", "blocks.{}.hook_attn_out", _LAYER + ".attention", "output", 0, "BTD"),
-        _routed("router_logits", "blocks.{}.mlp.gate.hook_out", _GATE, 0, "BTE"),
-        _routed("router_weights", "blocks.{}.mlp.gate.hook_weights", _GATE, 1, "BTk"),
-        _routed("router_choice", "blocks.{}.mlp.gate.hook_indices", _GATE, 2, "BTk"),
-        _routed("expert_out", "blocks.{}.mlp.hook_experts", _MLP + ".experts", None, "BTD"),
-        Point("mlp_out", "blocks.{}.hook_mlp_out", _MLP, "output", None, "BTD"),
-        Point("resid_post", "blocks.{}.hook_resid_post", _LAYER, "output", None, "BTD"),
-        Point(
-            "final_norm", "ln_final.hook_normalized", "model.norm", "output", None, "BTD", "none"
-        ),
-        Point("logits", "unembed.hook_out", "lm_head", "output", None, "BTV", "none"),
-    )
-}
-
-
-def find_point(name: str) -> tuple[Point, int | None]:
+def find_point(name: str, config: PreTrainedConfig | None = None) -> tuple[Point, int | None]:
     """Look up a point by our name, its TransformerLens name or its module path.
+
+    Args:
+        name: The name.
+        config: Configuration of the model that module paths belong to; None takes no paths.
 
     Returns:
         The point and the layer named in ``name``, None where ``name`` names no layer. A module
@@ -114,38 +56,57 @@ def find_point(name: str) -> tuple[Point, int | None]:
     """
     if name in POINTS:
         return POINTS[name], None
-    candidates = sorted(POINTS.values(), key=lambda point: point.side != "output")
-    for pattern in (lambda p: p.alias, lambda p: p.path):
-        for point in candidates:
-            found = re.fullmatch(re.escape(pattern(point)).replace(r"\{\}", r"(\d+)"), name)
-            if found:
-                return point, int(found[1]) if found.groups() else None
+    known = {} if config is None else family_of(config).locations
+    paths = sorted(known.items(), key=lambda item: item[1].side != "output")
+    patterns = [(point.alias, point) for point in POINTS.values()]
+    for pattern, point in patterns + [(place.path, POINTS[name]) for name, place in paths]:
+        found = re.fullmatch(re.escape(pattern).replace(r"\{\}", r"(\d+)"), name)
+        if found:
+            return point, int(found[1]) if found.groups() else None
+    example = POINTS["router_logits"]
+    named = f"its TransformerLens name, such as {example.at(3)!r}"
+    if example.name in known:
+        named += f", or its module path, such as {known[example.name].path.format(3)!r}"
     raise ObservationError(
-        f"no observable point {name!r}. Nearest: {', '.join(_nearest(name))}. "
-        f"Points: {', '.join(POINTS)}; each also by its TransformerLens name, such as "
-        "'blocks.3.mlp.gate.hook_out', or its module path, such as 'model.layers.3.mlp.gate'."
+        f"no observable point {name!r}. Nearest: {', '.join(_nearest(name, known))}. "
+        f"Points: {', '.join(POINTS)}; each also by {named}."
     )
 
 
-def _nearest(name: str) -> list[str]:
+def _nearest(name: str, known: Mapping[str, Location]) -> list[str]:
     """Names of points most like ``name``, in its own layer."""
     digits = re.search(r"\d+", name)
     pattern = name if digits is None else name.replace(digits[0], "{}", 1)
-    known = [spelling for p in POINTS.values() for spelling in (p.name, p.alias, p.path)]
-    close = difflib.get_close_matches(pattern, dict.fromkeys(known), n=3, cutoff=0.0)
+    spellings = [spelling for p in POINTS.values() for spelling in (p.name, p.alias)]
+    spellings += [place.path for place in known.values()]
+    close = difflib.get_close_matches(pattern, dict.fromkeys(spellings), n=3, cutoff=0.0)
     return [spelling.format(digits[0] if digits else 0) for spelling in close]
 
 
-def layers_with(point: Point, config: BailingMoeV2Config) -> tuple[int, ...]:
+def location(point: Point, config: PreTrainedConfig) -> Location:
+    """Where models of this configuration have a point.
+
+    Raises:
+        ObservationError: They do not have it.
+    """
+    found = family_of(config).locations.get(point.name)
+    if found is None:
+        raise ObservationError(
+            f"models of type {config.model_type!r} have no point {point.name}; ask for another."
+        )
+    return found
+
+
+def layers_with(point: Point, config: PreTrainedConfig) -> tuple[int, ...]:
     """Layers that have ``point``, ascending; empty for a point outside the layers."""
     if point.layers == "none":
         return ()
     if point.layers == "sparse":
-        return tuple(config.sparse_layers)
-    return tuple(range(config.num_hidden_layers))
+        return sizes_of(config).sparse_layers
+    return tuple(range(sizes_of(config).layers))
 
 
-def layer_of(point: Point, layer: int | None, config: BailingMoeV2Config) -> int | None:
+def layer_of(point: Point, layer: int | None, config: PreTrainedConfig) -> int | None:
     """Check the layer asked for; negative ones count from the model's last layer.
 
     Raises:
@@ -159,9 +120,10 @@ def layer_of(point: Point, layer: int | None, config: BailingMoeV2Config) -> int
     where = f"{point.name} exists in layers {_ranges(possible)}"
     if layer is None:
         raise ObservationError(f"{where}; say which one.")
-    counted = layer + config.num_hidden_layers if layer < 0 else layer
+    layers = sizes_of(config).layers
+    counted = layer + layers if layer < 0 else layer
     if counted not in possible:
-        kind = "dense, without a router" if 0 <= counted < config.num_hidden_layers else "not there"
+        kind = "dense, without a router" if 0 <= counted < layers else "not there"
         raise ObservationError(f"layer {layer} is {kind}: {where}.")
     return counted
 
@@ -174,34 +136,39 @@ def _ranges(layers: tuple[int, ...]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs) or "none"
 
 
-def in_this_process(model: nn.Module, point: Point, layer: int | None) -> bool:
+def in_this_process(model: PreTrainedModel, point: Point, layer: int | None) -> bool:
     """Whether the module of ``point`` lives here: another pipeline stage may hold it."""
-    home = point.path if point.layers == "none" else _LAYER
-    return lives_here(model.get_submodule(home.format(layer)))
+    outside = point.layers == "none"
+    home = location(point if outside else POINTS["resid_post"], model.config)
+    return lives_here(model.get_submodule(home.path.format(layer)))
 
 
-def module_at(model: nn.Module, point: Point, layer: int | None = None) -> nn.Module:
+def module_at(model: PreTrainedModel, point: Point, layer: int | None = None) -> nn.Module:
     """The module that ``point`` belongs to, in layer ``layer``."""
-    return model.get_submodule(point.path.format(layer))
+    return model.get_submodule(location(point, model.config).path.format(layer))
 
 
-def tokens_module(model: nn.Module, layer: int) -> nn.Module:
+def tokens_module(model: PreTrainedModel, layer: int) -> nn.Module:
     """The module of a layer whose first input [B, T, D] says how a flat point is to be divided."""
     return module_at(model, POINTS["mlp_out"], layer)
 
 
-def gate(model: nn.Module, layer: int) -> BailingMoeV2Gate:
+def gate(model: PreTrainedModel, layer: int) -> nn.Module:
     """The router of a sparse layer."""
-    return cast("BailingMoeV2Gate", module_at(model, POINTS["router_logits"], layer))
+    return module_at(model, POINTS["router_logits"], layer)
 
 
-def expert_bias(model: nn.Module, layer: int) -> Tensor:
-    """A copy on the CPU of a router's expert bias, float32 [E], wherever it lives."""
-    module = gate(model, layer)
+def selection_bias(model: PreTrainedModel, layer: int) -> Tensor | None:
+    """A copy on the CPU of a router's selection bias, float32 [E], wherever it lives.
+
+    None where the model's routers have none.
+    """
+    module, family = gate(model, layer), family_of(model.config)
     with align_module_device(module):  # offloaded weights are away outside of a forward
-        return module.expert_bias.detach().float().cpu().clone()
+        bias_E = family.selection_bias(module)
+        return None if bias_E is None else bias_E.detach().float().cpu().clone()
 
 
-def unembed(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def unembed(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """The output projection [..., D] → [..., V] as a function that fires no hooks."""
     return module_at(model, POINTS["logits"]).forward

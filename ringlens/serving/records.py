@@ -14,7 +14,7 @@ import numpy as np
 
 from ringlens.errors import RinglensError, ServingError
 from ringlens.model.tokenizer import tokenizer_digest
-from ringlens.observe.pipeline.run_record import sizes
+from ringlens.observe.pipeline.run_record import sizes as run_sizes
 from ringlens.observe.text import TokenText, token_text
 from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Problem, grade
@@ -27,7 +27,7 @@ from ringlens.store.write.validate import check_trace
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from ringlens.model.sizes import Sizes
 
 
 def imported_run(
@@ -62,7 +62,7 @@ def imported_run(
         mode="imported",
         model=model.name,
         revision=model.revision,
-        **sizes(config),
+        **run_sizes(model.sizes),
         dtype="unknown",
         quantization=None
         if quantization is None
@@ -71,7 +71,9 @@ def imported_run(
         experts_layout="unknown",
         seed=seed,
         record=("routing",) if routing else (),
-        expert_bias=np.full((len(config.sparse_layers), config.num_experts), np.nan, np.float32),
+        expert_bias=np.full(
+            (len(model.sizes.sparse_layers), model.sizes.router.experts), np.nan, np.float32
+        ),
         versions=here | (versions or {}),
         sampling=sampling,
         fingerprint=fingerprint,
@@ -118,7 +120,7 @@ def _record(
 ) -> TraceRecord:
     prompt, output = _token_ids(model, answer, exact=decode is not None)
     ids = prompt + output
-    vocabulary = model.config.vocab_size
+    vocabulary = model.sizes.vocabulary
     wrong = [token for token in ids if not 0 <= token < vocabulary]
     if wrong:
         raise ServingError(f"token id {wrong[0]} in a vocabulary of {vocabulary}")
@@ -138,7 +140,7 @@ def _record(
         finish_reason=answer.finish_reason,
         seed=seed,
         tokens=_tokens(ids, text, reading),
-        routing=None if decode is None else _choices(model.config, answer, decode, len(ids)),
+        routing=None if decode is None else _choices(model.sizes, answer, decode, len(ids)),
         problem_id=problem.id or None,
         task=problem.task or None,
         answer=graded.answer,
@@ -148,9 +150,7 @@ def _record(
     )
 
 
-def _choices(
-    config: BailingMoeV2Config, answer: Answer, decode: Decode, tokens: int
-) -> ChoiceArrays:
+def _choices(sizes: Sizes, answer: Answer, decode: Decode, tokens: int) -> ChoiceArrays:
     """The routing of an answer of ``tokens`` tokens; servers never route the last one."""
     assert answer.routed_experts is not None
     rows = tokens - 1 - answer.start
@@ -158,10 +158,11 @@ def _choices(
         raise ServingError(
             f"routing starts at position {answer.start} of {tokens} tokens: lower --prompt-start"
         )
-    shape = (rows, config.num_hidden_layers, config.num_experts_per_tok)
-    ids_RNk = decode(answer.routed_experts, shape, config.num_experts)
-    ids_SRk = sparse_choices(ids_RNk, config.sparse_layers, config.num_experts)
-    return ChoiceArrays(config.sparse_layers, ids_SRk, answer.start)
+    experts, sparse = sizes.router.experts, sizes.sparse_layers
+    shape = (rows, sizes.layers, sizes.router.experts_per_token)
+    ids_RNk = decode(answer.routed_experts, shape, experts)
+    ids_SRk = sparse_choices(ids_RNk, sparse, experts)
+    return ChoiceArrays(sparse, ids_SRk, answer.start)
 
 
 def _token_ids(model: ServedModel, answer: Answer, exact: bool) -> tuple[list[int], list[int]]:

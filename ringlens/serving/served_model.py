@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ServingError
+from ringlens.model.family import sizes_of
 from ringlens.model.gate.hub import fetch_descriptions
 from ringlens.model.gate.tokenizer_files import open_tokenizer
 from ringlens.model.loading import locate, model_name, read_config
 from ringlens.observe.chat import messages_text, prompt_text
-from ringlens.observe.pipeline.run_record import sizes
+from ringlens.observe.pipeline.run_record import sizes as run_sizes
 from ringlens.observe.turns import FAULTS
 from ringlens.plain import check_text
 from ringlens.store.schema.run_shape import RunShape
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from ringlens.model.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ServedModel:
         revision: Revision of a hub id, where one was given.
     """
 
-    config: BailingMoeV2Config
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     name: str
     revision: str | None = None
@@ -51,7 +52,7 @@ class ServedModel:
 
         Raises:
             ModelNotFoundError: There is no such model, or it has no tokenizer.
-            ConfigError: It is not a Ring model.
+            ConfigError: It is of no family that ringlens knows.
             CheckpointError: Its description is malformed.
         """
         name = model_name(name)
@@ -61,6 +62,11 @@ class ServedModel:
         folder = Path(place) if os.path.isdir(place) else fetch_descriptions(place, revision)
         tokenizer = open_tokenizer(folder, config)
         return cls(config, tokenizer, name, revision)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Its sizes."""
+        return sizes_of(self.config)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, nothing added.
@@ -96,7 +102,7 @@ class ServedModel:
     @property
     def shape(self) -> RunShape:
         """What every trace of the model must fit."""
-        return RunShape.of_row(sizes(self.config))
+        return RunShape.of_row(run_sizes(self.sizes))
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

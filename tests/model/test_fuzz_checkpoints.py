@@ -30,7 +30,7 @@ from ringlens.errors import CheckpointError, ConfigError, ModelNotFoundError, Ri
 from ringlens.model.fit.memory import Workload
 from ringlens.model.fit.placement import devices
 from ringlens.model.fit.plan import plan
-from ringlens.model.fit.scenario import setting
+from ringlens.model.fit.scenario import scenario
 from ringlens.model.loading import load_model, read_config
 
 MANY = int(os.environ.get("RINGLENS_FUZZ", "1"))
@@ -143,12 +143,12 @@ def planned(folder):
     """Plan for a folder: "planned", or the error."""
     with bounded():
         try:
-            s = setting(read_config(str(folder)), dtype="float32", work=Workload(64, 1, 64))
+            s = scenario(read_config(str(folder)), dtype="float32", work=Workload(64, 1, 64))
             found = plan(s, devices("2x8GB,cpu:8GB"))
         except RinglensError as error:
             a_sentence(error)
             return error
-    assert found.ways[0].loads
+    assert found.strategies[0].loads
     return "planned"
 
 

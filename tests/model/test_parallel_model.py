@@ -11,7 +11,7 @@ from paths import CONFIGS, SUPPORT
 
 from ringlens.errors import ConfigError
 from ringlens.model.fit.placement import devices
-from ringlens.model.fit.scenario import setting
+from ringlens.model.fit.scenario import scenario
 from ringlens.model.fit.strategy import sharded
 from ringlens.model.loading import load_model, read_config
 from ringlens.model.parallel import (
@@ -152,9 +152,11 @@ def test_a_plan_knows_what_each_rank_holds(layout, two, folder):
     tp, ep, pp, *method = layout.split(",")
     if method:
         pytest.importorskip("bitsandbytes")
-    s = setting(read_config(str(folder)), dtype="float32", quantization=(method or [None])[0])
-    way = sharded(s, devices("2x80GB"), int(tp), int(ep), int(pp))
-    assert [load.weights for load in way.loads] == [sum(x["bytes"].values()) for x in two[layout]]
+    s = scenario(read_config(str(folder)), dtype="float32", quantization=(method or [None])[0])
+    strategy = sharded(s, devices("2x80GB"), int(tp), int(ep), int(pp))
+    assert [load.weights for load in strategy.loads] == [
+        sum(x["bytes"].values()) for x in two[layout]
+    ]
 
 
 @pytest.mark.extra

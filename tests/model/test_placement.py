@@ -27,7 +27,7 @@ from ringlens.model.fit.placement import (
     spread,
 )
 from ringlens.model.fit.plan import Plan, gpus_needed, plan
-from ringlens.model.fit.scenario import setting
+from ringlens.model.fit.scenario import scenario
 from ringlens.model.fit.size import QUANTIZATIONS, census, measure, precision
 from ringlens.model.fit.strategy import by_device_map, by_torchrun, by_vllm, sharded
 from ringlens.model.layout import choose_layout
@@ -98,23 +98,23 @@ def test_kinds_cache_and_fusing_of_ring_1t(ring_1t):
     assert round(found.parameters["experts"] / 1e9, 2) == 979.25
     assert round(found.parameters["attention"] / 1e9, 2) == 12.08
     assert found.fusing_bytes == 256 * 2 * 2048 * 8192 * 2  # 17.2 GB
-    s = setting(ring_1t, work=Workload(context=32768, batch=4))
+    s = scenario(ring_1t, work=Workload(context=32768, batch=4))
     assert s.cache * 80 == 32768 * 4 * 80 * 2 * 8 * 128 * 2  # 42.9 GB
 
 
 def test_placements_of_ring_1t(ring_1t):
     """The published FP8 fits 16 x 80 GB, nf4 8 x 141 GB; bf16 fits neither."""
     small, large = devices("16x80GB"), devices("8x141GB")
-    assert by_device_map(setting(config("ring-1t-fp8")), small).fits
-    assert by_device_map(setting(ring_1t, quantization="nf4"), large).fits
-    assert not by_device_map(setting(ring_1t), small).fits
-    assert not by_device_map(setting(ring_1t), large).fits
-    assert not by_device_map(setting(ring_1t, quantization="nf4"), devices("8x80GB")).fits
+    assert by_device_map(scenario(config("ring-1t-fp8")), small).fits
+    assert by_device_map(scenario(ring_1t, quantization="nf4"), large).fits
+    assert not by_device_map(scenario(ring_1t), small).fits
+    assert not by_device_map(scenario(ring_1t), large).fits
+    assert not by_device_map(scenario(ring_1t, quantization="nf4"), devices("8x80GB")).fits
 
 
 @pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
 def test_the_guide_states_what_ring_1t_needs(ring_1t, quantization):
-    s = setting(ring_1t, quantization=quantization)
+    s = scenario(ring_1t, quantization=quantization)
     needed = [gpus_needed(s, capacity * GB) for capacity in (80, 141)]
     guide = (CONFIGS.parent.parent / "docs" / "plan.md").read_text()
     row = next(x for x in guide.splitlines() if x.startswith(f"| {s.held.name} "))
@@ -145,7 +145,7 @@ def test_copies_of_experts_while_decoding_are_what_a_gpu_was_seen_to_take(
     ring_1t_slice, batch, measured
 ):
     """What PyTorch reserved at most on one H200; without the copies 85.6 GB for 16, 87.0 for 48."""
-    s = setting(ring_1t_slice, work=Workload(context=136, batch=batch, prefill=64))
+    s = scenario(ring_1t_slice, work=Workload(context=136, batch=batch, prefill=64))
     (load,) = by_device_map(s, devices("1x141GB")).loads
     running = load.weights + load.cache + load.recording + load.working
     assert measured <= running / 1e9 <= 1.03 * measured
@@ -158,9 +158,9 @@ def test_copies_of_experts_bound_the_largest_batch(ring_1t_slice):
     On 150.1 GB a batch of 70 was captured and one of 77 was not, for want of the blocks that
     PyTorch's allocator keeps beside the copies.
     """
-    s = setting(ring_1t_slice, work=Workload(context=136, batch=89, prefill=64))
+    s = scenario(ring_1t_slice, work=Workload(context=136, batch=89, prefill=64))
     found = plan(s, devices("1x141GB"))
-    assert not found.ways[0].fits
+    assert not found.strategies[0].fits
     assert 48 < found.largest["batch"] < 70
     whole = plan(s, devices("1x150.1GB"))
     assert 70 <= whole.largest["batch"] < 77
@@ -170,7 +170,7 @@ def test_copies_of_experts_bound_the_largest_batch(ring_1t_slice):
 
 def test_copies_are_divided_by_tensor_parallelism_alone(ring_1t_slice):
     """Ranks that hold whole experts copy k of them a row, whichever they hold; vLLM none."""
-    s = setting(ring_1t_slice, work=Workload(context=136, batch=64, prefill=1))
+    s = scenario(ring_1t_slice, work=Workload(context=136, batch=64, prefill=1))
     over, a_row = devices("8x141GB"), 8 * 3 * 2048 * 8192 * 2
     working = {
         sizes: max(load.working for load in sharded(s, over, *sizes).loads)
@@ -185,7 +185,7 @@ def test_copies_are_divided_by_tensor_parallelism_alone(ring_1t_slice):
 
 def test_several_processes_keep_more_back_on_each_gpu():
     """4.1 GB lay outside PyTorch under torchrun."""
-    s = setting(config("ring-mini-2.0"))
+    s = scenario(config("ring-mini-2.0"))
     assert {load.reserve for load in by_device_map(s, devices("2x80GB")).loads} == {2 * GB}
     kept = {load.reserve for load in by_torchrun(s, devices("2x80GB")).loads}
     assert len(kept) == 1
@@ -194,7 +194,7 @@ def test_several_processes_keep_more_back_on_each_gpu():
 
 def test_the_automatic_map_leaves_gpus_empty():
     """Why a plan has a map of its own: six layers of FP8 fill 78.6 of 80 GB."""
-    s = setting(config("ring-1t-fp8"))
+    s = scenario(config("ring-1t-fp8"))
     found = Counter(automatic_map(s.size, dict.fromkeys(range(16), 80 * GB)).values())
     assert [found[gpu] for gpu in range(16)] == [9] + 11 * [6] + [8, 1, 0, 0]
     assert not by_device_map(s, devices("16x80GB")).automatic
@@ -259,17 +259,19 @@ def test_largest_and_needed_are_the_edge(count, capacity, quantization, context,
     model = config("ring-mini-2.0")
     model.num_experts = 16  # fewer tensors to count, every example anew
     over = [Device(f"gpu {i}", capacity * GB // 100) for i in range(count)]
-    s = setting(model, quantization=quantization, work=Workload(context, batch))
+    s = scenario(model, quantization=quantization, work=Workload(context, batch))
     needed = gpus_needed(s, over[0].capacity)
     assert by_device_map(s, over).fits == (needed is not None and needed <= count)
     found = plan(s, over)
     largest = found.largest["batch"]
     for value, works in ((largest, True), (largest + 1, False)):
         if 1 <= value <= 4096:
-            other = setting(model, quantization=quantization, work=Workload(context, value))
+            other = scenario(model, quantization=quantization, work=Workload(context, value))
             assert by_device_map(other, over).fits == works
-    if not found.ways[0].fits and (change := {c.what: c for c in found.changes}.get("context")):
-        other = setting(model, quantization=quantization, work=Workload(change.value, batch))
+    if not found.strategies[0].fits and (
+        change := {c.what: c for c in found.changes}.get("context")
+    ):
+        other = scenario(model, quantization=quantization, work=Workload(change.value, batch))
         assert by_device_map(other, over).fits
 
 
@@ -279,7 +281,7 @@ LAYOUTS = {"tp, ep": (8, 8, 1), "ep": (1, 8, 1), "tp": (8, 1, 1), "pp": (1, 1, 8
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_ranks_hold_the_whole_model(layout):
     """Weights add up to the model and what is there eight times; each layer is watched once."""
-    s = setting(config("ring-mini-2.0"))
+    s = scenario(config("ring-mini-2.0"))
     tp, _, pp = layout
     loads = sharded(s, devices("8x80GB"), *layout).loads
     size = s.size
@@ -295,7 +297,7 @@ def test_ranks_hold_the_whole_model(layout):
 
 
 def test_ranks_of_vllm_hold_the_whole_model():
-    s = setting(config("ring-mini-2.0"))
+    s = scenario(config("ring-mini-2.0"))
     found = by_vllm(s, devices("8x80GB"))
     assert (found.tp_size, found.pp_size) == (4, 2)
     held = sum(load.weights for load in found.loads) - 3 * sum(s.size.whole_bytes.values())
@@ -315,7 +317,7 @@ TORCHRUN = {
 @pytest.mark.parametrize("name", TORCHRUN)
 def test_the_layout_under_torchrun_and_why(name):
     model, gpus, batch, quantization, layout, fitting, why = TORCHRUN[name]
-    s = setting(config(model), quantization=quantization, work=Workload(batch=batch))
+    s = scenario(config(model), quantization=quantization, work=Workload(batch=batch))
     found = by_torchrun(s, devices(gpus))
     assert (found.tp_size, found.ep_size, found.pp_size) == layout
     assert found.fits == fitting
@@ -346,11 +348,13 @@ def test_every_printed_torchrun_command_is_one_that_loading_accepts(
         setattr(model, key, value)
     if quantization == "published fp8":
         model.quantization_config = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    s = setting(model, quantization="nf4" if quantization == "nf4" else None)
+    s = scenario(model, quantization="nf4" if quantization == "nf4" else None)
     over = devices(f"{count}x{capacity}GB")
-    way = by_torchrun(s, over)
-    assert way.possible or count > model.num_hidden_layers
-    for line in commands(Plan(s, over, (way,), (), {}), way, Launch("M", "M", "G", per_node)):
+    strategy = by_torchrun(s, over)
+    assert strategy.possible or count > model.num_hidden_layers
+    for line in commands(
+        Plan(s, over, (strategy,), (), {}), strategy, Launch("M", "M", "G", per_node)
+    ):
         nodes, each = map(int, re.search(r"--nnodes (\d+) --nproc-per-node (\d+)", line).groups())
         assert each <= per_node
         names = ("tp_size", "ep_size", "pp_size")
@@ -365,72 +369,72 @@ def test_every_printed_torchrun_command_is_one_that_loading_accepts(
 
 def test_vllm_divides_heads(ring_1t):
     """Ring-1T has 8 key/value heads: 16 GPUs are 8 x 2."""
-    found = by_vllm(setting(ring_1t), devices("16x141GB"))
+    found = by_vllm(scenario(ring_1t), devices("16x141GB"))
     assert (found.tp_size, found.pp_size) == (8, 2)
-    odd = by_vllm(setting(config("ring-mini-2.0")), devices("23x80GB"))
+    odd = by_vllm(scenario(config("ring-mini-2.0")), devices("23x80GB"))
     assert not odd.possible
     assert "23 processes" in odd.note
 
 
 def test_no_layout_under_torchrun_is_said_with_the_reasons():
-    way = by_torchrun(setting(config("ring-mini-2.0")), devices("23x80GB"))
-    assert not way.possible
-    assert "256 experts" in way.note
-    assert "20 layers" in way.note
+    strategy = by_torchrun(scenario(config("ring-mini-2.0")), devices("23x80GB"))
+    assert not strategy.possible
+    assert "256 experts" in strategy.note
+    assert "20 layers" in strategy.note
 
 
 def test_main_memory_takes_what_does_not_fit():
-    s = setting(config("ring-flash-2.0"))
+    s = scenario(config("ring-flash-2.0"))
     assert not by_device_map(s, devices("2x80GB")).fits
-    way = by_device_map(s, devices("2x80GB,cpu:300GB"))
-    assert way.fits
-    assert list(way.device_map.values()).count("cpu") == len(way.loads[-1].units) > 0
-    assert way.device_map["lm_head"] == 1
-    assert sum(load.weights for load in way.loads) == s.size.bytes
+    strategy = by_device_map(s, devices("2x80GB,cpu:300GB"))
+    assert strategy.fits
+    assert list(strategy.device_map.values()).count("cpu") == len(strategy.loads[-1].units) > 0
+    assert strategy.device_map["lm_head"] == 1
+    assert sum(load.weights for load in strategy.loads) == s.size.bytes
     assert not by_device_map(s, devices("2x80GB,cpu:5GB")).fits
-    quantized = setting(config("ring-flash-2.0"), quantization="nf4")
+    quantized = scenario(config("ring-flash-2.0"), quantization="nf4")
     assert not by_device_map(quantized, devices("1x40GB,cpu:300GB")).fits
 
 
 def test_fp8_is_dequantised_where_there_is_no_gpu():
-    s = setting(config("ring-1t-fp8"))
+    s = scenario(config("ring-1t-fp8"))
     assert s.held.quantization == "fp8"
-    assert plan(s, devices("cpu:4TB")).setting.size.bytes == size("ring-1t").bytes
+    assert plan(s, devices("cpu:4TB")).scenario.size.bytes == size("ring-1t").bytes
 
 
 # --- commands and reports ------------------------------------------------------------------------
 
 
 def test_commands_of_a_plan():
-    found = plan(setting(config("ring-1t"), quantization="nf4"), devices("8x141GB"))
-    line = commands(found, found.ways[0], Launch("inclusionAI/Ring-1T", "x", "8x141GB"))
+    found = plan(scenario(config("ring-1t"), quantization="nf4"), devices("8x141GB"))
+    line = commands(found, found.strategies[0], Launch("inclusionAI/Ring-1T", "x", "8x141GB"))
     assert line[-1].startswith("ringlens capture inclusionAI/Ring-1T --store runs/first")
     assert "--quantization nf4" in line[-1]
     assert "--device-map auto" in line[-1]
-    fp8 = plan(setting(config("ring-1t-fp8"), work=Workload(batch=1)), devices("16x80GB"))
-    saved, started = commands(fp8, fp8.ways[0], Launch("M", "M", "16x80GB"))
+    fp8 = plan(scenario(config("ring-1t-fp8"), work=Workload(batch=1)), devices("16x80GB"))
+    saved, started = commands(fp8, fp8.strategies[0], Launch("M", "M", "16x80GB"))
     assert "--save-device-map device_map.json" in saved
     assert started.endswith("--device-map device_map.json")
-    (torchrun,) = commands(fp8, fp8.ways[1], Launch("M", "M", "16x80GB"))
+    (torchrun,) = commands(fp8, fp8.strategies[1], Launch("M", "M", "16x80GB"))
     assert torchrun.startswith("torchrun --nnodes 2 --nproc-per-node 8 ")
     assert "-m -- ringlens.cli capture M" in torchrun
     assert torchrun.endswith(" --tp-size 16 --ep-size 16")
-    (vllm,) = commands(fp8, fp8.ways[2], Launch("M", "M", "16x80GB"))
+    (vllm,) = commands(fp8, fp8.strategies[2], Launch("M", "M", "16x80GB"))
     assert "--tensor-parallel-size 8 --pipeline-parallel-size 2" in vllm
     assert "--enable-return-routed-experts" in vllm
 
 
 def test_report_holds_every_number(ring_1t):
-    found = plan(setting(ring_1t), devices("16x80GB"))
+    found = plan(scenario(ring_1t), devices("16x80GB"))
     said = json.loads(json.dumps(report(found, Launch("M", "M", "16x80GB"))))
     assert said["parameters"]["total"] == 999_705_309_184
     assert not said["fits"]
     assert {"fp8 fits on these devices (with a checkpoint published in FP8)"} <= {
         change["says"] for change in said["changes"]
     }
-    for way in said["ways"]:
+    for strategy in said["ways"]:
         assert all(
-            device["used"] + device["free"] == device["capacity"] for device in way["devices"]
+            device["used"] + device["free"] == device["capacity"] for device in strategy["devices"]
         )
     assert sum(device["weights"] for device in said["ways"][0]["devices"]) == size("ring-1t").bytes
 
@@ -475,7 +479,7 @@ def test_wrong_devices_are_refused(spec):
 )
 def test_impossible_settings_are_refused(name, options, message):
     with pytest.raises(ConfigError, match=message):
-        setting(config(name), **options)
+        scenario(config(name), **options)
 
 
 def test_impossible_work_is_refused():

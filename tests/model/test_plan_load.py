@@ -12,7 +12,7 @@ from transformers.integrations.accelerate import get_balanced_memory, infer_auto
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
 from ringlens.model.fit.memory import Workload
 from ringlens.model.fit.placement import Device, automatic_map
-from ringlens.model.fit.scenario import setting
+from ringlens.model.fit.scenario import scenario
 from ringlens.model.fit.size import census, measure, precision
 from ringlens.model.fit.strategy import by_device_map
 from ringlens.model.loading import load_model, read_config
@@ -59,7 +59,7 @@ def tiny(request, tmp_path_factory):
 @pytest.mark.parametrize("layout", ["fused", "modules"])
 def test_parameters_and_bytes_equal_a_loaded_models(tiny, layout, dtype):
     model, _ = load_model(str(tiny), dtype=dtype, experts=layout)
-    s = setting(read_config(str(tiny)), dtype=dtype, layout=layout)
+    s = scenario(read_config(str(tiny)), dtype=dtype, layout=layout)
     assert s.size.total == model.num_parameters()
     assert s.size.bytes == sum(weight_bytes(model).values())
     for unit, planned in s.size.weight_bytes.items():
@@ -70,7 +70,7 @@ def test_parameters_and_bytes_equal_a_loaded_models(tiny, layout, dtype):
 def test_quantised_bytes_equal_a_loaded_models(tiny, quantization):
     pytest.importorskip("bitsandbytes")
     model, _ = load_model(str(tiny), dtype="bfloat16", quantization=quantization)
-    s = setting(read_config(str(tiny)), quantization=quantization)
+    s = scenario(read_config(str(tiny)), quantization=quantization)
     assert s.size.bytes == sum(weight_bytes(model).values())
     assert s.layout == model.config.experts_layout
 
@@ -81,7 +81,7 @@ def test_cache_bytes_equal_a_real_caches(tiny, dtype):
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
         model(torch.arange(34).view(2, 17), cache=cache, use_cache=True)
-    s = setting(model.config, dtype=dtype, work=Workload(context=17, batch=2, prefill=17))
+    s = scenario(model.config, dtype=dtype, work=Workload(context=17, batch=2, prefill=17))
     stored = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     assert s.cache * 6 == sum(tensor.nbytes for tensor in stored)
 
@@ -110,11 +110,11 @@ def test_automatic_map_is_transformers_own(gpus, cpu, tied, layout):
 
 def test_loading_takes_a_planned_map(tiny, tmp_path):
     """Two devices, here main memory and the disk: every parameter has a place, logits are equal."""
-    s = setting(read_config(str(tiny)), dtype="float32", work=Workload(64, 1, 64), reserve=0)
-    way = by_device_map(s, [Device(f"gpu {i}", 900_000_000) for i in range(2)])
-    assert way.fits
-    assert set(way.device_map.values()) == {0, 1}
-    named = {unit: ("cpu", "disk")[place] for unit, place in way.device_map.items()}
+    s = scenario(read_config(str(tiny)), dtype="float32", work=Workload(64, 1, 64), reserve=0)
+    strategy = by_device_map(s, [Device(f"gpu {i}", 900_000_000) for i in range(2)])
+    assert strategy.fits
+    assert set(strategy.device_map.values()) == {0, 1}
+    named = {unit: ("cpu", "disk")[place] for unit, place in strategy.device_map.items()}
     folder = tmp_path / "offloaded"
     model, _ = load_model(str(tiny), dtype="float32", device_map=named, offload_folder=folder)
     plain, _ = load_model(str(tiny), dtype="float32", experts="modules")

@@ -17,7 +17,7 @@ from ringlens.model.fit.memory import (
     decoding_bytes,
 )
 from ringlens.model.fit.placement import devices
-from ringlens.model.fit.scenario import setting
+from ringlens.model.fit.scenario import scenario
 
 BASE = {
     "architectures": ["BailingMoeV2ForCausalLM"],
@@ -102,7 +102,7 @@ def test_decoding_on_a_gpu_takes_what_is_planned_for_copies_of_experts(batch, sh
     copied = batch * config.num_experts_per_tok * 3 * 256 * 512 * 2
     assert copied < found <= decoding_bytes(config, work, 2) + 2 * cache_bytes(config, work, 2)
     assert decoding_bytes(config, work, 2) <= 1.15 * found
-    s = setting(config, work=work)
+    s = scenario(config, work=work)
     assert s.needs["model.layers.1"].working >= decoding_bytes(config, work, 2)
     assert s.on(devices("cpu:8GB")).needs["model.layers.1"].working < copied
 

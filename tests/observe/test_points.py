@@ -8,7 +8,7 @@ from plain_points import plain_points
 from ringlens.errors import ObservationError
 from ringlens.observe.hooks import attach
 from ringlens.observe.kernels.router import choose
-from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
+from ringlens.observe.points import POINTS, find_point, layer_of, layers_with, location
 
 IDS = torch.tensor([[74, 276, 166, 285, 103], [9, 50, 173, 343, 39]])
 
@@ -34,18 +34,19 @@ def snapshot(model):
 
 
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
-def test_each_point_has_three_names(point):
+def test_each_point_has_three_names(point, model):
     layer = None if point.layers == "none" else 2
     assert find_point(point.name) == (point, None)
     assert find_point(point.at(layer)) == (point, layer)
-    by_path, found = find_point(point.path.format(layer))
-    assert by_path.path == point.path
+    place = location(point, model.config)
+    by_path, found = find_point(place.path.format(layer), model.config)
+    assert location(by_path, model.config).path == place.path
     assert found == layer
 
 
-def test_a_shared_module_path_is_its_output():
-    assert find_point("model.layers.3") == (POINTS["resid_post"], 3)
-    assert find_point("model.layers.3.mlp.gate") == (POINTS["router_logits"], 3)
+def test_a_shared_module_path_is_its_output(model):
+    assert find_point("model.layers.3", model.config) == (POINTS["resid_post"], 3)
+    assert find_point("model.layers.3.mlp.gate", model.config) == (POINTS["router_logits"], 3)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,9 @@ def test_a_shared_module_path_is_its_output():
         ("router_choices", "router_choice"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
+def test_an_unknown_name_is_refused_with_the_nearest(name, nearest, model):
     with pytest.raises(ObservationError, match=rf"Nearest: .*{nearest}\b"):
-        find_point(name)
+        find_point(name, model.config)
 
 
 def test_layers_are_checked(model):

@@ -11,8 +11,10 @@ from ringlens.observe.kernels.router import (
     contains,
     refuse_other_choice,
     rounded_logits,
-    router_record,
     storable_logits,
+)
+from ringlens.observe.kernels.router import (
+    torch_record as router_record,
 )
 
 
@@ -99,7 +101,7 @@ def test_a_router_with_its_outputs_in_another_order_is_refused():
 def test_rounding_changes_a_choice_only_where_it_may(router):
     spec, logits, bias = router
     record = router_record(logits, *route(spec, logits, bias), bias, spec)
-    stored, doubtful = rounded_logits(logits, record.margin_N, record.group_margin_N)
+    stored, doubtful = rounded_logits(logits, record.margin_N, record.group_margin_N, spec)
     assert torch.equal(stored[doubtful], logits[doubtful])
     exact = storable_logits(logits, record.expert_ids_Nk, bias, spec)
     assert torch.equal(stored[~doubtful], exact[~doubtful])

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from random_routers import ring_rule, route, routers
 
+from ringlens.observe.instruments.routing import record_of as router_record
 from ringlens.observe.kernels.router import (
     TIE,
     RouterRecord,
     best,
     limit_groups,
     refuse_other_choice,
-    router_record,
     torch_record,
 )
 

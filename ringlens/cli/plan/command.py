@@ -12,9 +12,10 @@ from ringlens.cli.options import LAYOUT, QUANTIZATION
 from ringlens.errors import ConfigError, ModelNotFoundError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from ringlens.model.fit.launch import Launch
     from ringlens.model.fit.plan import Plan
-    from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
 @click.command()
@@ -76,14 +77,14 @@ def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch
     from ringlens.model.fit.launch import MODEL, Launch
     from ringlens.model.fit.memory import Workload
     from ringlens.model.fit.plan import plan as plan_over
-    from ringlens.model.fit.scenario import setting
+    from ringlens.model.fit.scenario import scenario
     from ringlens.model.loading import locate, read_config
 
     file = Path(model).expanduser()
     if file.suffix == ".json" and not file.is_file():
         raise ModelNotFoundError(f"no configuration {model!r}. Give the path of a config.json.")
     config = read_config(str(file) if file.is_file() else locate(model), given["revision"])
-    what = setting(
+    what = scenario(
         config,
         quantization=given["quantization"],
         dtype=given["dtype"] or _loaded_dtype(model, config),
@@ -97,7 +98,7 @@ def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch
     return plan_over(what, over), Launch(name, model, gpus, given["gpus_per_node"], given["dtype"])
 
 
-def _loaded_dtype(model: str, config: BailingMoeV2Config) -> str:
+def _loaded_dtype(model: str, config: PreTrainedConfig) -> str:
     """The dtype that :func:`ringlens.load` chooses by itself."""
     from ringlens.model.loading import BUNDLED
 
@@ -121,13 +122,13 @@ def _bytes(size: str) -> int:
 def _save_map(made: Plan, path: Path) -> None:
     import json
 
-    way = made.ways[0]
-    if not way.fits:
+    strategy = made.strategies[0]
+    if not strategy.fits:
         raise ConfigError(
             "there is no device map to save: the model does not fit on these devices. Run "
             "ringlens plan without --save-device-map to see what to change."
         )
     try:
-        path.write_text(json.dumps(way.device_map, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(strategy.device_map, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the device map {str(path)!r}: {error}") from error

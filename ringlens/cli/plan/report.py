@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ringlens.model.fit.launch import FP8_MODEL, MODEL, Launch, commands
-from ringlens.model.fit.placement import LAYERS
 from ringlens.model.fit.scenario import DECODING
 from ringlens.model.fit.size import KEPT, QUANTIZED
-from ringlens.model.fit.strategy import OUTSIDE, Way
+from ringlens.model.fit.strategy import Strategy
 
 if TYPE_CHECKING:
     from ringlens.model.fit.placement import Load
     from ringlens.model.fit.plan import Plan
+    from ringlens.model.sizes import Units
 
 TITLES = {
     "device_map": "One process, layers spread over the devices",
@@ -37,19 +37,19 @@ def print_plan(plan: Plan, launch: Launch) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(_parameters(plan))
     console.print(_memory(plan))
-    for way in plan.ways:
-        _print_way(console, plan, way, launch)
+    for strategy in plan.strategies:
+        _print_strategy(console, plan, strategy, launch)
     if plan.changes:
         console.print("\n[bold]What to change[/bold]")
         for change in plan.changes:
             console.print(f"  {change.sentence}")
-    elif plan.ways[0].fits:
+    elif plan.strategies[0].fits:
         rooms = ", ".join(f"{name} {room:,}" for name, room in plan.largest.items())
         console.print(f"\nLargest that still fits, each for itself: {rooms}.")
-    if plan.setting.work.context > plan.setting.config.max_position_embeddings:
+    if plan.scenario.work.context > plan.scenario.model.positions:
         console.print(
             f"[yellow]The context is longer than the model's "
-            f"{plan.setting.config.max_position_embeddings:,} positions.[/yellow]"
+            f"{plan.scenario.model.positions:,} positions.[/yellow]"
         )
 
 
@@ -75,7 +75,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _parameters(plan: Plan) -> Table:
-    size = plan.setting.size
+    size = plan.scenario.size
     table = _table("Parameters", "kind", "parameters")
     for kind, count in size.parameters.items():
         table.add_row(kind, billions(count))
@@ -85,9 +85,10 @@ def _parameters(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    s, layers = plan.setting, plan.setting.config.num_hidden_layers
+    s, layers = plan.scenario, plan.scenario.model.layers
     peak = max(s.activations, key=lambda stage: s.activations[stage])
-    largest = max(size for unit, size in s.size.weight_bytes.items() if unit.startswith(LAYERS))
+    weights = s.size.weight_bytes.items()
+    largest = max(size for unit, size in weights if s.units.layer(unit) is not None)
     work, prefill = s.work, min(s.work.prefill, s.work.context)
     at_once = 1 if peak == DECODING else prefill
     rows = [
@@ -111,51 +112,58 @@ def _memory(plan: Plan) -> Table:
     return table
 
 
-def _print_way(console: Console, plan: Plan, way: Way, launch: Launch) -> None:
-    verdict = "fits" if way.fits else "does not fit" if way.possible else "not possible"
-    colour = "green" if way.fits else "red"
-    sizes = (("tp", way.tp_size), ("ep", way.ep_size), ("pp", way.pp_size))
+def _print_strategy(console: Console, plan: Plan, strategy: Strategy, launch: Launch) -> None:
+    verdict = "fits" if strategy.fits else "does not fit" if strategy.possible else "not possible"
+    colour = "green" if strategy.fits else "red"
+    sizes = (("tp", strategy.tp_size), ("ep", strategy.ep_size), ("pp", strategy.pp_size))
     shape = "".join(f", {name} {size}" for name, size in sizes if size > 1)
-    console.print(f"\n[bold]{TITLES[way.name]}{shape}[/bold]: [{colour}]{verdict}[/{colour}]")
-    if way.note:
-        console.print(f"  {way.note.strip()}")
-    if not way.possible:
+    console.print(f"\n[bold]{TITLES[strategy.name]}{shape}[/bold]: [{colour}]{verdict}[/{colour}]")
+    if strategy.note:
+        console.print(f"  {strategy.note.strip()}")
+    if not strategy.possible:
         return
-    console.print(_devices(way))
-    if not way.fits:
+    console.print(_devices(strategy, plan.scenario.units))
+    if not strategy.fits:
         return
-    for command in commands(plan, way, launch):
+    for command in commands(plan, strategy, launch):
         console.print(command, soft_wrap=True, markup=False)
-    printed = " ".join(commands(plan, way, launch))
+    printed = " ".join(commands(plan, strategy, launch))
     if f" {FP8_MODEL} " in printed:
         console.print(f"  (for {FP8_MODEL} put a checkpoint published in FP8)")
     elif f" {MODEL} " in printed:
         console.print(f"  (for {MODEL} put the folder or hub id of the weights)")
 
 
-def _devices(way: Way) -> Table:
+def _devices(strategy: Strategy, units: Units) -> Table:
     columns = ("weights", "keys, values", "recording", "working", "fusing", "reserve", "used")
     table = _table("", "device", "holds", *columns, "free")
-    for names, load in _alike(way.loads):
+    for names, load in _alike(strategy.loads, units):
         sizes = (load.weights, load.cache, load.recording, load.working, load.fusing)
         cells = [gigabytes(size) for size in (*sizes, load.reserve, load.used, load.free)]
         style = "red" if load.free < 0 else None
-        table.add_row(names, _held(load), *cells, style=style)
+        table.add_row(names, _held(load, units), *cells, style=style)
     return table
 
 
-def _held(load: Load) -> str:
+def _held(load: Load, units: Units) -> str:
     """How many layers a device holds, and what else."""
-    layers = [unit for unit in load.units if unit.startswith(LAYERS)]
-    named = [name for unit, name in OUTSIDE.items() if unit in load.units]
+    layers = [unit for unit in load.units if units.layer(unit) is not None]
+    outside = ((units.embeddings, "embeddings"), (units.head, "head"))
+    named = [name for unit, name in outside if unit in load.units]
     return " + ".join([f"{len(layers)} layers", *named]) if load.units else "nothing"
 
 
-def _alike(loads: Sequence[Load]) -> list[tuple[str, Load]]:
+def _alike(loads: Sequence[Load], units: Units) -> list[tuple[str, Load]]:
     """Neighbouring devices that hold as much of everything share a row."""
 
     def content(load: Load) -> tuple[object, ...]:
-        return (load.device.capacity, _held(load), load.used, load.weights, load.device.is_gpu)
+        return (
+            load.device.capacity,
+            _held(load, units),
+            load.used,
+            load.weights,
+            load.device.is_gpu,
+        )
 
     rows = []
     for _, group in groupby(loads, key=content):
@@ -173,7 +181,7 @@ def print_json(plan: Plan, launch: Launch) -> None:
 
 def report(plan: Plan, launch: Launch) -> dict[str, Any]:
     """All numbers of a plan and its commands as plain values; bytes unless named else."""
-    s, size = plan.setting, plan.setting.size
+    s, size = plan.scenario, plan.scenario.size
     return {
         "model": launch.source,
         "precision": s.held.name,
@@ -192,9 +200,9 @@ def report(plan: Plan, launch: Launch) -> dict[str, Any]:
             "context": s.work.context,
             "batch": s.work.batch,
             "prefill": min(s.work.prefill, s.work.context),
-            "max_position_embeddings": s.config.max_position_embeddings,
+            "max_position_embeddings": s.model.positions,
         },
-        "cache": {"layer": s.cache, "total": s.cache * s.config.num_hidden_layers},
+        "cache": {"layer": s.cache, "total": s.cache * s.model.layers},
         "activations": {**s.activations, "peak": max(s.activations.values())},
         "recording": {
             "sparse_layer": s.recording.sparse_layer,
@@ -202,8 +210,8 @@ def report(plan: Plan, launch: Launch) -> dict[str, Any]:
             "host": plan.host,
         },
         "devices": [{"name": d.name, "capacity": d.capacity} for d in plan.devices],
-        "fits": plan.ways[0].fits,
-        "ways": [_way(plan, way, launch) for way in plan.ways],
+        "fits": plan.strategies[0].fits,
+        "ways": [_strategy(plan, strategy, launch) for strategy in plan.strategies],
         "changes": [{"what": c.what, "value": c.value, "says": c.sentence} for c in plan.changes],
         "largest": plan.largest,
     }
@@ -211,27 +219,24 @@ def report(plan: Plan, launch: Launch) -> dict[str, Any]:
 
 def _layer(plan: Plan, *, sparse: bool) -> int | None:
     """Bytes of one sparse or dense layer; None where there is none."""
-    layers = plan.setting.config.sparse_layers
-    dense = range(plan.setting.config.first_k_dense_replace)
-    chosen = layers if sparse else dense
-    if not chosen:
-        return None
-    return plan.setting.size.weight_bytes[f"model.layers.{chosen[0]}"]
+    model, size = plan.scenario.model, plan.scenario.size
+    chosen = model.sparse_layers if sparse else model.dense_layers
+    return size.weight_bytes[f"{size.units.layers}{chosen[0]}"] if chosen else None
 
 
-def _way(plan: Plan, way: Way, launch: Launch) -> dict[str, Any]:
+def _strategy(plan: Plan, strategy: Strategy, launch: Launch) -> dict[str, Any]:
     return {
-        "name": way.name,
-        "possible": way.possible,
-        "fits": way.fits,
-        "note": way.note,
-        "tp_size": way.tp_size,
-        "ep_size": way.ep_size,
-        "pp_size": way.pp_size,
-        "automatic": way.automatic,
-        "device_map": way.device_map,
-        "devices": [_load(load) for load in way.loads],
-        "commands": commands(plan, way, launch),
+        "name": strategy.name,
+        "possible": strategy.possible,
+        "fits": strategy.fits,
+        "note": strategy.note,
+        "tp_size": strategy.tp_size,
+        "ep_size": strategy.ep_size,
+        "pp_size": strategy.pp_size,
+        "automatic": strategy.automatic,
+        "device_map": strategy.device_map,
+        "devices": [_load(load) for load in strategy.loads],
+        "commands": commands(plan, strategy, launch),
     }
 
 

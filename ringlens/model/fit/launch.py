@@ -1,4 +1,4 @@
-"""The exact commands that start a plan's ways."""
+"""The exact commands that start a plan's strategies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import ceil
 from ringlens.model.fit.plan import Plan
 from ringlens.model.fit.scenario import RESERVE, layout_for
 from ringlens.model.fit.size import published_quantization
-from ringlens.model.fit.strategy import Way
+from ringlens.model.fit.strategy import Strategy
 from ringlens.model.parallel import processes
 
 MAP_FILE = "device_map.json"
@@ -39,21 +39,21 @@ class Launch:
     dtype: str | None = None
 
 
-def commands(plan: Plan, way: Way, launch: Launch) -> list[str]:
-    """Commands that start one way, in order; none where it is not possible."""
-    if not way.possible:
+def commands(plan: Plan, strategy: Strategy, launch: Launch) -> list[str]:
+    """Commands that start one strategy, in order; none where it is not possible."""
+    if not strategy.possible:
         return []
-    s = plan.setting
+    s = plan.scenario
     if s.held.quantization == "fp8" and published_quantization(s.config) != "fp8":
         launch = replace(launch, model=FP8_MODEL, source=FP8_MODEL)
-    return {"device_map": _device_map, "torchrun": _torchrun, "vllm": _vllm}[way.name](
-        plan, way, launch
+    return {"device_map": _device_map, "torchrun": _torchrun, "vllm": _vllm}[strategy.name](
+        plan, strategy, launch
     )
 
 
 def _capture(plan: Plan, launch: Launch) -> str:
-    """Options of ``ringlens capture`` that every way shares, after the model's name."""
-    s = plan.setting
+    """Options of ``ringlens capture`` that every strategy shares, after the model's name."""
+    s = plan.scenario
     new = s.work.context - PROMPT if s.work.context > PROMPT else s.work.context
     options = [f"--store {STORE}", f"--batch-size {s.work.batch}", f"--max-new-tokens {new}"]
     if s.held.quantization:
@@ -63,20 +63,20 @@ def _capture(plan: Plan, launch: Launch) -> str:
 
 def _shared_options(plan: Plan, launch: Launch) -> list[str]:
     """Options that planning and loading share."""
-    s = plan.setting
+    s = plan.scenario
     options = [f"--dtype {launch.dtype}"] if launch.dtype else []
     if s.layout != layout_for(s.held.quantization):
         options.append(f"--experts {s.layout}")
     return options
 
 
-def _device_map(plan: Plan, way: Way, launch: Launch) -> list[str]:
+def _device_map(plan: Plan, strategy: Strategy, launch: Launch) -> list[str]:
     line = f"ringlens capture {launch.model} {_capture(plan, launch)}"
-    if not any(load.device.is_gpu for load in way.loads):
+    if not any(load.device.is_gpu for load in strategy.loads):
         return [line]
-    if way.automatic:
+    if strategy.automatic:
         return [f"{line} --device-map auto"]
-    s = plan.setting
+    s = plan.scenario
     chosen = s.held.quantization
     again = [f"ringlens plan {launch.source} --gpus {launch.gpus}"]
     if chosen and chosen not in ("fp8", published_quantization(s.config)):
@@ -91,11 +91,11 @@ def _device_map(plan: Plan, way: Way, launch: Launch) -> list[str]:
     ]
 
 
-def _torchrun(plan: Plan, way: Way, launch: Launch) -> list[str]:
-    started = processes(way.tp_size, way.ep_size, way.pp_size)
+def _torchrun(plan: Plan, strategy: Strategy, launch: Launch) -> list[str]:
+    started = processes(strategy.tp_size, strategy.ep_size, strategy.pp_size)
     # As few machines as can start equally many processes each.
     nodes = next(n for n in count(ceil(started / launch.per_node)) if started % n == 0)
-    sizes = (("tp", way.tp_size), ("ep", way.ep_size), ("pp", way.pp_size))
+    sizes = (("tp", strategy.tp_size), ("ep", strategy.ep_size), ("pp", strategy.pp_size))
     layout = " ".join(f"--{name}-size {size}" for name, size in sizes if size > 1)
     start = f"torchrun --nnodes {nodes} --nproc-per-node {started // nodes}"
     start += (
@@ -107,10 +107,10 @@ def _torchrun(plan: Plan, way: Way, launch: Launch) -> list[str]:
     return [f"{start} -m -- ringlens.cli capture {launch.model} {_capture(plan, launch)} {layout}"]
 
 
-def _vllm(plan: Plan, way: Way, launch: Launch) -> list[str]:
-    work = plan.setting.work
+def _vllm(plan: Plan, strategy: Strategy, launch: Launch) -> list[str]:
+    work = plan.scenario.work
     return [
-        f"vllm serve {launch.model} --trust-remote-code --tensor-parallel-size {way.tp_size} "
-        f"--pipeline-parallel-size {way.pp_size} --max-model-len {work.context} "
+        f"vllm serve {launch.model} --trust-remote-code --tensor-parallel-size {strategy.tp_size} "
+        f"--pipeline-parallel-size {strategy.pp_size} --max-model-len {work.context} "
         f"--max-num-seqs {work.batch} --enable-return-routed-experts"
     ]

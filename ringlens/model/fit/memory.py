@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ringlens.errors import ConfigError
+from ringlens.model.family import sizes_of
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from transformers import PreTrainedConfig
 
 # Recording: decoding steps observed together; bytes of blocks that may wait for the writer (beside
 # a GPU, and on the CPU alone), and of records that wait to be committed (the constants of
@@ -60,14 +61,14 @@ class Workload:
         return self.batch * min(self.prefill, self.context)
 
 
-def cache_bytes(config: BailingMoeV2Config, work: Workload, item: int) -> int:
+def cache_bytes(config: PreTrainedConfig, work: Workload, item: int) -> int:
     """Keys and values of one layer: S · B · 2 · G · C · b."""
-    kv_heads, head_dim = config.num_key_value_heads or 0, config.head_dim or 0
-    return work.context * work.batch * 2 * kv_heads * head_dim * item
+    model = sizes_of(config)
+    return work.context * work.batch * 2 * model.kv_heads * model.head_dim * item
 
 
 def activation_bytes(
-    config: BailingMoeV2Config, work: Workload, item: int, layout: str, linear_bytes: int = 0
+    config: PreTrainedConfig, work: Workload, item: int, layout: str, linear_bytes: int = 0
 ) -> dict[str, int]:
     """Peak working memory of each stage of a forward; a device needs the largest one's.
 
@@ -78,14 +79,14 @@ def activation_bytes(
         layout: "fused" or "modules".
         linear_bytes: Largest linear layer that is dequantised for a product.
     """
-    N, D, k = work.tokens, config.hidden_size, config.num_experts_per_tok
-    F, C = config.moe_intermediate_size, config.head_dim or 0
-    H, G = config.num_attention_heads, config.num_key_value_heads or 0
+    model = sizes_of(config)
+    N, D, k = work.tokens, model.hidden_size, model.router.experts_per_token
+    F, C, H, G = model.expert_width, model.head_dim, model.heads, model.kv_heads
     # Embeddings, the layer's input, its attention's output, their sum, and the normed sum; cosines
     # and sines; where traces of several lengths stand side by side, a mask.
     mask = N * work.context if work.batch > 1 else 0
-    stream = 5 * N * D * item + 2 * N * config.rotary_dim * item + mask
-    routing = N * (config.num_experts * 6 * 4 + k * 6 * 8)  # scores in float32, order of choices
+    stream = 5 * N * D * item + 2 * N * model.rotary_dim * item + mask
+    routing = N * (model.router.experts * 6 * 4 + k * 6 * 8)  # scores in float32, order of choices
     queries = N * H * C
     # Fused projection, rotated queries, float32 copies inside the query norm; a layer's keys and
     # values twice while the cache grows, and once more a head where a mask forbids sharing them.
@@ -102,9 +103,9 @@ def activation_bytes(
     return {
         "attention": attention + linear_bytes,
         "head statistics": stream + queries * (2 * item + STATISTICS_WORK),
-        "experts": stream + routing + experts + linear_bytes if config.sparse_layers else 0,
-        "dense FFN": stream + 3 * N * config.intermediate_size * item + linear_bytes,
-        "logits": stream + 2 * 4 * work.batch * config.vocab_size + CHUNK_LOGITS,
+        "experts": stream + routing + experts + linear_bytes if model.sparse_layers else 0,
+        "dense FFN": stream + 3 * N * model.dense_width * item + linear_bytes,
+        "logits": stream + 2 * 4 * work.batch * model.vocabulary + CHUNK_LOGITS,
     }
 
 
@@ -127,7 +128,7 @@ class Recording:
     host_alone: int
 
 
-def decoding_bytes(config: BailingMoeV2Config, work: Workload, item: int, shares: int = 1) -> int:
+def decoding_bytes(config: PreTrainedConfig, work: Workload, item: int, shares: int = 1) -> int:
     """Working memory of one decoding step of fused experts on a GPU, copied weights included.
 
     ``generate`` switches experts to transformers' ``batched_mm`` after the prompt wherever the
@@ -142,28 +143,30 @@ def decoding_bytes(config: BailingMoeV2Config, work: Workload, item: int, shares
         shares: Processes that split each expert's width (tensor parallelism without expert
             parallelism).
     """
-    D, F = config.hidden_size, -(-config.moe_intermediate_size // shares)
-    rows, chosen = work.batch, work.batch * config.num_experts_per_tok
+    model = sizes_of(config)
+    D, F, k = model.hidden_size, -(-model.expert_width // shares), model.router.experts_per_token
+    rows, chosen = work.batch, work.batch * k
     copied = chosen * 3 * D * F * item
     # Repeated inputs, both projections' outputs, the weighted one in float32.
     mixed = chosen * (D * (2 * item + 4) + 4 * F * item)
-    stream = 5 * rows * D * item + 2 * rows * config.rotary_dim * item + rows * work.context
-    routing = rows * (config.num_experts * 6 * 4 + config.num_experts_per_tok * 6 * 8)
+    stream = 5 * rows * D * item + 2 * rows * model.rotary_dim * item + rows * work.context
+    routing = rows * (model.router.experts * 6 * 4 + k * 6 * 8)
     return stream + routing + copied + mixed
 
 
-def recording_bytes(config: BailingMoeV2Config, work: Workload, item: int) -> Recording:
+def recording_bytes(config: PreTrainedConfig, work: Workload, item: int) -> Recording:
     """Buffers of a run that records routing, router logits and heads.
 
     Decoding: a block of 64 steps waits on the device, with router logits and choices and with each
     head's query and output (statistics of 64 steps are computed together). Prefill: the router's of
     one forward, and four statistics a head. The larger of the two counts.
     """
-    H, C = config.num_attention_heads, config.head_dim or 0
-    router = config.num_experts * LOGIT_BYTES + config.num_experts_per_tok * CHOICE_BYTES
+    model = sizes_of(config)
+    H, C = model.heads, model.head_dim
+    router = model.router.experts * LOGIT_BYTES + model.router.experts_per_token * CHOICE_BYTES
     waiting, seen = 2 * H * C * item, H * STATISTICS_BYTES
     decoded, prefilled = work.batch * BLOCK_TOKENS, work.tokens
-    sparse, dense = len(config.sparse_layers), config.first_k_dense_replace
+    sparse, dense = len(model.sparse_layers), len(model.dense_layers)
     block = max(decoded, prefilled) * (sparse * (router + seen) + dense * seen)
     return Recording(
         sparse_layer=max(decoded * (router + waiting), prefilled * (router + seen)),

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from ringlens.errors import ConfigError
 from ringlens.model.fit.size import Size
 
-LAYERS = "model.layers."
 DeviceMap = dict[str, str | int]
 BYTES = {
     "MB": 10**6,
@@ -241,7 +240,7 @@ def automatic_map(
             order.pop(0)
             used = 0.0
     if tied:
-        placed["lm_head"] = placed["model.word_embeddings"]
+        placed[size.units.head] = placed[size.units.embeddings]
     return placed
 
 
@@ -254,15 +253,16 @@ def _balanced(root: _Module, capacities: Mapping[int | str, float]) -> dict[int 
 
 
 def _tree(size: Size) -> _Module:
-    """The modules of a Ring model, down to what is never split."""
+    """The modules of a model, down to what is never split."""
     units = {name: _Module(name, float(seen)) for name, seen in size.seen_bytes.items()}
-    layers = tuple(m for name, m in units.items() if name.startswith(LAYERS))
-    head = units.pop("lm_head", None)
+    named = size.units
+    layers = tuple(m for name, m in units.items() if name.startswith(named.layers))
+    head = units.pop(named.head, None)
     inner = (
-        units["model.word_embeddings"],
-        _Module("model.layers", sum(m.size for m in layers), layers),
-        units["model.norm"],
-        units["model.rotary_emb"],
+        units[named.embeddings],
+        _Module(named.layers.removesuffix("."), sum(m.size for m in layers), layers),
+        units[named.norm],
+        units[named.rotary],
     )
     model = _Module("model", sum(m.size for m in inner), inner)
     children = (model, head) if head else (model,)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ringlens.model.fit.placement import Device, fill, fits
-from ringlens.model.fit.scenario import BITSANDBYTES, Setting, empty_loads
+from ringlens.model.fit.scenario import BITSANDBYTES, Scenario, empty_loads
 from ringlens.model.fit.size import published_quantization
-from ringlens.model.fit.strategy import Way, by_device_map, by_torchrun, by_vllm
+from ringlens.model.fit.strategy import Strategy, by_device_map, by_torchrun, by_vllm
 
 COMMON = (80 * 10**9, 141 * 10**9)
 FP8_NOTE = " (with a checkpoint published in FP8)"
@@ -28,43 +28,45 @@ class Plan:
     """A model over devices.
 
     Attributes:
-        setting: The model, its precision and its work.
+        scenario: The model, its precision and its work.
         devices: The devices.
-        ways: By device map, by torchrun, by vLLM.
+        strategies: By device map, by torchrun, by vLLM.
         changes: What would make it fit by device map; empty where it fits.
         largest: Largest context, batch and prefill that fit by device map, each for itself; 0 where
             none does.
     """
 
-    setting: Setting
+    scenario: Scenario
     devices: tuple[Device, ...]
-    ways: tuple[Way, ...]
+    strategies: tuple[Strategy, ...]
     changes: tuple[Change, ...]
     largest: dict[str, int]
 
     @property
     def host(self) -> int:
         """Main memory that recording takes in each process, bytes."""
-        recording = self.setting.recording
+        recording = self.scenario.recording
         gpus = any(device.is_gpu for device in self.devices)
         return recording.host if gpus else recording.host_alone
 
 
-def plan(setting: Setting, devices: Sequence[Device]) -> Plan:
-    """Try every way, and look for changes where the first does not fit.
+def plan(scenario: Scenario, devices: Sequence[Device]) -> Plan:
+    """Try every strategy, and look for changes where the first does not fit.
 
     On the CPU alone an FP8 checkpoint is planned for as it is loaded there: dequantised.
     """
-    setting = setting.on(devices)
-    ways = tuple(way(setting, devices) for way in (by_device_map, by_torchrun, by_vllm))
+    scenario = scenario.on(devices)
+    strategies = tuple(
+        strategy(scenario, devices) for strategy in (by_device_map, by_torchrun, by_vllm)
+    )
     gpus = [d for d in devices if d.is_gpu] or list(devices)
-    tops = {"context": setting.config.max_position_embeddings, "batch": 4096, "prefill": 65536}
-    room = {name: largest(setting, gpus, name, top) for name, top in tops.items()}
-    found = [] if ways[0].fits else changes(setting, gpus, room)
-    return Plan(setting, tuple(devices), ways, tuple(found), room)
+    tops = {"context": scenario.model.positions, "batch": 4096, "prefill": 65536}
+    room = {name: largest(scenario, gpus, name, top) for name, top in tops.items()}
+    found = [] if strategies[0].fits else changes(scenario, gpus, room)
+    return Plan(scenario, tuple(devices), strategies, tuple(found), room)
 
 
-def changes(s: Setting, gpus: Sequence[Device], room: dict[str, int]) -> list[Change]:
+def changes(s: Scenario, gpus: Sequence[Device], room: dict[str, int]) -> list[Change]:
     """Changes after each of which the model fits by device map, found by trying them.
 
     Args:
@@ -104,7 +106,7 @@ def _sizes(gpus: Sequence[Device]) -> list[int]:
     return [given, *(size for size in COMMON if size > given)]
 
 
-def largest(s: Setting, devices: Sequence[Device], name: str, top: int) -> int:
+def largest(s: Scenario, devices: Sequence[Device], name: str, top: int) -> int:
     """Largest context, batch or prefill up to ``top`` that fits; 0 where none does.
 
     Contexts and prefills are rounded down to multiples of 1,024 where they are above that.
@@ -121,7 +123,7 @@ def largest(s: Setting, devices: Sequence[Device], name: str, top: int) -> int:
     return low // 1024 * 1024 if name != "batch" and 1024 <= low < top else low
 
 
-def gpus_needed(s: Setting, capacity: int) -> int | None:
+def gpus_needed(s: Scenario, capacity: int) -> int | None:
     """How many GPUs of a size hold the model by device map; None where no number does."""
     devices = [Device(f"gpu {i}", capacity) for i in range(len(s.needs))]
     loads = fill(s.needs, empty_loads(s, devices))

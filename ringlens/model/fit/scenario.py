@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ringlens.errors import ConfigError
+from ringlens.model.family import sizes_of
 from ringlens.model.fit.memory import (
     Recording,
     Workload,
@@ -15,7 +17,7 @@ from ringlens.model.fit.memory import (
     decoding_bytes,
     recording_bytes,
 )
-from ringlens.model.fit.placement import LAYERS, Device, Load, Need
+from ringlens.model.fit.placement import Device, Load, Need
 from ringlens.model.fit.size import (
     Precision,
     Size,
@@ -27,7 +29,10 @@ from ringlens.model.fit.size import (
 )
 from ringlens.model.layout import choose_layout
 from ringlens.model.quantization import fp8_block
-from ringlens.model.ring.configuration import BailingMoeV2Config
+from ringlens.model.sizes import Sizes, Units
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Kept back on each GPU: CUDA context, workspaces of its libraries, fragmentation of the allocator.
 RESERVE = 2 * 10**9
@@ -40,7 +45,7 @@ BITSANDBYTES = ("int8", "nf4", "nf4-double")
 
 
 @dataclass(frozen=True)
-class Setting:
+class Scenario:
     """Everything a plan follows from, but the devices.
 
     Attributes:
@@ -53,7 +58,7 @@ class Setting:
         splits: Processes that split each expert's width; 0 where decoding copies no experts.
     """
 
-    config: BailingMoeV2Config
+    config: PreTrainedConfig
     tensors: list[Tensors]
     held: Precision
     layout: str
@@ -62,8 +67,18 @@ class Setting:
     splits: int = 1
 
     @cached_property
+    def model(self) -> Sizes:
+        """Sizes of the model."""
+        return sizes_of(self.config)
+
+    @property
+    def units(self) -> Units:
+        """Names of what is placed as a whole."""
+        return self.size.units
+
+    @cached_property
     def size(self) -> Size:
-        """The model's size."""
+        """Sizes of its weights."""
         return measure(self.config, self.tensors, self.held, self.layout)
 
     @cached_property
@@ -76,7 +91,7 @@ class Setting:
         """Working memory of each stage of a forward, bytes."""
         item = self.held.item
         stages = activation_bytes(self.config, self.work, item, self.layout, self.size.linear_bytes)
-        if self.copies and self.config.sparse_layers:
+        if self.copies and self.model.sparse_layers:
             stages[DECODING] = decoding_bytes(self.config, self.work, item, self.splits)
         return stages
 
@@ -97,11 +112,12 @@ class Setting:
 
     def _need(self, unit: str, weights: int) -> Need:
         stages = self.activations
-        if not unit.startswith(LAYERS):
-            head = "model.word_embeddings" if self.config.tie_word_embeddings else "lm_head"
+        layer = self.units.layer(unit)
+        if layer is None:
+            head = self.units.embeddings if self.model.tied else self.units.head
             return Need(weights, working=stages["logits"] if unit == head else 0)
         attending = max(stages["attention"], stages["head statistics"])
-        if int(unit.removeprefix(LAYERS)) in self.config.sparse_layers:
+        if layer in self.model.sparse_layers:
             # PyTorch keeps the blocks of the prompt's forward; without them it would cut up those
             # of the copies, and the next copies would find no room.
             working = max(attending, stages["experts"]) + stages.get(DECODING, 0)
@@ -111,18 +127,18 @@ class Setting:
         working = max(attending, stages["dense FFN"])
         return Need(weights, self.cache, self.recording.dense_layer, working)
 
-    def on(self, devices: Sequence[Device]) -> Setting:
+    def on(self, devices: Sequence[Device]) -> Scenario:
         """The same as it runs on devices: without a GPU, FP8 is dequantised and nothing copied."""
         if any(device.is_gpu for device in devices):
             return self
         plain = self.plain() if self.held.quantization == "fp8" else self
         return replace(plain, splits=0)
 
-    def plain(self) -> Setting:
+    def plain(self) -> Scenario:
         """The same without quantisation."""
         return replace(self, held=precision(None, self.held.dtype))
 
-    def quantized(self, quantization: str | None) -> Setting:
+    def quantized(self, quantization: str | None) -> Scenario:
         """The same with another quantisation, in the layout it runs in."""
         held = precision(quantization, self.held.dtype)
         return replace(self, held=held, layout=layout_for(quantization))
@@ -143,15 +159,15 @@ def layout_for(quantization: str | None, asked: str | None = None, *, sharded: b
     return choose_layout(asked, method=method, keeps_fp8=quantization == "fp8", sharded=sharded)
 
 
-def setting(
-    config: BailingMoeV2Config,
+def scenario(
+    config: PreTrainedConfig,
     *,
     quantization: str | None = None,
     dtype: str = "bfloat16",
     layout: str | None = None,
     work: Workload | None = None,
     reserve: int = RESERVE,
-) -> Setting:
+) -> Scenario:
     """What is to be planned for, checked.
 
     Args:
@@ -173,11 +189,11 @@ def setting(
         )
     method = quantization or published
     held = precision(method, dtype, fp8_block(config))
-    return Setting(
+    return Scenario(
         config, census(config), held, layout_for(method, layout), work or Workload(), reserve
     )
 
 
-def empty_loads(s: Setting, devices: Sequence[Device]) -> list[Load]:
+def empty_loads(s: Scenario, devices: Sequence[Device]) -> list[Load]:
     """The devices before anything is placed; without a GPU buffers stand in main memory."""
     return [Load(d, s.reserve if d.is_gpu else s.recording.host_alone) for d in devices]

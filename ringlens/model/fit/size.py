@@ -1,7 +1,6 @@
-"""How large a Ring model is, from its configuration alone: parameters by kind, bytes in memory.
+"""How large a model is, from its configuration alone: parameters by kind, bytes in memory.
 
-Nothing is loaded or built: names and shapes are those of
-:func:`ringlens.model.ring.conversion.expected_tensors`.
+Nothing is loaded or built: names and shapes are those that the model's family tells.
 """
 
 from __future__ import annotations
@@ -13,43 +12,22 @@ from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ConfigError
-from ringlens.model.ring.conversion import Shape, expected_tensors
+from ringlens.model.family import Family, family_of, sizes_of
+from ringlens.model.sizes import Shape, Units
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from transformers import PreTrainedConfig
 
 KINDS = ("experts", "shared experts", "attention", "dense FFN", "router", "embeddings", "norms")
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 QUANTIZATIONS = ("nf4", "nf4-double", "int8", "fp8")
-# What every method leaves in the dtype of the model (biases and expert_bias aside).
+# What every method leaves in the dtype of the model (biases of every kind aside).
 KEPT = ("embeddings", "lm_head", "router", "norms")
 QUANTIZED = ("experts", "shared experts", "attention", "dense FFN")
-_KIND_MARKS = (
-    (".mlp.experts.", "experts"),
-    (".mlp.shared_experts.", "shared experts"),
-    (".mlp.gate.", "router"),
-    ("_layernorm.", "norms"),
-    (".norm.", "norms"),
-    (".attention.", "attention"),
-    (".mlp.", "dense FFN"),
-    ("word_embeddings", "embeddings"),
-    ("lm_head", "embeddings"),
-)
 # bitsandbytes' block sizes: weights that share one absmax, and absmaxes that share one of theirs;
 # and the bytes of the tables of values that it keeps beside each weight: 16, and 256 for absmaxes.
 NF4_BLOCK, ABSMAX_BLOCK = 64, 256
 NF4_TABLE, ABSMAX_TABLE = 4 * 16, 4 * 256
-
-
-def kind_of(name: str) -> str:
-    """Kind of a tensor, by its name in a checkpoint."""
-    return next(kind for mark, kind in _KIND_MARKS if mark in name)
-
-
-def unit_of(name: str) -> str:
-    """What a tensor is placed with: the embeddings, one decoder layer, the final norm, the head."""
-    parts = name.split(".")
-    return ".".join(parts[:3]) if parts[1] == "layers" else name.removesuffix(".weight")
 
 
 @dataclass(frozen=True)
@@ -117,7 +95,7 @@ def precision(
     return Precision(quantization, dtype, weight, seen, quantization)
 
 
-def published_quantization(config: BailingMoeV2Config) -> str | None:
+def published_quantization(config: PreTrainedConfig) -> str | None:
     """The method a checkpoint is published in; None for 16 or 32 bits.
 
     Raises:
@@ -147,7 +125,7 @@ class Size:
         parameters: Parameters by kind.
         active: Parameters that take part in one token: all but the experts that its router does not
             choose. The whole embedding table counts, as it does in published figures.
-        weight_bytes: Bytes by unit ("model.word_embeddings", "model.layers.0", …), buffers
+        weight_bytes: Bytes by unit (the embeddings, each decoder layer, …), buffers
             included, in the order in which a device map is filled.
         seen_bytes: The same as transformers counts them when it makes a device map.
         expert_bytes: Of those, routed experts: what expert parallelism shares out.
@@ -155,6 +133,7 @@ class Size:
         fusing_bytes: What loading needs beside the weights while it builds the largest fused
             ``gate_up_proj`` from its experts; 0 where nothing is fused.
         linear_bytes: The largest linear layer in the model's dtype: what dequantising holds.
+        units: Names of the units.
     """
 
     parameters: dict[str, int]
@@ -165,6 +144,7 @@ class Size:
     whole_bytes: dict[str, int]
     fusing_bytes: int
     linear_bytes: int
+    units: Units
 
     @property
     def total(self) -> int:
@@ -187,17 +167,24 @@ class Tensors:
     count: int
 
 
-def census(config: BailingMoeV2Config) -> list[Tensors]:
+def census(config: PreTrainedConfig) -> list[Tensors]:
     """The parameters of a model, alike ones counted together."""
+    family = family_of(config)
+    tensors = family.tensors(config)
     alike: Counter[tuple[str, str, Shape]] = Counter()
-    for name, shape in expected_tensors(config).items():
-        if not name.endswith("expert_bias"):  # a buffer
-            alike[kind_of(name), unit_of(name), shape] += 1
+    for name, shape in tensors.required.items():
+        if not name.endswith(tensors.buffers):
+            alike[_kind_of(name, family), family.units.of(name), shape] += 1
     return [Tensors(*key, count) for key, count in alike.items()]
 
 
+def _kind_of(name: str, family: Family) -> str:
+    """Kind of a tensor, by its name in a checkpoint."""
+    return next(kind for mark, kind in family.kinds if mark in name)
+
+
 def measure(
-    config: BailingMoeV2Config, tensors: list[Tensors], held: Precision, layout: str = "fused"
+    config: PreTrainedConfig, tensors: list[Tensors], held: Precision, layout: str = "fused"
 ) -> Size:
     """Size of a model in a precision and a layout of its experts.
 
@@ -208,7 +195,8 @@ def measure(
         layout: "fused" or "modules".
     """
     parameters: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
-    buffers = _buffers(config)
+    family, model = family_of(config), sizes_of(config)
+    buffers = family.buffers(config)
     weights: dict[str, int] = {unit: buffers.get(unit, 0) for unit in units(config)}
     seen: dict[str, float] = dict(weights)
     experts, whole = dict.fromkeys(weights, 0), dict(weights)
@@ -223,7 +211,7 @@ def measure(
         whole[t.unit] += size if t.kind in ("router", "norms") else 0
         seen[t.unit] += t.count * (held.seen(t.shape) if quantized else plain)
         linear = max(linear, plain if quantized else 0)
-    chosen = parameters["experts"] * config.num_experts_per_tok // config.num_experts
+    chosen = parameters["experts"] * model.router.experts_per_token // model.router.experts
     return Size(
         parameters=dict(parameters),
         active=sum(parameters.values()) - parameters["experts"] + chosen,
@@ -233,25 +221,21 @@ def measure(
         whole_bytes=whole,
         fusing_bytes=_fusing_bytes(config, held) if layout == "fused" else 0,
         linear_bytes=linear if held.quantization else 0,
+        units=family.units,
     )
 
 
-def units(config: BailingMoeV2Config) -> list[str]:
+def units(config: PreTrainedConfig) -> list[str]:
     """What is placed as a whole, in the order of the model's modules."""
-    layers = [f"model.layers.{layer}" for layer in range(config.num_hidden_layers)]
-    head = [] if config.tie_word_embeddings else ["lm_head"]
-    return ["model.word_embeddings", *layers, "model.norm", "model.rotary_emb", *head]
+    model, named = sizes_of(config), family_of(config).units
+    layers = [f"{named.layers}{layer}" for layer in range(model.layers)]
+    head = [] if model.tied else [named.head]
+    return [named.embeddings, *layers, named.norm, named.rotary, *head]
 
 
-def _buffers(config: BailingMoeV2Config) -> dict[str, int]:
-    """Bytes of buffers, float32 whatever the dtype: expert biases, and two sets of frequencies."""
-    biases = {f"model.layers.{layer}": 4 * config.num_experts for layer in config.sparse_layers}
-    return {**biases, "model.rotary_emb": 2 * 4 * (config.rotary_dim // 2)}
-
-
-def _fusing_bytes(config: BailingMoeV2Config, held: Precision) -> int:
+def _fusing_bytes(config: PreTrainedConfig, held: Precision) -> int:
     """One layer's gate and up projections, as they stand beside the fused parameter."""
-    if not config.sparse_layers:
+    model = sizes_of(config)
+    if not model.sparse_layers:
         return 0
-    shape = (config.moe_intermediate_size, config.hidden_size)
-    return 2 * config.num_experts * held.weight(shape)
+    return 2 * model.router.experts * held.weight((model.expert_width, model.hidden_size))

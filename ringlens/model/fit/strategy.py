@@ -1,4 +1,4 @@
-"""Ways to run a model over devices: a device map, torchrun, vLLM; what each device then holds.
+"""Strategies to run a model on devices: a device map, torchrun, vLLM; what each device holds.
 
 Letters: t processes of tensor parallelism, p stages of pipeline parallelism.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from ringlens.errors import ConfigError
 from ringlens.model.fit.placement import (
-    LAYERS,
     Device,
     DeviceMap,
     Load,
@@ -23,32 +22,28 @@ from ringlens.model.fit.placement import (
 from ringlens.model.fit.scenario import (
     BITSANDBYTES,
     RESERVE_PROCESS,
-    Setting,
+    Scenario,
     empty_loads,
     layout_for,
 )
 from ringlens.model.fit.size import Size
 from ringlens.model.parallel import check_sizes
-from ringlens.model.ring.configuration import BailingMoeV2Config
+from ringlens.model.sizes import Sizes
 
-# What stands outside the layers and is worth telling, and what it is called.
-OUTSIDE = {"model.word_embeddings": "embeddings", "lm_head": "head"}
-# In a pipeline transformers looks for another name of the embeddings when it hands them out.
-LOADED_EVERYWHERE = ("model.word_embeddings", "model.rotary_emb")
 # What bitsandbytes' quantisers, and vLLM by default, take of a device.
 BITSANDBYTES_SHARE, VLLM_SHARE = 0.9, 0.9
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run the model.
+class Strategy:
+    """One strategy to run the model.
 
     Attributes:
         name: "device_map", "torchrun" or "vllm".
-        possible: Whether the way exists for this model and precision at all.
+        possible: Whether the strategy exists for this model and precision at all.
         note: What to know; why it is not possible where it is not.
         loads: What each device holds.
-        device_map: Device by unit, where the way takes one ("device_map").
+        device_map: Device by unit, where the strategy takes one ("device_map").
         automatic: Whether ``device_map="auto"`` fits as well ("device_map").
         tp_size: Processes that share each weight.
         ep_size: Processes that share out the experts.
@@ -71,7 +66,7 @@ class Way:
         return self.possible and fits(self.loads)
 
 
-def by_device_map(s: Setting, devices: Sequence[Device]) -> Way:
+def by_device_map(s: Scenario, devices: Sequence[Device]) -> Strategy:
     """One process, whole layers on each device, one after the other.
 
     Layers that do not fit on the GPUs stay in main memory where that is among the devices: they
@@ -89,22 +84,22 @@ def by_device_map(s: Setting, devices: Sequence[Device]) -> Way:
         if not fits(loads):
             note = "bitsandbytes keeps nothing in main memory: the GPUs must hold the whole model. "
     wanted = _map(loads)
-    if s.config.tie_word_embeddings:
-        wanted["lm_head"] = wanted["model.word_embeddings"]
+    if s.model.tied:
+        wanted[s.units.head] = wanted[s.units.embeddings]
     auto = _automatic(s, gpus)
     if fits(loads) and len(gpus) > 1 and not auto:
         note += (
             "device_map='auto' looks at weights alone and would leave a device too full; "
             "the plan's own map spreads them."
         )
-    return Way("device_map", True, note, tuple(loads), wanted, auto)
+    return Strategy("device_map", True, note, tuple(loads), wanted, auto)
 
 
-def _offloaded(s: Setting, gpus: Sequence[Device], cpu: Device) -> tuple[list[Load], str]:
+def _offloaded(s: Scenario, gpus: Sequence[Device], cpu: Device) -> tuple[list[Load], str]:
     """Keep as few of the last layers as possible in main memory; experts are then modules."""
     if s.held.quantization is None:
         s = replace(s, layout="modules")
-    layers = [unit for unit in s.needs if unit.startswith(LAYERS)]
+    layers = [unit for unit in s.needs if s.units.layer(unit) is not None]
     loads: list[Load] = []
     for kept in range(len(layers) - 1, -1, -1):
         moved = layers[kept:]
@@ -137,11 +132,11 @@ def _map(loads: Sequence[Load]) -> DeviceMap:
     return named
 
 
-def _automatic(s: Setting, gpus: Sequence[Device]) -> bool:
+def _automatic(s: Scenario, gpus: Sequence[Device]) -> bool:
     """Whether ``device_map="auto"`` fits on these GPUs."""
     if not gpus:
         return False
-    tied = s.config.tie_word_embeddings
+    tied = s.model.tied
     alone = 0.9 if len(gpus) == 1 else 1.0
     scale = BITSANDBYTES_SHARE if s.held.quantization in BITSANDBYTES else 1.0
     capacities: dict[int | str, float] = {i: alone * d.capacity for i, d in enumerate(gpus)}
@@ -155,7 +150,7 @@ def _automatic(s: Setting, gpus: Sequence[Device]) -> bool:
     return fits(loads)
 
 
-def by_torchrun(s: Setting, devices: Sequence[Device]) -> Way:
+def by_torchrun(s: Scenario, devices: Sequence[Device]) -> Strategy:
     """One process for each GPU, in the best of the layouts over all of them that loading accepts.
 
     Tensor and expert parallelism together where that fits, since all GPUs then work on each token;
@@ -165,33 +160,39 @@ def by_torchrun(s: Setting, devices: Sequence[Device]) -> Way:
     gpus = [d for d in devices if d.is_gpu]
     n = len(gpus)
     if n < 2:
-        return Way("torchrun", False, "takes two GPUs or more.")
-    refused, ways = [], []
+        return Strategy("torchrun", False, "takes two GPUs or more.")
+    refused, strategies = [], []
     for tp, ep, pp in ((n, n, 1), (1, n, 1), (n, 1, 1), (1, 1, n)):
         refusal = _refusal(s, tp, ep, pp)
         if refusal:
             refused.append(refusal)
             continue
-        ways.append(sharded(s, gpus, tp, ep, pp))
-    if not ways:
-        return Way("torchrun", False, " ".join(dict.fromkeys(refused)))
-    shared = next((way for way in ways if way.tp_size == way.ep_size == n), None)
+        strategies.append(sharded(s, gpus, tp, ep, pp))
+    if not strategies:
+        return Strategy("torchrun", False, " ".join(dict.fromkeys(refused)))
+    shared = next(
+        (strategy for strategy in strategies if strategy.tp_size == strategy.ep_size == n), None
+    )
     if shared and shared.fits:
         return replace(shared, note="all GPUs work on each token; each holds all keys and values.")
-    best = max((way for way in ways if way.fits), key=_room, default=max(ways, key=_room))
+    best = max(
+        (strategy for strategy in strategies if strategy.fits),
+        key=_room,
+        default=max(strategies, key=_room),
+    )
     why = _lacks(shared) if shared else refused[0]
-    return replace(best, note=f"{why} {_turns(s.config, best)}".strip())
+    return replace(best, note=f"{why} {_turns(s.model, best)}".strip())
 
 
-def sharded(s: Setting, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> Way:
+def sharded(s: Scenario, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> Strategy:
     """One layout under torchrun, a process for each GPU."""
     splits = tp if ep == 1 else 1  # expert parallelism shares out whole experts
     s = replace(s, splits=splits, reserve=s.reserve + RESERVE_PROCESS)
-    loads = _ranks(s, gpus, tp, pp, experts=max(tp, ep), everywhere=LOADED_EVERYWHERE)
-    return Way("torchrun", True, "", loads, tp_size=tp, ep_size=ep, pp_size=pp)
+    loads = _ranks(s, gpus, tp, pp, experts=max(tp, ep), everywhere=s.units.everywhere)
+    return Strategy("torchrun", True, "", loads, tp_size=tp, ep_size=ep, pp_size=pp)
 
 
-def _refusal(s: Setting, tp: int, ep: int, pp: int) -> str:
+def _refusal(s: Scenario, tp: int, ep: int, pp: int) -> str:
     """Why loading refuses a layout, in its own words; empty where it does not."""
     method = s.held.quantization
     try:
@@ -202,22 +203,23 @@ def _refusal(s: Setting, tp: int, ep: int, pp: int) -> str:
     return ""
 
 
-def _room(way: Way) -> int:
+def _room(strategy: Strategy) -> int:
     """Bytes that the fullest device has left."""
-    return min(load.free for load in way.loads)
+    return min(load.free for load in strategy.loads)
 
 
-def _lacks(way: Way) -> str:
+def _lacks(strategy: Strategy) -> str:
     """Why tensor and expert parallelism do not fit."""
     return (
-        f"tp {way.tp_size} with ep {way.ep_size} lacks {-_room(way) / 1e9:.1f} GB a GPU: each "
-        f"holds all keys and values, {way.loads[0].cache / 1e9:.1f} GB."
+        f"tp {strategy.tp_size} with ep {strategy.ep_size} lacks "
+        f"{-_room(strategy) / 1e9:.1f} GB a GPU: each holds all keys and values, "
+        f"{strategy.loads[0].cache / 1e9:.1f} GB."
     )
 
 
-def _turns(config: BailingMoeV2Config, way: Way) -> str:
+def _turns(model: Sizes, strategy: Strategy) -> str:
     """What to know of a pipeline; nothing where there is none."""
-    layers, p = config.num_hidden_layers, way.pp_size
+    layers, p = model.layers, strategy.pp_size
     if p == 1:
         return ""
     turns = f"The {p} stages take turns: one GPU works at a time."
@@ -230,27 +232,28 @@ def _turns(config: BailingMoeV2Config, way: Way) -> str:
     )
 
 
-def by_vllm(s: Setting, devices: Sequence[Device]) -> Way:
+def by_vllm(s: Scenario, devices: Sequence[Device]) -> Strategy:
     """A vLLM server that returns the routed experts of each token."""
     gpus = [d for d in devices if d.is_gpu]
     if not gpus:
-        return Way("vllm", False, "takes a GPU: on the CPU vLLM returns no routed experts.")
+        return Strategy("vllm", False, "takes a GPU: on the CPU vLLM returns no routed experts.")
     if s.held.quantization in BITSANDBYTES:
-        return Way("vllm", False, "serve the 16-bit or the FP8 checkpoint.")
-    shapes = _shapes(s.config, len(gpus))
+        return Strategy("vllm", False, "serve the 16-bit or the FP8 checkpoint.")
+    shapes = _shapes(s.model, len(gpus))
     note = "routing of what the server generated; no router logits, no heads."
-    ways = [
-        Way("vllm", True, note, _served(s, gpus, t, p), tp_size=t, pp_size=p) for t, p in shapes
+    strategies = [
+        Strategy("vllm", True, note, _served(s, gpus, t, p), tp_size=t, pp_size=p)
+        for t, p in shapes
     ]
-    if not ways:
-        return Way("vllm", False, _indivisible(s.config, len(gpus)))
-    return next((way for way in ways if way.fits), ways[0])
+    if not strategies:
+        return Strategy("vllm", False, _indivisible(s.model, len(gpus)))
+    return next((strategy for strategy in strategies if strategy.fits), strategies[0])
 
 
-def _served(s: Setting, gpus: Sequence[Device], t: int, p: int) -> tuple[Load, ...]:
+def _served(s: Scenario, gpus: Sequence[Device], t: int, p: int) -> tuple[Load, ...]:
     """As under torchrun, but heads are shared out, and nothing is recorded, fused or copied."""
     s = replace(s, splits=0)
-    loads = _ranks(s, gpus, t, p, experts=t, everywhere=("model.rotary_emb",))
+    loads = _ranks(s, gpus, t, p, experts=t, everywhere=(s.units.rotary,))
     kept = [round((1 - VLLM_SHARE) * load.device.capacity) for load in loads]
     return tuple(
         replace(load, reserve=k, cache=load.cache // t, recording=0, fusing=0)
@@ -258,22 +261,22 @@ def _served(s: Setting, gpus: Sequence[Device], t: int, p: int) -> tuple[Load, .
     )
 
 
-def _shapes(config: BailingMoeV2Config, n: int) -> list[tuple[int, int]]:
-    """Ways (t, p) to divide n processes: t divides heads, kv heads and experts."""
-    shapes = [(n // p, p) for p in range(1, min(n, config.num_hidden_layers) + 1) if n % p == 0]
-    shared = (config.num_attention_heads, config.num_key_value_heads or 1, config.num_experts)
+def _shapes(model: Sizes, n: int) -> list[tuple[int, int]]:
+    """Strategies (t, p) to divide n processes: t divides heads, kv heads and experts."""
+    shapes = [(n // p, p) for p in range(1, min(n, model.layers) + 1) if n % p == 0]
+    shared = (model.heads, model.kv_heads, model.router.experts)
     return [(t, p) for t, p in shapes if all(number % t == 0 for number in shared)]
 
 
-def _indivisible(config: BailingMoeV2Config, n: int) -> str:
+def _indivisible(model: Sizes, n: int) -> str:
     return (
-        f"{n} processes divide neither into the {config.num_hidden_layers} layers nor the "
-        f"{config.num_key_value_heads} key/value heads; use a power of two."
+        f"{n} processes divide neither into the {model.layers} layers nor the "
+        f"{model.kv_heads} key/value heads; use a power of two."
     )
 
 
 def _ranks(
-    s: Setting,
+    s: Scenario,
     gpus: Sequence[Device],
     t: int,
     p: int,
@@ -291,7 +294,7 @@ def _ranks(
         experts: Processes that share the experts of a layer.
         everywhere: Units that every stage holds.
     """
-    stages = _stages(s.config, p) | dict.fromkeys(everywhere, range(p))
+    stages = _stages(s, p) | dict.fromkeys(everywhere, range(p))
     peers = len(gpus) // p  # ranks that hold the same layers
     loads = []
     for rank, load in enumerate(empty_loads(s, gpus)):
@@ -299,25 +302,25 @@ def _ranks(
         for unit, need in s.needs.items():
             if stage in stages[unit]:
                 # Of the ranks that hold a layer one watches it (see observe/ranks.py).
-                layer = int(unit.removeprefix(LAYERS)) if unit.startswith(LAYERS) else 0
+                layer = s.units.layer(unit) or 0
                 part = _portion(s.size, unit, need, t, experts)
                 load = load.plus(unit, part if layer % peers == peer else part.unwatched())
         loads.append(load)
     return tuple(loads)
 
 
-def _stages(config: BailingMoeV2Config, p: int) -> dict[str, Sequence[int]]:
+def _stages(s: Scenario, p: int) -> dict[str, Sequence[int]]:
     """Stages that hold each unit: even shares of the layers, what is left over in the last."""
-    layers, last = config.num_hidden_layers, p - 1
+    layers, last, units = s.model.layers, p - 1, s.units
     stages: dict[str, Sequence[int]] = {
-        f"{LAYERS}{layer}": [min(layer // (layers // p), last)] for layer in range(layers)
+        f"{units.layers}{layer}": [min(layer // (layers // p), last)] for layer in range(layers)
     }
-    embeddings = [0, last] if config.tie_word_embeddings else [0]
+    embeddings = [0, last] if s.model.tied else [0]
     return {
         **stages,
-        "model.word_embeddings": embeddings,
-        "model.norm": [last],
-        "lm_head": [last],
+        units.embeddings: embeddings,
+        units.norm: [last],
+        units.head: [last],
     }
 
 

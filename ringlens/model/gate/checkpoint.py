@@ -17,66 +17,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import CheckpointError, ConfigError
+from ringlens.model.family import Family, Row, find_family
 from ringlens.model.gate.json_files import MB, is_there, read_object
 from ringlens.model.gate.shards import INDEX, Header, headers, shard_names
+from ringlens.model.gate.values import DTYPES, check_token_ids, check_types, require
 from ringlens.model.quantization import fp8_block, quantization_method
-from ringlens.model.ring.conversion import expected_tensors
-from ringlens.model.ring.fields import DTYPES, check_fields, require
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from transformers import PreTrainedConfig
+
+    from ringlens.model.sizes import CheckpointTensors
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 CONFIG_LIMIT = 4 * MB
 # Suffixes of what transformers may read beside the weights.
 READ = (".json", ".jinja", ".txt", ".model")
-MODEL_TYPE = "bailing_moe"
-# The published configuration class names no model_type, so that what it saves says ""; other code
-# for the same architecture calls it "bailing_moe_v2".
-OTHER_TYPES = ("bailing_moe_v2", "", None)
-ARCHITECTURES = ("BailingMoeV2ForCausalLM", "BailingMoeV2Model")
 METHODS = ("fp8", "bitsandbytes")
 # What loading decides by itself, whatever a config.json says.
 OWN = ("attn_implementation", "experts_implementation", "decoder", "encoder", "generator")
 FLOATS = ("F16", "BF16", "F32", "F64")
-# What is published in FP8: linear layers. Everything else has no scales that anyone would apply.
-LINEAR = ("_proj.weight", ".attention.query_key_value.weight", ".attention.dense.weight")
 
 
-def read_values(file: Path) -> dict[str, Any]:
-    """The values of a ``config.json``, checked, its model_type in the usual spelling.
+def read_values(file: Path) -> tuple[Row, dict[str, Any]]:
+    """The family of a ``config.json``, and its values, checked, in the family's usual spelling.
 
     Raises:
         CheckpointError: It is no regular file with one JSON object.
-        ConfigError: It is another kind of model, or a value cannot be.
+        ConfigError: It is of no family, or a value cannot be.
     """
     values = read_object(file, CONFIG_LIMIT)
-    check_fields(values)
-    kind, names = values.get("model_type"), values.get("architectures") or []
-    if kind != MODEL_TYPE and not (kind in OTHER_TYPES and set(names) & set(ARCHITECTURES)):
-        raise ConfigError(
-            f"{file.parent if file.name == CONFIG else file} is a {kind!r} model"
-            f"{f' ({names[0]})' if names else ''}; ringlens opens Ring models (model_type "
-            f"{MODEL_TYPE!r}, or an architecture {ARCHITECTURES[0]!r})."
-        )
+    check_types(values)
+    row = find_family(values, str(file.parent if file.name == CONFIG else file))
+    family = row.open()
+    family.check_values(values)
     check_quantization(values)
-    ignored = _ignored()
+    ignored = _ignored(family)
     kept = {k: v for k, v in values.items() if k not in ignored and not _nested(k, v)}
-    return {**kept, "model_type": MODEL_TYPE}
+    return row, {**kept, "model_type": row.model_type}
 
 
-def _ignored() -> set[str]:
-    """Keys with which a config.json would direct transformers, not describe a Ring model.
+def _ignored(family: Family) -> set[str]:
+    """Keys with which a config.json would direct transformers, not describe a model.
 
-    Everything that its base class and its generation config read, but what a Ring states.
+    Everything that its base class and its generation config read, but what the family states.
     """
     from transformers import GenerationConfig, PreTrainedConfig
 
-    from ringlens.model.ring.configuration import BailingMoeV2Config
-
     read = {f.name for f in fields(PreTrainedConfig)} | set(vars(GenerationConfig()))
-    own = set(BailingMoeV2Config.__annotations__) | {"architectures", "dtype", "auto_map"}
-    return (read | set(OWN)) - own
+    return (read | set(OWN)) - family.stated() - {"architectures", "dtype", "auto_map"}
 
 
 def _nested(name: str, value: Any) -> bool:
@@ -168,7 +156,7 @@ def _check_generation(file: Path) -> None:
         }
         if isinstance(ids.get("bos_token_id"), list):
             del ids["bos_token_id"]  # transformers' own field allows it; nothing here reads it
-        check_fields(ids)
+        check_token_ids(ids)
         GenerationConfig.from_dict(values)
     except (ConfigError, TypeError, ValueError, AttributeError, KeyError, ImportError) as error:
         raise CheckpointError(
@@ -176,8 +164,13 @@ def _check_generation(file: Path) -> None:
         ) from error
 
 
-def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
-    """Refuse a checkpoint folder whose tensors do not fit ``config``, before anything is loaded.
+def check_checkpoint(folder: Path, config: PreTrainedConfig, tensors: CheckpointTensors) -> None:
+    """Refuse a checkpoint folder whose tensors do not fit, before anything is loaded.
+
+    Args:
+        folder: The checkpoint.
+        config: Its configuration.
+        tensors: What it must hold.
 
     Raises:
         CheckpointError: A file is missing or damaged, or a tensor is missing, or has another shape
@@ -192,15 +185,9 @@ def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
         found = {
             name if name == "lm_head.weight" else f"model.{name}": h for name, h in found.items()
         }
-    expected = expected_tensors(config)
-    biases = {
-        f"model.layers.{layer}.mlp.gate.expert_bias": (config.num_experts,)
-        for layer in config.sparse_layers
-    }
-    if (
-        found.keys() & biases.keys()
-    ):  # all layers have biases, or none: some is a damaged checkpoint
-        expected |= biases
+    expected = dict(tensors.required)
+    if found.keys() & tensors.together.keys():
+        expected |= tensors.together
     missing = [name for name in expected if name not in found]
     if missing:
         raise CheckpointError(
@@ -210,7 +197,8 @@ def check_checkpoint(folder: Path, config: BailingMoeV2Config) -> None:
     packed = _packed(found) if method == "bitsandbytes" else set()
     if method == "fp8":
         _check_scales(folder, found, fp8_block(config))
-    _check_dtypes(folder, found, {name: name in packed for name in expected}, method)
+    linear = tensors.linear if method == "fp8" else ()
+    _check_dtypes(folder, found, {name: name in packed for name in expected}, method, linear)
     wrong = [n for n, shape in expected.items() if not _fits(found[n], shape, n in packed)]
     if wrong:
         name = wrong[0]
@@ -233,7 +221,11 @@ def _fits(header: Header, shape: tuple[int, ...], packed: bool) -> bool:
 
 
 def _check_dtypes(
-    folder: Path, found: Mapping[str, Header], expected: Mapping[str, bool], method: str | None
+    folder: Path,
+    found: Mapping[str, Header],
+    expected: Mapping[str, bool],
+    method: str | None,
+    linear: tuple[str, ...],
 ) -> None:
     """Refuse tensors that hold no floating-point numbers where a model has them.
 
@@ -242,11 +234,12 @@ def _check_dtypes(
         found: Its tensors.
         expected: Those that the model takes, and whether bitsandbytes has packed each.
         method: Quantisation of the checkpoint.
+        linear: How names of weights end that may be in FP8.
     """
     for name, packed in expected.items():
         dtype = found[name].dtype
         allowed: tuple[str, ...] = (*FLOATS, "U8", "I8") if packed else FLOATS
-        if method == "fp8" and name.endswith(LINEAR):
+        if name.endswith(linear):
             allowed = (*FLOATS, "F8_E4M3")
         if dtype not in allowed:
             why = "" if method else "; config.json states no quantisation"

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import CheckpointError, ModelNotFoundError, RinglensError
+from ringlens.model.family import sizes_of
 from ringlens.model.gate.json_files import MB, is_there, read_bytes, read_object
 from ringlens.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 # Any of these files is a vocabulary. Ring's have tokenizer.json, of 12 MB.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -35,7 +34,7 @@ CHATS = (
 )
 
 
-def open_tokenizer(folder: Path, config: BailingMoeV2Config) -> PreTrainedTokenizerBase:
+def open_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder; no code of the checkpoint is run.
 
     Raises:
@@ -55,10 +54,11 @@ def open_tokenizer(folder: Path, config: BailingMoeV2Config) -> PreTrainedTokeni
             f"{folder} holds no tokenizer that can be loaded: {said[:300]} "
             "Fetch its tokenizer.json and tokenizer_config.json again."
         ) from error
-    if not 0 <= highest < config.vocab_size:
+    vocabulary = sizes_of(config).vocabulary
+    if not 0 <= highest < vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} has ids up to {highest:,}, but the model's vocab_size is "
-            f"{config.vocab_size:,}. Use the tokenizer that belongs to this model."
+            f"{vocabulary:,}. Use the tokenizer that belongs to this model."
         )
     check_template(tokenizer, folder)
     return tokenizer

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from ringlens.errors import ConfigError, RinglensError
+from ringlens.model.gate.values import require
 from ringlens.model.layout import LAYOUTS
-from ringlens.model.ring.fields import check_fields, check_size, require
+from ringlens.model.ring.fields import check_fields, check_size
 from ringlens.model.ring.sharding import EP_PLAN, PP_PLAN, TP_PLAN
 
 ARCHITECTURES = ("BailingMoeV2ForCausalLM", "BailingMoeV2Model")

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ringlens.model.sizes import CheckpointTensors, Shape
+
 if TYPE_CHECKING:
     from transformers.core_model_loading import WeightConverter
 
     from ringlens.model.ring.configuration import BailingMoeV2Config
 
-Shape = tuple[int, ...]
+# What is published in FP8: linear layers. Everything else has no scales that anyone would apply.
+LINEAR = ("_proj.weight", ".attention.query_key_value.weight", ".attention.dense.weight")
 
 
 def fused_experts_converters() -> list[WeightConverter]:
@@ -34,6 +37,18 @@ def fused_experts_converters() -> list[WeightConverter]:
             operations=[MergeModulelist(dim=0)],
         ),
     ]
+
+
+def checkpoint_tensors(config: BailingMoeV2Config) -> CheckpointTensors:
+    """What a checkpoint of this configuration must hold.
+
+    Expert biases are there in all layers, or in none: in some, the checkpoint is damaged.
+    """
+    biases = {
+        f"model.layers.{layer}.mlp.gate.expert_bias": (config.num_experts,)
+        for layer in config.sparse_layers
+    }
+    return CheckpointTensors(expected_tensors(config), biases, LINEAR, ("expert_bias",))
 
 
 def expected_tensors(config: BailingMoeV2Config) -> dict[str, Shape]:

@@ -44,7 +44,7 @@ from ringlens.model.ring.attention import (
     BailingMoeV2RotaryEmbedding,
 )
 from ringlens.model.ring.configuration import BailingMoeV2Config
-from ringlens.model.ring.conversion import prediction_layer_pattern
+from ringlens.model.ring.conversion import checkpoint_tensors, prediction_layer_pattern
 from ringlens.model.ring.moe import (
     BailingMoeV2ExpertModules,
     BailingMoeV2Experts,
@@ -168,7 +168,7 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
         if Path(str(name)).is_dir():
             folder = Path(name) / kwargs.get("subfolder", "")
             check_folder(folder)
-            check_checkpoint(folder, config)
+            check_checkpoint(folder, config, checkpoint_tensors(config))
             kwargs["use_safetensors"] = True
         if config.num_nextn_predict_layers:
             log.warning(

@@ -9,6 +9,8 @@ from ringlens.model.parallel import owned_layers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ringlens.model.ring.configuration import BailingMoeV2Config
+
 # Attention weights are sharded, but every rank gathers all heads: an observer at the attention
 # interface sees whole queries and keys on each rank, and head statistics need no communication.
 TP_PLAN = {
@@ -47,3 +49,14 @@ def number_cache(model: PreTrainedModel) -> None:
     """
     for slot, layer in enumerate(owned_layers(model)):
         model.get_decoder().layers[layer].attention.cache_slot = slot
+
+
+def split_widths(config: BailingMoeV2Config) -> dict[str, int]:
+    """Widths of the dense weights that tensor parallelism splits, by name."""
+    H, G, C = config.num_attention_heads, config.num_key_value_heads or 0, config.head_dim or 0
+    return {
+        "query_key_value": (H + 2 * G) * C,
+        "dense": H * C,
+        "shared experts": config.moe_intermediate_size * (config.num_shared_experts or 0),
+        "dense FFN": config.intermediate_size if config.first_k_dense_replace else 0,
+    }

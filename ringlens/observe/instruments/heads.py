@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from ringlens.model.family import family_of
 from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
 from ringlens.observe.instruments.vectors import Window
 from ringlens.observe.kernels.attention import Causal, HeadStatistics, head_statistics
 from ringlens.observe.kernels.attention_interface import take_statistics
 from ringlens.observe.kernels.attention_segments import top_positions
-from ringlens.observe.points import POINTS, attention_kernel, module_at
+from ringlens.observe.points import POINTS, module_at
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
+    from transformers import PreTrainedModel
 
 FIELDS = ("entropy", "first_weight", "previous_weight", "output_norm")
 
@@ -52,7 +53,7 @@ class AttentionInstrument:
 
     def __init__(
         self,
-        model: BailingMoeV2ForCausalLM,
+        model: PreTrainedModel,
         layers: tuple[int, ...],
         compute: Compute,
         first_B: Tensor | None,
@@ -213,7 +214,7 @@ def _observed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The model's own kernel, seen by those who watch the module."""
-    attend = attention_kernel(kernel, query)
+    attend = family_of(module.config).attention_kernel(kernel, query)
     output_BTHC, weights = attend(module, query, key, value, attention_mask, **kwargs)
     known = take_statistics(module)
     for watch in module.__dict__.get("ringlens_watches", ()):

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ringlens.model.family import sizes_of
 from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
 from ringlens.observe.kernels.attention import has_triton
 from ringlens.observe.points import POINTS, module_at, unembed
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
+    from transformers import PreTrainedModel
 
 # Logits held at a time; a GPU wants large products.
 MAX_LOGITS = {"cpu": 2**25, "cuda": 2**27}
@@ -45,9 +46,9 @@ class LogprobsInstrument:
     position's logits, which wait until the next token is known.
     """
 
-    def __init__(self, model: BailingMoeV2ForCausalLM, transfer: Transfer) -> None:
+    def __init__(self, model: PreTrainedModel, transfer: Transfer) -> None:
         self.model, self.transfer = model, transfer
-        self._unembed = unembed(model)
+        self._unembed, self._vocabulary = unembed(model), sizes_of(model.config).vocabulary
         self._most = MAX_LOGITS.get(model.device.type, MAX_LOGITS["cpu"])
         self._found: list[Tensor] = []
         self._waiting: list[Tensor] = []
@@ -91,7 +92,7 @@ class LogprobsInstrument:
             self._found += (nothing_B1, nothing_B1)
         if T > 1:
             self._settle()
-        size = max(1, self._most // (B * self.model.config.vocab_size))
+        size = max(1, self._most // (B * self._vocabulary))
         for start in range(0, T - 1, size):
             stop = min(start + size, T - 1)
             logits = self._unembed(hidden_BTD[:, start:stop])
@@ -108,7 +109,7 @@ class PeakInstrument:
     It is not stored: a token drawn from logits that are NaN or infinite must not pass unseen.
     """
 
-    def __init__(self, model: BailingMoeV2ForCausalLM, transfer: Transfer) -> None:
+    def __init__(self, model: PreTrainedModel, transfer: Transfer) -> None:
         self.model, self.transfer = model, transfer
         self._found: list[Tensor] = []
         self._last_B: Tensor | None = None

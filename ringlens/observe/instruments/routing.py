@@ -14,19 +14,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ringlens.model.family import family_of
 from ringlens.model.router_rule import RouterRule
 from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
 from ringlens.observe.kernels.router import (
+    RouterRecord,
+    has_kernel,
     refuse_other_choice,
     rounded_logits,
-    router_record,
     storable_logits,
+    torch_record,
 )
-from ringlens.observe.points import expert_bias, gate
+from ringlens.observe.kernels.triton_available import triton_installed
+from ringlens.observe.points import POINTS, gate, location, selection_bias
 
 if TYPE_CHECKING:
-    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
+    from transformers import PreTrainedModel
 
+OUTPUTS = ("router_logits", "router_weights", "router_choice")
 FIELDS = (
     "expert_ids",
     "weights",
@@ -46,14 +51,14 @@ class RoutingInstrument:
     Args:
         model: The model.
         layers: Its sparse layers that are watched.
-        router: Constants of the routers.
+        router: How the routers choose.
         logits: Whether router logits are kept, too.
         transfer: Sends the results.
     """
 
     def __init__(
         self,
-        model: BailingMoeV2ForCausalLM,
+        model: PreTrainedModel,
         layers: tuple[int, ...],
         router: RouterRule,
         logits: bool,
@@ -66,11 +71,15 @@ class RoutingInstrument:
         self._sent: dict[int, PendingTensors] = {}
         self.start = 0
         self._shape = (0, 0)
-        # Read where they are: to fetch them would wait for the device. Offloaded ones are fetched.
-        self._biases = {
-            layer: expert_bias(model, layer) if g.expert_bias.is_meta else g.expert_bias
-            for layer, g in self._gates.items()
-        }
+        self._biases = {layer: self._bias(model, layer) for layer in layers}
+        self._items = [location(POINTS[name], model.config).item or 0 for name in OUTPUTS]
+
+    def _bias(self, model: PreTrainedModel, layer: int) -> Tensor:
+        """A router's selection bias where it is: to fetch it would wait for the device."""
+        found = family_of(model.config).selection_bias(self._gates[layer])
+        if found is not None and found.is_meta:  # offloaded
+            found = selection_bias(model, layer)
+        return torch.zeros(self.router.experts) if found is None else found
 
     def attach(self) -> list[Any]:
         """Hook the routers; returns handles to remove."""
@@ -94,7 +103,7 @@ class RoutingInstrument:
 
     def _routed(self, layer: int) -> Callable[[nn.Module, tuple, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> None:
-            self._seen[layer] += output
+            self._seen[layer] += (output[item] for item in self._items)
             self._shapes[layer].append(self._shape)
             if self._shape[1] > 1:
                 self._send(layer)  # at once: the copy then runs beside the next layers
@@ -114,7 +123,7 @@ class RoutingInstrument:
 
 
 def routing_fields(
-    spec: RouterRule,
+    rule: RouterRule,
     logits: bool,
     shapes: list[tuple[int, int]],
     bias_E: Tensor,
@@ -123,17 +132,17 @@ def routing_fields(
     """The router record of a block, each field [B, t, …].
 
     Args:
-        spec: Constants of the router.
+        rule: How the router chooses.
         logits: Whether to keep the logits.
         shapes: (B, T) of each forward.
-        bias_E: Expert bias.
+        bias_E: Selection bias; not looked at where the rule has none.
         *seen: Logits, weights and ids of each forward in turn, [B·T, E] and [B·T, k].
     """
     z_BtE, weights_Btk, ids_Btk = (joined(seen[i::3], shapes) for i in range(3))
     shape = z_BtE.shape[:2]
     z_NE, weights_Nk, ids_Nk = (x.flatten(0, 1) for x in (z_BtE, weights_Btk, ids_Btk))
-    record = router_record(z_NE, weights_Nk, ids_Nk, bias_E, spec)
-    id_type = torch.uint8 if spec.experts <= 256 else torch.int32
+    record = record_of(z_NE, weights_Nk, ids_Nk, bias_E, rule)
+    id_type = torch.uint8 if rule.experts <= 256 else torch.int32
     fields = {
         "expert_ids": record.expert_ids_Nk.to(id_type),
         "weights": record.weights_Nk.half(),
@@ -148,9 +157,20 @@ def routing_fields(
     }
     if logits:
         fields["logits"], fields["doubtful"] = rounded_logits(
-            z_NE, record.margin_N, record.group_margin_N
+            z_NE, record.margin_N, record.group_margin_N, rule
         )
     return {name: x.unflatten(0, shape) for name, x in fields.items()} | {"bias": bias_E}
+
+
+def record_of(
+    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, rule: RouterRule
+) -> RouterRecord:
+    """The router record by the kernel that there is for this rule and device."""
+    if logits_NE.is_cuda and has_kernel(rule) and triton_installed():
+        from ringlens.observe.kernels.router_triton import record_rows
+
+        return record_rows(logits_NE, weights_Nk, ids_Nk, bias_E, rule)
+    return torch_record(logits_NE, weights_Nk, ids_Nk, bias_E, rule)
 
 
 def joined(seen: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> Tensor:
@@ -160,7 +180,7 @@ def joined(seen: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> Tensor:
     return torch.cat([x.unflatten(0, shape) for x, shape in zip(seen, shapes, strict=True)], 1)
 
 
-def checked_fields(spec: RouterRule, fields: Tensors) -> Tensors:
+def checked_fields(rule: RouterRule, fields: Tensors) -> Tensors:
     """On the host: refuse a choice that is not this router's; make the logits storable.
 
     Raises:
@@ -176,5 +196,5 @@ def checked_fields(spec: RouterRule, fields: Tensors) -> Tensors:
     flat["weights"] = flat["weights"].float()
     if "logits" in flat:
         rows, logits_NE = flat.pop("doubtful").nonzero().flatten(), flat["logits"]
-        logits_NE[rows] = storable_logits(logits_NE[rows], ids_Nk[rows], bias_E, spec)
+        logits_NE[rows] = storable_logits(logits_NE[rows], ids_Nk[rows], bias_E, rule)
     return {name: x.unflatten(0, shape) for name, x in flat.items()}

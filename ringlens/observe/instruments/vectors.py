@@ -20,8 +20,9 @@ from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Trans
 from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ringlens.model.loaded import LoadedModel
-    from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 
 # Where these are to be found instead: they have tables of their own.
 ELSEWHERE = {
@@ -47,7 +48,7 @@ def resolve(lens: LoadedModel, wanted: Vectors | TopAttention) -> Vectors | TopA
         heads = _heads(lens, wanted.heads, str(wanted))
         layers = _layers(lens, "attn_out", wanted.layers)
         return TopAttention(layers, heads, wanted.k, wanted.span)
-    point, layer = find_point(wanted.point)
+    point, layer = find_point(wanted.point, lens.config)
     if point.name in ELSEWHERE:
         raise ConfigError(f"{point.name} is not recorded as vectors: {ELSEWHERE[point.name]}.")
     layers = _layers(lens, point.name, wanted.layers if layer is None else (layer,))
@@ -65,7 +66,7 @@ def _layers(lens: LoadedModel, point: str, layers: tuple[int, ...] | None) -> tu
 
 
 def _heads(lens: LoadedModel, heads: tuple[int, ...] | None, wanted: str) -> tuple[int, ...]:
-    count = lens.config.num_attention_heads
+    count = lens.sizes.heads
     if heads is None:
         return tuple(range(count))
     if not heads or min(heads) < 0 or max(heads) >= count:
@@ -104,7 +105,7 @@ class VectorInstrument:
 
     def __init__(
         self,
-        model: BailingMoeV2ForCausalLM,
+        model: PreTrainedModel,
         wanted: Vectors,
         pads: tuple[int, ...],
         transfer: Transfer,

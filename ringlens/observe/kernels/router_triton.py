@@ -21,24 +21,30 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from ringlens.model.router_rule import RouterRule
-from ringlens.observe.kernels.router import RouterRecord
+from ringlens.observe.kernels.router import RouterRecord, has_kernel
 
 REMOVED = tl.constexpr(-(2**31))
 NOWHERE = tl.constexpr(2**31 - 1)
 
 
 def record_rows(
-    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, spec: RouterRule
+    logits_NE: Tensor, weights_Nk: Tensor, ids_Nk: Tensor, bias_E: Tensor, rule: RouterRule
 ) -> RouterRecord:
-    """The record that `ringlens.observe.kernels.router.torch_record` gives, from one kernel."""
-    (N, k), E = ids_Nk.shape, spec.experts
+    """The record that `ringlens.observe.kernels.router.torch_record` gives, from one kernel.
+
+    Raises:
+        ValueError: It has no such rule.
+    """
+    if not has_kernel(rule):
+        raise ValueError(f"this kernel does not compute {rule}: use torch_record")
+    (N, k), E = ids_Nk.shape, rule.experts
     ids_2Nk = ids_Nk.new_empty(2, N, k, dtype=torch.int64)
     numbers_2Nk = logits_NE.new_empty(2, N, k, dtype=torch.float32)
     flips_2Nk = ids_Nk.new_empty(2, N, k, dtype=torch.bool)
     numbers_3N = logits_NE.new_empty(3, N, dtype=torch.float32)
     same_N = ids_Nk.new_empty(N, dtype=torch.bool)
-    block_G = triton.next_power_of_2(spec.groups)
-    block_S = triton.next_power_of_2(E // spec.groups)
+    block_G = triton.next_power_of_2(rule.groups)
+    block_S = triton.next_power_of_2(E // rule.groups)
     if N:
         with torch.cuda.device_of(logits_NE):
             _record[(N,)](
@@ -53,9 +59,9 @@ def record_rows(
                 same_N,
                 N,
                 K=k,
-                G=spec.groups,
-                S=E // spec.groups,
-                KEPT=spec.groups_kept,
+                G=rule.groups,
+                S=E // rule.groups,
+                KEPT=rule.groups_kept,
                 BLOCK_K=triton.next_power_of_2(k),
                 BLOCK_G=block_G,
                 BLOCK_S=block_S,

@@ -64,7 +64,7 @@ class Recorder:
         self._start = self._stop = 0
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
-        role = role or RankRole(tuple(range(model.config.num_hidden_layers)))
+        role = role or RankRole(tuple(range(lens.sizes.layers)))
         self._logprobs: LogprobsInstrument | PeakInstrument | None = None
         if role.is_primary:
             watch = LogprobsInstrument if "logprobs" in record else PeakInstrument
@@ -147,7 +147,7 @@ def _instruments(
     model, layers = lens.model, role.layers
     first_B = bring(torch.tensor(pads), lens.device) if any(pads) else None
     if "routing" in record:
-        sparse = tuple(layer for layer in layers if layer in model.config.sparse_layers)
+        sparse = tuple(layer for layer in layers if layer in lens.sizes.sparse_layers)
         logits = "router_logits" in record
         yield "routing", RoutingInstrument(model, sparse, lens.router, logits, transfer)
     if "heads" in record or "head_blocks" in record:

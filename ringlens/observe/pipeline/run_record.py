@@ -16,13 +16,13 @@ from ringlens.model.parallel import parallel_of
 from ringlens.model.tokenizer import tokenizer_digest
 from ringlens.observe.pipeline.ranks import RankRole
 from ringlens.observe.pipeline.trace_buffer import Task
-from ringlens.observe.points import expert_bias
+from ringlens.observe.points import selection_bias
 from ringlens.store.schema.records import RunRecord
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
-    from ringlens.model.ring.configuration import BailingMoeV2Config
+    from ringlens.model.sizes import Sizes
 
 VERSIONED = ("ringlens", "torch", "transformers", "accelerate", "duckdb", "pyarrow")
 
@@ -36,27 +36,29 @@ def run_record(
     role: RankRole,
 ) -> RunRecord:
     """The constants of a run. All processes of a run call this together."""
-    config, model = lens.config, lens.model
+    config, model, known = lens.config, lens.model, lens.sizes
     here = {
-        layer: expert_bias(model, layer).numpy()
+        layer: bias_E.numpy()
         for layer in role.layers
-        if layer in config.sparse_layers
+        if layer in known.sparse_layers and (bias_E := selection_bias(model, layer)) is not None
     }
     biases: dict[int, np.ndarray] = {}
     for part in role.writers.gather(here) or [here]:
         biases |= part
-    E, unknown = config.num_experts, np.full(config.num_experts, np.nan)  # only rank 0 needs all
-    bias_SE = np.array([biases.get(layer, unknown) for layer in config.sparse_layers], np.float32)
+    E = known.router.experts
+    # Only rank 0 needs all; a router without a bias has none in the store either.
+    unknown = np.full(E, np.nan)
+    bias_SE = np.array([biases.get(layer, unknown) for layer in known.sparse_layers], np.float32)
     quantization = getattr(config, "quantization_config", None)
     run = RunRecord(
         mode=mode,
         model=lens.name,
         revision=lens.revision,
-        **sizes(config),
+        **sizes(known),
         dtype=str(model.dtype).removeprefix("torch."),
         quantization=None if quantization is None else _quantization(quantization),
         attention=config._attn_implementation,
-        experts_layout=config.experts_layout or "fused",
+        experts_layout=lens.family.layout_of(config),
         seed=settings.seed,
         record=tuple(map(str, record)),
         expert_bias=bias_SE.reshape(-1, E),
@@ -68,20 +70,22 @@ def run_record(
     return replace(run, fingerprint=_fingerprint(run, tasks))
 
 
-def sizes(config: BailingMoeV2Config) -> dict[str, Any]:
-    """The fields of a run that a model's configuration gives."""
+def sizes(model: Sizes) -> dict[str, Any]:
+    """The fields of a run that a model's sizes give."""
+    rule = model.router
     return {
-        "layers": config.num_hidden_layers,
-        "sparse_layers": config.sparse_layers,
-        "experts": config.num_experts,
-        "experts_per_token": config.num_experts_per_tok,
-        "groups": config.n_group,
-        "groups_kept": config.topk_group,
-        "routed_scaling_factor": config.routed_scaling_factor,
-        "heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads or config.num_attention_heads,
-        "head_dim": config.head_dim or 0,
-        "hidden_size": config.hidden_size,
+        "layers": model.layers,
+        "sparse_layers": model.sparse_layers,
+        "experts": rule.experts,
+        "experts_per_token": rule.experts_per_token,
+        "groups": rule.groups,
+        "groups_kept": rule.groups_kept,
+        "routed_scaling_factor": rule.routed_scaling_factor,
+        "router": rule.words,
+        "heads": model.heads,
+        "kv_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "hidden_size": model.hidden_size,
     }
 
 

@@ -5,7 +5,8 @@ Shape letters: R rows (a token on a layer), S sparse layers, E experts, G groups
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from ringlens.store.read.store import Store
 # The model compares scores in float32, which rounds those near 1 to 6e-8: scores that are closer
 # than this may stand in either order.
 TIE = 1e-7
+
+RING = {"score": "sigmoid", "bias": "scores", "group_score": "sum_of_two"}
+"""The rule of runs that do not say how their routers choose."""
 
 BATCH_VALUES = 2**22
 """Logits recomputed at a time: 32 MiB in float64."""
@@ -66,9 +70,9 @@ class Agreement:
 def verify_choices(store: Store, files: Sequence[File] | None = None) -> Agreement:
     """Recompute every choice that has its logits, in float64, and compare it with the recorded one.
 
-    Scores are sigmoid(logits) + bias; the groups with the largest sums of their two best scores
-    stay; the k largest scores inside them are chosen. Choices are compared as sets, and equal
-    scores may stand in either order. A row without a recorded choice counts as one that differs.
+    Scores follow from logits and bias, and groups from scores, as the run's ``router`` says (see
+    `scores`, `select`). Choices are compared as sets, and equal scores may stand in either order. A
+    row without a recorded choice counts as one that differs.
 
     Args:
         store: The store.
@@ -94,11 +98,38 @@ def verify_choices(store: Store, files: Sequence[File] | None = None) -> Agreeme
     return Agreement(rows, differ, tuple(examples), tuple(sorted(traces)))
 
 
-def select(scores_RE: NDArray, groups: int, kept: int, k: int) -> NDArray[np.bool_]:
+def router_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """How the routers of a run choose; runs of older versions, which do not say it, are Ring's."""
+    stated = run.get("router")
+    return RING if stated is None else json.loads(stated)
+
+
+def scores(logits_RE: NDArray, bias_RE: NDArray, router: Mapping[str, Any]) -> NDArray:
+    """Selection scores [R, E] of float64 logits; a bias that the router lacks is not looked at."""
+    bias, kind = router["bias"], router["score"]
+    z_RE = logits_RE + bias_RE if bias == "logits" else logits_RE
+    if kind == "sigmoid":
+        s_RE = 1 / (1 + np.exp(-z_RE))
+    elif kind == "sqrt_softplus":
+        s_RE = np.sqrt(np.logaddexp(0, z_RE))
+    elif kind == "softmax":
+        power_RE = np.exp(z_RE - z_RE.max(axis=1, keepdims=True))
+        s_RE = power_RE / power_RE.sum(axis=1, keepdims=True)
+    else:  # logits are compared as they are
+        s_RE = z_RE
+    return s_RE + bias_RE if bias == "scores" else s_RE
+
+
+def select(
+    scores_RE: NDArray, groups: int, kept: int, k: int, group_score: str = "sum_of_two"
+) -> NDArray[np.bool_]:
     """The k largest scores inside the ``kept`` best groups, as flags [R, E]."""
     rows, experts = scores_RE.shape
+    if group_score == "none":
+        return _largest(scores_RE, k)
     grouped = scores_RE.reshape(rows, groups, experts // groups)
-    group_score_RG = np.sort(grouped, axis=2)[:, :, -2:].sum(axis=2)
+    counted = 2 if group_score == "sum_of_two" else 1
+    group_score_RG = np.sort(grouped, axis=2)[:, :, -counted:].sum(axis=2)
     stays_RG = _largest(group_score_RG, kept)
     limited_RE = np.where(stays_RG[:, :, None], grouped, -np.inf).reshape(rows, experts)
     return _largest(limited_RE, k)
@@ -115,13 +146,15 @@ def _follows(batch: pa.Table, run: dict[str, Any], bias_SE: NDArray) -> NDArray[
     """For each row [R]: is the recorded choice the one that the logits give?"""
     logits_RE = matrix(batch["logits"]).astype(np.float64)
     layer_R = np.searchsorted(run["sparse_layers"], batch["layer"].to_numpy())
-    scores_RE = 1 / (1 + np.exp(-logits_RE)) + bias_SE[layer_R]
+    router = router_of(run)
+    scores_RE = scores(logits_RE, bias_SE[layer_R], router)
     recorded_RE = np.zeros(scores_RE.shape, bool)
     known_R = batch["expert_ids"].is_valid().to_numpy()
     ids = matrix(batch["expert_ids"].drop_null())
     recorded_RE[np.flatnonzero(known_R)[:, None], ids] = True
 
-    limits = (int(run["groups"]), int(run["groups_kept"]), int(run["experts_per_token"]))
+    sizes = (int(run["groups"]), int(run["groups_kept"]), int(run["experts_per_token"]))
+    limits = (*sizes, router["group_score"])
     same_R = (select(scores_RE, *limits) == recorded_RE).all(axis=1)
     tied_R = np.flatnonzero(~same_R & known_R)
     # Where the recorded choice is one of several with equal scores, a hair in its favour decides.

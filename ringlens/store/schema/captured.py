@@ -52,7 +52,8 @@ EXPERTS = Table(
         Column(
             "bias",
             pa.float32(),
-            "expert_bias: added to the affinity for selection only; null in imported runs",
+            "expert_bias: added to the affinity for selection only; null in imported runs, and "
+            "where the router has none",
             nullable=True,
             unit="score",
         ),
@@ -181,7 +182,12 @@ def _reasons(ids: pa.DataType) -> tuple[Column, ...]:
             "their routing weights w, fp16; this and what follows is null in imported runs",
             unit="share × runs.routed_scaling_factor",
         ),
-        reason("affinities", FLOATS, "their affinities s = sigmoid(router logit)", unit="score"),
+        reason(
+            "affinities",
+            FLOATS,
+            "their affinities s = sigmoid(router logit), or as `score` in runs.router says",
+            unit="score",
+        ),
         reason(
             "margin",
             pa.float32(),

@@ -53,6 +53,7 @@ class RunRecord:
     sampling: dict[str, object] = field(default_factory=dict)
     fingerprint: str = ""
     tokenizer: str | None = None
+    router: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,13 @@ import pyarrow as pa
 
 from ringlens.store.schema.table import RUN, Column, Table, list_of
 
+ROUTER_WORDS = {
+    "score": ("sigmoid", "softmax", "softmax_chosen", "sqrt_softplus"),
+    "bias": ("none", "scores", "logits"),
+    "group_score": ("none", "sum_of_two", "maximum"),
+}
+"""What ``runs.router`` may say; the words of `ringlens.model.router_rule`."""
+
 RUNS = Table(
     "runs",
     "One row a run: the model, how it was run, and what was recorded.",
@@ -26,6 +33,17 @@ RUNS = Table(
         Column("groups", pa.int32(), "expert groups"),
         Column("groups_kept", pa.int32(), "groups that survive the group limit"),
         Column("routed_scaling_factor", pa.float64(), "factor on the normalised routing weights"),
+        Column(
+            "router",
+            pa.string(),
+            "JSON: how the routers choose. `score`: affinity of a logit ('sigmoid', 'softmax', "
+            "'softmax_chosen': logits are compared, 'sqrt_softplus'); `bias`: what the selection "
+            "bias is added to ('scores', 'logits', 'none'); `group_score`: what ranks groups "
+            "('sum_of_two' best scores, 'maximum', 'none'); `renormalised`: whether weights are "
+            "shares of the chosen; `shared_experts` beside the routed. Null in runs of older "
+            "versions, which were all Ring's: sigmoid, scores, sum_of_two",
+            nullable=True,
+        ),
         Column("heads", pa.int32(), "attention heads a layer, H"),
         Column("kv_heads", pa.int32(), "key/value heads a layer"),
         Column("head_dim", pa.int32(), "dimensions of a head"),

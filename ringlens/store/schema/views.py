@@ -42,7 +42,7 @@ ROUTER_CHOICES_COLUMNS = {
     "rank": "0 for the expert with the largest weight",
     "expert": "expert id",
     "weight": "its routing weight; those of a token sum to runs.routed_scaling_factor",
-    "affinity": "its affinity s = sigmoid(router logit)",
+    "affinity": "its affinity s = sigmoid(router logit), or as `score` in runs.router says",
     "bias_flip": "whether it was chosen only because of its selection bias",
 }
 """Columns of ``router_choices`` and what they mean."""

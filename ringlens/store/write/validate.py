@@ -19,6 +19,7 @@ from ringlens.store.schema.records import (
     TraceRecord,
 )
 from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.schema.runs import ROUTER_WORDS
 
 
 def check_run(run: RunRecord) -> None:
@@ -30,6 +31,12 @@ def check_run(run: RunRecord) -> None:
             f"{run.experts} experts do not divide into {run.groups} groups: set `groups` to a "
             f"divisor of `experts`"
         )
+    for name, known in ROUTER_WORDS.items():
+        if run.router and run.router.get(name) not in known:
+            raise ObservationError(
+                f"router[{name!r}] is {run.router.get(name)!r}: set it to "
+                f"{' or '.join(map(repr, known))}"
+            )
 
 
 def check_trace(record: TraceRecord, shape: RunShape) -> None:
