@@ -20,7 +20,7 @@ from ringlens.model.family import family_of
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 
 QUANTIZATIONS = ("nf4", "nf4-double", "int8", "fp8")
@@ -212,7 +212,7 @@ def keep_portable(model: nn.Module) -> None:
             vars(module)["support_avx512bf16_for_cpu"] = False
 
 
-def weight_bytes(model: PreTrainedModel) -> dict[str, int]:
+def weight_bytes(model: nn.Module) -> dict[str, int]:
     """Bytes of a model's weights by kind: "experts", "attention" and "other".
 
     Counted are parameters and buffers with all that a quantiser keeps beside them (block scales,
@@ -220,12 +220,15 @@ def weight_bytes(model: PreTrainedModel) -> dict[str, int]:
     weights this process's share counts; weights that are offloaded count as if they were here.
     """
     sizes = {"experts": 0, "attention": 0, "other": 0}
-    units = family_of(model.config).units
+    config = getattr(model, "config", None)  # a part by itself has none, and is "other"
+    marks: dict[str, str] = {}
+    if config is not None:
+        units = family_of(config).units
+        marks = {units.experts: "experts", units.attention: "attention"}
     seen: set[int] = set()
     for name, module in model.named_modules():
         place = f".{name}."
-        kind = "experts" if units.experts in place else "other"
-        kind = "attention" if units.attention in place else kind
+        kind = next((kind for mark, kind in marks.items() if mark in place), "other")
         for tensor in _tensors(module):
             local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
             shared = 0 if local.is_meta else local.data_ptr()

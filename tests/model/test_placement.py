@@ -225,7 +225,8 @@ def test_more_memory_never_stops_fitting(needs, capacities, more):
     if fits(fill(needs, empty(capacities))):
         grown = [c + m for c, m in zip(capacities, more, strict=False)] + capacities[len(more) :]
         grown += more[len(capacities) :]
-        assert fits(fill(needs, empty([c for c in grown if c])))
+        # A device smaller than what is kept back on it is too full before anything is placed.
+        assert fits(fill(needs, empty([c for c in grown if c >= 10])))
 
 
 @given(needs=NEEDS, capacities=CAPACITIES)
@@ -344,7 +345,7 @@ def test_every_printed_torchrun_command_is_one_that_loading_accepts(
 ):
     """Sizes, processes and layout of the experts, checked by what ``load_model`` itself asks."""
     model = config("ring-mini-2.0")
-    for key, value in shape.items():
+    for key, value in (shape | {"n_group": 1, "topk_group": 1}).items():
         setattr(model, key, value)
     if quantization == "published fp8":
         model.quantization_config = {"quant_method": "fp8", "weight_block_size": [128, 128]}

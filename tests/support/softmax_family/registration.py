@@ -1,0 +1,5 @@
+"""Nothing to register: transformers knows these models."""
+
+
+def register_when_imported():
+    """Nothing."""
