@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nnsight.intervention.editing import EditingTracer
     from nnsight.intervention.tracer import InterleavingTracer
 
-    from ringlens.interact.tracing import Points, RingEnvoy
+    from ringlens.interact.tracing import ModelEnvoy, Points
 
 
 @dataclass(frozen=True)
@@ -157,20 +157,20 @@ class Lens(LoadedModel):
         return self.nnsight.points
 
     @cached_property
-    def nnsight(self) -> RingEnvoy:
+    def nnsight(self) -> ModelEnvoy:
         """All of nnsight on this model, by module path.
 
         Raises:
             ObservationError: The model is divided over processes.
         """
         # Imported when first used: nnsight takes seconds, and adds .save to every object.
-        from ringlens.interact.tracing import RingEnvoy
+        from ringlens.interact.tracing import ModelEnvoy
 
-        return RingEnvoy(self)
+        return ModelEnvoy(self)
 
 
 def load(name: str | PathLike[str] = "ring-nano", **options: Any) -> Lens:
-    """Load a Ring model to look through.
+    """Load a model to look through.
 
     Args:
         name: "ring-nano" (bundled), a folder, or a hub id such as "inclusionAI/Ring-mini-2.0".
@@ -187,8 +187,8 @@ def load(name: str | PathLike[str] = "ring-nano", **options: Any) -> Lens:
 
     Raises:
         ModelNotFoundError: There is no such model.
-        ConfigError: It is not a Ring model, its configuration contradicts itself, or there is no
-            such option.
+        ConfigError: It is of no family known here, its configuration contradicts itself, or there
+            is no such option.
         CheckpointError: A tensor is missing or misshapen.
     """
     name = model_name(name)

@@ -45,7 +45,7 @@ INPUTS = ("input_ids", "attention_mask")
 ROOT = "model"  # nnsight's name for the whole model
 
 
-class RingEnvoy(NNsight):
+class ModelEnvoy(NNsight):
     """nnsight's view of a lens's model: ``trace``, ``generate``, ``edit``, and ``points``.
 
     Everything of nnsight's is there too, by module path: ``envoy.model.layers[3].mlp.output``.

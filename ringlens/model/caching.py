@@ -15,7 +15,7 @@ CACHE = NEW if NEW in {field.name for field in fields(MoeModelOutputWithPast)} e
 
 
 def given(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """The cache that a caller gave under either name.
+    """Take the cache that a caller gave under either name.
 
     Raises:
         ValueError: Two different ones were given.
@@ -26,5 +26,5 @@ def given(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
 
 
 def cache_of(output: Any) -> Cache:
-    """The cache in an output of the model or of ``generate``."""
+    """Take the cache out of an output of the model or of ``generate``."""
     return output[CACHE]

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -47,19 +48,19 @@ class Family(Protocol):
         """
 
     def config(self, values: dict[str, Any]) -> PreTrainedConfig:
-        """The configuration that the values of a config.json, checked, stand for.
+        """Make the configuration of checked values of a config.json.
 
         Raises:
             ConfigError: They contradict each other.
         """
 
     def stated(self) -> frozenset[str]:
-        """Keys of a config.json that describe a model of the family."""
+        """Name the keys of a config.json that describe a model of the family."""
 
     def load(
         self, folder: Path, config: PreTrainedConfig, layout: str, **options: Any
     ) -> PreTrainedModel:
-        """Load a folder's weights, after they were checked against ``config``.
+        """Check a folder's weights against ``config``, then load them.
 
         Args:
             folder: The checkpoint.
@@ -72,28 +73,28 @@ class Family(Protocol):
         """
 
     def sizes(self, config: PreTrainedConfig) -> Sizes:
-        """Sizes of a model, and how its routers choose."""
+        """Tell the sizes of a model, and how its routers choose."""
 
     def tensors(self, config: PreTrainedConfig) -> CheckpointTensors:
-        """What a checkpoint of this configuration must hold."""
+        """Tell what a checkpoint of this configuration must hold."""
 
     def buffers(self, config: PreTrainedConfig) -> Mapping[str, int]:
-        """Bytes of buffers by unit, whatever the dtype of the weights."""
+        """Count the bytes of buffers by unit, whatever the dtype of the weights."""
 
     def split_widths(self, config: PreTrainedConfig) -> Mapping[str, int]:
-        """Widths of the dense weights that tensor parallelism splits, by what they are called."""
+        """Tell the widths of the dense weights that tensor parallelism splits, by name."""
 
     def layout_of(self, config: PreTrainedConfig) -> str:
-        """Layout of the experts of a loaded model."""
+        """Tell the layout of a loaded model's experts."""
 
     def selection_bias(self, router: nn.Module) -> Tensor | None:
-        """The bias that a router adds when it selects, [E]; None where it has none."""
+        """Take the selection bias [E] of a router; None where it has none."""
 
     def route(self, router: nn.Module, logits_NE: Tensor) -> tuple[Tensor, ...]:
-        """What a router gives where these float32 [N, E] are its logits, in its own order."""
+        """Compute what a router returns for float32 logits [N, E], in its own order."""
 
     def attention_kernel(self, name: str, query: Tensor) -> Callable[..., Any]:
-        """The attention function that its layers call for ``name``, for such a query."""
+        """Look up the attention function that layers call for ``name`` and this query."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,13 @@ class Row:
     other_types: tuple[str | None, ...] = ()
 
     def claims(self, model_type: Any, architectures: Iterable[Any]) -> bool:
-        """Whether a config.json with these values is of this family."""
+        """Tell whether a config.json with these values is of this family."""
         if model_type == self.model_type:
             return True
         return model_type in self.other_types and bool(set(architectures) & set(self.architectures))
 
     def open(self) -> Family:
-        """Its answers; imports torch and transformers."""
+        """Import the family's answers, with torch and transformers."""
         return cast("Family", import_module(f"{self.home}.family").FAMILY)
 
 
@@ -144,7 +145,7 @@ def register_families() -> None:
 
 
 def find_family(values: Mapping[str, Any], what: str) -> Row:
-    """The family of the model that a config.json describes.
+    """Find the family of the model that a config.json describes.
 
     Args:
         values: Its values.
@@ -171,7 +172,7 @@ def find_family(values: Mapping[str, Any], what: str) -> Row:
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """The family of a configuration.
+    """Find the family of a configuration.
 
     Raises:
         ConfigError: It is of none.
@@ -186,7 +187,7 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def sizes_of(config: PreTrainedConfig) -> Sizes:
-    """Sizes of the model of a configuration.
+    """Tell the sizes of a configuration's model.
 
     Raises:
         ConfigError: It is of no family.

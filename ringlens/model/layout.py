@@ -19,7 +19,7 @@ def choose_layout(
     sharded: bool = False,
     layouts: Sequence[str] = LAYOUTS,
 ) -> str:
-    """The experts layout that fits the rest; ``asked`` where it is possible.
+    """Choose the experts layout that fits the rest; ``asked`` where it is possible.
 
     Args:
         asked: "fused", "modules", or None to choose.

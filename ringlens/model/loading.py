@@ -33,7 +33,7 @@ BUNDLED = ("ring-nano",)
 
 
 def model_name(name: str | os.PathLike[str]) -> str:
-    """The name of a model, given as text or as a path.
+    """Read the name of a model, given as text or as a path.
 
     Raises:
         ModelNotFoundError: It is neither, or no text that a path can be.
@@ -48,7 +48,7 @@ def model_name(name: str | os.PathLike[str]) -> str:
 
 
 def locate(name: str) -> str:
-    """Folder of a bundled model; other names are returned as they are.
+    """Find the folder of a bundled model; other names are returned as they are.
 
     Raises:
         ModelNotFoundError: ``name`` looks like a folder, but there is no model in it.
@@ -148,7 +148,7 @@ def load_model(
 
 
 def own_device(device: str | torch.device | None) -> str | torch.device | None:
-    """The GPU that a plain "cuda" means in one of several processes of a launcher.
+    """Pick the GPU that a plain "cuda" means in one of several processes of a launcher.
 
     It becomes the current one. Any other device is returned as it is; so is "cuda" where nothing
     was launched, or where the process sees a single GPU (its own, or one that all share).
@@ -178,7 +178,7 @@ def _placement(
     offload_folder: str | os.PathLike[str] | None,
     layout: Any,
 ) -> dict[str, Any]:
-    """Options of ``from_pretrained`` that say where weights go."""
+    """Make the options of ``from_pretrained`` that say where weights go."""
     if layout is not None:
         if device is not None or device_map is not None:
             raise ConfigError(
@@ -202,7 +202,7 @@ def _placement(
 
 
 def _first_place(device_map: str | Mapping[str, Any] | None, layout: Any) -> str | torch.device:
-    """Where computing begins: a GPU if any part is there ("auto": if the machine has one)."""
+    """Tell where computing begins: a GPU if any part is there ("auto": if the machine has one)."""
     if layout is not None or isinstance(device_map, str):
         return "auto"
     places = [f"cuda:{p}" if isinstance(p, int) else p for p in (device_map or {}).values()]
@@ -210,7 +210,7 @@ def _first_place(device_map: str | Mapping[str, Any] | None, layout: Any) -> str
 
 
 def _compute_dtype(dtype: str | torch.dtype, config: PreTrainedConfig) -> torch.dtype:
-    """The dtype that weights get: the one asked for, or the checkpoint's."""
+    """Pick the dtype of the weights: the one asked for, or the checkpoint's."""
     wanted = getattr(config, "dtype", None) if dtype == "auto" else dtype
     if isinstance(wanted, str):
         wanted = getattr(torch, wanted, None)
@@ -222,7 +222,7 @@ def _compute_dtype(dtype: str | torch.dtype, config: PreTrainedConfig) -> torch.
 
 
 def read_config(place: str, revision: str | None = None) -> PreTrainedConfig:
-    """The configuration of a folder or hub id, checked before anything is made of it.
+    """Read the configuration of a folder or hub id, checked before anything is made of it.
 
     Of a folder the other files that describe the model are checked, too.
 

@@ -45,7 +45,7 @@ class Parallel:
 
 
 def parallel_of(model: PreTrainedModel) -> Parallel:
-    """Layout of a loaded model; ``Parallel()`` where it lives in this process alone.
+    """Tell the layout of a loaded model; ``Parallel()`` where it lives in this process alone.
 
     Processes that each hold a whole model of their own (data parallelism) count as single.
     """
@@ -66,7 +66,7 @@ def parallel_of(model: PreTrainedModel) -> Parallel:
 
 
 def owned_layers(model: PreTrainedModel) -> tuple[int, ...]:
-    """Decoder layers that live in this process, ascending.
+    """List the decoder layers that live in this process, ascending.
 
     Under tensor and expert parallelism every rank owns every layer (its share of it); under
     pipeline parallelism the layers of other stages are placeholders without weights.
@@ -75,13 +75,13 @@ def owned_layers(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def lives_here(module: nn.Module) -> bool:
-    """Whether a module has weights in this process: another pipeline stage may hold it."""
+    """Tell whether a module has weights in this process: another pipeline stage may hold it."""
     # transformers puts this in the place of what other stages hold.
     return type(module).__name__ != "PipelineIdentityLayer"
 
 
 def control_group(timeout_s: float) -> dist.ProcessGroup | None:
-    """A new gloo group of all ranks for control messages; None in a single process.
+    """Open a gloo group of all ranks for control messages; None in a single process.
 
     All ranks must call this together. A rank that waits longer than ``timeout_s`` seconds in a
     collective of the group gets torch's RuntimeError instead of waiting for ever.
@@ -94,20 +94,20 @@ def control_group(timeout_s: float) -> dist.ProcessGroup | None:
 
 
 def splits_experts(layout: Any) -> bool:
-    """Whether a ``DistributedConfig`` (or its dict, or None) splits experts over processes."""
+    """Tell whether a ``DistributedConfig`` (or its dict, or None) splits experts."""
     values = layout if isinstance(layout, dict) else vars(layout) if layout else {}
     return any((values.get(name) or 1) > 1 for name in ("tp_size", "ep_size"))
 
 
 def processes(tp_size: int, ep_size: int, pp_size: int) -> int:
-    """Processes that a layout takes: tensor and expert parallelism share their ranks."""
+    """Count the processes of a layout: tensor and expert parallelism share their ranks."""
     return max(tp_size, ep_size) * pp_size
 
 
 def distributed_config(
     config: PreTrainedConfig, *, tp_size: int, ep_size: int, pp_size: int
 ) -> Any | None:
-    """The ``DistributedConfig`` of transformers for a layout; None for a single process.
+    """Make transformers' ``DistributedConfig`` for a layout; None for a single process.
 
     Raises:
         ConfigError: The sizes do not fit the model, each other, the processes that torchrun

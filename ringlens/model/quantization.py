@@ -29,7 +29,7 @@ MODULE_METHODS = ("bitsandbytes", "quanto", "torchao")
 
 
 def quantization_method(config: PreTrainedConfig, given: Any = None) -> str | None:
-    """Method of a quantisation config, as transformers names it ("bitsandbytes", "fp8", …).
+    """Name the method of a quantisation config as transformers does ("bitsandbytes", "fp8", …).
 
     Args:
         config: The model's; its ``quantization_config`` counts where none is given.
@@ -56,7 +56,7 @@ def fp8_block(config: PreTrainedConfig) -> tuple[int, int]:
 def quantization_config(
     name: str | None, config: PreTrainedConfig, dtype: torch.dtype, place: str | torch.device
 ) -> Any | None:
-    """The quantisation config of transformers for one of ``QUANTIZATIONS``.
+    """Make transformers' quantisation config for one of ``QUANTIZATIONS``.
 
     Args:
         name: The method wanted; None takes the checkpoint as it is.
@@ -144,7 +144,7 @@ def check_offload(method: str | None, device_map: Any) -> None:
 
 
 def is_offloading(device_map: Any, offload_folder: str | None = None) -> bool:
-    """Whether a device map leaves weights on the disk, or in CPU memory beside a GPU.
+    """Tell whether a device map leaves weights on the disk, or in CPU memory beside a GPU.
 
     "auto" decides while loading; with it, giving an ``offload_folder`` is taken as the answer.
     """
@@ -155,7 +155,7 @@ def is_offloading(device_map: Any, offload_folder: str | None = None) -> bool:
 
 
 def keeps_fp8(place: str | torch.device) -> bool:
-    """Whether an FP8 checkpoint stays in FP8 at ``place`` (else it is dequantised while loading).
+    """Tell whether an FP8 checkpoint stays in FP8 at ``place``, not dequantised while loading.
 
     It stays on CUDA devices of compute capability 8.9 or higher (Ada, Hopper, Blackwell).
     """
@@ -167,7 +167,7 @@ def keeps_fp8(place: str | torch.device) -> bool:
 
 
 def keep_head(given: Any) -> Any:
-    """A bitsandbytes config that leaves the output head alone, whatever else it skips.
+    """Let a bitsandbytes config skip the output head, whatever else it skips.
 
     transformers skips the head by itself only while ``llm_int8_skip_modules`` is not set.
     """
@@ -194,7 +194,7 @@ class _Once(logging.Filter):
 
 
 def warn_once() -> None:
-    """Let bitsandbytes say but once that it casts to float16, which it says at every product."""
+    """Let bitsandbytes say only once that it casts to float16; it says so at every product."""
     log = logging.getLogger("bitsandbytes.autograd._functions")
     if not any(isinstance(known, _Once) for known in log.filters):
         log.addFilter(_Once())
@@ -213,7 +213,7 @@ def keep_portable(model: nn.Module) -> None:
 
 
 def weight_bytes(model: nn.Module) -> dict[str, int]:
-    """Bytes of a model's weights by kind: "experts", "attention" and "other".
+    """Count the bytes of a model's weights by kind: "experts", "attention" and "other".
 
     Counted are parameters and buffers with all that a quantiser keeps beside them (block scales,
     code books); what several weights share counts once. "experts" are the routed ones. Of sharded
@@ -239,7 +239,7 @@ def weight_bytes(model: nn.Module) -> dict[str, int]:
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """A module's own parameters and buffers, and what bitsandbytes keeps beside them."""
+    """Yield a module's own parameters and buffers, and what bitsandbytes keeps beside them."""
     yield from module.buffers(recurse=False)
     holders = [*module.parameters(recurse=False), getattr(module, "state", None)]
     for holder in holders:

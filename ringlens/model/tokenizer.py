@@ -32,7 +32,7 @@ PARTS = ("normalizer", "pre_tokenizer", "model", "decoder", "added_tokens")
 def load_tokenizer(
     place: str, revision: str | None = None, config: PreTrainedConfig | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id; where there is a tokenizer.json, with its ids.
+    """Load the tokenizer of a folder or hub id; its tokenizer.json decides where there is one.
 
     Raises:
         ModelNotFoundError: There is none.
@@ -57,7 +57,7 @@ def load_tokenizer(
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest of what makes text of token ids: the same ids mean the same text.
+    """Digest what makes text of token ids: with the same digest, ids mean the same text.
 
     It does not depend on how a file is written, on padding and truncation, or on settings that
     newer libraries add and leave off.
@@ -75,7 +75,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _use(tokenizer: PreTrainedTokenizerBase, own: Tokenizer, place: str) -> None:
-    """Put tokenizer.json's own rules in the place of those that were built."""
+    """Replace the rules that were built by tokenizer.json's own."""
     tokenizer.split_special_tokens = False  # tokenizer.json knows no such setting
     if _parts(tokenizer.backend_tokenizer) == _parts(own):
         return
@@ -88,7 +88,7 @@ def _use(tokenizer: PreTrainedTokenizerBase, own: Tokenizer, place: str) -> None
 
 
 def _parts(backend: Tokenizer) -> dict[str, Any]:
-    """The parts of a tokenizer that make ids of text and text of ids, in one form."""
+    """Take the parts of a tokenizer that make ids of text and text of ids, in one form."""
     whole = json.loads(backend.to_str())
     parts = {name: whole.get(name) for name in PARTS}
     parts["added_tokens"] = sorted(whole.get("added_tokens") or [], key=lambda token: token["id"])
@@ -103,7 +103,7 @@ def _parts(backend: Tokenizer) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting without what is off or empty, which older libraries do not write."""
+    """Leave out of a setting what is off or empty, which older libraries do not write."""
     if isinstance(value, dict):
         kept = {key: _plain(each) for key, each in value.items() if each not in OFF}
         return {key: each for key, each in kept.items() if each is not False}  # but 0 is a value
@@ -128,7 +128,7 @@ def _file(place: str, revision: str | None) -> Path | None:
 
 
 def _read(file: Path) -> Tokenizer:
-    """What a tokenizer.json says.
+    """Read a tokenizer.json.
 
     Raises:
         CheckpointError: It cannot be read.

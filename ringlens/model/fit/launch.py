@@ -22,7 +22,7 @@ PROMPT = 1024
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start.
+    """What commands need to know beside the plan.
 
     Attributes:
         model: What to load: a folder or a hub id (MODEL where only a configuration is known).
@@ -40,7 +40,7 @@ class Launch:
 
 
 def commands(plan: Plan, strategy: Strategy, launch: Launch) -> list[str]:
-    """Commands that start one strategy, in order; none where it is not possible."""
+    """List the commands that start a strategy, in order; none where it is not possible."""
     if not strategy.possible:
         return []
     s = plan.scenario
@@ -52,7 +52,7 @@ def commands(plan: Plan, strategy: Strategy, launch: Launch) -> list[str]:
 
 
 def _capture(plan: Plan, launch: Launch) -> str:
-    """Options of ``ringlens capture`` that every strategy shares, after the model's name."""
+    """Join the options of ``ringlens capture`` that every strategy shares."""
     s = plan.scenario
     new = s.work.context - PROMPT if s.work.context > PROMPT else s.work.context
     options = [f"--store {STORE}", f"--batch-size {s.work.batch}", f"--max-new-tokens {new}"]
@@ -62,7 +62,7 @@ def _capture(plan: Plan, launch: Launch) -> str:
 
 
 def _shared_options(plan: Plan, launch: Launch) -> list[str]:
-    """Options that planning and loading share."""
+    """List the options that planning and loading share."""
     s = plan.scenario
     options = [f"--dtype {launch.dtype}"] if launch.dtype else []
     if s.layout != layout_for(s.held.quantization):

@@ -62,7 +62,7 @@ class Workload:
 
 
 def cache_bytes(config: PreTrainedConfig, work: Workload, item: int) -> int:
-    """Keys and values of one layer: S · B · 2 · G · C · b."""
+    """Count the bytes of one layer's keys and values: S · B · 2 · G · C · b."""
     model = sizes_of(config)
     return work.context * work.batch * 2 * model.kv_heads * model.head_dim * item
 
@@ -70,7 +70,7 @@ def cache_bytes(config: PreTrainedConfig, work: Workload, item: int) -> int:
 def activation_bytes(
     config: PreTrainedConfig, work: Workload, item: int, layout: str, linear_bytes: int = 0
 ) -> dict[str, int]:
-    """Peak working memory of each stage of a forward; a device needs the largest one's.
+    """Bound the working memory of each stage of a forward; a device needs the largest.
 
     Args:
         config: The model's configuration.
@@ -129,7 +129,7 @@ class Recording:
 
 
 def decoding_bytes(config: PreTrainedConfig, work: Workload, item: int, shares: int = 1) -> int:
-    """Working memory of one decoding step of fused experts on a GPU, copied weights included.
+    """Bound the working memory of a decoding step of fused experts on a GPU, with copied weights.
 
     ``generate`` switches experts to transformers' ``batched_mm`` after the prompt wherever the
     model is on no CPU. It copies the chosen experts of each row, both parameters at once:
@@ -155,7 +155,7 @@ def decoding_bytes(config: PreTrainedConfig, work: Workload, item: int, shares: 
 
 
 def recording_bytes(config: PreTrainedConfig, work: Workload, item: int) -> Recording:
-    """Buffers of a run that records routing, router logits and heads.
+    """Bound the buffers of a run that records routing, router logits and heads.
 
     Decoding: a block of 64 steps waits on the device, with router logits and choices and with each
     head's query and output (statistics of 64 steps are computed together). Prefill: the router's of

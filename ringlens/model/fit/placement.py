@@ -90,7 +90,7 @@ class Need:
     fusing: int = 0
 
     def unwatched(self) -> Need:
-        """The same where nothing is recorded."""
+        """Leave out what recording takes."""
         return replace(self, recording=0)
 
 
@@ -130,7 +130,7 @@ class Load:
         return self.device.capacity - self.used
 
     def plus(self, unit: str, need: Need) -> Load:
-        """This device with one unit more."""
+        """Add one unit to this device."""
         return Load(
             self.device,
             self.reserve,
@@ -144,7 +144,7 @@ class Load:
 
 
 def fill(needs: Mapping[str, Need], empty: Sequence[Load], limit: int | None = None) -> list[Load]:
-    """Fill devices one after the other, in the order of the units; what is left goes on the last.
+    """Fill devices one after the other, in the order of the units; the rest goes on the last.
 
     Since the order is fixed, this places everything whenever any placement in this order does; a
     device that does not fit shows it by ``free < 0``.
@@ -184,7 +184,7 @@ def spread(needs: Mapping[str, Need], empty: Sequence[Load]) -> list[Load]:
 
 
 def fits(loads: Iterable[Load]) -> bool:
-    """Whether no device is too full."""
+    """Tell whether no device is too full."""
     return all(load.free >= 0 for load in loads)
 
 
@@ -197,14 +197,14 @@ class _Module:
     children: tuple[_Module, ...] = field(default=())
 
     def largest(self) -> float:
-        """Bytes of the largest part that is never split."""
+        """Count the bytes of the largest part that is never split."""
         return max((child.largest() for child in self.children), default=self.size)
 
 
 def automatic_map(
     size: Size, capacities: Mapping[int | str, float], *, tied: bool = False, scale: float = 1.0
 ) -> DeviceMap:
-    """The device map that transformers makes for ``device_map="auto"``.
+    """Predict the device map that transformers makes for ``device_map="auto"``.
 
     The rule of transformers 5's ``get_balanced_memory`` and ``infer_auto_device_map``: every GPU
     but the last is limited to an even share and a quarter more than one layer; then modules are
@@ -245,7 +245,7 @@ def automatic_map(
 
 
 def _balanced(root: _Module, capacities: Mapping[int | str, float]) -> dict[int | str, float]:
-    """Limits of an even share; the last GPU keeps its capacity."""
+    """Limit every GPU but the last to an even share."""
     gpus = [device for device in capacities if device != "cpu"]
     share = root.size // max(len(gpus), 1) + int(1.25 * root.largest())
     limited = {device: min(share, capacities[device]) for device in gpus[:-1]}
@@ -253,7 +253,7 @@ def _balanced(root: _Module, capacities: Mapping[int | str, float]) -> dict[int 
 
 
 def _tree(size: Size) -> _Module:
-    """The modules of a model, down to what is never split."""
+    """Build the tree of a model's modules, down to what is never split."""
     units = {name: _Module(name, float(seen)) for name, seen in size.seen_bytes.items()}
     named = size.units
     layers = tuple(m for name, m in units.items() if name.startswith(named.layers))

@@ -67,7 +67,7 @@ def plan(scenario: Scenario, devices: Sequence[Device]) -> Plan:
 
 
 def changes(s: Scenario, gpus: Sequence[Device], room: dict[str, int]) -> list[Change]:
-    """Changes after each of which the model fits by device map, found by trying them.
+    """Try changes, and list those after which the model fits by device map.
 
     Args:
         s: What was planned for.
@@ -101,13 +101,13 @@ def changes(s: Scenario, gpus: Sequence[Device], room: dict[str, int]) -> list[C
 
 
 def _sizes(gpus: Sequence[Device]) -> list[int]:
-    """Capacities worth naming: the smallest one given, and what larger cards have."""
+    """List capacities worth naming: the smallest one given, and what larger cards have."""
     given = min(device.capacity for device in gpus)
     return [given, *(size for size in COMMON if size > given)]
 
 
 def largest(s: Scenario, devices: Sequence[Device], name: str, top: int) -> int:
-    """Largest context, batch or prefill up to ``top`` that fits; 0 where none does.
+    """Find the largest context, batch or prefill up to ``top`` that fits; 0 where none does.
 
     Contexts and prefills are rounded down to multiples of 1,024 where they are above that.
     """
@@ -124,7 +124,7 @@ def largest(s: Scenario, devices: Sequence[Device], name: str, top: int) -> int:
 
 
 def gpus_needed(s: Scenario, capacity: int) -> int | None:
-    """How many GPUs of a size hold the model by device map; None where no number does."""
+    """Count the GPUs of a size that hold the model by device map; None where no number does."""
     devices = [Device(f"gpu {i}", capacity) for i in range(len(s.needs))]
     loads = fill(s.needs, empty_loads(s, devices))
     return sum(bool(load.units) for load in loads) if fits(loads) else None

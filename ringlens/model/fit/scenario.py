@@ -46,7 +46,7 @@ BITSANDBYTES = ("int8", "nf4", "nf4-double")
 
 @dataclass(frozen=True)
 class Scenario:
-    """Everything a plan follows from, but the devices.
+    """Everything that a plan follows from, except the devices.
 
     Attributes:
         config: The model's configuration.
@@ -128,24 +128,24 @@ class Scenario:
         return Need(weights, self.cache, self.recording.dense_layer, working)
 
     def on(self, devices: Sequence[Device]) -> Scenario:
-        """The same as it runs on devices: without a GPU, FP8 is dequantised and nothing copied."""
+        """Adapt to devices: without a GPU, FP8 is dequantised and nothing copied."""
         if any(device.is_gpu for device in devices):
             return self
         plain = self.plain() if self.held.quantization == "fp8" else self
         return replace(plain, splits=0)
 
     def plain(self) -> Scenario:
-        """The same without quantisation."""
+        """Leave quantisation out."""
         return replace(self, held=precision(None, self.held.dtype))
 
     def quantized(self, quantization: str | None) -> Scenario:
-        """The same with another quantisation, in the layout it runs in."""
+        """Take another quantisation, in the layout it runs in."""
         held = precision(quantization, self.held.dtype)
         return replace(self, held=held, layout=layout_for(quantization))
 
 
 def layout_for(quantization: str | None, asked: str | None = None, *, sharded: bool = False) -> str:
-    """Layout of the experts that a method runs in, or the one asked for.
+    """Choose the layout of the experts that a method runs in, or the one asked for.
 
     Args:
         quantization: The method.
@@ -168,7 +168,7 @@ def scenario(
     work: Workload | None = None,
     reserve: int = RESERVE,
 ) -> Scenario:
-    """What is to be planned for, checked.
+    """Check what is to be planned for.
 
     Args:
         config: The model's configuration.
@@ -195,5 +195,5 @@ def scenario(
 
 
 def empty_loads(s: Scenario, devices: Sequence[Device]) -> list[Load]:
-    """The devices before anything is placed; without a GPU buffers stand in main memory."""
+    """List the devices before anything is placed; without a GPU, buffers stand in main memory."""
     return [Load(d, s.reserve if d.is_gpu else s.recording.host_alone) for d in devices]

@@ -57,7 +57,7 @@ class Precision:
 def precision(
     quantization: str | None = None, dtype: str = "bfloat16", block: tuple[int, int] = (128, 128)
 ) -> Precision:
-    """The precision of a method.
+    """Describe the precision of a method.
 
     Sources: bitsandbytes keeps a float32 absmax for 64 nf4 weights; double quantisation makes it
     8 bits and adds a float32 for 256 of those, so 0.127 bits a weight instead of 0.5. Its int8
@@ -96,7 +96,7 @@ def precision(
 
 
 def published_quantization(config: PreTrainedConfig) -> str | None:
-    """The method a checkpoint is published in; None for 16 or 32 bits.
+    """Name the method a checkpoint is published in; None for 16 or 32 bits.
 
     Raises:
         ConfigError: A method that ringlens does not know.
@@ -168,7 +168,7 @@ class Tensors:
 
 
 def census(config: PreTrainedConfig) -> list[Tensors]:
-    """The parameters of a model, alike ones counted together."""
+    """Count the parameters of a model, alike ones together."""
     family = family_of(config)
     tensors = family.tensors(config)
     alike: Counter[tuple[str, str, Shape]] = Counter()
@@ -179,14 +179,14 @@ def census(config: PreTrainedConfig) -> list[Tensors]:
 
 
 def _kind_of(name: str, family: Family) -> str:
-    """Kind of a tensor, by its name in a checkpoint."""
+    """Tell the kind of a tensor by its name in a checkpoint."""
     return next(kind for mark, kind in family.kinds if mark in name)
 
 
 def measure(
     config: PreTrainedConfig, tensors: list[Tensors], held: Precision, layout: str = "fused"
 ) -> Size:
-    """Size of a model in a precision and a layout of its experts.
+    """Measure a model in a precision and a layout of its experts.
 
     Args:
         config: The model's configuration.
@@ -226,7 +226,7 @@ def measure(
 
 
 def units(config: PreTrainedConfig) -> list[str]:
-    """What is placed as a whole, in the order of the model's modules."""
+    """List what is placed as a whole, in the order of the model's modules."""
     model, named = sizes_of(config), family_of(config).units
     layers = [f"{named.layers}{layer}" for layer in range(model.layers)]
     head = [] if model.tied else [named.head]
@@ -234,7 +234,7 @@ def units(config: PreTrainedConfig) -> list[str]:
 
 
 def _fusing_bytes(config: PreTrainedConfig, held: Precision) -> int:
-    """One layer's gate and up projections, as they stand beside the fused parameter."""
+    """Count one layer's gate and up projections, which stand beside the fused parameter."""
     model = sizes_of(config)
     if not model.sparse_layers:
         return 0

@@ -67,7 +67,7 @@ class Strategy:
 
 
 def by_device_map(s: Scenario, devices: Sequence[Device]) -> Strategy:
-    """One process, whole layers on each device, one after the other.
+    """Plan one process with whole layers on each device, one after the other.
 
     Layers that do not fit on the GPUs stay in main memory where that is among the devices: they
     travel to the first GPU for each forward.
@@ -124,7 +124,7 @@ def _offloaded(s: Scenario, gpus: Sequence[Device], cpu: Device) -> tuple[list[L
 
 
 def _map(loads: Sequence[Load]) -> DeviceMap:
-    """Device by unit, as ``from_pretrained`` takes it."""
+    """Map units to devices, as ``from_pretrained`` takes it."""
     named: DeviceMap = {}
     for load in loads:
         place = int(load.device.name.split()[1]) if load.device.is_gpu else "cpu"
@@ -133,7 +133,7 @@ def _map(loads: Sequence[Load]) -> DeviceMap:
 
 
 def _automatic(s: Scenario, gpus: Sequence[Device]) -> bool:
-    """Whether ``device_map="auto"`` fits on these GPUs."""
+    """Tell whether ``device_map="auto"`` fits on these GPUs."""
     if not gpus:
         return False
     tied = s.model.tied
@@ -151,7 +151,7 @@ def _automatic(s: Scenario, gpus: Sequence[Device]) -> bool:
 
 
 def by_torchrun(s: Scenario, devices: Sequence[Device]) -> Strategy:
-    """One process for each GPU, in the best of the layouts over all of them that loading accepts.
+    """Plan one process a GPU, in the best layout over all of them that loading accepts.
 
     Tensor and expert parallelism together where that fits, since all GPUs then work on each token;
     otherwise whatever leaves the fullest GPU most room. Each rank sees all heads (so that they can
@@ -185,7 +185,7 @@ def by_torchrun(s: Scenario, devices: Sequence[Device]) -> Strategy:
 
 
 def sharded(s: Scenario, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> Strategy:
-    """One layout under torchrun, a process for each GPU."""
+    """Plan one layout under torchrun, a process for each GPU."""
     splits = tp if ep == 1 else 1  # expert parallelism shares out whole experts
     s = replace(s, splits=splits, reserve=s.reserve + RESERVE_PROCESS)
     loads = _ranks(s, gpus, tp, pp, experts=max(tp, ep), everywhere=s.units.everywhere)
@@ -193,7 +193,7 @@ def sharded(s: Scenario, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> S
 
 
 def _refusal(s: Scenario, tp: int, ep: int, pp: int) -> str:
-    """Why loading refuses a layout, in its own words; empty where it does not."""
+    """Say why loading refuses a layout, in its own words; empty where it does not."""
     method = s.held.quantization
     try:
         check_sizes(s.config, tp_size=tp, ep_size=ep, pp_size=pp, method=method)
@@ -204,12 +204,12 @@ def _refusal(s: Scenario, tp: int, ep: int, pp: int) -> str:
 
 
 def _room(strategy: Strategy) -> int:
-    """Bytes that the fullest device has left."""
+    """Count the bytes that the fullest device has left."""
     return min(load.free for load in strategy.loads)
 
 
 def _lacks(strategy: Strategy) -> str:
-    """Why tensor and expert parallelism do not fit."""
+    """Say why tensor and expert parallelism do not fit."""
     return (
         f"tp {strategy.tp_size} with ep {strategy.ep_size} lacks "
         f"{-_room(strategy) / 1e9:.1f} GB a GPU: each holds all keys and values, "
@@ -218,7 +218,7 @@ def _lacks(strategy: Strategy) -> str:
 
 
 def _turns(model: Sizes, strategy: Strategy) -> str:
-    """What to know of a pipeline; nothing where there is none."""
+    """Say what to know of a pipeline; nothing where there is none."""
     layers, p = model.layers, strategy.pp_size
     if p == 1:
         return ""
@@ -233,7 +233,7 @@ def _turns(model: Sizes, strategy: Strategy) -> str:
 
 
 def by_vllm(s: Scenario, devices: Sequence[Device]) -> Strategy:
-    """A vLLM server that returns the routed experts of each token."""
+    """Plan a vLLM server that returns the routed experts of each token."""
     gpus = [d for d in devices if d.is_gpu]
     if not gpus:
         return Strategy("vllm", False, "takes a GPU: on the CPU vLLM returns no routed experts.")
@@ -251,7 +251,7 @@ def by_vllm(s: Scenario, devices: Sequence[Device]) -> Strategy:
 
 
 def _served(s: Scenario, gpus: Sequence[Device], t: int, p: int) -> tuple[Load, ...]:
-    """As under torchrun, but heads are shared out, and nothing is recorded, fused or copied."""
+    """Load devices as under torchrun, but with heads shared out and nothing recorded or fused."""
     s = replace(s, splits=0)
     loads = _ranks(s, gpus, t, p, experts=t, everywhere=(s.units.rotary,))
     kept = [round((1 - VLLM_SHARE) * load.device.capacity) for load in loads]
@@ -262,7 +262,7 @@ def _served(s: Scenario, gpus: Sequence[Device], t: int, p: int) -> tuple[Load, 
 
 
 def _shapes(model: Sizes, n: int) -> list[tuple[int, int]]:
-    """Strategies (t, p) to divide n processes: t divides heads, kv heads and experts."""
+    """List the ways (t, p) to divide n processes where t divides heads, kv heads and experts."""
     shapes = [(n // p, p) for p in range(1, min(n, model.layers) + 1) if n % p == 0]
     shared = (model.heads, model.kv_heads, model.router.experts)
     return [(t, p) for t, p in shapes if all(number % t == 0 for number in shared)]
@@ -284,7 +284,7 @@ def _ranks(
     experts: int,
     everywhere: Sequence[str],
 ) -> tuple[Load, ...]:
-    """What each process holds.
+    """Load each process with what it holds.
 
     Args:
         s: What is planned for.
@@ -310,7 +310,7 @@ def _ranks(
 
 
 def _stages(s: Scenario, p: int) -> dict[str, Sequence[int]]:
-    """Stages that hold each unit: even shares of the layers, what is left over in the last."""
+    """Assign units to stages: even shares of the layers, what is left over in the last."""
     layers, last, units = s.model.layers, p - 1, s.units
     stages: dict[str, Sequence[int]] = {
         f"{units.layers}{layer}": [min(layer // (layers // p), last)] for layer in range(layers)
@@ -325,7 +325,7 @@ def _stages(s: Scenario, p: int) -> dict[str, Sequence[int]]:
 
 
 def _portion(size: Size, unit: str, need: Need, t: int, experts: int) -> Need:
-    """One rank's part of a unit."""
+    """Take one rank's part of a unit."""
     whole, routed = size.whole_bytes[unit], size.expert_bytes[unit]
     dense = need.weights - whole - routed
     weights = whole + -(-dense // t) + -(-routed // experts)

@@ -39,7 +39,7 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 def read_values(file: Path) -> tuple[Row, dict[str, Any]]:
-    """The family of a ``config.json``, and its values, checked, in the family's usual spelling.
+    """Read a ``config.json``: its family, and its checked values in the family's usual spelling.
 
     Raises:
         CheckpointError: It is no regular file with one JSON object.
@@ -57,7 +57,7 @@ def read_values(file: Path) -> tuple[Row, dict[str, Any]]:
 
 
 def _ignored(family: Family) -> set[str]:
-    """Keys with which a config.json would direct transformers, not describe a model.
+    """List the keys with which a config.json would direct transformers, not describe a model.
 
     Everything that its base class and its generation config read, but what the family states.
     """
@@ -68,7 +68,7 @@ def _ignored(family: Family) -> set[str]:
 
 
 def _nested(name: str, value: Any) -> bool:
-    """Whether a key is private, or would stand for another configuration inside this one."""
+    """Tell whether a key is private, or would hold another configuration."""
     if name in ("quantization_config", "rope_scaling", "rope_parameters", "auto_map"):
         return False
     return isinstance(value, dict) or name.endswith("_config") or name.startswith("_")
@@ -160,7 +160,7 @@ def _check_generation(file: Path) -> None:
         GenerationConfig.from_dict(values)
     except (ConfigError, TypeError, ValueError, AttributeError, KeyError, ImportError) as error:
         raise CheckpointError(
-            f"{file} is malformed: {str(error).splitlines()[0]} Mend it, or remove it."
+            f"{file} is malformed: {str(error).splitlines()[0]} Repair it, or remove it."
         ) from error
 
 
@@ -209,12 +209,12 @@ def check_checkpoint(folder: Path, config: PreTrainedConfig, tensors: Checkpoint
 
 
 def _packed(found: Mapping[str, Header]) -> set[str]:
-    """Weights that bitsandbytes has packed: the scales beside them tell which."""
+    """Find the weights that bitsandbytes has packed, by the scales beside them."""
     return {n for n in found if f"{n}.absmax" in found or f"{n.removesuffix('weight')}SCB" in found}
 
 
 def _fits(header: Header, shape: tuple[int, ...], packed: bool) -> bool:
-    """Whether a tensor has the shape wanted, or holds so many numbers in 4 bits each."""
+    """Tell whether a tensor has the shape wanted, or holds so many numbers in 4 bits each."""
     if packed and header.dtype == "U8":
         return prod(header.shape) == ceil(prod(shape) / 2)
     return header.shape == shape or (packed and header.dtype in FLOATS)

@@ -10,7 +10,7 @@ from ringlens.model.gate.shards import INDEX, SINGLE, shard_names
 
 
 def fetch_config(name: str, revision: str | None) -> Path:
-    """The ``config.json`` of a hub id, alone.
+    """Fetch the ``config.json`` of a hub id, alone.
 
     Raises:
         ModelNotFoundError: It is neither on the hub nor in the cache, or the hub is out of reach.
@@ -24,7 +24,7 @@ def fetch_config(name: str, revision: str | None) -> Path:
 
 
 def fetch_descriptions(name: str, revision: str | None) -> Path:
-    """Folder of a hub id in the cache, with all that is no weight and no code.
+    """Fetch all of a hub id that is no weight and no code; returns its folder.
 
     Raises:
         ModelNotFoundError: As above.
@@ -33,7 +33,7 @@ def fetch_descriptions(name: str, revision: str | None) -> Path:
 
 
 def fetch_weights(name: str, revision: str | None, folder: Path) -> None:
-    """Add the weight files that the folder's index names.
+    """Fetch the weight files that the folder's index names.
 
     Raises:
         ModelNotFoundError: As above.

@@ -30,7 +30,7 @@ class Header:
 
 
 def shard_names(folder: Path) -> dict[str, str] | None:
-    """Weight file by tensor, as the index says; None where a single file has no index.
+    """Read which file holds each tensor; None where a single file has no index.
 
     Every file is named by a relative path inside the folder. Links that stand in the folder are
     followed wherever they lead (the hub's cache is made of them): whoever put them there owns it.
@@ -92,7 +92,7 @@ def _no_weights(folder: Path) -> str:
 
 
 def headers(folder: Path) -> dict[str, Header]:
-    """Shape and dtype of every tensor in a folder's weight files.
+    """Read the shape and dtype of every tensor in a folder's weight files.
 
     Raises:
         CheckpointError: A file is missing, damaged or contradicts the index, or two files hold
@@ -120,7 +120,7 @@ def headers(folder: Path) -> dict[str, Header]:
 
 
 def _read(folder: Path, file: str) -> dict[str, Header]:
-    """Tensors of one file, from its header."""
+    """Read the tensors of one file from its header."""
     path = folder / file
     if not is_there(path):
         raise CheckpointError(f"{file} is named in {INDEX} but is not in {folder}. Fetch it again.")

@@ -35,7 +35,7 @@ CHATS = (
 
 
 def open_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder; no code of the checkpoint is run.
+    """Open the tokenizer in a folder, without running code of the checkpoint.
 
     Raises:
         ModelNotFoundError: There is none.
@@ -112,7 +112,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 @lru_cache(maxsize=64)
 def try_template(template: str, tokens: str, must_render: bool = True) -> str | None:
-    """What is wrong with a chat template, found by rendering it in a process of its own.
+    """Render a chat template in a process of its own, and say what is wrong with it.
 
     Args:
         template: Its text.
