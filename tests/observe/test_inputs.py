@@ -32,7 +32,7 @@ TEMPLATE = (
 class Encoder:
     """What the door needs of a lens, without a model."""
 
-    config = SimpleNamespace(vocab_size=384, max_position_embeddings=64)
+    sizes = SimpleNamespace(vocabulary=384, positions=64)
 
     def __init__(self, template=TEMPLATE):
         self.tokenizer = tiny_lens.tokenizer()
