@@ -69,11 +69,6 @@ def test_sub_packages_import_those_before_them(name):
             assert order[theirs] <= order[ours], f"{module} must not import {other}"
 
 
-GOING = {  # circles that are being taken apart
-    "versions",
-}
-
-
 def test_no_circles():
     """Of modules; of sub-packages and the files beside them; of the parts of ringlens.
 
@@ -82,11 +77,9 @@ def test_no_circles():
     rooms = between(room)
     print(f"{len(modules())} modules, {len(EDGES)} arrows; {len(rooms)} packages and files beside")
     print(f"sub-packages, {sum(map(len, rooms.values()))} arrows")
-    assert [group for group in circles(arrows()) if not GOING & set(group)] == []
-    assert [group for group in circles(rooms) if not GOING & set(group)] == []
-    assert [
-        group for group in circles(between(part, programs=False)) if "versions" not in group
-    ] == []
+    assert circles(arrows()) == []
+    assert circles(rooms) == []
+    assert circles(between(part, programs=False)) == []
 
 
 def test_torch_stays_out_of_what_starts_without_it():
