@@ -16,7 +16,7 @@ __all__ = ["make_app", "serve"]
 
 
 def make_app(store_path: str | Path, url_prefix: str = "/") -> dash.Dash:
-    """The Dash app of one store; ``make_app(path).server`` is its WSGI application.
+    """Make the Dash app of one store; ``make_app(path).server`` is its WSGI application.
 
     It answers this machine only and asks for no token; :func:`serve` does. When another store takes
     the place of this one, it shows that.

@@ -38,7 +38,7 @@ class Page:
         folder: Where its scripts and style sheets lie; all of them are served.
         scripts: Modules that are loaded when the dashboard opens.
         styles: Style sheets, in this order after those of the pages before.
-        constants: What its scripts import from ``./constants.js``, by name.
+        constants: Values that its scripts import from ``./constants.js``, by name.
         label: Its entry in the navigation; without one it has none.
         icon: Name of the entry's icon: a style sheet has a rule for ``.icon-NAME``.
         key: The key that opens it from anywhere.
@@ -62,7 +62,7 @@ class Page:
     under: str | None = None
 
     def match(self, pathname: str) -> dict[str, str] | None:
-        """The parts of a path that vary, by name; None where it is not the address of this page."""
+        """Return the parts of a path that vary, by name; None if it is not this page's address."""
         wanted, given = _parts(self.path), _parts(pathname)
         if len(wanted) != len(given):
             return None
@@ -72,7 +72,7 @@ class Page:
         return {part[1:-1]: found for part, found in pairs if _varies(part)}
 
     def facts(self) -> dict[str, Any]:
-        """What the scripts of the frame know of it."""
+        """Return what the frame's scripts need to know of it."""
         names = ("name", "path", "title", "label", "key", "keys", "under")
         return {name: getattr(self, name) for name in names}
 

@@ -1,4 +1,4 @@
-"""Serves the dashboard: to this machine, and to whoever has its token."""
+"""Serves the dashboard to this machine, and to whoever has its token."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def serve(
 
 
 def _secret(token: str | bool | None) -> str | None:
-    """The token to ask for; None for none."""
+    """Choose the token to ask for; None for none."""
     if token is False:
         return None
     given = os.environ.get(access.VARIABLE) or None if token in (None, True) else str(token)
@@ -102,7 +102,7 @@ def _secret(token: str | bool | None) -> str | None:
 
 
 def _following(path: str | Path, start: str, any_host: bool, wait: bool) -> FollowingApp:
-    """What shows the store at a path, opened where there is one."""
+    """Make the application of the store at a path, opened if there is one."""
 
     def built() -> Dash:
         app = build(Store(path), start, any_host)
@@ -130,7 +130,7 @@ def _link(host: str, port: int, start: str, secret: str | None) -> str:
 
 
 def _tell(path: str | Path, host: str, port: int, start: str, secret: str | None) -> None:
-    """Say where the page is."""
+    """Print where the page is."""
     link = _link(host, port, start, secret)
     if is_awaited(folder_at(path)):
         print(f"there is no store at {path} yet: the page opens when there is one", flush=True)
@@ -152,7 +152,7 @@ def _open(link: str) -> None:
 
 
 def settle() -> None:
-    """Leave all that there is now out of garbage collections: it lives as long as the server.
+    """Exclude all objects of now from garbage collections: they live as long as the server.
 
     A full collection passes over every object of Dash and Plotly, 70 ms in the midst of an answer.
     """
@@ -162,7 +162,7 @@ def settle() -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address."""
+    """Bind a socket to the address."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""The app: the frame around every page, and which page an address shows."""
+"""Builds the app: the frame around every page, and which page an address shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ringlens.app.shared.constants import CONSTANTS
 from ringlens.app.shared.palette import FONT
 from ringlens.app.shared.parts import state_page
 from ringlens.app.shared.sources import Sources
-from ringlens.app.web import asked, callback_checks, security
+from ringlens.app.web import callback_checks, security, untrusted
 from ringlens.app.web.files import Files
 from ringlens.app.web.prefix import below, without
 from ringlens.errors import RinglensError
@@ -52,7 +52,7 @@ CLASSIC = "shared/first_paint.js"
 def build(
     store: Store, prefix: str = "/", any_host: bool = False, pages: Sequence[Page] = PAGES
 ) -> Dash:
-    """The Dash app of an open store.
+    """Build the Dash app of an open store.
 
     Args:
         store: The store.
@@ -89,7 +89,7 @@ def build(
 
 
 def files_of(pages: Sequence[Page]) -> Files:
-    """The files of the frame and of pages, with the modules that are made of constants."""
+    """Collect the files of the frame and of pages, and the modules made of constants."""
     folders = {"": HERE, "shared": HERE / "shared", **{page.name: page.folder for page in pages}}
     modules: dict[str, Mapping[str, Any]] = {
         "pages.js": {"PAGES": [page.facts() for page in pages]},
@@ -100,7 +100,7 @@ def files_of(pages: Sequence[Page]) -> Files:
 
 
 def index(pages: Sequence[Page], files: Files, prefix: str) -> str:
-    """The HTML that every address answers with: style sheets, scripts, and an empty frame.
+    """Write the HTML of every address: style sheets, scripts, and an empty frame.
 
     Modules run in their order after all other scripts. The last of them starts Dash: by then those
     of the pages have made known what its callbacks call.
@@ -131,7 +131,7 @@ def index(pages: Sequence[Page], files: Files, prefix: str) -> str:
 
 
 def layout(store: Store, pages: Sequence[Page]) -> Component:
-    """Navigation on the left, the page on the right."""
+    """Lay out navigation on the left, the page on the right."""
     return dmc.MantineProvider(
         [
             dcc.Location(id="url", refresh="callback-nav"),
@@ -192,13 +192,13 @@ def _sidebar(store: Store, pages: Sequence[Page]) -> list[Component]:
 
 
 def _navigation(app: Dash, sources: Sources, pages: Sequence[Page]) -> None:
-    """Which page an address shows, and what the buttons of the frame do."""
+    """Register which page an address shows, and what the buttons of the frame do."""
 
     @app.callback(Output("page", "children"), Input("url", "pathname"), Input("url", "search"))
     def show(pathname: str | None, search: str | None) -> Component:
-        path = without(sources.prefix, asked.text(pathname, "pathname") or "/")
+        path = without(sources.prefix, untrusted.text(pathname, "pathname") or "/")
         try:
-            found = page_at(sources, path, asked.text(search, "search"), pages)
+            found = page_at(sources, path, untrusted.text(search, "search"), pages)
         except RinglensError as error:
             found = state_page("This page cannot be shown", str(error))
         return below(sources.prefix, found)
@@ -216,7 +216,7 @@ def _navigation(app: Dash, sources: Sources, pages: Sequence[Page]) -> None:
 def page_at(
     sources: Sources, pathname: str, search: str, pages: Sequence[Page] = PAGES
 ) -> Component:
-    """The page of an address."""
+    """Build the page of an address."""
     query = {name: values[-1] for name, values in parse_qs(search.lstrip("?")).items()}
     for page in pages:
         varying = page.match(pathname)

@@ -14,7 +14,7 @@ from ringlens.errors import NotInStoreError
 
 
 def register(server: Flask, sources: Sources) -> None:
-    """Add the address, and the answer at addresses under ``/data`` where there is nothing."""
+    """Add the address, and the answer at unknown addresses under ``/data``."""
 
     def version() -> dict[str, str]:
         return versions(sources)
@@ -27,7 +27,7 @@ def register(server: Flask, sources: Sources) -> None:
 
 
 def versions(sources: Sources) -> dict[str, str]:
-    """A text that changes with every commit, and one that another store does not have."""
+    """Return a text that changes with every commit, and one that identifies the store."""
     store = sources.store
     # As text: JavaScript would round the number.
     which = hashlib.sha256(repr(identity(store.folder)).encode()).hexdigest()

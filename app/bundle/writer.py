@@ -40,7 +40,7 @@ def write(
         store: The store.
         trace_ids: The traces, ascending.
         out: Folder of the bundle.
-        on_progress: Told how many traces are done, of how many.
+        on_progress: Called with how many traces are done, and of how many.
 
     Raises:
         StoreError: ``out`` is not empty or could not be written; then there is no bundle.
@@ -66,7 +66,7 @@ def write(
 
 
 def _copy_assets(folder: Path) -> None:
-    """The scripts and style sheets below ``assets``, as they lie in the dashboard."""
+    """Copy scripts and style sheets to ``assets``, in the folders of the dashboard."""
     folders = {"shared": shared.CONSTANTS, "trace": page_trace.CONSTANTS, "bundle": None}
     for name, constants in folders.items():
         out = folder / "assets" / name
@@ -102,8 +102,8 @@ def _write_trace(
         for pos in range(0, tokens, boot["heads_block"]):
             found = payload.heads(store, trace_id, pos, run["layers"], run["heads"])
             save(f"{place}/heads/{pos}", found)
-    told = trace.tokens()
-    entropy = told["entropy"][[phase != "prompt" for phase in told["phase"]]]
+    known = trace.tokens()
+    entropy = known["entropy"][[phase != "prompt" for phase in known["phase"]]]
     return {
         "trace_id": trace_id,
         **{name: trace.summary[name] for name in SUMMARY},
@@ -116,7 +116,7 @@ def _write_trace(
 
 
 def _usage(cache: UsageCache, trace: Trace) -> dict[str, Any]:
-    """Times chosen [S, E] in each phase that has tokens."""
+    """Count how often each expert was chosen [S, E], in each phase that has tokens."""
     usage = cache.get(Scope(trace.run["run_id"], trace.trace_id))
     phases = {
         phase: {

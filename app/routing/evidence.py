@@ -1,4 +1,4 @@
-"""What one expert was chosen for: its tokens, and the places where it weighs most.
+"""Finds what one expert was chosen for: its tokens, and the places where it weighs most.
 
 A question about an expert needs one layer of the routing of a whole run. That layer is read once
 and kept, with the run's tokens, as arrays that stand side by side; every further expert of the
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.app.shared.kept import Kept
+from ringlens.app.shared.file_cache import FileCache
 from ringlens.app.shared.scope import Scope
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix
@@ -57,7 +57,7 @@ class Tokens:
 
     @classmethod
     def ordered(cls, columns: Sequence[NDArray], text_N: pa.Array) -> Tokens:
-        """Columns in any order as tokens in theirs."""
+        """Sort columns of tokens by position."""
         order = np.argsort(columns[0], kind="stable")
         key_N, token_id_N, phase_N = (column[order] for column in columns)
         return cls(key_N, token_id_N, phase_N, text_N.take(pa.array(order)))
@@ -69,7 +69,7 @@ class Tokens:
 
     @property
     def columns(self) -> tuple[NDArray, ...]:
-        """All but the text."""
+        """Return all columns but the text."""
         return self.key_N, self.token_id_N, self.phase_N
 
     @property
@@ -78,11 +78,11 @@ class Tokens:
         return sum(column.nbytes for column in self.columns) + self.text_N.nbytes
 
     def text(self, first: int, last: int) -> str:
-        """The text of the tokens at the places ``first`` to ``last - 1``."""
+        """Return the text of the tokens at the places ``first`` to ``last - 1``."""
         return "".join(self.text_N[first:last].to_pylist())
 
     def near(self, place: int, around: int) -> tuple[int, int]:
-        """First and last place of the tokens up to ``around`` from one, in the same trace."""
+        """Return the range of places at most ``around`` tokens from one, in the same trace."""
         key = self.key_N[place]
         first = max(key - around, key >> 32 << 32)
         found = np.searchsorted(self.key_N, [first, key + around + 1])
@@ -111,7 +111,7 @@ class Layer:
 
     @classmethod
     def ordered(cls, key_R: NDArray, *columns: NDArray) -> Layer:
-        """Columns in any order as choices in order of tokens."""
+        """Sort columns of choices by position."""
         order = np.argsort(key_R, kind="stable")
         return cls(key_R[order], *(column[order] for column in columns))
 
@@ -138,7 +138,7 @@ class Chosen:
     share_C: NDArray[np.float32]
 
     def top(self, order: str, limit: int) -> list[Row]:
-        """The tokens an expert sees most.
+        """Return the tokens an expert sees most.
 
         Args:
             order: 'count', or 'share' for the tokens it sees the largest share of, which then must
@@ -173,7 +173,7 @@ class Chosen:
         ]
 
     def contexts(self, limit: int, around: int = 9) -> list[Row]:
-        """The places where an expert weighs most, one for each token id.
+        """Return the places where an expert weighs most, one for each token id.
 
         Returns:
             Rows of trace_id, pos, weight (share of the token's routing weight; None where it is
@@ -201,15 +201,15 @@ class Chosen:
 
 
 class EvidenceCache:
-    """Layers and tokens of the scopes asked for last; a commit adds to them. Safe for threads."""
+    """Caches layers and tokens of the last scopes; a commit adds to them. Safe for threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._tokens = Kept(self._read_tokens, _bytes, TOKENS_LIMIT, join=Tokens.__add__)
-        self._layers = Kept(self._read_layer, _bytes, LAYERS_LIMIT, join=Layer.__add__)
+        self._tokens = FileCache(self._read_tokens, _bytes, TOKENS_LIMIT, join=Tokens.__add__)
+        self._layers = FileCache(self._read_layer, _bytes, LAYERS_LIMIT, join=Layer.__add__)
 
     def chosen(self, scope: Scope, layer: int, expert: int, phase: str) -> Chosen:
-        """Where an expert was chosen, in one phase or in 'all'."""
+        """Find where an expert was chosen, in one phase or in 'all'."""
         snapshot = self._store.snapshot()
         tokens = self._tokens.get(scope, scope.files(snapshot, "tokens"))
         choices = self._layers.get((scope, layer), scope.files(snapshot, "routing"))

@@ -21,7 +21,7 @@ CONTEXTS = 6
 def summary(
     store: Store, scope: Scope, usage: Usage, layer: int, expert: int, phase: str
 ) -> list[Component]:
-    """How much an expert is used, in figures.
+    """Show how much an expert is used.
 
     Args:
         store: The store.
@@ -40,7 +40,7 @@ def summary(
 
 
 def expert_facts(store: Store, run_id: str, layer: int, expert: int) -> Row | None:
-    """Group and selection bias of one expert; None where the run does not have it."""
+    """Read the group and selection bias of one expert; None if the run does not have it."""
     query = """
         select "group", bias from experts
         where run_id = $run_id and layer = $layer and expert = $expert"""
@@ -51,7 +51,7 @@ def expert_facts(store: Store, run_id: str, layer: int, expert: int) -> Row | No
 def evidence(
     cache: EvidenceCache, scope: Scope, layer: int, expert: int, phase: str, order: str
 ) -> list[Component]:
-    """The tokens an expert is chosen for, and the places where it weighs most.
+    """Show the tokens an expert is chosen for, and the places where it weighs most.
 
     Args:
         cache: Of the store.
@@ -107,7 +107,7 @@ def _facts(usage: Usage, layer: int, expert: int, phase: str) -> Component:
 
 
 def _phases(usage: Usage, layer: int, expert: int) -> Component:
-    """Share of tokens in each phase, as bars on one scale."""
+    """Show the share of tokens in each phase, as bars on one scale."""
     s = usage.layers.index(layer)
     shares = {
         phase: usage.metric_SE("share", phase)[s, expert] if usage.tokens(phase) else None

@@ -1,4 +1,4 @@
-"""The layer × expert heatmap as a figure: counts in, figure out.
+"""Draws the layer × expert heatmap: counts in, figure out.
 
 Shape letters: S sparse layers, E experts.
 """
@@ -44,7 +44,7 @@ READINGS = {
 def figure(
     usage: Usage, metric: str, phase: str, layer: int, expert: int | None, theme: str
 ) -> Figure:
-    """Layer × expert heatmap with the load of one layer above and balance by layer beside it.
+    """Draw the heatmap, with the load of one layer above and balance by layer beside it.
 
     Args:
         usage: Counts of the scope.
@@ -73,7 +73,7 @@ def figure(
 
 
 def height(layers: int) -> int:
-    """Height of the figure of so many layers, in pixels."""
+    """Return the height of a figure of so many layers, in pixels."""
     return _Frame(layers).height
 
 
@@ -119,7 +119,7 @@ def _heatmap(
 
 
 def scale(usage: Usage, metric: str, phase: str, theme: str) -> tuple[str, str, tuple[str, ...]]:
-    """The two ends of the colour scale as text, and its colours from low to high."""
+    """Return the two ends of the colour scale as text, and its colours from low to high."""
     low, high = _bounds(usage.metric_SE(metric, phase), metric, phase)
     form = python_format(metric, phase)
     ends = signed(low, form), signed(high, form)
@@ -129,7 +129,7 @@ def scale(usage: Usage, metric: str, phase: str, theme: str) -> tuple[str, str, 
 
 
 def python_format(metric: str, phase: str) -> str:
-    """Format of a metric's value (d3's and Python's agree on these)."""
+    """Return the format of a metric's value (d3's and Python's agree on these)."""
     return _form(metric, phase).replace(".2%", ".1%")
 
 
@@ -139,7 +139,7 @@ def _form(metric: str, phase: str) -> str:
 
 
 def _bounds(values_SE: Array, metric: str, phase: str) -> tuple[float, float]:
-    """Ends of the colour scale: even about 0 for what has a sign, else from 0 or nearer the least.
+    """Choose the ends of the colour scale: symmetric if signed, else from 0 or near the least.
 
     A balanced router gives every expert about the same share; from 0 they would all look alike.
     """
@@ -178,7 +178,7 @@ def _load_bars(
 
 
 def _balance(usage: Usage, phase: str, colours: Palette) -> list[Figure]:
-    """MaxVio and Gini of each layer, on the heatmap's rows."""
+    """Draw MaxVio and Gini of each layer, on the heatmap's rows."""
     n_SE = usage.count_SE(phase)
     bars = []
     for axis, name, values_S in (
@@ -273,7 +273,7 @@ def _axes(usage: Usage, phase: str, colours: Palette, frame: _Frame) -> dict[str
 
 
 def _shapes(usage: Usage, layer: int, expert: int | None, colours: Palette) -> list[dict[str, Any]]:
-    """Group boundaries, the uniform load, and the marked cell."""
+    """Draw group boundaries, the uniform load, and the marked cell."""
     size = usage.experts // usage.groups
     line = {"color": colours.surface, "width": 5 if usage.experts <= 64 else 2}
     shapes: list[dict[str, Any]] = [
@@ -310,7 +310,7 @@ def _shapes(usage: Usage, layer: int, expert: int | None, colours: Palette) -> l
 def _labels(
     usage: Usage, layer: int, phase: str, colours: Palette, frame: _Frame
 ) -> list[dict[str, Any]]:
-    """Names of the groups, of the load bars and of the balance columns."""
+    """Name the groups, the load bars and the balance columns."""
     size = usage.experts // usage.groups
     base = {"showarrow": False, "font": {"size": 10.5, "color": colours.text_3}}
     on_map = {**base, "yref": "paper", "y": frame.map_domain[1], "yanchor": "bottom", "yshift": 5}
@@ -348,5 +348,5 @@ def _most(values: Array) -> float:
 
 
 def _even(colours: tuple[str, ...]) -> list[list[Any]]:
-    """A colour scale with even steps."""
+    """Make a colour scale with even steps."""
     return [[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)]

@@ -19,7 +19,7 @@ from ringlens.app.shared.plots import CONFIG
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.sources import Sources
 from ringlens.app.shared.usage import METRICS, PHASE_CHOICES, Usage
-from ringlens.app.web import asked
+from ringlens.app.web import untrusted
 from ringlens.app.web.prefix import below
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
@@ -38,16 +38,16 @@ KEYS = (("[ ]", "previous, next layer"), ("← →", "previous, next expert"))
 
 ORDERS = {"count": "Frequent", "share": "Exclusive"}
 THEMES = ("dark", "light")
-ANY = range(asked.LARGEST)
+ANY = range(untrusted.LARGEST)
 
 
 def layout(sources: Sources, query: Mapping[str, str]) -> Component:
-    """The page for the scope, metric, phase and focus that the address asks for."""
+    """Lay out the page for the scope, metric, phase and focus that the address asks for."""
     found = queries.runs(sources.catalogue)
     if not found:
         return state_page("Nothing to count yet", "This store holds no runs. Fill it first.")
     if "trace" in query:
-        number = asked.whole(query["trace"])
+        number = untrusted.whole(query["trace"])
         head = None if number is None else queries.trace_head(sources.catalogue, number)
         if head is None:
             return state_page(f"No trace {query['trace'][:60]}", "The store does not hold it.")
@@ -96,7 +96,7 @@ def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]
 
 
 def _body(layers: int) -> Component:
-    """The chart (or table) on the left, the panel on the right."""
+    """Lay out the chart (or table) on the left, the panel on the right."""
     return html.Div(
         [
             html.Section(
@@ -140,7 +140,7 @@ def _token_order() -> list[Component]:
 
 
 def _asked(query: Mapping[str, str], name: str, allowed: Any, default: int | None) -> int | None:
-    value = asked.whole(query.get(name, ""))
+    value = untrusted.whole(query.get(name, ""))
     return value if value is not None and value in allowed else default
 
 
@@ -189,12 +189,12 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
 
 
 def _copy_sql(usage: Usage, run: Row, scope: Scope, metric: str, phase: str) -> Component:
-    """Copies the query of what the heatmap shows; anyone can run it on the store."""
+    """Make the button that copies the query of what the heatmap shows."""
     return copy_button("Copy SQL", usage_sql.query(scope, metric, phase, run, usage.from_rollups))
 
 
 def _how_to_roll_up(store: Store) -> Component:
-    """Said where the usage tables of a run are missing or incomplete."""
+    """Say what to do where the usage tables of a run are missing or incomplete."""
     return html.Span(
         [
             "counted in the routing itself, which takes longer: ",
@@ -225,42 +225,42 @@ def _controls(metric: str, phase: str) -> Component:
 
 
 def register(app: Dash, sources: Sources) -> None:
-    """Figure, table and panel follow metric, phase, focus and colour scheme."""
+    """Have figure, table and panel follow metric, phase, focus and colour scheme."""
     _figure_callbacks(app, sources)
     _panel_callbacks(app, sources)
     _client_callbacks(app)
 
 
 def _where(sources: Sources, scope: Any, phase: Any) -> tuple[Scope, str, Row]:
-    """Scope and phase that a page asks for, and the row of its run.
+    """Check the scope and phase that a page asks for, and read the row of its run.
 
     Raises:
-        RequestError: No page asks for this.
-        NotInStoreError: There is no such run or trace, any more perhaps.
+        RequestError: No page of ours asks for this.
+        NotInStoreError: There is no such run or trace (any more).
     """
-    phase = asked.one_of(phase, PHASE_CHOICES, "phase")
-    scope = asked.mapping(scope, "scope")
-    run = queries.run(sources.catalogue, asked.text(scope.get("run_id"), "run_id"))
+    phase = untrusted.one_of(phase, PHASE_CHOICES, "phase")
+    scope = untrusted.mapping(scope, "scope")
+    run = queries.run(sources.catalogue, untrusted.text(scope.get("run_id"), "run_id"))
     trace_id = scope.get("trace_id")
     if trace_id is not None:
-        head = queries.trace_head(sources.catalogue, asked.number_in(trace_id, ANY, "trace"))
+        head = queries.trace_head(sources.catalogue, untrusted.number_in(trace_id, ANY, "trace"))
         if head is None or head["run_id"] != run["run_id"]:
             raise NotInStoreError(f"no trace {trace_id} in run {run['run_id']}")
     return Scope(run["run_id"], trace_id), phase, run
 
 
 def _focus(run: Row, focus: Any) -> tuple[int, int | None]:
-    """Layer and expert (or None) in focus. Raises RequestError if the run has no such."""
-    focus = asked.mapping(focus, "focus")
-    layer = asked.number_in(focus.get("L"), run["sparse_layers"], "layer")
+    """Check the layer and expert (or None) in focus. Raises RequestError if there is none."""
+    focus = untrusted.mapping(focus, "focus")
+    layer = untrusted.number_in(focus.get("L"), run["sparse_layers"], "layer")
     expert = focus.get("E")
     if expert is not None:
-        expert = asked.number_in(expert, range(run["experts"]), "expert")
+        expert = untrusted.number_in(expert, range(run["experts"]), "expert")
     return layer, expert
 
 
 def _figure_callbacks(app: Dash, sources: Sources) -> None:
-    """The heatmap with its caption, and the table."""
+    """Register the heatmap with its caption, and the table."""
 
     @app.callback(
         Output("heatmap", "figure"),
@@ -275,8 +275,8 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
     def draw(metric: str, phase: str, focus: Row, theme: str, scope: Row) -> tuple[Any, ...]:
         where, phase, run = _where(sources, scope, phase)
         layer, expert = _focus(run, focus)
-        metric = asked.one_of(metric, METRICS, "metric")
-        theme = asked.one_of(theme or "dark", THEMES, "theme")
+        metric = untrusted.one_of(metric, METRICS, "metric")
+        theme = untrusted.one_of(theme or "dark", THEMES, "theme")
         usage = sources.usage.get(where)
         figure = heatmap.figure(usage, metric, phase, layer, expert, theme)
         note = usage_views.note(usage, metric, phase, theme)
@@ -301,7 +301,7 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
 
 
 def _panel_callbacks(app: Dash, sources: Sources) -> None:
-    """The panel of the expert in focus."""
+    """Register the panel of the expert in focus."""
     cache = sources.one(EvidenceCache)
 
     @app.callback(
@@ -315,7 +315,7 @@ def _panel_callbacks(app: Dash, sources: Sources) -> None:
     def summary(focus: Row, metric: str, phase: str, scope: Row) -> tuple[Any, bool]:
         where, phase, run = _where(sources, scope, phase)
         layer, expert = _focus(run, focus)
-        metric = asked.one_of(metric, METRICS, "metric")
+        metric = untrusted.one_of(metric, METRICS, "metric")
         usage = sources.usage.get(where)
         if expert is None:
             return usage_views.strongest(usage, metric, phase), True
@@ -335,13 +335,13 @@ def _panel_callbacks(app: Dash, sources: Sources) -> None:
         if expert is None:
             return None
         phase = "all" if phase == "difference" else phase
-        order = asked.one_of(order, ORDERS, "order")
+        order = untrusted.one_of(order, ORDERS, "order")
         found = expert_panel.evidence(cache, where, layer, expert, phase, order)
         return below(sources.prefix, found)
 
 
 def _client_callbacks(app: Dash) -> None:
-    """Clicks move the focus; metric and phase go to the address."""
+    """Have clicks move the focus, and metric and phase go to the address."""
     client = app.clientside_callback
     client(
         ClientsideFunction("routing", "focus"),

@@ -1,4 +1,4 @@
-"""The query behind the heatmap of experts: the same numbers, for whoever wants to go on from them.
+"""Writes the query behind the heatmap of experts, so that a reader can continue from it.
 
 Shape letters: S sparse layers, E experts.
 """
@@ -48,7 +48,7 @@ from sums order by layer, expert"""
 
 
 def query(scope: Scope, metric: str, phase: str, run: dict[str, Any], from_rollups: bool) -> str:
-    """SQL of the values [S * E] that the heatmap draws, by layer and expert; null is a gap.
+    """Write SQL of the values [S * E] that the heatmap draws, by layer and expert; null is a gap.
 
     Args:
         scope: Run or trace.
@@ -83,7 +83,7 @@ def _where(scope: Scope, from_rollups: bool) -> str:
 
 
 def _sums(metric: str, phase: str) -> str:
-    """What the value of a metric needs, summed up over a phase."""
+    """Write the sums over a phase that a metric needs."""
     kept = "" if phase == "all" else f" filter (phase = '{phase}')"
     needed = {"weight": ("weight",), "flips": ("n", "bias_flips")}.get(metric, ("n",))
     lines = []
@@ -110,5 +110,5 @@ def _value(metric: str, phase: str, run: dict[str, Any]) -> str:
 
 
 def _text(value: str) -> str:
-    """A text as SQL has it."""
+    """Quote a text for SQL."""
     return "'" + value.replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""What stands around the heatmap: its caption, its strongest cells, and the same as a table."""
+"""Shows what stands around the heatmap: caption, strongest cells, and the same as a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADINGS = {"share": "Tokens", "weight": "Weight share", "lift": "Lift", "flips"
 
 
 def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
-    """What is counted, and the colour scale."""
+    """Say what is counted, and show the colour scale."""
     low, high, colours = heatmap.scale(usage, metric, phase, theme)
     tokens = (
         f"{usage.tokens('think'):,} think and {usage.tokens('answer'):,} answer tokens"
@@ -53,7 +53,7 @@ def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
 
 
 def strongest(usage: Usage, metric: str, phase: str) -> Component:
-    """The largest cells of the view, each a way in."""
+    """List the largest cells of the view, as buttons that focus them."""
     values_SE = usage.metric_SE(metric, phase)
     size_SE = np.where(np.isfinite(values_SE), np.abs(values_SE), -1)
     order = np.argsort(-size_SE, axis=None, kind="stable")[:10]
@@ -83,7 +83,7 @@ def strongest(usage: Usage, metric: str, phase: str) -> Component:
 
 
 def table(usage: Usage, phase: str) -> Component:
-    """The heatmap as a grid that can be sorted, filtered and read by keyboard."""
+    """Show the heatmap as a grid that can be sorted, filtered and read by keyboard."""
     layers, experts = len(usage.layers), usage.experts
     columns: dict[str, list[Any]] = {
         "layer": np.repeat(usage.layers, experts).tolist(),
@@ -124,7 +124,7 @@ def table(usage: Usage, phase: str) -> Component:
 
 
 def _finite(values_SE: Array) -> list[float | None]:
-    """The values row by row, None for those that JSON cannot hold."""
+    """Return the values row by row, None for those that JSON cannot hold."""
     shown_SE = values_SE.astype(object)
     shown_SE[~np.isfinite(values_SE)] = None
     return shown_SE.ravel().tolist()

@@ -1,4 +1,4 @@
-"""Columns of Arrow as numpy arrays."""
+"""Converts columns of Arrow to numpy arrays."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 
 def floats(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """A float column as numpy, null as nan."""
+    """Convert a float column, null to nan."""
     return column.to_numpy(zero_copy_only=False).astype(np.float32)
 
 
 def warm() -> None:
-    """Do pyarrow's first conversion ahead of the first request: it imports pandas if it can."""
+    """Convert once ahead of the first request: pyarrow then imports pandas if it can."""
     floats(pa.chunked_array([[0.0]]))

@@ -1,4 +1,4 @@
-"""The store's small tables in memory: a page of the traces grid must not open a file a trace."""
+"""Keeps the store's small tables in memory, so that the grid does not open a file per trace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Catalogue:
             self._fill(name, self._copy(name, (), ()), "create table {name} as from incoming")
 
     def sql(self, query: str, params: dict[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
-        """Query the tables as they are at this moment; those that it does not name may be old."""
+        """Query the tables as they are at this moment; tables that it does not name may be old."""
         self._refresh([name for name in _COPIES if name in query])
         return self._connection.cursor().sql(query, params=params or {})
 
@@ -81,7 +81,7 @@ class Catalogue:
 
 
 def spans(files: Iterable[File]) -> list[Span]:
-    """The traces that some files can hold, as few ranges as possible."""
+    """Return the traces that files can hold, as few ranges as possible."""
     found: list[Span] = []
     for first, last in sorted((file.first_trace, file.last_trace) for file in files):
         if found and first <= found[-1][1] + 1:
@@ -96,7 +96,7 @@ def _overlap(file: File, span: Span) -> bool:
 
 
 def _inside(name: str, affected: Sequence[Span]) -> str:
-    """Condition on the rows that are read again; runs have no traces and are few: all of them."""
+    """Return the condition on rows to read again; of runs, which are few, all."""
     if name == "runs":
         return "true"
     return " or ".join(f"trace_id between {a} and {b}" for a, b in affected) or "false"

@@ -1,4 +1,4 @@
-"""What scripts know from here, so that it is written once."""
+"""Lists the values that scripts share with Python, so that each is written once."""
 
 from __future__ import annotations
 

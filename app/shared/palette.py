@@ -65,12 +65,12 @@ GROUP_SPREAD = 0.78
 
 
 def palette(theme: str) -> Palette:
-    """The palette of 'dark' or 'light'."""
+    """Return the palette of 'dark' or 'light'."""
     return LIGHT if theme == "light" else DARK
 
 
 def expert_colour(expert: int, experts: int, groups: int) -> str:
-    """Colour of an expert that reads on both schemes; hue as in shared/colours.js."""
+    """Return the colour of an expert, legible on both schemes; hue as in shared/colours.js."""
     size = experts / groups
     group, inside = expert // size, expert % size / size
     hue = (START_HUE + 360 * (group + GROUP_SPREAD * inside) / groups) % 360

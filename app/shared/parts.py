@@ -28,7 +28,7 @@ GRID_THEME = {
 
 
 def state_page(title: str, text: str, command: str | None = None) -> Component:
-    """A page that has nothing to show: what is the matter, and what to do."""
+    """Make a page that has nothing to show: what is wrong, and what to do."""
     children: list[Component] = [html.H2(title), html.P(text)]
     if command is not None:
         children.append(command_box(command))
@@ -37,7 +37,7 @@ def state_page(title: str, text: str, command: str | None = None) -> Component:
 
 
 def command_box(command: str) -> Component:
-    """A shell command with a copy button."""
+    """Make a shell command with a copy button."""
     return html.Div(
         [
             html.Code(command),
@@ -48,14 +48,14 @@ def command_box(command: str) -> Component:
 
 
 def copy_button(label: str, text: str) -> Component:
-    """A button that copies a text; the text is its tooltip."""
+    """Make a button that copies a text; the text is its tooltip."""
     return html.Button(
         label, className="button", title=text, **{"data-copy": text, "type": "button"}
     )
 
 
 def stat(label: str, value: str, note: Any = None) -> Component:
-    """One number of a header."""
+    """Make one number of a header."""
     return html.Div(
         [
             html.Span(label, className="label"),
@@ -67,17 +67,17 @@ def stat(label: str, value: str, note: Any = None) -> Component:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share as a whole percentage; a dash where there is nothing."""
+    """Format a share as a whole percentage; a dash if there is nothing."""
     return f"{100 * part / whole:.0f}%" if whole else "–"
 
 
 def plural(n: int, noun: str) -> str:
-    """'1 trace', '2 traces'."""
+    """Count a noun: '1 trace', '2 traces'."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def ago(moment: datetime, now: datetime | None = None) -> str:
-    """How long ago a UTC time was, in its largest unit."""
+    """Say how long ago a UTC time was, in its largest unit."""
     now = now or datetime.now(UTC)
     seconds = (now - moment.replace(tzinfo=UTC)).total_seconds()
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
@@ -87,10 +87,10 @@ def ago(moment: datetime, now: datetime | None = None) -> str:
 
 
 def signed(value: float, form: str) -> str:
-    """A number in a format, with a true minus sign."""
+    """Format a number with a true minus sign."""
     return format(value, form).replace("-", "−")
 
 
 def visible(text: str) -> str:
-    """A token's text with its blanks made visible."""
+    """Return a token's text with visible blanks."""
     return "".join(BLANKS.get(each, each) for each in text) or NOTHING

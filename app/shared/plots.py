@@ -19,7 +19,7 @@ CONFIG = {"displayModeBar": False, "showSendToCloud": False, "doubleClick": "res
 
 
 def typed(values: NDArray[Any]) -> dict[str, str]:
-    """An array as plotly takes it in base64."""
+    """Encode an array as plotly takes it."""
     return {
         "dtype": "f4",
         "bdata": encode(values, "f4"),

@@ -27,23 +27,23 @@ class Tables(Protocol):
 
 
 def rows(tables: Tables, query: str, params: Params | None = None) -> list[Row]:
-    """The result as a list of dictionaries; for small results."""
+    """Query, and return a list of dictionaries; for small results."""
     return frame(tables, query, params).to_pylist()
 
 
 def frame(tables: Tables, query: str, params: Params | None = None) -> pa.Table:
-    """The result as an Arrow table."""
+    """Query, and return an Arrow table."""
     return tables.sql(query, params or {}).to_arrow_table()
 
 
 def version(store: Store) -> int:
-    """A number that changes with every commit; costs one look at the manifest, no query."""
+    """Return a number that changes with every commit; reads the manifest alone."""
     files = store.snapshot()
     return hash(tuple(file.path for name in ("runs", "traces") for file in files.get(name, ())))
 
 
 def runs(catalogue: Catalogue) -> list[Row]:
-    """All runs, newest first, each with its number of traces, verdicts and tokens."""
+    """Return all runs, newest first, each with its number of traces, verdicts and tokens."""
     query = """
         with by_run as (
             select run_id, count(*) as traces, count(source_trace_id) as replays,
@@ -60,7 +60,7 @@ def runs(catalogue: Catalogue) -> list[Row]:
 
 
 def run(catalogue: Catalogue, run_id: str) -> Row:
-    """One run's row of ``runs``. Raises NotInStoreError without one."""
+    """Return one run's row of ``runs``. Raises NotInStoreError if there is none."""
     found = rows(catalogue, "select * from runs where run_id = $run_id", {"run_id": run_id})
     if not found:
         raise NotInStoreError(f"no run {run_id[:60]!r} in the store; open / for the runs it holds")
@@ -68,7 +68,7 @@ def run(catalogue: Catalogue, run_id: str) -> Row:
 
 
 def trace_head(catalogue: Catalogue, trace_id: int) -> Row | None:
-    """All about a trace but its text and arrays, with its neighbours by id; None if unknown."""
+    """Return all about a trace but text and arrays, with its neighbours by id; None if unknown."""
     query = """
         select *, (select max(trace_id) from traces where trace_id < $trace_id) as previous,
                (select min(trace_id) from traces where trace_id > $trace_id) as next
@@ -78,18 +78,18 @@ def trace_head(catalogue: Catalogue, trace_id: int) -> Row | None:
 
 
 def n_tokens(head: Row) -> int:
-    """Tokens of a trace, from its row of ``traces``."""
+    """Return the number of tokens of a trace, from its row of ``traces``."""
     return int(head["n_prompt"] + head["n_think"] + head["n_answer"])
 
 
 def of_trace(store: Store, table: str, trace_id: int) -> str:
-    """A table's rows of the trace ``$trace_id``; files that cannot hold it are not opened."""
+    """Return SQL of a table's rows of trace ``$trace_id``; opens only files that can hold it."""
     files = store.files(table, trace_id, trace_id)
     return f"(select * from {store.scan(table, files)} where trace_id = $trace_id)"
 
 
 def recorded(store: Store, table: str, trace_id: int, column: str | None = None) -> bool:
-    """Whether a trace has rows in a table that a run may leave out, or values in a column of it."""
+    """Return whether a trace has rows in an optional table, or values in a column of it."""
     known = "true" if column is None else f'"{column}" is not null'
     query = f"select 1 from {of_trace(store, table, trace_id)} where {known} limit 1"
     return bool(rows(store, query, {"trace_id": trace_id}))

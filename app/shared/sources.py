@@ -23,7 +23,7 @@ class Sources:
     Attributes:
         store: The store.
         catalogue: Its small tables in memory.
-        usage: Usage of experts of the scopes asked for last.
+        usage: Usage of experts of the last scopes.
         prefix: Path below which the browser sees the pages.
     """
 
@@ -36,14 +36,14 @@ class Sources:
         self._made: dict[Callable[[Store], Any], Any] = {}
 
     def one(self, make: Callable[[Store], T]) -> T:
-        """The one object that a page makes of the store by ``make``; lives as long as this."""
+        """Return what ``make`` makes of the store, made once and kept as long as this lives."""
         with self._lock:
             if make not in self._made:
                 self._made[make] = make(self.store)
             return self._made[make]
 
     def warm(self) -> None:
-        """Read what the first pages need ahead of them: of a thousand traces it takes a second."""
+        """Read what the first pages need ahead of them: for a thousand traces it takes a second."""
         with suppress(RinglensError):  # the page that needs it will say it
             newest = queries.runs(self.catalogue)[:1]
             for run in newest:

@@ -1,4 +1,4 @@
-"""Arrays for the browser: base64 of little-endian bytes, which scripts decode without parsing."""
+"""Encodes arrays for the browser: base64 of little-endian bytes, decoded without parsing."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from numpy.typing import NDArray
 
 
 def encode(values: NDArray[Any], dtype: str) -> str:
-    """Base64 of the values as a little-endian array of ``dtype`` ('u1', 'u2', 'u4', 'f4')."""
+    """Encode values as a little-endian array of ``dtype`` ('u1', 'u2', 'u4', 'f4')."""
     return base64.b64encode(np.ascontiguousarray(values, dtype="<" + dtype).tobytes()).decode()

@@ -1,4 +1,4 @@
-"""Usage of the scopes asked for last, summed up from the store's usage tables.
+"""Caches usage of the last scopes, summed up from the store's usage tables.
 
 Where these do not sum up all of the routing (stores of format 1 have none), the routing itself is
 counted, which takes seconds in a large store.
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.app.shared.kept import Kept
+from ringlens.app.shared.file_cache import FileCache
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage import Array, Sums, Usage
 from ringlens.store import Store
@@ -30,15 +30,15 @@ _PHASE = f"list_position({list(PHASES)!r}, phase) - 1"
 
 
 class UsageCache:
-    """Usage of the scopes asked for last; a commit adds to it. Safe for threads."""
+    """Caches usage of the last scopes; a commit adds to it. Safe for threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._rollups = Kept(self._from_rollups, _bytes, LIMIT, join=Sums.__add__)
-        self._routing = Kept(self._from_routing, _bytes, LIMIT)
+        self._rollups = FileCache(self._from_rollups, _bytes, LIMIT, join=Sums.__add__)
+        self._routing = FileCache(self._from_routing, _bytes, LIMIT)
 
     def get(self, scope: Scope) -> Usage:
-        """The usage of a scope: from its rollups, or counted where these are not complete."""
+        """Return the usage of a scope: from rollups, or counted if these are not complete."""
         snapshot = self._store.snapshot()
         run = self._run(scope)
         sums = self._rollups.get(scope, scope.files(snapshot, "usage_traces"))
@@ -54,7 +54,7 @@ class UsageCache:
         return self._store.sql(query, {"run_id": scope.run_id}).to_arrow_table().to_pylist()[0]
 
     def _routed(self, scope: Scope, snapshot: Mapping[str, Sequence[File]]) -> int:
-        """Rows of routing in the scope; read from the files' footers where the manifest does."""
+        """Count rows of routing in the scope; reads the files' footers where the manifest does."""
         files = scope.files(snapshot, "routing")
         if scope.trace_id is None or all(f.first_trace == f.last_trace for f in files):
             return sum(file.rows for file in files)
@@ -131,7 +131,7 @@ def _add_rows(total_CE: Array, cell_R: NDArray[np.int64], rows_RE: NDArray) -> N
 
 
 def of_routing(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]) -> Sums:
-    """Sums over rows of ``routing``; arguments as those of `of_rollups`."""
+    """Sum over rows of ``routing``; arguments as those of `of_rollups`."""
     layers, experts = shape
 
     def count(cell: NDArray, weight: NDArray | None = None) -> NDArray[np.float64]:

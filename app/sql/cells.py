@@ -1,4 +1,4 @@
-"""Rows of an answer as what a grid, a CSV file or a chart takes.
+"""Converts rows of an answer to what a grid, a CSV file or a chart takes.
 
 The sandbox has made numbers and texts of them already (`Answer.readable`), so nothing here can
 expand: a cell costs a cell.
@@ -35,7 +35,7 @@ _NOT_IN_PANDAS = {
 
 
 def columns(answer: Answer) -> list[dict[str, Any]]:
-    """Name, type, and whether it is a number, of each column."""
+    """Describe each column: name, type, and whether it is a number."""
     return [
         {"name": field.name, "type": type_name(field), "number": is_number(field)}
         for field in answer.table.schema
@@ -43,7 +43,7 @@ def columns(answer: Answer) -> list[dict[str, Any]]:
 
 
 def rows(readable: pa.Table) -> Iterator[list[list[Any]]]:
-    """Rows as JSON holds them, some at a time."""
+    """Yield rows as JSON holds them, some at a time."""
     size = max(1, AT_ONCE // max(1, readable.num_columns))
     for start in range(0, readable.num_rows, size):
         shown = [
@@ -54,7 +54,7 @@ def rows(readable: pa.Table) -> Iterator[list[list[Any]]]:
 
 
 def cell(value: Any, field: pa.Field) -> Any:
-    """One value as the grid shows it: a number that JSON holds exactly, a boolean, null or text."""
+    """Convert one value for the grid: to a number that JSON holds exactly, a boolean or text."""
     if isinstance(value, float):
         return values.single(value) if pa.types.is_float32(field.type) else values.finite(value)
     if isinstance(value, str):
@@ -65,14 +65,14 @@ def cell(value: Any, field: pa.Field) -> Any:
 
 
 def to_csv(answer: Answer) -> bytes:
-    """All rows as CSV, nested values as JSON."""
+    """Write all rows as CSV, nested values as JSON."""
     out = io.BytesIO()
     csv.write_csv(answer.readable, out)
     return out.getvalue()
 
 
 def to_parquet(answer: Answer) -> bytes:
-    """All rows as a Parquet file.
+    """Write all rows as a Parquet file.
 
     Raises:
         RinglensError: Parquet has no type for a column.
@@ -88,7 +88,7 @@ def to_parquet(answer: Answer) -> bytes:
 
 
 def drawable(answer: Answer) -> pa.Table:
-    """The columns as a chart takes them: numbers, however long, as floats, and all else as text."""
+    """Convert columns for a chart: numbers, however long, to floats, all else to text."""
     found = {}
     for (field, column), text in zip(_columns(answer.table), answer.readable.columns, strict=True):
         if not is_number(field):
@@ -101,7 +101,7 @@ def drawable(answer: Answer) -> pa.Table:
 
 
 def frame(answer: Answer) -> str:
-    """The method that gives pandas the same values: ``df()``, or ``exact().df()``."""
+    """Name the method that gives pandas the same values: ``df()``, or ``exact().df()``."""
     for field, text in _columns(answer.readable):
         leaves = set((field.metadata or {}).get(LEAVES, b"").decode(errors="replace").split(","))
         narrow = leaves & (_MOMENTS | _WHOLE | {"decimal"})
@@ -111,14 +111,14 @@ def frame(answer: Answer) -> str:
 
 
 def is_number(field: pa.Field) -> bool:
-    """Whether values of a column can be drawn on an axis."""
+    """Return whether values of a column can be drawn on an axis."""
     kind = field.type
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     return number or _kind(field) in _WHOLE
 
 
 def type_name(field: pa.Field) -> str:
-    """The type of a column in few letters: 'int64', 'text', 'list of float', 'interval'."""
+    """Name the type of a column in few letters: 'int64', 'text', 'list of float', 'interval'."""
     kind = _kind(field)
     by_text = pa.types.is_string(field.type) or pa.types.is_decimal(field.type)
     if by_text and kind not in ("", "varchar"):
@@ -139,12 +139,12 @@ def _columns(table: pa.Table) -> Iterator[tuple[pa.Field, pa.ChunkedArray]]:
 
 
 def _kind(field: pa.Field) -> str:
-    """The name of a column's type in DuckDB; it comes from the sandbox and may be anything."""
+    """Read the DuckDB name of a column's type; it comes from the sandbox and may be anything."""
     return (field.metadata or {}).get(KIND, b"").decode(errors="replace")[:40]
 
 
 def _is_narrow(text: pa.ChunkedArray, kind: str) -> bool:
-    """Whether all numbers have few digits, or all dates lie in the years 1 to 9999."""
+    """Return whether all numbers have few digits, or all dates lie in the years 1 to 9999."""
     if kind in _MOMENTS:
         return pc.all(pc.match_substring_regex(text, r"^\d{4}-[^(]*$")).as_py() is not False
     if kind in _WHOLE | {"decimal"}:

@@ -1,4 +1,4 @@
-"""An answer as a chart: pick x, y, what tells lines apart, and a kind. Table in, figure out."""
+"""Draws an answer as a chart of x, y, colour and kind: table in, figure out."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Figure = dict[str, Any]
 
 
 def figure(table: pa.Table, kind: str, x: str, y: str, by: str, theme: str) -> Figure:
-    """The chart of an answer.
+    """Draw the chart of an answer.
 
     Args:
         table: The answer's columns as `cells.drawable` gives them.
         kind: Key of `KINDS`.
         x: Column of the horizontal axis.
         y: Column of the vertical axis; a histogram counts instead.
-        by: Column whose values become lines of their own; "" for one line.
+        by: Column whose values become separate lines; "" for one line.
         theme: 'dark' or 'light'.
     """
     colours = palette(theme)
@@ -41,7 +41,7 @@ def figure(table: pa.Table, kind: str, x: str, y: str, by: str, theme: str) -> F
 
 
 def _parts(table: pa.Table, by: str) -> tuple[list[tuple[str, pa.Table]], int]:
-    """The rows of each value of a column, largest first; and how many values were left out."""
+    """Split rows by a column's value, largest first; and count the values left out."""
     if not by:
         return [("", table)], 0
     field = table.schema.field(by)
@@ -74,7 +74,7 @@ def _line(table: pa.Table, kind: str, x: str, y: str, name: str, colour: str) ->
 
 
 def _values(table: pa.Table, name: str) -> list[Any]:
-    """A column's values; what is no number as text, and what is not finite as a gap."""
+    """Return a column's values: other than numbers as text, not finite ones as gaps."""
     field = table.schema.field(name)
     values = table[name].to_pylist()
     if cells.is_number(field):

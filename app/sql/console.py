@@ -1,4 +1,4 @@
-"""The console behind ``/sql``: a sandbox, started when it is first needed, and its last answers."""
+"""Runs the queries of ``/sql`` in a sandbox, started when first needed; keeps the last answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT = 16
 
 
 class Console:
-    """Runs what people type on the page. Any thread may ask.
+    """Runs what people type on the page. Safe for threads.
 
     Args:
         store: The store.
@@ -32,7 +32,7 @@ class Console:
         self._answers: OrderedDict[str, Answer] = OrderedDict()
 
     def refusal(self) -> str | None:
-        """Why no query can be run here and what to do; None where it can. Starts the workers."""
+        """Say why no query can be run here, and what to do; None if it can. Starts the workers."""
         try:
             self._started()
         except RinglensError as error:
@@ -40,7 +40,7 @@ class Console:
         return None
 
     def run(self, query: str, name: str) -> tuple[str, Answer]:
-        """Run a query that can be cancelled by its name; the answer, and its id.
+        """Run a query that can be cancelled by its name; return its id and the answer.
 
         Raises:
             RinglensError: It did not work; the message says why.
@@ -58,7 +58,7 @@ class Console:
         return self._started().cancel(name)
 
     def answer(self, key: str) -> Answer:
-        """An answer that was given.
+        """Return an answer that was given.
 
         Raises:
             NotInStoreError: It is not kept any more.
@@ -69,7 +69,7 @@ class Console:
             return self._answers[key]
 
     def table(self, key: str) -> pa.Table:
-        """The rows of an answer. Raises NotInStoreError if it is not kept any more."""
+        """Return the rows of an answer. Raises NotInStoreError if it is not kept any more."""
         return self.answer(key).table
 
     def close(self) -> None:

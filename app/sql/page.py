@@ -21,7 +21,7 @@ from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import cells, chart, routes
 from ringlens.app.sql.console import Console
 from ringlens.app.sql.examples import EXAMPLES
-from ringlens.app.web import asked
+from ringlens.app.web import untrusted
 from ringlens.errors import RinglensError
 from ringlens.store.read.catalog import Entry, catalog
 
@@ -34,7 +34,7 @@ KEYS = (
 
 
 def layout(sources: Sources, query: Mapping[str, str]) -> Component:
-    """The page with the query of the address, or why no query can be run here."""
+    """Lay out the page with the query of the address, or say why no query can be run here."""
     console = sources.one(Console)
     if reason := console.refusal():
         return _refused(console, reason)
@@ -53,7 +53,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 
 
 def register(app: Dash, sources: Sources) -> None:
-    """The chart of an answer; all else is the script's."""
+    """Register the chart of an answer; the script does the rest."""
     console = sources.one(Console)
     routes.register(app.server, console)
 
@@ -72,9 +72,13 @@ def register(app: Dash, sources: Sources) -> None:
     ) -> Any:
         if not key or not x:
             return no_update
-        kind = asked.one_of(kind, chart.KINDS, "kind of chart")
-        key, x = asked.text(key, "the answer's id"), asked.text(x, "x")
-        y, by, theme = asked.text(y, "y"), asked.text(by, "colour"), asked.text(theme, "theme")
+        kind = untrusted.one_of(kind, chart.KINDS, "kind of chart")
+        key, x = untrusted.text(key, "the answer's id"), untrusted.text(x, "x")
+        y, by, theme = (
+            untrusted.text(y, "y"),
+            untrusted.text(by, "colour"),
+            untrusted.text(theme, "theme"),
+        )
         try:
             table = cells.drawable(console.answer(key))
         except RinglensError:
@@ -106,7 +110,7 @@ def register(app: Dash, sources: Sources) -> None:
 
 
 def _boot(console: Console) -> dict[str, Any]:
-    """What the script must know: limits, examples, where the store is."""
+    """Return what the script must know: limits, examples, where the store is."""
     limits = console.limits
     return {
         "store": console.store.address,
@@ -158,7 +162,7 @@ def _sidebar(console: Console) -> list[Component]:
 
 
 def _entry(entry: Entry) -> Component:
-    """A table that opens to its columns; a click on a name puts it into the query."""
+    """Make a table that opens to its columns; a click on a name puts it into the query."""
     columns = [
         html.Button(
             [
@@ -193,7 +197,7 @@ def _entry(entry: Entry) -> Component:
 
 
 def _editor(query: str) -> Component:
-    """The text area, which React would not let a script write to, is made by the script."""
+    """Make the frame of the editor; the script fills it, as React would overwrite its text."""
     return html.Div(id="sql-editor", className="sql-editor", **{"data-query": query})
 
 

@@ -1,4 +1,4 @@
-"""The addresses that the SQL page's script asks: run, cancel, download."""
+"""Answers what the SQL page's script asks: run, cancel, download."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def register(server: Flask, console: Console) -> None:
 
 
 def _pieces(head: dict[str, Any], answer: Answer) -> Iterator[str]:
-    """An answer as JSON, piece by piece: other requests are served in between."""
+    """Yield an answer as JSON in pieces: other requests are served in between."""
     yield f'{json.dumps(head, allow_nan=False)[:-1]}, "rows": ['
     for i, rows in enumerate(cells.rows(answer.readable)):
         yield ("," if i else "") + json.dumps(rows, allow_nan=False)[1:-1]
@@ -66,7 +66,7 @@ def _pieces(head: dict[str, Any], answer: Answer) -> Iterator[str]:
 
 
 def _asked(*names: str) -> dict[str, str]:
-    """Texts of the request. It must be JSON, which pages of other sites cannot send unasked."""
+    """Read texts of the request; it must be JSON, which other sites' pages cannot send unasked."""
     body = request.get_json()
     if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in names):
         raise RinglensError(f"the request must be a JSON object with {', '.join(names)} as text")

@@ -1,4 +1,4 @@
-"""The traces grid: what the browser asks for (AG Grid's sort and filter models) as SQL.
+"""Translates what the traces grid asks for (AG Grid's sort and filter models) to SQL.
 
 The browser names columns and operators; both are looked up in tables here, and every value becomes
 a parameter, so nothing it sends is ever part of the SQL text.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ringlens.app.web import asked
+from ringlens.app.web import untrusted
 from ringlens.errors import RequestError
 
 COLUMNS = (
@@ -68,7 +68,7 @@ class Condition:
 
     @property
     def sql(self) -> str:
-        """All parts, joined by ``and``; true where there are none."""
+        """Return all parts, joined by ``and``; true if there are none."""
         return " and ".join(self.parts) or "true"
 
     def add(self, value: Any) -> str:
@@ -79,10 +79,12 @@ class Condition:
 
 
 def order_sql(sort_model: list[dict[str, Any]] | None) -> str:
-    """The ``order by`` list of a sort model; traces by id where it asks for nothing."""
+    """Write the ``order by`` list of a sort model; by id if it is empty."""
     if not isinstance(sort_model, list | None):
-        raise RequestError(f"the order of the rows must be a list, not {asked.shown(sort_model)}")
-    items = [asked.mapping(item, "an order of the rows") for item in sort_model or []]
+        raise RequestError(
+            f"the order of the rows must be a list, not {untrusted.shown(sort_model)}"
+        )
+    items = [untrusted.mapping(item, "an order of the rows") for item in sort_model or []]
     wanted = [
         f"{item['colId']} {'desc' if item.get('sort') == 'desc' else 'asc'} nulls last"
         for item in items
@@ -94,9 +96,9 @@ def order_sql(sort_model: list[dict[str, Any]] | None) -> str:
 def condition(
     filter_model: dict[str, Any] | None, verdict: str, search: str | None, kind: str = "all"
 ) -> Condition:
-    """What the filters of the grid, its switches and the search box together ask for.
+    """Join what the filters of the grid, its switches and the search box ask for.
 
-    A column, operator, verdict or kind that does not exist asks for nothing.
+    Unknown columns, operators, verdicts and kinds are ignored.
     """
     result = Condition([VERDICTS.get(verdict, "true") if isinstance(verdict, str) else "true"])
     result.parts.append(KINDS.get(kind, "true") if isinstance(kind, str) else "true")
@@ -108,15 +110,15 @@ def condition(
             f" or contains(lower(answer), lower({value}))"
             f" or trace_id::varchar = ltrim({value}, '#'))"
         )
-    for column, model in asked.mapping(filter_model or {}, "a filter of the rows").items():
+    for column, model in untrusted.mapping(filter_model or {}, "a filter of the rows").items():
         if column in COLUMNS:
             result.parts.append(_filter_sql(result, column, model))
     return result
 
 
 def _filter_sql(result: Condition, column: str, model: dict[str, Any]) -> str:
-    """SQL of one column's filter: one test, or several joined by ``and`` or ``or``."""
-    model = asked.mapping(model, f"the filter of {column}")
+    """Write one column's filter: one test, or several joined by ``and`` or ``or``."""
+    model = untrusted.mapping(model, f"the filter of {column}")
     conditions = model.get("conditions")
     if conditions:
         if not isinstance(conditions, list) or len(conditions) > WORDS:
@@ -124,10 +126,10 @@ def _filter_sql(result: Condition, column: str, model: dict[str, Any]) -> str:
         joiner = " or " if model.get("operator") == "OR" else " and "
         parts = [_filter_sql(result, column, each) for each in conditions]
         return "(" + joiner.join(parts) + ")"
-    operator = asked.text(model.get("type"), "a filter's type")
+    operator = untrusted.text(model.get("type"), "a filter's type")
     if operator in _EMPTY:
         return _EMPTY[operator].format(c=column)
-    operators, kind = _TYPES.get(asked.text(model.get("filterType"), "a filter"), ({}, str))
+    operators, kind = _TYPES.get(untrusted.text(model.get("filterType"), "a filter"), ({}, str))
     if operator == "inRange" and kind is float:
         low, high = _value(model, "filter", kind), _value(model, "filterTo", kind)
         place = _cast(column, kind)
@@ -139,20 +141,20 @@ def _filter_sql(result: Condition, column: str, model: dict[str, Any]) -> str:
 
 
 def _value(model: dict[str, Any], name: str, kind: type) -> Any:
-    """What a column is compared with: a number, or a text."""
+    """Read what a column is compared with: a number, or a text."""
     found = model.get(name)
     if kind is str:
-        return asked.text(found if isinstance(found, str) else str(found), name)
+        return untrusted.text(found if isinstance(found, str) else str(found), name)
     if not isinstance(found, int | float | str):
-        raise RequestError(f"a filter compares with a number, not with {asked.shown(found)}")
+        raise RequestError(f"a filter compares with a number, not with {untrusted.shown(found)}")
     try:
         return float(found)
     except (ValueError, OverflowError):
         raise RequestError(
-            f"a filter compares with a number, not with {asked.shown(found)}"
+            f"a filter compares with a number, not with {untrusted.shown(found)}"
         ) from None
 
 
 def _cast(column: str, kind: type) -> str:
-    """A column as what it is compared with: a text filter may be on a number."""
+    """Cast a column to what it is compared with: a text filter may be on a number."""
     return f"{column}::varchar" if kind is str else f"try_cast({column} as double)"

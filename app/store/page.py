@@ -16,7 +16,7 @@ from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, plu
 from ringlens.app.shared.queries import runs, version
 from ringlens.app.shared.sources import Sources
 from ringlens.app.store import grid, queries
-from ringlens.app.web import asked
+from ringlens.app.web import untrusted
 from ringlens.app.web.prefix import below
 from ringlens.store import Store
 
@@ -29,7 +29,7 @@ MOST = 10_000  # rows that it can ask for at a time
 
 
 def layout(sources: Sources, query: Mapping[str, str]) -> Component:
-    """The page, or how to fill the store where it holds no runs."""
+    """Lay out the page, or say how to fill a store that holds no runs."""
     store, catalogue = sources.store, sources.catalogue
     shown = str(version(store))  # before the figures: what comes between is shown twice
     totals = queries.totals(catalogue)
@@ -61,7 +61,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 
 
 def register(app: Dash, sources: Sources) -> None:
-    """Rows for the grid, a look for new commits, and the clicks."""
+    """Register rows for the grid, new figures after a commit, and clicks."""
     store, catalogue = sources.store, sources.catalogue
 
     @app.callback(
@@ -76,12 +76,12 @@ def register(app: Dash, sources: Sources) -> None:
     def rows(request: Row | None, verdict: str, search: str | None, kind: str) -> tuple[Any, Any]:
         if request is None:
             return no_update, no_update
-        request = asked.mapping(request, "the request of rows")
-        search = asked.text(search, "search")
+        request = untrusted.mapping(request, "the request of rows")
+        search = untrusted.text(search, "search")
         wanted = grid.condition(request.get("filterModel"), verdict, search, kind)
         order = grid.order_sql(request.get("sortModel"))
-        start = asked.number_in(request.get("startRow"), range(asked.LARGEST), "row")
-        end = asked.number_in(request.get("endRow"), range(start, start + MOST + 1), "row")
+        start = untrusted.number_in(request.get("startRow"), range(untrusted.LARGEST), "row")
+        end = untrusted.number_in(request.get("endRow"), range(start, start + MOST + 1), "row")
         page, total = queries.traces_page(catalogue, wanted.sql, order, wanted.params, start, end)
         return {"rowData": page, "rowCount": total}, plural(total, "trace")
 
@@ -97,14 +97,14 @@ def register(app: Dash, sources: Sources) -> None:
     def refresh(version: str) -> tuple[Any, ...]:
         totals = queries.totals(catalogue)
         parts = _stats(totals), _runs(catalogue), _empty(store, totals)
-        version = asked.text(version, "version")
+        version = untrusted.text(version, "version")
         return *below(sources.prefix, list(parts)), not totals["all_traces"], version
 
     _register_script(app.clientside_callback)
 
 
 def _register_script(client: Callable[..., None]) -> None:
-    """What the browser does by itself: open a trace, start the grid anew, fetch what is new."""
+    """Register what the browser does by itself: open a trace, reset or refresh the grid."""
     client(
         ClientsideFunction("store", "open"),
         Output("traces", "id"),
@@ -148,7 +148,7 @@ def _stats(totals: Row) -> list[Component]:
 
 
 def _beside(totals: Row, replays: str) -> list[Any]:
-    """Beside the number of traces: whether more are coming, and how many replays there are."""
+    """Say whether more traces are coming, and how many replays there are."""
     if not totals["unfinished"]:
         return [replays]
     return [html.Span([html.I(className="pulse"), "capturing"], className="live"), f" {replays}"]
@@ -205,7 +205,7 @@ def _run_row(run: Row) -> Component:
 
 
 def _traces_of(run: Row) -> str:
-    """How many traces a run has, replays told apart."""
+    """Count the traces of a run, replays apart."""
     if not run["replays"]:
         return f"{run['traces']:,}"
     if run["replays"] == run["traces"]:
@@ -253,7 +253,7 @@ def _column(field: str, name: str, kind: str, **more: Any) -> Row:
 
 
 def _columns(tops: Row) -> list[Row]:
-    """Columns of the grid; ``tops`` are the largest values, at which meters are full."""
+    """Define the columns of the grid; meters are full at ``tops``, the largest values."""
     return [
         _column("trace_id", "#", "number", width=68, cellRenderer="TraceLink"),
         _column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
@@ -328,7 +328,7 @@ def _grid(tops: Row) -> Component:
 
 
 def _empty(store: Store, totals: Row) -> Component | None:
-    """What to do where there is no trace yet; None where there are some."""
+    """Say what to do if there is no trace yet; None if there are some."""
     if totals["all_traces"]:
         return None
     command = (

@@ -7,11 +7,11 @@ from ringlens.app.shared.queries import Params, Row, rows
 
 
 def totals(catalogue: Catalogue) -> Row:
-    """Traces, tokens, verdicts and runs of the whole store, in one row.
+    """Count traces, tokens, verdicts and runs of the whole store, in one row.
 
-    A replay tells again of a trace that was told before. So it is counted apart: ``replays`` and
-    ``replay_tokens`` are of replays, all else is of originals, unless the store holds replays
-    alone: then ``only_replays`` says that all else is of them.
+    A replay repeats the text of another trace, so it is counted apart: ``replays`` and
+    ``replay_tokens`` count replays, all else counts originals. If the store holds replays alone,
+    ``only_replays`` says so, and all else counts them.
     """
     query = """
         with counted as (
@@ -36,7 +36,7 @@ def totals(catalogue: Catalogue) -> Row:
 
 
 def grid_tops(catalogue: Catalogue) -> Row:
-    """The largest values of the grid's columns that are drawn as bars; None without traces."""
+    """Return the largest values of the columns drawn as bars; None without traces."""
     query = """
         select (select max(n_think) from traces) as n_think,
                (select max(entropy) from tokens) as entropy"""
@@ -46,7 +46,7 @@ def grid_tops(catalogue: Catalogue) -> Row:
 def traces_page(
     catalogue: Catalogue, where: str, order: str, params: Params, start: int, end: int
 ) -> tuple[list[Row], int]:
-    """Rows ``start`` to ``end`` of the traces grid, and how many there are in all.
+    """Return rows ``start`` to ``end`` of the traces grid, and how many there are in all.
 
     Args:
         catalogue: The store's small tables.

@@ -17,7 +17,7 @@ from ringlens.app.shared import queries
 from ringlens.app.shared.parts import copy_button, plural, state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import payload, routes
-from ringlens.app.web.asked import whole
+from ringlens.app.web.untrusted import whole
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
 
@@ -44,7 +44,7 @@ CONSTANTS = {
 
 
 def layout(sources: Sources, query: Mapping[str, str]) -> Component:
-    """The page of a trace, or what to do where there is none."""
+    """Lay out the page of a trace, or say what to do if there is none."""
     trace_id = query["trace_id"]
     store, catalogue = sources.store, sources.catalogue
     number = whole(trace_id)
@@ -66,7 +66,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 
 
 def boot(store: Store, head: Row, run: Row) -> Row:
-    """What the script must know before it fetches: the shape of the model, what was recorded."""
+    """Return what the script must know before it fetches: shape of the model, what was recorded."""
     trace_id = head["trace_id"]
     has_routing = queries.recorded(store, "routing", trace_id)
     has_weights = has_routing and queries.recorded(store, "routing", trace_id, "weights")

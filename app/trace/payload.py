@@ -1,4 +1,4 @@
-"""What the trace page's script fetches: arrays as base64 in little-endian typed arrays.
+"""Encodes what the trace page's script fetches, as typed arrays.
 
 The text of a trace is sent once. Everything else is small typed arrays that the script decodes
 without parsing, and that recolour or annotate the spans it made from the text.
@@ -52,7 +52,7 @@ HEAD_STATISTICS = (
 
 
 def tokens(store: Store, trace_id: int) -> Payload:
-    """Text, ends of the tokens in it, and per token: id, phase, logprob, entropy."""
+    """Encode the text, the ends of the tokens in it, and per token: id, phase, logprob, entropy."""
     text = queries.text(store, trace_id)
     if text is None:
         raise NotInStoreError(f"no trace {trace_id} in the store; open / for the traces it holds")
@@ -69,7 +69,7 @@ def tokens(store: Store, trace_id: int) -> Payload:
 
 
 def utf16_offsets(text: str, offsets: NDArray[Any]) -> NDArray[Any]:
-    """Character offsets of Python as offsets of JavaScript, where some characters count twice."""
+    """Convert offsets of Python to those of JavaScript, where some characters count twice."""
     if text.isascii() or max(text) <= "\uffff":
         return offsets
     units = accumulate((2 if c > "\uffff" else 1 for c in text), initial=0)
@@ -77,31 +77,31 @@ def utf16_offsets(text: str, offsets: NDArray[Any]) -> NDArray[Any]:
 
 
 def margin(store: Store, trace_id: int) -> Payload:
-    """Mean router margin of each token [T]; nan where all its margins are infinite."""
+    """Encode the mean router margin of each token [T]; nan where all its margins are infinite."""
     table = queries.mean_margin(store, trace_id)
     return {"margin": encode(floats(table["margin"]), "f4")}
 
 
 def layer(store: Store, trace_id: int, layer: int) -> Payload:
-    """Heaviest expert of each token at a layer [T] and its share of the routing weight [T]."""
+    """Encode the heaviest expert of each token at a layer [T] and its share of the weight [T]."""
     table = queries.layer_experts(store, trace_id, layer)
     return {"expert": _experts(table), "share": encode(floats(table["share"]), "f4")}
 
 
 def expert_map(store: Store, trace_id: int, n_tokens: int) -> Payload:
-    """Heaviest expert of each sparse layer and token [S, T / stride], thinned to screen width."""
+    """Encode the heaviest expert by layer and token [S, T / stride], thinned to screen width."""
     stride = max(1, -(-n_tokens // MAP_COLUMNS))
     table = queries.expert_map(store, trace_id, stride)
     return {"stride": stride, "expert": _experts(table)}
 
 
 def _experts(table: pa.Table) -> str:
-    """Expert ids, NO_EXPERT where a token has no row of routing."""
+    """Encode expert ids, NO_EXPERT where a token has no row of routing."""
     return encode(pc.fill_null(table["expert"].cast(pa.uint16()), NO_EXPERT).to_numpy(), "u2")
 
 
 def routing(store: Store, trace_id: int, pos: int) -> Payload:
-    """The block of routing records that holds token ``pos``: arrays [S, T] and [S, T, k].
+    """Encode the block of routing records that holds token ``pos``: arrays [S, T], [S, T, k].
 
     ``shut_out`` lists per (layer, token) the experts that only the group limit kept out. In an
     imported trace some tokens have no row: their ids are ``NO_EXPERT``. What is not known is nan.
@@ -114,7 +114,7 @@ def routing(store: Store, trace_id: int, pos: int) -> Payload:
     place_R = layer_R * tokens + pos_R - start
 
     def whole(values_R: NDArray[Any], missing: float) -> NDArray[Any]:
-        """Values of all tokens of the block, in order of layer and position."""
+        """Place values of all tokens of the block by layer and position."""
         found = np.full((len(layers) * tokens, *values_R.shape[1:]), missing, values_R.dtype)
         found[place_R] = values_R
         return found
@@ -139,12 +139,12 @@ def routing(store: Store, trace_id: int, pos: int) -> Payload:
 
 
 def heads_block(layers: int, heads: int) -> int:
-    """Tokens of one block of head statistics."""
+    """Return the tokens of one block of head statistics."""
     return max(1, min(ROUTING_BLOCK, HEADS_BUDGET // (layers * heads)))
 
 
 def heads(store: Store, trace_id: int, pos: int, layers: int, heads: int) -> Payload:
-    """The block of head statistics that holds token ``pos``: four arrays [N, T, H]."""
+    """Encode the block of head statistics that holds token ``pos``: arrays [N, T, H]."""
     size = heads_block(layers, heads)
     start = pos // size * size
     table = queries.heads_block(store, trace_id, start, start + size)
@@ -161,14 +161,14 @@ def heads(store: Store, trace_id: int, pos: int, layers: int, heads: int) -> Pay
 
 
 def _lists(column: pa.ChunkedArray, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A column of lists of floats as a matrix of ``shape``; all nan where they are not known."""
+    """Convert a column of lists of floats to ``shape``; all nan if one is not known."""
     if column.null_count:
         return np.full(shape, np.nan, np.float32)
     return matrix(column).astype(np.float32).reshape(shape)
 
 
 def _among(ids_RK: NDArray[Any], column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Which of each row's ids its list in ``column`` names [R, k]."""
+    """Mark which of each row's ids its list in ``column`` names [R, k]."""
     lists = column.combine_chunks()
     row_of = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
     named = np.zeros(ids_RK.shape, dtype=bool)

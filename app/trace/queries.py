@@ -12,14 +12,14 @@ from ringlens.store import Store
 
 
 def text(store: Store, trace_id: int) -> str | None:
-    """The whole text of a trace; None if it is unknown."""
+    """Return the whole text of a trace; None if it is unknown."""
     query = f"select text from {of_trace(store, 'traces', trace_id)}"
     found = rows(store, query, {"trace_id": trace_id})
     return found[0]["text"] if found else None
 
 
 def tokens(store: Store, trace_id: int) -> pa.Table:
-    """The tokens of a trace in order: id, span, phase, logprob, entropy [T]."""
+    """Return the tokens of a trace in order: id, span, phase, logprob, entropy [T]."""
     query = f"""
         select token_id, "start", "end", phase, logprob, entropy
         from {of_trace(store, "tokens", trace_id)} order by pos"""
@@ -27,7 +27,7 @@ def tokens(store: Store, trace_id: int) -> pa.Table:
 
 
 def mean_margin(store: Store, trace_id: int) -> pa.Table:
-    """Mean over the sparse layers of the router margin [T]; infinite margins do not enter.
+    """Return the mean router margin over sparse layers [T]; infinite margins do not enter.
 
     Null at tokens without a row, as all others that go by token.
     """
@@ -41,7 +41,7 @@ def mean_margin(store: Store, trace_id: int) -> pa.Table:
 
 
 def layer_experts(store: Store, trace_id: int, layer: int) -> pa.Table:
-    """The heaviest expert of each token at one layer, and its share of the weight [T]."""
+    """Return the heaviest expert of each token at one layer, and its share of the weight [T]."""
     query = f"""
         select expert_ids[1] as expert, weights[1] / list_sum(weights) as share
         from {of_trace(store, "tokens", trace_id)} left join
@@ -52,7 +52,7 @@ def layer_experts(store: Store, trace_id: int, layer: int) -> pa.Table:
 
 
 def expert_map(store: Store, trace_id: int, stride: int) -> pa.Table:
-    """The heaviest expert at each sparse layer of every ``stride``-th token [S, T / stride]."""
+    """Return the heaviest expert by layer of every ``stride``-th token [S, T / stride]."""
     query = f"""
         with rows as (
             select layer, pos, expert_ids[1] as expert
@@ -65,7 +65,7 @@ def expert_map(store: Store, trace_id: int, stride: int) -> pa.Table:
 
 
 def routing_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
-    """Routing records of tokens ``start`` to ``end`` on all layers, in order (layer, pos)."""
+    """Return routing records of tokens ``start`` to ``end``, in order (layer, pos)."""
     query = f"""
         select layer, pos, expert_ids, weights, affinities, margin, group_margin,
                bias_flips, group_flips, entropy
@@ -75,7 +75,7 @@ def routing_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table
 
 
 def heads_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
-    """Head statistics of tokens ``start`` to ``end`` on all layers, in order (layer, pos)."""
+    """Return head statistics of tokens ``start`` to ``end``, in order (layer, pos)."""
     query = f"""
         select layer, pos, entropy, first_weight, previous_weight, output_norm
         from {of_trace(store, "heads", trace_id)} where pos >= $start and pos < $end

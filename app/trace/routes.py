@@ -1,4 +1,4 @@
-"""The addresses the trace page's script fetches from: JSON with typed arrays, one trace each."""
+"""Answers what the trace page's script fetches: JSON with typed arrays, of one trace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ringlens.app.shared import queries
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import payload
 from ringlens.app.web.answers import answered
-from ringlens.app.web.asked import shown, whole
+from ringlens.app.web.untrusted import shown, whole
 from ringlens.errors import NotInStoreError
 
 View = Callable[..., payload.Payload]
@@ -79,7 +79,7 @@ def _head(sources: Sources, trace_id: str) -> dict[str, Any]:
 
 
 def _pos(head: dict[str, Any], pos: str) -> int:
-    """A position of a trace."""
+    """Read a position of a trace."""
     number, count = whole(pos), queries.n_tokens(head)
     if number is None or number >= count:
         raise NotInStoreError(

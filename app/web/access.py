@@ -39,7 +39,7 @@ _WRONG = (
 
 
 def chosen_token(given: str | None) -> str:
-    """A token: the given one, or a random one.
+    """Check the given token, or make a random one.
 
     Raises:
         ConfigError: It is short, or has characters that a link or a header would change.
@@ -55,7 +55,7 @@ def chosen_token(given: str | None) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine; Werkzeug's own check knows no IPv6 addresses."""
+    """Return whether a Host header names this machine; Werkzeug's check knows no IPv6."""
     try:
         return urlsplit(f"//{host}").hostname in LOOPBACK
     except ValueError:  # malformed, for example an open bracket
@@ -63,7 +63,7 @@ def is_loopback(host: str) -> bool:
 
 
 class TokenGate:
-    """A WSGI application that lets through what brings the token.
+    """A WSGI application that lets through requests with the token.
 
     A right ``?token=`` is answered with a cookie and the same address without it, so that the
     token stays neither in the address bar nor in links that are copied. The cookie holds what is
@@ -102,7 +102,7 @@ class TokenGate:
         return self._application(environ, start)
 
     def _signed_in(self, request: Request) -> Response:
-        """The same address without the token, and the cookie."""
+        """Redirect to the same address without the token, and set the cookie."""
         text = request.query_string.decode("latin-1")
         rest = [pair for pair in parse_qsl(text, keep_blank_values=True) if pair[0] != "token"]
         # No second slash at the front: `//host` would lead to another machine.
@@ -137,7 +137,7 @@ class HostGate:
 
 
 def _given(request: Request) -> str | None:
-    """The token that a request brings in its address or its header; None without one."""
+    """Return the token in a request's address or header; None without one."""
     if "token" in request.args:
         return request.args["token"]
     kind, _, value = request.headers.get("Authorization", "").partition(" ")
@@ -145,7 +145,7 @@ def _given(request: Request) -> str | None:
 
 
 def refused(request: Request, status: int, reason: str) -> Response:
-    """A sentence as the page of a browser, or as JSON for all else."""
+    """Answer with a sentence: a page for browsers, JSON for all else."""
     if request.accept_mimetypes.best == "text/html" or "text/html" in request.headers.get(
         "Accept", ""
     ):
@@ -155,7 +155,7 @@ def refused(request: Request, status: int, reason: str) -> Response:
 
 
 def simple_page(title: str, text: str, head: str = "") -> str:
-    """A page of one sentence that loads nothing."""
+    """Write a page of one sentence that loads nothing."""
     sentence = escape(text[:1].upper() + text[1:])
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
@@ -168,7 +168,7 @@ def simple_page(title: str, text: str, head: str = "") -> str:
 
 
 def sealed(response: Response) -> Response:
-    """The response with the headers of pages that load nothing and are not kept."""
+    """Add the headers of pages that load nothing and are not cached."""
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""Answers of data addresses: JSON, and errors of ours as a sentence with a fitting status."""
+"""Answers requests for data: JSON, or an error of ours as a sentence with its status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ View = Callable[..., Any]
 
 
 def answered(view: View, failed: int = 500) -> Callable[..., Response]:
-    """A view whose result is sent as JSON, and whose error of ours as a sentence.
+    """Make a view that sends its result as JSON, and an error of ours as a sentence.
 
     Args:
         view: Returns a response, or what JSON can hold.
@@ -34,7 +34,7 @@ def answered(view: View, failed: int = 500) -> Callable[..., Response]:
 
 
 def status_of(error: RinglensError, failed: int = 500) -> int:
-    """The HTTP status of an error of ours: 404 not there, 400 wrongly asked, else ``failed``."""
+    """Return the status of an error of ours: 404 not there, 400 wrongly asked, else ``failed``."""
     if isinstance(error, NotInStoreError):
         return 404
     return 400 if isinstance(error, RequestError) else failed

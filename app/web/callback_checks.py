@@ -1,7 +1,7 @@
-"""What may come in by Dash's own address for callbacks, and errors as sentences everywhere.
+"""Checks requests of Dash's callbacks, and answers errors with sentences everywhere.
 
-Dash takes a callback's request as it is: a missing key, an unknown callback or a value nested a
-thousand deep would be an error of the server's. Here they are the client's.
+Dash trusts a callback's request: a missing key, an unknown callback or a value nested a thousand
+deep would be a server error. Here they are the client's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dash.exceptions import DependencyException, InvalidResourceError
 from flask import Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from ringlens.app.web import asked
+from ringlens.app.web import untrusted
 from ringlens.app.web.answers import status_of
 from ringlens.errors import RequestError, RinglensError
 
@@ -30,7 +30,7 @@ def register(app: Dash) -> None:
     def check_body() -> None:
         if request.method != "POST" or not request.is_json:
             return
-        body = asked.parsed(request.get_data())
+        body = untrusted.parsed(request.get_data())
         if request.path == CALLBACKS:
             check(app.callback_map, body)
 
@@ -58,14 +58,16 @@ def register(app: Dash) -> None:
 
 def check(callbacks: dict[str, Any], body: Any) -> None:
     """Raise RequestError unless a body calls one of the callbacks, with all that it takes."""
-    body = asked.mapping(body, "a callback's request")
+    body = untrusted.mapping(body, "a callback's request")
     for name in _KEYS:
         if name not in body:
             raise RequestError(f"a callback's request lacks {name!r}")
     output = body["output"]
     known = callbacks.get(output) if isinstance(output, str) else None
     if known is None or "callback" not in known:
-        raise RequestError(f"there is no callback for {asked.shown(output)}: load the page again")
+        raise RequestError(
+            f"there is no callback for {untrusted.shown(output)}: load the page again"
+        )
     for name, wanted in (("inputs", known["inputs"]), ("state", known["state"])):
         given = body.get(name, [])
         if not isinstance(given, list) or [_property(each) for each in given] != [
@@ -86,7 +88,7 @@ def check(callbacks: dict[str, Any], body: Any) -> None:
 
 
 def _property(each: Any) -> str | None:
-    """``id.property`` of an input, state or output; None of what is none."""
+    """Return ``id.property`` of an input, state or output; None for anything else."""
     if not isinstance(each, dict):
         return None
     found, name = each.get("id"), each.get("property")

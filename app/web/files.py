@@ -1,4 +1,4 @@
-"""Scripts, style sheets and images, under an address that is new whenever one of them is.
+"""Serves scripts, style sheets and images, under an address that changes with any of them.
 
 All of them stand below one address that holds a hash of all: so scripts import one another by
 relative paths, and a browser need never ask again whether one has changed.
@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import Flask, Response
 
-from ringlens.app.web.asked import shown
+from ringlens.app.web.untrusted import shown
 from ringlens.errors import NotInStoreError
 
 TYPES = {
@@ -52,18 +52,14 @@ class Files:
         self.version = found.hexdigest()[:16]
 
     def address(self, name: str) -> str:
-        """Address of a file, below the prefix. Raises KeyError where there is none."""
+        """Return the address of a file, below the prefix. Raises KeyError if there is none."""
         if name not in self._bytes:
             raise KeyError(f"there is no file {name}")
         return f"{ROOT}/{self.version}/{name}"
 
     def names(self, suffix: str) -> Iterable[str]:
-        """The names of all files of a kind."""
+        """Return the names of all files with a suffix."""
         return [name for name in self._bytes if name.endswith(suffix)]
-
-    def read(self, name: str) -> bytes:
-        """Content of a file."""
-        return self._bytes[name]
 
     def register(self, server: Flask) -> None:
         """Serve them."""
@@ -79,7 +75,7 @@ class Files:
 
 
 def module(constants: Mapping[str, Any]) -> str:
-    """A script that exports constants."""
+    """Write a module that exports constants."""
     lines = [
         f"export const {name} = {json.dumps(value, ensure_ascii=False)};\n"
         for name, value in constants.items()

@@ -1,4 +1,4 @@
-"""Follows the store at a path: waits until there is one, notices when another takes its place.
+"""Follows the store at a path: waits until there is one, notices when it is replaced.
 
 An open store reads the files that it opened, also when they are deleted and others stand at their
 names. So what is built on a store is thrown away with all its caches and workers when the store is
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dash import Dash
 
 REMOTE_SECONDS = 5.0
-"""How often a store at an address is asked whether it is still the same; a disk is each time."""
+"""Seconds between checks whether a remote store is the same; a local one is always checked."""
 
 PATIENCE = 10.0
 """Seconds that closing waits for what was begun ahead of the first request."""
@@ -37,7 +37,7 @@ Identity = tuple[object, ...]
 
 
 def identity(folder: Folder) -> Identity | None:
-    """What differs between two stores that stand at one path one after the other; None without one.
+    """Return what tells a store from the next one at the same path; None without a store.
 
     Inode numbers are given out again at once, so the time counts as well. The manifest of a store
     on a disk that machines share is a folder of small files: there the marker alone tells.
@@ -60,7 +60,7 @@ def identity(folder: Folder) -> Identity | None:
 
 
 def is_awaited(folder: Folder) -> bool:
-    """Whether a store may still come into being: nothing is there but what makes one."""
+    """Return whether a store may still be created: nothing else is at the path."""
     if folder.is_local and os.path.exists(folder.address) and not os.path.isdir(folder.address):
         return False
     try:
@@ -103,7 +103,7 @@ class _Built:
             self.close()
 
     def close(self) -> None:
-        """End what it holds."""
+        """Close what it holds."""
         warming = self.app.server.extensions.get("ringlens.warming")
         if warming is not None:  # it still asks the store
             warming.join(PATIENCE)
@@ -111,7 +111,7 @@ class _Built:
 
 
 class FollowingApp:
-    """A WSGI application that shows whichever store stands at a path.
+    """A WSGI application that shows whichever store is at a path.
 
     Args:
         path: Folder or address of the store.
@@ -153,14 +153,14 @@ class FollowingApp:
         self._current().leave()
 
     def close(self) -> None:
-        """End what the application holds."""
+        """Close what the application holds."""
         with self._lock:
             built, self._built = self._built, None
         if built is not None:
             built.retire()
 
     def _current(self) -> _Built:
-        """The application of the store that is there now, with one request counted in."""
+        """Return the application of the current store, with one request counted in."""
         with self._lock:
             found = self._identity_now()
             if self._built is not None and self._built.identity != found:
@@ -188,7 +188,7 @@ class FollowingApp:
         return _Built(app, found, app.server.wsgi_app)
 
     def _without(self, request: Request, reason: str) -> Response:
-        """What is said while there is no store; a page asks again by itself."""
+        """Answer while there is no store; the page asks again by itself."""
         if "text/html" not in request.headers.get("Accept", ""):
             response = refused(request, 503, reason)
             response.headers["Retry-After"] = "2"

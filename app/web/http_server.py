@@ -1,4 +1,4 @@
-"""The HTTP server: waitress, with bounds on what one client can make it hold."""
+"""The HTTP server: waitress, with limits on what one client can occupy."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def make_server(
 
 
 class _Channel(HTTPChannel):
-    """A connection that knows since when it has waited for the rest of a request."""
+    """A connection that knows how long it has waited for the rest of a request."""
 
     waits_since = 0.0  # monotonic; of the request that is arriving, or of the last answer
 
@@ -85,18 +85,18 @@ class _Channel(HTTPChannel):
         super().__init__(*arguments, **options)
 
     def received(self, data: bytes) -> bool:
-        """Take what came; the first bytes of a request start its clock."""
+        """Take bytes; the first of a request start its clock."""
         if self.request is None:
             self.waits_since = time.monotonic()
         return bool(super().received(data))
 
     def service(self) -> None:
-        """Answer a request; the clock starts anew for the next."""
+        """Answer a request, and restart the clock for the next."""
         super().service()
         self.waits_since = time.monotonic()
 
     def is_late(self, now: float, limits: ServerLimits) -> bool:
-        """Whether nobody should wait for it any more."""
+        """Return whether the connection has exceeded its time."""
         if self.requests:
             return False
         if self.total_outbufs_len:  # an answer that is being read, however slowly
@@ -106,16 +106,17 @@ class _Channel(HTTPChannel):
 
 
 class _Server(TcpWSGIServer):
-    """Waitress, which by itself waits without end for a client that sends a byte now and then.
+    """Waitress with limits.
 
-    And which takes no new connection while a hundred are open, silent or not.
+    By itself it waits forever for a client that sends a byte now and then, and accepts no new
+    connection while a hundred are open, silent or not.
     """
 
     channel_class = _Channel
     limits = ServerLimits()
 
     def handle_accept(self) -> None:
-        """Take a connection; where there are too many, drop the one that has waited longest."""
+        """Accept a connection; if there are too many, drop the one that has waited longest."""
         super().handle_accept()
         # After it: the new connection must not get the file descriptor of the one that is dropped,
         # for which this turn of the loop may still hold events.

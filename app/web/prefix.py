@@ -1,4 +1,4 @@
-"""A dashboard below a path, as behind JupyterHub: ``/user/ada/proxy/8050/``.
+"""Serves a dashboard below a path, as behind JupyterHub: ``/user/ada/proxy/8050/``.
 
 Some proxies take the prefix off a request before they pass it on (jupyter-server-proxy), others do
 not (its ``/proxy/absolute/``). Both work, and so does going round the proxy.
@@ -21,7 +21,7 @@ _SAFE = re.compile(r"/(?:[A-Za-z0-9._~@:%+=-]+/)*")
 
 
 def normal(prefix: str) -> str:
-    """A prefix with a slash at both ends.
+    """Normalize a prefix to a slash at both ends.
 
     Raises:
         ConfigError: It is no path of a URL.
@@ -36,7 +36,7 @@ def normal(prefix: str) -> str:
 
 
 def from_environment(port: int, environment: Mapping[str, str] | None = None) -> str:
-    """The prefix that the surroundings announce: Dash's own, code-server, Jupyter; or '/'.
+    """Find the prefix that the environment announces: Dash, code-server, Jupyter; or '/'.
 
     Args:
         port: Port that the dashboard is served on.
@@ -56,7 +56,7 @@ def from_environment(port: int, environment: Mapping[str, str] | None = None) ->
 
 
 def _or_none(path: str) -> str:
-    """A path that was not given but found: where it is of no use, it is as if there were none."""
+    """Normalize a path that was found, not given; '/' if it is unusable."""
     try:
         return normal(path)
     except ConfigError:
@@ -64,7 +64,7 @@ def _or_none(path: str) -> str:
 
 
 class WithoutPrefix:
-    """A WSGI application that takes the prefix off the requests that have it."""
+    """A WSGI application that removes the prefix from requests that have it."""
 
     def __init__(self, application: Wsgi, prefix: str) -> None:
         self._application = application
@@ -79,13 +79,13 @@ class WithoutPrefix:
 
 
 def without(prefix: str, pathname: str) -> str:
-    """The path of a page, without the prefix that the browser sees."""
+    """Return the path of a page without the prefix that the browser sees."""
     path, start = unquote(pathname), unquote(prefix)
     return f"/{path[len(start) :]}" if f"{path}/".startswith(start) else pathname
 
 
 def below(prefix: str, tree: Any) -> Any:
-    """Components whose links to pages lead below the prefix; changes them in place."""
+    """Change links to pages in components, in place, so that they lead below the prefix."""
     if prefix == "/":
         return tree
     waiting = [tree]

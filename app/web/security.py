@@ -1,4 +1,4 @@
-"""What a page may load, and the last look at who asks."""
+"""Limits what a page may load, and checks the Host header of requests."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ringlens.app.shared.kept import Kept
+from ringlens.app.shared.file_cache import FileCache
 from ringlens.store.manifest.manifest import File
 
 
@@ -23,7 +23,7 @@ def kept(reads):
         reads.append((key, [file.path for file in files]))
         return [file.path for file in files]
 
-    return Kept(read, size=lambda value: 10 * len(value), limit=50, join=lambda a, b: a + b)
+    return FileCache(read, size=lambda value: 10 * len(value), limit=50, join=lambda a, b: a + b)
 
 
 def test_only_new_files_are_read(kept, reads):
@@ -40,7 +40,7 @@ def test_a_file_that_has_gone_makes_it_anew(kept, reads):
 
 
 def test_without_a_join_it_is_made_anew(reads):
-    kept = Kept(lambda key, files: reads.append(len(files)) or len(files), lambda value: 1, 10)
+    kept = FileCache(lambda key, files: reads.append(len(files)) or len(files), lambda value: 1, 10)
     assert [kept.get("a", files("1")), kept.get("a", files("1", "2"))] == [1, 2]
     assert reads == [1, 2]
 
@@ -61,7 +61,7 @@ def test_bytes_are_bounded_and_the_oldest_goes(kept, reads):
 
 def test_a_read_that_fails_leaves_the_value(kept, reads):
     kept.get("a", files("1"))
-    broken = Kept(lambda key, files: 1 / 0, size=len, limit=9)
+    broken = FileCache(lambda key, files: 1 / 0, size=len, limit=9)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             broken.get("a", files("1"))
@@ -77,7 +77,7 @@ def test_one_thread_reads_while_others_wait():
         threading.Event().wait(0.05)
         return key
 
-    kept = Kept(read, size=len, limit=100)
+    kept = FileCache(read, size=len, limit=100)
     threads = [threading.Thread(target=kept.get, args=("a", files("1"))) for _ in range(4)]
     for thread in threads:
         thread.start()

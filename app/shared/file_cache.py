@@ -1,4 +1,4 @@
-"""What the process keeps of a store's files, so that a click does not read them again."""
+"""Caches what is computed from a store's files, so that a click does not read them again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 @dataclass
 class _Entry(Generic[V]):
-    """A value, the files it was made of, and the lock of who makes it."""
+    """A value, the files it was computed from, and the lock of the thread that computes it."""
 
     paths: frozenset[str] = frozenset()
     value: V | None = None
@@ -24,17 +24,17 @@ class _Entry(Generic[V]):
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Kept(Generic[K, V]):
-    """Values made of committed files, in a bounded part of memory. Safe for threads.
+class FileCache(Generic[K, V]):
+    """Caches values computed from committed files, in bounded memory. Safe for threads.
 
-    Committed files never change. So a value is right as long as its files are those that are asked
-    for, and grows by the new ones as long as none of its own has gone.
+    Committed files never change. So a value is valid while its files are those that are asked for;
+    new files extend it, a file that is gone discards it.
 
     Args:
-        read: Makes a key's value from some files.
-        size: Bytes of a value.
-        limit: Bytes of all values that are kept; the latest is kept whatever its size.
-        join: Makes one value of two; without it a value is made anew where there are new files.
+        read: Computes the value of a key from files.
+        size: Returns the bytes of a value.
+        limit: Bytes of all values; the latest is kept whatever its size.
+        join: Joins two values; without it new files cause the value to be computed again.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Kept(Generic[K, V]):
 
     @property
     def bytes(self) -> int:
-        """Memory of the values that are kept."""
+        """Bytes of the cached values."""
         return sum(entry.bytes for entry in self._entries.values())
 
     def get(self, key: K, files: Sequence[File]) -> V:
-        """The value of a key, made of ``files``; one thread makes it while others wait for it."""
+        """Return the value of a key for ``files``; one thread computes it while others wait."""
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
