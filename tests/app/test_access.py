@@ -16,13 +16,16 @@ from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from ringlens.app import serve
+from ringlens.app.pages import PAGES
+from ringlens.app.shell import files_of
 from ringlens.app.web import access, prefix
 from ringlens.app.web.http_server import ServerLimits, make_server
 from ringlens.errors import ConfigError
 from ringlens.store import Store
 
 TOKEN = "correct-horse-battery"
-PLACES = ("/", "/trace/1", "/files/0/shell.js", "/data/version", "/_dash-layout", "/data/sql/run")
+SCRIPT = "/" + files_of(PAGES).address("shell.js")
+PLACES = ("/", "/trace/1", SCRIPT, "/data/version", "/_dash-layout", "/data/sql/run")
 
 
 def hello(environ, start):
