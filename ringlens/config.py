@@ -1,8 +1,8 @@
 """Settings of a run: frozen, checked when they are made, unknown names refused.
 
-What to record is given as names ("logprobs", "routing", "router_logits", "heads", "head_blocks"),
-as objects (`Vectors`, `TopAttention`), or in the text form of these objects, which the command line
-takes and the store keeps:
+What to record is given as names ("logprobs", "routing", "router_logits", "heads", "head_blocks",
+and what else is in `ringlens.store.schema.instruments`), as objects (`Vectors`, `TopAttention`),
+or in the text form of these objects, which the command line takes and the store keeps:
 
     resid_post@3+5          the residual stream after layers 3 and 5
     head_out@2/0-3[0:128]   outputs of heads 0 to 3 of layer 2 at the first 128 positions
@@ -15,14 +15,12 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Self
 
 from ringlens.errors import ConfigError
-
-RECORDABLE = ("logprobs", "routing", "router_logits", "heads", "head_blocks")
 
 INT32 = 2**31 - 1
 DIGITS = 6
@@ -157,6 +155,11 @@ class Vectors:
     def __str__(self) -> str:
         return self.point + _where(self)
 
+    @property
+    def observed_as(self) -> str:
+        """Name of its numbers while they are recorded."""
+        return self.point
+
 
 @dataclass(frozen=True)
 class TopAttention:
@@ -182,45 +185,13 @@ class TopAttention:
     def __str__(self) -> str:
         return f"attention:{self.k}" + _where(self)
 
+    @property
+    def observed_as(self) -> str:
+        """Name of its numbers while they are recorded."""
+        return "attention"
+
 
 Recorded = str | Vectors | TopAttention
-
-
-def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
-    """Check what to record, and read what is given as text.
-
-    Returns:
-        Names in the order of RECORDABLE, then objects in the order given. "heads" adds
-        "head_blocks".
-
-    Raises:
-        ConfigError: A name is unknown, router logits come without the choices that they explain, or
-            a thing is there twice.
-    """
-    items = [wanted] if isinstance(wanted, str | Vectors | TopAttention) else _listed(wanted)
-    read = [_read(item) if isinstance(item, str) else item for item in items]
-    if "router_logits" in read and "routing" not in read:
-        raise ConfigError("record 'routing' as well: router_logits are stored with the choices.")
-    if "heads" in read:
-        read.append("head_blocks")
-    objects = [item for item in read if not isinstance(item, str)]
-    kinds = [item.point if isinstance(item, Vectors) else "attention" for item in objects]
-    for kind in kinds:
-        if kinds.count(kind) > 1:
-            raise ConfigError(f"{kind} is requested twice; put its layers into one request.")
-    return (*(name for name in RECORDABLE if name in read), *objects)
-
-
-def _listed(wanted: object) -> list[Recorded]:
-    """What to record, as a list of names and objects."""
-    items: list[Any] = list(wanted) if isinstance(wanted, Iterable) else [wanted]
-    for item in items:
-        if not isinstance(item, str | Vectors | TopAttention):
-            raise ConfigError(
-                f"cannot record {item!r:.60}; give a list of names ({', '.join(RECORDABLE)}), "
-                "Vectors and TopAttention."
-            )
-    return items
 
 
 _TEXT = re.compile(
@@ -229,24 +200,32 @@ _TEXT = re.compile(
 )
 
 
-def _read(text: str) -> Recorded:
-    """Read a request: a name as it is, a text form as its object."""
-    found = _TEXT.fullmatch(text) if len(text) <= LONGEST else None
-    if text in RECORDABLE or found is None or found[0] == found["name"]:
-        if text not in RECORDABLE:
-            raise ConfigError(
-                f"cannot record {text!r:.60}.{_nearest(text, RECORDABLE)} Vectors are asked for "
-                "with their layers, as in 'resid_post@3+5'."
-            )
-        return text
-    layers, heads = (_numbers(found[part], text) for part in ("layers", "heads"))
+def read_request(item: Recorded, names: Sequence[str]) -> Recorded:
+    """A request as it is, but its text form as its object.
+
+    Args:
+        item: A name, an object, or an object's text form.
+        names: The names that are known.
+
+    Raises:
+        ConfigError: A text that is neither.
+    """
+    if not isinstance(item, str) or item in names:
+        return item
+    found = _TEXT.fullmatch(item) if len(item) <= LONGEST else None
+    if found is None or found[0] == found["name"]:
+        raise ConfigError(
+            f"cannot record {item!r:.60}.{_nearest(item, names)} Vectors are asked for "
+            "with their layers, as in 'resid_post@3+5'."
+        )
+    layers, heads = (_numbers(found[part], item) for part in ("layers", "heads"))
     if max(len(found[part] or "") for part in ("k", "start", "stop")) > 2 * DIGITS:
-        raise ConfigError(f"{text!r:.60}: k and positions have at most {2 * DIGITS} digits.")
+        raise ConfigError(f"{item!r:.60}: k and positions have at most {2 * DIGITS} digits.")
     span = (int(found["start"] or 0), int(found["stop"]) if found["stop"] else None)
     if found["name"] != "attention":
         return Vectors(found["name"], layers, heads, span)
     if layers is None:
-        raise ConfigError(f"{text!r} names no layers; write attention:4@LAYERS/HEADS.")
+        raise ConfigError(f"{item!r} names no layers; write attention:4@LAYERS/HEADS.")
     return TopAttention(layers, heads, int(found["k"] or 4), span)
 
 

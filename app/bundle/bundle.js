@@ -50,8 +50,8 @@ let headsBlock = 1;
  * @param {string} path
  */
 const fileOf = (path) => {
-  const [, kind, pos] = path.match(/\/(routing|heads)\/(\d+)$/) || [];
-  const size = kind === "heads" ? headsBlock : ROUTING_BLOCK;
+  const [, kind, pos] = path.match(/\/(routing|statistics\/\w+)\/(\d+)$/) || [];
+  const size = kind === "routing" ? ROUTING_BLOCK : headsBlock;
   const name = kind ? path.replace(/\d+$/, String(Number(pos) - (Number(pos) % size))) : path;
   return `${name.replace(/^\//, "")}.json`;
 };

@@ -98,10 +98,11 @@ def _write_trace(
         save(f"{place}/margin", payload.margin(store, trace_id))
         for layer in run["sparse_layers"]:
             save(f"{place}/layer/{layer}", payload.layer(store, trace_id, layer))
-    if boot["has_heads"]:
+    for shown in boot["head_tables"]:
+        table = payload.head_tables()[shown["table"]]
         for pos in range(0, tokens, boot["heads_block"]):
-            found = payload.heads(store, trace_id, pos, run["layers"], run["heads"])
-            save(f"{place}/heads/{pos}", found)
+            found = payload.statistics(store, trace_id, pos, table, run["layers"], run["heads"])
+            save(f"{place}/statistics/{table.name}/{pos}", found)
     known = trace.tokens()
     entropy = known["entropy"][[phase != "prompt" for phase in known["phase"]]]
     return {

@@ -6,7 +6,7 @@ import { add, el } from "../shared/dom.js";
 import { number, numberOr } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
 
-/** @import { Boot, HeadsBlock, HeadStatistic, View } from "./types.js" */
+/** @import { HeadsBlock, HeadStatistic, HeadTable, View } from "./types.js" */
 
 const AXES = "layer ↓  head →";
 const HEIGHT = 180; // of a map, at most
@@ -14,12 +14,13 @@ const ROW = 11; // height of a row, at most
 
 /**
  * @param {any} body
- * @param {Boot} boot
+ * @param {HeadTable} table
  * @returns {HeadsBlock}
  */
-export function decodeHeads(body, boot) {
-  const names = boot.head_statistics.map((each) => each.column);
+export function decodeHeads(body, table) {
+  const names = table.columns.map((each) => each.column);
   return {
+    table,
     start: body.start,
     tokens: body.tokens,
     layers: body.layers,
@@ -37,13 +38,13 @@ export function drawHeads(box, block, pos, view) {
   const { boot } = view;
   const readout = el("span", "dim", AXES);
   const grid = el("div", "head-grid");
-  for (const statistic of boot.head_statistics) {
+  for (const statistic of block.table.columns) {
     const values = block.columns[statistic.column];
     /** @type {(n: number, h: number) => number} */
     const value = (n, h) => values[(n * block.tokens + pos - block.start) * boot.heads + h];
     grid.appendChild(headMap(statistic, block.layers, boot.heads, value, readout));
   }
-  add(box, add(el("h3", "", "Attention heads"), readout), grid);
+  add(box, add(el("h3", "", block.table.title), readout), grid);
 }
 
 /**
@@ -54,7 +55,7 @@ export function drawHeads(box, block, pos, view) {
  * @param {HTMLElement} readout
  */
 function headMap(statistic, layers, heads, value, readout) {
-  const { label, unit } = statistic;
+  const { label, meaning, unit } = statistic;
   const canvas = el("canvas", "", null, {
     role: "img",
     "aria-label": `${label} by layer and head`,
@@ -69,7 +70,7 @@ function headMap(statistic, layers, heads, value, readout) {
   }
   const range = `0 – ${number(top, top < 10 ? 2 : 0)}${unit && ` ${unit}`}`;
   const known = gaps === layers.length * heads ? "not recorded" : range;
-  const caption = add(el("figcaption", "", label), el("span", "dim", known));
+  const caption = add(el("figcaption", "", label, { title: meaning }), el("span", "dim", known));
   requestAnimationFrame(() => drawMap(canvas, layers, heads, value, top, readout));
   return add(el("figure"), caption, canvas);
 }

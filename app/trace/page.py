@@ -7,7 +7,6 @@ addresses of :mod:`ringlens.app.trace.routes`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
@@ -22,6 +21,12 @@ from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
 
 Row = dict[str, Any]
+
+BESIDE = {"nats"}
+"""Units that stand beside a number; others are plain from the label."""
+
+TITLES = {"heads": "Attention heads"}
+"""Headings of tables in the panel; of others with their names."""
 
 
 KEYS = (
@@ -82,10 +87,9 @@ def boot(store: Store, head: Row, run: Row) -> Row:
         "groups": run["groups"],
         "k": run["experts_per_token"],
         "heads": run["heads"],
-        "head_statistics": [asdict(each) for each in payload.HEAD_STATISTICS],
+        "head_tables": head_tables(store, trace_id),
         "has_routing": has_routing,
         "has_weights": has_weights,
-        "has_heads": queries.recorded(store, "heads", trace_id),
         "recorded": {
             "entropy": queries.recorded(store, "tokens", trace_id, "entropy"),
             "logprob": queries.recorded(store, "tokens", trace_id, "logprob"),
@@ -93,6 +97,27 @@ def boot(store: Store, head: Row, run: Row) -> Row:
             "expert": has_weights,
         },
     }
+
+
+def head_tables(store: Store, trace_id: int) -> list[Row]:
+    """The tables that the panel draws a map of heads for each column of: those recorded."""
+    return [
+        {
+            "table": name,
+            "title": TITLES.get(name, f"Attention heads: {name}"),
+            "columns": [
+                {
+                    "column": column.name,
+                    "label": column.label or column.name,
+                    "unit": column.unit if column.unit in BESIDE else "",
+                    "meaning": column.meaning,
+                }
+                for column in payload.per_head(table)
+            ],
+        }
+        for name, table in payload.head_tables().items()
+        if queries.recorded(store, name, trace_id)
+    ]
 
 
 def register(app: Dash, sources: Sources) -> None:

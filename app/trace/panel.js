@@ -27,7 +27,9 @@ export function tracePanel(view) {
   const node = el("aside", "trace-panel", null, { "aria-label": "Focused token" });
   const address = `/data/trace/${boot.trace_id}`;
   const routing = blocksOf(`${address}/routing`, decodeRouting);
-  const heads = blocksOf(`${address}/heads`, (body) => decodeHeads(body, boot));
+  const heads = boot.head_tables.map((table) =>
+    blocksOf(`${address}/statistics/${table.table}`, (body) => decodeHeads(body, table)),
+  );
 
   function show() {
     const { pos } = view;
@@ -36,8 +38,8 @@ export function tracePanel(view) {
     node.replaceChildren(facts(view, pos));
     if (boot.has_routing) section(routing, pos, drawRouting);
     else node.appendChild(missing("routing"));
-    if (boot.has_heads) section(heads, pos, drawHeads);
-    else node.appendChild(missing("heads"));
+    for (const blocks of heads) section(blocks, pos, drawHeads);
+    if (!heads.length) node.appendChild(missing("heads"));
     node.scrollTop = old;
   }
 

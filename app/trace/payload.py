@@ -9,7 +9,6 @@ H heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -24,7 +23,9 @@ from ringlens.app.trace import queries
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix
+from ringlens.store.schema import instruments
 from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.table import Column, Table
 
 Payload = dict[str, Any]
 
@@ -32,23 +33,6 @@ NO_EXPERT = 0xFFFF  # stands for the experts of a token without a routing row
 ROUTING_BLOCK = 64  # tokens of one routing block: 30 kB for ring-nano, 0.5 MB for Ring-1T
 MAP_COLUMNS = 2048  # more columns than a screen has pixels would not be seen
 HEADS_BUDGET = 16_384  # (layer, head, token) cells of one block of head statistics
-
-
-@dataclass(frozen=True)
-class HeadStatistic:
-    """A column of ``heads`` that the panel draws, and how it is named there."""
-
-    column: str
-    label: str
-    unit: str = ""
-
-
-HEAD_STATISTICS = (
-    HeadStatistic("entropy", "Entropy", "nats"),
-    HeadStatistic("first_weight", "On first token"),
-    HeadStatistic("previous_weight", "On previous token"),
-    HeadStatistic("output_norm", "Output norm"),
-)
 
 
 def tokens(store: Store, trace_id: int) -> Payload:
@@ -143,20 +127,33 @@ def heads_block(layers: int, heads: int) -> int:
     return max(1, min(ROUTING_BLOCK, HEADS_BUDGET // (layers * heads)))
 
 
-def heads(store: Store, trace_id: int, pos: int, layers: int, heads: int) -> Payload:
-    """Encode the block of head statistics that holds token ``pos``: arrays [N, T, H]."""
+def head_tables() -> dict[str, Table]:
+    """Return the tables of instruments with numbers of each head of each token, by name."""
+    return {
+        table.name: table
+        for table in instruments.tables()
+        if table.tiles and not table.tiles.length and per_head(table)
+    }
+
+
+def per_head(table: Table) -> list[Column]:
+    """Return the columns of a table that hold a number for each head."""
+    return [column for column in table.values if column.shape == "H"]
+
+
+def statistics(
+    store: Store, trace_id: int, pos: int, table: Table, layers: int, heads: int
+) -> Payload:
+    """Encode the block of an instrument's numbers that holds token ``pos``: arrays [N, T, H]."""
     size = heads_block(layers, heads)
     start = pos // size * size
-    table = queries.heads_block(store, trace_id, start, start + size)
-    found = np.unique(table["layer"].to_numpy())
+    rows = queries.statistics_block(store, trace_id, table, start, start + size)
+    found = np.unique(rows["layer"].to_numpy())
     return {
         "start": start,
-        "tokens": len(table) // max(1, len(found)),
+        "tokens": len(rows) // max(1, len(found)),
         "layers": found.tolist(),
-        **{
-            name: encode(matrix(table[name]), "f4")
-            for name in (each.column for each in HEAD_STATISTICS)
-        },
+        **{column.name: encode(matrix(rows[column.name]), "f4") for column in per_head(table)},
     }
 
 

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from ringlens.app.shared.queries import frame, of_trace, rows
 from ringlens.store import Store
+from ringlens.store.schema.table import Table
+from ringlens.store.schema.views import quote
 
 
 def text(store: Store, trace_id: int) -> str | None:
@@ -74,10 +76,11 @@ def routing_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table
     return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
 
 
-def heads_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
-    """Return head statistics of tokens ``start`` to ``end``, in order (layer, pos)."""
+def statistics_block(store: Store, trace_id: int, table: Table, start: int, end: int) -> pa.Table:
+    """Return an instrument's rows of tokens ``start`` to ``end``, in order (layer, pos)."""
+    columns = ", ".join(quote(column.name) for column in table.values)
     query = f"""
-        select layer, pos, entropy, first_weight, previous_weight, output_norm
-        from {of_trace(store, "heads", trace_id)} where pos >= $start and pos < $end
+        select layer, pos, {columns}
+        from {of_trace(store, table.name, trace_id)} where pos >= $start and pos < $end
         order by layer, pos"""
     return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})

@@ -27,7 +27,7 @@ def register(server: Flask, sources: Sources) -> None:
         "layer/<layer>": _layer,
         "experts": _experts,
         "routing/<pos>": _routing,
-        "heads/<pos>": _heads,
+        "statistics/<table>/<pos>": _statistics,
     }
     for rule, view in views.items():
         name = rule.partition("/")[0]
@@ -62,11 +62,14 @@ def _routing(sources: Sources, trace_id: str, pos: str) -> payload.Payload:
     return payload.routing(sources.store, head["trace_id"], _pos(head, pos))
 
 
-def _heads(sources: Sources, trace_id: str, pos: str) -> payload.Payload:
+def _statistics(sources: Sources, trace_id: str, table: str, pos: str) -> payload.Payload:
+    known = payload.head_tables()
+    if table not in known:
+        raise NotInStoreError(f"no numbers of heads in {shown(table)}; tables: {', '.join(known)}")
     head = _head(sources, trace_id)
     run = queries.run(sources.catalogue, head["run_id"])
-    place = _pos(head, pos)
-    return payload.heads(sources.store, head["trace_id"], place, run["layers"], run["heads"])
+    trace, place, sizes = head["trace_id"], _pos(head, pos), (run["layers"], run["heads"])
+    return payload.statistics(sources.store, trace, place, known[table], *sizes)
 
 
 def _head(sources: Sources, trace_id: str) -> dict[str, Any]:

@@ -1,11 +1,19 @@
 // What the scripts of the trace page pass to one another. T tokens, S sparse layers, k experts a
 // token, N layers, H heads.
 
-/** A column of head statistics, and how it is named. */
+/** A column with a number for each head, and how it is named. */
 export interface HeadStatistic {
   column: string;
   label: string;
   unit: string;
+  meaning: string;
+}
+
+/** A table of such columns that was recorded for the trace. */
+export interface HeadTable {
+  table: string;
+  title: string;
+  columns: HeadStatistic[];
 }
 
 /** What the page knows before it fetches anything (page.py). */
@@ -21,10 +29,9 @@ export interface Boot {
   groups: number;
   k: number;
   heads: number;
-  head_statistics: HeadStatistic[];
+  head_tables: HeadTable[];
   has_routing: boolean;
   has_weights: boolean;
-  has_heads: boolean;
   /** Which metrics can be shown. */
   recorded: Record<string, boolean>;
 }
@@ -151,5 +158,6 @@ export interface RoutingBlock extends Block {
 
 /** Statistics of heads [N, tokens, H], by column. */
 export interface HeadsBlock extends Block {
+  table: HeadTable;
   columns: Record<string, Float32Array>;
 }

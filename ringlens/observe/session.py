@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ringlens.config import RECORDABLE, Recorded, Sampling, known_only, number, recordable, whole
+from ringlens.config import Recorded, Sampling, known_only, number, whole
 from ringlens.errors import ConfigError
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
 from ringlens.observe.given import TextOrIds
@@ -26,6 +26,7 @@ from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.store import Store, StoreWriter
 from ringlens.store.maintain.compact import tidy
+from ringlens.store.schema.instruments import default_names, recordable
 from ringlens.store.schema.records import RunRecord
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TINY = 50_000_000
+
+EVERYTHING = default_names()
+"""What is recorded where nothing else is asked for."""
 
 SETTINGS = ("batch_size", "record", "commit_every", "on_progress", "allow_nonfinite")
 """Settings of :func:`capture` beside those of sampling, for messages."""
@@ -69,7 +73,7 @@ def capture(
     store: str | Path | Store,
     *,
     batch_size: int = 16,
-    record: Iterable[Recorded] = RECORDABLE,
+    record: Iterable[Recorded] = EVERYTHING,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
     allow_nonfinite: bool = False,
@@ -135,7 +139,7 @@ def replay(
     store: str | Path | Store,
     *,
     batch_size: int = 8,
-    record: Iterable[Recorded] = RECORDABLE,
+    record: Iterable[Recorded] = EVERYTHING,
     prefill: int = PREFILL,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,

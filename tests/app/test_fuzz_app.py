@@ -26,8 +26,8 @@ NUMBERS = (
 )  # fmt: skip
 PLACES = (
     "/data/trace/{}/tokens", "/data/trace/{}/margin", "/data/trace/{}/layer/2",
-    "/data/trace/{}/experts", "/data/trace/{}/routing/5", "/data/trace/{}/heads/5",
-    "/data/trace/1/layer/{}", "/data/trace/1/routing/{}", "/data/trace/1/heads/{}",
+    "/data/trace/{}/experts", "/data/trace/{}/routing/5", "/data/trace/{}/statistics/heads/5",
+    "/data/trace/1/layer/{}", "/data/trace/1/routing/{}", "/data/trace/1/statistics/heads/{}",
     "/data/{}", "/data/trace/{}", "/data/sql/result/{}.csv", "/data/sql/result/x.{}",
 )  # fmt: skip
 DEEP = b"[" * 100_000 + b"]" * 100_000

@@ -72,7 +72,7 @@ def test_every_address_answers(path, store):
     app = make_app(path)
     client = app.server.test_client()
     for trace_id in (1, 2, 3):
-        for name in ("tokens", "margin", "layer/2", "experts", "routing/149", "heads/5"):
+        for name in ("tokens", "margin", "layer/2", "experts", "routing/149", "statistics/heads/5"):
             response = client.get(f"/data/trace/{trace_id}/{name}", headers=HOST)
             assert response.status_code == 200, name
             assert response.is_json

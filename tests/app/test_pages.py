@@ -104,11 +104,11 @@ def test_other_hosts_are_refused(client, host, status):
 
 
 def test_data_addresses(client):
-    for name in ("tokens", "margin", "layer/2", "experts", "routing/5", "heads/5"):
+    for name in ("tokens", "margin", "layer/2", "experts", "routing/5", "statistics/heads/5"):
         response = client.get(f"/data/trace/1/{name}", headers=HOST)
         assert response.status_code == 200, name
         assert response.is_json
-    for name in ("tokens", "experts", "heads/5"):
+    for name in ("tokens", "experts", "statistics/heads/5"):
         response = client.get(f"/data/trace/99/{name}", headers=HOST)
         assert response.status_code == 404
         assert "no trace 99" in response.json["error"]

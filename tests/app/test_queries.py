@@ -27,6 +27,7 @@ from ringlens.cli.console import summary
 from ringlens.errors import NotInStoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
 from ringlens.store.maintain.info import info
+from ringlens.store.schema.recorded_tables import HEADS
 
 PHASES = ("prompt", "think", "answer")
 RUN = random_run(layers=5, dense=2, experts=16, groups=4, k=3)
@@ -345,7 +346,7 @@ def test_routing_payload(store, trace_id, record):
 
 
 def test_heads_payload(store):
-    body, heads = payload.heads(store, 1, 100, RUN.layers, RUN.heads), TRACES[0].heads
+    body, heads = payload.statistics(store, 1, 100, HEADS, RUN.layers, RUN.heads), TRACES[0].heads
     part = slice(body["start"], body["start"] + body["tokens"])
     assert body["layers"] == list(range(RUN.layers))
     assert body["start"] <= 100 < body["start"] + body["tokens"]

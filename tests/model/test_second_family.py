@@ -233,7 +233,7 @@ def test_the_dashboard_shows_it(stored):
         host = {"Host": "127.0.0.1:8050"}
         for address in ("/", "/routing", "/trace/1"):
             assert client.get(address, headers=host).status_code == 200
-        for name in ("tokens", "margin", "layer/2", "experts", "routing/0", "heads/0"):
+        for name in ("tokens", "margin", "layer/2", "experts", "routing/0", "statistics/heads/0"):
             answer = client.get(f"/data/trace/1/{name}", headers=host)
             assert answer.status_code == 200, name
             json.loads(answer.text, parse_constant=pytest.fail)

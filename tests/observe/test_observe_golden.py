@@ -11,9 +11,9 @@ from golden_data import SPARSE_LAYERS
 from observed import EVERYTHING, observe
 from transformers.cache_utils import DynamicCache
 
-from ringlens.observe.instruments.heads import FIELDS as HEADS
 from ringlens.observe.instruments.routing import FIELDS as ROUTING
 from ringlens.observe.pipeline.recorder import Recorder
+from ringlens.store.schema.recorded_tables import HEAD_STATISTICS as HEADS
 
 PAD = 7
 K, GROUPS, KEPT = 4, 4, 2

@@ -7,10 +7,11 @@ import torch
 from sessions import PROMPTS
 
 import ringlens as rl
-from ringlens.config import TopAttention, Vectors, recordable
+from ringlens.config import TopAttention, Vectors
 from ringlens.errors import RinglensError
 from ringlens.observe.hooks import attach
 from ringlens.observe.points import POINTS
+from ringlens.store.schema.instruments import recordable
 
 RECORD = (
     Vectors("resid_post", layers=(1, 3)),

@@ -10,11 +10,12 @@ import pytest
 
 import ringlens as rl
 from ringlens import versions
-from ringlens.config import Sampling, TopAttention, Vectors, recordable
+from ringlens.config import Sampling, TopAttention, Vectors
 from ringlens.errors import ConfigError, ModelNotFoundError
 from ringlens.model.loading import locate, model_name
 from ringlens.observe.session import capture, replay
 from ringlens.serving.client import Patience
+from ringlens.store.schema.instruments import recordable
 
 
 def test_numbers_of_any_kind_become_pythons_own():

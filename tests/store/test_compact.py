@@ -16,9 +16,10 @@ from workers import rich_trace
 
 from ringlens.errors import StoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
-from ringlens.store.encode.grid import Size
 from ringlens.store.maintain import compact
-from ringlens.store.maintain.compact import FIXED, GRIDS
+from ringlens.store.maintain.compact import FIXED
+from ringlens.store.schema import instruments
+from ringlens.store.schema.table import Size
 
 RUN = random_run()
 GRID_KEY = ("layer", "trace_id", "pos")
@@ -59,27 +60,31 @@ def test_the_same_rows_in_fewer_files(tmp_path):
     assert not list((tmp_path / "staging").iterdir())
 
 
-def place(name, layer, trace_id, pos):
+def place(size, layer, trace_id, pos):
     """Where a row of a table of layers and tokens stands: its rectangle, and its place there."""
-    size = GRIDS[name]
     band = size.rows // size.positions
     return (layer // band, trace_id, pos // size.positions), (layer, pos)
 
 
 def test_files_are_sorted_and_cut_for_reading(tmp_path, monkeypatch):
-    monkeypatch.setitem(GRIDS, "routing", Size(rows=64, positions=32))
+    small = Size(rows=64, positions=32)
+    rows = [
+        replace(d, table=replace(d.table, row_group=small)) if d.name == "routing" else d
+        for d in instruments.INSTRUMENTS
+    ]
+    monkeypatch.setattr(instruments, "INSTRUMENTS", tuple(rows))
     make(tmp_path, [random_trace(RUN, n, seed=n) for n in (50, 200, 31, 7, 5)], commits=2)
     run_compact(tmp_path)
     with Store(tmp_path) as store:
         for table in store.tables():
-            key = GRID_KEY if table.name in GRIDS else table.key
+            key = GRID_KEY if table.row_group else table.key
             for file in store.files(table.name):
                 found = pq.ParquetFile(tmp_path / file.path)
                 assert found.schema_arrow == table.arrow
                 columns = found.read(list(key))
                 keys = list(zip(*(columns[name].to_pylist() for name in key), strict=True))
-                if table.name in GRIDS:
-                    keys = [place(table.name, *row) for row in keys]
+                if table.row_group:
+                    keys = [place(table.row_group, *row) for row in keys]
                 assert keys == sorted(keys)
         (file,) = store.files("routing")
         assert (file.first_trace, file.last_trace) == (1, 5)
@@ -89,7 +94,7 @@ def test_files_are_sorted_and_cut_for_reading(tmp_path, monkeypatch):
         columns = found.read_row_group(group, list(GRID_KEY))
         assert columns.num_rows <= 64
         keys = zip(*(columns[name].to_pylist() for name in GRID_KEY), strict=True)
-        rectangles = {place("routing", *row)[0] for row in keys}
+        rectangles = {place(small, *row)[0] for row in keys}
         assert not rectangles & seen  # each is whole in one row group
         seen |= rectangles
 

@@ -17,7 +17,7 @@ from ringlens.store.check.verify import verify_choices
 from ringlens.store.encode import half_file
 from ringlens.store.encode.columns import fixed_lists, matrix
 from ringlens.store.read.damage import damage
-from ringlens.store.schema.captured import ROUTER_LOGITS
+from ringlens.store.schema.recorded_tables import ROUTER_LOGITS
 
 ARROW = ROUTER_LOGITS.arrow
 ALL_HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -125,7 +125,7 @@ def test_row_groups_are_skipped_by_their_statistics(tmp_path):
 def many(request, tmp_path, monkeypatch):
     """A store whose logits are written this way, in one file or three; its traces."""
     monkeypatch.setattr(half_file, "WORTH", 1)
-    monkeypatch.setattr("ringlens.store.encode.trace_rows.SHARE_NS", 1e4)
+    monkeypatch.setattr("ringlens.store.encode.encoders.SHARE_NS", 1e4)
     run = random_run()
     traces = [random_trace(run, 90, seed=i) for i in range(2)]
     exact = traces[1].router_logits.copy()

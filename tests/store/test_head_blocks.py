@@ -12,7 +12,7 @@ from records import part, random_run, random_trace
 from ringlens.errors import NotInStoreError, ObservationError
 from ringlens.store import Store, StoreWriter
 from ringlens.store.schema import captured
-from ringlens.store.schema.captured import HEAD_BLOCKS, HEAD_STATISTICS
+from ringlens.store.schema.recorded_tables import HEAD_BLOCKS, HEAD_STATISTICS
 
 RUN = random_run(layers=3, heads=3, experts=8, groups=2, groups_kept=1, k=2)
 

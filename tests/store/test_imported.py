@@ -41,7 +41,7 @@ def test_rows_are_there_where_the_server_gave_them_and_nowhere_else(tmp_path, fi
 
 
 def test_many_choices_are_shared_between_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("ringlens.store.encode.trace_rows.SHARE_NS", 1)
+    monkeypatch.setattr("ringlens.store.encode.encoders.SHARE_NS", 1)
     record = served(first=3)
     with StoreWriter(tmp_path, workers=2) as writer:
         writer.commit(writer.start_run(RUN), [record])

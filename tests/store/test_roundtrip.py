@@ -15,8 +15,9 @@ from records import random_run, random_trace
 from same_rows import HEADS, assert_same
 
 from ringlens.store import HeadArrays, Store, StoreWriter
-from ringlens.store.encode import grid, trace_rows
+from ringlens.store.encode import encoders
 from ringlens.store.schema.captured import tables
+from ringlens.store.schema.table import HEADS_GROUP, LOGITS_GROUP, ROUTING_GROUP
 
 
 def write(path, run, traces):
@@ -76,14 +77,14 @@ def test_any_record_comes_back(tmp_path_factory, case):
 
 def test_traces_longer_than_a_row_group_come_back(tmp_path):
     run = random_run(layers=6, dense=1, experts=8, groups=2, groups_kept=1, k=2, heads=1)
-    many, few = grid.LOGITS.rows, grid.ROUTING.positions
+    many, few = LOGITS_GROUP.rows, ROUTING_GROUP.positions
     lengths = (1, many // 2, many, many + 1, 3 * few + 5)
     traces = [random_trace(run, tokens, seed=i) for i, tokens in enumerate(lengths)]
     write(tmp_path, run, traces)
     with Store(tmp_path) as store:
         for trace_id, record in enumerate(traces, start=1):
             assert_same(store.trace(trace_id), record, run)
-    sizes = {"router_logits": grid.LOGITS, "routing": grid.ROUTING, "heads": grid.HEADS}
+    sizes = {"router_logits": LOGITS_GROUP, "routing": ROUTING_GROUP, "heads": HEADS_GROUP}
     for table, size in sizes.items():
         (file,) = tmp_path.glob(f"{table}/*/*.parquet")
         metadata = pq.read_metadata(file)
@@ -97,7 +98,7 @@ def test_traces_longer_than_a_row_group_come_back(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_large_tables_come_back_from_several_files(tmp_path, monkeypatch, workers):
     """Workers share the layers of a table; no more than there are layers, few for a small one."""
-    monkeypatch.setattr(trace_rows, "SHARE_NS", 8000)
+    monkeypatch.setattr(encoders, "SHARE_NS", 8000)
     run = random_run(layers=4, dense=1, experts=16)
     traces = [random_trace(run, tokens, seed=tokens) for tokens in (1, 60, 30)]
     traces[2] = replace(traces[2], heads=cut_layers(traces[2].heads, 2))
@@ -121,7 +122,7 @@ def cut_layers(heads, count):
 
 def test_arrays_in_any_memory_order_come_back(tmp_path):
     run = random_run()
-    trace = random_trace(run, grid.LOGITS.rows // 2 + 1)
+    trace = random_trace(run, LOGITS_GROUP.rows // 2 + 1)
     logits = np.asfortranarray(trace.router_logits)
     routing = replace(
         trace.routing,

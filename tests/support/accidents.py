@@ -23,7 +23,7 @@ from workers import PARTS, RUN, Piped, rich_trace, whole
 import ringlens.store
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, Trace, TraceRecord
-from ringlens.store.encode import trace_rows
+from ringlens.store.encode import encoders
 from ringlens.store.write import sweep
 
 CODE = str(Path(ringlens.store.__file__).parent)
@@ -107,7 +107,7 @@ def write_story(
     Replaced files stay ``stay`` seconds. Reports the run, then (trace_id, tokens) of each part
     committed, last the lines executed.
     """
-    trace_rows.SHARE_NS = 2e4  # several files a table, as of a large model
+    encoders.SHARE_NS = 2e4  # several files a table, as of a large model
     sweep.RETIRED_STAY = timedelta(seconds=stay)
     rng = random.Random(os.getpid())
     fuse.light()

@@ -14,12 +14,12 @@ import tiny_lens
 from records import random_run, random_trace
 
 from ringlens.observe.batch import TraceBuffer
-from ringlens.observe.instruments.heads import FIELDS
 from ringlens.observe.pipeline import commit_thread
 from ringlens.observe.pipeline.block import Block
 from ringlens.observe.pipeline.commit_thread import Recording
 from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.store import Alone, StoreWriter
+from ringlens.store.schema.recorded_tables import HEAD_STATISTICS as FIELDS
 
 LAYERS, HEADS, POSITIONS, BLOCKS = 40, 64, 256, 32
 QUEUED, HELD = 2**22, 2**22

@@ -75,21 +75,23 @@ def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch
     if given["gpus_per_node"] < 1:
         raise ConfigError(f"gpus-per-node = {given['gpus_per_node']}; it must be 1 or more.")
     from ringlens.model.fit.launch import MODEL, Launch
-    from ringlens.model.fit.memory import Workload
+    from ringlens.model.fit.memory import Observed, Workload
     from ringlens.model.fit.plan import plan as plan_over
     from ringlens.model.fit.scenario import scenario
     from ringlens.model.loading import locate, read_config
+    from ringlens.store.schema.instruments import default_names, waiting_bytes
 
     file = Path(model).expanduser()
     if file.suffix == ".json" and not file.is_file():
         raise ModelNotFoundError(f"no configuration {model!r}. Give the path of a config.json.")
     config = read_config(str(file) if file.is_file() else locate(model), given["revision"])
+    observed = Observed(*waiting_bytes(default_names()))
     what = scenario(
         config,
         quantization=given["quantization"],
         dtype=given["dtype"] or _loaded_dtype(model, config),
         layout=given["experts"],
-        work=Workload(given["context"], given["batch"], given["prefill"]),
+        work=Workload(given["context"], given["batch"], given["prefill"], observed),
         reserve=reserve,
     )
     # A configuration by itself names no weights to load.

@@ -88,10 +88,20 @@ def _print(store: str, report: Report) -> None:
         click.echo(f"{count:,} traces are flagged {flag} (see `traces.flags`)")
     if report.unsummed:
         click.echo(f"{report.unsummed:,} files of format 1 have no checksum: --repair notes it")
+    for name, files in sorted(report.unknown.items()):
+        click.echo(_said_of_unknown(name, files))
     if report.findings:
         click.secho(f"{len(report.findings):,} things are wrong", fg="red", bold=True)
     else:
         click.secho("nothing is wrong", fg="green")
+
+
+def _said_of_unknown(name: str, files: int) -> str:
+    """What is said of a table, or of something recorded, that this ringlens does not know."""
+    theirs = "of another ringlens, or of an instrument that is not here"
+    if files:
+        return f"{name} is {theirs}: {files:,} files of it were compared with their checksums only"
+    return f"{name} was recorded, which is {theirs}: whether its rows are there was not checked"
 
 
 def _print_finding(found: Finding) -> None:
@@ -104,6 +114,6 @@ def _print_json(store: str, report: Report, done: list[str]) -> None:
 
     counts = {name: getattr(report, name) for name in ("runs", "files", "rows", "bytes", "choices")}
     found = [finding.to_dict() for finding in report.findings]
-    counts |= {"flagged": dict(report.flagged)}
+    counts |= {"flagged": dict(report.flagged), "unknown": dict(report.unknown)}
     answer = {"store": store, "ok": not found, **counts, "done": done, "findings": found}
     click.echo(json.dumps(answer, ensure_ascii=False))

@@ -10,6 +10,7 @@ token, F width of an expert, W width of a dense block, V vocabulary, b bytes of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,29 @@ if TYPE_CHECKING:
 # a GPU, and on the CPU alone), and of records that wait to be committed (the constants of
 # observe/recorder.py and observe/recording.py).
 BLOCK_TOKENS, QUEUED, QUEUED_ALONE, HELD = 64, 2**31, 2**27, 2**26
-# Router logits in float32; of each choice an int64 id and a float32 weight.
-LOGIT_BYTES, CHOICE_BYTES = 4, 12
-# Entropy, first and previous weight, output norm: float32, each head.
-STATISTICS_BYTES = 4 * 4
 # Bytes a query element that the pass for head statistics holds (measured on an H200: 1.3 GiB for
 # 8,192 tokens of 64 heads of 128).
 STATISTICS_WORK = 20
 # Logits that are held at once to find the surprise of prompt tokens, three float32 copies.
 CHUNK_LOGITS = 3 * 4 * 2**25
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What waits of a token until it is stored, in bytes a head (H), expert (E) or choice (k).
+
+    Attributes:
+        layer: Of every layer.
+        sparse: Of a layer that routes, beside that.
+    """
+
+    layer: Mapping[str, int]
+    sparse: Mapping[str, int]
+
+
+# Entropy, first and previous weight, output norm: float32. Router logits in float32; of each choice
+# an int64 id and a float32 weight. The table of instruments says the same (its test compares them).
+EVERYTHING = Observed(layer={"H": 4 * 4}, sparse={"E": 4, "k": 12})
 
 
 @dataclass(frozen=True)
@@ -43,11 +58,13 @@ class Workload:
         batch: Traces side by side (B).
         prefill: Tokens of a trace that one forward takes at most (T): the longest prompt, or the
             longest text that is replayed.
+        observed: What is recorded.
     """
 
     context: int = 32768
     batch: int = 4
     prefill: int = 2048
+    observed: Observed = EVERYTHING
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -155,16 +172,18 @@ def decoding_bytes(config: PreTrainedConfig, work: Workload, item: int, shares: 
 
 
 def recording_bytes(config: PreTrainedConfig, work: Workload, item: int) -> Recording:
-    """Bound the buffers of a run that records routing, router logits and heads.
+    """Bound the buffers of a run that records what the workload says.
 
     Decoding: a block of 64 steps waits on the device, with router logits and choices and with each
     head's query and output (statistics of 64 steps are computed together). Prefill: the router's of
-    one forward, and four statistics a head. The larger of the two counts.
+    one forward, and the statistics of each head. The larger of the two counts.
     """
     model = sizes_of(config)
-    H, C = model.heads, model.head_dim
-    router = model.router.experts * LOGIT_BYTES + model.router.experts_per_token * CHOICE_BYTES
-    waiting, seen = 2 * H * C * item, H * STATISTICS_BYTES
+    H, C, router_rule = model.heads, model.head_dim, model.router
+    sizes = {"H": H, "E": router_rule.experts, "k": router_rule.experts_per_token, "": 1}
+    router = sum(sizes[letter] * size for letter, size in work.observed.sparse.items())
+    seen = sum(sizes[letter] * size for letter, size in work.observed.layer.items())
+    waiting = 2 * H * C * item
     decoded, prefilled = work.batch * BLOCK_TOKENS, work.tokens
     sparse, dense = len(model.sparse_layers), len(model.dense_layers)
     block = max(decoded, prefilled) * (sparse * (router + seen) + dense * seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ringlens.model.fit.placement import Device, fill, fits
 from ringlens.model.fit.scenario import BITSANDBYTES, Scenario, empty_loads
@@ -113,7 +114,8 @@ def largest(s: Scenario, devices: Sequence[Device], name: str, top: int) -> int:
     """
 
     def works(value: int) -> bool:
-        other = replace(s, work=replace(s.work, **{name: value}))
+        change: dict[str, Any] = {name: value}
+        other = replace(s, work=replace(s.work, **change))
         return fits(fill(other.needs, empty_loads(other, devices)))
 
     low, high = 0, top + 1

@@ -7,18 +7,24 @@ Shape letters: B batch, T tokens of a forward, t positions of a block, V vocabul
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ringlens.model.family import sizes_of
-from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
+from ringlens.observe.instruments.base import (
+    OUTSIDE,
+    Asked,
+    Instrument,
+    Kind,
+    TraceRows,
+    Watched,
+)
+from ringlens.observe.instruments.transfer import PendingTensors, Tensors
 from ringlens.observe.kernels.attention import has_triton
 from ringlens.observe.points import POINTS, module_at, unembed
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Logits held at a time; a GPU wants large products.
 MAX_LOGITS = {"cpu": 2**25, "cuda": 2**27}
@@ -46,10 +52,12 @@ class LogprobsInstrument:
     position's logits, which wait until the next token is known.
     """
 
-    def __init__(self, model: PreTrainedModel, transfer: Transfer) -> None:
-        self.model, self.transfer = model, transfer
-        self._unembed, self._vocabulary = unembed(model), sizes_of(model.config).vocabulary
-        self._most = MAX_LOGITS.get(model.device.type, MAX_LOGITS["cpu"])
+    def __init__(self, watched: Watched) -> None:
+        self.model, self.transfer = watched.model, watched.transfer
+        self.start, self._is_new = 0, True
+        self._unembed = unembed(self.model)
+        self._vocabulary = sizes_of(self.model.config).vocabulary
+        self._most = MAX_LOGITS.get(self.model.device.type, MAX_LOGITS["cpu"])
         self._found: list[Tensor] = []
         self._waiting: list[Tensor] = []
         self._last_logits_BV: Tensor | None = None
@@ -61,8 +69,10 @@ class LogprobsInstrument:
             for name, hook in (("final_norm", self._hidden), ("logits", self._logits))
         ]
 
-    def tokens(self, token_ids_BT: Tensor) -> None:
+    def begin(self, token_ids_BT: Tensor, stop: int) -> None:
         """A forward over these tokens begins: the first one's numbers are known now."""
+        if self._is_new:
+            self.start, self._is_new = stop - token_ids_BT.shape[1], False
         self._token_ids_BT = token_ids_BT
         last_BV = self._last_logits_BV
         if last_BV is not None:  # which may be on another device than the tokens
@@ -71,13 +81,16 @@ class LogprobsInstrument:
                 self._settle()
 
     def take(self) -> dict[int, PendingTensors]:
-        """What was seen since the last time, as "layer" −1; nothing where no logits are."""
+        """What was seen since the last time, as layer `OUTSIDE`; nothing where no logits are."""
+        self._is_new = True
         inputs, self._found, waiting = self._found, [], self._waiting
         if not inputs and not waiting:
             return {}
         self._waiting = []
         known = len(inputs)
-        return {-1: self.transfer.send(lambda *x: _joined(x[:known], x[known:]), *inputs, *waiting)}
+        return {
+            OUTSIDE: self.transfer.send(lambda *x: _joined(x[:known], x[known:]), *inputs, *waiting)
+        }
 
     def _settle(self) -> None:
         if self._waiting:
@@ -109,8 +122,9 @@ class PeakInstrument:
     It is not stored: a token drawn from logits that are NaN or infinite must not pass unseen.
     """
 
-    def __init__(self, model: PreTrainedModel, transfer: Transfer) -> None:
-        self.model, self.transfer = model, transfer
+    def __init__(self, watched: Watched) -> None:
+        self.model, self.transfer = watched.model, watched.transfer
+        self.start, self._is_new = 0, True
         self._found: list[Tensor] = []
         self._last_B: Tensor | None = None
 
@@ -118,8 +132,10 @@ class PeakInstrument:
         """Hook the output projection; returns handles to remove."""
         return [module_at(self.model, POINTS["logits"]).register_forward_hook(self._logits)]
 
-    def tokens(self, token_ids_BT: Tensor) -> None:
+    def begin(self, token_ids_BT: Tensor, stop: int) -> None:
         """A forward over these tokens begins; only the first one's logits are looked at."""
+        if self._is_new:
+            self.start, self._is_new = stop - token_ids_BT.shape[1], False
         device = token_ids_BT.device if self._last_B is None else self._last_B.device
         peak_BT = torch.zeros(token_ids_BT.shape, device=device)
         if self._last_B is not None:
@@ -127,13 +143,14 @@ class PeakInstrument:
         self._found.append(peak_BT)
 
     def take(self) -> dict[int, PendingTensors]:
-        """What was seen since the last time, as "layer" −1."""
+        """What was seen since the last time, as layer `OUTSIDE`."""
+        self._is_new = True
         found, self._found = self._found, []
         if not found:
             return {}
         last = found[-1].device  # the first forward may not have known where logits are
         joined = lambda *x: {PEAK: torch.cat(x, dim=1)}  # noqa: E731
-        return {-1: self.transfer.send(joined, *(peak_BT.to(last) for peak_BT in found))}
+        return {OUTSIDE: self.transfer.send(joined, *(peak_BT.to(last) for peak_BT in found))}
 
     def _logits(self, module: nn.Module, args: tuple, logits_BTV: Tensor) -> None:
         self._last_B = logits_BTV[:, -1].amax(dim=-1).float()
@@ -148,3 +165,16 @@ def _joined(found: tuple[Tensor, ...], waiting: tuple[Tensor, ...]) -> Tensors:
         logprob.append(late[0])
         entropy.append(late[1])
     return {"logprob": torch.cat(logprob, dim=1), "entropy": torch.cat(entropy, dim=1)}
+
+
+def _make(watched: Watched, asked: Asked) -> Iterator[tuple[str, Instrument]]:
+    if watched.role.is_primary:
+        yield "logprobs", LogprobsInstrument(watched) if asked else PeakInstrument(watched)
+
+
+def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
+    """Nothing here: they are columns of ``tokens``, which the trace buffer fills."""
+    return {}
+
+
+KIND = Kind(_make, _to_record)

@@ -7,7 +7,7 @@ a token.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ringlens.model.family import family_of
 from ringlens.model.router_rule import RouterRule
-from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
+from ringlens.observe.instruments.base import Asked, Instrument, Kind, TraceRows, Watched
+from ringlens.observe.instruments.transfer import PendingTensors, Tensors
 from ringlens.observe.kernels.router import (
     RouterRecord,
     has_kernel,
@@ -27,6 +28,7 @@ from ringlens.observe.kernels.router import (
 )
 from ringlens.observe.kernels.triton_available import triton_installed
 from ringlens.observe.points import POINTS, gate, location, selection_bias
+from ringlens.store.schema.records import RoutingArrays
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,22 +51,14 @@ class RoutingInstrument:
     """Hooks on the routers of some layers.
 
     Args:
-        model: The model.
-        layers: Its sparse layers that are watched.
-        router: How the routers choose.
+        watched: The model, and what of it is watched.
         logits: Whether router logits are kept, too.
-        transfer: Sends the results.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layers: tuple[int, ...],
-        router: RouterRule,
-        logits: bool,
-        transfer: Transfer,
-    ) -> None:
-        self.router, self.logits, self.transfer = router, logits, transfer
+    def __init__(self, watched: Watched, logits: bool) -> None:
+        model, layers = watched.model, watched.sparse_layers
+        self.router, self.logits = watched.loaded.router, logits
+        self.transfer = watched.transfer
         self._gates = {layer: gate(model, layer) for layer in layers}
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
         self._shapes: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -88,11 +82,12 @@ class RoutingInstrument:
             for layer, module in self._gates.items()
         ]
 
-    def begin(self, shape: tuple[int, int], stop: int) -> None:
-        """A forward of [B, T] tokens begins, after which ``stop`` positions are in the cache."""
+    def begin(self, token_ids_BT: Tensor, stop: int) -> None:
+        """A forward over these tokens begins, after which ``stop`` positions are in the cache."""
+        B, T = token_ids_BT.shape
         if not self._seen and not self._sent:
-            self.start = stop - shape[1]
-        self._shape = shape
+            self.start = stop - T
+        self._shape = B, T
 
     def take(self) -> dict[int, PendingTensors]:
         """What was seen since the last time, by layer."""
@@ -198,3 +193,21 @@ def checked_fields(rule: RouterRule, fields: Tensors) -> Tensors:
         rows, logits_NE = flat.pop("doubtful").nonzero().flatten(), flat["logits"]
         logits_NE[rows] = storable_logits(logits_NE[rows], ids_Nk[rows], bias_E, rule)
     return {name: x.unflatten(0, shape) for name, x in flat.items()}
+
+
+def _make(watched: Watched, asked: Asked) -> Iterator[tuple[str, Instrument]]:
+    yield "routing", RoutingInstrument(watched, "router_logits" in asked)
+
+
+def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
+    if not rows.has("routing", "margin"):
+        return {}
+    columns = {name: rows.take("routing", name)[1] for name in FIELDS}
+    logits = rows.take("routing", "logits")[1] if rows.has("routing", "logits") else None
+    return {
+        "routing": RoutingArrays(rows.layers("routing"), **columns),
+        "router_logits": logits,
+    }
+
+
+KIND = Kind(_make, _to_record)

@@ -6,22 +6,33 @@ Shape letters: B batch, T tokens of a forward, t positions of a block, D size of
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ringlens.config import TopAttention, Vectors
 from ringlens.errors import ConfigError
 from ringlens.observe.hooks import attach
-from ringlens.observe.instruments.transfer import PendingTensors, Tensors, Transfer
+from ringlens.observe.instruments.base import (
+    OUTSIDE,
+    Asked,
+    Instrument,
+    Kind,
+    TraceRows,
+    Watched,
+)
+from ringlens.observe.instruments.transfer import PendingTensors, Tensors
+from ringlens.observe.instruments.window import Window
 from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
+from ringlens.store.schema.records import VectorArrays
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ringlens.model.loaded import LoadedModel
 
 # Where these are to be found instead: they have tables of their own.
@@ -74,45 +85,18 @@ def _heads(lens: LoadedModel, heads: tuple[int, ...] | None, wanted: str) -> tup
     return tuple(sorted(set(heads)))
 
 
-class Window:
-    """Padded positions that a span of the traces' positions can lie at.
-
-    Args:
-        span: Positions of the traces, start and stop; stop None for the end.
-        pads: Padded positions before each row; empty for none.
-    """
-
-    def __init__(self, span: tuple[int, int | None], pads: tuple[int, ...]) -> None:
-        start, stop = span
-        self.start = start + min(pads, default=0)
-        self.stop = float("inf") if stop is None else stop + max(pads, default=0)
-
-    def cut(self, begin: int, T: int) -> slice:
-        """The part of T positions from ``begin`` on that lies inside; may be empty."""
-        first = min(max(self.start - begin, 0), T)
-        return slice(first, int(min(max(self.stop - begin, first), T)))
-
-
 class VectorInstrument:
     """Hooks at one point of some layers.
 
     Args:
-        model: The model.
+        watched: The model, and what of it is watched.
         wanted: Resolved request; its layers are those that this process watches.
-        pads: Padded positions before each row; empty for none.
-        transfer: Sends the results.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        wanted: Vectors,
-        pads: tuple[int, ...],
-        transfer: Transfer,
-    ) -> None:
-        self.model, self.wanted, self.transfer = model, wanted, transfer
+    def __init__(self, watched: Watched, wanted: Vectors) -> None:
+        self.model, self.wanted, self.transfer = watched.model, wanted, watched.transfer
         self.start = 0
-        self._window = Window(wanted.span, pads)
+        self._window = Window(wanted.span, watched.pads)
         self._begin = self._T = 0
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
 
@@ -122,12 +106,13 @@ class VectorInstrument:
         layers: tuple[int | None, ...] = self.wanted.layers or (None,)
         return [Held(attach(self.model, [(point, x, partial(self._see, x)) for x in layers]))]
 
-    def begin(self, shape: tuple[int, int], stop: int) -> None:
-        """A forward of [B, T] tokens begins, after which ``stop`` positions are in the cache."""
-        self._T, self._begin = shape[1], stop - shape[1]
+    def begin(self, token_ids_BT: Tensor, stop: int) -> None:
+        """A forward over these tokens begins, after which ``stop`` positions are in the cache."""
+        self._T = token_ids_BT.shape[1]
+        self._begin = stop - self._T
 
     def take(self) -> dict[int, PendingTensors]:
-        """What was seen since the last time, by layer (−1 for a point outside the layers)."""
+        """What was seen since the last time, by layer, `OUTSIDE` for a point outside them."""
         sent = {
             layer: self.transfer.send(joined, *seen, finish=widened)
             for layer, seen in self._seen.items()
@@ -145,7 +130,7 @@ class VectorInstrument:
         heads = self.wanted.heads
         # Cloned: later hooks may change it in place, and a part must keep no whole alive.
         kept = kept.clone() if heads is None else kept[:, :, list(heads)]
-        self._seen[-1 if layer is None else layer].append(kept)
+        self._seen[OUTSIDE if layer is None else layer].append(kept)
 
 
 class Held:
@@ -168,3 +153,31 @@ def joined(*seen: Tensor) -> Tensors:
 def widened(tensors: Tensors) -> Tensors:
     """On the host: float32, as numpy has no bfloat16."""
     return {name: x.float() for name, x in tensors.items()}
+
+
+def _make(watched: Watched, asked: Asked) -> Iterator[tuple[str, Instrument]]:
+    for wanted in asked:
+        assert isinstance(wanted, Vectors)
+        layers = tuple(layer for layer in wanted.layers or () if layer in watched.layers)
+        if layers or (not wanted.layers and watched.role.is_primary):
+            yield wanted.observed_as, VectorInstrument(watched, replace(wanted, layers=layers))
+
+
+def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
+    return {"vectors": tuple(_vectors(rows, asked))}
+
+
+def _vectors(rows: TraceRows, asked: Asked) -> Iterator[VectorArrays]:
+    for wanted in asked:
+        assert isinstance(wanted, Vectors)
+        point = wanted.observed_as
+        if not rows.has(point, "values"):
+            continue
+        first, values = rows.take(point, "values")
+        layers = tuple(layer for layer in rows.layers(point) if layer != OUTSIDE)
+        pos = np.arange(first, first + values.shape[1], dtype=np.int32)
+        if len(pos):
+            yield VectorArrays(point, layers, wanted.heads, pos, values)
+
+
+KIND = Kind(_make, _to_record)

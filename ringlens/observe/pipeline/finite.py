@@ -17,15 +17,11 @@ from numpy.typing import NDArray
 from ringlens.errors import ObservationError
 from ringlens.observe.pipeline.block import Block, Field
 from ringlens.problem import Problem
+from ringlens.store.schema.instruments import ORDER, column_of, observed_as
 
 LOGPROBS = "logprobs"
 PEAK: Field = (LOGPROBS, "peak")
 """Largest logit before a token, looked at where log-probabilities are not recorded; not stored."""
-
-# An infinite margin says that nothing could have displaced an expert or a group; masked logits are
-# minus infinity, and so is the log-probability of a token that was masked.
-ABOVE = {("routing", "margin"), ("routing", "group_margin")}
-BELOW = {("routing", "logits"), (LOGPROBS, "logprob")}
 
 
 @dataclass(frozen=True, order=True)
@@ -73,10 +69,11 @@ def faults(
         By position its first fault.
     """
     wrong = ~np.isfinite(part)
-    if field in ABOVE:
-        wrong &= part != np.inf
-    if field in BELOW:
-        wrong &= part != -np.inf
+    column = column_of(*field)
+    # An infinite margin says that nothing could have displaced an expert or a group; masked logits
+    # are minus infinity, and so is the log-probability of a token that was masked.
+    if column is not None and column.infinite is not None:
+        wrong &= part != column.infinite
     if field[0] == LOGPROBS and first == 0:
         wrong[:, 0] = False  # nothing is expected of the first token
     wrong_LT = wrong.reshape(*part.shape[:2], -1).any(axis=2)
@@ -90,15 +87,16 @@ def faults(
 
 def _fault(field: Field, pos: int, layer: int, value: str) -> Fault:
     instrument, name = field
-    known = {"heads": 0, "attention": 0, "routing": 1, LOGPROBS: 3}
+    declared = next(iter(observed_as(instrument)), None)  # none of the points of vectors
     # The numbers of a token's expectation come from the logits of the token before.
     at, place = (pos - 1, 2**31) if instrument == LOGPROBS else (pos, layer)
-    words = {"heads": f"the heads' {name}", "attention": "an attention weight"}
-    words |= {"routing": f"the router's {name}", LOGPROBS: f"the {name} of the next token"}
+    what = f"a number of {instrument}"
     if field == PEAK:
-        words[LOGPROBS] = "the largest"
-    what = words.get(instrument, f"a number of {instrument}")
-    return Fault(at, place, known.get(instrument, 2), what, value)
+        what = "the largest"
+    elif declared is not None and declared.words:
+        what = declared.words.format(name)
+    order = ORDER.index("point" if declared is None else declared.attaches_to)
+    return Fault(at, place, order, what, value)
 
 
 def refuse(fault: Fault, trace_id: int | None, item: int, problem: Problem | None) -> None:

@@ -6,23 +6,19 @@ Shape letters: B batch, T tokens of a forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ringlens.config import Recorded, TopAttention
+from ringlens.config import Recorded
 from ringlens.errors import ObservationError
-from ringlens.observe.instruments.heads import AttentionInstrument, head_fields, top_fields
-from ringlens.observe.instruments.logprobs import LogprobsInstrument, PeakInstrument
-from ringlens.observe.instruments.routing import RoutingInstrument
-from ringlens.observe.instruments.transfer import PendingTensors, Transfer, bring
-from ringlens.observe.instruments.vectors import VectorInstrument, Window
+from ringlens.observe.instruments.base import Instrument, Watched, kind_of
+from ringlens.observe.instruments.transfer import PendingTensors, Transfer
 from ringlens.observe.pipeline.block import PendingBlock
 from ringlens.observe.pipeline.ranks import RankRole
+from ringlens.store.schema.instruments import by_kind
 
 if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
@@ -65,11 +61,7 @@ class Recorder:
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
         role = role or RankRole(tuple(range(lens.sizes.layers)))
-        self._logprobs: LogprobsInstrument | PeakInstrument | None = None
-        if role.is_primary:
-            watch = LogprobsInstrument if "logprobs" in record else PeakInstrument
-            self._logprobs = watch(model, self._transfer)
-        self._instruments = dict(_instruments(lens, record, role, pads, self._transfer))
+        self._instruments = dict(_instruments(Watched(lens, role, pads, self._transfer), record))
 
     def __enter__(self) -> Self:
         """Attach."""
@@ -77,8 +69,6 @@ class Recorder:
             raise ObservationError("this recorder is attached already; make a new one.")
         model = self._model
         self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        if self._logprobs is not None:
-            self._handles += self._logprobs.attach()
         for instrument in self._instruments.values():
             self._handles += instrument.attach()
         self._handles.append(model.register_forward_hook(self._end))
@@ -104,10 +94,8 @@ class Recorder:
             self._hand_over()
         self._stop += T
         self._token_ids.append(token_ids_BT)
-        if self._logprobs is not None:
-            self._logprobs.tokens(token_ids_BT)
         for instrument in self._instruments.values():
-            instrument.begin((B, T), self._stop)
+            instrument.begin(token_ids_BT, self._stop)
         if self.on_forward is not None:
             self.on_forward(B, T)
 
@@ -120,8 +108,6 @@ class Recorder:
             return
         tensors: dict[str, dict[int, PendingTensors]] = {}
         starts: dict[str, int] = {}
-        if self._logprobs is not None:
-            tensors["logprobs"], starts["logprobs"] = self._logprobs.take(), self._start
         for name, instrument in self._instruments.items():
             tensors[name] = instrument.take()
             starts[name] = instrument.start if tensors[name] else self._start
@@ -133,36 +119,9 @@ class Recorder:
         self.on_block(block)
 
 
-Instrument = RoutingInstrument | AttentionInstrument | VectorInstrument
-
-
 def _instruments(
-    lens: LoadedModel,
-    record: tuple[Recorded, ...],
-    role: RankRole,
-    pads: tuple[int, ...],
-    transfer: Transfer,
+    watched: Watched, record: tuple[Recorded, ...]
 ) -> Iterator[tuple[str, Instrument]]:
     """The instruments that a request takes in this process, by the name of what they give."""
-    model, layers = lens.model, role.layers
-    first_B = bring(torch.tensor(pads), lens.device) if any(pads) else None
-    if "routing" in record:
-        sparse = tuple(layer for layer in layers if layer in lens.sizes.sparse_layers)
-        logits = "router_logits" in record
-        yield "routing", RoutingInstrument(model, sparse, lens.router, logits, transfer)
-    if "heads" in record or "head_blocks" in record:
-        yield "heads", AttentionInstrument(model, layers, head_fields, first_B, transfer)
-    for wanted in record:
-        if isinstance(wanted, str):
-            continue
-        watched = tuple(layer for layer in wanted.layers or () if layer in layers)
-        if isinstance(wanted, TopAttention):
-            compute = partial(top_fields, wanted.k, wanted.heads or ())
-            window = Window(wanted.span, pads)
-            yield (
-                "attention",
-                AttentionInstrument(model, watched, compute, first_B, transfer, window),
-            )
-        elif watched or (not wanted.layers and role.is_primary):
-            mine = replace(wanted, layers=watched)
-            yield wanted.point, VectorInstrument(model, mine, pads, transfer)
+    for kind, asked in by_kind(record).items():
+        yield from kind_of(kind).make(watched, asked)

@@ -7,29 +7,23 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ringlens.config import Recorded, TopAttention, Vectors
-from ringlens.observe.instruments import heads, routing
+from ringlens.config import Recorded
+from ringlens.observe.instruments.base import kind_of
 from ringlens.observe.pipeline.block import Block, Field
 from ringlens.observe.pipeline.finite import PEAK, Fault, faults, merged
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Grade, Problem, grade
 from ringlens.store.schema.captured import NONFINITE
-from ringlens.store.schema.records import (
-    AttentionArrays,
-    HeadArrays,
-    RoutingArrays,
-    TokenArrays,
-    TraceRecord,
-    VectorArrays,
-)
+from ringlens.store.schema.instruments import by_kind
+from ringlens.store.schema.records import LayerArrays, TokenArrays, TraceRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -137,8 +131,8 @@ class TraceBuffer:
         self.task, self.row, self.pad = task, row, pad
         self.trace_id, self.done = task.trace_id, False
         self._eos, self._finish_reason = frozenset(eos_token_ids), finish_reason
-        self._names = frozenset(wanted for wanted in record if isinstance(wanted, str))
-        self._wanted = {_name(wanted): wanted for wanted in record if not isinstance(wanted, str)}
+        self._kinds = by_kind(record)
+        self._chosen = {w.observed_as: w for w in record if not isinstance(w, str)}
         self._text = TextStream(tokenizer)
         self._markup = markup(tokenizer)
         self._token_ids: list[int] = []
@@ -225,7 +219,7 @@ class TraceBuffer:
 
     def _span(self, instrument: str) -> tuple[int, int]:
         """Positions that are recorded of what an instrument sees."""
-        wanted = self._wanted.get(instrument)
+        wanted = self._chosen.get(instrument)
         start, stop = (0, None) if wanted is None else wanted.span
         return start, sys.maxsize if stop is None else stop
 
@@ -266,23 +260,22 @@ class TraceBuffer:
             return np.full(stop - start, np.nan, np.float32)
         return self._rows["logprobs", name].take(stop)[0]
 
-    def _fields(self, instrument: str, names: tuple[str, ...], stop: int) -> dict[str, NDArray]:
-        return {name: self._rows[instrument, name].take(stop) for name in names}
+    def _observed(self, stop: int) -> dict[str, Any]:
+        """What all kinds of instruments make of the rows before ``stop``: fields of a record."""
+        cut = Cut(self._rows, self._layers, self.pad, stop)
+        found: dict[str, Any] = {}
+        statistics: dict[str, LayerArrays] = {}
+        for kind, asked in self._kinds.items():
+            fields = dict(kind_of(kind).to_record(cut, asked))
+            statistics |= fields.pop("statistics", {})
+            found |= fields
+        return found | {"statistics": statistics}
 
     def _record(
         self, text: TokenText, reading: Reading, tokens: TokenArrays, rewritten: TokenArrays | None
     ) -> TraceRecord:
         task, problem, phase = self.task, self.task.problem, reading.phase
         stop = len(phase)
-        routed = head = logits = None
-        if ("routing", "margin") in self._rows:
-            layers = self._layers["routing"]
-            routed = RoutingArrays(layers, **self._fields("routing", routing.FIELDS, stop))
-            if ("routing", "logits") in self._rows:
-                logits = self._rows["routing", "logits"].take(stop)
-        if ("heads", "entropy") in self._rows:
-            head = HeadArrays(self._layers["heads"], **self._fields("heads", heads.FIELDS, stop))
-        whole = "heads" in self._names  # else their blocks alone
         graded = task.graded if self.done else None
         if graded is None and problem is not None and self.done:
             graded = grade(problem, reading.transcript)
@@ -299,12 +292,7 @@ class TraceBuffer:
             seed=task.seed,
             tokens=tokens,
             rewritten=rewritten,
-            routing=routed,
-            router_logits=logits,
-            heads=head if whole else None,
-            head_blocks=None if whole else head,
-            vectors=tuple(self._vectors(stop)),
-            attention=self._attention(stop),
+            **self._observed(stop),
             problem_id=problem.id or None if problem else None,
             task=problem.task or None if problem else None,
             answer=graded.answer if graded else None,
@@ -315,33 +303,35 @@ class TraceBuffer:
             flags=(NONFINITE,) if any(pos < stop for pos in self._nonfinite) else (),
         )
 
-    def _vectors(self, stop: int) -> Iterator[VectorArrays]:
-        for point, wanted in self._wanted.items():
-            if isinstance(wanted, Vectors) and (point, "values") in self._rows:
-                rows = self._rows[point, "values"]
-                first, values = rows.first, rows.take(stop)
-                layers = tuple(layer for layer in self._layers[point] if layer >= 0)
-                pos = np.arange(first, rows.first, dtype=np.int32)
-                if len(pos):
-                    yield VectorArrays(point, layers, wanted.heads, pos, values)
 
-    def _attention(self, stop: int) -> AttentionArrays | None:
-        wanted = self._wanted.get("attention")
-        if not isinstance(wanted, TopAttention) or ("attention", "weights") not in self._rows:
-            return None
-        rows = self._rows["attention", "weights"]
-        first, weights = rows.first, rows.take(stop)
-        keys = self._rows["attention", "positions"].take(stop)
-        pos = np.arange(first, rows.first, dtype=np.int32)
-        if not len(pos):
-            return None
-        keys = np.where(keys >= 0, keys - self.pad, -1)
-        return AttentionArrays(self._layers["attention"], wanted.heads or (), pos, keys, weights)
+@dataclass(frozen=True)
+class Cut:
+    """The rows of one trace before a position, which are to be stored now.
 
+    Attributes:
+        rows: What waits.
+        layers_of: The layers of each instrument.
+        pad: Padded positions before the trace.
+        stop: The position.
+    """
 
-def _name(wanted: Vectors | TopAttention) -> str:
-    """The instrument that sees what is wanted."""
-    return wanted.point if isinstance(wanted, Vectors) else "attention"
+    rows: dict[Field, Rows]
+    layers_of: dict[str, tuple[int, ...]]
+    pad: int
+    stop: int
+
+    def has(self, instrument: str, field: str) -> bool:
+        """Whether this process has observed a field of an instrument."""
+        return (instrument, field) in self.rows
+
+    def layers(self, instrument: str) -> tuple[int, ...]:
+        """The layers of an instrument's fields."""
+        return self.layers_of[instrument]
+
+    def take(self, instrument: str, field: str) -> tuple[int, NDArray]:
+        """The position of the first row, and the rows; they wait no more."""
+        rows = self.rows[instrument, field]
+        return rows.first, rows.take(self.stop)
 
 
 class _Columns:

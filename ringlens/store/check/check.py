@@ -47,6 +47,8 @@ class Report:
         choices: Choices that were recomputed from router logits.
         flagged: How many traces have each of the flags of `schema.FLAGS`.
         unsummed: Files without a checksum, as format 1 wrote them; all their pages were decoded.
+        unknown: Tables that this ringlens does not know, with their files, of which only checksums
+            and pages were checked; and words in ``runs.record`` that it does not know, with 0.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -60,6 +62,7 @@ class Report:
     choices: int = 0
     flagged: Counter[str] = field(default_factory=Counter)
     unsummed: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
 
 
 def check(store: Store, on_progress: Progress = lambda *_: None) -> Report:
@@ -111,6 +114,7 @@ def _check_in_peace(
     report.choices += one.choices
     report.flagged.update(flag for flags in one.flagged.values() for flag in flags)
     report.unsummed += sum(file.checksum is None for file in one.files)
+    report.unknown.update(one.unknown)
 
 
 def _across_runs(report: Report) -> Iterator[Finding]:

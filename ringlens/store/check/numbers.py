@@ -19,22 +19,10 @@ from ringlens.store.check.files import BATCH
 from ringlens.store.check.finding import FLAG, LOST, Finding
 from ringlens.store.check.rows import RunTraces, named
 from ringlens.store.manifest.manifest import File
-from ringlens.store.schema.captured import NONFINITE, PHASES, TRUNCATED
+from ringlens.store.schema.captured import NONFINITE, PHASES, TOKENS, TRUNCATED
+from ringlens.store.schema.instruments import tables
+from ringlens.store.schema.table import Table
 from ringlens.store.storage.folder import Folder
-
-LIMITS = {("routing", "margin"): np.inf, ("routing", "group_margin"): np.inf}
-"""Infinities that mean something: nothing could have displaced an expert, or a group."""
-LIMITS |= {("router_logits", "logits"): -np.inf, ("tokens", "logprob"): -np.inf}
-
-NUMBERS = (
-    "tokens",
-    "routing",
-    "router_logits",
-    "heads",
-    "head_blocks",
-    "activations",
-    "attention",
-)
 
 
 @dataclass
@@ -94,21 +82,21 @@ def check_numbers(
     run = traces.run
     flagged = {i for i, row in traces.rows.items() if NONFINITE in (row["flags"] or ())}
     wanted = "logprobs" in run["record"] and run["mode"] != "imported"
-    for table in NUMBERS:
+    for table in (TOKENS, *tables()):
         nan: set[int] = set()
         null: set[int] = set()
-        for file in files.get(table, ()):
+        for file in files.get(table.name, ()):
             for batch in _batches(folder, file, _float_columns(folder, file)):
                 nan |= _nonfinite(batch, table)
-                if table == "tokens" and wanted:
+                if table == TOKENS and wanted:
                     null |= _without_logprob(batch)
         for kind, found, what in (
             (NONFINITE, nan - flagged, "has numbers that are NaN or infinite in"),
             ("logprob", null - flagged, "lacks log-probabilities of"),
         ):
             if found:
-                sentence = f"{table} {what} {named(found)} of run {run['run_id']}"
-                yield _lost(kind, table, sentence, run["run_id"], found, FLAG)
+                sentence = f"{table.name} {what} {named(found)} of run {run['run_id']}"
+                yield _lost(kind, table.name, sentence, run["run_id"], found, FLAG)
 
 
 def _lost(
@@ -147,7 +135,7 @@ def _differs(row: dict, told: Told) -> bool:
     return [row[f"n_{phase}"] for phase in PHASES] != told.phases.tolist()
 
 
-def _nonfinite(batch: pa.RecordBatch, table: str) -> set[int]:
+def _nonfinite(batch: pa.RecordBatch, table: Table) -> set[int]:
     """Traces of which a number is none."""
     found: set[int] = set()
     for name in batch.schema.names[2:]:
@@ -160,8 +148,8 @@ def _nonfinite(batch: pa.RecordBatch, table: str) -> set[int]:
         row_R = pc.list_parent_indices(column).to_numpy() if listed else np.arange(len(column))
         known = np.ones(len(wrong), bool) if listed else column.is_valid().to_numpy(False)
         wrong &= known
-        if (limit := LIMITS.get((table, name))) is not None:
-            wrong &= values.to_numpy(zero_copy_only=False) != limit
+        if (column_of := table.column(name)) and column_of.infinite is not None:
+            wrong &= values.to_numpy(zero_copy_only=False) != column_of.infinite
         found.update(batch["trace_id"].to_numpy()[row_R[wrong]].tolist())
     return found
 

@@ -56,7 +56,8 @@ def check_chosen(
         traces: The run's traces.
     """
     run_id = traces.run["run_id"]
-    counts = {t: _counts(folder, readable.get(t, ()), t) for t in ("activations", "attention")}
+    asked = {table_of(item) for item in promise.chosen}
+    counts = {table: _counts(folder, readable.get(table, ())) for table in asked}
     lost: set[str] = set()
     for item in promise.chosen:
         table, point = table_of(item), getattr(item, "point", "")
@@ -75,11 +76,12 @@ def check_chosen(
             yield Finding(LOST, "gap", table, sentence, DROP, run_id, tuple(sorted(short)))
 
 
-def _counts(folder: Folder, files: Sequence[File], table: str) -> Counter[tuple[str, int]]:
+def _counts(folder: Folder, files: Sequence[File]) -> Counter[tuple[str, int]]:
     """Rows of each point and trace."""
     found: Counter[tuple[str, int]] = Counter()
-    names = ["point", "trace_id"] if table == "activations" else ["trace_id"]
     for file in files:
+        with parquet.reading(folder, file.path) as opened:
+            names = [n for n in ("point", "trace_id") if n in opened.schema_arrow.names]
         rows = parquet.columns(folder, file.path, names)
         for row in rows.group_by(names).aggregate([([], "count_all")]).to_pylist():
             found[row.get("point", ""), row["trace_id"]] += row["count_all"]

@@ -23,6 +23,7 @@ from ringlens.store.check.rows import named
 from ringlens.store.maintain import rollup
 from ringlens.store.maintain.delete import delete_run
 from ringlens.store.manifest.manifest import File, Manifest
+from ringlens.store.read import foreign
 from ringlens.store.read.store import Store
 from ringlens.store.schema import captured
 from ringlens.store.schema.promise import lost_rows
@@ -239,8 +240,8 @@ def _without(own: Sequence[File], files: CommitFiles, traces: set[int]) -> list[
     tables = {table.name: table for table in captured.tables()}
     retire = []
     for number, file in enumerate(own):
-        table = tables.get(file.table)
-        if table is not None and _kept(files, file, table, unwanted, number):
+        table = tables.get(file.table) or foreign.as_stored(files.folder, file)
+        if _kept(files, file, table, unwanted, number):
             retire.append(file.path)
     return retire
 

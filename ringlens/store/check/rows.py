@@ -25,9 +25,6 @@ from ringlens.store.schema.captured import RUNNING
 from ringlens.store.schema.table import Table
 from ringlens.store.storage.folder import Folder
 
-TILED = ("tokens", "routing", "router_logits", "heads", "head_blocks")
-"""Tables with a row for each token (and layer), or for each block of them."""
-
 NAMED = 8
 """Traces named in a sentence."""
 
@@ -55,16 +52,17 @@ class RunTraces:
         """Which of them have ended."""
         return np.array([self.rows[i]["finish_reason"] != RUNNING for i in self.ids.tolist()], bool)
 
-    def layers(self, table: str) -> Ints:
+    def layers(self, table: Table) -> Ints:
         """The layers that a trace has rows on."""
-        if table == "tokens":
+        if not table.has("layer"):
             return np.zeros(1, np.int64)
-        sparse = table in ("routing", "router_logits")
+        sparse = table.is_sparse
         return np.array(self.run["sparse_layers"] if sparse else range(self.run["layers"]))
 
-    def whole(self, table: str) -> bool:
+    def whole(self, table: Table) -> bool:
         """Whether a table covers a trace from end to end; servers leave routing of tokens out."""
-        return table != "routing" or self.run["mode"] != "imported"
+        tiles = table.tiles
+        return tiles is not None and (tiles.imported or self.run["mode"] != "imported")
 
     def within(self, files: Sequence[File]) -> Ints:
         """The traces that some files may hold."""
@@ -113,18 +111,18 @@ def check_table(
             for batch in _batches(folder, file, table):
                 _look(batch, table, traces, seen, segments)
             advance(file.bytes)
-        if table.name in TILED:
-            _compare(segments.sorted(), table.name, traces, seen)
-    if table.name in TILED:
+        if table.tiles:
+            _compare(segments.sorted(), table, traces, seen)
+    if table.tiles:
         absent = set(due.tolist()) - seen.present
         if absent:
-            seen.missing |= dict.fromkeys(absent, (int(traces.layers(table.name)[0]), 0))
+            seen.missing |= dict.fromkeys(absent, (int(traces.layers(table)[0]), 0))
         if untold := set(told.tolist()) - seen.present - absent:
             run_id = traces.run["run_id"]
             what = f"run {run_id} says that it recorded {table.name}, but has no row of it for"
             ids = tuple(sorted(untold))
             yield Finding(LOST, GONE, table.name, f"{what} {named(untold)}", NOTE_LOST, run_id, ids)
-    yield from _findings(seen, table.name, traces)
+    yield from _findings(seen, table, traces)
 
 
 def overlapping(files: Sequence[File]) -> Iterator[list[File]]:
@@ -142,11 +140,12 @@ def overlapping(files: Sequence[File]) -> Iterator[list[File]]:
 
 
 def _batches(folder: Folder, file: File, table: Table) -> Iterator[pa.RecordBatch]:
-    wanted = ("trace_id", "layer", "pos", "n", "expert_ids", "token_end")
+    wanted = ["trace_id", "layer", "pos", "expert_ids", "token_end"]
+    if table.tiles and table.tiles.length:
+        wanted.append(table.tiles.length)
     with pq.ParquetFile(folder.source(file.path)) as opened:
         there = set(opened.schema_arrow.names)
-        lists = () if table.name == "head_blocks" else ("n",)  # `n` of a rollup is a list
-        columns = [name for name in wanted if name in there and name not in lists]
+        columns = [name for name in wanted if name in there]
         yield from opened.iter_batches(BATCH, columns=columns)
 
 
@@ -162,8 +161,8 @@ def _look(
     names = batch.schema.names
     zeros_R = np.zeros(len(trace_R), np.int64)
     layer_R = _ints(batch["layer"]) if "layer" in names else zeros_R
-    if table.name in TILED:
-        length = _ints(batch["n"]) if "n" in names else 1
+    if table.tiles:
+        length = _ints(batch[table.tiles.length]) if table.tiles.length else 1
         segments.add(trace_R, layer_R, _ints(batch["pos"]), length)
     elif end := next((name for name in ("pos", "token_end") if name in names), None):
         over = end == "pos"
@@ -199,7 +198,7 @@ def _bad_experts(column: pa.Array, run: dict) -> NDArray[np.bool_]:
     return wrong_R
 
 
-def _compare(segments: Ints, table: str, traces: RunTraces, seen: Seen) -> None:
+def _compare(segments: Ints, table: Table, traces: RunTraces, seen: Seen) -> None:
     here = np.isin(traces.ids, segments[0])
     found = faults(
         segments,
@@ -214,13 +213,13 @@ def _compare(segments: Ints, table: str, traces: RunTraces, seen: Seen) -> None:
     seen.outside.update(segments[0][~known].tolist())
 
 
-def _findings(seen: Seen, table: str, traces: RunTraces) -> Iterator[Finding]:
+def _findings(seen: Seen, table: Table, traces: RunTraces) -> Iterator[Finding]:
     run_id = traces.run["run_id"]
 
     def lost(kind: str, ids: set[int], what: str) -> Iterator[Finding]:
         if ids:
-            sentence = f"{table} {what} {named(ids)} of run {run_id}"
-            yield Finding(LOST, kind, table, sentence, DROP, run_id, tuple(sorted(ids)))
+            sentence = f"{table.name} {what} {named(ids)} of run {run_id}"
+            yield Finding(LOST, kind, table.name, sentence, DROP, run_id, tuple(sorted(ids)))
 
     yield from lost("foreign", seen.foreign, "has rows of traces that are not in `traces`:")
     yield from lost("gap", set(seen.missing), f"lacks rows{_at(seen.missing, table)} of")
@@ -236,9 +235,9 @@ def named(ids: set[int]) -> str:
     return f"trace{'s' if len(ids) > 1 else ''} {shown}{more}"
 
 
-def _at(places: dict[int, tuple[int, int]], table: str) -> str:
+def _at(places: dict[int, tuple[int, int]], table: Table) -> str:
     if not places:
         return ""
     layer, pos = places[min(places)]
-    place = "" if table == "tokens" else f"layer {layer}, "
+    place = f"layer {layer}, " if table.has("layer") else ""
     return f" (first at {place}pos {pos})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,9 +19,10 @@ from ringlens.store.check.usage import check_usage
 from ringlens.store.check.verify import verify_choices
 from ringlens.store.manifest.manifest import File, Manifest
 from ringlens.store.read.store import Store
-from ringlens.store.schema import captured
+from ringlens.store.schema import captured, instruments
 from ringlens.store.schema.promise import Promise
 from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 
 
@@ -34,6 +36,8 @@ class RunCheck:
         traces: Ids of its traces, ascending.
         choices: Choices that were recomputed from router logits.
         flagged: Flags of those traces that have any.
+        unknown: Tables that are not known here, and how many files they have; and words in what
+            the run says that it recorded, with 0 files.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class RunCheck:
         self.traces: Ints = np.zeros(0, np.int64)
         self.choices = 0
         self.flagged: dict[int, list[str]] = {}
+        self.unknown: Counter[str] = Counter()
         self._modern = True  # format 1 had no rollups
         self._store, self._folder, self._manifest = store, store.folder, manifest
         self._run_id = run_id
@@ -53,6 +58,7 @@ class RunCheck:
         self._shape = None if shape is None else RunShape.from_json(shape)
         experts = 2**16 if self._shape is None else self._shape.experts
         self._tables = {table.name: table for table in captured.tables(experts)}
+        self._recorded = {table.name for table in instruments.tables()}
 
     def check(self) -> None:
         """Check everything: files first, then the rows of those that can be read.
@@ -71,6 +77,7 @@ class RunCheck:
             if checked.readable:
                 self.noted.append(checked.file)
             self._advance(file.bytes)
+        self.unknown.update(f.table for f in self.files if f.table not in self._tables)
         run = self._run()
         if run is None:
             return
@@ -126,10 +133,12 @@ class RunCheck:
         file = next((file for file in self.files if file.path == found.path), None)
         if file is None or found.severity != LOST or found.traces or file.table in FOUND:
             return found
-        if found.kind == "checksum" and "trace_id" in self._tables[file.table].arrow.names:
+        if file.table not in self._tables:  # no trace depends on what is not known here
+            return found
+        if found.kind == "checksum" and self._tables[file.table].has("trace_id"):
             ids = parquet.columns(self._folder, file.path, ["trace_id"])["trace_id"].unique()
             return replace(found, traces=tuple(ids.to_pylist()))
-        if file.table in ("activations", "attention"):
+        if self._tables[file.table].tiles is None and file.table in self._recorded:
             return replace(found, traces=tuple(traces.within([file]).tolist()))
         return found
 
@@ -164,22 +173,23 @@ class RunCheck:
     def _by_table(self) -> dict[str, list[File]]:
         return {name: self._readable(name) for name in self._tables}
 
-    def _told(self, table: str, promise: Promise, traces: RunTraces) -> Ints | None:
+    def _told(self, table: Table, promise: Promise, traces: RunTraces) -> Ints | None:
         """The traces of which the run says that it recorded a table; None where all of it is gone.
 
         That is then noted.
         """
-        if table not in promise.tables:
+        if table.name not in promise.tables:
             return traces.ids[:0]
-        if not self._readable(table) and (traces.tokens > 1).any():
-            self.findings.append(gone(table, bool(self._count(table)), self._run_id))
+        if not self._readable(table.name) and (traces.tokens > 1).any():
+            self.findings.append(gone(table.name, bool(self._count(table.name)), self._run_id))
             return None
         # A server tells the routing of the tokens that it was asked for: of some traces of none.
-        known = list(promise.without.get(table, ()))
+        known = list(promise.without.get(table.name, ()))
         return traces.ids[~np.isin(traces.ids, known)] if traces.whole(table) else traces.ids[:0]
 
     def _check_tables(self, traces: RunTraces) -> None:
         promise = Promise.of(traces.run)
+        self.unknown.update(dict.fromkeys(promise.unknown, 0))
         read = {file.path for file in self.noted}
         for name, table in self._tables.items():
             files = self._readable(name)
@@ -188,7 +198,7 @@ class RunCheck:
             else:
                 lost = [file for file in self.files if file.table == name and file.path not in read]
                 due = traces.ids if name == "tokens" else traces.within(lost)
-                told = self._told(name, promise, traces)
+                told = self._told(table, promise, traces)
                 if told is None:
                     due = told = traces.ids[:0]
                 found = check_table(self._folder, files, due, told, table, traces, self._advance)

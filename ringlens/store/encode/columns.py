@@ -60,3 +60,8 @@ def conformed(batch: pa.RecordBatch, arrow: pa.Schema) -> pa.RecordBatch:
             column = pa.ListArray.from_arrays(offsets, values, type=field.type, mask=mask)
         arrays.append(column.cast(field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=arrow)
+
+
+def nullable(values_R: NDArray) -> pa.Array:
+    """Floats with null for NaN."""
+    return pa.array(float32(values_R), mask=np.isnan(values_R))

@@ -12,26 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-
-class Size(NamedTuple):
-    """The most rows and the most positions of a row group."""
-
-    rows: int
-    positions: int
+from ringlens.store.schema.table import Size
 
 
-# Measured on 26,000 tokens of Ring-1T's routing, milliseconds of CPU (layer / 64 tokens) and size:
-# whole layers up to 122,880 rows 3 / 211, 98 MB; 8,192 rows of 4,096 positions … of one layer
-# 7 / 61, 106 MB; of 2,048 positions on four layers 5 / 33, 103 MB; 1,024 on eight 11 / 22, 105 MB.
-ROUTING = Size(rows=8_192, positions=2_048)
-LOGITS = Size(rows=4_096, positions=4_096)
-HEADS = Size(rows=2_048, positions=512)
+@dataclass(frozen=True)
+class LayerShare:
+    """The ``index``-th of ``of`` about equal shares of every trace's layers."""
+
+    index: int = 0
+    of: int = 1
+
+    def cut(self, layers: int) -> tuple[int, int]:
+        """First layer of the share and the one after its last, counted among ``layers``."""
+        return layers * self.index // self.of, layers * (self.index + 1) // self.of
+
+
+WHOLE = LayerShare()
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.store.encode.columns import fixed_lists, float32, matrix
-from ringlens.store.schema.captured import HEAD_BLOCKS, HEAD_STATISTICS
-from ringlens.store.schema.records import HeadArrays
+from ringlens.store.encode.grid import LayerShare
+from ringlens.store.schema.recorded_tables import HEAD_BLOCKS, HEAD_STATISTICS
+from ringlens.store.schema.records import HeadArrays, TraceRecord
+from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.schema.table import Table
 
 HEAD_BLOCK = 64
 """Positions of a block."""
@@ -26,6 +29,22 @@ GROUP_ROWS = 4_096
 COLUMNS = tuple(f"{name}_{kind}" for name in HEAD_STATISTICS for kind in ("mean", "max"))
 
 Arrays = dict[str, NDArray]
+
+
+def of_record(
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
+) -> Iterator[pa.RecordBatch] | None:
+    """The row groups of a record's statistics by blocks; None where there are none."""
+    heads = record.head_blocks or record.heads
+    if heads is None or not heads.layers or not len(record.tokens.token_id):
+        return None
+    return row_groups(trace_id, heads, record.start, range(*share.cut(len(heads.layers))))
+
+
+def size(table: Table, record: TraceRecord) -> tuple[int, int]:
+    """Layers and values of one statistic of each token."""
+    heads = record.head_blocks or record.heads
+    return (0, 0) if heads is None else (len(heads.layers), heads.entropy.size)
 
 
 def row_groups(

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.store.encode.columns import fixed_lists, float32, masked_lists
-from ringlens.store.schema import captured
+from ringlens.store.schema.recorded_tables import ACTIVATIONS, ATTENTION
 from ringlens.store.schema.records import TraceRecord
 
 GROUP_VALUES = 2**21
@@ -138,14 +138,14 @@ def _vector_batch(piece: Piece) -> tuple[int, pa.RecordBatch]:
         _optional(piece.layer, rows),
         _optional(piece.head, rows),
         pa.array(np.asarray(piece.pos, np.int32)),
-        fixed_lists(values, captured.ACTIVATIONS.arrow.field("vector").type),
+        fixed_lists(values, ACTIVATIONS.arrow.field("vector").type),
     ]
-    return values.size, pa.RecordBatch.from_arrays(columns, schema=captured.ACTIVATIONS.arrow)
+    return values.size, pa.RecordBatch.from_arrays(columns, schema=ACTIVATIONS.arrow)
 
 
 def _attention_batch(piece: Piece) -> tuple[int, pa.RecordBatch]:
     assert piece.positions is not None
-    rows, arrow = len(piece.pos), captured.ATTENTION.arrow
+    rows, arrow = len(piece.pos), ATTENTION.arrow
     seen_Pk = piece.positions >= 0
     positions_Pk = np.asarray(piece.positions, np.int32)
     columns = [

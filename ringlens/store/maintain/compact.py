@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from ringlens.errors import StoreError
-from ringlens.store.encode import columns, expert_usage, grid
+from ringlens.store.encode import columns, expert_usage
 from ringlens.store.maintain import stream
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import intact
 from ringlens.store.read.store import Store
 from ringlens.store.schema import views
-from ringlens.store.schema.captured import RUNNING, Table
+from ringlens.store.schema.captured import RUNNING
+from ringlens.store.schema.table import Size, Table
 from ringlens.store.schema.usage_tables import TABLES as USAGE
 from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.rewriter import Rewriter
@@ -44,15 +45,6 @@ THREADS = 2
 
 FIXED = ("runs", "experts")
 """Tables with one file a run."""
-
-GRIDS = {"routing": grid.ROUTING, "router_logits": grid.LOGITS, "heads": grid.HEADS}
-"""Tables with a row for each layer and token, and the rectangles that their row groups are.
-
-They are sorted by bands of layers and then by traces. So the tokens of an expert, a question about
-one layer of many traces, lie side by side; and one trace on all layers, which is what the trace
-page asks for, does not drag much of its neighbours along. Whole layers in row groups of 122,880
-rows took four times as long for the latter.
-"""
 
 ROWS = 20_000
 """Rows of a row group in other tables."""
@@ -275,8 +267,15 @@ def _sort(
 
 
 def _order(table: Table) -> list[str]:
-    """The order of new files, in SQL."""
-    size = GRIDS.get(table.name)
+    """The order of new files, in SQL.
+
+    Tables with a row for each layer and token are sorted by bands of layers and then by traces. So
+    the tokens of an expert, a question about one layer of many traces, lie side by side; and one
+    trace on all layers, which is what the trace page asks for, does not drag much of its
+    neighbours along. Whole layers in row groups of 122,880 rows took four times as long for the
+    latter.
+    """
+    size = table.row_group
     if size is None:
         return [views.quote(name) for name in table.key]
     band = size.rows // size.positions
@@ -285,7 +284,7 @@ def _order(table: Table) -> list[str]:
 
 def _row_groups(batches: Iterator[pa.RecordBatch], table: Table) -> Iterator[pa.RecordBatch]:
     """Sorted batches as row groups: as many whole rectangles in each as fit, or so many rows."""
-    size = GRIDS.get(table.name)
+    size = table.row_group
     limit = size.rows if size is not None else USAGE_ROWS if table in USAGE else ROWS
     pieces = batches if size is None else _rectangles(batches, size)
     pending: list[pa.RecordBatch] = []
@@ -298,7 +297,7 @@ def _row_groups(batches: Iterator[pa.RecordBatch], table: Table) -> Iterator[pa.
         yield _joined(pending)
 
 
-def _rectangles(batches: Iterator[pa.RecordBatch], size: grid.Size) -> Iterator[pa.RecordBatch]:
+def _rectangles(batches: Iterator[pa.RecordBatch], size: Size) -> Iterator[pa.RecordBatch]:
     """The rows of one band of layers, trace and block of positions at a time."""
     pending: list[pa.RecordBatch] = []
     before: tuple[int, ...] | None = None

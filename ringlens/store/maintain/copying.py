@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from ringlens.store.maintain import stream
 from ringlens.store.manifest.clock import now
 from ringlens.store.manifest.manifest import File, Start
+from ringlens.store.read import foreign, intact
 from ringlens.store.read.store import Store
 from ringlens.store.schema import captured
 from ringlens.store.schema.promise import Promise, lost_rows, table_of
@@ -91,12 +92,11 @@ def copy_run(
         new = old if keep_ids else files.commit.first_trace + np.arange(len(old))
         ids.update(zip(old.tolist(), new.tolist(), strict=True))
         left = copy.left_out(there, ids)
-        for table in captured.tables(shape.experts):
-            mine = [f for f in there.get(table.name, ()) if f.run_id == copy.run["run_id"]]
-            if copy.takes(table.name):
-                _stage_table(
-                    source.folder, mine, files, table, copy.run_id, ids, {**others, **ids}, left
-                )
+        known = {table.name: table for table in captured.tables(shape.experts)}
+        for name in filter(copy.takes, there):
+            mine = [f for f in there[name] if f.run_id == copy.run["run_id"]]
+            table, both = known.get(name), {**others, **ids}
+            _stage_table(source.folder, mine, files, table, copy.run_id, ids, both, left)
         return []
 
     ended = copy.run["finished"]
@@ -111,13 +111,16 @@ def _stage_table(
     folder: Folder,
     mine: Sequence[File],
     files: CommitFiles,
-    table: Table,
+    known_table: Table | None,
     run_id: str,
     ids: Ids,
     known: Ids,
     left: Sequence[str],
 ) -> None:
+    """Stage some files of a table; one that is not known here has the columns of each file."""
     for number, file in enumerate(mine):
+        intact.require(folder, [file])
+        table = known_table or foreign.as_stored(folder, file)
         rows = stream.row_groups(folder, file, table)
         new = (_noted(_renamed(batch, table, run_id, ids, known), left) for batch in rows)
         stream.stage(files, table, new, f"-{number:06d}")

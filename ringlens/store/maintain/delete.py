@@ -9,7 +9,7 @@ import pyarrow as pa
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store.maintain import stream
 from ringlens.store.manifest.manifest import File
-from ringlens.store.read import intact
+from ringlens.store.read import foreign, intact
 from ringlens.store.read.store import Store
 from ringlens.store.schema.table import Table
 from ringlens.store.write.commit import CommitFiles
@@ -63,15 +63,16 @@ def delete_traces(
         StoreError: A capture works on it, or a file is damaged; nothing has changed.
     """
     gone = pa.array(sorted(trace_ids), pa.int64())
-    by_name = {table.name: table for table in tables if "trace_id" in table.arrow.names}
+    by_name = {table.name: table for table in tables}
 
     def work(files: CommitFiles) -> list[str]:
         _check(rewriter, run_id)
         retire = []
         for number, file in enumerate(rewriter.manifest.snapshot()[2]):
-            mine = file.run_id == run_id and file.table in by_name
-            if mine and _holds(files, file, gone):
-                table = by_name[file.table]
+            if file.run_id != run_id:
+                continue
+            table = by_name.get(file.table) or _as_stored(files, file)
+            if table.has("trace_id") and _holds(files, file, gone):
                 change = stream.only(gone, kept=False)
                 kept = map(change, stream.row_groups(files.folder, file, table))
                 stream.stage(files, table, kept, f"-{number:06d}")
@@ -90,6 +91,12 @@ def _check(rewriter: Rewriter, run_id: str) -> None:
         return
     if not manifest.take(run_id, rewriter.writer, rewriter.folder.dead_writers):
         raise StoreError(f"run {run_id} is being captured: wait for it or stop it, then delete")
+
+
+def _as_stored(files: CommitFiles, file: File) -> Table:
+    """The table of a file, of one that is not known here: its rows of the traces go as well."""
+    intact.require(files.folder, [file])
+    return foreign.as_stored(files.folder, file)
 
 
 def _holds(files: CommitFiles, file: File, gone: pa.Array) -> bool:

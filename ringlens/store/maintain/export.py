@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store.maintain import copying
 from ringlens.store.read.store import Store
 from ringlens.store.read.trace import Trace
-from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema import instruments
+from ringlens.store.schema.captured import PHASES, TOKENS
 from ringlens.store.schema.views import literal
 from ringlens.store.storage.failure import store_errors
 from ringlens.store.write.writer import StoreWriter
@@ -32,8 +34,8 @@ from ringlens.store.write.writer import StoreWriter
 LINES = ("tokens", "routing")
 """Tables that JSON lines hold."""
 
-ARRAYS = ("tokens", "routing", "router_logits", "heads")
-"""Tables that safetensors hold."""
+PREFIXES = {"router_logits": "router_", "heads": "head_"}
+"""What the names of arrays in safetensors begin with; of other tables with the table's name."""
 
 ATTEMPTS = 5
 """Attempts to make a folder that no other export removes before it is locked."""
@@ -96,7 +98,7 @@ def to_store(
         StoreError: ``out`` is not empty, there is no such table, or it could not be written; then
             there is no new store.
     """
-    _known(tables, [table.name for table in store.tables()])
+    _known(tables, [table.name for table in (*store.tables(), *store.foreign_tables())])
     ids: dict[int, int] = {}
     with whole(out) as folder, StoreWriter(folder) as writer:
         for run in copying.run_rows(store):
@@ -151,7 +153,7 @@ def to_safetensors(
     """
     from safetensors.numpy import save_file
 
-    wanted = _known(tables, ARRAYS)
+    wanted = _known(tables, array_tables())
     with whole(out) as folder, store_errors(store.folder, f"{out} was not written"):
         folder.mkdir()
         for done, trace_id in enumerate(trace_ids, start=1):
@@ -160,8 +162,16 @@ def to_safetensors(
             on_progress(done, len(trace_ids))
 
 
+def array_tables() -> tuple[str, ...]:
+    """Tables that safetensors hold: all with a row for each token, or layer and token."""
+    rows = (
+        table for table in (TOKENS, *instruments.tables()) if table.tiles and not table.tiles.length
+    )
+    return tuple(table.name for table in rows)
+
+
 def arrays_of(
-    trace: Trace, tables: Collection[str] = ARRAYS
+    trace: Trace, tables: Collection[str] | None = None
 ) -> tuple[dict[str, NDArray], dict[str, str]]:
     """A trace as arrays, with metadata.
 
@@ -170,42 +180,46 @@ def arrays_of(
         float32, all [T]; ``expert_ids``, ``weights``, ``affinities`` [S, T, k]; ``margin``,
         ``group_margin``, ``router_entropy`` [S, T]; ``routing_pos`` [T]; ``router_logits``
         [S, T, E]; ``head_entropy``, ``head_first_weight``, ``head_previous_weight``,
-        ``head_output_norm`` [N, T, H]. What was not recorded is left out.
+        ``head_output_norm`` [N, T, H]. Of other instruments ``TABLE_COLUMN``. What was not recorded
+        is left out.
     """
+    wanted = array_tables() if tables is None else tables
     arrays: dict[str, NDArray] = {}
     metadata = {
         "trace": json.dumps(trace.summary, ensure_ascii=False, default=str),
         "model": str(trace.run["model"]),
         "phases": json.dumps(PHASES),
     }
-    if "tokens" in tables:
+    if "tokens" in wanted:
         tokens = trace.tokens()
         arrays |= {name: tokens[name] for name in ("token_id", "logprob", "entropy")}
         arrays["phase"] = np.array([PHASES.index(p) for p in tokens["phase"]], np.uint8)
-    for table, read in (
-        ("routing", _routing),
-        ("router_logits", lambda t, layer: {"router_logits": t.router_logits(layer)}),
-        ("heads", _heads),
-    ):
-        layers = trace.layers(table) if table in tables else []
-        if layers:
-            metadata[f"{table}_layers"] = json.dumps(layers)
-            found = [read(trace, layer) for layer in layers]
-            arrays |= {name: np.stack([each[name] for each in found]) for name in found[0]}
+    for table in instruments.tables():
+        if table.name not in wanted or not trace.has(table.name):
+            continue
+        layers = trace.layers(table.name) if table.has("layer") else [None]
+        if table.has("layer"):
+            metadata[f"{table.name}_layers"] = json.dumps(layers)
+        read = _routing if table.name == "routing" else partial(_statistics, table.name)
+        found = [read(trace, layer) for layer in layers]
+        arrays |= {name: np.stack([each[name] for each in found]) for name in found[0]}
     if "routing_pos" in arrays:
         arrays["routing_pos"] = arrays["routing_pos"][0]
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata
 
 
-def _routing(trace: Trace, layer: int) -> dict[str, NDArray]:
+def _routing(trace: Trace, layer: int | None) -> dict[str, NDArray]:
+    assert layer is not None
     found = trace.routing(layer)
     names = {"pos": "routing_pos", "entropy": "router_entropy"}
     wanted = ("pos", "expert_ids", "weights", "affinities", "margin", "group_margin", "entropy")
     return {names.get(n, n): found[n] for n in wanted if found[n] is not None}
 
 
-def _heads(trace: Trace, layer: int) -> dict[str, NDArray]:
-    return {f"head_{name}": array for name, array in trace.heads(layer).items()}
+def _statistics(table: str, trace: Trace, layer: int | None) -> dict[str, NDArray]:
+    prefix = PREFIXES.get(table, f"{table}_")
+    found = trace.statistics(table, layer)
+    return {f"{prefix}{name}": array for name, array in found.items() if name != "pos"}
 
 
 def _line(trace: Trace, tables: Collection[str]) -> dict[str, Any]:

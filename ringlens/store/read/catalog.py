@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ringlens.store.read.store import Store
-from ringlens.store.schema import captured, views, views_usage
+from ringlens.store.schema import views, views_usage
 
 _MEANINGS = {
     "router_choices": "One row per token, sparse layer and chosen expert: `routing` without lists.",
@@ -58,7 +58,7 @@ def catalog(store: Store) -> tuple[Entry, ...]:
         *(entry(name, True, _MEANINGS.get(name, ""), cols) for name, cols in view_columns.items()),
         *(
             entry(table.name, False, table.meaning, {c.name: c.meaning for c in table.columns})
-            for table in captured.tables()
+            for table in (*store.tables(), *store.foreign_tables())
         ),
     )
 

@@ -15,9 +15,11 @@ from ringlens.errors import StoreError
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import intact
 from ringlens.store.read.damage import explain, tables_named
+from ringlens.store.read.foreign import ForeignTables
 from ringlens.store.read.relation import Relation
 from ringlens.store.read.trace import Trace
 from ringlens.store.schema import captured, views, views_usage
+from ringlens.store.schema.table import Table
 from ringlens.store.storage import layout
 from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import folder_at
@@ -25,8 +27,8 @@ from ringlens.store.storage.folder import folder_at
 REMOTE_THREADS = 8
 """Smallest number of threads for a remote store: they mostly wait for the server."""
 
-QUERY_TABLES = {table.name: table for table in captured.tables(experts=2**16)}
-"""Tables as queries see them: ids of experts have the same type for every number of experts."""
+MOST_EXPERTS = 2**16
+"""Queries see ids of experts in one type, however few a model has."""
 
 Parameters = Sequence[object] | Mapping[str, object]
 
@@ -82,7 +84,9 @@ class Store(AbstractContextManager["Store"]):
         self._sequence = -1
         self._files: list[File] = []
         self._by_table: dict[str, list[File]] = {}
-        self._tables: dict[str, captured.Table] = {}
+        self._foreign = ForeignTables(self.folder)
+        self._tables: dict[str, Table] = {}
+        self._shown: dict[str, Table] = {}
         self._lost: set[str] = set()
         self._faults: dict[str, str] = {}
         self._definitions: Definitions | None = None
@@ -140,7 +144,8 @@ class Store(AbstractContextManager["Store"]):
         ``probes``, ``usage_traces``, ``usage_blocks`` (see `ringlens.store.schema`) and the views
         ``router_choices`` (trace_id, layer, pos, rank from 0, expert, weight, affinity,
         bias_flip), one row per chosen expert, ``expert_usage`` and ``trace_summary`` (see
-        `ringlens.store.schema.views_usage`).
+        `ringlens.store.schema.views_usage`). Other instruments have tables of their own, and a
+        table of another version of ringlens has the columns of its files.
 
         Args:
             query: A query in DuckDB's SQL.
@@ -200,10 +205,15 @@ class Store(AbstractContextManager["Store"]):
         self._refresh()
         return self._by_table
 
-    def tables(self) -> tuple[captured.Table, ...]:
-        """All tables, with the column types that this store needs."""
+    def tables(self) -> tuple[Table, ...]:
+        """All tables that ringlens knows, with the types that this store needs."""
         self._refresh()
         return tuple(self._tables.values())
+
+    def foreign_tables(self) -> tuple[Table, ...]:
+        """Tables that ringlens does not know and that can be queried all the same."""
+        self._refresh()
+        return tuple(t for name, t in self._shown.items() if name not in self._tables)
 
     def is_being_written(self, run_id: str) -> bool:
         """Whether a living process is writing to a run."""
@@ -217,7 +227,8 @@ class Store(AbstractContextManager["Store"]):
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL that reads only the given files of a table."""
         paths = [self.folder.sql_path(file.path) for file in files]
-        return views.scan(QUERY_TABLES[table], paths, self._guard.NAME)
+        self._refresh()
+        return views.scan(self._shown[table], paths, self._guard.NAME)
 
     def faults(self) -> list[str]:
         """Messages about committed files that are missing or have the wrong size.
@@ -257,7 +268,7 @@ class Store(AbstractContextManager["Store"]):
             return self._definitions
 
     def _columns(self) -> dict[str, Sequence[str]]:
-        tables = {name: table.arrow.names for name, table in self._tables.items()}
+        tables = {name: table.arrow.names for name, table in self._shown.items()}
         usage = {name: tuple(columns) for name, _, columns, _ in views_usage.VIEWS}
         return tables | usage | {"router_choices": tuple(views.ROUTER_CHOICES_COLUMNS)}
 
@@ -290,6 +301,9 @@ class Store(AbstractContextManager["Store"]):
     def _make_views(self, experts: int, files: list[File]) -> None:
         """Recreate all views; a table with a missing file gets none, and fails when queried."""
         self._tables = {table.name: table for table in captured.tables(experts)}
+        shown = {table.name: table for table in captured.tables(MOST_EXPERTS)}
+        reserved = {"router_choices", *(name for name, *_ in views_usage.VIEWS)}
+        self._shown = shown | self._foreign.of(files, {*shown, *reserved})
         try:
             self._replace_views(files, lost=set())
         except duckdb.IOException:
@@ -317,13 +331,15 @@ class Store(AbstractContextManager["Store"]):
     ) -> list[str]:
         """SQL that creates all views; ``sql_path`` gives the path by which DuckDB opens a file."""
         statements = [
-            f"drop view if exists {name}"
+            f"drop view if exists {views.quote(name)}"
             if name in lost
             else views.table_view(
                 table, [sql_path(f.path) for f in files if f.table == name], guard
             )
-            for name, table in QUERY_TABLES.items()
+            for name, table in self._shown.items()
         ]
+        left = sorted(self._foreign.names - self._shown.keys())  # their last file is gone
+        statements += [f"drop view if exists {views.quote(name)}" for name in left]
         if "routing" not in lost:
             statements.append(views.ROUTER_CHOICES)
         for name, statement, _, sources in views_usage.VIEWS:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store.encode import head_blocks
 from ringlens.store.encode.columns import matrix, padded, ragged
-from ringlens.store.schema.captured import HEAD_STATISTICS, RUNNING
+from ringlens.store.schema.captured import RUNNING
 from ringlens.store.schema.promise import lost_rows
 
 if TYPE_CHECKING:
@@ -175,8 +175,34 @@ class Trace:
         Raises:
             NotInStoreError: There is no such layer, or heads were not recorded.
         """
-        table = self._layer("heads", layer)
-        return {name: matrix(table[name]) for name in HEAD_STATISTICS}
+        found = self.statistics("heads", layer)
+        del found["pos"]
+        return found
+
+    def statistics(self, table: str, layer: int | None = None) -> dict[str, NDArray]:
+        """What an instrument recorded of each token, by the name of its table.
+
+        Args:
+            table: The table, one with a row for each token, or each layer and token.
+            layer: The layer; None for a table without layers.
+
+        Returns:
+            ``pos`` int32 [T], and each of the table's columns: [T], or [T, H] where a row holds a
+            number for each head (in general, a list of one length).
+
+        Raises:
+            NotInStoreError: There is no such table or layer, or it was not recorded.
+        """
+        known = {t.name: t for t in (*self._store.tables(), *self._store.foreign_tables())}
+        if table not in known or not known[table].has("pos"):
+            raise NotInStoreError(f"{table!r:.60} is no table of numbers by token in this store")
+        found = self._layer(table, layer)
+        return {
+            name: matrix(found[name])
+            if pa.types.is_list(found[name].type)
+            else found[name].to_numpy()
+            for name in found.column_names
+        }
 
     def head_blocks(self, layer: int) -> Arrays:
         """Statistics of the attention heads of one layer, by blocks of 64 positions.
@@ -284,6 +310,10 @@ class Trace:
         shape = (len(pos), count, values_RC.shape[1])
         return Vectors(pos, values_RC.reshape(shape), tuple(int(i) for i in heads[:count]))
 
+    def has(self, table: str) -> bool:
+        """Whether a table has rows of this trace."""
+        return bool(self._rows(table, "1", "true limit 1").num_rows)
+
     def layers(self, table: str) -> list[int]:
         """Layers that a table holds for this trace."""
         query = (
@@ -291,10 +321,12 @@ class Trace:
         )
         return [layer for (layer,) in self._store.sql(query, [self.trace_id]).fetchall()]
 
-    def _layer(self, table: str, layer: int) -> pa.Table:
-        found = self._rows(
-            table, "* exclude (trace_id, layer)", f"layer = {_whole('layer', layer)} order by pos"
-        )
+    def _layer(self, table: str, layer: int | None) -> pa.Table:
+        if layer is None:
+            found = self._rows(table, "* exclude (trace_id)", "true order by pos")
+        else:
+            where = f"layer = {_whole('layer', layer)} order by pos"
+            found = self._rows(table, "* exclude (trace_id, layer)", where)
         if not found.num_rows:
             raise NotInStoreError(self._missing(table, layer))
         return found
@@ -312,8 +344,8 @@ class Trace:
         files = self._store.files(table, self.trace_id, self.trace_id)
         return self._store.scan(table, files)
 
-    def _missing(self, table: str, layer: int) -> str:
-        layers = self.layers(table)
+    def _missing(self, table: str, layer: int | None) -> str:
+        layers = [] if layer is None else self.layers(table)
         if layers:
             return (
                 f"{table} has no layer {layer} in trace {self.trace_id}: it has "

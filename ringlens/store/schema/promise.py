@@ -9,15 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ringlens.config import TopAttention, Vectors, recordable
+from ringlens.config import TopAttention, Vectors, read_request
 from ringlens.errors import ConfigError
+from ringlens.store.schema.instruments import declaration_of, named
+from ringlens.store.schema.recorded_tables import TOKENS
 from ringlens.store.schema.usage_tables import TABLES
-
-ROUTED = ("routing", "router_logits")
-"""Tables with rows of layers that route; a model without such layers has none."""
-
-PER_TOKEN = (*ROUTED, "heads", "head_blocks")
-"""Tables whose name in ``record`` promises rows of every trace, of every token."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +21,36 @@ class Promise:
     """What a run says that it recorded, less what is noted as lost.
 
     Attributes:
-        tables: Of `PER_TOKEN`, those that every trace has rows in.
+        tables: Tables with rows of every token of every trace, but ``tokens`` itself.
         chosen: What was recorded of chosen layers, heads and positions.
         rollups: Tables that sum the routing up.
         without: Of a table, the traces of which its rows are noted as lost.
+        unknown: Words in ``record`` that only another ringlens knows.
     """
 
     tables: tuple[str, ...]
     chosen: tuple[Vectors | TopAttention, ...]
     rollups: tuple[str, ...]
     without: Mapping[str, frozenset[int]]
+    unknown: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: Mapping[str, Any]) -> Promise:
         """What a row of ``runs`` promises; words that are not known here promise nothing."""
         lost = set(run.get("lost") or ())
-        names = [n for n in PER_TOKEN if n in run["record"] and n not in lost]
+        told = [d.table for name, d in named().items() if name in run["record"]]
+        names = [t.name for t in told if t != TOKENS and t.name not in lost]
         if not run["sparse_layers"]:
-            names = [name for name in names if name not in ROUTED]
-        asked = [item for text in run["record"] if (item := _chosen(text)) is not None]
+            sparse = {table.name for table in told if table.is_sparse}
+            names = [name for name in names if name not in sparse]
+        asked = {text: _chosen(text) for text in run["record"] if text not in named()}
+        chosen = [item for item in asked.values() if item is not None]
         return cls(
             tuple(names),
-            tuple(item for item in asked if table_of(item) not in lost),
+            tuple(item for item in chosen if table_of(item) not in lost),
             tuple(t.name for t in TABLES if "routing" in names and t.name not in lost),
             _by_table(lost),
+            tuple(text for text, item in asked.items() if item is None),
         )
 
 
@@ -69,7 +71,7 @@ def _by_table(lost: Iterable[str]) -> dict[str, frozenset[int]]:
 
 def _chosen(text: str) -> Vectors | TopAttention | None:
     try:
-        (*_, item) = recordable([text])
+        item = read_request(text, ())
     except ConfigError:  # of a later ringlens
         return None
     return item if not isinstance(item, str) else None
@@ -77,7 +79,7 @@ def _chosen(text: str) -> Vectors | TopAttention | None:
 
 def table_of(item: Vectors | TopAttention) -> str:
     """The table that something chosen is in."""
-    return "activations" if isinstance(item, Vectors) else "attention"
+    return declaration_of(item).table.name
 
 
 def rows_of(item: Vectors | TopAttention, tokens: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ L chosen layers, P chosen positions, h chosen heads, C components of a vector.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -128,6 +129,24 @@ class ChoiceArrays:
 
 
 @dataclass(frozen=True)
+class LayerArrays:
+    """What an instrument gives of each token, for a table with a row for each layer and token.
+
+    Attributes:
+        layers: The N layers, ascending; empty for a table without layers, then N is 1.
+        columns: By column of the table: [N, T] numbers, or [N, T, …] where a row holds a list.
+    """
+
+    layers: tuple[int, ...]
+    columns: Mapping[str, NDArray]
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+
+@dataclass(frozen=True)
 class HeadArrays:
     """Per-token head statistics [N, T, H] of the N layers in ``layers``, ascending."""
 
@@ -136,6 +155,12 @@ class HeadArrays:
     first_weight: Floats
     previous_weight: Floats
     output_norm: Floats
+
+    @property
+    def arrays(self) -> LayerArrays:
+        """The same by column of ``heads``."""
+        names = ("entropy", "first_weight", "previous_weight", "output_norm")
+        return LayerArrays(self.layers, {name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -212,6 +237,7 @@ class TraceRecord:
             ones: their phases and turns may become known only later.
         vectors: Vectors at chosen points.
         attention: Largest attention weights of chosen heads.
+        statistics: What other instruments give of each token, by table.
         flags: What is known to be wrong with the trace, in the words of
             `ringlens.store.schema.captured`.
     """
@@ -241,4 +267,5 @@ class TraceRecord:
     rewritten: TokenArrays | None = None
     vectors: tuple[VectorArrays, ...] = ()
     attention: AttentionArrays | None = None
+    statistics: Mapping[str, LayerArrays] = field(default_factory=dict)
     flags: tuple[str, ...] = ()

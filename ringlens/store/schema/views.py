@@ -55,11 +55,16 @@ def sql_type(arrow: pa.DataType) -> str:
     return _TYPES[arrow]
 
 
+def has_sql_type(arrow: pa.DataType) -> bool:
+    """Whether a type is one of those that queries see here."""
+    return arrow in _TYPES or (pa.types.is_list(arrow) and has_sql_type(arrow.value_type))
+
+
 def table_view(table: Table, paths: Sequence[str], guard: str = "") -> str:
     """SQL that makes the view of one table; without files the view is empty."""
     columns = ", ".join(_shown(field) for field in table.arrow)
     rows = scan(table, paths, guard)
-    return f"create or replace view {table.name} as select {columns} from {rows}"
+    return f"create or replace view {quote(table.name)} as select {columns} from {rows}"
 
 
 def scan(table: Table, paths: Sequence[str], guard: str = "") -> str:

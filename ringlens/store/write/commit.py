@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
-from pathlib import Path
 
 import pyarrow as pa
 
-from ringlens.store.encode import expert_usage, half_file, trace_rows
+from ringlens.store.encode import encoders, expert_usage
+from ringlens.store.encode.encoders import Write
 from ringlens.store.manifest.manifest import Commit, File, Manifest
 from ringlens.store.schema import usage_tables
 from ringlens.store.schema.records import TraceRecord
@@ -22,10 +22,6 @@ from ringlens.store.storage.folder import Folder
 
 MOST_WORKERS = 8
 """More threads than this wait for each other's disk, and their pages need memory."""
-
-
-Write = Callable[[Path, Table, Iterable[pa.RecordBatch]], int]
-"""Writes a file and returns its rows."""
 
 
 def usual_workers() -> int:
@@ -116,15 +112,16 @@ class CommitFiles:
         """What is to be encoded: the longest first, so that the workers end together."""
         pairs = sorted(zip(trace_ids, traces, strict=True), key=lambda pair: pair[0])
         usage_work = partial(self._stage_usage, pairs, trace_ids, run)
-        work = [(trace_rows.cost("usage", traces), usage_work)]
+        work = [(encoders.usage_cost(traces), usage_work)]
         for table in tables:
-            shares = trace_rows.shares(table, traces, self._workers)
+            shares = encoders.shares(table, traces, self._workers)
             for share in shares:
-                if (groups := trace_rows.row_groups(table, pairs, run, share)) is None:
+                if (groups := encoders.row_groups(table, pairs, run, share)) is None:
                     continue
-                part, write = layout.part_of_share(share.index), _writer(table, traces)
+                part = layout.part_of_share(share.index)
+                write = encoders.writer_of(table, traces, parquet.write)
                 stage = partial(self.stage, table, groups, trace_ids, part, write)
-                work.append((trace_rows.cost(table.name, traces) / len(shares), stage))
+                work.append((encoders.cost(table, traces) / len(shares), stage))
         return [each for _, each in sorted(work, key=lambda pair: pair[0], reverse=True)]
 
     def _stage_usage(
@@ -146,12 +143,6 @@ class CommitFiles:
         names = f"{self.commit.writer}-{self.commit.commit_id:08d}{rank}-*.part"
         for path in self.folder.staging.glob(names):
             path.unlink(missing_ok=True)
-
-
-def _writer(table: Table, records: Sequence[TraceRecord]) -> Write:
-    """What writes a table's files: for many router logits what is fastest."""
-    many = trace_rows.values(table.name, records) >= half_file.WORTH
-    return half_file.write if many and table.name == "router_logits" else parquet.write
 
 
 def new_ids(commit: Commit, traces: Sequence[TraceRecord]) -> list[int]:

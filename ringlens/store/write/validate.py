@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringlens.errors import ObservationError
-from ringlens.store.schema.captured import HEAD_STATISTICS, PHASES
+from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.instruments import SIZES, tables
+from ringlens.store.schema.recorded_tables import HEADS
 from ringlens.store.schema.records import (
     ChoiceArrays,
-    HeadArrays,
+    LayerArrays,
     RoutingArrays,
     RunRecord,
     TokenArrays,
@@ -20,6 +22,7 @@ from ringlens.store.schema.records import (
 )
 from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.runs import ROUTER_WORDS
+from ringlens.store.schema.table import Table
 
 
 def check_run(run: RunRecord) -> None:
@@ -66,8 +69,10 @@ def check_trace(record: TraceRecord, shape: RunShape) -> None:
             "a record has both heads and head_blocks: leave head_blocks out, those of heads are "
             "stored with them"
         )
-    _check_heads("heads", record.heads, tokens, shape)
-    _check_heads("head_blocks", record.head_blocks, tokens, shape)
+    for name, heads in (("heads", record.heads), ("head_blocks", record.head_blocks)):
+        if heads is not None:
+            _check_arrays(name, HEADS, heads.arrays, tokens, shape)
+    _check_statistics(record, tokens, shape)
     check_vectors(record, tokens, shape)
 
 
@@ -178,13 +183,32 @@ def _check_ids(ids: NDArray[np.integer], shape: RunShape) -> None:
         raise ObservationError(f"expert id {wrong} in a run with {shape.experts} experts")
 
 
-def _check_heads(name: str, heads: HeadArrays | None, tokens: int, shape: RunShape) -> None:
-    if heads is None:
-        return
-    _check_subset(f"{name}.layers", heads.layers, range(shape.layers))
-    for statistic in HEAD_STATISTICS:
-        found = getattr(heads, statistic).shape
-        _equal(f"{name}.{statistic}", found, (len(heads.layers), tokens, shape.heads))
+def _check_statistics(record: TraceRecord, tokens: int, shape: RunShape) -> None:
+    known = {t.name: t for t in tables() if not t.encoder}
+    for name, arrays in record.statistics.items():
+        if name not in known:
+            raise ObservationError(
+                f"a record has statistics for the table {name!r:.60}, which no instrument fills: "
+                f"declare it in ringlens.store.schema.instruments"
+            )
+        _check_arrays(name, known[name], arrays, tokens, shape)
+
+
+def _check_arrays(
+    name: str, table: Table, arrays: LayerArrays, tokens: int, shape: RunShape
+) -> None:
+    """Each column of the table, [N, T] and then what its shape says."""
+    known = shape.sparse_layers if table.is_sparse else range(shape.layers)
+    _check_subset(f"{name}.layers", arrays.layers, known if table.has("layer") else ())
+    layers = len(arrays.layers) if table.has("layer") else 1
+    wanted = {column.name: column for column in table.values}
+    if arrays.columns.keys() != wanted.keys():
+        raise ObservationError(
+            f"{name} has the columns {', '.join(arrays.columns)}: give {', '.join(wanted)}"
+        )
+    for column, values in arrays.columns.items():
+        width = [getattr(shape, SIZES[letter]) for letter in wanted[column].shape]
+        _equal(f"{name}.{column}", values.shape, (layers, tokens, *width))
 
 
 def check_vectors(record: TraceRecord, tokens: int, shape: RunShape) -> None:

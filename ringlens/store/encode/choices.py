@@ -1,0 +1,83 @@
+"""The router's record to Arrow: which experts were chosen, and why, as row groups of ``routing``.
+
+Shape letters: T tokens, S sparse layers, k experts a token, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from ringlens.store.encode import grid
+from ringlens.store.encode.columns import fixed_lists, float32, masked_lists
+from ringlens.store.encode.grid import Grid, LayerShare
+from ringlens.store.schema.records import ChoiceArrays, RoutingArrays, TraceRecord
+from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.schema.table import ROUTING_GROUP, Size, Table
+
+
+def row_groups(
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
+) -> Iterator[pa.RecordBatch] | None:
+    """The row groups of a record's routing; None where there are none."""
+    routing, tokens, arrow = record.routing, len(record.tokens.token_id), table.arrow
+    group = table.row_group or ROUTING_GROUP
+    if routing is None or tokens == 0:
+        return None
+    if isinstance(routing, ChoiceArrays):
+        return _choice_groups(trace_id, routing, arrow, share, group)
+    full, cut = routing, share.cut(len(routing.layers))
+    parts = grid.grids(trace_id, full.layers, record.start, tokens, group, cut)
+    return (_routing_batch(part, full, arrow) for part in parts) if full.layers else None
+
+
+def count(record: TraceRecord) -> tuple[int, int]:
+    """Layers and chosen experts of a record."""
+    routing = record.routing
+    return (0, 0) if routing is None else (len(routing.layers), routing.expert_ids.size)
+
+
+def size(table: Table, record: TraceRecord) -> tuple[int, int]:
+    """The same, as an encoder is asked for it."""
+    return count(record)
+
+
+def _routing_batch(part: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.RecordBatch:
+    ids = arrow.field("expert_ids").type
+    id_type = ids.value_type.to_pandas_dtype()
+    expert_ids_Rk = part.rows(routing.expert_ids).astype(id_type, copy=False)
+    unlimited_Rk = part.rows(routing.unlimited_ids).astype(id_type, copy=False)
+    columns = [
+        *part.keys(),
+        fixed_lists(expert_ids_Rk, ids),
+        fixed_lists(float32(part.rows(routing.weights)), arrow.field("weights").type),
+        fixed_lists(float32(part.rows(routing.affinities)), arrow.field("affinities").type),
+        pa.array(float32(part.rows(routing.margin))),
+        pa.array(float32(part.rows(routing.group_margin))),
+        masked_lists(expert_ids_Rk, part.rows(routing.bias_flips), ids),
+        masked_lists(unlimited_Rk, part.rows(routing.group_flips), ids),
+        pa.array(float32(part.rows(routing.entropy))),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=arrow)
+
+
+def _choice_groups(
+    trace_id: int, choices: ChoiceArrays, arrow: pa.Schema, share: LayerShare, group: Size
+) -> Iterator[pa.RecordBatch] | None:
+    """Rows that hold a choice and null in all else; None if there are none."""
+    layers, rows, _ = choices.expert_ids.shape
+    if not layers * rows:
+        return None
+    cut = share.cut(layers)
+    parts = grid.grids(trace_id, choices.layers, choices.first, rows, group, cut)
+    return (_choice_batch(part, choices, arrow) for part in parts)
+
+
+def _choice_batch(part: Grid, choices: ChoiceArrays, arrow: pa.Schema) -> pa.RecordBatch:
+    ids = arrow.field("expert_ids").type
+    id_type = ids.value_type.to_pandas_dtype()
+    expert_ids_Rk = part.rows(choices.expert_ids).astype(id_type, copy=False)
+    columns = [*part.keys(), fixed_lists(expert_ids_Rk, ids)]
+    unknown = [pa.nulls(len(expert_ids_Rk), field.type) for field in list(arrow)[len(columns) :]]
+    return pa.RecordBatch.from_arrays([*columns, *unknown], schema=arrow)

@@ -1,0 +1,111 @@
+"""Arrays by layer and token to Arrow: a row for each layer and token, a column for each array.
+
+Arrays are reshaped and offset, never walked token by token, and large ones are not copied.
+
+Shape letters: T tokens, S sparse layers, N layers, E experts, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ringlens.store.encode.columns import fixed_lists, float32
+from ringlens.store.encode.grid import Grid, LayerShare, grids
+from ringlens.store.schema.records import LayerArrays, TraceRecord
+from ringlens.store.schema.run_shape import RunShape
+from ringlens.store.schema.table import HEADS_GROUP, Table
+
+Batches = Iterator[pa.RecordBatch]
+
+
+def of_statistics(
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
+) -> Batches | None:
+    """The row groups of an instrument's table that names no encoder of its own."""
+    return row_groups(table, trace_id, record, record.statistics.get(table.name), share)
+
+
+def of_heads(
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
+) -> Batches | None:
+    """The row groups of ``heads``."""
+    heads = None if record.heads is None else record.heads.arrays
+    return row_groups(table, trace_id, record, heads, share)
+
+
+def of_logits(
+    table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
+) -> Batches | None:
+    """The row groups of ``router_logits``."""
+    logits_STE, routing = record.router_logits, record.routing
+    if logits_STE is None or not len(logits_STE):
+        return None
+    layers = run.sparse_layers if routing is None else routing.layers
+    return row_groups(table, trace_id, record, LayerArrays(layers, {"logits": logits_STE}), share)
+
+
+def row_groups(
+    table: Table,
+    trace_id: int,
+    record: TraceRecord,
+    arrays: LayerArrays | None,
+    share: LayerShare,
+) -> Batches | None:
+    """The row groups of one trace's arrays; None where there are none."""
+    tokens = len(record.tokens.token_id)
+    if arrays is None or tokens == 0 or not arrays.count:
+        return None
+    layers = arrays.layers or (0,)
+    cut = share.cut(len(layers))
+    parts = grids(trace_id, layers, record.start, tokens, table.row_group or HEADS_GROUP, cut)
+    return (_batch(part, arrays, table) for part in parts)
+
+
+def size_of_statistics(table: Table, record: TraceRecord) -> tuple[int, int]:
+    """Layers and values of one column."""
+    return _size(record.statistics.get(table.name))
+
+
+def size_of_heads(table: Table, record: TraceRecord) -> tuple[int, int]:
+    """Layers and values of one column."""
+    return _size(None if record.heads is None else record.heads.arrays)
+
+
+def size_of_logits(table: Table, record: TraceRecord) -> tuple[int, int]:
+    """Layers and logits."""
+    logits_STE = record.router_logits
+    return (0, 0) if logits_STE is None else (len(logits_STE), logits_STE.size)
+
+
+def _size(arrays: LayerArrays | None) -> tuple[int, int]:
+    if arrays is None or not arrays.columns:
+        return 0, 0
+    return arrays.count, next(iter(arrays.columns.values())).size
+
+
+def _batch(part: Grid, arrays: LayerArrays, table: Table) -> pa.RecordBatch:
+    """The keys that the table has, and then its columns."""
+    keys = dict(zip(("trace_id", "layer", "pos"), part.keys(), strict=True))
+    columns = [
+        keys[field.name]
+        if field.name in keys
+        else _column(part.rows(arrays.columns[field.name]), field.type)
+        for field in table.arrow
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=table.arrow)
+
+
+def _column(values: NDArray, arrow: pa.DataType) -> pa.Array:
+    """Values [R] as numbers, [R, width] as lists."""
+    listed = pa.types.is_list(arrow)
+    item = arrow.value_type if listed else arrow
+    as_stored = (
+        float32(values)
+        if item == pa.float32()
+        else np.ascontiguousarray(values, item.to_pandas_dtype())
+    )
+    return fixed_lists(as_stored, arrow) if listed else pa.array(as_stored, arrow)
