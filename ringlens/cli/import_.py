@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ringlens.errors import ServingError
 
 API_KEY = "RINGLENS_API_KEY"
-"""Environment variable of the server's key; an option would show it in lists of processes."""
+"""Environment variable of the server's key; lists of processes would show an option."""
 
 
 SOURCE = (
@@ -194,15 +194,15 @@ def _from_server(kind: str, server: str, **options: Any) -> None:
 
 
 def _bytes(megabytes: float) -> int:
-    if not 1e-6 <= megabytes < 1e9:  # also not a number
+    if not 1e-6 <= megabytes < 1e9:  # NaN fails too
         raise ConfigError(f"--max-answer-mb {megabytes}: give a number of MB above 0.")
     return int(megabytes * 1e6)
 
 
 def _bad(skip: bool) -> dict[str, Callable[[ServingError], None]]:
-    """What to do about an answer that cannot be imported."""
+    """What to do with an answer that cannot be imported."""
 
-    def tell(error: ServingError) -> None:
+    def report(error: ServingError) -> None:
         click.echo(f"skipped: {error}", err=True)
 
-    return {"on_bad": tell} if skip else {}
+    return {"on_bad": report} if skip else {}

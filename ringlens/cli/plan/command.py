@@ -67,7 +67,7 @@ def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **g
 
 
 def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch]:
-    """Read what was asked, and plan it; the cheap checks come first."""
+    """Read the options and plan; cheap checks come before imports of torch."""
     from ringlens.model.fit.placement import devices
 
     over = devices(gpus)
@@ -94,14 +94,14 @@ def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch
         work=Workload(given["context"], given["batch"], given["prefill"], observed),
         reserve=reserve,
     )
-    # A configuration by itself names no weights to load.
+    # A configuration without weights beside it is no model to load.
     bare = file.is_file() and not list(file.parent.glob("*.safetensors"))
     name = MODEL if bare else str(file.parent) if file.is_file() else model
     return plan_over(what, over), Launch(name, model, gpus, given["gpus_per_node"], given["dtype"])
 
 
 def _loaded_dtype(model: str, config: PreTrainedConfig) -> str:
-    """The dtype that :func:`ringlens.load` chooses by itself."""
+    """The dtype that :func:`ringlens.load` chooses."""
     from ringlens.model.loading import BUNDLED
 
     if model in BUNDLED:
@@ -110,7 +110,7 @@ def _loaded_dtype(model: str, config: PreTrainedConfig) -> str:
 
 
 def _bytes(size: str) -> int:
-    """Bytes of a size such as 2GB; 0 for 0."""
+    """Bytes of a size such as 2GB, or 0."""
     from ringlens.model.fit.placement import devices
 
     if re.fullmatch(r"0\s*\w*", size.strip()):

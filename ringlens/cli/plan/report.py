@@ -1,4 +1,4 @@
-"""A plan as tables (parameters, memory, devices, what to change, how to start) and as JSON."""
+"""A plan as tables (parameters, memory, devices, changes, commands) and as JSON."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ TITLES = {
     "torchrun": "torchrun: a process for each GPU",
     "vllm": "vLLM server, routing returned with each answer",
 }
-# What the JSON says of each device.
+# Fields of each device in the JSON.
 LOADED = ("reserve", "weights", "cache", "recording", "working", "fusing", "used", "free")
 
 
 def print_plan(plan: Plan, launch: Launch) -> None:
-    """Print a plan; plain text where the output is no terminal."""
+    """Print a plan; without colours if the output is no terminal."""
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(_parameters(plan))
     console.print(_memory(plan))
@@ -146,7 +146,7 @@ def _devices(strategy: Strategy, units: Units) -> Table:
 
 
 def _held(load: Load, units: Units) -> str:
-    """How many layers a device holds, and what else."""
+    """What a device holds: how many layers, and what beside them."""
     layers = [unit for unit in load.units if units.layer(unit) is not None]
     outside = ((units.embeddings, "embeddings"), (units.head, "head"))
     named = [name for unit, name in outside if unit in load.units]
@@ -154,7 +154,7 @@ def _held(load: Load, units: Units) -> str:
 
 
 def _alike(loads: Sequence[Load], units: Units) -> list[tuple[str, Load]]:
-    """Neighbouring devices that hold as much of everything share a row."""
+    """Rows of devices: neighbours that hold the same amounts share one."""
 
     def content(load: Load) -> tuple[object, ...]:
         return (
@@ -180,7 +180,7 @@ def print_json(plan: Plan, launch: Launch) -> None:
 
 
 def report(plan: Plan, launch: Launch) -> dict[str, Any]:
-    """All numbers of a plan and its commands as plain values; bytes unless named else."""
+    """All numbers of a plan and its commands as plain values, in bytes unless the name differs."""
     s, size = plan.scenario, plan.scenario.size
     return {
         "model": launch.source,
@@ -218,7 +218,7 @@ def report(plan: Plan, launch: Launch) -> dict[str, Any]:
 
 
 def _layer(plan: Plan, *, sparse: bool) -> int | None:
-    """Bytes of one sparse or dense layer; None where there is none."""
+    """Bytes of one sparse or dense layer; None if there is none."""
     model, size = plan.scenario.model, plan.scenario.size
     chosen = model.sparse_layers if sparse else model.dense_layers
     return size.weight_bytes[f"{size.units.layers}{chosen[0]}"] if chosen else None

@@ -1,4 +1,4 @@
-"""``ringlens sql``: queries from the command line, from a file, or typed at a prompt."""
+"""``ringlens sql``: queries from the command line, from standard input, or at a prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--format",
     "form",
     type=click.Choice(list(WRITERS)),
-    help="How to write the rows; a table, or what the name of the file says, if left out.",
+    help="Format of the rows; if left out, that of the file's name, or a table.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write the rows of one query to a file.")
 def sql(
@@ -55,7 +55,7 @@ def sql(
     queries = [*([query] if query else []), *commands]
     asks = not queries and sys.stdin.isatty()
     if asks and (form or output):
-        raise click.UsageError("--format and -o need a query: at the prompt, use .format")
+        raise click.UsageError("--format and -o need a query; at the prompt, use .format")
     with Store(store) as opened:
         if asks:
             from ringlens.cli.sql.prompt import Prompt
@@ -66,7 +66,7 @@ def sql(
 
 
 def _run(opened: Store, queries: Sequence[str], form: str | None, output: str | None) -> None:
-    """Run queries one after the other; the first that fails ends it."""
+    """Run queries one after the other, up to the first that fails."""
     if output and len(queries) != 1:
         raise click.UsageError(f"-o takes the rows of one query, and these are {len(queries)}")
     form = form or ENDINGS.get(Path(output or "").suffix.lower(), "table")
@@ -79,10 +79,10 @@ def _run(opened: Store, queries: Sequence[str], form: str | None, output: str | 
 
 
 def statements(text: str) -> list[str]:
-    """The statements of a text, each by itself.
+    """Split a text into statements.
 
     Raises:
-        RinglensError: It is no SQL, or empty.
+        RinglensError: It does not parse, or is empty.
     """
     import duckdb
 
@@ -104,7 +104,7 @@ def _standard_output() -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _file(path: str) -> Iterator[IO[bytes]]:
-    """A file that takes its name only when it is whole."""
+    """A file that gets its name once it is complete, so that a failed query leaves none."""
     final = Path(path)
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
     try:

@@ -33,7 +33,7 @@ class Words(Completer):
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterator[Completion]:
-        """What can stand at the cursor."""
+        """Words that may stand at the cursor."""
         before = document.text_before_cursor
         if before.startswith("."):
             yield from self._of_command(before)

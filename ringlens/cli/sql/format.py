@@ -1,6 +1,6 @@
-"""Rows of a query as text or a file: each form is written batch by batch, so any size will do.
+"""Formats of a query's rows, each written batch by batch, so that any number of rows fits.
 
-All forms hold the same values (`ringlens.store.read.values`): Parquet in types of its own, the
+All formats hold the same values (`ringlens.store.read.values`): Parquet in types of its own, the
 others as numbers and as DuckDB's text.
 """
 
@@ -16,22 +16,22 @@ from ringlens.errors import RinglensError
 Write = Callable[[Any, IO[bytes]], None]
 """Writes the rows of a relation to a binary stream."""
 
-# What changes the order or look of a terminal's text; DuckDB itself shows control characters.
+# What changes the order or look of text on a terminal; DuckDB itself escapes control characters.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def write_table(relation: Any, out: IO[bytes]) -> None:
-    """DuckDB's box drawing, of a few dozen rows and as wide as the terminal."""
+    """Draw a table as DuckDB does: a few dozen rows, as wide as the terminal."""
     out.write(f"{harmless(str(relation))}\n".encode())
 
 
 def harmless(text: str) -> str:
-    """A text for a terminal, with what a terminal would obey written out."""
+    """A text for a terminal, with the characters escaped that a terminal would obey."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def write_csv(relation: Any, out: IO[bytes]) -> None:
-    """CSV with a header; lists, maps and structs as JSON."""
+    """Write CSV with a header; lists, maps and structs as JSON."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -53,7 +53,7 @@ def write_csv(relation: Any, out: IO[bytes]) -> None:
 
 
 def write_json(relation: Any, out: IO[bytes]) -> None:
-    """One JSON array of objects."""
+    """Write one JSON array of objects."""
     out.write(b"[")
     for i, line in enumerate(_lines(relation)):
         out.write(b",\n " if i else b"\n ")
@@ -62,13 +62,13 @@ def write_json(relation: Any, out: IO[bytes]) -> None:
 
 
 def write_jsonl(relation: Any, out: IO[bytes]) -> None:
-    """One JSON object a line."""
+    """Write one JSON object a line."""
     for line in _lines(relation):
         out.write(line + b"\n")
 
 
 def write_parquet(relation: Any, out: IO[bytes]) -> None:
-    """A Parquet file."""
+    """Write a Parquet file."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -93,7 +93,7 @@ def write_parquet(relation: Any, out: IO[bytes]) -> None:
 
 
 def write_markdown(relation: Any, out: IO[bytes]) -> None:
-    """A Markdown table."""
+    """Write a Markdown table."""
     names, rows = _rows(relation)
     out.write(f"| {' | '.join(map(_cell, names))} |\n".encode())
     out.write(f"|{'---|' * len(names)}\n".encode())
@@ -117,7 +117,7 @@ ENDINGS = {
     ".parquet": "parquet",
     ".md": "markdown",
 }
-"""The form that a file's name asks for."""
+"""The format that the ending of a file's name stands for."""
 
 
 def _lines(relation: Any) -> Iterator[bytes]:
@@ -128,7 +128,7 @@ def _lines(relation: Any) -> Iterator[bytes]:
 
 
 def _rows(relation: Any) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-    """The columns' names, and the rows as JSON holds them."""
+    """The names of the columns, and the rows in JSON's types."""
     from ringlens.store.read import values
 
     makers = [values.plain(kind) for kind in relation.types]

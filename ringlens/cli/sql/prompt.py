@@ -1,4 +1,4 @@
-"""The prompt of ``ringlens sql``: history, completion, tables, and a Ctrl-C that stops a query."""
+"""The prompt of ``ringlens sql``: history, completion, its own commands, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SQL ends with ; and may take several lines. Ctrl-C stops a query, Ctrl-D leaves.
 .schema [TABLE]   columns, their types and what they mean
 .format [NAME]    table, csv, json, jsonl or markdown
 .rows [N]         rows that a table shows
-.pager on|off     whether what is longer than the screen is paged
-.timer on|off     whether the time of each query is said
+.pager on|off     whether to page output longer than the screen
+.timer on|off     whether to print the time of each query
 .help  .quit"""
 
 _FORMATS = [name for name in WRITERS if name != "parquet"]
@@ -67,7 +67,7 @@ class Prompt:
         }
 
     def run(self) -> None:
-        """Ask and answer until .quit or Ctrl-D."""
+        """Read and answer inputs until .quit or Ctrl-D."""
         session: PromptSession[str] = PromptSession(
             history=FileHistory(str(history())),
             completer=Words(self._entries, list(self._commands)),
@@ -89,7 +89,7 @@ class Prompt:
             going = self.answer(text.strip())
 
     def answer(self, text: str) -> bool:
-        """Answer one input; False if it was the last. Errors are said and do not end it."""
+        """Answer one input; False if it was the last. Errors are printed and end nothing."""
         try:
             if text.startswith("."):
                 return self._command(text)
@@ -175,7 +175,7 @@ class Prompt:
 
 
 def history() -> Path:
-    """The file of past queries, in the user's folder for such things."""
+    """The file of past queries, in the user's state folder; only the user can read it."""
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     path = Path(home).expanduser() / "ringlens" / "sql_history"
     try:
@@ -184,13 +184,13 @@ def history() -> Path:
     except OSError as error:
         raise RinglensError(
             f"the history {path} cannot be written ({error.strerror}): set XDG_STATE_HOME to a "
-            f"folder that can"
+            f"folder that can be written"
         ) from error
     return path
 
 
 def _keys() -> KeyBindings:
-    """Enter ends the input behind a ; or a command of the prompt, and makes a line elsewhere."""
+    """Enter ends an input after a ; or a command of the prompt, and breaks the line elsewhere."""
     keys = KeyBindings()
 
     @keys.add("enter")
