@@ -197,8 +197,11 @@ class Terminal:
         self.descriptor = descriptor
         self.seen = ""
 
-    def read(self, *wanted, end="", seconds=300):
-        """Read until all texts were seen since the last call; the text without its colours."""
+    def read(self, *wanted, end="", press="", seconds=300):
+        """Read until all texts were seen since the last call; the text without its colours.
+
+        While nothing comes, the keys of ``press`` are pressed again and again.
+        """
         late = time.monotonic() + seconds
         while not (
             all(each in plain(self.seen) for each in wanted)
@@ -206,7 +209,12 @@ class Terminal:
         ):
             assert time.monotonic() < late, plain(self.seen)[-3000:]
             if select.select([self.descriptor], [], [], 0.2)[0]:
-                self.seen += os.read(self.descriptor, 65536).decode(errors="replace")
+                try:
+                    self.seen += os.read(self.descriptor, 65536).decode(errors="replace")
+                except OSError as error:  # it has ended
+                    raise AssertionError(plain(self.seen)[-3000:]) from error
+            elif press:
+                self.type(press)
         found, self.seen = plain(self.seen), ""
         return found
 
@@ -281,11 +289,10 @@ def test_the_prompt(store, tmp_path):
 def test_ctrl_c_at_the_prompt_stops_the_query_and_goes_on(store, tmp_path):
     with prompt(store, tmp_path) as terminal:
         said = ""
-        while "stopped" not in said:  # Ctrl-C may come before the query has begun
+        while "stopped" not in said:  # Ctrl-C may come before the query has begun, or be lost
             terminal.type("select count(*) from range(1000000000000000);\r")
             terminal.wait_for_signals()
-            terminal.type("\x03")
-            said = terminal.read(end=PROMPT)
+            said = terminal.read(end=PROMPT, press="\x03")
         terminal.ask("select 6 * 7 as answer;", "42")
         terminal.type("select 'never sent")
         terminal.read("never sent")

@@ -82,11 +82,11 @@ class Prompt:
         while going:
             try:
                 text = session.prompt(HTML("<ansibrightblue>ringlens</ansibrightblue>> "))
-            except KeyboardInterrupt:
+                going = self.answer(text.strip())
+            except KeyboardInterrupt:  # also between the two, before the query has begun
                 continue
             except EOFError:
                 return
-            going = self.answer(text.strip())
 
     def answer(self, text: str) -> bool:
         """Answer one input; False if it was the last. Errors are printed and end nothing."""
