@@ -93,7 +93,7 @@ class Lens(LoadedModel):
             fwd_hooks: Pairs of a name (or a function that picks names) and a function
                 ``fn(activation, hook)``; ``hook.name`` and ``hook.layer()`` say where it is. It may
                 change the activation in place or return another of the same shape. From changed
-                router logits the router chooses anew. Experts chosen by hand
+                router logits the router chooses again. Experts chosen by hand
                 (``router_choice``) keep the weights that were given to the ones they replace.
             stop_at_layer: As in :meth:`run_with_cache`.
             **options: For the model's forward.
