@@ -22,6 +22,7 @@ from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
 from ringlens.observe.pipeline.run_record import run_record
 from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.resume import unfinished_batches
+from ringlens.observe.same_rule import check_same_rule
 from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.store import Store, StoreWriter
@@ -233,6 +234,8 @@ class _Session:
             raise ConfigError("nothing to observe: give at least one problem or text.")
         folder = store.address if isinstance(store, Store) else store
         here = rank_role(self.lens)
+        if "routing" in self.record:
+            check_same_rule(self.lens, here.layers)
         run = run_record(self.lens, self.mode, self.record, self.settings, tasks, here)
         with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:
             run_id = here.everyone.broadcast(_open_run(writer, run, here))

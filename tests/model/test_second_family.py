@@ -4,6 +4,7 @@ Nothing of ringlens is changed for it; `softmax_family` and the row below are al
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny_lens
@@ -161,6 +162,25 @@ def test_another_choice_than_the_rules_is_refused(lens, tmp_path):
             rl.replay(lens, [tiny_lens.prompt(*range(5, 40))], tmp_path / "store")
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"score": "sigmoid"}, {"renormalised": False}, {"routed_scaling_factor": 2.5},
+     {"score": "sqrt_softplus"}],
+)  # fmt: skip
+def test_a_rule_that_is_not_the_routers_is_refused(folder, tmp_path, monkeypatch, wrong):
+    """Even where it ranks experts alike, so that every choice follows from it."""
+    family = ROW.open()
+    true = family.sizes
+
+    def sizes(config):
+        found = true(config)
+        return replace(found, router=replace(found.router, **wrong))
+
+    monkeypatch.setattr(family, "sizes", sizes)
+    with pytest.raises(ObservationError, match="do not choose as its family says"):
+        rl.replay(rl.load(folder), [tiny_lens.prompt(5, 6)], tmp_path / "store")
 
 
 def test_points_by_every_name(lens):

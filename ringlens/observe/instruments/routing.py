@@ -24,6 +24,7 @@ from ringlens.observe.kernels.router import (
     refuse_other_choice,
     rounded_logits,
     storable_logits,
+    tie_margins,
     torch_record,
 )
 from ringlens.observe.kernels.triton_available import triton_installed
@@ -187,7 +188,8 @@ def checked_fields(rule: RouterRule, fields: Tensors) -> Tensors:
     if bias_E.isnan().any():  # then the order of the scores means nothing
         margin_N.fill_(torch.nan)
     same_N, ids_Nk = flat.pop("same"), flat["expert_ids"].long()
-    refuse_other_choice(same_N, torch.minimum(margin_N, group_margin_N), ids_Nk)
+    least_N = flat["affinities"].amin(dim=-1)
+    refuse_other_choice(same_N, tie_margins(margin_N, group_margin_N, least_N, rule), ids_Nk)
     flat["weights"] = flat["weights"].float()
     if "logits" in flat:
         rows, logits_NE = flat.pop("doubtful").nonzero().flatten(), flat["logits"]

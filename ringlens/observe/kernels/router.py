@@ -160,6 +160,17 @@ def torch_record(
     )
 
 
+def tie_margins(
+    margin_N: Tensor, group_margin_N: Tensor, least_N: Tensor, rule: RouterRule
+) -> Tensor:
+    """What `refuse_other_choice` holds against TIE, [N].
+
+    Shares of a softmax may all be tiny, and are compared as shares of the least chosen one.
+    """
+    smaller_N = torch.minimum(margin_N, group_margin_N)
+    return smaller_N / least_N if rule.score == "softmax" else smaller_N
+
+
 def refuse_other_choice(same_N: Tensor, margin_N: Tensor, ids_Nk: Tensor) -> None:
     """Raise ObservationError where a choice differs from the recomputed one and is no tie."""
     wrong = (~same_N) & (margin_N > TIE)
@@ -237,8 +248,12 @@ def storable_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, rule: Rou
         rows = rows[_rows_that_differ(stored_NE[rows], ids_Nk[rows], bias_E, rule)]
     stored_NE[rows] = logits_NE[rows]
     limited_NE, groups_Ng = limit_groups(selection_scores(logits_NE[rows], bias_E, rule), rule)
-    margin_N = torch.minimum(
-        best(limited_NE, rule.experts_per_token)[1], best(groups_Ng, rule.groups_kept)[1]
+    least_N = affinities(logits_NE[rows], rule).gather(1, ids_Nk[rows]).amin(dim=-1)
+    margin_N = tie_margins(
+        best(limited_NE, rule.experts_per_token)[1],
+        best(groups_Ng, rule.groups_kept)[1],
+        least_N,
+        rule,
     )
     refuse_other_choice(torch.zeros_like(rows, dtype=torch.bool), margin_N, ids_Nk[rows])
     return stored_NE

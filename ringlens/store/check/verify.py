@@ -21,6 +21,8 @@ from ringlens.store.read.store import Store
 # The model compares scores in float32, which rounds those near 1 to 6e-8: scores that are closer
 # than this may stand in either order.
 TIE = 1e-7
+# Shares of a softmax may all be tiny, so that their ties are relative.
+SHARE_TIE = 1e-6
 
 RING = {"score": "sigmoid", "bias": "scores", "group_score": "sum_of_two"}
 """The rule of runs that do not say how their routers choose."""
@@ -158,7 +160,8 @@ def _follows(batch: pa.Table, run: dict[str, Any], bias_SE: NDArray) -> NDArray[
     same_R = (select(scores_RE, *limits) == recorded_RE).all(axis=1)
     tied_R = np.flatnonzero(~same_R & known_R)
     # Where the recorded choice is one of several with equal scores, a hair in its favour decides.
-    nudged_RE = scores_RE[tied_R] + np.where(recorded_RE[tied_R], TIE, -TIE)
+    hair_RE = SHARE_TIE * scores_RE[tied_R] if router["score"] == "softmax" else TIE
+    nudged_RE = scores_RE[tied_R] + np.where(recorded_RE[tied_R], hair_RE, -hair_RE)
     same_R[tied_R] = (select(nudged_RE, *limits) == recorded_RE[tied_R]).all(axis=1)
     return same_R
 
