@@ -7,15 +7,22 @@ import torch
 from hypothesis import given, settings
 from random_routers import ring_rule, route, routers
 
+from ringlens.model.router_rule import RouterRule
 from ringlens.observe.instruments.routing import record_of as router_record
 from ringlens.observe.kernels.router import (
     TIE,
     RouterRecord,
+    affinities,
     best,
+    choose,
     limit_groups,
     refuse_other_choice,
+    selection_scores,
     torch_record,
 )
+
+if torch.cuda.is_available():
+    from ringlens.observe.kernels.router_triton import record_rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -130,3 +137,35 @@ def test_not_a_number_stays_one():
     assert record.entropy_N.isnan().tolist() == [False, True, False, False]
     assert record.margin_N.isnan().tolist() == [False, True, False, False]
     assert ((record.unlimited_ids_Nk >= 0) & (record.unlimited_ids_Nk < RING.experts)).all()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"score": "softmax", "bias": "none", "group_score": "none"},
+        {"score": "softmax_chosen", "bias": "logits", "group_score": "none"},
+        {"score": "sqrt_softplus", "bias": "scores", "group_score": "maximum"},
+        {"score": "sigmoid", "bias": "scores", "group_score": "maximum"},
+        {"score": "sigmoid", "bias": "none", "group_score": "none"},
+    ],
+    ids=lambda words: "-".join(words.values()),
+)
+def test_rules_without_a_kernel_take_torch(words):
+    groups = (1, 1) if words["group_score"] == "none" else (8, 4)
+    rule = RouterRule(64, 4, *groups, 1.0, **words, renormalised=True)
+    logits, bias = on_gpu(rule, 50, 3.0, 0.05)
+    ids = choose(selection_scores(logits, bias, rule), rule)
+    weights = affinities(logits, rule).gather(1, ids)
+    found = router_record(logits, weights, ids, bias, rule)
+    wanted = torch_record(*(x.cpu() for x in (logits, weights, ids, bias)), rule)
+    rows = (wanted.margin_N > TIE) & (wanted.group_margin_N > TIE)
+    assert rows.sum() > 40
+    assert found.same_N.all()
+    assert torch.equal(found.expert_ids_Nk.cpu()[rows], wanted.expert_ids_Nk[rows])
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    for name in ("affinities_Nk", "margin_N", "group_margin_N", "entropy_N"):
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), **close)
+    nowhere = torch.full_like(ids, 10**9)
+    assert not router_record(logits, weights, nowhere, bias, rule).same_N.any()
+    with pytest.raises(ValueError, match="use torch_record"):
+        record_rows(logits, weights, ids, bias, rule)

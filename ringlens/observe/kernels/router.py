@@ -149,7 +149,8 @@ def torch_record(
     return RouterRecord(
         expert_ids_Nk=ids_Nk,
         weights_Nk=weights_Nk.gather(1, order),
-        affinities_Nk=affinity_NE.gather(1, ids_Nk),
+        # An id that is no expert's is refused later, as not the same; a GPU must not read there.
+        affinities_Nk=affinity_NE.gather(1, ids_Nk.clamp(0, rule.experts - 1)),
         margin_N=margin_N,
         group_margin_N=group_margin_N,
         bias_flips_Nk=bias_flips_Nk,
