@@ -43,7 +43,7 @@ def main() -> None:
     with Store(options.store) as store:
         files = store.files("routing")
         rows, size = sum(f.rows for f in files), sum(f.bytes for f in files)
-        scan.SHARE = size // (4 * cores)  # so that there is something to share out
+        scan.SHARD_BYTES = size // (4 * cores)  # so that there are shards for all
         counts_LE = expert_counts(store)
         assert np.array_equal(by_sql(store, counts_LE), counts_LE)
         variants = {

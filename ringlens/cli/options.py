@@ -151,10 +151,10 @@ def names_in(text: str) -> tuple[str, ...]:
 
 def engine_named(name: str) -> Engine:
     """The engine that ``--engine`` names."""
-    from ringlens.store.maintain.engine import HERE
+    from ringlens.store.maintain.engine import LOCAL
     from ringlens.store.maintain.engine_ray import RayEngine
 
-    return HERE if name == "here" else RayEngine()
+    return LOCAL if name == "here" else RayEngine()
 
 
 def _read_map(path: Path) -> dict[str, str | int]:

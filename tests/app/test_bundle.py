@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     bare = random_trace(RUN, 30, seed=7, routing=None, router_logits=None, heads=None)
     with Store(write_run(path / "store", RUN, [*traces, bare])) as store:
         bundle.write(store, [1, 2, 4], path / "site", lambda done, total: None)
-        with pytest.raises(StoreError, match="is there already"):
+        with pytest.raises(StoreError, match="already exists"):
             bundle.write(store, [1], path / "site", lambda done, total: None)
     return path / "site"
 

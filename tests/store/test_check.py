@@ -528,7 +528,7 @@ def test_the_command_names_what_is_wrong_and_says_so_in_its_exit_code(path):
     told = json.loads(ringlens("check", path, "--json").stdout)
     assert [found["kind"] for found in told["findings"]] == ["size", "gap"]
     told = json.loads(ringlens("check", path, "--json", "--repair", "--drop-damaged").stdout)
-    assert told["ok"] and "took traces 1, 2, 3 of run" in told["done"][0]
+    assert told["ok"] and "removed traces 1, 2, 3 of run" in told["done"][0]
     assert ringlens("check", path).returncode == 0
 
 

@@ -238,7 +238,7 @@ def test_wide_rows_do_not_need_memory_for_all_of_them(tmp_path, monkeypatch):
     )
     trace = replace(random_trace(run, 12), router_logits=None, heads=None)
     monkeypatch.setattr(compact, "MEMORY", "40MB")
-    monkeypatch.setattr(compact, "PIECE", 2**16)
+    monkeypatch.setattr(compact, "SORT_BYTES", 2**16)
     with StoreWriter(tmp_path) as writer:
         run_id = writer.start_run(run)
         for _ in range(10):

@@ -211,7 +211,7 @@ def test_runs_that_have_not_ended_are_not_merged(tmp_path):
     with StoreWriter(tmp_path / "a") as writer:
         writer.commit(writer.start_run(RUN), [TRACES[1]])
     (said,) = run_merge(tmp_path / "b", tmp_path / "a")
-    assert "has not ended, skipped" in said
+    assert "not finished, skipped" in said
     assert trace_count(tmp_path / "b") == 0
     with pytest.raises(StoreError, match="cannot be merged into itself"):
         run_merge(tmp_path / "a", tmp_path / "a")

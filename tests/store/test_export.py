@@ -129,11 +129,11 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(path, tmp_path):
         (tmp_path / "taken").mkdir()
         (tmp_path / "taken" / "file").touch()
         for write in (export.to_store, export.to_safetensors, export.to_lines):
-            with pytest.raises(StoreError, match="taken is there already: give a new name"):
+            with pytest.raises(StoreError, match="taken already exists: give a new name"):
                 write(store, [1], tmp_path / "taken", None, quiet)
-            with pytest.raises(StoreError, match="nothing cannot be exported here: give some of"):
+            with pytest.raises(StoreError, match="nothing cannot be exported here: choose from"):
                 write(store, [1], tmp_path / "out", ["nothing"], quiet)
-        with pytest.raises(NotInStoreError, match=r"no trace of .* fits the selection"):
+        with pytest.raises(NotInStoreError, match=r"no trace of .* matches the selection"):
             export.select(store, "n_think > 9999")
         with pytest.raises(NotInStoreError, match="there is no run x"):
             export.select(store, run_ids=["x"])
@@ -169,4 +169,4 @@ def test_the_command(path, tmp_path):
     tokens = json.loads((tmp_path / "site" / "data" / "trace" / "2" / "tokens.json").read_text())
     assert tokens["text"] == TRACES[1].text
     again = call("--out", tmp_path / "a.jsonl", *lines)
-    assert again.exit_code == 1 and "is there already" in again.output
+    assert again.exit_code == 1 and "already exists" in again.output

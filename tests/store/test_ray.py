@@ -84,7 +84,7 @@ def test_a_scan_runs_on_the_workers(engine, tmp_path, tmp_path_factory):
         return {os.getpid()}
 
     with Store(tmp_path) as store, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "SHARE", 1)
+        patch.setattr(scan, "SHARD_BYTES", 1)
         found = scan_batches(store, "routing", ["pos"], process_of, set.union, engine=engine)
     assert os.getpid() not in found
     assert len(found) == 2
@@ -92,8 +92,8 @@ def test_a_scan_runs_on_the_workers(engine, tmp_path, tmp_path_factory):
 
 def test_the_same_as_here(engine, address, monkeypatch):
     """Counts, rollups rebuilt and a compacted store, each compared with what this process finds."""
-    monkeypatch.setattr(scan, "SHARE", 1)
-    monkeypatch.setattr(rollup, "GROUP_ROWS", 1)  # a file a share
+    monkeypatch.setattr(scan, "SHARD_BYTES", 1)
+    monkeypatch.setattr(rollup, "GROUP_ROWS", 1)  # one file per shard
     with Store(address) as store:
         here = expert_counts(store)
         assert here.sum() == 6 * 40 * len(RUN.sparse_layers) * RUN.experts_per_token

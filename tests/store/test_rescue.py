@@ -75,7 +75,7 @@ def test_what_was_committed_is_there_again_and_nothing_else(path):
     assert "known: 2 runs" in said
     assert "were replaced by later commits" in said
     assert "assumed: commits 1 to 10 that left files were all completed" in said
-    assert "lost: by what 1 unfinished runs are found again" in said
+    assert "lost: the fingerprints of 1 unfinished runs" in said
     assert [file.read_bytes() for file in (path / "orphans").glob("*-manifest.sqlite")] == [
         b"\x00" * 8192
     ]
@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_its_traces_can_go(path):
 def test_living_writers_keep_a_manifest_from_being_made_anew(path):
     destroyed = path / "manifest.sqlite"
     with StoreWriter(path):
-        with pytest.raises(StoreError, match="1 writers work on it"):
+        with pytest.raises(StoreError, match="1 writers are using it"):
             rebuild_manifest(path, lambda _: None)
         assert destroyed.exists()
     with pytest.raises(StoreError, match=r"has no manifest\.sqlite"):

@@ -40,7 +40,7 @@ def test_expert_counts_are_those_of_sql(store, monkeypatch):
     np.testing.assert_array_equal(expert_counts(store), by_sql(store))
     first = store.runs().fetchall()[0][0]
     np.testing.assert_array_equal(expert_counts(store, run_id=first), by_sql(store, first))
-    monkeypatch.setattr(scan, "SHARE", 1)  # a file a share
+    monkeypatch.setattr(scan, "SHARD_BYTES", 1)  # one file per shard
     monkeypatch.setattr(scan, "ROWS", 7)
     np.testing.assert_array_equal(expert_counts(store), by_sql(store))
 

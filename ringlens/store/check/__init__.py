@@ -1,1 +1,1 @@
-"""Checks a store against what it says of itself; repairs what needs no guessing."""
+"""Checks that a store is intact and consistent; repairs what can be repaired without guessing."""

@@ -1,8 +1,8 @@
-"""Check: does a store hold what it says that it holds?
+"""Check: verifies that a store is intact and consistent.
 
-Run by run, a batch of rows at a time, so memory does not grow with the store (but for the ids of
-a run's traces). Nothing is written. Writers may go on meanwhile: what is checked of a run is what
-was committed when its turn came.
+It reads run by run and in batches of rows, so that memory does not grow with the store (except for
+the ids of a run's traces). It writes nothing. Writers may continue meanwhile: a run is checked as
+it was committed when its turn came.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from ringlens.store.read.store import Store
 from ringlens.store.storage.failure import store_errors
 
 ATTEMPTS = 3
-"""How often a run is looked at again because a writer replaced its files meanwhile."""
+"""Attempts to check a run whose files a writer keeps replacing."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is checked, the bytes done, and the bytes to do (each file is gone through twice)."""
+"""Called with the run, the bytes done and the bytes in total (each file is read twice)."""
 
 
 @dataclass
 class Report:
-    """What a check came to.
+    """Result of a check.
 
     Attributes:
-        findings: What is wrong.
-        noted: Files as the manifest should have them, of those that can be read, by path.
-        unreadable: Paths of those that cannot be read.
-        traces: Of each run the ids of its traces, ascending.
-        runs: Runs that were checked.
-        files: Files that were checked.
-        rows: Rows in them.
-        bytes: Their size.
-        choices: Choices that were recomputed from router logits.
-        flagged: How many traces have each of the flags of `schema.FLAGS`.
-        unsummed: Files without a checksum, as format 1 wrote them; all their pages were decoded.
-        unknown: Tables that this ringlens does not know, with their files, of which only checksums
-            and pages were checked; and words in ``runs.record`` that it does not know, with 0.
+        findings: Everything that is wrong.
+        noted: Readable files by path, as the manifest should describe them.
+        unreadable: Paths of unreadable files.
+        traces: Ids of the traces of each run, ascending.
+        runs: Number of runs checked.
+        files: Number of files checked.
+        rows: Number of rows in them.
+        bytes: Size of the files.
+        choices: Number of choices recomputed from router logits.
+        flagged: Number of traces with each flag of `schema.FLAGS`.
+        unsummed: Number of files without a checksum (format 1), whose pages were all decoded.
+        unknown: Number of files of tables that this ringlens does not know, of which only checksums
+            and pages were checked; 0 for unknown words in ``runs.record``.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -70,10 +70,10 @@ def check(store: Store, on_progress: Progress = lambda *_: None) -> Report:
 
     Args:
         store: The store.
-        on_progress: Called as files are done.
+        on_progress: Called after each file.
 
     Raises:
-        StoreError: The manifest, or the folder, cannot be read.
+        StoreError: The manifest or the folder cannot be read.
     """
     report = Report()
     with (
@@ -84,16 +84,16 @@ def check(store: Store, on_progress: Progress = lambda *_: None) -> Report:
         files = manifest.snapshot()[2]
         total = 2 * sum(file.bytes for file in files)
         for run_id in sorted(manifest.runs() | {file.run_id for file in files}):
-            _check_in_peace(store, manifest, run_id, report, on_progress, total)
+            _check_run(store, manifest, run_id, report, on_progress, total)
         report.findings += _across_runs(report)
         report.findings += check_folder(store.folder, manifest)
     return report
 
 
-def _check_in_peace(
+def _check_run(
     store: Store, manifest: Manifest, run_id: str, report: Report, show: Progress, total: int
 ) -> None:
-    """Check one run, again if writers replaced its files in the meantime."""
+    """Check one run; start over if a writer replaced its files meanwhile."""
     done = 2 * report.bytes
     for attempt in range(ATTEMPTS):
         one = RunCheck(store, manifest, run_id, lambda n: show(run_id, done + n, total))
@@ -118,7 +118,7 @@ def _check_in_peace(
 
 
 def _across_runs(report: Report) -> Iterator[Finding]:
-    """A trace id is unique in the store."""
+    """Find trace ids that occur in more than one run."""
     runs = list(report.traces)
     ids = np.concatenate([report.traces[run_id] for run_id in runs]) if runs else np.zeros(0)
     known, counts = np.unique(ids, return_counts=True)

@@ -1,4 +1,4 @@
-"""One committed file: is it there, is it what was committed, does it fit its table?"""
+"""Checks one committed file: its presence, content, schema and entry in the manifest."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ringlens.store.storage.folder import Folder
 BATCH = 122_880
 """Rows read at a time."""
 
-SUMMED = {table.name for table in usage_tables.TABLES}
-"""Tables that can be made anew from others."""
+ROLLUPS = {table.name for table in usage_tables.TABLES}
+"""Tables that can be rebuilt from others."""
 
-FOUND = {table.name for table in analysis_tables.TABLES}
-"""Tables that analyses can write again: no trace depends on them."""
+RESULTS = {table.name for table in analysis_tables.TABLES}
+"""Tables that analyses can write again; no trace depends on them."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What became of checking a file.
+    """Result of checking a file.
 
     Attributes:
-        file: What the manifest should have noted: rows, size, span and checksum as found.
-        readable: Whether its rows can be read.
-        findings: What is wrong.
+        file: The entry that the manifest should have, with rows, size, span and checksum as found.
+        readable: Whether the rows can be read.
+        findings: Everything that is wrong.
     """
 
     file: File
@@ -42,15 +42,15 @@ class Checked:
 
 
 def check_file(folder: Folder, file: File, table: Table | None) -> Checked:
-    """Check a file against what the manifest has noted of it.
+    """Check a file against its entry in the manifest.
 
-    A file whose checksum is right is not decoded. Where there is none (format 1), or where it is
-    wrong, every page is, with its own checksum.
+    A file with the right checksum is not decoded. If the checksum is missing (format 1) or wrong,
+    every page is decoded and compared with its own checksum.
 
     Args:
-        folder: Where it lives.
-        file: What the manifest has noted.
-        table: Its table; None for one of a later ringlens, whose columns are not known here.
+        folder: The store's folder.
+        file: Entry of the manifest.
+        table: The file's table; None if a later ringlens added it and its columns are unknown.
     """
     try:
         size = folder.size(file.path)
@@ -71,14 +71,15 @@ def check_file(folder: Folder, file: File, table: Table | None) -> Checked:
         return Checked(found, False, misfits)
     if file.checksum is not None and not intact:
         if not file.checksum.startswith("crc32:"):
-            return Checked(replace(found, checksum=file.checksum), True, ())  # of a later ringlens
-        what = "can be read, but is not what was committed (its checksum is another)"
+            # A later ringlens wrote another kind of checksum, which this version cannot compare.
+            return Checked(replace(found, checksum=file.checksum), True, ())
+        what = "can be read, but is not what was committed (its checksum differs)"
         return Checked(file, True, (_lost(file, "checksum", what),))
     return Checked(found, True, tuple(_misnoted(file, found)))
 
 
 def read_pages(folder: Folder, path: str) -> None:
-    """Decode all of a file, a batch at a time, and compare its pages with their checksums."""
+    """Decode a whole file in batches, and compare its pages with their checksums."""
     with pq.ParquetFile(folder.source(path), page_checksum_verification=True) as opened:
         for _ in opened.iter_batches(BATCH):
             pass
@@ -93,7 +94,7 @@ def _broken(file: File, size: int, error: Exception) -> tuple[str, str]:
 
 
 def spanned(file: File, opened: pq.ParquetFile) -> File:
-    """The file with the smallest and largest trace id that it holds."""
+    """Fill in the smallest and largest trace id of a file."""
     index = opened.schema_arrow.get_field_index("trace_id")
     if index < 0:
         return replace(file, first_trace=0, last_trace=0)
@@ -106,7 +107,7 @@ def spanned(file: File, opened: pq.ParquetFile) -> File:
 
 
 def _ends(column: pq.ColumnChunkMetaData) -> tuple[int, int] | None:
-    """Smallest and largest value of a column in a row group; 0 stands for null."""
+    """Smallest and largest value of a column in a row group; None without usable statistics."""
     found = column.statistics
     if found is None or not found.has_min_max or found.null_count:
         return None
@@ -114,7 +115,7 @@ def _ends(column: pq.ColumnChunkMetaData) -> tuple[int, int] | None:
 
 
 def _misfits(file: File, found: pa.Schema, table: Table | None) -> Iterator[Finding]:
-    """Columns that do not fit; more columns than ours are welcome, a later version has them."""
+    """Find columns that do not fit; extra columns are fine, as a later version may have them."""
     for field in table.arrow if table is not None else ():
         index = found.get_field_index(field.name)
         if index < 0 and not field.nullable:
@@ -127,13 +128,14 @@ def _misfits(file: File, found: pa.Schema, table: Table | None) -> Iterator[Find
 def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
     if pa.types.is_list(found) and pa.types.is_list(wanted):
         return _fits(found.value_type, wanted.value_type)
-    # A run has the expert ids that its model needs, the tables of a store the widest of them.
+    # Each run stores expert ids in the type that its model needs; the store's tables have the
+    # widest type of all runs.
     ids = (pa.uint8(), pa.uint16())
     return found == wanted or (found in ids and wanted in ids)
 
 
 def _misnoted(file: File, found: File) -> Iterator[Finding]:
-    """Facts in the manifest that an intact file contradicts."""
+    """Find entries of the manifest that an intact file contradicts."""
     if found.rows != file.rows:
         yield _wrong(file, "rows", f"has {found.rows:,} rows, the manifest says {file.rows:,}")
     if found.bytes != file.bytes:
@@ -150,9 +152,9 @@ def _misnoted(file: File, found: File) -> Iterator[Finding]:
 def _lost(file: File, kind: str, what: str) -> Finding:
     sentence = f"{file.path} {what}; it holds {file.table} of {_whose(file)}"
     severity, advice = LOST, RUN_COPY if file.table in ("runs", "experts") else COPY
-    if file.table in SUMMED:
+    if file.table in ROLLUPS:
         severity, advice = WRONG, COUNT
-    elif file.table in FOUND:
+    elif file.table in RESULTS:
         advice = ANALYSE
     return Finding(severity, kind, file.path, sentence, advice, file.run_id)
 

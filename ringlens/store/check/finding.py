@@ -1,4 +1,4 @@
-"""Finding: one thing that a check found wrong."""
+"""Finding: one fault that a check found."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 LOST = "lost"
-"""Severity: rows are missing or not as they were committed. A copy may help; nothing else can."""
+"""Severity: rows are missing or differ from what was committed. Only a copy can help."""
 
 WRONG = "wrong"
-"""Severity: what is noted about the rows is not right. It can be made anew from the rows."""
+"""Severity: data about the rows is wrong. It can be rebuilt from the rows."""
 
 LITTER = "litter"
-"""Severity: something lies about that no reader looks at."""
+"""Severity: a file is left over that no reader uses."""
 
 
 GONE = "gone"
-"""Kind: a run, or a trace of it, has no row in a table that the run says it recorded."""
+"""Kind: a run, or one of its traces, has no rows in a table that the run recorded."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One fault in a store.
 
     Attributes:
         severity: `LOST`, `WRONG` or `LITTER`.
-        kind: What it is, in a word that does not change: "missing", "page", "gap" …
+        kind: A stable word for the fault: "missing", "page", "gap" …
         path: The file in the store, or its table; "" for the store as a whole.
         sentence: What is wrong.
         advice: What to do about it.
-        run_id: The run, "" if it is about none.
-        traces: The traces whose rows are affected, as far as they are known.
+        run_id: The run; "" if no run is concerned.
+        traces: The affected traces, as far as they are known.
     """
 
     severity: str
@@ -42,16 +42,16 @@ class Finding:
     traces: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Convert to values for JSON."""
         return asdict(self) | {"traces": list(self.traces)}
 
 
 COPY = "restore a copy of the file, or remove its traces with --repair --drop-damaged"
 RUN_COPY = "restore a copy of the file, or remove the run with --repair --drop-damaged"
-DROP = "record the traces again, or take them out with --repair --drop-damaged"
-FLAG = "record the traces again; --repair flags them, --repair --drop-damaged takes them out"
-ANALYSE = "run the analysis again; --repair --drop-damaged takes the file out"
-COUNT = "--repair counts it anew from the routing, and so does `ringlens rollup`"
-NOTE_LOST = "put copies of its files and of the manifest back, or have --repair note it as lost"
-NOTE = "--repair notes it anew"
+DROP = "record the traces again, or remove them with --repair --drop-damaged"
+FLAG = "record the traces again; --repair flags them, --repair --drop-damaged removes them"
+ANALYSE = "run the analysis again; --repair --drop-damaged removes the file"
+COUNT = "--repair recounts it from the routing, and so does `ringlens rollup`"
+NOTE_LOST = "restore copies of its files and of the manifest, or have --repair note it as lost"
+NOTE = "--repair corrects the manifest"
 SWEEP = "--repair removes it"

@@ -1,7 +1,7 @@
-"""What a run says that it recorded, and of which there is nothing, or too little.
+"""Checks that tables which a run recorded are there and complete.
 
-Rows that are missing inside of a table show as gaps (`check_rows`). Where a table is gone as a
-whole, and the manifest knows nothing of it, only the run's own words say that it was there.
+Rows that are missing inside a table show as gaps (`check_table`). If a whole table is gone and the
+manifest does not list it, only the run's own row says that it existed.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
 
 Files = Mapping[str, Sequence[File]]
-"""A run's files by table."""
+"""Files of a run by table."""
 
 
 def gone(table: str, listed: bool, run_id: str) -> Finding:
-    """The finding that a run has lost a whole table.
+    """Make the finding that a run has lost a whole table.
 
     Args:
         table: The table.
         listed: Whether the manifest still lists files of it.
         run_id: The run.
     """
-    sentence = f"run {run_id} says that it recorded {table}, and has no row of it"
+    sentence = f"run {run_id} recorded {table}, but has no row of it"
     return Finding(LOST, GONE, table, sentence, COPY if listed else NOTE_LOST, run_id)
 
 
 def check_rollups(files: Files, promise: Promise, run_id: str) -> Iterator[Finding]:
-    """Find rollups that are gone while the routing that they sum up is there."""
+    """Find rollups that are missing although the routing that they sum up is there."""
     for name in promise.rollups if files.get("routing") else ():
         if not files.get(name):
-            sentence = f"run {run_id} has no row of {name}, which sums its routing up"
+            sentence = f"run {run_id} has no row of {name}, which sums up its routing"
             yield Finding(WRONG, GONE, name, sentence, COUNT, run_id)
 
 
 def check_chosen(
     folder: Folder, readable: Files, listed: set[str], promise: Promise, traces: RunTraces
 ) -> Iterator[Finding]:
-    """Count the rows of chosen layers, heads and positions that ended traces should have.
+    """Check the number of rows of chosen layers, heads and positions in traces that have ended.
 
     Args:
-        folder: Where the files live.
-        readable: Files that can be read.
+        folder: The store's folder.
+        readable: Readable files.
         listed: Tables of which the manifest lists files.
-        promise: What the run says.
+        promise: What the run recorded.
         traces: The run's traces.
     """
     run_id = traces.run["run_id"]
@@ -77,7 +77,7 @@ def check_chosen(
 
 
 def _counts(folder: Folder, files: Sequence[File]) -> Counter[tuple[str, int]]:
-    """Rows of each point and trace."""
+    """Count the rows of each point and trace."""
     found: Counter[tuple[str, int]] = Counter()
     for file in files:
         with parquet.reading(folder, file.path) as opened:

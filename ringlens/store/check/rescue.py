@@ -1,9 +1,9 @@
-"""Rescue: a manifest made anew from a store's files, where the old one is gone or unreadable.
+"""Rescue: rebuilds a missing or unreadable manifest from a store's files.
 
-What is known: each file's table, run and commit (its path says so), its rows and its traces. What
-is not: whether the last commits were completed, and which files were replaced. Staged files tell of
-commits that were not. A file of which a later commit holds rows was replaced, as every commit that
-replaces rows carries the other rows of the file along.
+Paths tell the table, run and commit of each file, and the files tell their rows and traces. What
+has to be inferred is which commits were completed, and which files were replaced. A commit with
+files that are still staged was not completed. A file was replaced if a later commit holds some of
+its rows, because a commit that replaces rows also carries over the file's other rows.
 """
 
 from __future__ import annotations
@@ -35,81 +35,83 @@ from ringlens.store.storage.local import LocalFolder
 from ringlens.store.write.writer import StoreWriter
 
 REBUILT = "rebuilt"
-"""Writer of commits whose writer is not known."""
+"""Name of the writer that is given to commits whose writer is unknown."""
 
-ELSEWHERE = {ORPHANS, "staging"}
-"""Folders that hold no table."""
+NOT_TABLES = {ORPHANS, "staging"}
+"""Folders that do not hold a table."""
 
 SCOPES = {"probes": ("probe", "run_id", "trace_id"), "runs": ("run_id",), "experts": ("run_id",)}
-"""Columns of which two commits share values only if one replaced the other; else ``trace_id``."""
+"""Columns whose values two commits share only if one replaced the other; ``trace_id`` by default.
+"""
 
-Held = dict[tuple, tuple[int, int]]
-"""What a file holds rows of: of each scope the first position and the one after the last."""
+Extents = dict[tuple, tuple[int, int]]
+"""Positions that a file covers in each scope: the first, and the one after the last."""
 
 Say = Callable[[str], None]
+"""Called with a message about what is known or assumed."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file that can be read, and the commit that wrote it."""
+    """A readable file and the commit that wrote it."""
 
     file: File
     commit_id: int
 
 
 def rebuild_manifest(path: str | Path, say: Say) -> None:
-    """Make the manifest anew from the files that there are; the old one moves to ``orphans/``.
+    """Rebuild the manifest from the files of a store; move the old one to ``orphans/``.
 
-    Files that cannot be read, that belong to a commit known as incomplete, or that were replaced,
-    are not in it. They stay where they are, for `ringlens check --repair` to move away. Rollups
-    are left out as well, to be counted anew.
+    Unreadable files, files of incomplete commits and replaced files are left out. They stay where
+    they are until `ringlens check --repair` moves them away. Rollups are left out too and then
+    recounted.
 
     Args:
         path: The store.
-        say: Told what is known and what is assumed, a sentence each.
+        say: Called with messages about what is known and what is assumed.
 
     Raises:
-        StoreError: The store is not on this machine's disk, a writer works on it, or there is
-            nothing to make a manifest from.
+        StoreError: The store is not on this machine's disk, a writer is using it, or no run can
+            be read.
     """
     folder = folder_at(path)
     if not isinstance(folder, LocalFolder):
         raise StoreError(f"{folder} has no {NAME}: its manifest is the log in manifest/")
     layout.read_marker(folder)
     if living := _living(folder):
-        raise StoreError(f"{folder}: {len(living)} writers work on it: stop them first")
+        raise StoreError(f"{folder}: {len(living)} writers are using it: stop them first")
     unfinished = _staged(folder)
     readable = _readable(folder, say)
     whole = [found for found in readable if found.commit_id not in unfinished]
     for number in sorted(unfinished & {found.commit_id for found in readable}):
-        say(f"commit {number} was not complete, as files of it are still staged: left out")
+        say(f"commit {number} was not complete, as some of its files are still staged: left out")
     kept = _newest(folder, [f for f in whole if f.file.table not in _summed()])
     runs = _runs(folder, kept)
     if not runs:
-        raise StoreError(f"{folder} has no readable file of `runs`: no run can be told from them")
+        raise StoreError(f"{folder} has no readable file of `runs`, so no run can be rebuilt")
     kept = [found for found in kept if found.file.run_id in runs]
     _write(folder, kept, readable, unfinished, runs)
     _report(kept, whole, runs, say)
     with StoreWriter(path) as writer:
         for run_id in sorted({f.file.run_id for f in whole if f.file.table in _summed()} & {*runs}):
             rollup.rebuild(writer.rewriter(), run_id, lambda *_: None)
-            say(f"counted usage of run {run_id} anew")
+            say(f"recounted usage of run {run_id}")
 
 
 def _report(kept: Sequence[Found], whole: Sequence[Found], runs: dict[str, dict], say: Say) -> None:
     say(f"known: {len(runs)} runs, {len(kept)} files, all of which can be read")
     replaced = len([f for f in whole if f.file.table not in _summed()]) - len(kept)
     if replaced:
-        say(f"known: {replaced} files were replaced by later commits, or are of no run: left out")
+        say(f"known: {replaced} files were replaced by later commits or have no run: left out")
     numbers = sorted({found.commit_id for found in kept})
     say(f"assumed: commits {numbers[0]} to {numbers[-1]} that left files were all completed")
     say(
-        "assumed: nothing was deleted since a writer last opened the store; what was is back "
-        "where its files were still there"
+        "assumed: nothing was deleted since a writer last opened the store; deleted rows are back "
+        "if their files still existed"
     )
     open_runs = sum(run["finished"] is None for run in runs.values())
     if open_runs:
-        say(f"lost: by what {open_runs} unfinished runs are found again, so they are not resumed")
+        say(f"lost: the fingerprints of {open_runs} unfinished runs, so they cannot be resumed")
 
 
 def _summed() -> set[str]:
@@ -122,13 +124,13 @@ def _living(folder: LocalFolder) -> set[str]:
 
 
 def _staged(folder: LocalFolder) -> set[int]:
-    """Numbers of commits of which files are still staged."""
+    """Numbers of commits with files that are still staged."""
     parts = [path.name.split("-") for path in folder.staging.glob("*.part")]
     return {int(words[1]) for words in parts if len(words) > 2 and words[1].isdigit()}
 
 
 def _readable(folder: LocalFolder, say: Say) -> list[Found]:
-    tables = [name for name in folder.names() if name not in ELSEWHERE]
+    tables = [name for name in folder.names() if name not in NOT_TABLES]
     found = []
     for path in paths_in_tables(folder, tables):
         table, run, _ = path.split("/")
@@ -150,32 +152,34 @@ def _readable(folder: LocalFolder, say: Say) -> list[Found]:
 
 
 def _newest(folder: LocalFolder, readable: Sequence[Found]) -> list[Found]:
-    """The files of which no later commit of the same run holds a row anew."""
+    """Files whose rows no later commit of the same run holds again."""
     kept = []
     tables = {(found.file.table, found.file.run_id) for found in readable}
     for key in sorted(tables):
         own = [f for f in readable if (f.file.table, f.file.run_id) == key]
         later: dict[tuple, list[tuple[int, int]]] = {}
+        # Newest commit first. Files of one commit never replace each other, so they are added to
+        # the later ones only once all of them have been judged.
         for number in sorted({found.commit_id for found in own}, reverse=True):
-            here = [(f, _held(folder, f.file)) for f in own if f.commit_id == number]
-            kept += [found for found, held in here if not _overlap(held, later)]
-            for _, held in here:
-                for scope, span in held.items():
+            here = [(f, _extents(folder, f.file)) for f in own if f.commit_id == number]
+            kept += [found for found, extents in here if not _overlap(extents, later)]
+            for _, extents in here:
+                for scope, span in extents.items():
                     later.setdefault(scope, []).append(span)
     return kept
 
 
-def _overlap(held: Held, later: dict[tuple, list[tuple[int, int]]]) -> bool:
+def _overlap(extents: Extents, later: dict[tuple, list[tuple[int, int]]]) -> bool:
     return any(
         start < end and begin < stop
-        for scope, (start, stop) in held.items()
+        for scope, (start, stop) in extents.items()
         for begin, end in later.get(scope, ())
     )
 
 
-def _held(folder: LocalFolder, file: File) -> Held:
+def _extents(folder: LocalFolder, file: File) -> Extents:
     names = SCOPES.get(file.table, ("trace_id",))
-    held: Held = {}
+    extents: Extents = {}
     with pq.ParquetFile(folder.source(file.path)) as opened:
         there = set(opened.schema_arrow.names)
         names = tuple(name for name in names if name in there)
@@ -186,9 +190,9 @@ def _held(folder: LocalFolder, file: File) -> Held:
             for row in rows.group_by(list(names)).aggregate(ends).to_pylist():
                 scope = tuple(row[name] for name in names)
                 start, stop = row.get("pos_min", 0), row.get("pos_max", 0) + 1
-                known = held.get(scope, (start, stop))
-                held[scope] = min(start, known[0]), max(stop, known[1])
-    return held
+                known = extents.get(scope, (start, stop))
+                extents[scope] = min(start, known[0]), max(stop, known[1])
+    return extents
 
 
 def _runs(folder: LocalFolder, kept: Sequence[Found]) -> dict[str, dict]:
@@ -208,9 +212,9 @@ def _write(
     unfinished: set[int],
     runs: dict[str, dict],
 ) -> None:
-    """Make the new manifest beside the old one, then put it in its place."""
-    for begun in folder.staging.glob("manifest-*"):  # by a rescue that was killed
-        shutil.rmtree(begun)
+    """Write the new manifest beside the old one, then move it into place."""
+    for unfinished_rescue in folder.staging.glob("manifest-*"):
+        shutil.rmtree(unfinished_rescue)
     beside = folder.staging / f"manifest-{secrets.token_hex(4)}"
     beside.mkdir(parents=True)
     Manifest.create(beside).close()
@@ -219,11 +223,13 @@ def _write(
         with db:
             for statement, rows in _entries(kept, readable, unfinished, runs):
                 db.executemany(statement, rows)
+        # Only the main file is moved, so everything has to be in it.
         db.execute("pragma wal_checkpoint(truncate)")
     finally:
         db.close()
     (folder.path / ORPHANS).mkdir(exist_ok=True)
     mark = now().replace(":", "")
+    # The old log goes first: SQLite would replay it into the new file.
     for suffix in ("-wal", "-shm", ""):
         if (folder.path / f"{NAME}{suffix}").exists():
             os.replace(
@@ -240,7 +246,7 @@ def _entries(
     unfinished: set[int],
     runs: dict[str, dict],
 ) -> Iterator[tuple[str, list[tuple]]]:
-    """Statements and their rows. No number of a commit or trace is given out a second time."""
+    """Statements and their rows; they keep numbers of commits and traces from being reused."""
     of_commit = {found.commit_id: found.file.run_id for found in kept}
     next_trace = 1 + max((found.file.last_trace for found in readable), default=0)
     yield (

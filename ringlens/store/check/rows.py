@@ -1,8 +1,8 @@
-"""The rows of one run against its traces: whose they are, whether any is missing or too many.
+"""Checks the rows of a run against its traces: unknown owners, missing and duplicate rows.
 
-Files are read a batch of key columns at a time, those that can hold the same traces together.
+Files that may hold the same traces are read together, in batches.
 
-Shape letters: R rows of a batch, k experts a token.
+Shape letters: R rows of a batch, k experts per token.
 """
 
 from __future__ import annotations
@@ -20,26 +20,30 @@ from ringlens.store.check.files import BATCH
 from ringlens.store.check.finding import DROP, GONE, LOST, NOTE_LOST, Finding
 from ringlens.store.check.tiling import Ints, Segments, faults
 from ringlens.store.encode.columns import ragged
-from ringlens.store.manifest.manifest import File
+from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.schema.captured import RUNNING
 from ringlens.store.schema.table import Table
 from ringlens.store.storage.folder import Folder
 
 NAMED = 8
-"""Traces named in a sentence."""
+"""Number of traces that a message names."""
 
 Advance = Callable[[int], None]
+"""Called with the bytes of each file that is done."""
+
+Look = Callable[[pa.RecordBatch], None]
+"""Called with each batch: trace ids, positions and columns of floats."""
 
 
 @dataclass(frozen=True)
 class RunTraces:
-    """What the rows of a run are compared with.
+    """The traces of a run, with which all its rows are compared.
 
     Attributes:
-        run: Its row of ``runs``.
-        ids: Its traces, ascending.
-        tokens: How many tokens each has.
-        rows: Their rows of ``traces``, some columns of these.
+        run: The run's row of ``runs``.
+        ids: Ids of its traces, ascending.
+        tokens: Number of tokens of each trace.
+        rows: Some columns of ``traces``, by trace id.
     """
 
     run: dict
@@ -49,23 +53,23 @@ class RunTraces:
 
     @property
     def ended(self) -> NDArray[np.bool_]:
-        """Which of them have ended."""
+        """Flags of the traces that have ended."""
         return np.array([self.rows[i]["finish_reason"] != RUNNING for i in self.ids.tolist()], bool)
 
     def layers(self, table: Table) -> Ints:
-        """The layers that a trace has rows on."""
+        """Layers on which each trace has rows."""
         if not table.has("layer"):
             return np.zeros(1, np.int64)
         sparse = table.is_sparse
         return np.array(self.run["sparse_layers"] if sparse else range(self.run["layers"]))
 
     def whole(self, table: Table) -> bool:
-        """Whether a table covers a trace from end to end; servers leave routing of tokens out."""
+        """Whether a table covers every token; servers leave out the routing of some tokens."""
         tiles = table.tiles
         return tiles is not None and (tiles.imported or self.run["mode"] != "imported")
 
     def within(self, files: Sequence[File]) -> Ints:
-        """The traces that some files may hold."""
+        """Traces that some files may hold."""
         inside = np.zeros(len(self.ids), bool)
         for file in files:
             inside |= (self.ids >= file.first_trace) & (self.ids <= file.last_trace)
@@ -73,8 +77,17 @@ class RunTraces:
 
 
 @dataclass
-class Seen:
-    """What came to light about one table of a run; each set holds traces."""
+class TableFaults:
+    """Faults in one table of a run, by trace.
+
+    Attributes:
+        present: Traces that have rows.
+        foreign: Traces with rows that are not in ``traces``.
+        outside: Traces with rows beyond their tokens or layers.
+        experts: Traces with experts that the model does not have, or twice in one row.
+        missing: Trace → (layer, position) of a token without a row.
+        twice: Trace → (layer, position) of a token with several rows.
+    """
 
     present: set[int] = field(default_factory=set)
     foreign: set[int] = field(default_factory=set)
@@ -88,28 +101,32 @@ def check_table(
     folder: Folder,
     files: Sequence[File],
     due: Ints,
-    told: Ints,
+    recorded: Ints,
     table: Table,
     traces: RunTraces,
     advance: Advance,
+    look: Look | None = None,
 ) -> Iterator[Finding]:
     """Check the rows of one table of a run.
 
     Args:
-        folder: Where the files live.
-        files: Those of the table that can be read.
+        folder: The store's folder.
+        files: Readable files of the table.
         due: Traces that must have rows in it.
-        told: Traces of which the run says that it recorded this.
-        table: The table, one with traces.
-        traces: The run's.
-        advance: Told the bytes of each file that is done.
+        recorded: Traces for which the run recorded the table.
+        table: The table, which must have trace ids.
+        traces: The run's traces.
+        advance: Called with the bytes of each file that is done.
+        look: Called with each batch, which then has the columns of floats as well.
     """
-    seen = Seen()
-    for group in overlapping(files):
+    seen = TableFaults()
+    for group in sharing_traces(files):
         segments = Segments()
         for file in group:
-            for batch in _batches(folder, file, table):
-                _look(batch, table, traces, seen, segments)
+            for batch in _batches(folder, file, table, with_floats=look is not None):
+                if look is not None:
+                    look(batch)
+                _look_at_keys(batch, table, traces, seen, segments)
             advance(file.bytes)
         if table.tiles:
             _compare(segments.sorted(), table, traces, seen)
@@ -117,42 +134,41 @@ def check_table(
         absent = set(due.tolist()) - seen.present
         if absent:
             seen.missing |= dict.fromkeys(absent, (int(traces.layers(table)[0]), 0))
-        if untold := set(told.tolist()) - seen.present - absent:
+        if gone := set(recorded.tolist()) - seen.present - absent:
             run_id = traces.run["run_id"]
-            what = f"run {run_id} says that it recorded {table.name}, but has no row of it for"
-            ids = tuple(sorted(untold))
-            yield Finding(LOST, GONE, table.name, f"{what} {named(untold)}", NOTE_LOST, run_id, ids)
+            what = f"run {run_id} recorded {table.name}, but has no row of it for {named(gone)}"
+            ids = tuple(sorted(gone))
+            yield Finding(LOST, GONE, table.name, what, NOTE_LOST, run_id, ids)
     yield from _findings(seen, table, traces)
 
 
-def overlapping(files: Sequence[File]) -> Iterator[list[File]]:
-    """Files in groups, in order of their traces: a trace has rows in one group only."""
-    group: list[File] = []
-    last = -1
-    for file in sorted(files, key=lambda f: (f.first_trace, f.last_trace, f.path)):
-        if group and file.first_trace > last:
-            yield group
-            group = []
-        group.append(file)
-        last = max(last, file.last_trace)
-    if group:
-        yield group
-
-
-def _batches(folder: Folder, file: File, table: Table) -> Iterator[pa.RecordBatch]:
-    wanted = ["trace_id", "layer", "pos", "expert_ids", "token_end"]
-    if table.tiles and table.tiles.length:
-        wanted.append(table.tiles.length)
+def _batches(
+    folder: Folder, file: File, table: Table, *, with_floats: bool
+) -> Iterator[pa.RecordBatch]:
+    """Yield the key columns of a file, on request with all columns of floats."""
     with pq.ParquetFile(folder.source(file.path)) as opened:
-        there = set(opened.schema_arrow.names)
-        columns = [name for name in wanted if name in there]
+        arrow = opened.schema_arrow
+        columns = [name for name in _keys(table) if name in arrow.names]
+        if with_floats:
+            columns += [each.name for each in arrow if holds_floats(each.type)]
         yield from opened.iter_batches(BATCH, columns=columns)
 
 
-def _look(
-    batch: pa.RecordBatch, table: Table, traces: RunTraces, seen: Seen, segments: Segments
+def _keys(table: Table) -> tuple[str, ...]:
+    keys = ("trace_id", "layer", "pos", "expert_ids", "token_end")
+    return (*keys, table.tiles.length) if table.tiles and table.tiles.length else keys
+
+
+def holds_floats(kind: pa.DataType) -> bool:
+    """Whether a column holds floats, or lists of them."""
+    return pa.types.is_floating(getattr(kind, "value_type", kind))
+
+
+def _look_at_keys(
+    batch: pa.RecordBatch, table: Table, traces: RunTraces, seen: TableFaults, segments: Segments
 ) -> None:
-    """Note what a batch shows."""
+    """Note what the key columns of a batch show."""
+    batch = batch.select([name for name in _keys(table) if name in batch.schema.names])
     batch = batch.filter(pc.is_valid(batch["trace_id"]))  # a probe may be about a whole run
     trace_R = batch["trace_id"].to_numpy()
     ids = np.unique(trace_R)
@@ -176,7 +192,7 @@ def _ints(column: pa.Array) -> Ints:
 
 
 def _note_outside(
-    trace_R: Ints, layer_R: Ints, stop_R: Ints, traces: RunTraces, seen: Seen
+    trace_R: Ints, layer_R: Ints, stop_R: Ints, traces: RunTraces, seen: TableFaults
 ) -> None:
     known_R = np.isin(trace_R, traces.ids)
     trace_R, layer_R, stop_R = trace_R[known_R], layer_R[known_R], stop_R[known_R]
@@ -186,7 +202,7 @@ def _note_outside(
 
 
 def _bad_experts(column: pa.Array, run: dict) -> NDArray[np.bool_]:
-    """Rows whose experts are not k different ones of the run's."""
+    """Flag rows whose experts are not k different experts of the model."""
     ids, offsets = ragged(pa.chunked_array([column]))
     count_R = np.diff(offsets)
     wrong_R = count_R != run["experts_per_token"]
@@ -198,7 +214,7 @@ def _bad_experts(column: pa.Array, run: dict) -> NDArray[np.bool_]:
     return wrong_R
 
 
-def _compare(segments: Ints, table: Table, traces: RunTraces, seen: Seen) -> None:
+def _compare(segments: Ints, table: Table, traces: RunTraces, seen: TableFaults) -> None:
     here = np.isin(traces.ids, segments[0])
     found = faults(
         segments,
@@ -213,7 +229,7 @@ def _compare(segments: Ints, table: Table, traces: RunTraces, seen: Seen) -> Non
     seen.outside.update(segments[0][~known].tolist())
 
 
-def _findings(seen: Seen, table: Table, traces: RunTraces) -> Iterator[Finding]:
+def _findings(seen: TableFaults, table: Table, traces: RunTraces) -> Iterator[Finding]:
     run_id = traces.run["run_id"]
 
     def lost(kind: str, ids: set[int], what: str) -> Iterator[Finding]:
@@ -223,13 +239,13 @@ def _findings(seen: Seen, table: Table, traces: RunTraces) -> Iterator[Finding]:
 
     yield from lost("foreign", seen.foreign, "has rows of traces that are not in `traces`:")
     yield from lost("gap", set(seen.missing), f"lacks rows{_at(seen.missing, table)} of")
-    yield from lost("twice", set(seen.twice), f"has rows too many{_at(seen.twice, table)} of")
+    yield from lost("twice", set(seen.twice), f"has too many rows{_at(seen.twice, table)} of")
     yield from lost("outside", seen.outside, "has rows beyond the tokens or layers of")
-    yield from lost("expert", seen.experts, "has experts that the model has not, or twice, in")
+    yield from lost("expert", seen.experts, "has experts that do not exist, or twice, in")
 
 
 def named(ids: set[int]) -> str:
-    """Traces in words, the first of many."""
+    """Name traces in a message, only the first if there are many."""
     shown = ", ".join(map(str, sorted(ids)[:NAMED]))
     more = f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else ""
     return f"trace{'s' if len(ids) > 1 else ''} {shown}{more}"

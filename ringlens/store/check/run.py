@@ -1,4 +1,4 @@
-"""The check of one run: its files, its own row, its traces, their rows in all tables."""
+"""Checks one run: its files, its own row, its traces, and their rows in all tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from ringlens.errors import StoreError
-from ringlens.store.check.files import FOUND, check_file
+from ringlens.store.check.files import RESULTS, check_file
 from ringlens.store.check.finding import DROP, LOST, RUN_COPY, WRONG, Finding
-from ringlens.store.check.numbers import check_numbers, check_phases
+from ringlens.store.check.numbers import NumberFaults, check_phases
 from ringlens.store.check.promise import check_chosen, check_rollups, gone
 from ringlens.store.check.rows import RunTraces, check_table, named
 from ringlens.store.check.tiling import Ints
@@ -27,17 +27,17 @@ from ringlens.store.storage import parquet
 
 
 class RunCheck:
-    """The check of one run, as it was when this was made.
+    """Checks one run as it was when this object was created.
 
     Attributes:
-        files: Its files, as the manifest has noted them.
-        noted: Those that can be read, as the manifest should have noted them.
-        findings: What is wrong.
-        traces: Ids of its traces, ascending.
-        choices: Choices that were recomputed from router logits.
-        flagged: Flags of those traces that have any.
-        unknown: Tables that are not known here, and how many files they have; and words in what
-            the run says that it recorded, with 0 files.
+        files: Files of the run, as the manifest describes them.
+        noted: Readable files, as the manifest should describe them.
+        findings: Everything that is wrong.
+        traces: Ids of the run's traces, ascending.
+        choices: Number of choices recomputed from router logits.
+        flagged: Flags of the traces that have any.
+        unknown: Number of files of tables that this ringlens does not know; 0 for unknown words in
+            ``runs.record``.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class RunCheck:
         self._recorded = {table.name for table in instruments.tables()}
 
     def check(self) -> None:
-        """Check everything: files first, then the rows of those that can be read.
+        """Check everything: all files first, then the rows of the readable ones.
 
         Raises:
-            StoreError: A file was replaced and deleted before it was looked at.
+            StoreError: A file was replaced and deleted before it was checked.
         """
         for file in self.files:
             checked = check_file(self._folder, file, self._tables.get(file.table))
             if any(found.kind == "missing" for found in checked.findings) and self.is_outdated():
                 raise StoreError(
-                    f"{file.path} was replaced while run {self._run_id} was checked: check it "
-                    f"again when its writers are done"
+                    f"{file.path} was replaced while run {self._run_id} was checked: check again "
+                    f"when its writers are done"
                 )
             self.findings += checked.findings
             if checked.readable:
@@ -95,12 +95,12 @@ class RunCheck:
         self._on_bytes(self._done)
 
     def is_outdated(self) -> bool:
-        """Whether a file has been replaced, and deleted, since this was made."""
+        """Whether a file has been replaced and deleted since this object was created."""
         now = {file.path for file in self._manifest.snapshot()[2]}
         return any(f.path not in now and not self._folder.exists(f.path) for f in self.files)
 
     def _run(self) -> dict | None:
-        """The run's row of ``runs``; None if there is not just one."""
+        """The run's row of ``runs``; None unless there is exactly one."""
         rows = [
             row
             for file in self._readable("runs")
@@ -125,13 +125,13 @@ class RunCheck:
         return sum(file.table == table for file in self.files)
 
     def _with_traces(self, found: Finding, traces: RunTraces) -> Finding:
-        """The finding with the traces whose rows it is about, where no other one will name them.
+        """Add the affected traces to a finding about a file, if no other finding will name them.
 
-        Where rows of a token are lost, that shows as a gap; where the row of a trace is, its other
-        rows have no owner. What was recorded of a part of the tokens leaves no trace.
+        Lost rows of tokens show as gaps, and a lost row of ``traces`` leaves other rows without an
+        owner. But tables that were recorded for some tokens only show no gap.
         """
         file = next((file for file in self.files if file.path == found.path), None)
-        if file is None or found.severity != LOST or found.traces or file.table in FOUND:
+        if file is None or found.severity != LOST or found.traces or file.table in RESULTS:
             return found
         if file.table not in self._tables:  # no trace depends on what is not known here
             return found
@@ -163,7 +163,7 @@ class RunCheck:
                     what = f"has trace {trace_id} of run {row['run_id']}"
                     self._find(LOST, "foreign", file.path, what, DROP, (trace_id,))
                 elif trace_id in rows:
-                    what = f"has trace {trace_id}, which another row has as well"
+                    what = f"has trace {trace_id} a second time"
                     self._find(LOST, "twice", file.path, what, DROP, (trace_id,))
                 rows[trace_id] = row
         ids = np.array(sorted(rows), np.int64)
@@ -173,17 +173,14 @@ class RunCheck:
     def _by_table(self) -> dict[str, list[File]]:
         return {name: self._readable(name) for name in self._tables}
 
-    def _told(self, table: Table, promise: Promise, traces: RunTraces) -> Ints | None:
-        """The traces of which the run says that it recorded a table; None where all of it is gone.
-
-        That is then noted.
-        """
+    def _recorded_traces(self, table: Table, promise: Promise, traces: RunTraces) -> Ints | None:
+        """Traces for which the run recorded a table; None, with a finding, if all of it is gone."""
         if table.name not in promise.tables:
             return traces.ids[:0]
         if not self._readable(table.name) and (traces.tokens > 1).any():
             self.findings.append(gone(table.name, bool(self._count(table.name)), self._run_id))
             return None
-        # A server tells the routing of the tokens that it was asked for: of some traces of none.
+        # A server returns routing only for the tokens that it was asked for, in some traces none.
         known = list(promise.without.get(table.name, ()))
         return traces.ids[~np.isin(traces.ids, known)] if traces.whole(table) else traces.ids[:0]
 
@@ -191,6 +188,7 @@ class RunCheck:
         promise = Promise.of(traces.run)
         self.unknown.update(dict.fromkeys(promise.unknown, 0))
         read = {file.path for file in self.noted}
+        numbers = NumberFaults(traces)
         for name, table in self._tables.items():
             files = self._readable(name)
             if name == "traces" or "trace_id" not in table.arrow.names:
@@ -198,17 +196,25 @@ class RunCheck:
             else:
                 lost = [file for file in self.files if file.table == name and file.path not in read]
                 due = traces.ids if name == "tokens" else traces.within(lost)
-                told = self._told(table, promise, traces)
-                if told is None:
-                    due = told = traces.ids[:0]
-                found = check_table(self._folder, files, due, told, table, traces, self._advance)
-                self.findings += found
+                recorded = self._recorded_traces(table, promise, traces)
+                if recorded is None:
+                    due = recorded = traces.ids[:0]
+                self.findings += check_table(
+                    self._folder,
+                    files,
+                    due,
+                    recorded,
+                    table,
+                    traces,
+                    self._advance,
+                    numbers.looking_at(table),
+                )
         by_table = self._by_table()
         self.findings += check_chosen(
             self._folder, by_table, {f.table for f in self.files}, promise, traces
         )
-        self.findings += check_numbers(self._folder, by_table, traces)
-        # Of traces whose rows are amiss, what follows would say the same again.
+        self.findings += numbers.findings()
+        # The checks below skip traces that already have a finding: they would only repeat it.
         known = {trace_id for found in self._lost() for trace_id in found.traces}
         known |= promise.without.get("routing", frozenset())
         if self._is_whole("tokens"):
@@ -232,7 +238,7 @@ class RunCheck:
         return [found for found in self.findings if found.severity == LOST]
 
     def _is_whole(self, *tables: str) -> bool:
-        """Whether all files of some tables can be read."""
+        """Whether all files of some tables are readable."""
         return all(len(self._readable(name)) == self._count(name) for name in tables)
 
     def _check_choices(self, known: set[int]) -> None:

@@ -1,6 +1,6 @@
-"""Do the rows of a table cover each trace, on each layer, from its first token to its last, once?
+"""Checks that rows cover each trace, on each layer, from the first token to the last, once.
 
-Shape letters: R rows, S segments (rows in turn that go on from each other).
+Shape letters: R rows, S segments (runs of adjacent rows).
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ Ints = NDArray[np.int64]
 
 @dataclass
 class Segments:
-    """Stretches of positions ``start … stop - 1`` of a trace on a layer, as they lie in files."""
+    """Ranges of positions ``start … stop - 1`` of a trace on a layer, in file order.
+
+    Rows that continue each other are merged, so memory grows with the number of files and traces,
+    not with the number of rows.
+    """
 
     parts: list[Ints] = field(default_factory=list)
 
     def add(self, trace_R: Ints, layer_R: Ints, pos_R: Ints, length_R: Ints | int = 1) -> None:
-        """Take in rows in file order: each covers ``length`` positions from ``pos``."""
+        """Add rows in file order; each covers ``length`` positions from ``pos``."""
         if not len(trace_R):
             return
         stop_R = pos_R + length_R
@@ -35,7 +39,7 @@ class Segments:
         self.parts.append(np.stack([trace_R[first], layer_R[first], pos_R[first], stop_R[last]]))
 
     def sorted(self) -> Ints:
-        """All segments [4, S] (trace, layer, start, stop), by trace, layer and start."""
+        """All segments [4, S] (trace, layer, start, stop), sorted by trace, layer and start."""
         if not self.parts:
             return np.zeros((4, 0), np.int64)
         found = np.concatenate(self.parts, axis=1)
@@ -44,11 +48,11 @@ class Segments:
 
 @dataclass(frozen=True)
 class Faults:
-    """Traces that are not covered as they should be, each with one place where that shows.
+    """Traces that are not covered exactly once, each with one example.
 
     Attributes:
         missing: Trace → (layer, position) of a token without a row.
-        twice: Trace → (layer, position) of a token with two rows, or one beyond the trace's end.
+        twice: Trace → (layer, position) of a token with two rows, or beyond the trace's end.
     """
 
     missing: dict[int, tuple[int, int]]
@@ -56,21 +60,22 @@ class Faults:
 
 
 def faults(segments: Ints, ids: Ints, tokens: Ints, layers: Ints, whole: bool) -> Faults:
-    """Compare segments with the traces that they are of.
+    """Compare segments with the tokens of their traces.
 
     Args:
-        segments: As `Segments.sorted` gives them.
-        ids: Traces, ascending; segments of other traces are passed over.
-        tokens: How many tokens each has.
-        layers: The layers that each trace should have rows on, ascending.
-        whole: Whether rows must begin at 0 and end at the last token.
+        segments: Result of `Segments.sorted`.
+        ids: Traces, ascending; segments of other traces are skipped.
+        tokens: Number of tokens of each trace.
+        layers: Layers on which each trace should have rows, ascending.
+        whole: Whether rows must start at 0 and end at the last token.
     """
     trace, layer, start, stop = segments[:, np.isin(segments[0], ids)]
     total = tokens[np.searchsorted(ids, trace)]
-    goes_on = np.zeros(len(trace), bool)
-    goes_on[1:] = (trace[1:] == trace[:-1]) & (layer[1:] == layer[:-1])
-    before = np.where(goes_on, np.roll(stop, 1), np.where(whole, 0, start))
-    ends = ~np.roll(goes_on, -1) if len(trace) else goes_on
+    continues = np.zeros(len(trace), bool)
+    continues[1:] = (trace[1:] == trace[:-1]) & (layer[1:] == layer[:-1])
+    # Where a segment should start: where the one before it stops, or at the first token.
+    before = np.where(continues, np.roll(stop, 1), np.where(whole, 0, start))
+    ends = ~np.roll(continues, -1) if len(trace) else continues
     short = ends & (stop < total) & whole
     missing = _where(trace, layer, before, start > before)
     missing |= _where(trace, layer, stop, short)
@@ -85,7 +90,7 @@ def _where(trace: Ints, layer: Ints, pos: Ints, wrong: NDArray[np.bool_]) -> dic
 
 
 def _absent(trace: Ints, layer: Ints, ids: Ints, layers: Ints) -> dict:
-    """Traces that have rows, but none on one of the layers."""
+    """Traces that have rows, but none on some layer."""
     there = np.zeros((len(ids), len(layers)), bool)
     known = np.isin(layer, layers)
     there[np.searchsorted(ids, trace[known]), np.searchsorted(layers, layer[known])] = True

@@ -1,4 +1,4 @@
-"""Rollups against the routing that they sum up, some traces at a time.
+"""Compares rollups with the routing that they sum up, a group of traces at a time.
 
 Shape letters: C cells, E experts.
 """
@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ringlens.store.check.finding import COUNT, WRONG, Finding
-from ringlens.store.check.rows import RunTraces, named, overlapping
+from ringlens.store.check.rows import RunTraces, named
 from ringlens.store.encode.columns import matrix
 from ringlens.store.encode.expert_usage import NAMES, Cells, joined
 from ringlens.store.maintain.rollup import GROUP_ROWS
-from ringlens.store.manifest.manifest import File
+from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.schema import usage_tables
 from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
@@ -25,7 +25,7 @@ from ringlens.store.storage.folder import Folder
 from ringlens.store.write import recount
 
 EXACT = ("trace_id", "layer", "block", "phase", "tokens", "reasons", "n", "bias_flips")
-"""What must be equal; weights are rounded to float32."""
+"""Columns that must be equal; weights may differ, as they are rounded to float32."""
 
 
 def check_usage(
@@ -33,21 +33,21 @@ def check_usage(
 ) -> Iterator[Finding]:
     """Compare both rollup tables of a run with its routing, all of which must be readable.
 
-    A run without any is passed over: format 1 had none, and readers then count the routing.
+    A run without rollups is skipped: format 1 had none, and readers then count the routing.
 
     Args:
-        folder: Where the files live.
-        files: The run's, by table.
+        folder: The store's folder.
+        files: Files of the run by table.
         traces: The run's traces.
-        known: Traces of which it is known that rows are amiss; they are passed over.
+        known: Traces that already have a finding, which are skipped.
     """
     run_id = traces.run["run_id"]
     tables = [table for table in usage_tables.TABLES if files.get(table.name)]
     wrong: dict[str, set[int]] = {table.name: set() for table in tables}
-    for group in overlapping(files.get("routing", ())) if tables else ():
+    for group in sharing_traces(files.get("routing", ())) if tables else ():
         for ids in _some_at_a_time(group, traces):
-            spoken = [f.path for f in _holding(files.get("tokens", ()), ids)]
-            phases = recount.phases_of(folder, spoken, int(ids[0]), int(ids[-1]))
+            tokens = [f.path for f in _holding(files.get("tokens", ()), ids)]
+            phases = recount.phases_of(folder, tokens, int(ids[0]), int(ids[-1]))
             paths = [file.path for file in _holding(group, ids)]
             cells = list(recount.cells_of(folder, paths, phases, traces.run["experts"]))
             for table in tables:
@@ -55,7 +55,7 @@ def check_usage(
                 wrong[table.name] |= _different(joined(cells), stored, table) if cells else set()
     for name, found in wrong.items():
         if off := found - known:
-            sentence = f"{name} is not what the routing sums up to for {named(off)} of run {run_id}"
+            sentence = f"{name} is not the sum of the routing for {named(off)} of run {run_id}"
             yield Finding(WRONG, "rollup", name, sentence, COUNT, run_id, tuple(sorted(off)))
 
 
@@ -64,7 +64,7 @@ def _holding(files: Sequence[File], ids: NDArray) -> list[File]:
 
 
 def _some_at_a_time(group: Sequence[File], traces: RunTraces) -> Iterator[NDArray[np.int64]]:
-    """The traces of some files, in parts of not much more than GROUP_ROWS rows of routing."""
+    """Yield the traces of some files in groups of about GROUP_ROWS rows of routing."""
     first, last = group[0].first_trace, max(file.last_trace for file in group)
     inside = (traces.ids >= first) & (traces.ids <= last)
     ids = traces.ids[inside]
@@ -76,7 +76,7 @@ def _some_at_a_time(group: Sequence[File], traces: RunTraces) -> Iterator[NDArra
 def _stored(
     folder: Folder, files: Sequence[File], table: Table, ids: NDArray, run: dict
 ) -> Cells | None:
-    """The sums that a rollup table holds for some traces."""
+    """Read the sums that a rollup table holds for some traces."""
     wanted = pa.array(ids, pa.int64())
     parts = []
     for file in files:
@@ -104,7 +104,7 @@ def _stored(
 
 
 def _sums(column: pa.ChunkedArray, none_CE: NDArray) -> NDArray:
-    """Lists by expert [C, E] in 64 bits, 0 where they are null."""
+    """Convert lists by expert to [C, E] in 64 bits, with 0 for null."""
     known_C = column.is_valid().to_numpy()
     found = matrix(column.drop_null())
     wide = np.zeros(none_CE.shape, np.float64 if found.dtype.kind == "f" else np.int64)
@@ -114,7 +114,7 @@ def _sums(column: pa.ChunkedArray, none_CE: NDArray) -> NDArray:
 
 
 def _different(counted: Cells, stored: Cells | None, table: Table) -> set[int]:
-    """Traces of which the two do not say the same."""
+    """Traces whose counted and stored sums differ."""
     wanted = counted.summed(*table.key)
     if stored is None or len(stored) != len(wanted):
         known = set() if stored is None else set(stored.trace_id.tolist())

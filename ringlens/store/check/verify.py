@@ -1,4 +1,4 @@
-"""Does a store agree with itself? Its choices with its logits, its routing with its tokens.
+"""Verifies that a store agrees with itself: choices with logits, routing with tokens.
 
 Shape letters: R rows (a token on a layer), S sparse layers, E experts, G groups, k experts a token.
 """
@@ -45,22 +45,22 @@ from (
     where tokens.phase = 'think'
     group by all)
 """
-"""SQL: how many (thought token, sparse layer) pairs there are, and how many have one routing row.
+"""SQL that counts pairs of a thought token and a sparse layer, and those with one routing row.
 
-The two are equal in a store whose runs recorded routing themselves; an imported trace has no row of
-its last token.
+The two are equal in a store whose runs recorded routing themselves; an imported trace has no row
+for its last token.
 """
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many recorded choices follow from the recorded router logits.
+    """Agreement of recorded choices with recorded router logits.
 
     Attributes:
-        rows: Rows of ``router_logits`` that were checked.
-        differ: Rows whose ``expert_ids`` are not the set that the logits give.
-        examples: Up to ten of those, as (trace_id, layer, pos).
-        traces: All traces that have any.
+        rows: Number of rows of ``router_logits`` that were checked.
+        differ: Number of rows whose ``expert_ids`` are not the set that the logits give.
+        examples: Up to ten of these rows, as (trace_id, layer, pos).
+        traces: All traces with such rows.
     """
 
     rows: int

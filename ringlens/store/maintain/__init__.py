@@ -1,1 +1,1 @@
-"""Upkeep of a store: compaction, deletion, merging, export, and sums of usage."""
+"""Maintains a store: compaction, deletion, merging, export, scans and rollups of usage."""

@@ -1,7 +1,7 @@
-"""Compaction: many small files of a run become few large ones, in an order that reads well.
+"""Compaction: rewrites the many small files of a run as few large ones, sorted for reading.
 
-Only files whose traces have all ended are touched. Each group of them is one commit, so a store can
-be read and written meanwhile, and a compaction that was stopped goes on with the rest.
+Only files whose traces have all ended are touched. Each group of files is one commit, so a store
+can be read and written meanwhile, and a compaction that was stopped continues with the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 from ringlens.errors import StoreError
 from ringlens.store.encode import columns, expert_usage
 from ringlens.store.maintain import stream
-from ringlens.store.manifest.manifest import File
+from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.read import intact
 from ringlens.store.read.store import Store
 from ringlens.store.schema import views
@@ -30,39 +30,39 @@ from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.rewriter import Rewriter
 
 TARGET = 400 * 2**20
-"""Bytes of a compacted file, about."""
+"""Approximate size of a compacted file in bytes."""
 
 MANY, SMALL = 200, 8 * 2**20
-"""A run that ends with more than so many files below so many bytes in a table is compacted."""
+"""A run that ends with more than `MANY` files below `SMALL` bytes in a table is compacted."""
 
 MEMORY = "1GB"
-"""What sorting may hold; the rest is on the disk meanwhile, in the staging folder."""
+"""Memory limit of a sort; the rest spills to the staging folder."""
 
-PIECE = 16 * 2**20
-"""Bytes of the files that are sorted at a time, where these can be told apart by their traces."""
+SORT_BYTES = 16 * 2**20
+"""Bytes of files that are sorted at a time, if the sort can be split by trace."""
 
 THREADS = 2
 
 FIXED = ("runs", "experts")
-"""Tables with one file a run."""
+"""Tables with one file per run, which are never compacted."""
 
 ROWS = 20_000
-"""Rows of a row group in other tables."""
+"""Rows per row group in other tables."""
 
 USAGE_ROWS = 1_024
-"""The same in tables of usage, where a row is 4 kB: a trace has 228 of Ring-1T's."""
+"""Rows per row group in usage tables, where a row has 4 kB and a trace of Ring-1T 228 rows."""
 
 BATCH = 16_384
-"""Rows that leave the sort at a time."""
+"""Rows per batch that leaves the sort."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Files of one table that are made new together.
+    """Files of one table that are rewritten together.
 
     Attributes:
         table: The table.
-        run_id: Their run.
+        run_id: The run.
         files: The files.
         cuts: Ranges of traces (first, last), each of which becomes one file.
     """
@@ -81,15 +81,15 @@ def plan(
     run_id: str | None = None,
     running: bool = False,
 ) -> list[Group]:
-    """What there is to compact: two or more small files of a table and run are put together.
+    """Plan which files to compact: groups of two or more small files of a table and run.
 
     Args:
         store: The store.
-        target: Bytes of a new file, about. What a group of files holds of a trace goes to one new
-            file, also where that is more.
+        target: Approximate size of a new file in bytes; a trace is never split, even if it alone
+            is larger.
         small: Bytes below which a file is small; half of ``target`` if None.
-        run_id: The run to look at; all if None.
-        running: Look at unfinished runs as well; their running traces are left alone.
+        run_id: Run to look at; all runs if None.
+        running: Include unfinished runs, except for their running traces.
     """
     small = target // 2 if small is None else small
     rows = store.sql("select run_id, finished is not null from runs").fetchall()
@@ -97,8 +97,8 @@ def plan(
     lengths = dict(
         store.sql("select trace_id, n_prompt + n_think + n_answer from traces").fetchall()
     )
-    going_on = store.sql("select trace_id from traces where finish_reason = ?", [RUNNING])
-    busy = sorted(trace_id for (trace_id,) in going_on.fetchall())
+    unfinished = store.sql("select trace_id from traces where finish_reason = ?", [RUNNING])
+    busy = sorted(trace_id for (trace_id,) in unfinished.fetchall())
     groups: list[Group] = []
     for table in store.tables():
         files = [f for f in store.files(table.name) if f.run_id in runs and f.bytes < small]
@@ -112,22 +112,24 @@ def plan(
 def compact(
     rewriter: Rewriter, groups: Sequence[Group], on_progress: Callable[[int, int], None]
 ) -> None:
-    """Make the files of each group new: one commit a group.
+    """Rewrite the files of each group, one commit per group.
 
-    Where another writer replaced a file of a group meanwhile, that group is left as it is.
+    A group is skipped if another writer has replaced one of its files meanwhile.
 
     Args:
-        rewriter: Of the store.
-        groups: As `plan` made them.
-        on_progress: Told how many bytes are done, of how many.
+        rewriter: Rewriter of the store.
+        groups: Result of `plan`.
+        on_progress: Called with the bytes done and the bytes in total.
 
     Raises:
-        StoreError: A file is missing or damaged, or the disk full. What is committed stays.
+        StoreError: A file is missing or damaged, or the disk is full. Groups that were committed
+            before stay compacted.
     """
     done, total = 0, sum(file.bytes for group in groups for file in group.files)
     for group in groups:
 
         def work(files: CommitFiles, group: Group = group) -> list[str]:
+            # The plan may be old. Rows of a file that has been replaced must not come back.
             there = {f.path for f in rewriter.manifest.files(group.table.name, group.run_id)}
             paths = [file.path for file in group.files]
             if not there.issuperset(paths):
@@ -141,9 +143,9 @@ def compact(
 
 
 def tidy(rewriter: Rewriter, run_id: str) -> None:
-    """Compact a run that has just ended, if a table of it has more than `MANY` small files.
+    """Compact a run that has just ended, if one of its tables has more than `MANY` small files.
 
-    Files of `SMALL` and more are left, so that this takes seconds and not as long as the run.
+    Files of `SMALL` bytes or more are left alone, so this takes seconds even after a long run.
     """
     counts: dict[str, int] = {}
     for file in rewriter.manifest.snapshot()[2]:
@@ -157,10 +159,10 @@ def tidy(rewriter: Rewriter, run_id: str) -> None:
 def _groups(
     table: Table, run_id: str, files: Sequence[File], lengths: dict[int, int], target: int
 ) -> Iterator[Group]:
-    """Small files of a run, put together until they are about ``target``."""
+    """Collect small files of a run until a group has about ``target`` bytes."""
     pending: list[File] = []
-    for knot in _knots(files):
-        pending += knot
+    for sharing in sharing_traces(files):
+        pending += sharing
         if sum(file.bytes for file in pending) >= target:
             yield _group(table, run_id, pending, lengths, target)
             pending = []
@@ -168,22 +170,10 @@ def _groups(
         yield _group(table, run_id, pending, lengths, target)
 
 
-def _knots(files: Sequence[File]) -> Iterator[list[File]]:
-    """Files in order of their traces, those that can share a trace together."""
-    knot: list[File] = []
-    for file in sorted(files, key=lambda f: (f.first_trace, f.last_trace, f.path)):
-        if knot and file.first_trace > max(f.last_trace for f in knot):
-            yield knot
-            knot = []
-        knot.append(file)
-    if knot:
-        yield knot
-
-
 def _group(
     table: Table, run_id: str, files: list[File], lengths: dict[int, int], target: int
 ) -> Group:
-    """Cut the traces of some files into files of about ``target``, by the traces' lengths."""
+    """Divide the traces of some files into new files of about ``target`` bytes, by length."""
     first, last = min(f.first_trace for f in files), max(f.last_trace for f in files)
     inside = sorted(trace_id for trace_id in lengths if first <= trace_id <= last)
     tokens = sum(lengths[trace_id] for trace_id in inside)
@@ -198,8 +188,9 @@ def _group(
 
 
 def _stage(files: CommitFiles, group: Group) -> None:
-    """Sort a group's rows and stage its new files."""
-    intact.require(files.folder, group.files)  # or a flipped bit gets a checksum that is right
+    """Sort the rows of a group and stage its new files."""
+    # Otherwise a flipped bit would be written again under a valid checksum.
+    intact.require(files.folder, group.files)
     spill = files.folder.staging / f"{files.commit.writer}-{files.commit.commit_id:08d}.spill"
     try:
         for number, (first, last) in enumerate(group.cuts):
@@ -209,34 +200,36 @@ def _stage(files: CommitFiles, group: Group) -> None:
             stream.stage(files, group.table, _row_groups(batches, group.table), f"-{number:04d}")
     finally:
         shutil.rmtree(spill, ignore_errors=True)
+    # A last guard before files are replaced. Usage is exempt: its rows of one cell are summed up.
     found, expected = (sum(f.rows for f in each) for each in (files.files.values(), group.files))
     if found != expected and group.table not in USAGE:
         raise StoreError(
             f"{group.table.name} of run {group.run_id} has {found} rows in files that should hold "
-            f"{expected}: `ringlens check` finds what is wrong"
+            f"{expected}: run `ringlens check` to find out what is wrong"
         )
 
 
 def _sorted(
     files: CommitFiles, group: Group, first: int, last: int, spill: Path
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of some traces in the order of the new files."""
-    for pieces in _pieces(group) if _order(group.table)[0] == '"trace_id"' else [group.files]:
-        yield from _sort(files, replace(group, files=tuple(pieces)), first, last, spill)
+    """Rows of some traces in the order of the new files."""
+    by_trace = _order(group.table)[0] == '"trace_id"'
+    for sortable in _separate_sorts(group) if by_trace else [group.files]:
+        yield from _sort(files, replace(group, files=tuple(sortable)), first, last, spill)
 
 
-def _pieces(group: Group) -> Iterator[list[File]]:
-    """Files that can be sorted by themselves, one after the other, as they share no trace.
+def _separate_sorts(group: Group) -> Iterator[list[File]]:
+    """Split a group into files that share no trace and so can be sorted one after the other.
 
-    A row of usage is 4 kB: a thousand traces of it do not fit into `MEMORY`, where DuckDB must hold
-    more of wide rows than it can put on the disk.
+    A row of usage has 4 kB: a thousand traces of it do not fit into `MEMORY`, as DuckDB has to hold
+    more of wide rows in memory than it can spill.
     """
     pending: list[File] = []
-    for knot in _knots(group.files):
-        if pending and sum(file.bytes for file in [*pending, *knot]) > PIECE:
+    for sharing in sharing_traces(group.files):
+        if pending and sum(file.bytes for file in [*pending, *sharing]) > SORT_BYTES:
             yield pending
             pending = []
-        pending += knot
+        pending += sharing
     yield pending
 
 
@@ -267,13 +260,12 @@ def _sort(
 
 
 def _order(table: Table) -> list[str]:
-    """The order of new files, in SQL.
+    """SQL expressions by which new files are sorted.
 
-    Tables with a row for each layer and token are sorted by bands of layers and then by traces. So
-    the tokens of an expert, a question about one layer of many traces, lie side by side; and one
-    trace on all layers, which is what the trace page asks for, does not drag much of its
-    neighbours along. Whole layers in row groups of 122,880 rows took four times as long for the
-    latter.
+    Tables with a row per layer and token are sorted by bands of layers and then by traces. So a
+    query for one layer of many traces, such as the tokens of an expert, reads adjacent rows; and
+    reading one trace on all layers, as the trace page does, decodes few rows of other traces. Whole
+    layers in row groups of 122,880 rows took four times as long for the latter.
     """
     size = table.row_group
     if size is None:
@@ -283,7 +275,7 @@ def _order(table: Table) -> list[str]:
 
 
 def _row_groups(batches: Iterator[pa.RecordBatch], table: Table) -> Iterator[pa.RecordBatch]:
-    """Sorted batches as row groups: as many whole rectangles in each as fit, or so many rows."""
+    """Cut sorted batches into row groups; those of grids hold whole rectangles."""
     size = table.row_group
     limit = size.rows if size is not None else USAGE_ROWS if table in USAGE else ROWS
     pieces = batches if size is None else _rectangles(batches, size)
@@ -298,7 +290,8 @@ def _row_groups(batches: Iterator[pa.RecordBatch], table: Table) -> Iterator[pa.
 
 
 def _rectangles(batches: Iterator[pa.RecordBatch], size: Size) -> Iterator[pa.RecordBatch]:
-    """The rows of one band of layers, trace and block of positions at a time."""
+    """Yield the rows of one band of layers, trace and block of positions at a time."""
+    # A rectangle may continue in the next batch, so it is yielded only once the key changes.
     pending: list[pa.RecordBatch] = []
     before: tuple[int, ...] | None = None
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Runs copied from one store to another: to merge stores, and to export a part of one."""
+"""Copies runs from one store to another, to merge stores or to export a part of one."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.rewriter import Ends, Rewriter
 
 Ids = Mapping[int, int]
-"""New trace ids by old ones."""
+"""New trace ids by old trace ids."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """What to copy of a run.
+    """Selects what to copy of a run.
 
     Attributes:
-        run: Its row of ``runs``.
-        run_id: Its id in the new store.
-        trace_ids: Its traces that are copied, ascending.
-        tables: Names of the tables that are copied; all if None. ``runs``, ``experts`` and
-            ``traces`` always are.
+        run: The run's row of ``runs``.
+        run_id: Id of the run in the new store.
+        trace_ids: Traces to copy, ascending.
+        tables: Names of the tables to copy, all if None; ``runs``, ``experts`` and ``traces`` are
+            always copied.
     """
 
     run: Mapping[str, Any]
@@ -49,11 +49,11 @@ class Copy:
         return self.tables is None or table in (*self.tables, "runs", "experts", "traces")
 
     def left_out(self, there: Mapping[str, Sequence[File]], ids: Ids) -> list[str]:
-        """Tables that the run recorded and that its copy will be without, as ``lost`` notes them.
+        """Tables that the run recorded but its copy lacks, in the notation of ``lost``.
 
         Args:
             there: The store's files by table.
-            ids: New ids of the traces that are copied.
+            ids: New ids of the copied traces.
         """
         run_id, promise = self.run["run_id"], Promise.of(self.run)
         mine = {name for name, files in there.items() if any(f.run_id == run_id for f in files)}
@@ -70,23 +70,23 @@ def copy_run(
     """Copy a run in one commit.
 
     Args:
-        source: Where it is.
-        target: Where it goes.
-        copy: What of it.
-        others: New ids of traces of other runs, for ``traces.source_trace_id``; where the new id of
-            such a trace is not known, it becomes null.
-        keep_ids: Keep the trace ids, as is possible in a store that has none of them.
+        source: Store to copy from.
+        target: Rewriter of the store to copy to.
+        copy: What to copy.
+        others: New ids of traces of other runs, for ``traces.source_trace_id``, which becomes null
+            if the new id is unknown.
+        keep_ids: Keep the trace ids; the target must not have any of them yet.
 
     Returns:
         New ids of the run's traces.
 
     Raises:
-        StoreError: A file is missing or damaged, or the disk full; nothing was copied.
+        StoreError: A file is missing or damaged, or the disk is full; nothing was copied.
     """
     old = np.asarray(copy.trace_ids, np.int64)
     ids: dict[int, int] = {}
     shape = RunShape.of_row(copy.run)
-    there = source.snapshot()  # at one moment: traces that go on are as long in every table
+    there = source.snapshot()  # one state for all tables, in which running traces are equally long
 
     def work(files: CommitFiles) -> list[str]:
         new = old if keep_ids else files.commit.first_trace + np.arange(len(old))
@@ -102,6 +102,7 @@ def copy_run(
     ended = copy.run["finished"]
     finished = ended.isoformat() if ended is not None else now()
     ends = Ends(started=Start(shape.to_json(), ""), finished=finished)
+    # With the old ids, reserve all ids up to the largest, so that no later trace gets one of them.
     traces = int(old.max(initial=0)) if keep_ids else len(old)
     target.replace(copy.run_id, work, ends, traces)
     return ids
@@ -129,14 +130,15 @@ def _stage_table(
 def _renamed(
     batch: pa.RecordBatch, table: Table, run_id: str, ids: Ids, known: Ids
 ) -> pa.RecordBatch:
-    """The rows of the copied traces under their new ids."""
+    """Rows of the copied traces, with their new ids."""
     names = table.arrow.names
     columns = dict(zip(names, batch.columns, strict=True))
     if "trace_id" in names:
-        theirs = _mapped(columns["trace_id"], ids)
-        inside = np.asarray(theirs.is_valid()) | np.asarray(columns["trace_id"].is_null())
-        columns = {name: array.filter(pa.array(inside)) for name, array in columns.items()}
-        columns["trace_id"] = theirs.filter(pa.array(inside))
+        new_ids = _mapped(columns["trace_id"], ids)
+        # A row without a trace is about the whole run, and is copied with it.
+        copied = np.asarray(new_ids.is_valid()) | np.asarray(columns["trace_id"].is_null())
+        columns = {name: array.filter(pa.array(copied)) for name, array in columns.items()}
+        columns["trace_id"] = new_ids.filter(pa.array(copied))
     rows = len(next(iter(columns.values())))
     if "run_id" in names:
         columns["run_id"] = pa.repeat(run_id, rows)
@@ -146,23 +148,23 @@ def _renamed(
 
 
 def _noted(batch: pa.RecordBatch, left: Sequence[str]) -> pa.RecordBatch:
-    """A row of ``runs`` that says what is not in the copy; all others as they are."""
-    place = batch.schema.get_field_index("lost")
-    if place < 0:
+    """Note in a row of ``runs`` what the copy lacks; leave other tables unchanged."""
+    index = batch.schema.get_field_index("lost")
+    if index < 0:
         return batch
-    field = batch.schema.field(place)
-    return batch.set_column(place, field, pa.array([list(left) or None] * len(batch), field.type))
+    field = batch.schema.field(index)
+    return batch.set_column(index, field, pa.array([list(left) or None] * len(batch), field.type))
 
 
 def _mapped(column: pa.Array, ids: Ids) -> pa.Array:
-    """Each id's new one; null where there is none."""
+    """New id of each id; null if it has none."""
     old = pa.array(list(ids.keys()), pa.int64())
     new = pa.array(list(ids.values()), pa.int64())
     return new.take(pc.index_in(column, old))
 
 
 def run_rows(store: Store) -> list[dict[str, Any]]:
-    """The rows of ``runs``, oldest first."""
+    """Rows of ``runs``, oldest first."""
     return store.runs().to_arrow_table().to_pylist()
 
 

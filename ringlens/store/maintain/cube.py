@@ -1,6 +1,6 @@
-"""Counts of a trace up to each block of positions: any stretch of tokens is one subtraction.
+"""Cumulative counts of a trace per usage block: any range of tokens is one subtraction.
 
-Shape letters: B blocks, S sparse layers, E experts, k experts a token, R rows.
+Shape letters: B usage blocks, S sparse layers, E experts, k experts per token, R rows.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CACHE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class BlockCube:
-    """How often each expert was chosen before each block of one trace.
+    """How often each expert was chosen before each usage block of one trace.
 
     Attributes:
         trace_id: The trace.
-        layers: The S layers.
+        layers: The S sparse layers.
         cumulative_BSE: uint32 [B + 1, S, E]; entry b counts the positions below
             ``b * USAGE_BLOCK``.
     """
@@ -37,18 +37,18 @@ class BlockCube:
 
     @property
     def blocks(self) -> int:
-        """B; the last block may be short."""
+        """Number B of usage blocks; the last may be partly filled."""
         return len(self.cumulative_BSE) - 1
 
     def blocks_SE(self, first: int, last: int) -> NDArray[np.uint32]:
-        """Times chosen in the blocks ``first`` to ``last - 1`` [S, E]."""
+        """Number of times chosen in the usage blocks ``first`` to ``last - 1``, [S, E]."""
         return self.cumulative_BSE[last] - self.cumulative_BSE[first]
 
     def counts_SE(self, store: Store, start: int, stop: int) -> NDArray[np.uint32]:
-        """Times chosen at the positions ``start`` to ``stop - 1`` [S, E].
+        """Number of times chosen at the positions ``start`` to ``stop - 1``, [S, E].
 
-        Whole blocks come from the cube. Routing is read only for positions at the edges, where
-        ``start`` or ``stop`` stands inside a block.
+        Whole blocks come from the cube. Routing is read only for the positions at the edges, if
+        ``start`` or ``stop`` is inside a block.
         """
         last = stop // USAGE_BLOCK if stop < self.blocks * USAGE_BLOCK else self.blocks
         first = min(-(-start // USAGE_BLOCK), last)
@@ -68,36 +68,36 @@ class BlockCube:
             " where trace_id = ? and pos >= ? and pos < ?"
         )
         rows = store.sql(query, [self.trace_id, start, stop]).to_arrow_table()
-        place_R = np.searchsorted(self.layers, rows["layer"].to_numpy())
+        index_R = np.searchsorted(self.layers, rows["layer"].to_numpy())
         experts = self.cumulative_BSE.shape[2]
-        cell_Rk = place_R[:, None] * experts + matrix(rows["expert_ids"]).astype(np.int64)
+        cell_Rk = index_R[:, None] * experts + matrix(rows["expert_ids"]).astype(np.int64)
         counts = np.bincount(cell_Rk.ravel(), minlength=len(self.layers) * experts)
         return counts.reshape(len(self.layers), experts).astype(np.uint32)
 
 
 def read_cube(store: Store, trace_id: int) -> BlockCube:
-    """The cube of one trace, from its rows of ``usage_blocks``; without any, it has no layers."""
+    """Build the cube of one trace from its rows of ``usage_blocks``; no layers if it has none."""
     files = store.files("usage_blocks", trace_id, trace_id)
     query = f"select layer, block, n from {store.scan('usage_blocks', files)} where trace_id = ?"
     rows = store.sql(query, [trace_id]).to_arrow_table()
     layer_R, block_R, n_RE = rows["layer"].to_numpy(), rows["block"].to_numpy(), matrix(rows["n"])
-    layers, place_R = np.unique(layer_R, return_inverse=True)
+    layers, index_R = np.unique(layer_R, return_inverse=True)
     blocks = int(block_R.max(initial=-1)) + 1
     cube_BSE = np.zeros((blocks + 1, len(layers), n_RE.shape[1]), np.uint32)
-    if len(set(zip(block_R.tolist(), place_R.tolist(), strict=True))) == len(block_R):
-        cube_BSE[block_R + 1, place_R] = n_RE
-    else:  # blocks that were written in parts
-        np.add.at(cube_BSE, (block_R + 1, place_R), n_RE)
+    if len(set(zip(block_R.tolist(), index_R.tolist(), strict=True))) == len(block_R):
+        cube_BSE[block_R + 1, index_R] = n_RE
+    else:  # a block written by several commits; plain assignment would keep only the last part
+        np.add.at(cube_BSE, (block_R + 1, index_R), n_RE)
     np.cumsum(cube_BSE, axis=0, out=cube_BSE)
     return BlockCube(trace_id, tuple(int(layer) for layer in layers), cube_BSE)
 
 
 class CubeCache:
-    """Cubes of the traces asked for last, in a bounded part of memory. Safe for threads.
+    """Cache of the cubes that were used last, with bounded memory; safe for threads.
 
     Args:
         store: The store.
-        limit: Bytes of all cubes that are kept; the latest is kept whatever its size.
+        limit: Bytes of all cached cubes; the latest is always kept, even if it is larger.
     """
 
     def __init__(self, store: Store, limit: int = CACHE_BYTES) -> None:
@@ -108,11 +108,11 @@ class CubeCache:
 
     @property
     def bytes(self) -> int:
-        """Memory of the cubes that are kept."""
+        """Memory of the cached cubes."""
         return sum(cube.cumulative_BSE.nbytes for cube in self._kept.values())
 
     def get(self, trace_id: int) -> BlockCube:
-        """The cube of a trace as it is now: one of a trace that has grown is read anew."""
+        """Cube of a trace as it is now: a trace that has grown is read again."""
         files = self._store.files("usage_blocks", trace_id, trace_id)
         key = (trace_id, tuple(file.path for file in files))
         with self._lock:  # also keeps several threads from reading the same cube

@@ -1,4 +1,4 @@
-"""Runs and traces taken out of a store: all rows of a run's traces in one commit."""
+"""Deletes runs and traces from a store, with all their rows, in one commit per run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ringlens.store.write.supersede import holds
 
 
 def runs_of(store: Store, trace_ids: Iterable[int]) -> dict[str, list[int]]:
-    """Traces by their run.
+    """Group traces by run.
 
     Raises:
-        NotInStoreError: There is no such trace.
+        NotInStoreError: A trace does not exist.
     """
     wanted = sorted(set(trace_ids))
     by_run: dict[str, list[int]] = {}
@@ -31,11 +31,11 @@ def runs_of(store: Store, trace_ids: Iterable[int]) -> dict[str, list[int]]:
 
 
 def delete_run(rewriter: Rewriter, run_id: str) -> None:
-    """Take a run out of the store, with all its traces, in one commit.
+    """Delete a run and all its traces in one commit.
 
     Raises:
-        NotInStoreError: There is no such run.
-        StoreError: A capture works on it.
+        NotInStoreError: The run does not exist.
+        StoreError: The run is being captured.
     """
 
     def work(_: CommitFiles) -> list[str]:
@@ -48,19 +48,19 @@ def delete_run(rewriter: Rewriter, run_id: str) -> None:
 def delete_traces(
     rewriter: Rewriter, run_id: str, trace_ids: Sequence[int], tables: Sequence[Table]
 ) -> None:
-    """Take traces of one run out of the store, in one commit; the run stays.
+    """Delete traces of one run in one commit; the run stays.
 
-    Files that hold other traces as well are written anew without these, the others are dropped.
+    Files that also hold other traces are rewritten without these; the others are dropped.
 
     Args:
-        rewriter: Of the store.
-        run_id: Their run.
+        rewriter: Rewriter of the store.
+        run_id: The run.
         trace_ids: The traces.
         tables: All tables of the store.
 
     Raises:
-        NotInStoreError: There is no such run.
-        StoreError: A capture works on it, or a file is damaged; nothing has changed.
+        NotInStoreError: The run does not exist.
+        StoreError: The run is being captured, or a file is damaged; nothing has changed.
     """
     gone = pa.array(sorted(trace_ids), pa.int64())
     by_name = {table.name: table for table in tables}
@@ -83,7 +83,7 @@ def delete_traces(
 
 
 def _check(rewriter: Rewriter, run_id: str) -> None:
-    """A run must be there, and nobody may write to it; from here on nobody can."""
+    """Check that a run exists and has no living writer; from now on no other can write to it."""
     manifest = rewriter.manifest
     if manifest.run_shape(run_id) is None:
         raise NotInStoreError(f"there is no run {run_id} in {rewriter.folder}")
@@ -100,7 +100,8 @@ def _as_stored(files: CommitFiles, file: File) -> Table:
 
 
 def _holds(files: CommitFiles, file: File, gone: pa.Array) -> bool:
-    """Whether a file has a row of one of some traces, given in order; most need not be opened."""
+    """Whether a file has rows of any of some sorted traces."""
+    # The manifest's spans rule out most files without opening them.
     if file.last_trace < gone[0].as_py() or file.first_trace > gone[-1].as_py():
         return False
     intact.require(files.folder, [file])

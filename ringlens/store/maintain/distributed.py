@@ -1,4 +1,4 @@
-"""Compaction of a whole store by many processes, each with a writer of its own."""
+"""Compacts a whole store with many processes, each with its own writer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ringlens.store.write.writer import StoreWriter
 def compact_on(
     engine: Engine, address: str, groups: Sequence[Group], on_progress: Callable[[int, int], None]
 ) -> None:
-    """As `compact`, each group by a writer of its own wherever the engine runs it."""
+    """Do as `compact`, with each group on a worker of the engine and by its own writer."""
     done, total = 0, sum(file.bytes for group in groups for file in group.files)
     for size in engine.map(partial(_compact_one, address), groups):
         done += size

@@ -1,7 +1,7 @@
-"""Engine: where a pass over a whole store runs. Here, one share after the other; or on a cluster.
+"""Engine: runs a pass over a whole store, in this process or on a cluster.
 
-A pass is a function of one share, such as some files. The function and its shares are pickled to
-where they run, so they name the store by its address.
+A pass applies a function to shards, such as lists of files. Function and shards may be pickled to
+other machines, so they name the store by its address.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ R = TypeVar("R")
 
 
 class Engine(Protocol):
-    """Runs the shares of a pass."""
+    """Applies a function to shards."""
 
-    def map(self, function: Callable[[S], R], shares: Sequence[S]) -> Iterator[R]:
-        """The function's results, each as soon as it is there, in any order.
+    def map(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
+        """Yield the results of the shards as they become available, in any order.
 
         Raises:
-            RinglensError: What the function raised, as it did; no further share is begun.
+            RinglensError: The function raised it; no further shard is started.
         """
 
 
-class Here:
-    """This process."""
+class LocalEngine:
+    """Runs all shards in this process."""
 
-    def map(self, function: Callable[[S], R], shares: Sequence[S]) -> Iterator[R]:
-        """The function's results, one after the other."""
-        return map(function, shares)
+    def map(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
+        """Yield the results of the shards, one after the other."""
+        return map(function, shards)
 
 
-HERE = Here()
+LOCAL = LocalEngine()

@@ -1,4 +1,4 @@
-"""RayEngine: a pass over a store on the workers of a Ray cluster, as a Ray Data pipeline."""
+"""RayEngine: runs a pass over a store on a Ray cluster, as a Ray Data pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 class RayEngine:
-    """Ray's workers. A running cluster is used; else one is started on this machine's cores.
+    """Runs shards on Ray's workers; starts Ray on this machine if no cluster is running.
 
     The cluster is the one that this process is connected to, or that ``RAY_ADDRESS`` names. Its
     machines need ringlens, and must reach the store's address.
@@ -31,18 +31,18 @@ class RayEngine:
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
 
-    def map(self, function: Callable[[S], R], shares: Sequence[S]) -> Iterator[R]:
-        """The function's results, as Ray Data streams them."""
+    def map(self, function: Callable[[S], R], shards: Sequence[S]) -> Iterator[R]:
+        """Yield the results of the shards, as Ray Data streams them."""
         import ray.data
         from ray import cloudpickle
 
-        if not shares:
+        if not shards:
             return
         ray.data.DataContext.get_current().enable_progress_bars = False
-        rows = [{"share": cloudpickle.dumps(share)} for share in shares]
-        # A block for each share: blocks are what Ray hands out.
-        shared = ray.data.from_items(rows, override_num_blocks=len(rows))
-        for row in shared.map(_Call(cloudpickle.dumps(function))).iter_rows():
+        rows = [{"shard": cloudpickle.dumps(shard)} for shard in shards]
+        # Ray distributes its own blocks, so each shard gets one.
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        for row in dataset.map(_Call(cloudpickle.dumps(function))).iter_rows():
             result = pickle.loads(row["result"])
             if isinstance(result, RinglensError):
                 raise result
@@ -50,7 +50,7 @@ class RayEngine:
 
 
 class _Call:
-    """A function from rows with a share to rows with its result, or with the error of ours."""
+    """Maps a row with a shard to a row with its result, or with the RinglensError it raised."""
 
     def __init__(self, function: bytes) -> None:
         self._function = function
@@ -60,7 +60,7 @@ class _Call:
 
         function = pickle.loads(self._function)
         try:
-            result = function(pickle.loads(row["share"]))
-        except RinglensError as error:  # raised where it is awaited, without Ray's wrapping
+            result = function(pickle.loads(row["shard"]))
+        except RinglensError as error:  # returned, as Ray would wrap an error that is raised
             result = error
         return {"result": cloudpickle.dumps(result)}

@@ -1,6 +1,6 @@
-"""A part of a store for other tools: a store of its own, JSON lines, or safetensors.
+"""Exports a part of a store: as a smaller store, as JSON lines, or as safetensors.
 
-Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts, H heads.
+Shape letters: T tokens, S sparse layers, N layers, k experts per token, E experts, H heads.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from ringlens.store.storage.failure import store_errors
 from ringlens.store.write.writer import StoreWriter
 
 LINES = ("tokens", "routing")
-"""Tables that JSON lines hold."""
+"""Tables that can be exported as JSON lines."""
 
 PREFIXES = {"router_logits": "router_", "heads": "head_"}
-"""What the names of arrays in safetensors begin with; of other tables with the table's name."""
+"""Prefixes of array names in safetensors; other tables use their own name."""
 
 ATTEMPTS = 5
-"""Attempts to make a folder that no other export removes before it is locked."""
+"""Attempts to create a folder and lock it before another export removes it."""
 
 Progress = Callable[[int, int], None]
 
@@ -49,17 +49,20 @@ def select(
     run_ids: Sequence[str] = (),
     trace_ids: Sequence[int] = (),
 ) -> list[int]:
-    """The traces of a selection, ascending: those that fit all that is given.
+    """Select the traces that meet all conditions.
 
     Args:
         store: The store.
         where: SQL condition on the columns of ``traces``.
-        run_ids: Runs; all if there are none.
-        trace_ids: Traces; all if there are none.
+        run_ids: Runs to choose from; all if empty.
+        trace_ids: Traces to choose from; all if empty.
+
+    Returns:
+        Ids of the traces, ascending.
 
     Raises:
-        NotInStoreError: Nothing fits, or there is no such run or trace.
-        StoreError: The condition is wrong.
+        NotInStoreError: No trace meets the conditions, or a run or trace does not exist.
+        StoreError: The SQL condition is wrong.
     """
     for trace_id in trace_ids:
         store.trace(trace_id)
@@ -74,7 +77,7 @@ def select(
     query = f"select trace_id from traces where {' and '.join(conditions)} order by trace_id"
     found = [trace_id for (trace_id,) in store.sql(query).fetchall()]
     if not found:
-        raise NotInStoreError(f"no trace of {store.folder} fits the selection")
+        raise NotInStoreError(f"no trace of {store.folder} matches the selection")
     return found
 
 
@@ -85,20 +88,21 @@ def to_store(
     tables: Collection[str] | None,
     on_progress: Progress,
 ) -> None:
-    """Write some traces as a store of its own, with the same ids.
+    """Export traces as a new store in which they keep their ids.
 
     Args:
         store: The store.
         trace_ids: The traces.
         out: Folder of the new store.
-        tables: Names of its tables beside ``runs``, ``experts`` and ``traces``; all if None.
-        on_progress: Told how many traces are done, of how many.
+        tables: Names of the tables to export in addition to ``runs``, ``experts`` and ``traces``;
+            all if None.
+        on_progress: Called with the number of traces done and in total.
 
     Raises:
-        StoreError: ``out`` is not empty, there is no such table, or it could not be written; then
-            there is no new store.
+        StoreError: ``out`` is not empty, a table does not exist, or the store could not be
+            written; then nothing is left of it.
     """
-    _known(tables, [table.name for table in (*store.tables(), *store.foreign_tables())])
+    _exportable(tables, [table.name for table in (*store.tables(), *store.foreign_tables())])
     ids: dict[int, int] = {}
     with whole(out) as folder, StoreWriter(folder) as writer:
         for run in copying.run_rows(store):
@@ -116,16 +120,17 @@ def to_lines(
     tables: Collection[str] | None,
     on_progress: Progress,
 ) -> None:
-    """Write a line of JSON for each trace.
+    """Export traces as JSON, one line per trace.
 
-    It has the columns of ``traces``, ``run`` (its row of ``runs``), ``tokens`` (a list a column)
-    and ``routing`` (by layer: positions, chosen experts and weights). What is not known is null.
+    A line has the columns of ``traces``, ``run`` (its row of ``runs``), ``tokens`` (one list per
+    column) and ``routing`` (by layer: positions, chosen experts and weights). Unknown values are
+    null.
 
     Raises:
-        StoreError: Another table is asked for, or the file could not be written; then it is not
-            there.
+        StoreError: A table cannot be exported as JSON lines, or the file could not be written;
+            then nothing is left of it.
     """
-    wanted = _known(tables, LINES)
+    wanted = _exportable(tables, LINES)
     failed = f"{out} was not written"
     with whole(out) as path, store_errors(store.folder, failed), open(path, "wb") as file:
         for done, trace_id in enumerate(trace_ids, start=1):
@@ -142,18 +147,18 @@ def to_safetensors(
     tables: Collection[str] | None,
     on_progress: Progress,
 ) -> None:
-    """Write a file of safetensors for each trace, ``trace-00000001.safetensors`` and so on.
+    """Export each trace as a file of safetensors, ``trace-00000001.safetensors`` and so on.
 
-    See `arrays_of` for what is in it. Its metadata are strings of JSON: the columns of ``traces``,
+    `arrays_of` describes the arrays. The metadata are strings of JSON: the columns of ``traces``,
     the layers of the arrays, and the names of the phases.
 
     Raises:
-        StoreError: Another table is asked for, ``out`` is not empty, or it could not be written;
-            then it is not there.
+        StoreError: A table cannot be exported as safetensors, ``out`` is not empty, or it could
+            not be written; then nothing is left of it.
     """
     from safetensors.numpy import save_file
 
-    wanted = _known(tables, array_tables())
+    wanted = _exportable(tables, array_tables())
     with whole(out) as folder, store_errors(store.folder, f"{out} was not written"):
         folder.mkdir()
         for done, trace_id in enumerate(trace_ids, start=1):
@@ -173,15 +178,15 @@ def array_tables() -> tuple[str, ...]:
 def arrays_of(
     trace: Trace, tables: Collection[str] | None = None
 ) -> tuple[dict[str, NDArray], dict[str, str]]:
-    """A trace as arrays, with metadata.
+    """Read a trace as arrays with metadata.
 
     Returns:
-        ``token_id`` int32, ``phase`` uint8 (place in the metadata's list), ``logprob``, ``entropy``
-        float32, all [T]; ``expert_ids``, ``weights``, ``affinities`` [S, T, k]; ``margin``,
-        ``group_margin``, ``router_entropy`` [S, T]; ``routing_pos`` [T]; ``router_logits``
-        [S, T, E]; ``head_entropy``, ``head_first_weight``, ``head_previous_weight``,
-        ``head_output_norm`` [N, T, H]. Of other instruments ``TABLE_COLUMN``. What was not recorded
-        is left out.
+        ``token_id`` int32, ``phase`` uint8 (index into the metadata's list), ``logprob``,
+        ``entropy`` float32, all [T]; ``expert_ids``, ``weights``, ``affinities`` [S, T, k];
+        ``margin``, ``group_margin``, ``router_entropy`` [S, T]; ``routing_pos`` [T];
+        ``router_logits`` [S, T, E]; ``head_entropy``, ``head_first_weight``,
+        ``head_previous_weight``, ``head_output_norm`` [N, T, H]; ``TABLE_COLUMN`` for other
+        instruments. What was not recorded is left out.
     """
     wanted = array_tables() if tables is None else tables
     arrays: dict[str, NDArray] = {}
@@ -223,7 +228,7 @@ def _statistics(table: str, trace: Trace, layer: int | None) -> dict[str, NDArra
 
 
 def _line(trace: Trace, tables: Collection[str]) -> dict[str, Any]:
-    """A trace as what JSON can hold."""
+    """Convert a trace to values that JSON can hold."""
     line: dict[str, Any] = dict(trace.summary) | {"run": trace.run}
     if "tokens" in tables:
         line["tokens"] = {name: _plain(values) for name, values in trace.tokens().items()}
@@ -237,7 +242,7 @@ def _line(trace: Trace, tables: Collection[str]) -> dict[str, Any]:
 
 
 def _plain(values: Any) -> Any:
-    """Lists for arrays, null for NaN."""
+    """Convert arrays to lists, with null for NaN and infinities."""
     if not isinstance(values, np.ndarray):
         return values
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -245,44 +250,46 @@ def _plain(values: Any) -> Any:
     return values.tolist()
 
 
-def _known(tables: Collection[str] | None, known: Sequence[str]) -> Collection[str]:
-    """The tables that are asked for; all that are known if None."""
-    for name in set(tables or ()) - set(known):
-        raise StoreError(f"{name} cannot be exported here: give some of {', '.join(known)}")
-    return known if tables is None else tables
+def _exportable(tables: Collection[str] | None, possible: Sequence[str]) -> Collection[str]:
+    """Check the requested tables; all possible ones if None."""
+    for name in set(tables or ()) - set(possible):
+        raise StoreError(f"{name} cannot be exported here: choose from {', '.join(possible)}")
+    return possible if tables is None else tables
 
 
 @contextmanager
 def whole(out: Path) -> Iterator[Path]:
-    """A place to write a file or folder, which takes its name when it is done, or is removed.
+    """Write a file or folder under a temporary path that is renamed to ``out`` on success.
 
-    What exports of the same name left when they were killed is removed first.
+    On failure it is removed. Leftovers of killed exports to the same ``out`` are removed first.
     """
     if "\0" in str(out):
-        raise StoreError(f"{str(out)!r:.200} is no path: it holds a character that no name can")
+        raise StoreError(f"{str(out)!r:.200} is not a path: no name can hold a null character")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StoreError(f"{out} is there already: give a new name")
+        raise StoreError(f"{out} already exists: give a new name")
     out.parent.mkdir(parents=True, exist_ok=True)
     with _beside(out) as folder:
-        place = folder / "whole"
-        yield place
-        if out.is_dir():
+        temporary = folder / "whole"
+        yield temporary
+        if out.is_dir():  # empty; a folder cannot be renamed onto a file's path, nor a file here
             out.rmdir()
-        os.replace(place, out)
+        os.replace(temporary, out)
 
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A folder next to ``out``, locked for as long as this process lives, and removed."""
+    """Create a temporary folder next to ``out``, locked while in use and removed afterwards."""
     prefix = f".{out.name}.ringlens-"
     for left in out.parent.glob(f"{escape(prefix)}*"):
-        with suppress(OSError), _locked(left):  # else it is in use
+        with suppress(OSError), _locked(left):  # a folder that cannot be locked is in use
             shutil.rmtree(left)
     with ExitStack() as held:
-        for _ in range(ATTEMPTS):  # without a lock where the file system has none
+        # On a file system without locks, the last attempt is used unlocked.
+        for _ in range(ATTEMPTS):
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
             held.callback(shutil.rmtree, folder, ignore_errors=True)
-            with suppress(OSError):  # another export has taken it for left behind
+            # Before the lock, another export may take the folder for a leftover and remove it.
+            with suppress(OSError):
                 held.enter_context(_locked(folder))
                 if folder.exists():
                     break
@@ -292,7 +299,7 @@ def _beside(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The lock of a folder; OSError where another process has it, or it is a link."""
+    """Lock a folder; OSError if another process holds the lock, or if it is a link."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

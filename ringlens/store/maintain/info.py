@@ -1,4 +1,4 @@
-"""What a store holds, told from the manifest and the small tables: no large file is opened."""
+"""Summarizes a store from its manifest and small tables, without opening large files."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from traces group by run_id
 """
 
 MANY_FILES = 1_000
-"""Files of a table from which on queries are notably slower (20 times those of one file)."""
+"""Number of files of a table above which queries are much slower (20 times those of one file)."""
 
 REPLAYED = ("replays", "replay_correct", "replay_graded", "replay_tokens", "replay_think")
-"""How much of the counts is of replays, which tell again of traces that were told before."""
+"""The part of the counts that replays contribute; a replay repeats the text of another trace."""
 
 COUNTS = ("traces", "correct", "graded", "tokens", "think", "running", "flagged", *REPLAYED)
 
 
 def info(store: Store) -> dict[str, Any]:
-    """Describe a store, ready for JSON.
+    """Summarize a store as values that JSON can hold.
 
     Returns:
         ``store``, ``format_version``, ``created_by``, ``created``; ``runs``, each its row of
         ``runs`` with COUNTS of its traces and whether it is ``being_written``; ``tables``, each
-        with rows, files, bytes and bytes a token; the sums of COUNTS; ``choices``, how many experts
-        were chosen; ``bytes``; ``next``, commands that are of use now, each with the reason.
+        with rows, files, bytes and bytes per token; the sums of COUNTS; ``choices``, the number of
+        chosen experts; ``bytes``; ``next``, useful commands, each with a reason.
 
     Raises:
         StoreError: A file of ``runs`` or ``traces`` is damaged.
@@ -65,15 +65,15 @@ def info(store: Store) -> dict[str, Any]:
 
 
 def _next(address: str, files: dict[str, int]) -> list[dict[str, str]]:
-    """Commands that are of use, given how many files each table has."""
+    """Useful commands, given the number of files of each table."""
     found = [
-        (f"ringlens check {address}", "verifies every file, and choices against their logits"),
+        (f"ringlens check {address}", "verifies every file, and choices against logits"),
         (f"ringlens app {address}", "opens the dashboard"),
     ]
     if files.get("routing") and not files.get("usage_traces"):
-        found.append((f"ringlens rollup {address}", "sums the routing up, for fast pages"))
+        found.append((f"ringlens rollup {address}", "sums up the routing, for fast pages"))
     if max(files.values(), default=0) > MANY_FILES:
-        found.append((f"ringlens compact {address}", "makes few large files of many small ones"))
+        found.append((f"ringlens compact {address}", "turns many small files into few large ones"))
     return [{"command": command, "why": why} for command, why in found]
 
 
@@ -90,7 +90,7 @@ def _runs(store: Store) -> list[dict[str, Any]]:
 
 
 def _tables(files: list[File], tokens: int) -> list[dict[str, Any]]:
-    """Every table that has files, in the order of the schema, then those that are not ours."""
+    """Every table that has files, in the order of the schema, then those of later versions."""
     names = [table.name for table in captured.tables()]
     names += sorted({file.table for file in files} - set(names))
     found = []

@@ -1,4 +1,4 @@
-"""Stores merged: the runs of one copied into another, each once."""
+"""Merges stores: copies the runs of one into another, each once."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ringlens.store.write.rewriter import Rewriter
 
 
 def merge(source: Store, target: Rewriter) -> list[str]:
-    """Copy the runs of a store that another does not have yet; each run is one commit.
+    """Copy the runs of a store that another does not have yet, one commit per run.
 
-    Traces get new ids, ``source_trace_id`` follows them. A run keeps its id unless another run of
-    the target has the same. A merge that was stopped goes on with the runs that are missing.
+    Traces get new ids, and ``source_trace_id`` follows them. A run keeps its id unless another run
+    of the target has it. A merge that was stopped continues with the missing runs.
 
     Args:
-        source: Where the runs come from.
-        target: Where they go.
+        source: Store to copy from.
+        target: Rewriter of the store to copy to.
 
     Returns:
-        A sentence about each run of the source.
+        A message about each run of the source.
 
     Raises:
-        StoreError: Both are the same store, or a run could not be copied; those before it are.
+        StoreError: Both are the same store, or a run could not be copied; earlier runs were.
     """
     if source.folder.address == target.folder.address:
         raise StoreError(f"{source.folder} cannot be merged into itself: give another store")
     ids: dict[int, int] = {}
-    said = []
+    messages = []
     with Store(target.folder.address) as there:
         known = {run["run_id"]: run for run in copying.run_rows(there)}
         for run in copying.run_rows(source):
@@ -39,20 +39,22 @@ def merge(source: Store, target: Rewriter) -> list[str]:
             if twin is not None:
                 new = copying.trace_ids_of(there, twin)
                 ids |= dict(zip(old, new, strict=False)) if len(old) == len(new) else {}
-                said.append(f"{name}: already there, skipped")
+                messages.append(f"{name}: already there, skipped")
             elif run["finished"] is None:
-                said.append(f"{name}: has not ended, skipped: let its capture end, then merge it")
+                messages.append(f"{name}: not finished, skipped: let its capture end, then merge")
             else:
                 run_id = _free(name, known)
                 ids |= copying.copy_run(source, target, copying.Copy(run, run_id, old), ids)
                 known[run_id] = run
-                said.append(f"{name}: {len(old)} traces" + (f", as {run_id}" * (run_id != name)))
-    return said
+                renamed = f", as {run_id}" if run_id != name else ""
+                messages.append(f"{name}: {len(old)} traces{renamed}")
+    return messages
 
 
 def _twin(run: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The same run in another store, whatever it is called there: no two start in one moment."""
+    """Id of the same run in another store, where it may have been renamed."""
 
+    # All columns but the id, among them the start in microseconds, are equal only for one run.
     def facts(row: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in row.items() if name != "run_id"}
 
@@ -63,7 +65,7 @@ def _twin(run: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> str
 
 
 def _free(run_id: str, known: Collection[str]) -> str:
-    """The id, or where another run has it, the id with a number."""
+    """The id itself, or with a number if another run has it."""
     number, free = 2, run_id
     while free in known:
         free, number = f"{run_id}-{number}", number + 1

@@ -1,6 +1,6 @@
-"""Scans: a function of batches of rows over a whole table, its results put together.
+"""Scans: applies a function to all rows of a table in batches and combines the results.
 
-Shape letters: R rows, L layers, E experts, k experts a token.
+Shape letters: R rows, L layers, E experts, k experts per token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ringlens.errors import StoreError
-from ringlens.store.maintain.engine import HERE, Engine
+from ringlens.store.maintain.engine import LOCAL, Engine
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import intact
 from ringlens.store.storage.folder import folder_at
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 ROWS = 122_880
-"""Rows of a batch."""
+"""Rows per batch."""
 
-SHARE = 400 * 2**20
-"""Bytes of the files that make a share, about: one compacted file, or many small ones."""
+SHARD_BYTES = 400 * 2**20
+"""Approximate bytes of files in a shard: one compacted file, or many small ones."""
 
 
 def scan_batches(
@@ -40,38 +40,38 @@ def scan_batches(
     function: Callable[[pa.RecordBatch], R],
     combine: Callable[[R, R], R],
     *,
-    engine: Engine = HERE,
+    engine: Engine = LOCAL,
     run_id: str | None = None,
 ) -> R | None:
-    """Apply a function to all rows of a table, a batch at a time, and combine the results.
+    """Apply a function to all rows of a table in batches and combine the results.
 
-    Only the given columns are read. The files are those of the newest commit.
+    Only the given columns are read, from the files of the newest commit.
 
     Args:
         store: The store.
         table: Name of the table.
         columns: Columns to read, in order.
-        function: From a batch of up to `ROWS` rows to a result. It is pickled.
-        combine: Makes one result of two, whichever come first: the order is not known.
-        engine: Where it runs.
-        run_id: Only this run's rows.
+        function: Maps a batch of up to `ROWS` rows to a result; must be picklable for a cluster.
+        combine: Combines two results; called in any order.
+        engine: Runs the scan.
+        run_id: Restricts the scan to one run.
 
     Returns:
-        The one result; None if the table has no rows.
+        The combined result; None if the table has no rows.
 
     Raises:
         StoreError: A file is missing or damaged.
     """
     files = [file for file in store.files(table) if run_id in (None, file.run_id)]
     task = _Task(store.address, store.verify, tuple(columns), function, combine)
-    found = engine.map(task, list(_shares(files)))
+    found = engine.map(task, list(_shards(files)))
     return _combined((result for result in found if result is not None), combine)
 
 
-def expert_counts(store: Store, *, engine: Engine = HERE, run_id: str | None = None) -> NDArray:
-    """How many tokens chose each expert, int64 [L, E]; rows of layers that do not route are 0.
+def expert_counts(store: Store, *, engine: Engine = LOCAL, run_id: str | None = None) -> NDArray:
+    """Count the tokens that chose each expert, int64 [L, E]; 0 on layers without a router.
 
-    The same as ``select layer, expert, count(*) from router_choices group by all``.
+    Equals ``select layer, expert, count(*) from router_choices group by all``.
     """
     rows = store.sql(
         "select max(layers), max(experts) from runs where ? is null or run_id = ?",
@@ -88,7 +88,7 @@ def expert_counts(store: Store, *, engine: Engine = HERE, run_id: str | None = N
 
 @dataclass(frozen=True)
 class _Task(Generic[R]):
-    """What is done with a share on whichever machine it lands."""
+    """Scans one shard, on any machine."""
 
     address: str
     verify: bool | None
@@ -110,22 +110,22 @@ class _Task(Generic[R]):
             except (OSError, pa.ArrowException) as error:
                 raise StoreError(
                     f"{folder}/{file.path} is missing or damaged ({str(error).splitlines()[0]}): "
-                    f"`ringlens check` finds what is wrong"
+                    f"run `ringlens check` to find out what is wrong"
                 ) from error
 
 
-def _shares(files: Sequence[File]) -> Iterator[list[File]]:
-    """Files, as many together as `SHARE` allows."""
-    share: list[File] = []
+def _shards(files: Sequence[File]) -> Iterator[list[File]]:
+    """Group files into shards of about `SHARD_BYTES`."""
+    shard: list[File] = []
     size = 0
     for file in files:
-        if share and size + file.bytes > SHARE:
-            yield share
-            share, size = [], 0
-        share.append(file)
+        if shard and size + file.bytes > SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+        shard.append(file)
         size += file.bytes
-    if share:
-        yield share
+    if shard:
+        yield shard
 
 
 def _combined(results: Iterator[R], combine: Callable[[R, R], R]) -> R | None:
@@ -134,7 +134,7 @@ def _combined(results: Iterator[R], combine: Callable[[R, R], R]) -> R | None:
 
 
 def _count(batch: pa.RecordBatch, layers: int, experts: int) -> NDArray:
-    """How often each expert stands in a batch, int64 [L, E]."""
+    """Count how often each expert was chosen in a batch, int64 [L, E]."""
     layer_R = batch["layer"].to_numpy().astype(np.int64)
     ids_Rk = batch["expert_ids"].flatten().to_numpy().reshape(len(batch), -1)
     cell_Rk = layer_R[:, None] * experts + ids_Rk

@@ -1,4 +1,4 @@
-"""Files of a store read a row group at a time, and staged again with some rows or other ids."""
+"""Reads files of a store by row groups and stages them again, filtered or with other ids."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ringlens.store.storage.folder import Folder
 from ringlens.store.write.commit import CommitFiles
 
 Change = Callable[[pa.RecordBatch], pa.RecordBatch]
-"""Rows in, rows out."""
+"""Maps rows to changed rows."""
 
 
 def row_groups(folder: Folder, file: File, table: Table) -> Iterator[pa.RecordBatch]:
-    """The row groups of a file with today's columns; those that it lacks are null.
+    """Yield the row groups of a file with today's columns; columns that it lacks are null.
 
     Raises:
         StoreError: The file is missing or damaged.
@@ -35,7 +35,10 @@ def row_groups(folder: Folder, file: File, table: Table) -> Iterator[pa.RecordBa
 
 
 def only(trace_ids: pa.Array, *, kept: bool) -> Change:
-    """Keep only the rows of some traces, or all others. Rows about no trace are never theirs."""
+    """Make a change that keeps the rows of some traces, or drops them.
+
+    Rows without a trace belong to none of them.
+    """
 
     def change(batch: pa.RecordBatch) -> pa.RecordBatch:
         theirs = pc.is_in(batch["trace_id"], trace_ids)
@@ -47,7 +50,8 @@ def only(trace_ids: pa.Array, *, kept: bool) -> Change:
 def stage(
     files: CommitFiles, table: Table, batches: Iterable[pa.RecordBatch], part: str
 ) -> File | None:
-    """Stage row groups as one file, whose span is that of the traces in it; None without rows."""
+    """Stage row groups as one file that spans the traces in it; None if there are no rows."""
+    # Filled while the rows are written, and read when they are done: one pass suffices.
     span: list[int] = []
     found = (batch for batch in batches if len(batch))
     first = next(found, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -63,3 +64,17 @@ class Completion(Enum):
     """Another writer took this one for dead and removed its reservation."""
     OUTDATED = auto()
     """Another commit has already replaced a file that this one was to replace."""
+
+
+def sharing_traces(files: Sequence[File]) -> Iterator[list[File]]:
+    """Group files, in order of their traces, so that a trace has rows in one group only."""
+    group: list[File] = []
+    last = -1
+    for file in sorted(files, key=lambda f: (f.first_trace, f.last_trace, f.path)):
+        if group and file.first_trace > last:
+            yield group
+            group = []
+        group.append(file)
+        last = max(last, file.last_trace)
+    if group:
+        yield group
