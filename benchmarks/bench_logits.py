@@ -208,7 +208,7 @@ def stored_as(way: str) -> ExitStack:
     """A context in which a StoreWriter stores logits in this way."""
     stack = ExitStack()
     if way == "pyarrow":
-        stack.enter_context(patch.object(half_file, "WORTH", sys.maxsize))
+        stack.enter_context(patch.object(half_file, "MIN_FLOATS", sys.maxsize))
     if way in OTHER:
         other, made, settings = OTHER[way]
         usual = parquet._settings

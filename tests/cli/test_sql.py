@@ -267,7 +267,7 @@ def test_the_prompt(store, tmp_path):
             "select phase, count(*) as how_many\rfrom tokens group by all;", "how_many", "│"
         )
         terminal.ask("select nope from traces;", "error: ", "The columns are: traces")
-        terminal.ask(".tables", "router_choices", "view", "One row a token.")
+        terminal.ask(".tables", "router_choices", "view", "One row per token.")
         terminal.ask(".schema runs", "VARCHAR".lower(), "run that wrote the row")
         terminal.ask(".schema nowhere", "there is no table nowhere")
         terminal.ask(".timer on", "timer: on")

@@ -124,7 +124,7 @@ def test_row_groups_are_skipped_by_their_statistics(tmp_path):
 @pytest.fixture(params=[1, 3])
 def many(request, tmp_path, monkeypatch):
     """A store whose logits are written this way, in one file or three; its traces."""
-    monkeypatch.setattr(half_file, "WORTH", 1)
+    monkeypatch.setattr(half_file, "MIN_FLOATS", 1)
     monkeypatch.setattr("ringlens.store.encode.encoders.SHARE_NS", 1e4)
     run = random_run()
     traces = [random_trace(run, 90, seed=i) for i in range(2)]
@@ -137,6 +137,8 @@ def many(request, tmp_path, monkeypatch):
         rest = [part(trace, 50, 90, i) for trace, i in zip(traces, ids, strict=True)]
         writer.commit(run_id, rest)
     with Store(tmp_path) as store:
+        paths = [tmp_path / file.path for file in store.files("router_logits")]
+        assert {pq.read_metadata(path).created_by for path in paths} == {"ringlens"}
         yield store, run, traces
 
 

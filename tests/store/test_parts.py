@@ -181,7 +181,7 @@ def test_parts_go_on_exactly_where_the_trace_ends(tmp_path):
         with pytest.raises(ObservationError, match=r"has 10 tokens in the store, .* starts at 12"):
             writer.commit(run_id, [part(TRACE, 12, 20, trace_id)])
         moved = part(random_trace(RUN, 30, seed=3), 10, 20, trace_id)
-        with pytest.raises(ObservationError, match=r"does not go on after .*`rewritten`"):
+        with pytest.raises(ObservationError, match=r"does not continue after .*`rewritten`"):
             writer.commit(run_id, [moved])
         last = part(TRACE, 10, 30, trace_id)
         with pytest.raises(ObservationError, match="continued twice in one commit"):

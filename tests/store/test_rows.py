@@ -204,7 +204,7 @@ def without(name):
         ("steps", steps(0), "trace 0 does not belong"),
         ("tokens", [], "analyses write the tables steps, head_steps, probes"),
         ("probes", [result(layer=LAYERS)], f"a row of layer {LAYERS}"),
-        ("probes", [result(json="{")], "no JSON"),
+        ("probes", [result(json="{")], "not JSON"),
         ("probes", [result(run_id="other")], "of another run"),
         ("probes", [result(trace_id=4)], "trace 4 does not belong"),
     ],

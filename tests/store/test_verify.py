@@ -7,7 +7,28 @@ import pytest
 from records import choose, random_run, random_trace
 
 from ringlens.store import Store, StoreWriter
-from ringlens.store.check.verify import THOUGHT_ROWS, select, verify_choices
+from ringlens.store.check.verify import select, verify_choices
+
+THOUGHT_ROWS = """
+select count(*) as thought_rows,
+       count(*) filter (routed = 1) as with_one_routing_row
+from (
+    select tokens.trace_id, tokens.pos, sparse.layer, count(routing.pos) as routed
+    from tokens
+    join traces using (trace_id)
+    join (select run_id, unnest(sparse_layers) as layer from runs) as sparse using (run_id)
+    left join routing
+      on routing.trace_id = tokens.trace_id
+     and routing.layer = sparse.layer
+     and routing.pos = tokens.pos
+    where tokens.phase = 'think'
+    group by all)
+"""
+"""SQL that counts pairs of a thought token and a sparse layer, and those with one routing row.
+
+The two are equal in a store whose runs recorded routing themselves; an imported trace has no row
+for its last token.
+"""
 
 
 def store_of(path, run, traces):

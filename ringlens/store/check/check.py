@@ -45,7 +45,7 @@ class Report:
         rows: Number of rows in them.
         bytes: Size of the files.
         choices: Number of choices recomputed from router logits.
-        flagged: Number of traces with each flag of `schema.FLAGS`.
+        flagged: Number of traces with each flag of ``traces.flags``.
         unsummed: Number of files without a checksum (format 1), whose pages were all decoded.
         unknown: Number of files of tables that this ringlens does not know, of which only checksums
             and pages were checked; 0 for unknown words in ``runs.record``.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ringlens.store.check.finding import COUNT, WRONG, Finding
 from ringlens.store.check.rows import RunTraces, named
 from ringlens.store.encode.columns import matrix
-from ringlens.store.encode.expert_usage import NAMES, Cells, joined
+from ringlens.store.encode.expert_usage import PHASE_NAMES, Cells, joined
 from ringlens.store.maintain.rollup import GROUP_ROWS
 from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.schema import usage_tables
@@ -89,7 +89,9 @@ def _stored(
     reasons = rows["weight"].is_valid().to_numpy()
     known = {name: _sums(rows[name], none_CE) for name in ("n", "weight", "bias_flips")}
     phase = (
-        pc.index_in(rows["phase"], pa.array(NAMES)).to_numpy() if "phase" in table.key else zeros
+        pc.index_in(rows["phase"], pa.array(PHASE_NAMES)).to_numpy()
+        if "phase" in table.key
+        else zeros
     )
     return Cells(
         trace_id=rows["trace_id"].to_numpy(),

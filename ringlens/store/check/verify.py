@@ -30,27 +30,6 @@ RING = {"score": "sigmoid", "bias": "scores", "group_score": "sum_of_two"}
 BATCH_VALUES = 2**22
 """Logits recomputed at a time: 32 MiB in float64."""
 
-THOUGHT_ROWS = """
-select count(*) as thought_rows,
-       count(*) filter (routed = 1) as with_one_routing_row
-from (
-    select tokens.trace_id, tokens.pos, sparse.layer, count(routing.pos) as routed
-    from tokens
-    join traces using (trace_id)
-    join (select run_id, unnest(sparse_layers) as layer from runs) as sparse using (run_id)
-    left join routing
-      on routing.trace_id = tokens.trace_id
-     and routing.layer = sparse.layer
-     and routing.pos = tokens.pos
-    where tokens.phase = 'think'
-    group by all)
-"""
-"""SQL that counts pairs of a thought token and a sparse layer, and those with one routing row.
-
-The two are equal in a store whose runs recorded routing themselves; an imported trace has no row
-for its last token.
-"""
-
 
 @dataclass(frozen=True)
 class Agreement:

@@ -1,1 +1,1 @@
-"""Rows of a table from what was recorded, and the columns that hold them."""
+"""Encodes records as rows of tables."""

@@ -1,6 +1,6 @@
-"""The router's record to Arrow: which experts were chosen, and why, as row groups of ``routing``.
+"""Encodes which experts were chosen, and why, as row groups of ``routing``.
 
-Shape letters: T tokens, S sparse layers, k experts a token, R rows.
+Shape letters: T tokens, S sparse layers, k experts per token, R rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ringlens.store.schema.table import ROUTING_GROUP, Size, Table
 def row_groups(
     table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
 ) -> Iterator[pa.RecordBatch] | None:
-    """The row groups of a record's routing; None where there are none."""
+    """Make the row groups of a record's routing; None if it has none."""
     routing, tokens, arrow = record.routing, len(record.tokens.token_id), table.arrow
     group = table.row_group or ROUTING_GROUP
     if routing is None or tokens == 0:
@@ -33,13 +33,13 @@ def row_groups(
 
 
 def count(record: TraceRecord) -> tuple[int, int]:
-    """Layers and chosen experts of a record."""
+    """Number of layers and of chosen experts in a record."""
     routing = record.routing
     return (0, 0) if routing is None else (len(routing.layers), routing.expert_ids.size)
 
 
 def size(table: Table, record: TraceRecord) -> tuple[int, int]:
-    """The same, as an encoder is asked for it."""
+    """`count` in the form that an encoder needs."""
     return count(record)
 
 
@@ -65,7 +65,7 @@ def _routing_batch(part: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.R
 def _choice_groups(
     trace_id: int, choices: ChoiceArrays, arrow: pa.Schema, share: LayerShare, group: Size
 ) -> Iterator[pa.RecordBatch] | None:
-    """Rows that hold a choice and null in all else; None if there are none."""
+    """Make row groups that hold only choices, with null in other columns; None without rows."""
     layers, rows, _ = choices.expert_ids.shape
     if not layers * rows:
         return None

@@ -1,4 +1,4 @@
-"""Arrow columns of lists as numpy arrays, and back. T rows."""
+"""Converts Arrow columns of lists to numpy arrays and back. T rows."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from numpy.typing import NDArray
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray:
-    """Lists of one length as [T, length]."""
+    """Convert lists of equal length to [T, length]."""
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(column), -1) if len(column) else values.reshape(0, 0)
 
 
 def ragged(column: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
-    """Lists of any length as their values end to end, and the T + 1 offsets into those."""
+    """Convert lists of any length to their values end to end, and T + 1 offsets into these."""
     lists = column.combine_chunks()
+    # Offsets of a slice count from the start of the whole array, but `flatten` cuts the values.
     offsets = lists.offsets.to_numpy()
     return lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]
 
 
 def padded(column: pa.ChunkedArray, fill: float) -> NDArray:
-    """Lists of any length as [T, the longest], ``fill`` after the end of each."""
+    """Convert lists of any length to [T, longest], padded with ``fill``."""
     values, offsets = ragged(column)
     lengths_T = np.diff(offsets)
     inside_Tk = np.arange(lengths_T.max(initial=0)) < lengths_T[:, None]
@@ -31,12 +32,12 @@ def padded(column: pa.ChunkedArray, fill: float) -> NDArray:
 
 
 def float32(array: NDArray) -> NDArray[np.float32]:
-    """The array as contiguous float32; not copied if it is that already."""
+    """Convert an array to contiguous float32, without a copy if it already is."""
     return np.ascontiguousarray(array, np.float32)
 
 
 def fixed_lists(values_Tw: NDArray, arrow: pa.DataType) -> pa.Array:
-    """A list column whose row r is ``values_Tw[r]``, without copying the values."""
+    """Make a list column whose row r is ``values_Tw[r]``, without copying the values."""
     rows, width = values_Tw.shape
     offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
     values = np.ascontiguousarray(values_Tw).reshape(-1)
@@ -44,14 +45,14 @@ def fixed_lists(values_Tw: NDArray, arrow: pa.DataType) -> pa.Array:
 
 
 def masked_lists(values_Tk: NDArray, mask_Tk: NDArray, arrow: pa.DataType) -> pa.Array:
-    """A list column whose row r is ``values_Tk[r][mask_Tk[r]]``."""
+    """Make a list column whose row r is ``values_Tk[r][mask_Tk[r]]``."""
     offsets = np.zeros(len(values_Tk) + 1, np.int32)
     np.cumsum(mask_Tk.sum(axis=1), out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values_Tk[mask_Tk]), type=arrow)
 
 
 def conformed(batch: pa.RecordBatch, arrow: pa.Schema) -> pa.RecordBatch:
-    """The same rows under a schema that differs in names of list items and in what may be null."""
+    """Convert rows to a schema that differs in types, names of list items and nullability."""
     arrays = []
     for column, field in zip(batch.columns, arrow, strict=True):
         if pa.types.is_list(field.type):
@@ -63,5 +64,5 @@ def conformed(batch: pa.RecordBatch, arrow: pa.Schema) -> pa.RecordBatch:
 
 
 def nullable(values_R: NDArray) -> pa.Array:
-    """Floats with null for NaN."""
+    """Convert floats to Arrow, with null for NaN."""
     return pa.array(float32(values_R), mask=np.isnan(values_R))

@@ -1,7 +1,7 @@
-"""The table of encoders: what makes row groups of a record's arrays, by the name in a table.
+"""Table of encoders, which make row groups from a record's arrays, by `Table.encoder`.
 
-A table without such a name has a row for each layer and token and columns of one number, or of one
-list of numbers: `layer_arrays` encodes it.
+A table that names no encoder has a row per layer and token, and columns of numbers or of lists of
+numbers; `layer_arrays` encodes it.
 
 Shape letters: T tokens, S sparse layers, N layers, E experts, H heads.
 """
@@ -24,37 +24,38 @@ from ringlens.store.schema.table import Table
 Batches = Iterator[pa.RecordBatch]
 Traces = Sequence[tuple[int, TraceRecord]]
 Write = Callable[[Path, Table, Iterable[pa.RecordBatch]], int]
-"""Writes a file and returns its rows."""
+"""Writes a file and returns its number of rows."""
 
 
-def nothing(table: Table, record: TraceRecord) -> tuple[int, int]:
-    """Size of what is too little to be shared out."""
+def unsized(table: Table, record: TraceRecord) -> tuple[int, int]:
+    """Size of a table that is too small to divide."""
     return 0, 0
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """How a table's rows are made.
+    """Encodes the rows of a table.
 
     Attributes:
-        groups: The row groups of some traces, given their ids and records, the run's shape and the
-            share of the layers that is wanted; None where there are no rows.
-        size: Layers and values of a record, by which the work is shared out.
-        cost_ns: Nanoseconds of one core a value, measured at Ring-1T's size.
-        faster: What writes a file of so many values faster than ``parquet.write``, if anything.
+        groups: Makes the row groups of some traces, given their ids and records, the run's shape
+            and the share of the layers to encode; returns None if there are no rows.
+        size: Number of layers and of values in a record, by which the work is divided.
+        cost_ns: Nanoseconds of one core per value, measured at Ring-1T's size.
+        faster_writer: Given a number of values, a function that writes such a file faster than
+            pyarrow; None if there is none.
     """
 
     groups: Callable[[Table, Traces, RunShape, LayerShare], Batches | None]
-    size: Callable[[Table, TraceRecord], tuple[int, int]] = nothing
+    size: Callable[[Table, TraceRecord], tuple[int, int]] = unsized
     cost_ns: float = 0
-    faster: Callable[[int], Write | None] = lambda values: None
+    faster_writer: Callable[[int], Write | None] = lambda values: None
 
 
 OfTrace = Callable[[Table, int, TraceRecord, RunShape, LayerShare], Batches | None]
 
 
 def by_trace(of_trace: OfTrace) -> Callable[[Table, Traces, RunShape, LayerShare], Batches | None]:
-    """Row groups of one trace after the other."""
+    """Make an encoder of traces from one of a single trace."""
 
     def groups(table: Table, traces: Traces, run: RunShape, share: LayerShare) -> Batches | None:
         found = [of_trace(table, *trace, run, share) for trace in traces]
@@ -64,7 +65,7 @@ def by_trace(of_trace: OfTrace) -> Callable[[Table, Traces, RunShape, LayerShare
     return groups
 
 
-# Nanoseconds: of a chosen expert, a logit, a head and token.
+# The costs are nanoseconds per chosen expert, logit, and (head, token).
 ENCODERS: dict[str, Encoder] = {
     "tokens": Encoder(by_trace(tokens.row_groups)),
     "routing": Encoder(by_trace(choices.row_groups), choices.size, 70),
@@ -72,7 +73,7 @@ ENCODERS: dict[str, Encoder] = {
         by_trace(layer_arrays.of_logits),
         layer_arrays.size_of_logits,
         4,
-        faster=lambda values: half_file.write if values >= half_file.WORTH else None,
+        faster_writer=half_file.writer_of,
     ),
     "heads": Encoder(by_trace(layer_arrays.of_heads), layer_arrays.size_of_heads, 40),
     "head_blocks": Encoder(by_trace(head_blocks.of_record), head_blocks.size, 11),
@@ -82,19 +83,19 @@ ENCODERS: dict[str, Encoder] = {
 }
 
 USAGE_NS = 24
-"""Nanoseconds to count a chosen expert into the tables of usage."""
+"""Nanoseconds to count a chosen expert for the usage tables."""
 
 
 def row_groups(
     table: Table, traces: Traces, run: RunShape, share: LayerShare = WHOLE
 ) -> Batches | None:
-    """The row groups of some traces in one table.
+    """Make the row groups of some traces in one table.
 
     Args:
         table: The table.
         traces: Ids in the store and records, ascending by id.
-        run: Sizes of the run they belong to.
-        share: The layers to be encoded, of a table that `shares` divides.
+        run: Sizes of the run.
+        share: Layers to encode, one of the `shares` of the table.
 
     Returns:
         Row groups, made one at a time, each sorted by the table's key; None if there are no rows.
@@ -103,14 +104,14 @@ def row_groups(
 
 
 SHARE_NS = 16e6
-"""Work worth a file of its own: with less, one file is as fast and read faster."""
+"""Work that is worth a separate file: below it, one file is as fast to write and faster to read."""
 
 
 def shares(table: Table, records: Sequence[TraceRecord], workers: int) -> list[LayerShare]:
-    """How ``workers`` divide a table: by layers, if there is enough of it to be worth it.
+    """Divide a table among ``workers`` by layers, if it is large enough.
 
-    pyarrow encodes a file on one thread, so a large table takes several files. They are few: a
-    query opens each of them.
+    pyarrow encodes a file on one thread, so a large table is written to several files. But only to
+    a few, as a query opens each of them.
     """
     size = ENCODERS[table.encoder].size
     layers = max((size(table, record)[0] for record in records), default=0)
@@ -119,20 +120,20 @@ def shares(table: Table, records: Sequence[TraceRecord], workers: int) -> list[L
 
 
 def cost(table: Table, records: Sequence[TraceRecord]) -> float:
-    """About how long one core encodes some records in a table, in nanoseconds."""
+    """Estimate the nanoseconds that one core takes to encode records in a table."""
     return ENCODERS[table.encoder].cost_ns * values(table, records)
 
 
 def usage_cost(records: Sequence[TraceRecord]) -> float:
-    """About how long one core counts the usage of experts in some records, in nanoseconds."""
+    """Estimate the nanoseconds that one core takes to count the expert usage of records."""
     return USAGE_NS * sum(choices.count(record)[1] for record in records)
 
 
 def values(table: Table, records: Sequence[TraceRecord]) -> int:
-    """What is counted in `Encoder.cost_ns`, for some records."""
+    """Number of values of records, as `Encoder.cost_ns` counts them."""
     return sum(ENCODERS[table.encoder].size(table, record)[1] for record in records)
 
 
 def writer_of(table: Table, records: Sequence[TraceRecord], usual: Write) -> Write:
-    """What writes a table's files: ``usual``, or where there is very much what is faster."""
-    return ENCODERS[table.encoder].faster(values(table, records)) or usual
+    """Function that writes a table's files: ``usual``, or a faster one for many values."""
+    return ENCODERS[table.encoder].faster_writer(values(table, records)) or usual

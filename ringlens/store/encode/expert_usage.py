@@ -1,9 +1,9 @@
-"""How often each expert was chosen: counted once, while the routing is written.
+"""Counts how often each expert was chosen, once, while the routing is written.
 
-Rows of routing that share a trace, layer, block of positions and phase make a cell. Both rollup
-tables are sums of cells.
+Rows of routing with the same trace, layer, usage block and phase form a cell. Both rollup tables
+are sums of cells.
 
-Shape letters: T tokens, S sparse layers, k experts a token, E experts, C cells, R rows, F flips.
+Shape letters: T tokens, S sparse layers, k experts per token, E experts, C cells, R rows, F flips.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ringlens.store.schema.usage_tables import USAGE_BLOCK
 KEYS = ("trace_id", "layer", "block", "phase")
 SUMS = ("n", "weight", "bias_flips", "group_flips")
 
-NAMES = tuple(sorted(PHASES))
-PLACE = {phase: i for i, phase in enumerate(NAMES)}
-"""Phases as numbers, in the order of their names: rows of ``usage_traces`` are sorted by name."""
+PHASE_NAMES = tuple(sorted(PHASES))
+PHASE_INDEX = {phase: i for i, phase in enumerate(PHASE_NAMES)}
+"""Phases as numbers, in alphabetical order, as rows of ``usage_traces`` are sorted by name."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,15 @@ class Cells:
     Attributes:
         trace_id: [C].
         layer: [C].
-        block: [C] ``pos // USAGE_BLOCK``; 0 where blocks were summed up.
-        phase: [C] place in `NAMES`; 0 where phases were summed up.
-        tokens: [C] tokens of the cell.
-        reasons: [C] whether all but ``n`` is known; it is not where only the choice was recorded.
-        n: [C, E] times chosen.
+        block: [C] ``pos // USAGE_BLOCK``; 0 if blocks were summed up.
+        phase: [C] index into `PHASE_NAMES`; 0 if phases were summed up.
+        tokens: [C] number of tokens in the cell.
+        reasons: [C] whether columns other than ``n`` are known; False if only the choice was
+            recorded.
+        n: [C, E] number of times chosen.
         weight: [C, E] sums of routing weights, float64.
-        bias_flips: [C, E] times chosen only because of the bias.
-        group_flips: [C, E] times lost to the group limit only.
+        bias_flips: [C, E] number of times chosen only because of the bias.
+        group_flips: [C, E] number of times lost only to the group limit.
     """
 
     trace_id: NDArray[np.int64]
@@ -65,7 +66,7 @@ class Cells:
         return Cells(*(getattr(self, field.name)[part] for field in fields(Cells)))
 
     def summed(self, *keys: str) -> Cells:
-        """The sums over all cells that agree in ``keys``, sorted by these; other keys are 0."""
+        """Sum up cells with equal ``keys``, sorted by these; other keys become 0."""
         order = np.lexsort([getattr(self, key) for key in reversed(keys)])
         sorted_by = [getattr(self, key)[order] for key in keys]
         new = np.ones(len(self), bool)
@@ -81,19 +82,19 @@ class Cells:
 
 
 def joined(parts: Sequence[Cells]) -> Cells:
-    """The cells of several, one after the other."""
+    """Concatenate cells."""
     return Cells(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Cells)))
 
 
 def of_records(traces: Sequence[tuple[int, TraceRecord]], experts: int) -> Iterator[Cells]:
-    """The cells of each trace that has routing, by (layer, block, phase)."""
+    """Yield the cells of each trace that has routing, by (layer, block, phase)."""
     for trace_id, record in traces:
         routing = record.routing
         if routing is None or not routing.expert_ids.size:
             continue
         first = routing.first if isinstance(routing, ChoiceArrays) else record.start
         here = slice(first - record.start, first - record.start + routing.expert_ids.shape[1])
-        phase_T = np.array([PLACE[phase] for phase in record.tokens.phase[here]])
+        phase_T = np.array([PHASE_INDEX[phase] for phase in record.tokens.phase[here]])
         yield of_routing(trace_id, routing, first, phase_T, experts)
 
 
@@ -104,16 +105,16 @@ def of_routing(
     phase_T: NDArray,
     experts: int,
 ) -> Cells:
-    """The cells of a trace's routing from position ``first_pos``, by (layer, block, phase)."""
+    """Count the routing of a trace from position ``first_pos``, by (layer, block, phase)."""
     block_T = np.arange(first_pos, first_pos + len(phase_T)) // USAGE_BLOCK
     cell_C, cell_T, tokens_C = np.unique(
-        block_T * len(NAMES) + phase_T, return_inverse=True, return_counts=True
+        block_T * len(PHASE_NAMES) + phase_T, return_inverse=True, return_counts=True
     )
     layers, size = len(routing.layers), len(cell_C) * experts
     sums: dict[str, NDArray] = {name: np.zeros((layers, size), np.int64) for name in SUMS}
     sums["weight"] = np.zeros((layers, size))
     offset_T = cell_T[:, None] * experts
-    for s in range(layers):  # a layer at a time: the sums of one stay in the processor's cache
+    for s in range(layers):  # one layer at a time, whose sums fit into the processor's cache
         chosen_Tk = offset_T + routing.expert_ids[s]
         sums["n"][s] = np.bincount(chosen_Tk.ravel(), minlength=size)
         if isinstance(routing, RoutingArrays):
@@ -125,8 +126,8 @@ def of_routing(
     return Cells(
         trace_id=np.full(cells, trace_id),
         layer=np.repeat(np.asarray(routing.layers, np.int64), len(cell_C)),
-        block=np.tile(cell_C // len(NAMES), layers),
-        phase=np.tile(cell_C % len(NAMES), layers),
+        block=np.tile(cell_C // len(PHASE_NAMES), layers),
+        phase=np.tile(cell_C % len(PHASE_NAMES), layers),
         tokens=np.tile(tokens_C, layers),
         reasons=np.full(cells, isinstance(routing, RoutingArrays)),
         **{name: array.reshape(cells, experts) for name, array in sums.items()},
@@ -134,14 +135,14 @@ def of_routing(
 
 
 def batch(table: Table, run_id: str, cells: Cells) -> pa.RecordBatch:
-    """The rows of a rollup table that some cells sum up to, sorted by its key."""
+    """Convert cells to rows of a rollup table, sorted by its key."""
     found = cells.summed(*table.key)
     columns = []
     for field in table.arrow:
         if field.name == "run_id":
             columns.append(pa.repeat(run_id, len(found)))
         elif field.name == "phase":
-            columns.append(pa.array(np.array(NAMES)[found.phase], pa.string()))
+            columns.append(pa.array(np.array(PHASE_NAMES)[found.phase], pa.string()))
         elif pa.types.is_list(field.type):
             numbers = getattr(found, field.name).astype(field.type.value_type.to_pandas_dtype())
             lists = fixed_lists(numbers, field.type)
@@ -153,7 +154,7 @@ def batch(table: Table, run_id: str, cells: Cells) -> pa.RecordBatch:
 
 
 def of_rows(table: Table, rows: pa.Table) -> Cells:
-    """The cells that rows of a rollup table say; what the table does not have is 0."""
+    """Convert rows of a rollup table to cells; columns that the table lacks become 0."""
     n_CE = matrix(rows["n"]).astype(np.int64)
     names = rows.column_names
     known_C = rows["weight"].is_valid().to_numpy()
@@ -161,7 +162,9 @@ def of_rows(table: Table, rows: pa.Table) -> Cells:
     for name in set(table.key) - {"phase"} | {"tokens"}:
         values[name] = rows[name].to_numpy().astype(np.int64)
     if "phase" in names:
-        values["phase"] = pc.index_in(rows["phase"], pa.array(NAMES)).to_numpy().astype(np.int64)
+        values["phase"] = (
+            pc.index_in(rows["phase"], pa.array(PHASE_NAMES)).to_numpy().astype(np.int64)
+        )
     for name in SUMS[1:]:
         values[name] = np.zeros(n_CE.shape, np.float64 if name == "weight" else np.int64)
         if name in names:
@@ -172,7 +175,8 @@ def of_rows(table: Table, rows: pa.Table) -> Cells:
 def summed(
     table: Table, run_id: str, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of a rollup table, sorted by its key, with those of one key made one."""
+    """Merge rows with the same key in sorted batches of a rollup table."""
+    # The last cell waits for the next batch, which may continue it.
     last: Cells | None = None
     for rows in batches:
         cells = of_rows(table, pa.Table.from_batches([rows]))
@@ -185,7 +189,7 @@ def summed(
 
 
 def _known(lists_C: pa.Array, known_C: NDArray[np.bool_]) -> pa.Array:
-    """The lists, null where they are not known."""
+    """Replace unknown lists with null."""
     if known_C.all():
         return lists_C
     return lists_C.take(pa.array(np.arange(len(known_C)), mask=~known_C))

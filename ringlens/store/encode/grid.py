@@ -1,9 +1,9 @@
-"""Tables with a row for each layer and token, cut into row groups that any view finds its way in.
+"""Cuts tables with a row per layer and token into row groups that suit every kind of query.
 
-A page that shows one token reads a few positions on all layers; one that shows a layer reads all
-positions of it. A row group is therefore a rectangle: some positions of some layers. DuckDB skips
-those that a query cannot need by the smallest and largest layer and position of each (it skips
-pages as well, but not of lists, which are most of these tables).
+A page about one token reads a few positions on all layers; a page about one layer reads all its
+positions. So a row group is a rectangle: some positions of some layers. DuckDB skips row groups by
+the smallest and largest layer and position of each. (It skips pages too, but not of lists, which
+make up most of these tables.)
 
 Shape letters: T tokens, R rows.
 """
@@ -22,13 +22,13 @@ from ringlens.store.schema.table import Size
 
 @dataclass(frozen=True)
 class LayerShare:
-    """The ``index``-th of ``of`` about equal shares of every trace's layers."""
+    """Share ``index`` of ``of`` about equal shares of every trace's layers."""
 
     index: int = 0
     of: int = 1
 
     def cut(self, layers: int) -> tuple[int, int]:
-        """First layer of the share and the one after its last, counted among ``layers``."""
+        """Index of the share's first layer, and the one after its last, among ``layers``."""
         return layers * self.index // self.of, layers * (self.index + 1) // self.of
 
 
@@ -42,11 +42,11 @@ class Grid:
     Attributes:
         trace_id: The trace.
         layers: The record's layers.
-        first: First of the layers, counted among ``layers``.
-        last: The one after the last.
+        first: Index of the first layer among ``layers``.
+        last: Index after the last layer.
         first_pos: Position of the record's first token.
-        start: First token, counted in the record.
-        stop: The one after the last.
+        start: Index of the first token in the record.
+        stop: Index after the last token.
     """
 
     trace_id: int
@@ -58,7 +58,7 @@ class Grid:
     stop: int
 
     def keys(self) -> list[pa.Array]:
-        """The columns trace_id, layer and pos."""
+        """Columns trace_id, layer and pos."""
         layers, tokens = self.last - self.first, self.stop - self.start
         pos_T = np.arange(self.first_pos + self.start, self.first_pos + self.stop, dtype=np.int32)
         layer = np.asarray(self.layers[self.first : self.last], np.uint16)
@@ -69,9 +69,9 @@ class Grid:
         ]
 
     def rows(self, array: NDArray) -> NDArray:
-        """These rows of an array [layers, T, …], as [R, …]; no other is ever copied."""
-        block = array[self.first : self.last, self.start : self.stop]
-        return block.reshape(block.shape[0] * block.shape[1], *array.shape[2:])
+        """Take these rows of an array [layers, T, …] as [R, …], copying at most them."""
+        part = array[self.first : self.last, self.start : self.stop]
+        return part.reshape(part.shape[0] * part.shape[1], *array.shape[2:])
 
 
 def grids(
@@ -82,15 +82,15 @@ def grids(
     size: Size,
     cut: tuple[int, int],
 ) -> Iterator[Grid]:
-    """The row groups of a record: as many layers in each as fit beside its positions.
+    """Divide a record into row groups, each with as many layers as fit.
 
     Args:
         trace_id: The trace.
         layers: The record's layers.
-        first_pos: Position of its first token.
-        tokens: T.
-        size: The most that a row group holds.
-        cut: First layer and the one after the last, counted among ``layers``.
+        first_pos: Position of the record's first token.
+        tokens: Number of tokens T.
+        size: Largest size of a row group.
+        cut: Index of the first layer to include, and the one after the last, among ``layers``.
     """
     width = min(tokens, size.positions, size.rows)
     height = size.rows // width

@@ -1,23 +1,23 @@
-"""A Parquet file of lists of floats that fp16 holds exactly, written nearly as fast as raw fp16.
+"""Writes Parquet files of lists of floats that fp16 holds exactly, nearly as fast as raw fp16.
 
-pyarrow spends its time on the levels of the lists, on splitting bytes and on zstd: 9 ns a float.
-Parquet can hold fp16 as it lies in memory and in plain sight of every reader: with a dictionary of
-the 65,536 values of fp16, as floats, the 16 bits of a value are its index, and indices of 16 bits
-are packed as they are. Rows that fp16 does not hold stand in plain pages between the others. That
-costs 2 to 3 ns a float, and a sixth more room than zstd's work leaves; compaction gives it back.
+pyarrow takes 9 ns per float, for the levels of the lists, byte stream splitting and zstd. But
+Parquet can store fp16 bits unchanged and readable by any reader: in a dictionary of all 65,536
+values of fp16, as floats, the 16 bits of a value are its index, and 16-bit indices are packed as
+they are. Rows that fp16 cannot hold exactly go into plain pages in between. This takes 2 to 3 ns
+per float and a sixth more space, which compaction recovers.
 
-Byte planes of fp16 in two binary columns, the other fast way, would be floats only in connections
-that ringlens opens, and are slower: 10,100 tokens a second of Ring-1T on four cores of a Xeon, with
-their routing, against 12,900 of this and 8,000 of pyarrow (`benchmarks/bench_logits.py`).
+The other fast way, byte planes of fp16 in two binary columns, would show floats only on
+connections that ringlens opens, and is slower: 10,100 tokens per second of Ring-1T with routing, on
+four cores of a Xeon, against 12,900 here and 8,000 with pyarrow (`benchmarks/bench_logits.py`).
 
-Shape letters: R rows, E floats a row.
+Shape letters: R rows, E floats per row.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -33,13 +33,13 @@ from ringlens.store.encode.thrift import Value, binary, i16, i32, i64, listed, r
 from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 
-WORTH = 2**20
-"""Floats from which on the dictionary, 50 kB in every row group, is worth it."""
+MIN_FLOATS = 2**20
+"""Smallest number of floats that is worth a dictionary of 50 kB in every row group."""
 
 PAGE_ROWS = 2_048
 
 MAGIC = b"PAR1"
-# Numbers of parquet.thrift.
+# Enum values from parquet.thrift.
 DATA_PAGE, DICTIONARY_PAGE = 0, 2
 PLAIN, RLE, RLE_DICTIONARY = 0, 3, 8
 ZSTD = 6
@@ -55,7 +55,7 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its kind, encoding and number of values, its bytes before and after compression."""
+    """A page: kind, encoding, number of values, size before compression, compressed bytes."""
 
     kind: int
     encoding: int
@@ -65,14 +65,15 @@ class Page:
 
     @classmethod
     def of(cls, kind: int, encoding: int, values: int, data: bytes | NDArray, level: int) -> Page:
-        """A page of some bytes, compressed at a level of zstd."""
+        """Make a page from bytes, compressed at a level of zstd."""
         raw = pa.py_buffer(data)
         body = pa.Codec("zstd", compression_level=level).compress(raw)
         return cls(kind, encoding, values, raw.size, body)
 
     def header(self) -> bytes:
-        """What stands before it in the file."""
+        """Encode the header that precedes the page in the file."""
         check = zlib.crc32(self.body)
+        # Thrift has signed numbers only; Parquet stores the bits of the unsigned CRC in one.
         facts = {1: i32(self.kind), 2: i32(self.raw), 3: i32(self.body.size)}
         facts[4] = i32(check - 2**32 if check >= 2**31 else check)
         values, encoding = i32(self.values), i32(self.encoding)
@@ -83,14 +84,19 @@ class Page:
         return record(facts).data
 
 
+def writer_of(values: int) -> Callable[[Path, Table, Iterable[pa.RecordBatch]], int] | None:
+    """`write` for files with enough values, None for smaller ones."""
+    return write if values >= MIN_FLOATS else None
+
+
 def write(path: Path, table: Table, groups: Iterable[pa.RecordBatch]) -> int:
-    """Write a file as `parquet.write` does: other bytes, the same rows.
+    """Write a file with the same rows as `parquet.write`, and flush it to the disk.
 
     Returns:
-        Rows written.
+        Number of rows written.
 
     Raises:
-        OSError: The disk is full, read-only or broken. A part of the file may be left.
+        OSError: The disk is full, read-only or broken. A partial file may remain.
     """
     rows = 0
     with path.open("wb") as handle:
@@ -104,11 +110,11 @@ def write(path: Path, table: Table, groups: Iterable[pa.RecordBatch]) -> int:
 
 
 class HalfFile:
-    """Writes row groups of numbers and, last, one list of floats of one length.
+    """Writes row groups of number columns and, last, one column of lists of equal length.
 
     Args:
-        file: Where to.
-        arrow: The columns.
+        file: File to write to.
+        arrow: Schema of the columns.
     """
 
     def __init__(self, file: BinaryIO, arrow: pa.Schema) -> None:
@@ -137,7 +143,7 @@ class HalfFile:
 
     def close(self) -> None:
         """Write the footer."""
-        order = record({1: record({})})  # by type
+        order = record({1: record({})})  # TypeDefinedOrder: statistics compare by type
         footer = record(
             {
                 1: i32(2),
@@ -152,7 +158,7 @@ class HalfFile:
         self._put(struct.pack("<I", len(footer)) + MAGIC)
 
     def _chunk(self, path: list[str], kind: int, pages: Iterator[Page]) -> dict[int, Value]:
-        """Write the pages of a column; what the footer says of them."""
+        """Write the pages of a column; return its metadata for the footer."""
         start, first_data, raw, values = self._at, 0, 0, 0
         encodings = {RLE}
         for page in pages:
@@ -186,47 +192,51 @@ def _number_pages(field: pa.Field, column: pa.Array) -> Iterator[Page]:
 
 
 def _list_pages(column: pa.Array) -> Iterator[Page]:
-    """The dictionary, then pages of indices, and plain ones for rows that fp16 does not hold."""
+    """Yield the dictionary, pages of indices, and plain pages for rows that fp16 cannot hold."""
     rows = len(column)
     floats_RE = column.flatten().to_numpy().reshape(rows, -1)
     half_RE, exact_R = halves(floats_RE)
     yield _dictionary()
-    turns = np.flatnonzero(np.diff(exact_R)) + 1
-    for first, last in pairwise([0, *turns.tolist(), rows]):
+    # A page has one encoding, so pages break wherever exact and other rows alternate.
+    changes = np.flatnonzero(np.diff(exact_R)) + 1
+    for first, last in pairwise([0, *changes.tolist(), rows]):
         for start in range(first, last, PAGE_ROWS):
             part = slice(start, min(start + PAGE_ROWS, last))
             yield _index_page(half_RE[part]) if exact_R[first] else _plain_page(floats_RE[part])
 
 
 def halves(floats_RE: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """Bits of fp16 [R, E], and which rows [R] are fp16 to the last bit.
+    """Convert to bits of fp16 [R, E], and flag the rows [R] for which this is exact.
 
-    Numbers of fp16's normal range are shifted into place, which is faster than numpy's conversion
-    there and back; rows with any others (zero among them) take that one.
+    Numbers in fp16's normal range are converted by shifting bits, which is faster than numpy's
+    conversion there and back; rows with any other number (including zero) take the latter.
     """
     bits_RE = floats_RE.view(np.uint32)
     half_RE, exact_R = _shifted(bits_RE), _are_normal(bits_RE)
     others = np.flatnonzero(~exact_R)
     with np.errstate(over="ignore"):
         rounded = floats_RE[others].astype(np.float16)
+    # Bits, not values, are compared: -0.0 equals 0.0, and NaN does not equal itself.
     exact_R[others] = (rounded.astype(np.float32).view(np.uint32) == bits_RE[others]).all(axis=1)
     half_RE[others] = rounded.view(np.uint16)
     return half_RE, exact_R
 
 
 def _are_normal(bits_RE: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Rows of numbers from 2**-14 to 65,504 whose last 13 of 23 digits are 0."""
-    size_RE = bits_RE & np.uint32(0x7FFFFFFF)
+    """Flag rows of numbers from 2**-14 to 65,504 whose last 13 of 23 fraction bits are 0."""
+    size_RE = bits_RE & np.uint32(0x7FFFFFFF)  # without the sign
+    # 0x38800000 is 2**-14 as float32. Smaller numbers wrap around and become large, so a single
+    # comparison checks both ends of the range; 0x38800000 + 0x0F000000 is 2**16.
     size_RE -= np.uint32(0x38800000)
     inside_R = size_RE.max(axis=1) < 0x0F000000
     return inside_R & (np.bitwise_or.reduce(bits_RE, axis=1) & 0x1FFF == 0)
 
 
 def _shifted(bits_RE: NDArray[np.uint32]) -> NDArray[np.uint16]:
-    """Sign, five digits of the exponent and ten of the fraction, from float32 to fp16."""
+    """Move the sign, five bits of the exponent and ten of the fraction from float32 to fp16."""
     half_RE = np.empty(bits_RE.shape, np.uint16)
     np.right_shift(bits_RE, 13, out=half_RE, casting="unsafe")
-    half_RE -= np.uint16(0xC000)  # the exponents' biases differ by 112
+    half_RE -= np.uint16(0xC000)  # exponent biases 127 and 15 differ by 112; 112 << 10, mod 2**16
     half_RE &= np.uint16(0x7FFF)
     sign_RE = np.empty(bits_RE.shape, np.uint16)
     np.right_shift(bits_RE, 16, out=sign_RE, casting="unsafe")
@@ -241,19 +251,22 @@ def _plain_page(floats_RE: NDArray[np.float32]) -> Page:
 
 
 def _index_page(half_RE: NDArray[np.uint16]) -> Page:
-    """Indices in one bit-packed run: 16 bits each, a multiple of eight of them."""
+    """Make a page of indices: one bit-packed run of 16-bit values, padded to groups of eight."""
     groups = -(-half_RE.size // 8)
     head = _levels(*half_RE.shape) + b"\x10" + varint(groups << 1 | 1)
-    # Filled by numpy, which lets other threads run meanwhile.
+    # Filled by numpy, which releases the GIL; joining bytes would hold it.
     data = np.zeros(len(head) + 16 * groups, np.uint8)
     data[: len(head)] = np.frombuffer(head, np.uint8)
     indices = half_RE.reshape(-1).astype("<u2", copy=False).view(np.uint8)
     data[len(head) : len(head) + len(indices)] = indices
-    return Page.of(DATA_PAGE, RLE_DICTIONARY, half_RE.size, data, FAST)
+    return Page.of(DATA_PAGE, RLE_DICTIONARY, half_RE.size, data, ZSTD_FAST)
 
 
 def _levels(rows: int, width: int) -> bytes:
-    """Levels of lists of one length, in runs: 0 begins a list, 1 goes on with it; all are there."""
+    """Run-length encode the levels of lists of equal length without nulls.
+
+    Repetition level 0 starts a list and 1 continues it; definition level 1 marks a value.
+    """
     row = varint(1 << 1) + b"\x00"
     if width > 1:
         row += varint((width - 1) << 1) + b"\x01"
@@ -261,8 +274,8 @@ def _levels(rows: int, width: int) -> bytes:
     return b"".join(struct.pack("<I", len(part)) + part for part in (repetition, definition))
 
 
-FAST = -10
-"""zstd's level for fp16 as it lies in memory: there is next to nothing to be found in it."""
+ZSTD_FAST = -10
+"""Level of zstd for raw fp16 bits, which hardly compress, so speed is all that counts."""
 
 
 @cache
@@ -272,14 +285,14 @@ def _dictionary() -> Page:
 
 
 def _range(column: pa.Array) -> Value:
-    """Statistics of a column of numbers: the largest, the smallest, no null."""
+    """Encode statistics of a column of numbers: maximum, minimum, no nulls."""
     values = column.to_numpy().astype(NUMBERS[column.type][1])
     low, high = (binary(value.tobytes()) for value in (values.min(), values.max()))
     return record({3: i64(0), 5: high, 6: low})
 
 
 def _schema(arrow: pa.Schema) -> list[Value]:
-    """The schema as a list of elements, depth first."""
+    """Encode the schema as a list of elements, depth first."""
     found = [record({4: binary("schema"), 5: i32(len(arrow))})]
     for field in arrow:
         name, required = binary(field.name), i32(REQUIRED)

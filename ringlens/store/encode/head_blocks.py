@@ -1,9 +1,9 @@
-"""Head statistics by blocks of 64 positions: what `heads` costs 37 kB a token, they cost about 2.
+"""Summarizes head statistics by head blocks of 64 positions: 2 kB per token, `heads` takes 37 kB.
 
-A block that two commits cut has a row of each, with the number of positions that it covers; they
-become one when they are read.
+If two commits each write a part of a head block, it has two rows, each with the number of
+positions that it covers. Readers merge them.
 
-Shape letters: N layers, T tokens, B rows or blocks, H heads.
+Shape letters: N layers, T tokens, B rows or head blocks, H heads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
 
 HEAD_BLOCK = 64
-"""Positions of a block."""
+"""Positions per head block."""
 
 GROUP_ROWS = 4_096
 
@@ -34,7 +34,7 @@ Arrays = dict[str, NDArray]
 def of_record(
     table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
 ) -> Iterator[pa.RecordBatch] | None:
-    """The row groups of a record's statistics by blocks; None where there are none."""
+    """Make the row groups of a record's head blocks; None if it has none."""
     heads = record.head_blocks or record.heads
     if heads is None or not heads.layers or not len(record.tokens.token_id):
         return None
@@ -42,7 +42,7 @@ def of_record(
 
 
 def size(table: Table, record: TraceRecord) -> tuple[int, int]:
-    """Layers and values of one statistic of each token."""
+    """Number of layers, and of values of one statistic."""
     heads = record.head_blocks or record.heads
     return (0, 0) if heads is None else (len(heads.layers), heads.entropy.size)
 
@@ -50,13 +50,13 @@ def size(table: Table, record: TraceRecord) -> tuple[int, int]:
 def row_groups(
     trace_id: int, heads: HeadArrays, start: int, layers: range
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of some layers, in groups.
+    """Yield the rows of some layers in row groups.
 
     Args:
         trace_id: The trace.
-        heads: Statistics of its tokens from position ``start`` on.
+        heads: Statistics of the trace's tokens from position ``start``.
         start: Position of the first token.
-        layers: Which of the layers of ``heads``, by index.
+        layers: Indices of the layers among those of ``heads``.
     """
     tokens = heads.entropy.shape[1]
     pos_B, _ = spans(start, tokens)
@@ -67,17 +67,17 @@ def row_groups(
 
 
 def spans(start: int, tokens: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """First position [B] and number of positions [B] of the rows that some tokens give."""
+    """First position [B] and number of positions [B] of the rows for a range of tokens."""
     inner = np.arange(start // HEAD_BLOCK + 1, -(-(start + tokens) // HEAD_BLOCK)) * HEAD_BLOCK
     pos_B = np.concatenate([[start], inner]).astype(np.int32)
     return pos_B, np.diff(pos_B, append=start + tokens).astype(np.int32)
 
 
 def summary(values_NTH: NDArray, start: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and maximum, both [N, B, H], of the values of tokens from ``start`` on."""
+    """Mean and maximum per head block, both [N, B, H], of values of tokens from ``start``."""
     values_NTH = float32(values_NTH)
     layers, tokens, heads = values_NTH.shape
-    before = min(-start % HEAD_BLOCK, tokens)  # of a block that begins earlier
+    before = min(-start % HEAD_BLOCK, tokens)  # tokens of a head block that began earlier
     whole = (tokens - before) // HEAD_BLOCK
     end = before + whole * HEAD_BLOCK
     shape = (layers, whole, HEAD_BLOCK, heads)
@@ -92,7 +92,7 @@ def summary(values_NTH: NDArray, start: int) -> tuple[NDArray[np.float32], NDArr
 
 
 def of_tokens(statistics: Arrays) -> Arrays:
-    """The blocks of one layer whose statistics [T, H] of all tokens from position 0 are known."""
+    """Compute the head blocks of one layer from statistics [T, H] of all tokens."""
     pos_B, n_B = spans(0, len(statistics[HEAD_STATISTICS[0]]))
     found: Arrays = {"pos": pos_B, "n": n_B}
     for name in HEAD_STATISTICS:
@@ -102,13 +102,13 @@ def of_tokens(statistics: Arrays) -> Arrays:
 
 
 def merged(rows: pa.Table) -> Arrays:
-    """The blocks of one layer, each once.
+    """Merge rows of the same head block.
 
     Args:
-        rows: Rows of one layer, in order of pos.
+        rows: Rows of one layer, sorted by pos.
 
     Returns:
-        ``pos`` and ``n`` [B], and [B, H] each of COLUMNS. Means are weighted by the number of
+        ``pos`` and ``n`` [B], and each of COLUMNS [B, H]. Means are weighted by the number of
         positions, in float64.
     """
     pos_R, n_R = (rows[name].to_numpy() for name in ("pos", "n"))

@@ -1,6 +1,6 @@
-"""Arrays by layer and token to Arrow: a row for each layer and token, a column for each array.
+"""Encodes arrays by layer and token: one row per layer and token, one column per array.
 
-Arrays are reshaped and offset, never walked token by token, and large ones are not copied.
+Arrays are reshaped and given offsets, never walked token by token; large ones are not copied.
 
 Shape letters: T tokens, S sparse layers, N layers, E experts, R rows.
 """
@@ -25,14 +25,14 @@ Batches = Iterator[pa.RecordBatch]
 def of_statistics(
     table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
 ) -> Batches | None:
-    """The row groups of an instrument's table that names no encoder of its own."""
+    """Make the row groups of a table that names no encoder."""
     return row_groups(table, trace_id, record, record.statistics.get(table.name), share)
 
 
 def of_heads(
     table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
 ) -> Batches | None:
-    """The row groups of ``heads``."""
+    """Make the row groups of ``heads``."""
     heads = None if record.heads is None else record.heads.arrays
     return row_groups(table, trace_id, record, heads, share)
 
@@ -40,7 +40,7 @@ def of_heads(
 def of_logits(
     table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
 ) -> Batches | None:
-    """The row groups of ``router_logits``."""
+    """Make the row groups of ``router_logits``."""
     logits_STE, routing = record.router_logits, record.routing
     if logits_STE is None or not len(logits_STE):
         return None
@@ -55,7 +55,7 @@ def row_groups(
     arrays: LayerArrays | None,
     share: LayerShare,
 ) -> Batches | None:
-    """The row groups of one trace's arrays; None where there are none."""
+    """Make the row groups of one trace's arrays; None if there are none."""
     tokens = len(record.tokens.token_id)
     if arrays is None or tokens == 0 or not arrays.count:
         return None
@@ -66,17 +66,17 @@ def row_groups(
 
 
 def size_of_statistics(table: Table, record: TraceRecord) -> tuple[int, int]:
-    """Layers and values of one column."""
+    """Number of layers, and of values in one column."""
     return _size(record.statistics.get(table.name))
 
 
 def size_of_heads(table: Table, record: TraceRecord) -> tuple[int, int]:
-    """Layers and values of one column."""
+    """Number of layers, and of values in one column."""
     return _size(None if record.heads is None else record.heads.arrays)
 
 
 def size_of_logits(table: Table, record: TraceRecord) -> tuple[int, int]:
-    """Layers and logits."""
+    """Number of layers and of logits."""
     logits_STE = record.router_logits
     return (0, 0) if logits_STE is None else (len(logits_STE), logits_STE.size)
 
@@ -88,7 +88,7 @@ def _size(arrays: LayerArrays | None) -> tuple[int, int]:
 
 
 def _batch(part: Grid, arrays: LayerArrays, table: Table) -> pa.RecordBatch:
-    """The keys that the table has, and then its columns."""
+    """Encode one row group: the table's keys, then its other columns."""
     keys = dict(zip(("trace_id", "layer", "pos"), part.keys(), strict=True))
     columns = [
         keys[field.name]
@@ -100,7 +100,7 @@ def _batch(part: Grid, arrays: LayerArrays, table: Table) -> pa.RecordBatch:
 
 
 def _column(values: NDArray, arrow: pa.DataType) -> pa.Array:
-    """Values [R] as numbers, [R, width] as lists."""
+    """Encode values [R] as numbers, or [R, width] as lists."""
     listed = pa.types.is_list(arrow)
     item = arrow.value_type if listed else arrow
     as_stored = (

@@ -1,4 +1,4 @@
-"""Thrift's compact protocol, as far as Parquet's headers and footers take it: writing only."""
+"""Writes the subset of Thrift's compact protocol that Parquet's headers and footers need."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ STOP = b"\x00"
 
 @dataclass(frozen=True)
 class Value:
-    """An encoded value and the number of its type."""
+    """An encoded value and the number of its Thrift type."""
 
     kind: int
     data: bytes
 
 
 def varint(value: int) -> bytes:
-    """An unsigned number, seven bits a byte, the lowest first."""
+    """Encode an unsigned number, seven bits per byte, lowest first."""
     found = bytearray()
     while value > 0x7F:
         found.append(value & 0x7F | 0x80)
@@ -27,38 +27,38 @@ def varint(value: int) -> bytes:
 
 
 def i16(value: int) -> Value:
-    """A number of 16 bits."""
+    """Encode a number of 16 bits."""
     return Value(4, _zigzag(value))
 
 
 def i32(value: int) -> Value:
-    """A number of 32 bits."""
+    """Encode a number of 32 bits."""
     return Value(5, _zigzag(value))
 
 
 def i64(value: int) -> Value:
-    """A number of 64 bits."""
+    """Encode a number of 64 bits."""
     return Value(6, _zigzag(value))
 
 
 def byte(value: int) -> Value:
-    """A number of 8 bits."""
+    """Encode a number of 8 bits."""
     return Value(3, value.to_bytes(1, "little", signed=True))
 
 
 def boolean(value: bool) -> Value:
-    """A flag of a struct: it is the type itself."""
+    """Encode a flag in a struct, where the type itself is the value."""
     return Value(1 if value else 2, b"")
 
 
 def binary(value: bytes | str) -> Value:
-    """Bytes, or text in UTF-8."""
+    """Encode bytes, or text in UTF-8."""
     data = value.encode() if isinstance(value, str) else value
     return Value(8, varint(len(data)) + data)
 
 
 def listed(values: Sequence[Value]) -> Value:
-    """A list of values of one type."""
+    """Encode a list of values of one type."""
     kind = values[0].kind
     head = bytes([len(values) << 4 | kind]) if len(values) < 15 else b""
     head = head or bytes([0xF0 | kind]) + varint(len(values))
@@ -66,7 +66,7 @@ def listed(values: Sequence[Value]) -> Value:
 
 
 def record(fields: Mapping[int, Value]) -> Value:
-    """A struct: values by field number, ascending."""
+    """Encode a struct from values by ascending field number."""
     parts, last = [], 0
     for number, value in fields.items():
         step = number - last

@@ -1,4 +1,4 @@
-"""Tokens to Arrow: numpy arrays of one trace become row groups of ``tokens``.
+"""Encodes the tokens of a trace as row groups of ``tokens``.
 
 Shape letters: T tokens, R rows.
 """
@@ -23,7 +23,7 @@ TOKEN_ROWS = 20_000
 def row_groups(
     table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
 ) -> Iterator[pa.RecordBatch] | None:
-    """The row groups of a record's tokens, rewritten ones first; None where there are none."""
+    """Make the row groups of a record's tokens, rewritten ones first; None if there are none."""
     if record.rewritten is not None:
         before = _groups(table, trace_id, 0, record.rewritten)
         return chain(before, _groups(table, trace_id, record.start, record.tokens))

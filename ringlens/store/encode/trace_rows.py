@@ -1,4 +1,4 @@
-"""Facts to Arrow: the rows of ``runs``, ``experts`` and ``traces``.
+"""Encodes the rows of ``runs``, ``experts`` and ``traces``.
 
 Shape letters: S sparse layers, E experts, R rows.
 """
@@ -20,7 +20,7 @@ from ringlens.store.schema.records import RunRecord, TraceRecord
 def trace_batch(
     run_id: str, trace_ids: Sequence[int], records: Sequence[TraceRecord]
 ) -> pa.RecordBatch:
-    """The rows of ``traces``."""
+    """Make the rows of ``traces``."""
     names = captured.TRACES.arrow.names
     rows = [
         {name: getattr(record, name, None) for name in names}
@@ -31,7 +31,7 @@ def trace_batch(
 
 
 def run_batch(run_id: str, run: RunRecord, started: datetime) -> pa.RecordBatch:
-    """The run's row of ``runs``, not yet finished."""
+    """Make the row of ``runs`` for a run that has just started."""
     row = {name: getattr(run, name, None) for name in captured.RUNS.arrow.names}
     for name in ("parallel", "versions", "sampling"):
         row[name] = json.dumps(getattr(run, name), sort_keys=True)
@@ -41,7 +41,7 @@ def run_batch(run_id: str, run: RunRecord, started: datetime) -> pa.RecordBatch:
 
 
 def expert_batch(run_id: str, run: RunRecord) -> pa.RecordBatch:
-    """The run's rows of ``experts``: every expert of every sparse layer."""
+    """Make the rows of ``experts``, one per expert and sparse layer."""
     layers, experts = len(run.sparse_layers), run.experts
     expert_R = np.tile(np.arange(experts, dtype=np.uint16), layers)
     columns = [

@@ -1,6 +1,7 @@
-"""Vectors and top attention to Arrow: what was recorded of chosen layers, heads and positions.
+"""Encodes vectors and top attention, which are recorded for chosen layers, heads and positions.
 
-Rows are sorted over all traces of a commit, so that one vector of many traces lies together.
+Rows are sorted across all traces of a commit, so that one point's vectors of many traces are
+adjacent.
 
 Shape letters: L layers, P positions, H heads, C components of a vector, k keys.
 """
@@ -19,19 +20,19 @@ from ringlens.store.schema.recorded_tables import ACTIVATIONS, ATTENTION
 from ringlens.store.schema.records import TraceRecord
 
 GROUP_VALUES = 2**21
-"""Floats a row group: 8 MiB."""
+"""Floats per row group: 8 MiB."""
 
 Traces = Sequence[tuple[int, TraceRecord]]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The rows of one key without ``pos``, in one trace.
+    """Rows of one point, layer and head in one trace.
 
     Attributes:
         point: The point; "" in ``attention``.
         layer: The layer; -1 outside the layers.
-        head: The head; -1 where there are none.
+        head: The head; -1 without heads.
         trace_id: The trace.
         pos: [P].
         values: [P, C] vectors, or [P, k] weights.
@@ -48,11 +49,11 @@ class Piece:
 
     @property
     def key(self) -> tuple[str, int, int, int, int]:
-        """What pieces are sorted by."""
+        """Sort key."""
         return self.point, self.layer, self.head, self.trace_id, int(self.pos[0])
 
     def cut(self) -> Iterator[Piece]:
-        """The piece in parts of at most GROUP_VALUES values."""
+        """Split the piece into parts of at most GROUP_VALUES values."""
         rows = max(1, GROUP_VALUES // max(1, self.values.shape[1]))
         for first in range(0, len(self.pos), rows):
             part = slice(first, first + rows)
@@ -62,7 +63,7 @@ class Piece:
 
 
 def activations(traces: Traces) -> Iterator[pa.RecordBatch] | None:
-    """The row groups of ``activations``, None without rows."""
+    """Make the row groups of ``activations``; None without rows."""
     pieces = [
         Piece(vectors.point, layer, head, trace_id, vectors.pos, values_PC)
         for trace_id, record in traces
@@ -74,7 +75,7 @@ def activations(traces: Traces) -> Iterator[pa.RecordBatch] | None:
 
 
 def attention(traces: Traces) -> Iterator[pa.RecordBatch] | None:
-    """The row groups of ``attention``, None without rows."""
+    """Make the row groups of ``attention``; None without rows."""
     pieces = [
         Piece("", layer, head, trace_id, top.pos, top.weights[i, :, j], top.positions[i, :, j])
         for trace_id, record in traces
@@ -86,19 +87,22 @@ def attention(traces: Traces) -> Iterator[pa.RecordBatch] | None:
 
 
 def round11(values: NDArray) -> NDArray[np.float32]:
-    """Float32 rounded to 11 significant bits, to even: fp16's precision without its limits.
+    """Round float32 to 11 significant bits, half to even: fp16's precision without its range.
 
-    The largest components of a residual stream are beyond fp16's 65,504.
+    The largest components of a residual stream exceed fp16's 65,504.
     """
     values = float32(values)
     bits = values.view(np.uint32)
+    # Add just under half of the last kept bit, plus one if that bit is odd, then cut off the 13
+    # bits below it. A carry into the exponent is correct rounding, but would turn infinity into
+    # NaN, so numbers that are not finite are kept as they are.
     odd = (bits >> np.uint32(13)) & np.uint32(1)
     rounded = (bits + np.uint32(0x0FFF) + odd) & np.uint32(0xFFFFE000)
     return np.where(np.isfinite(values), rounded.view(np.float32), values)
 
 
 def _by_head(heads: tuple[int, ...] | None, values: NDArray) -> Iterator[tuple[int, NDArray]]:
-    """Vectors [P, C], or [P, H, C], as one [P, C] a head."""
+    """Split vectors [P, C] or [P, H, C] into one [P, C] per head."""
     if heads is None:
         yield -1, values
         return
@@ -109,7 +113,7 @@ def _by_head(heads: tuple[int, ...] | None, values: NDArray) -> Iterator[tuple[i
 def _groups(
     pieces: list[Piece], batch: Callable[[Piece], tuple[int, pa.RecordBatch]]
 ) -> Iterator[pa.RecordBatch] | None:
-    """Sorted pieces as row groups: small ones together, large ones cut."""
+    """Sort pieces and make row groups of them: small ones are merged, large ones split."""
     filled = sorted((piece for piece in pieces if len(piece.pos)), key=lambda piece: piece.key)
     if not filled:
         return None
@@ -117,7 +121,7 @@ def _groups(
 
 
 def _merged(batches: Iterator[tuple[int, pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
-    """Batches, each with its number of values, put together up to GROUP_VALUES."""
+    """Merge batches, given with their numbers of values, up to GROUP_VALUES values."""
     waiting: list[pa.RecordBatch] = []
     total = 0
     for values, batch in batches:

@@ -21,7 +21,7 @@ from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
 from ringlens.store.storage.folder import Folder
 from ringlens.store.write.commit import CommitFiles
-from ringlens.store.write.rewriter import Ends, Rewriter
+from ringlens.store.write.rewriter import Rewriter, RunChange
 
 Ids = Mapping[int, int]
 """New trace ids by old trace ids."""
@@ -101,10 +101,10 @@ def copy_run(
 
     ended = copy.run["finished"]
     finished = ended.isoformat() if ended is not None else now()
-    ends = Ends(started=Start(shape.to_json(), ""), finished=finished)
+    change = RunChange(started=Start(shape.to_json(), ""), finished=finished)
     # With the old ids, reserve all ids up to the largest, so that no later trace gets one of them.
     traces = int(old.max(initial=0)) if keep_ids else len(old)
-    target.replace(copy.run_id, work, ends, traces)
+    target.replace(copy.run_id, work, change, traces)
     return ids
 
 

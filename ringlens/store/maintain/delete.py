@@ -13,7 +13,7 @@ from ringlens.store.read import foreign, intact
 from ringlens.store.read.store import Store
 from ringlens.store.schema.table import Table
 from ringlens.store.write.commit import CommitFiles
-from ringlens.store.write.rewriter import Ends, Rewriter
+from ringlens.store.write.rewriter import Rewriter, RunChange
 from ringlens.store.write.supersede import holds
 
 
@@ -42,7 +42,7 @@ def delete_run(rewriter: Rewriter, run_id: str) -> None:
         _check(rewriter, run_id)
         return [file.path for file in rewriter.manifest.snapshot()[2] if file.run_id == run_id]
 
-    rewriter.replace(run_id, work, Ends(dropped=True))
+    rewriter.replace(run_id, work, RunChange(dropped=True))
 
 
 def delete_traces(

@@ -1,7 +1,7 @@
 """Tables that analyses and experiments write about traces of the store.
 
-Their rows are found later than those of a capture, and may be found anew: all rows of one scope
-(the columns in `Table.scope`) are replaced together.
+Their rows come later than those of a capture, and can be written again: all rows of one scope (the
+columns in `Table.scope`) are replaced together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ringlens.store.schema.table import LAYER, RUN, TRACE, Column, Table
 
 STEPS = Table(
     "steps",
-    "One row a step of a trace's thought: a sentence, as the segmentation cuts it.",
+    "One row per step of a trace's thought: a sentence, as the segmentation cuts it.",
     ("trace_id", "step"),
     (
         TRACE,
@@ -26,49 +26,49 @@ STEPS = Table(
         Column(
             "role",
             pa.string(),
-            "what the step does, for example 'plan_generation' or 'self_checking'; null without "
+            "function of the step, for example 'plan_generation' or 'self_checking'; null without "
             "a label",
             nullable=True,
         ),
         Column(
             "is_backtrack",
             pa.bool_(),
-            "whether it turns back from what was tried; null without a label",
+            "whether the step abandons an earlier attempt; null without a label",
             nullable=True,
         ),
         Column(
             "is_hypothesis",
             pa.bool_(),
-            "whether it proposes something to be tried; null without a label",
+            "whether the step proposes something to try; null without a label",
             nullable=True,
         ),
         Column(
             "parent",
             pa.int32(),
-            "step that this one goes on from; null where none is known",
+            "step that this one continues; null if unknown",
             nullable=True,
             unit="steps",
         ),
         Column(
             "label_source",
             pa.string(),
-            "what gave the labels: a set of rules, a classifier, a file; null without a label",
+            "source of the labels: a set of rules, a classifier, a file; null without a label",
             nullable=True,
         ),
         Column(
             "confidence",
             pa.float32(),
-            "how sure the source is of the role, 0 to 1; null where it does not say",
+            "confidence of the source in the role, 0 to 1; null if it gives none",
             nullable=True,
         ),
-        Column("text", pa.string(), "its text: the trace's text from start to end"),
+        Column("text", pa.string(), "text of the step: the trace's text from start to end"),
     ),
     scope=("trace_id",),
 )
 
 HEAD_STEPS = Table(
     "head_steps",
-    "One row a pair of steps, layer and head: how much attention one step pays to another.",
+    "One row per pair of steps, layer and head: how much attention one step pays to another.",
     ("trace_id", "layer", "head", "step_from", "step_to"),
     (
         TRACE,
@@ -77,12 +77,12 @@ HEAD_STEPS = Table(
             "head", pa.uint16(), "attention head; null for the mean over all heads", nullable=True
         ),
         Column("step_from", pa.int32(), "step whose tokens attend", unit="steps"),
-        Column("step_to", pa.int32(), "step that they attend to", unit="steps"),
+        Column("step_to", pa.int32(), "step that is attended to", unit="steps"),
         Column(
             "mass",
             pa.float32(),
-            "attention weight that a token of step_from puts on all of step_to, mean over its "
-            "tokens",
+            "attention weight of a token of step_from on all tokens of step_to, mean over the "
+            "tokens of step_from",
             unit="probability",
         ),
     ),
@@ -91,27 +91,28 @@ HEAD_STEPS = Table(
 
 PROBES = Table(
     "probes",
-    "One row a result of an experiment: a value, or more as JSON.",
+    "One row per result of an experiment: a value, or more as JSON.",
     ("probe", "run_id", "trace_id", "layer", "unit", "key"),
     (
         Column("probe", pa.string(), "name of the experiment, for example 'logit_lens'"),
         replace(RUN, meaning="run that the result is about"),
-        replace(TRACE, meaning="trace that it is about; null for the whole run", nullable=True),
-        replace(LAYER, meaning="layer; null where there is none", nullable=True),
+        replace(TRACE, meaning="trace that the result is about; null for the run", nullable=True),
+        replace(LAYER, meaning="layer; null if the result is about none", nullable=True),
         Column(
             "unit",
             pa.int32(),
-            "part of the layer: expert, head or direction, as the experiment counts; null for all",
+            "part of the layer: expert, head or direction, depending on the experiment; null for "
+            "all",
             nullable=True,
         ),
         Column("key", pa.string(), "what was measured, for example 'accuracy' or 'kl'"),
         Column(
             "value",
             pa.float64(),
-            "the measure, in the unit that the experiment gives; null where it is not a number",
+            "the measured value, in a unit of the experiment; null if it is not a number",
             nullable=True,
         ),
-        Column("json", pa.string(), "JSON: all else of the result", nullable=True),
+        Column("json", pa.string(), "JSON: the rest of the result", nullable=True),
     ),
     scope=("probe", "run_id", "trace_id"),
 )

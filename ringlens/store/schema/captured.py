@@ -1,9 +1,8 @@
-"""Tables of the store: every column with its Arrow type, its unit and its meaning.
+"""Tables of the store: every column with its Arrow type, unit and meaning.
 
-The writer builds Parquet from them, the reader builds views from them, and the documentation is
-printed from them. Here are those of runs and traces. What is recorded of tokens is in
-`recorded_tables` and `instruments`, tables that sum others up in `usage_tables`, those that
-analyses write in `analysis_tables`.
+The writer builds Parquet files from them, the reader builds views, and the documentation is printed
+from them. This file defines the tables of runs and traces; `recorded_tables` and `instruments`
+those about tokens, `usage_tables` sums, and `analysis_tables` what analyses write.
 """
 
 from __future__ import annotations
@@ -24,22 +23,20 @@ FORMAT_VERSION = 2
 PHASES = ("prompt", "think", "answer")
 
 RUNNING = "running"
-"""``finish_reason`` of a trace that goes on: its row and its rows in other tables still grow."""
+"""``finish_reason`` of a running trace, whose rows are still added to."""
 
 
 RUNS = runs.RUNS
 
 TRUNCATED = "truncated_prompt"
-"""Flag of a trace that was resumed from a part of its prompt, as versions before 2026-12 did."""
+"""Flag of a trace that was resumed inside its prompt, as versions before 2026-12 did."""
 
 NONFINITE = "nonfinite"
-"""Flag of a trace that was recorded though some of its numbers are NaN or infinite."""
-
-FLAGS = (TRUNCATED, NONFINITE)
+"""Flag of a trace with recorded numbers that are NaN or infinite."""
 
 EXPERTS = Table(
     "experts",
-    "One row an expert of a run's model: its group and its selection bias.",
+    "One row per run, sparse layer and expert: the expert's group and selection bias.",
     ("run_id", "layer", "expert"),
     (
         RUN,
@@ -49,8 +46,8 @@ EXPERTS = Table(
         Column(
             "bias",
             pa.float32(),
-            "expert_bias: added to the affinity for selection only; null in imported runs, and "
-            "where the router has none",
+            "expert_bias, added to the affinity only for the selection; null in imported runs and "
+            "if the router has none",
             nullable=True,
             unit="score",
         ),
@@ -59,15 +56,15 @@ EXPERTS = Table(
 
 TRACES = Table(
     "traces",
-    "One row a trace: a prompt and what the model made of it.",
+    "One row per trace: a prompt and the model's text for it.",
     ("trace_id",),
     (
         TRACE,
         RUN,
         Column("problem_id", pa.string(), "problem, unique in its set", nullable=True),
         Column("task", pa.string(), "task of the problem, for example 'countdown'", nullable=True),
-        Column("prompt", pa.string(), "what was asked, without the chat template"),
-        Column("text", pa.string(), "the whole text, prompt and template included"),
+        Column("prompt", pa.string(), "the prompt, without the chat template"),
+        Column("text", pa.string(), "the whole text, including prompt and template"),
         Column("answer", pa.string(), "the answer found in the text", nullable=True),
         Column("expected", pa.string(), "the expected answer", nullable=True),
         Column("correct", pa.bool_(), "whether the answer passes the verifier", nullable=True),
@@ -77,24 +74,24 @@ TRACES = Table(
         Column(
             "finish_reason",
             pa.string(),
-            "'stop', 'length', 'replay', or a server's own word; 'running' while the trace goes on",
+            "'stop', 'length', 'replay', or a server's own word; 'running' while the trace grows",
         ),
         Column("seed", pa.int64(), "seed of this trace's sampler"),
         Column("source_trace_id", pa.int64(), "trace this one replays", nullable=True),
-        Column("item", pa.int32(), "place in the run's list of problems or texts", nullable=True),
+        Column("item", pa.int32(), "index in the run's list of problems or texts", nullable=True),
         Column(
             "resumed_at",
             list_of(pa.int32()),
-            "positions at which generation was taken up again after an interruption",
+            "positions at which generation resumed after an interruption",
             nullable=True,
             unit="tokens",
         ),
         Column(
             "flags",
             list_of(pa.string()),
-            f"what is known to be wrong with the trace: '{TRUNCATED}' (resumed from a part of its "
-            f"prompt, by an early version), '{NONFINITE}' (recorded though numbers of its are NaN "
-            "or infinite: `tokens.nonfinite` says of which tokens); null where nothing is",
+            f"known faults of the trace: '{TRUNCATED}' (resumed inside its prompt by an early "
+            f"version), '{NONFINITE}' (some recorded numbers are NaN or infinite; "
+            "`tokens.nonfinite` marks the tokens); null without faults",
             nullable=True,
         ),
     ),

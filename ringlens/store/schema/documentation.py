@@ -1,6 +1,6 @@
-"""The documentation of the format, printed from the code that reads and writes it.
+"""Prints the documentation of the format from the code that reads and writes it.
 
-``python -m ringlens.store.schema.documentation > docs/store.md`` writes it anew.
+``python -m ringlens.store.schema.documentation > docs/store.md`` regenerates it.
 """
 
 from __future__ import annotations
@@ -16,38 +16,37 @@ INTRODUCTION = """# The format of a store
 
 <!-- Printed by `python -m ringlens.store.schema.documentation` from the code: change it there. -->
 
-A store is a folder, or the same at an address, of ordinary Parquet that any tool reads, plus a
-small manifest that says which files are committed. This page is the reference of format {version}.
-How to work with a store is in [the store and SQL](sql.md), how to keep one in shape in
-[upkeep](upkeep.md).
+A store is a local or remote folder of ordinary Parquet files that any tool can read, plus a small
+manifest that lists the committed files. This page is the reference of format {version}. See
+[the store and SQL](sql.md) for how to use a store, and [upkeep](upkeep.md) for how to maintain one.
 
 ```
 STORE/
   store.json          format_version, created_by, created
   manifest.sqlite     runs, commits, files
-  TABLE/run=RUN/      the files of a run in a table, part-COMMIT….parquet
-  staging/            files that are being written; a lock file of each writer
-  orphans/            files that `ringlens check --repair` found without a commit
+  TABLE/run=RUN/      files of a table and run, part-COMMIT….parquet
+  staging/            files that are being written; one lock file per writer
+  orphans/            files without a commit, moved here by `ringlens check --repair`
 ```
 
 ## Rules
 
-- A file counts if the manifest has it in `files`, and never changes once it does. Rows are
-  replaced by a commit that writes new files and retires the old ones, which stay for ten minutes.
+- A file is committed if the manifest lists it in `files`; from then on it never changes. To replace
+  rows, a commit writes new files and retires the old ones, which stay for ten minutes.
 - A commit is staged, flushed, renamed into place, and then registered in one transaction.
-- Files are compressed with zstd and have checksums of pages, and statistics of the columns of the
-  key. Floats are split into byte streams. Each row group is sorted by the key.
-- `expert_ids` and other ids of experts are UTINYINT in the files of a model of up to 256 experts,
-  and USMALLINT above; queries see USMALLINT.
-- Readers pass over columns and tables that they do not know. A column that a file was written
-  without is null. A store of a later format is refused.
+- Files are compressed with zstd, with checksums of pages and statistics of the key columns. Floats
+  are split into byte streams. Each row group is sorted by the key.
+- `expert_ids` and other expert ids are UTINYINT in files of models with up to 256 experts, and
+  USMALLINT above; queries see USMALLINT.
+- Readers ignore unknown columns and tables. A column that a file lacks is null. A store of a later
+  format is refused.
 
 ## Tables
 """
 
 MANIFEST: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "runs": (
-        "One row a run.",
+        "One row per run.",
         {
             "run_id": "the run",
             "shape": "JSON: layers, sparse_layers, experts, experts_per_token, heads",
@@ -56,49 +55,49 @@ MANIFEST: Mapping[str, tuple[str, Mapping[str, str]]] = {
         },
     ),
     "commits": (
-        "One row a commit, from its reservation on.",
+        "One row per commit, from its reservation on.",
         {
-            "commit_id": "its number, in the names of its files; never used twice",
-            "run_id": "its run",
-            "writer": "the writer that made it; its lock file in `staging/` says whether it lives",
-            "first_trace": "the first trace id that it reserved",
-            "traces": "how many it reserved",
+            "commit_id": "number of the commit, part of the names of its files; never used twice",
+            "run_id": "the run",
+            "writer": "the writer; its lock file in `staging/` shows whether it is alive",
+            "first_trace": "first reserved trace id",
+            "traces": "number of reserved trace ids",
             "started": "time of the reservation, UTC",
-            "sequence": "place among the complete commits; null until it is complete",
+            "sequence": "number in order of completion; null until the commit is complete",
         },
     ),
     "files": (
-        "One row a committed file.",
+        "One row per committed file.",
         {
             "path": "path in the store",
-            "table_name": "its table",
-            "run_id": "its run",
-            "commit_id": "the commit that wrote it",
-            "first_trace": "smallest trace id in it, or less; 0 without traces",
-            "last_trace": "largest trace id in it, or more",
-            "rows": "rows",
+            "table_name": "the table",
+            "run_id": "the run",
+            "commit_id": "the commit that wrote the file",
+            "first_trace": "lower bound of the trace ids in the file; 0 without traces",
+            "last_trace": "upper bound of the trace ids in the file",
+            "rows": "number of rows",
             "bytes": "size",
-            "checksum": "`crc32:` and the CRC-32 of its bytes; null if format 1 wrote it",
+            "checksum": "`crc32:` and the CRC-32 of the file; null if format 1 wrote it",
         },
     ),
     "retired": (
-        "One row a file that was replaced and is not yet deleted.",
-        {"path": "path in the store", "retired": "when it was replaced, UTC"},
+        "One row per file that was replaced and is not yet deleted.",
+        {"path": "path in the store", "retired": "time of the replacement, UTC"},
     ),
     "owners": (
-        "One row a run: who may go on with it.",
+        "One row per run: the writer that may continue it.",
         {
             "run_id": "the run",
-            "fingerprint": "digest of what decides its result, by which it is found to be resumed",
-            "writer": "the writer that works on it, or was the last to",
+            "fingerprint": "digest of the run's model, settings and problems, used to resume it",
+            "writer": "the writer that is writing to the run, or was the last",
         },
     ),
     "gone": (
-        "One row a writer that was taken for dead, and may not commit any more.",
+        "One row per writer that was taken for dead and can no longer commit.",
         {"writer": "the writer"},
     ),
 }
-"""Tables of the manifest: meaning, and that of each column."""
+"""Tables of the manifest, with the meanings of their rows and columns."""
 
 HISTORY = """## Versions of the format
 
@@ -108,18 +107,18 @@ attention, and three more columns of traces.
 Format 2 added
 
 - `files.checksum`;
-- head_blocks, usage_traces and usage_blocks, written in the commit of what they sum up;
+- head_blocks, usage_traces and usage_blocks, written in the same commit as the rows they sum up;
 - steps, head_steps and probes;
-- routing of which only the choice is known: all else of it is null.
+- routing of which only the choice is known; its other columns are null.
 
-Stores of format 1 are read as they are, also on a disk that cannot be written. The first writer
-that opens one adds the column and notes version 2; `ringlens check --repair` adds the checksums,
-`ringlens rollup` the usage tables. A ringlens that knows format 1 refuses a store of format 2.
+Stores of format 1 can be read as they are, even on a read-only disk. The first writer that opens
+one adds the column and notes version 2; `ringlens check --repair` adds the checksums,
+`ringlens rollup` the usage tables. A ringlens of format 1 refuses a store of format 2.
 """
 
 WITHOUT = """## Without ringlens
 
-The manifest is SQLite; the paths in `files` are what there is:
+The manifest is a SQLite database; `files` lists the paths of all committed files:
 
 ```python
 import sqlite3
@@ -147,7 +146,7 @@ import polars as pl
 pl.scan_parquet(paths("routing")).group_by("layer").len().collect()
 ```
 
-Of tables whose rows are never replaced, a glob does as well:
+For tables whose rows are never replaced, a glob works too:
 `read_parquet('runs/plain/router_logits/*/*.parquet')`.
 """
 
@@ -155,7 +154,7 @@ KINDS = (
     ("What a capture records", "", captured.tables),
     (
         "Rollups",
-        "They sum up the routing in the same commit, and can be made anew from it.",
+        "They sum up the routing, are written in the same commit, and can be rebuilt from it.",
         lambda: usage_tables.TABLES,
     ),
     (
@@ -167,14 +166,14 @@ KINDS = (
 
 
 def page() -> str:
-    """The whole page, in Markdown."""
+    """Print the whole page in Markdown."""
     parts = [INTRODUCTION.format(version=captured.FORMAT_VERSION)]
     later = {*usage_tables.TABLES, *analysis_tables.TABLES}
     for title, remark, tables in KINDS:
         own = [t for t in tables() if tables is not captured.tables or t not in later]
         parts.append(f"### {title}\n" + (f"\n{remark}\n" if remark else ""))
         parts += map(_table, own)
-    parts.append("### Views\n\nMade by every connection that ringlens opens; there are no files.\n")
+    parts.append("### Views\n\nEvery connection of ringlens creates them; they have no files.\n")
     parts += [_view("router_choices", "routing", views.ROUTER_CHOICES_COLUMNS)]
     parts += [_view(name, ", ".join(of), columns) for name, _, columns, of in views_usage.VIEWS]
     parts.append("## The manifest\n")

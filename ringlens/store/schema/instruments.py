@@ -1,11 +1,12 @@
-"""The table of instruments: all that a capture can record, each a row.
+"""Table of instruments: everything that a capture can record, one row each.
 
-A row says by which name something is asked for, which table holds it, and what observes it. The
-parts of ringlens that name a statistic read it from here: the recorder, the trace buffer, the
-writer's encoder, the check, the export, the documentation and the trace page. A new statistic is a
-row here and a file in `ringlens.observe.instruments` (which says what an instrument is).
+A row gives the name by which a statistic is requested, the table that holds it, and what observes
+it. All parts of ringlens that name statistics read them from here: the recorder, the trace buffer,
+the writer's encoder, the check, the export, the documentation and the trace page. A new statistic
+is a row here and a file in `ringlens.observe.instruments` (which defines what an instrument is).
 
-This side has no torch: what observes is named by its module, and imported by who observes.
+This module does not import torch: observers are named by their modules, which are imported only to
+observe.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from ringlens.store.schema.table import Column, Table
 OBSERVED_BY = "ringlens.observe.instruments"
 
 ORDER = ("attention", "router", "point", "logits")
-"""What instruments attach to, in the order in which it comes about within a layer."""
+"""What instruments attach to, in the order in which a layer computes it."""
 
 SIZES = {"H": "heads", "E": "experts", "k": "experts_per_token"}
-"""Letters of a column's shape: what of a run's shape they stand for."""
+"""Fields of a run's shape that the letters of a column's shape stand for."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,22 @@ class Declaration:
     """One thing that a capture can record.
 
     Attributes:
-        name: As ``record=[…]`` has it. Of what is asked for as an object (`request`), its table's.
-        table: Where its rows go.
-        kind: What observes it, a `ringlens.observe.instruments.base.Kind`: the module below
-            `OBSERVED_BY` whose KIND it is, or the kind itself.
-        attaches_to: What of the model is observed, one of `ORDER`.
-        instrument: Name of its numbers on their way, where it is not ``name``: several
+        name: Name in ``record=[…]``; for a `request`, the name of its table.
+        table: Table that holds the rows.
+        kind: Observer, a `ringlens.observe.instruments.base.Kind`, or the name of the module
+            below `OBSERVED_BY` that defines it as KIND.
+        attaches_to: Part of the model that is observed, one of `ORDER`.
+        instrument: Name of the numbers before they are stored, if it is not ``name``; several
             declarations may share an instrument.
-        words: How a message calls a number of it; ``{}`` stands for the column.
-        columns: The columns of the table that it fills; all beside the key if empty.
-        needs: Another declaration without which this one cannot be recorded.
-        brings: Another declaration that is recorded with this one.
-        default: Whether it is recorded where nothing else is asked for.
-        always: Whether it is observed even where it is not recorded.
-        waiting: Bytes by letter of a column's shape that wait of a token and layer until they are
-            stored, where that is not 4 for each column.
-        request: The type of object that asks for chosen layers, heads and positions of it.
+        words: Name of a number in messages; ``{}`` stands for the column.
+        columns: Columns of the table that are filled; all except the key if empty.
+        needs: Name of a declaration that must be recorded too.
+        brings: Name of a declaration that is recorded automatically with this one.
+        default: Whether it is recorded by default.
+        always: Whether it is observed even if it is not recorded.
+        waiting: Bytes per token and layer that wait to be stored, by letter of a column's shape,
+            if that is not 4 per column.
+        request: Type of object that requests chosen layers, heads and positions.
     """
 
     name: str
@@ -67,12 +68,12 @@ class Declaration:
 
     @property
     def observed_as(self) -> str:
-        """Name of its numbers on their way."""
+        """Name of the numbers before they are stored."""
         return self.instrument or self.name
 
     @property
     def values(self) -> tuple[Column, ...]:
-        """The columns that it fills."""
+        """Columns that are filled."""
         return tuple(c for c in self.table.values if not self.columns or c.name in self.columns)
 
 
@@ -85,7 +86,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         words="the {} of the next token",
         columns=("logprob", "entropy"),
         default=True,
-        always=True,  # a token drawn from logits that are no numbers must not pass unseen
+        always=True,  # a token drawn from logits that are not finite must not go unnoticed
     ),
     Declaration(
         "routing",
@@ -94,7 +95,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         attaches_to="router",
         words="the router's {}",
         default=True,
-        waiting={"k": 12},  # an int64 id and a float32 weight, of which the rest is worked up
+        waiting={"k": 12},  # an int64 id and a float32 weight; the rest is computed from these
     ),
     Declaration(
         "router_logits",
@@ -123,7 +124,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         instrument="heads",
         words="the heads' {}",
         default=True,
-        waiting={"H": 16},  # the statistics of each token, of which the blocks are made
+        waiting={"H": 16},  # the statistics of each token, from which head blocks are computed
     ),
     Declaration(
         "activations",
@@ -144,26 +145,26 @@ INSTRUMENTS: tuple[Declaration, ...] = (
 
 
 def tables() -> tuple[Table, ...]:
-    """The tables that instruments fill, but ``tokens``, which every capture has."""
+    """Tables that instruments fill, except for ``tokens``, which every capture has."""
     found = {d.table.name: d.table for d in INSTRUMENTS if d.table != recorded_tables.TOKENS}
     return tuple(found.values())
 
 
 def named() -> dict[str, Declaration]:
-    """What is asked for by its name alone."""
+    """Declarations that are requested by name."""
     return {d.name: d for d in INSTRUMENTS if d.request is None}
 
 
 def default_names() -> tuple[str, ...]:
-    """What is recorded where nothing else is asked for."""
+    """Names of what is recorded by default."""
     return tuple(d.name for d in INSTRUMENTS if d.default)
 
 
 def declaration_of(item: Recorded) -> Declaration:
-    """What a name or object asks for.
+    """Find the declaration that a name or object requests.
 
     Raises:
-        ConfigError: Nothing that is known here.
+        ConfigError: There is none.
     """
     for each in INSTRUMENTS:
         if each.name == item if each.request is None else isinstance(item, each.request):
@@ -172,18 +173,18 @@ def declaration_of(item: Recorded) -> Declaration:
 
 
 def observed_as(instrument: str) -> tuple[Declaration, ...]:
-    """The declarations of an instrument, by the name of its numbers on their way."""
+    """Declarations whose numbers have a name before they are stored."""
     return tuple(d for d in INSTRUMENTS if d.observed_as == instrument)
 
 
 def column_of(instrument: str, field: str) -> Column | None:
-    """The column that a number on its way is stored in; None where it has none of its own."""
+    """Column in which a number is stored; None if it has none of its own."""
     columns = (d.table.column(field) for d in observed_as(instrument))
     return next((column for column in columns if column is not None), None)
 
 
 def by_kind(record: Iterable[Recorded]) -> Mapping[object, list[Recorded]]:
-    """What is asked for, by the kind of instrument that observes it."""
+    """Group requests by the kind of instrument that observes them."""
     found: dict[object, list[Recorded]] = {d.kind: [] for d in INSTRUMENTS if d.always}
     for item in record:
         found.setdefault(declaration_of(item).kind, []).append(item)
@@ -191,11 +192,11 @@ def by_kind(record: Iterable[Recorded]) -> Mapping[object, list[Recorded]]:
 
 
 def waiting_bytes(names: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
-    """Bytes that wait of a token until they are stored, by letter of the columns' shapes.
+    """Bytes per token that wait to be stored, by letter of the columns' shapes.
 
     Returns:
-        Those of every layer, and those of a layer that routes beside them. What is recorded of
-        chosen layers, or outside the layers, is not counted.
+        Bytes of every layer, and additional bytes of sparse layers. Requests for chosen layers, or
+        outside the layers, are not counted.
     """
     every, sparse = Counter[str](), Counter[str]()
     recorded = [named()[name] for name in names]
@@ -211,11 +212,11 @@ def waiting_bytes(names: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
 
 
 def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
-    """Check what is to be recorded, and read what is given as text.
+    """Check what is to be recorded, and parse requests that are given as text.
 
     Returns:
-        Names in the order of `INSTRUMENTS`, then objects in the order given. Heads bring their
-        blocks.
+        Names in the order of `INSTRUMENTS`, then objects in the given order. Heads bring their
+        head blocks.
 
     Raises:
         ConfigError: An unknown name, router logits without the choices they explain, or the same
@@ -238,7 +239,7 @@ def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
 
 
 def _listed(wanted: object) -> Iterator[Recorded]:
-    """What is to be recorded as names and objects, one by one."""
+    """Yield names and objects to record, one by one."""
     for item in wanted if isinstance(wanted, Iterable) else [wanted]:
         if not isinstance(item, str | Vectors | TopAttention):
             raise ConfigError(

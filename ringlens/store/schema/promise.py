@@ -1,4 +1,4 @@
-"""What a run says that it recorded, as the tables and rows that must then be there."""
+"""Promise: the tables and rows that must exist according to a run's own row."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ringlens.store.schema.usage_tables import TABLES
 
 @dataclass(frozen=True)
 class Promise:
-    """What a run says that it recorded, less what is noted as lost.
+    """What a run recorded, except for what is noted as lost.
 
     Attributes:
-        tables: Tables with rows of every token of every trace, but ``tokens`` itself.
-        chosen: What was recorded of chosen layers, heads and positions.
-        rollups: Tables that sum the routing up.
-        without: Of a table, the traces of which its rows are noted as lost.
-        unknown: Words in ``record`` that only another ringlens knows.
+        tables: Tables with rows for every token of every trace, other than ``tokens``.
+        chosen: Requests for chosen layers, heads and positions.
+        rollups: Tables that sum up the routing.
+        without: Traces whose rows are noted as lost, by table.
+        unknown: Words in ``record`` that this version does not know.
     """
 
     tables: tuple[str, ...]
@@ -36,7 +36,7 @@ class Promise:
 
     @classmethod
     def of(cls, run: Mapping[str, Any]) -> Promise:
-        """What a row of ``runs`` promises; words that are not known here promise nothing."""
+        """Read a row of ``runs``; unknown words promise nothing."""
         lost = set(run.get("lost") or ())
         told = [d.table for name, d in named().items() if name in run["record"]]
         names = [t.name for t in told if t != TOKENS and t.name not in lost]
@@ -55,12 +55,12 @@ class Promise:
 
 
 def lost_rows(table: str, trace_id: int) -> str:
-    """How ``lost`` notes that a trace has no rows in a table."""
+    """Note in ``lost`` that stands for the rows of one trace in a table."""
     return f"{table}/{trace_id}"
 
 
 def _by_table(lost: Iterable[str]) -> dict[str, frozenset[int]]:
-    """Of each table the traces without rows."""
+    """Traces without rows, by table."""
     found: dict[str, set[int]] = {}
     for note in lost:
         table, _, trace_id = note.partition("/")
@@ -72,18 +72,18 @@ def _by_table(lost: Iterable[str]) -> dict[str, frozenset[int]]:
 def _chosen(text: str) -> Vectors | TopAttention | None:
     try:
         item = read_request(text, ())
-    except ConfigError:  # of a later ringlens
+    except ConfigError:  # a request of a later ringlens
         return None
     return item if not isinstance(item, str) else None
 
 
 def table_of(item: Vectors | TopAttention) -> str:
-    """The table that something chosen is in."""
+    """Name of the table that holds what was requested."""
     return declaration_of(item).table.name
 
 
 def rows_of(item: Vectors | TopAttention, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows that it has of traces of so many tokens."""
+    """Number of rows of a request in traces with these numbers of tokens."""
     start, stop = item.span
     last = tokens if stop is None else np.minimum(tokens, stop)
     return (

@@ -1,6 +1,6 @@
-"""Tables of what a capture records of each token: the columns that instruments fill.
+"""Tables with the columns that instruments fill for each token of a capture.
 
-Shape letters: T tokens of a trace, k experts a token, E experts, H attention heads.
+Shape letters: T tokens of a trace, k experts per token, E experts, H attention heads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ringlens.store.schema.table import (
 
 TOKENS = Table(
     "tokens",
-    "One row a token.",
+    "One row per token.",
     ("trace_id", "pos"),
     (
         TRACE,
@@ -46,7 +46,7 @@ TOKENS = Table(
         Column(
             "logprob",
             pa.float32(),
-            "ln p(token | before); null at pos 0 and where it was not recorded",
+            "ln p(token | before); null at pos 0 and if not recorded",
             nullable=True,
             unit="nats",
             infinite=-math.inf,
@@ -62,15 +62,15 @@ TOKENS = Table(
         Column(
             "turn",
             pa.int32(),
-            "turn of the conversation, 0 is the first; its marks belong to it; null in stores that "
-            "were written before there was this column",
+            "turn of the conversation, 0 is the first; marks of a turn belong to it; null in "
+            "stores that are older than this column",
             nullable=True,
         ),
         Column(
             "nonfinite",
             pa.bool_(),
-            "true where a number recorded of the token is NaN or infinite (logprob and entropy are "
-            "then null); null elsewhere",
+            "true if a recorded number of the token is NaN or infinite (logprob and entropy are "
+            "then null), else null",
             nullable=True,
         ),
     ),
@@ -83,9 +83,9 @@ _reason = partial(Column, nullable=True)  # imported runs do not know it
 
 ROUTING = Table(
     "routing",
-    "One row a token and sparse layer: which experts were chosen, and why. In imported runs "
-    "only the choice is known, its order means nothing, and some tokens have no row: the last "
-    "one of a trace, and those before the offset that the server was asked for.",
+    "One row per token and sparse layer: which experts were chosen, and why. Imported runs have "
+    "only the choice, in no particular order, and no rows for some tokens: the last one of a "
+    "trace, and those before the offset that was requested from the server.",
     ("trace_id", "layer", "pos"),
     (
         TRACE,
@@ -95,7 +95,8 @@ ROUTING = Table(
         _reason(
             "weights",
             FLOATS,
-            "their routing weights w, fp16; this and what follows is null in imported runs",
+            "their routing weights w, fp16; this and the following columns are null in imported "
+            "runs",
             unit="share × runs.routed_scaling_factor",
         ),
         _reason(
@@ -107,16 +108,16 @@ ROUTING = Table(
         _reason(
             "margin",
             pa.float32(),
-            "score c = s + bias of rank k minus rank k+1 inside the kept groups: what the last "
-            "chosen expert won by; inf when nothing could have displaced it",
+            "score c = s + bias of rank k minus rank k+1 inside the kept groups, the lead of the "
+            "last chosen expert; inf if no other could have displaced it",
             unit="score",
             infinite=math.inf,
         ),
         _reason(
             "group_margin",
             pa.float32(),
-            "score of the last kept group minus that of the first rejected one; inf when no "
-            "group is rejected",
+            "score of the last kept group minus that of the first rejected one; inf if no group "
+            "is rejected",
             unit="score",
             infinite=math.inf,
         ),
@@ -142,7 +143,7 @@ ROUTING = Table(
 
 ROUTER_LOGITS = Table(
     "router_logits",
-    "One row a token and sparse layer: the router's logits for all experts.",
+    "One row per token and sparse layer: the router's logits for all experts.",
     ("trace_id", "layer", "pos"),
     (
         TRACE,
@@ -165,7 +166,7 @@ ROUTER_LOGITS = Table(
 HEADS = replace(
     per_layer_and_token(
         "heads",
-        "One row a token and layer: what each attention head did, as lists by head.",
+        "One row per token and layer: what each attention head did, as lists by head.",
         per_head(
             "entropy", "entropy of the attention row, rounded to fp16", "nats", label="Entropy"
         ),
@@ -195,8 +196,8 @@ HEAD_STATISTICS = tuple(column.name for column in HEADS.values)
 
 HEAD_BLOCKS = Table(
     "head_blocks",
-    "One row a layer and block of 64 positions: means and maxima of `heads`, as lists by head. A "
-    "block that two commits cut has a row of each: add them up with weights n.",
+    "One row per layer and head block of 64 positions: means and maxima of `heads`, as lists by "
+    "head. A block that was written by two commits has a row of each: average them with weights n.",
     ("trace_id", "layer", "pos"),
     (
         TRACE,
@@ -234,11 +235,11 @@ HEAD_BLOCKS = Table(
 
 ACTIVATIONS = Table(
     "activations",
-    "One row a token and recorded vector: the vector at a point of the model.",
+    "One row per token and recorded vector: the vector at a point of the model.",
     ("point", "layer", "head", "trace_id", "pos"),
     (
         TRACE,
-        Column("point", pa.string(), "name of the point, as `ringlens.observe.points` has it"),
+        Column("point", pa.string(), "name of the point, see `ringlens.observe.points`"),
         replace(LAYER, meaning="layer; null for a point outside the layers", nullable=True),
         Column("head", pa.uint16(), "head; null for a point without heads", nullable=True),
         POS,
@@ -249,7 +250,7 @@ ACTIVATIONS = Table(
 
 ATTENTION = Table(
     "attention",
-    "One row a token, layer and recorded head: where its attention went.",
+    "One row per token, layer and recorded head: the positions with most attention.",
     ("layer", "head", "trace_id", "pos"),
     (
         TRACE,

@@ -1,8 +1,8 @@
-"""What observing hands to the store: plain numpy arrays of a trace or of a part of it, no torch.
+"""Records that observing passes to the store: numpy arrays of a trace, or of a part of one.
 
-Where several processes observe one trace, each has a record of it that holds its own layers.
+If several processes observe a trace, each has a record with its own layers.
 
-Shape letters: T tokens, S sparse layers, N layers, k experts a token, E experts, H heads,
+Shape letters: T tokens, S sparse layers, N layers, k experts per token, E experts, H heads,
 L chosen layers, P chosen positions, h chosen heads, C components of a vector.
 """
 
@@ -20,12 +20,11 @@ Ints = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Constants of a run; field by field the columns of ``runs`` (see schema.py).
+    """Constants of a run; most fields are columns of ``runs`` (see `ringlens.store.schema.runs`).
 
-    ``expert_bias`` [S, E] float32, NaN where it is not known, goes to the table ``experts``.
-    ``fingerprint`` is a digest of
-    what decides the result (model, settings, problems), kept in the manifest: by it an interrupted
-    run is found again; an empty one is never found.
+    ``expert_bias`` [S, E] float32, NaN where unknown, goes to the table ``experts``.
+    ``fingerprint`` is a digest of all that decides the result (model, settings, problems). The
+    manifest keeps it, so that an interrupted run can be found again; an empty one is never found.
     """
 
     mode: str
@@ -61,9 +60,9 @@ class RunRecord:
 class TokenArrays:
     """Columns of ``tokens``: ids, spans in characters, phase, log-probability, entropy, turn [T].
 
-    ``logprob`` and ``entropy`` hold NaN where there is none (pos 0), ``turn`` a negative number
-    where it is not known; the store writes null. Left out, no turn is known. ``nonfinite`` says
-    of which tokens a recorded number is NaN or infinite; left out, of none.
+    ``logprob`` and ``entropy`` are NaN where missing (pos 0), and ``turn`` is negative where
+    unknown; the store writes null for these. Without ``turn``, all are unknown. ``nonfinite``
+    marks tokens with a recorded number that is NaN or infinite; by default none.
     """
 
     token_id: Ints
@@ -88,14 +87,14 @@ class RoutingArrays:
     """The canonical router record of one trace, or of a part of it.
 
     Attributes:
-        layers: The S layers it holds, ascending: any of the run's sparse layers; none is allowed.
+        layers: The S layers of the record, ascending: any of the run's sparse layers, or none.
         expert_ids: [S, T, k], heaviest first.
         weights: [S, T, k] float32.
         affinities: [S, T, k] float32.
         margin: [S, T].
         group_margin: [S, T].
-        bias_flips: [S, T, k] bool, which of ``expert_ids`` are there only by their bias.
-        unlimited_ids: [S, T, k], the k best scores were there no group limit.
+        bias_flips: [S, T, k] bool, which of ``expert_ids`` were chosen only for their bias.
+        unlimited_ids: [S, T, k], the k best experts without the group limit.
         group_flips: [S, T, k] bool, which of ``unlimited_ids`` lost to the group limit.
         entropy: [S, T].
     """
@@ -114,12 +113,12 @@ class RoutingArrays:
 
 @dataclass(frozen=True)
 class ChoiceArrays:
-    """Chosen experts alone, as serving engines report them: why they were chosen is not known.
+    """Chosen experts without reasons, as serving engines report them.
 
     Attributes:
-        layers: The S layers it holds, ascending.
+        layers: The S layers of the record, ascending.
         expert_ids: [S, R, k], in no order.
-        first: Position in the trace of the first of the R rows. Tokens before it, and those behind
+        first: Position in the trace of the first of the R rows. Tokens before it, and tokens after
             the last row, have no rows.
     """
 
@@ -169,11 +168,11 @@ class VectorArrays:
 
     Attributes:
         point: Name of the point.
-        layers: The L layers, ascending; empty for a point outside the layers, then L is 1.
+        layers: The L layers, ascending; empty for a point outside the layers, where L is 1.
         heads: The H heads, ascending; None for a point without heads.
         pos: [P] positions in the trace, ascending, among those that the record covers.
-        values: [L, P, C], or [L, P, H, C] with heads. The store keeps 11 significant bits, as
-            fp16 has.
+        values: [L, P, C], or [L, P, H, C] with heads. The store keeps 11 significant bits, like
+            fp16.
     """
 
     point: str
@@ -192,7 +191,7 @@ class AttentionArrays:
         heads: The h heads, ascending.
         pos: [P] positions of the queries in the trace, ascending, among those of the record.
         positions: [L, P, h, k] positions of the keys; -1 where there are fewer than k.
-        weights: [L, P, h, k]; the store keeps 11 significant bits, as fp16 has.
+        weights: [L, P, h, k]; the store keeps 11 significant bits, like fp16.
     """
 
     layers: tuple[int, ...]
@@ -206,23 +205,22 @@ class AttentionArrays:
 class TraceRecord:
     """A trace, or the next part of one: its row of ``traces`` and the arrays of the other tables.
 
-    The row describes the whole trace as far as it is known. The arrays cover T tokens from
-    position ``start``; the spans of ``tokens`` go on where those of the earlier part ended.
+    The row describes the whole trace so far. The arrays cover T tokens from position ``start``; the
+    spans of ``tokens`` continue where those of the earlier part ended.
 
     Attributes:
-        prompt: What was asked.
-        text: The whole text up to here.
-        n_prompt: Tokens of the prompt; the three counts add up to ``start`` + T.
-        n_think: Tokens of the thinking phase.
-        n_answer: Tokens of the answer.
+        prompt: The prompt, without the chat template.
+        text: The whole text so far.
+        n_prompt: Number of tokens of the prompt; the three counts add up to ``start`` + T.
+        n_think: Number of tokens of the thinking phase.
+        n_answer: Number of tokens of the answer.
         finish_reason: "running" if another part follows, else "stop", "length" or "replay".
         seed: Seed of the trace's sampler.
         tokens: The T tokens.
-        routing: The router record, or the choices alone; None where the run records neither.
+        routing: The router record, or only the choices; None if the run records neither.
         router_logits: [S, T, E] of the layers of ``routing``, already rounded by the observer.
-        heads: Head statistics, None where the run does not record them; stored for each token and
-            by blocks.
-        head_blocks: Head statistics of each token of which only blocks are stored; None with heads.
+        heads: Head statistics, stored per token and as head blocks; None if not recorded.
+        head_blocks: Head statistics per token, stored only as head blocks; None with heads.
         problem_id: The problem, unique in its set.
         task: Task of the problem.
         answer: The answer found in the text.
@@ -230,16 +228,16 @@ class TraceRecord:
         correct: Whether the answer passes.
         source_trace_id: The trace this one replays.
         trace_id: None for a new trace; else the committed trace that this record continues.
-        start: Position of the first token; T = 0 only ends a trace (or rewrites its tokens).
-        item: Place in the run's list of problems or texts.
-        resumed_at: Positions at which generation was taken up again after an interruption.
-        rewritten: The tokens of all positions before ``start``, which take the place of the stored
-            ones: their phases and turns may become known only later.
+        start: Position of the first token; with T = 0 the record only ends a trace or rewrites its
+            tokens.
+        item: Index in the run's list of problems or texts.
+        resumed_at: Positions at which generation resumed after an interruption.
+        rewritten: Tokens of all positions before ``start``, which replace the stored ones, as
+            phases and turns may become known only later.
         vectors: Vectors at chosen points.
         attention: Largest attention weights of chosen heads.
-        statistics: What other instruments give of each token, by table.
-        flags: What is known to be wrong with the trace, in the words of
-            `ringlens.store.schema.captured`.
+        statistics: Arrays of other instruments, by table.
+        flags: Known faults of the trace, as named in `ringlens.store.schema.captured`.
     """
 
     prompt: str

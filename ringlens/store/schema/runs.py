@@ -1,4 +1,4 @@
-"""The table of runs: the model, how it was run, and what was recorded."""
+"""The table of runs: model, settings, and what was recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROUTER_WORDS = {
 
 RUNS = Table(
     "runs",
-    "One row a run: the model, how it was run, and what was recorded.",
+    "One row per run: the model, how it was run, and what was recorded.",
     ("run_id",),
     (
         RUN,
@@ -25,10 +25,10 @@ RUNS = Table(
             "'live' (during decoding), 'replay' (teacher-forced) or 'imported' (from a server)",
         ),
         Column("model", pa.string(), "name or folder the model was loaded from"),
-        Column("revision", pa.string(), "revision of the model, where one is known", nullable=True),
+        Column("revision", pa.string(), "revision of the model, if known", nullable=True),
         Column("layers", pa.int32(), "decoder layers"),
         Column("sparse_layers", list_of(pa.int32()), "layers that route to experts"),
-        Column("experts", pa.int32(), "routed experts a sparse layer, E"),
+        Column("experts", pa.int32(), "routed experts per sparse layer, E"),
         Column("experts_per_token", pa.int32(), "experts chosen for a token, k"),
         Column("groups", pa.int32(), "expert groups"),
         Column("groups_kept", pa.int32(), "groups that survive the group limit"),
@@ -40,22 +40,22 @@ RUNS = Table(
             "'softmax_chosen': logits are compared, 'sqrt_softplus'); `bias`: what the selection "
             "bias is added to ('scores', 'logits', 'none'); `group_score`: what ranks groups "
             "('sum_of_two' best scores, 'maximum', 'none'); `renormalised`: whether weights are "
-            "shares of the chosen; `shared_experts` beside the routed. Null in runs of older "
-            "versions, which were all Ring's: sigmoid, scores, sum_of_two",
+            "divided by their sum; `shared_experts`: their number. Null in runs of older versions, "
+            "which were all Ring's: sigmoid, scores, sum_of_two",
             nullable=True,
         ),
-        Column("heads", pa.int32(), "attention heads a layer, H"),
-        Column("kv_heads", pa.int32(), "key/value heads a layer"),
+        Column("heads", pa.int32(), "attention heads per layer, H"),
+        Column("kv_heads", pa.int32(), "key/value heads per layer"),
         Column("head_dim", pa.int32(), "dimensions of a head"),
         Column("hidden_size", pa.int32(), "dimensions of the residual stream"),
-        Column("dtype", pa.string(), "dtype of the weights; 'unknown' where a server had them"),
+        Column("dtype", pa.string(), "dtype of the weights; 'unknown' if a server had them"),
         Column("quantization", pa.string(), "quantisation method", nullable=True),
         Column("attention", pa.string(), "attention kernel, or 'unknown'"),
         Column("experts_layout", pa.string(), "'fused', 'modules' or 'unknown'"),
         Column(
             "tokenizer",
             pa.string(),
-            "digest of what makes text of token ids; null in runs of older versions",
+            "digest of how token ids become text; null in runs of older versions",
             nullable=True,
         ),
         Column(
@@ -68,8 +68,8 @@ RUNS = Table(
         Column(
             "lost",
             list_of(pa.string()),
-            "tables that were recorded and are not here: lost, as a repair noted, or left out of "
-            "an export; 'heads/3' for the rows of trace 3 alone",
+            "tables that were recorded and are missing: lost, as noted by a repair, or left out of "
+            "an export; 'heads/3' for the rows of trace 3 only",
             nullable=True,
         ),
         Column("started", pa.timestamp("us", tz="UTC"), "start of the run", unit="UTC"),

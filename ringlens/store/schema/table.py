@@ -1,4 +1,4 @@
-"""What a table of the store is: columns with their Arrow type, unit and meaning."""
+"""Table and Column: describe the store's tables with Arrow types, units and meanings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Column:
     """One column.
 
     Attributes:
-        name: Its name.
-        type: Its Arrow type.
-        meaning: What it means.
-        nullable: Whether it may be null.
-        unit: Unit of its values.
-        shape: Letters of a row's value: "" one number, "H" one a head, "E" one an expert, "k" one
-            a chosen expert. Given where the arrays of a record are checked by it.
-        label: Its name on a page, short; "" where no page shows it by itself.
-        infinite: The infinity that it may hold and that means something; None if none does.
-        expert_ids: Whether it holds ids of experts, which are stored in the smallest type that
-            holds those of the model.
+        name: Name.
+        type: Arrow type.
+        meaning: Meaning of the values.
+        nullable: Whether values may be null.
+        unit: Unit of the values.
+        shape: Letters of a row's value: "" for one number, "H" for one per head, "E" per expert,
+            "k" per chosen expert. Set if arrays of records are checked against it.
+        label: Short name for pages; "" if no page shows the column by itself.
+        infinite: The infinity that is a valid value; None if none is.
+        expert_ids: Whether the column holds expert ids, which are stored in the smallest type that
+            fits the model.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Column:
 
 
 class Size(NamedTuple):
-    """The most rows and the most positions of a row group, a rectangle of layers and positions."""
+    """Largest size of a row group, which is a rectangle of layers and positions."""
 
     rows: int
     positions: int
@@ -47,12 +47,12 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiles:
-    """That the rows of a table cover every token of a trace.
+    """Declares that the rows of a table cover every token of a trace.
 
     Attributes:
-        layers: On which layers: "all", "sparse", or "none" for a table without layers.
-        length: Column with the number of positions that a row covers; "" where that is one.
-        imported: Whether that holds for imported runs too, of which some tokens have no row.
+        layers: Layers that are covered: "all", "sparse", or "none" for a table without layers.
+        length: Column with the number of positions that a row covers; "" if it is always one.
+        imported: Whether imported runs are covered too; servers leave out some tokens.
     """
 
     layers: str
@@ -66,14 +66,14 @@ class Table:
 
     Attributes:
         name: Folder in the store and name of the view in SQL.
-        meaning: One sentence: what a row is.
+        meaning: One sentence that says what a row is.
         key: Columns that identify a row, in sort order.
         columns: All columns, in file order.
-        scope: Where an analysis writes the rows: the columns that say whose rows take the place of
-            whose. All rows of a scope are replaced together. Empty for what a capture records.
-        tiles: Which tokens and layers have rows; None where only some do.
-        row_group: The most that a row group holds, of a table with a row for each layer and token.
-        encoder: Name of what makes rows of a record's arrays, in `ringlens.store.encode.encoders`.
+        scope: Columns of the scopes of an analysis: all rows with equal values are replaced
+            together. Empty for tables that a capture writes.
+        tiles: Tokens and layers that have rows; None if only chosen ones do.
+        row_group: Largest size of a row group, for a table with a row per layer and token.
+        encoder: Name of the encoder of its rows in `ringlens.store.encode.encoders`.
     """
 
     name: str
@@ -87,46 +87,46 @@ class Table:
 
     @cached_property
     def arrow(self) -> pa.Schema:
-        """The Arrow schema of the table's files."""
+        """Arrow schema of the table's files."""
         return pa.schema(pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns)
 
     @property
     def values(self) -> tuple[Column, ...]:
-        """The columns beside the key."""
+        """Columns that are not part of the key."""
         return tuple(column for column in self.columns if column.name not in self.key)
 
     def has(self, name: str) -> bool:
-        """Whether there is such a column."""
+        """Whether the table has a column."""
         return self.column(name) is not None
 
     @property
     def is_sparse(self) -> bool:
-        """Whether only layers that route have rows."""
+        """Whether only sparse layers have rows."""
         return self.tiles is not None and self.tiles.layers == "sparse"
 
     def column(self, name: str) -> Column | None:
-        """A column by its name; None if there is none."""
+        """Find a column by name; None if there is none."""
         return next((column for column in self.columns if column.name == name), None)
 
     def sized(self, experts: int) -> Table:
-        """The table for a model with so many experts."""
+        """The table with the types for a model with ``experts`` experts."""
         ids = list_of(expert_type(experts))
         columns = (replace(c, type=ids) if c.expert_ids else c for c in self.columns)
         return replace(self, columns=tuple(columns)) if self.has_expert_ids else self
 
     @property
     def has_expert_ids(self) -> bool:
-        """Whether a column holds ids of experts."""
+        """Whether a column holds expert ids."""
         return any(column.expert_ids for column in self.columns)
 
 
 def list_of(item: pa.DataType) -> pa.DataType:
-    """A list without nulls in it, as Parquet names its parts."""
+    """Type of a list without nulls, with the item name that Parquet uses."""
     return pa.list_(pa.field("element", item, nullable=False))
 
 
 def expert_type(experts: int) -> pa.DataType:
-    """The smallest unsigned type that holds the expert ids of a model with ``experts`` experts."""
+    """Smallest unsigned type for the ids of ``experts`` experts."""
     return pa.uint8() if experts <= 256 else pa.uint16()
 
 
@@ -149,12 +149,12 @@ HEADS_GROUP = Size(rows=2_048, positions=512)
 
 
 def per_head(name: str, meaning: str, unit: str = "", label: str = "") -> Column:
-    """A column with a number for each attention head."""
+    """Make a column with one number per attention head."""
     return Column(name, FLOATS, meaning, unit=unit, shape="H", label=label)
 
 
 def per_layer_and_token(name: str, meaning: str, *columns: Column) -> Table:
-    """A table with a row for each token and layer, of which a capture records all."""
+    """Make a table with a row per token and layer, all of which a capture records."""
     key = ("trace_id", "layer", "pos")
     tiles = Tiles("all")
     return Table(

@@ -1,4 +1,4 @@
-"""SQL of the views: one for each table over the committed files, and those made for people."""
+"""SQL of the views: one per table over its committed files, and views for convenience."""
 
 from __future__ import annotations
 
@@ -45,38 +45,38 @@ ROUTER_CHOICES_COLUMNS = {
     "affinity": "its affinity s = sigmoid(router logit), or as `score` in runs.router says",
     "bias_flip": "whether it was chosen only because of its selection bias",
 }
-"""Columns of ``router_choices`` and what they mean."""
+"""Columns of ``router_choices`` and their meanings."""
 
 
 def sql_type(arrow: pa.DataType) -> str:
-    """DuckDB's name of an Arrow type."""
+    """DuckDB's name for an Arrow type."""
     if pa.types.is_list(arrow):
         return f"{sql_type(arrow.value_type)}[]"
     return _TYPES[arrow]
 
 
 def has_sql_type(arrow: pa.DataType) -> bool:
-    """Whether a type is one of those that queries see here."""
+    """Whether a type can be shown in queries."""
     return arrow in _TYPES or (pa.types.is_list(arrow) and has_sql_type(arrow.value_type))
 
 
 def table_view(table: Table, paths: Sequence[str], guard: str = "") -> str:
-    """SQL that makes the view of one table; without files the view is empty."""
+    """SQL that creates the view of one table; without files the view is empty."""
     columns = ", ".join(_shown(field) for field in table.arrow)
     rows = scan(table, paths, guard)
     return f"create or replace view {quote(table.name)} as select {columns} from {rows}"
 
 
 def scan(table: Table, paths: Sequence[str], guard: str = "") -> str:
-    """SQL of the rows of the given files, with the table's columns and types.
+    """SQL that reads the given files, with the table's columns and types.
 
-    The types are given, so DuckDB opens no file before a query needs it, and files of models with
-    up to 256 experts (UTINYINT ids) and above (USMALLINT) go together.
+    The types are given, so DuckDB opens no file before a query needs it, and files with UTINYINT
+    and USMALLINT expert ids can be read together.
 
     Args:
         table: The table.
-        paths: Its files, as DuckDB opens them.
-        guard: A function in SQL that the list of files goes through.
+        paths: Files of the table, as DuckDB opens them.
+        guard: Name of a SQL function that the list of files is passed through.
     """
     if not paths:
         nulls = ", ".join(f"null::{sql_type(f.type)} as {quote(f.name)}" for f in table.arrow)
@@ -92,23 +92,23 @@ def scan(table: Table, paths: Sequence[str], guard: str = "") -> str:
 
 
 def quote(name: str) -> str:
-    """A name in SQL."""
+    """Quote a name for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A string in SQL."""
+    """Quote a string for SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _shown(field: pa.Field) -> str:
     name = quote(field.name)
     if pa.types.is_timestamp(field.type):
-        # UTC without the zone: with it, DuckDB's Python client needs pytz to hand out a row.
+        # UTC without the zone: with it, DuckDB's Python client needs pytz to return a row.
         return f"make_timestamp(epoch_us({name})) as {name}"
     return name
 
 
 def without_glob(path: str) -> str:
-    """A path that DuckDB takes literally: it reads ``*``, ``?`` and ``[`` as patterns."""
+    """Escape a path for DuckDB, which reads ``*``, ``?`` and ``[`` as patterns."""
     return path.translate(_LITERAL)

@@ -1,8 +1,8 @@
-"""Views for people over the rollups: usage of experts, and traces in a line each."""
+"""Convenience views over rollups and traces: usage of experts, and one line per trace."""
 
 from __future__ import annotations
 
-# Lists are unnested once, side by side, and summed up: parts of a trace have rows of their own.
+# Lists are unnested once, side by side, and then summed, as parts of a trace have their own rows.
 EXPERT_USAGE = """
 create or replace view expert_usage as
 with run_tokens as (
@@ -27,13 +27,15 @@ EXPERT_USAGE_COLUMNS = {
     "layer": "layer, 0 is the first",
     "expert": "expert id",
     "phase": "'prompt', 'think' or 'answer'",
-    "n": "times the expert was chosen",
-    "share": "n by the tokens of the run in this phase: k / E where all experts are used alike",
-    "mean_weight": "mean routing weight where it was chosen, those of a token sum to "
+    "n": "number of times the expert was chosen",
+    "share": "n divided by the tokens of the run in this phase; k / E if all experts are used "
+    "equally",
+    "mean_weight": "mean routing weight when chosen; the weights of a token sum to "
     "runs.routed_scaling_factor; null in imported runs",
-    "bias_flips": "times chosen only because of its selection bias; null in imported runs",
+    "bias_flips": "number of times chosen only because of its selection bias; null in imported "
+    "runs",
 }
-"""Columns of ``expert_usage`` and what they mean."""
+"""Columns of ``expert_usage`` and their meanings."""
 
 TRACE_SUMMARY = """
 create or replace view trace_summary as
@@ -62,16 +64,16 @@ TRACE_SUMMARY_COLUMNS = {
     "n_prompt": "tokens of the prompt",
     "n_think": "tokens of the thinking phase",
     "n_answer": "tokens of the answer",
-    "tokens": "tokens in all",
-    "mean_entropy": "mean entropy over the tokens that the model wrote, in nats",
+    "tokens": "all tokens of the trace",
+    "mean_entropy": "mean entropy of the tokens that the model wrote, in nats",
     "mean_logprob": "mean log-probability of the tokens that the model wrote, in nats",
-    "finish_reason": "how it ended",
+    "finish_reason": "how the trace ended",
     "started": "start of the run",
 }
-"""Columns of ``trace_summary`` and what they mean."""
+"""Columns of ``trace_summary`` and their meanings."""
 
 VIEWS = (
     ("expert_usage", EXPERT_USAGE, EXPERT_USAGE_COLUMNS, ("usage_traces",)),
     ("trace_summary", TRACE_SUMMARY, TRACE_SUMMARY_COLUMNS, ("traces", "tokens", "runs")),
 )
-"""Name, SQL, columns, and the tables that are read."""
+"""Name, SQL, columns and source tables of each view."""

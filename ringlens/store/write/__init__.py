@@ -1,1 +1,1 @@
-"""Writes a store: transactions that are there wholly or not at all."""
+"""Writes a store in atomic transactions."""

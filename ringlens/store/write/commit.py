@@ -1,4 +1,4 @@
-"""One commit's files on their way: staged, flushed, renamed into place, or taken back."""
+"""Stages, publishes and discards the files of one commit."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from ringlens.store.schema.table import Table
 from ringlens.store.storage import layout, parquet
 from ringlens.store.storage.folder import Folder
 
-MOST_WORKERS = 8
-"""More threads than this wait for each other's disk, and their pages need memory."""
+MAX_WORKERS = 8
+"""Largest default of encoding threads; more compete for the disk and need memory for pages."""
 
 
-def usual_workers() -> int:
-    """Threads that encode a commit: the cores that this process may use, from 2 to 8."""
+def default_workers() -> int:
+    """Default number of encoding threads: the cores that this process may use, from 2 to 8."""
     known = hasattr(os, "sched_getaffinity")  # on Linux
     cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return max(2, min(MOST_WORKERS, cores))
+    return max(2, min(MAX_WORKERS, cores))
 
 
 class CommitFiles:
-    """The files that one process writes for a commit.
+    """Files that one process writes for a commit.
 
     Args:
-        folder: Where the store's files live.
+        folder: The store's folder.
         commit: The reservation.
-        rank: This process among those that write the commit.
-        workers: Threads that encode.
+        rank: Rank of this process among those that write the commit.
+        workers: Number of encoding threads.
 
     Attributes:
         commit: The reservation.
-        files: What was staged, by path; a file staged again takes the place of the first.
+        files: Staged files by path; staging a path again replaces the first file.
     """
 
     def __init__(self, folder: Folder, commit: Commit, rank: int = 0, workers: int = 2) -> None:
@@ -59,20 +59,21 @@ class CommitFiles:
         part: str = "",
         write: Write = parquet.write,
     ) -> None:
-        """Write and flush one table's file in the staging folder.
+        """Write one file of a table to the staging folder, and flush it.
 
         Args:
             table: The table.
-            groups: Its row groups, in order.
-            trace_ids: The traces whose rows they are; none for a table without traces.
-            part: Tells several files of one table apart.
-            write: Writes a file.
+            groups: Row groups of the file, in order.
+            trace_ids: Traces with rows in the file; empty for a table without traces.
+            part: Suffix that distinguishes several files of one table.
+            write: Writes the file.
         """
         commit = self.commit
         part = layout.part_of(self._rank) + part
         path = layout.file_path(table.name, commit.run_id, commit.commit_id, part)
         staged = self.folder.staging / layout.staged_name(path, commit.writer)
         rows = write(staged, table, groups)
+        # After writing: a caller may fill `trace_ids` while its row groups are consumed.
         span = (min(trace_ids), max(trace_ids)) if trace_ids else (0, 0)
         size, checksum = staged.stat().st_size, parquet.checksum(staged)
         self.folder.hand_over(staged, path)
@@ -85,10 +86,10 @@ class CommitFiles:
         traces: Sequence[TraceRecord],
         run: RunShape,
     ) -> None:
-        """Stage the rows of some traces in all tables that have any, sorted by trace.
+        """Stage the rows of some traces in all tables, sorted by trace.
 
-        Encoding takes nearly all the time of a commit and leaves the interpreter free, so tables,
-        and shares of large tables, are encoded side by side.
+        Encoding takes nearly all the time of a commit and releases the GIL, so tables, and shares
+        of large tables, are encoded in parallel.
         """
         pool = ThreadPoolExecutor(self._workers)
         try:
@@ -96,8 +97,8 @@ class CommitFiles:
             for each in waiting:
                 each.result()
         except BaseException:
-            # An interrupt ends the wait, not the threads: what they write must be whole before
-            # it can be taken back.
+            # An interrupt ends the wait, not the threads. They have to finish first, or they would
+            # create files after the commit was discarded.
             pool.shutdown(cancel_futures=True)
             raise
         pool.shutdown()
@@ -109,7 +110,7 @@ class CommitFiles:
         traces: Sequence[TraceRecord],
         run: RunShape,
     ) -> list[Callable[[], None]]:
-        """What is to be encoded: the longest first, so that the workers end together."""
+        """List the encoding tasks, longest first, so that all workers finish at about one time."""
         pairs = sorted(zip(trace_ids, traces, strict=True), key=lambda pair: pair[0])
         usage_work = partial(self._stage_usage, pairs, trace_ids, run)
         work = [(encoders.usage_cost(traces), usage_work)]
@@ -127,7 +128,7 @@ class CommitFiles:
     def _stage_usage(
         self, pairs: Sequence[tuple[int, TraceRecord]], trace_ids: Sequence[int], run: RunShape
     ) -> None:
-        """Stage what the routing of some traces sums up to, in both rollup tables."""
+        """Stage the rows of both rollup tables for the routing of some traces."""
         run_id = self.commit.run_id
         rows = [
             [expert_usage.batch(table, run_id, cells) for table in usage_tables.TABLES]
@@ -138,7 +139,7 @@ class CommitFiles:
                 self.stage(table, batches, trace_ids)
 
     def take_back(self) -> None:
-        """Remove what this process has in the staging folder."""
+        """Remove the files that this process has staged."""
         rank = layout.part_of(self._rank)
         names = f"{self.commit.writer}-{self.commit.commit_id:08d}{rank}-*.part"
         for path in self.folder.staging.glob(names):
@@ -146,28 +147,31 @@ class CommitFiles:
 
 
 def new_ids(commit: Commit, traces: Sequence[TraceRecord]) -> list[int]:
-    """The ids of a commit's traces: their own, and the reserved ones for those that are new."""
+    """Ids of a commit's traces: existing ids of continued traces, reserved ids of new ones."""
     new = count(commit.first_trace)
     return [next(new) if trace.trace_id is None else trace.trace_id for trace in traces]
 
 
 def publish(folder: Folder, commit: Commit, files: Iterable[File]) -> None:
-    """Bring files to where they belong. They count only once the manifest has them."""
+    """Move staged files to their paths, which readers ignore until the manifest lists them."""
     names = [(layout.staged_name(file.path, commit.writer), file.path) for file in files]
     folder.publish((folder.staging / staged, path) for staged, path in names)
 
 
 def discard(folder: Folder, manifest: Manifest, commit: Commit, by: str) -> None:
-    """Remove every file that an unfinished commit can have left, then its reservation.
+    """Remove every file that an unfinished commit may have left, then its reservation.
 
     Args:
-        folder: Where the store's files live.
-        manifest: Its manifest.
+        folder: The store's folder.
+        manifest: The store's manifest.
         commit: The commit.
-        by: The writer that does it.
+        by: Writer that discards it.
     """
+    # The order matters. Taking over first makes sure that nobody completes the commit while its
+    # files are being removed. The reservation goes last: it names files that are still to be
+    # removed if this process dies.
     if not manifest.take_over(commit, by):
-        return  # interrupted after the commit point: the files belong to the store
+        return  # the commit was completed before the interrupt: its files belong to the store
     for staged in folder.staging.glob(f"{commit.writer}-{commit.commit_id:08d}-*.part"):
         staged.unlink(missing_ok=True)
     for path in layout.left_behind(folder, commit.run_id, commit.commit_id):

@@ -1,4 +1,4 @@
-"""Peers: the processes that write one store together, each the layers that it owns."""
+"""Peers: processes that write one store together, each with the layers that it owns."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ R = TypeVar("R")
 
 
 class Peers(Protocol):
-    """How the processes of one run talk to each other; values may be anything that pickles.
+    """Communication between the processes of one run; values must be picklable.
 
-    `broadcast` and `gather` are called by all of them in the same order. They raise, of whatever
-    kind, when another process is gone.
+    All processes call `broadcast` and `gather` in the same order. Both raise an exception of any
+    type if another process is gone.
     """
 
     @property
     def rank(self) -> int:
-        """This process, 0 … size - 1; rank 0 keeps the manifest."""
+        """Number of this process, 0 … size - 1; rank 0 keeps the manifest."""
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
 
     @property
     def primary(self) -> int:
-        """The rank whose records give ``traces`` and ``tokens``; others' are not written."""
+        """Rank whose records fill ``traces`` and ``tokens``; those of other ranks are ignored."""
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value, on every rank."""
+        """Return rank 0's value on every rank."""
 
     def gather(self, value: T) -> list[T] | None:
-        """Everyone's values by rank, on rank 0; None elsewhere."""
+        """Return the values of all ranks on rank 0, None elsewhere."""
 
 
 @dataclass(frozen=True)
 class Alone:
-    """A process that writes on its own."""
+    """A single process without peers."""
 
     rank: int = 0
     size: int = 1
     primary: int = 0
 
     def broadcast(self, value: T) -> T:
-        """The value."""
+        """Return the value."""
         return value
 
     def gather(self, value: T) -> list[T] | None:
-        """The value in a list."""
+        """Return the value in a list."""
         return [value]
 
 
@@ -60,7 +60,7 @@ ALONE = Alone()
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What became of work on one rank: a value, or a sentence about its failure."""
+    """Outcome of work on one rank: a value, or a message about its failure."""
 
     value: T | None = None
     failure: str | None = None
@@ -68,24 +68,23 @@ class Outcome(Generic[T]):
 
 
 def agreed(peers: Peers, mine: Callable[[], T], then: Callable[[list[T]], R]) -> R:
-    """Every rank does ``mine``, rank 0 makes one value of all results, and every rank gets that.
-
-    Nobody goes on unless all succeeded: where one rank fails, each of them raises.
+    """Run ``mine`` on every rank and ``then`` on rank 0; all ranks succeed or all fail.
 
     Args:
         peers: The ranks.
         mine: Work of every rank.
-        then: Work of rank 0, given everyone's results by rank; skipped if one of them failed.
+        then: Work of rank 0, given the results of all ranks; skipped if one of them failed.
 
     Returns:
-        What ``then`` returned, on every rank.
+        Result of ``then``, on every rank.
 
     Raises:
-        StoreError: Work failed on one of several ranks; it says on which and why.
-        Exception: What ``mine`` or ``then`` raised, where the process is alone or the error is
-            none of ringlens' own.
+        StoreError: Work failed on one of several ranks; the message says where and why.
+        Exception: Whatever ``mine`` or ``then`` raised, if the process is alone or the error is
+            not one of ringlens' own.
     """
     own, error = _attempt(peers, mine)
+    # Failures travel as values: a rank that raised before `gather` would leave the others waiting.
     results = peers.gather(own)
     common: Outcome[R] = Outcome()
     if results is not None:
@@ -105,12 +104,12 @@ def agreed(peers: Peers, mine: Callable[[], T], then: Callable[[list[T]], R]) ->
 
 
 def _attempt(peers: Peers, work: Callable[[], T]) -> tuple[Outcome[T], BaseException | None]:
-    """Work's outcome for the peers, and the error itself; an interrupt is told to them as well."""
+    """Run work; return its outcome for the peers, and the error itself, be it an interrupt."""
     try:
         return Outcome(work()), None
-    except BaseException as error:  # noqa: BLE001  `agreed` raises it once all know
-        said = (
+    except BaseException as error:  # noqa: BLE001  `agreed` raises it once all ranks know of it
+        message = (
             str(error) if isinstance(error, RinglensError) else f"{type(error).__name__}: {error}"
         )
         kind = type(error) if isinstance(error, StoreError) else StoreError
-        return Outcome(failure=f"rank {peers.rank}: {said}", kind=kind), error
+        return Outcome(failure=f"rank {peers.rank}: {message}", kind=kind), error

@@ -1,8 +1,8 @@
-"""Rollups counted from the routing that is stored: for traces told anew, and stores without them.
+"""Counts rollups from stored routing, for rewritten traces and stores without rollups.
 
-One pass over files, a batch of rows at a time.
+It makes one pass over the files, in batches of rows.
 
-Shape letters: R rows, k experts a token, C cells, E experts.
+Shape letters: R rows, k experts per token, C cells, E experts.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ringlens.store.encode.columns import matrix, ragged
-from ringlens.store.encode.expert_usage import KEYS, NAMES, PLACE, SUMS, Cells
+from ringlens.store.encode.expert_usage import KEYS, PHASE_INDEX, PHASE_NAMES, SUMS, Cells
 from ringlens.store.schema.usage_tables import USAGE_BLOCK
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
 
 ROWS = 122_880
-"""Rows counted at a time: 30 MB with their sums."""
+"""Rows counted at a time; with their sums they take 30 MB."""
 
 COLUMNS = ["trace_id", "layer", "pos", "expert_ids", "weights", "bias_flips", "group_flips"]
 
 Phases = Mapping[int, NDArray[np.uint8]]
-"""Of each trace the phase of each token, as its place in `NAMES`."""
+"""Phases of the tokens of each trace, as indices into `PHASE_NAMES`."""
 
 
 def cells_of(folder: Folder, paths: Iterable[str], phases: Phases, experts: int) -> Iterator[Cells]:
     """Count the routing in some files.
 
     Args:
-        folder: Where the store's files live.
+        folder: The store's folder.
         paths: Files of ``routing``.
-        phases: The traces that are counted, others are passed over; of each trace the phases of
-            the positions from 0 that are counted.
-        experts: E.
+        phases: Traces to count, each with the phases of the positions to count, from 0.
+        experts: Number of experts E.
 
     Returns:
-        Cells of a batch of rows at a time: several may be of one key.
+        Cells of one batch of rows at a time; several cells may have the same key.
 
     Raises:
         StoreError: A file is missing or damaged.
@@ -50,13 +49,13 @@ def cells_of(folder: Folder, paths: Iterable[str], phases: Phases, experts: int)
     for path in paths if phases else ():
         for batch in _batches(folder, path, COLUMNS, wanted):
             rows = pa.Table.from_batches([batch.filter(pc.is_in(batch["trace_id"], wanted))])
-            rows = rows.filter(pa.array(_is_told(rows, phases)))
+            rows = rows.filter(pa.array(_have_phase(rows, phases)))
             if len(rows):
                 yield _count(rows, phases, experts)
 
 
 def phases_of(folder: Folder, paths: Iterable[str], first: int, last: int) -> Phases:
-    """The phases of all tokens of the traces ``first`` to ``last``, from files of ``tokens``.
+    """Read the phases of all tokens of the traces ``first`` to ``last``.
 
     Raises:
         StoreError: A file is missing or damaged.
@@ -72,28 +71,28 @@ def phases_of(folder: Folder, paths: Iterable[str], first: int, last: int) -> Ph
         return {}
     rows = pa.Table.from_batches(batches)
     trace_R, pos_R = rows["trace_id"].to_numpy(), rows["pos"].to_numpy()
-    place_R = pc.index_in(rows["phase"], pa.array(NAMES)).to_numpy().astype(np.uint8)
+    phase_R = pc.index_in(rows["phase"], pa.array(PHASE_NAMES)).to_numpy().astype(np.uint8)
     order = np.lexsort((pos_R, trace_R))
     ids, begin = np.unique(trace_R[order], return_index=True)
-    return dict(zip(ids.tolist(), np.split(place_R[order], begin[1:]), strict=True))
+    return dict(zip(ids.tolist(), np.split(phase_R[order], begin[1:]), strict=True))
 
 
-def places(phases: Iterable[str]) -> NDArray[np.uint8]:
-    """Phases as places in `NAMES`."""
-    return np.array([PLACE[phase] for phase in phases], np.uint8)
+def phase_indices(phases: Iterable[str]) -> NDArray[np.uint8]:
+    """Convert phases to indices into `PHASE_NAMES`."""
+    return np.array([PHASE_INDEX[phase] for phase in phases], np.uint8)
 
 
 def _batches(
     folder: Folder, path: str, columns: list[str], wanted: pa.Array
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of the row groups that can hold one of some traces, which are given in order."""
+    """Yield the rows of row groups that may hold one of some sorted traces."""
     with parquet.reading(folder, path) as file:
         groups = [g for g in range(file.num_row_groups) if _may_hold(file, g, wanted)]
         yield from file.iter_batches(ROWS, groups, columns)
 
 
 def _may_hold(file: pq.ParquetFile, group: int, wanted: pa.Array) -> bool:
-    """Whether a row group's statistics allow for a trace between the first and the last wanted."""
+    """Whether a row group's statistics allow a trace between the first and the last wanted."""
     index = file.schema_arrow.get_field_index("trace_id")
     found = file.metadata.row_group(group).column(index).statistics
     if found is None or not found.has_min_max:
@@ -101,12 +100,12 @@ def _may_hold(file: pq.ParquetFile, group: int, wanted: pa.Array) -> bool:
     return bool(wanted[0].as_py() <= found.max and wanted[-1].as_py() >= found.min)
 
 
-def _is_told(rows: pa.Table, phases: Phases) -> NDArray[np.bool_]:
-    """Which rows stand at a position whose phase is given [R]."""
+def _have_phase(rows: pa.Table, phases: Phases) -> NDArray[np.bool_]:
+    """Flag the rows [R] at positions whose phase is given."""
     trace_R, pos_R = rows["trace_id"].to_numpy(), rows["pos"].to_numpy()
-    ids, place_R = np.unique(trace_R, return_inverse=True)
+    ids, index_R = np.unique(trace_R, return_inverse=True)
     known = np.array([len(phases[int(i)]) for i in ids], np.int64)
-    return pos_R < known[place_R] if len(rows) else np.zeros(0, bool)
+    return pos_R < known[index_R] if len(rows) else np.zeros(0, bool)
 
 
 def _count(rows: pa.Table, phases: Phases, experts: int) -> Cells:
@@ -136,12 +135,13 @@ def _cells(rows: pa.Table, phases: Phases) -> tuple[list[NDArray], NDArray, NDAr
     trace_R = rows["trace_id"].to_numpy()
     layer_R = rows["layer"].to_numpy().astype(np.int64)
     pos_R = rows["pos"].to_numpy().astype(np.int64)
-    ids, place_R = np.unique(trace_R, return_inverse=True)
-    told = [phases[int(i)] for i in ids]
-    first = np.cumsum([0, *map(len, told)])[:-1]
-    phase_R = np.concatenate(told)[first[place_R] + pos_R].astype(np.int64)
+    ids, index_R = np.unique(trace_R, return_inverse=True)
+    # One lookup for all rows: the phases of all traces end to end, and where each trace starts.
+    by_trace = [phases[int(i)] for i in ids]
+    first = np.cumsum([0, *map(len, by_trace)])[:-1]
+    phase_R = np.concatenate(by_trace)[first[index_R] + pos_R].astype(np.int64)
     keys_4R = np.stack([trace_R, layer_R, pos_R // USAGE_BLOCK, phase_R])
-    # Rows come in runs of one cell: the few runs are sorted, not the rows.
+    # Rows of one cell are mostly adjacent, so it is enough to sort the few runs of such rows.
     new_R = np.ones(len(trace_R), bool)
     new_R[1:] = (keys_4R[:, 1:] != keys_4R[:, :-1]).any(axis=0)
     keys_4C, cell_run = np.unique(keys_4R[:, new_R], axis=1, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Committed files replaced by others that say the same, or say it better: the one door for that."""
+"""Rewrites committed files of a store; all upkeep and repair goes through `Rewriter`."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from ringlens.store.write.commit import CommitFiles, discard, publish
 from ringlens.store.write.sweep import delete_retired
 
 Work = Callable[[CommitFiles], list[str]]
-"""Stages files, and returns the paths of the committed files that they replace."""
+"""Stages files and returns the paths of the committed files that they replace."""
 
 
 @dataclass(frozen=True)
-class Ends:
-    """What a commit does to its run: starts it, ends it, drops it; nothing of these by default."""
+class RunChange:
+    """Change of a run that a commit makes: start, end or removal; none by default."""
 
     started: Start | None = None
     finished: str | None = None
     dropped: bool = False
 
 
-KEEPS = Ends()
+NO_CHANGE = RunChange()
 
 
 @dataclass(frozen=True)
 class Rewriter:
-    """Replaces files of a store, each time in one commit.
+    """Replaces files of a store, in one commit each time.
 
     Attributes:
-        folder: Where the store's files live.
-        manifest: Its manifest, open for writing.
+        folder: The store's folder.
+        manifest: The store's manifest, open for writing.
         writer: Name of the lock that this process holds.
     """
 
@@ -44,41 +44,45 @@ class Rewriter:
     manifest: Manifest
     writer: str
 
-    def replace(self, run_id: str, work: Work, ends: Ends = KEEPS, traces: int = 0) -> Commit:
-        """One commit that replaces files of a run: all of them or none.
+    def replace(
+        self, run_id: str, work: Work, change: RunChange = NO_CHANGE, traces: int = 0
+    ) -> Commit:
+        """Replace files of a run in one commit, all of them or none.
 
-        Where another commit replaced one of the same files meanwhile, the work is done again on
-        what there is then. Replaced files stay a while for queries that are running.
+        If another commit replaces one of the same files meanwhile, the work is done again with the
+        new files. Replaced files stay on the disk for a while, for running queries.
 
         Args:
             run_id: The run.
-            work: What is staged, and what it replaces.
-            ends: What becomes of the run itself.
-            traces: Trace ids to reserve.
+            work: Stages the new files.
+            change: Change of the run itself.
+            traces: Number of trace ids to reserve.
 
         Raises:
-            StoreError: It could not be done; nothing has changed.
+            StoreError: The commit failed; nothing has changed.
         """
         with store_errors(self.folder, "nothing was changed"):
             while True:
+                # Every attempt has its own number, so files of two attempts never share a path.
                 commit = self.manifest.reserve(run_id, self.writer, traces)
-                if self._attempt(commit, work, ends) is Completion.DONE:
+                if self._attempt(commit, work, change) is Completion.DONE:
                     break
-            with suppress(OSError, sqlite3.Error):  # else a later writer deletes them
+            with suppress(OSError, sqlite3.Error):  # a later writer deletes what stays behind
                 delete_retired(self.folder, self.manifest)
             return commit
 
-    def _attempt(self, commit: Commit, work: Work, ends: Ends) -> Completion:
+    def _attempt(self, commit: Commit, work: Work, change: RunChange) -> Completion:
         try:
             files = CommitFiles(self.folder, commit)
             retire = work(files)
             staged = list(files.files.values())
             publish(self.folder, commit, staged)
             outcome = self.manifest.complete(
-                commit, staged, retire, ends.started, ends.finished, ends.dropped
+                commit, staged, retire, change.started, change.finished, change.dropped
             )
         except BaseException:
-            with suppress(OSError, sqlite3.Error):  # else the next writer clears it away
+            # Whether `complete` went through before an interrupt is settled inside `discard`.
+            with suppress(OSError, sqlite3.Error):  # the next writer clears away what stays behind
                 discard(self.folder, self.manifest, commit, self.writer)
             raise
         if outcome is Completion.CLEARED:

@@ -1,4 +1,4 @@
-"""Rows that an analysis found: checked, then put in the place of those of the same scope."""
+"""Replaces rows that analyses write: checks the new rows and drops old rows of the same scopes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Rows: TypeAlias = "pa.Table | Sequence[Mapping[str, object]]"
 
 @dataclass(frozen=True)
 class Replacement:
-    """Rows of one table, checked, and whose place they take.
+    """Checked rows of one table, and the scopes whose stored rows they replace.
 
     Attributes:
         table: The table, one that analyses write.
-        rows: The rows, with all columns of the table in its order.
-        scopes: The scopes (columns `Table.scope`) that lose the rows they have in the store: those
-            of the rows, and those that are only cleared.
+        rows: The rows, with all columns of the table in order.
+        scopes: Scopes (columns `Table.scope`) whose stored rows are dropped: those of the new
+            rows, and those that are only cleared.
     """
 
     table: Table
@@ -43,12 +43,13 @@ class Replacement:
 
     @classmethod
     def of(cls, name: str, rows: Rows, clear: Rows, run_id: str, shape: RunShape) -> Replacement:
-        """Check the rows; columns that may be null can be left out, and so can ``run_id``.
+        """Check rows, from which nullable columns and ``run_id`` can be left out.
 
         Raises:
             NotInStoreError: Analyses write no such table.
-            ObservationError: A column is unknown, missing, of another type, or null where it may
-                not be; a row is there twice, or about a layer or head that the run does not have.
+            ObservationError: A column is unknown, missing, of the wrong type, or null although it
+                is not nullable; or a row is duplicate, or about a layer or head that the run does
+                not have.
         """
         known = {table.name: table for table in analysis_tables.TABLES}
         if name not in known:
@@ -70,18 +71,17 @@ class Replacement:
         intact.require(folder, files)
         known = [parquet.columns(folder, file.path, ["trace_id"]) for file in files]
         there = pa.concat_tables([captured.TRACES.arrow.empty_table().select(["trace_id"]), *known])
-        strangers = wanted.filter(pc.invert(pc.is_in(wanted, there["trace_id"])))
-        if len(strangers):
+        foreign = wanted.filter(pc.invert(pc.is_in(wanted, there["trace_id"])))
+        if len(foreign):
             raise NotInStoreError(
-                f"trace {strangers[0]} does not belong to run {run_id}: give the run that "
-                f"recorded it"
+                f"trace {foreign[0]} does not belong to run {run_id}: give the run that recorded it"
             )
 
     def stage(self, manifest: Manifest, files: CommitFiles) -> list[str]:
-        """Stage the rows, with what else is in the files that hold rows of the same scopes.
+        """Stage the rows, with the other rows of the files that they replace.
 
         Returns:
-            Paths of those files.
+            Paths of the replaced files.
         """
         together, retire = [self.rows], []
         span = _span(self.scopes["trace_id"])
@@ -102,7 +102,7 @@ class Replacement:
 
 
 def _span(trace_ids: pa.ChunkedArray) -> tuple[int, int]:
-    """Smallest and largest id; 0 stands for null, as in a file about no trace."""
+    """Smallest and largest id, with 0 for null, as in the manifest."""
     ends = pc.min_max(pc.fill_null(trace_ids, 0)).as_py()
     return ends["min"], ends["max"]
 
@@ -112,7 +112,8 @@ def _distinct(rows: pa.Table, names: list[str]) -> pa.Table:
 
 
 def _belong(rows: pa.Table, scopes: pa.Table) -> pa.Array:
-    """For each row: is it of one of the scopes? Null is equal to null."""
+    """Flag the rows that belong to one of the scopes."""
+    # Python tuples: in a join, SQL's or Arrow's, null would not be equal to null.
     first, *others = scopes.column_names
     if not others:
         return pc.is_in(rows[first], scopes[first])
@@ -122,16 +123,16 @@ def _belong(rows: pa.Table, scopes: pa.Table) -> pa.Array:
 
 
 def _as_arrow(table: Table, rows: Rows, run_id: str) -> pa.Table:
-    """Rows as Arrow with just the table's columns; checks names, types, nulls and the run."""
+    """Convert rows to Arrow with the table's columns; check names, types, nulls and the run."""
     names, arrow = table.arrow.names, table.arrow
     if not isinstance(rows, pa.Table):
         given = {name for row in rows for name in row}
         columns = {name: [row.get(name) for row in rows] for name in given}
     else:
         columns = {name: rows[name] for name in rows.column_names}
-    if strangers := sorted(columns.keys() - set(names)):
+    if unknown := sorted(columns.keys() - set(names)):
         raise ObservationError(
-            f"{table.name} has no column {strangers[0]}: its columns are {', '.join(names)}"
+            f"{table.name} has no column {unknown[0]}: its columns are {', '.join(names)}"
         )
     missing = [None] * len(rows)
     if "run_id" in names:
@@ -177,7 +178,7 @@ def _check_rows(table: Table, rows: pa.Table, shape: RunShape) -> None:
 
 
 def _check_spans(steps: pa.Table) -> None:
-    """Spans go forward; a parent is an earlier step."""
+    """Check that spans do not end before they start, and that parents are earlier steps."""
     columns = ("start", "end", "token_start", "token_end", "step", "parent")
     for start, end, first, last, step, parent in zip(
         *(steps[name].to_pylist() for name in columns), strict=True
@@ -196,4 +197,6 @@ def _check_json(values: list[str | None]) -> None:
         try:
             json.loads(text or "null")
         except ValueError as error:
-            raise ObservationError(f"probes.json is no JSON in a row ({error}): {text!r}") from None
+            raise ObservationError(
+                f"probes.json is not JSON in a row ({error}): {text!r}"
+            ) from None

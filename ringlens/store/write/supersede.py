@@ -1,7 +1,8 @@
-"""Rows that take the place of committed ones: a trace that goes on, rewritten tokens, a run's end.
+"""Rewrites rows of a committed trace or run: continued traces, changed tokens, the end of a run.
 
-Files are never changed. A commit that replaces rows writes a file with the new ones and with what
-else the older files held, and retires those in the transaction that registers its own.
+Committed files never change. A commit that replaces rows writes new files with these rows and with
+the other rows of the old files, and retires the old files in the transaction that registers the
+new ones.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.rewriter import Rewriter
 
 ROWS = 20_000
-"""Rows a row group of a rewritten file."""
+"""Rows per row group of a rewritten file."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """How a record continues a committed trace: from which token, at which character.
+    """Describes how a record continues a committed trace.
 
-    ``rewritten`` holds the phases of all tokens before ``start`` where these are rewritten.
+    Attributes:
+        trace_id: The trace.
+        start: Position of the record's first token.
+        first_character: Start of that token in the trace's text; None without tokens.
+        rewritten: Phases of all tokens before ``start``, if these are rewritten.
     """
 
     trace_id: int
@@ -48,20 +53,20 @@ class Part:
 
 @dataclass(frozen=True)
 class PrimaryRows:
-    """What the primary hands to rank 0: all new rows of ``traces``, and which traces go on."""
+    """New rows of ``traces`` and the continued traces, as the primary sends them to rank 0."""
 
     rows: pa.RecordBatch
     parts: tuple[Part, ...]
 
 
 def parts_of(records: Sequence[TraceRecord]) -> tuple[Part, ...]:
-    """The records that continue a trace."""
+    """Describe the records that continue a trace."""
     return tuple(
         Part(
             record.trace_id,
             record.start,
             int(record.tokens.start[0]) if len(record.tokens.start) else None,
-            recount.places(record.rewritten.phase) if record.rewritten is not None else None,
+            recount.phase_indices(record.rewritten.phase) if record.rewritten is not None else None,
         )
         for record in records
         if record.trace_id is not None
@@ -69,16 +74,16 @@ def parts_of(records: Sequence[TraceRecord]) -> tuple[Part, ...]:
 
 
 def replace_traces(manifest: Manifest, files: CommitFiles, primary: PrimaryRows) -> list[str]:
-    """Stage the ``traces`` file of a commit, and rewrite tokens of traces that go on.
+    """Stage the ``traces`` file of a commit, and rewrite traces whose earlier tokens changed.
 
-    Of those, the stored rows of ``tokens`` are left out, and ``usage_traces`` is counted anew.
+    For the latter, stored rows of ``tokens`` are dropped, and ``usage_traces`` is recounted.
 
     Returns:
-        Paths of the files that these replace.
+        Paths of the replaced files.
 
     Raises:
-        NotInStoreError: A trace that a record continues is not there.
-        ObservationError: A record does not go on where the stored part ends.
+        NotInStoreError: A continued trace does not exist.
+        ObservationError: A record does not continue where the stored part ends.
     """
     old, kept, retire = _split(
         manifest, files, captured.TRACES, [p.trace_id for p in primary.parts]
@@ -96,7 +101,7 @@ def replace_traces(manifest: Manifest, files: CommitFiles, primary: PrimaryRows)
 
 
 def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
-    """Stage the row of a run that has ended; return the path of the file that it replaces."""
+    """Stage the row of a run that has ended; return the paths that it replaces."""
     (file,) = manifest.files(captured.RUNS.name, files.commit.run_id)
     intact.require(files.folder, [file])
     (row,) = parquet.read(files.folder, file.path, captured.RUNS).to_pylist()
@@ -109,7 +114,7 @@ def note_lost(rewriter: Rewriter, run_id: str, tables: Sequence[str]) -> None:
     """Note in a run's row that tables which it recorded are lost.
 
     Raises:
-        StoreError: Its row cannot be read or written; nothing has changed.
+        StoreError: The row cannot be read or written; nothing has changed.
     """
 
     def work(files: CommitFiles) -> list[str]:
@@ -124,7 +129,7 @@ def note_lost(rewriter: Rewriter, run_id: str, tables: Sequence[str]) -> None:
 
 
 def _recount(manifest: Manifest, files: CommitFiles, rewritten: recount.Phases) -> list[str]:
-    """Stage ``usage_traces`` of traces whose phases have changed; return the files replaced."""
+    """Stage ``usage_traces`` of traces whose phases changed; return the paths that it replaces."""
     if not rewritten:
         return []
     table, run_id = usage_tables.USAGE_TRACES, files.commit.run_id
@@ -137,14 +142,14 @@ def _recount(manifest: Manifest, files: CommitFiles, rewritten: recount.Phases) 
         experts = RunShape.from_json(shape).experts
         counted = recount.cells_of(files.folder, paths, rewritten, experts)
         if cells := [each.summed(*table.key) for each in counted]:
-            told = expert_usage.batch(table, run_id, expert_usage.joined(cells))
-            kept = pa.concat_tables([kept, pa.Table.from_batches([told])])
+            new = expert_usage.batch(table, run_id, expert_usage.joined(cells))
+            kept = pa.concat_tables([kept, pa.Table.from_batches([new])])
     _stage_kept(files, table, kept)
     return retire
 
 
 def _stage_kept(files: CommitFiles, table: Table, rows: pa.Table) -> None:
-    """Stage rows that take the place of replaced files, beside those of the commit itself."""
+    """Stage rows that are carried over from replaced files."""
     if rows.num_rows:
         ids = pc.unique(rows["trace_id"]).to_pylist()
         files.stage(table, batches(sort(rows, table)), ids, "-kept")
@@ -153,13 +158,14 @@ def _stage_kept(files: CommitFiles, table: Table, rows: pa.Table) -> None:
 def _split(
     manifest: Manifest, files: CommitFiles, table: Table, trace_ids: Sequence[int]
 ) -> tuple[pa.Table, pa.Table, list[str]]:
-    """The rows of some traces, the other rows of the files that hold those, and the files."""
+    """Read the rows of some traces, the other rows of the same files, and the files' paths."""
     empty = table.arrow.empty_table()
     if not trace_ids:
         return empty, empty, []
     wanted = pa.array(trace_ids, pa.int64())
     run_id = files.commit.run_id
     span = manifest.files(table.name, run_id, min(trace_ids), max(trace_ids))
+    # Otherwise a flipped bit would be written again under a valid checksum.
     intact.require(files.folder, span)
     holding = [file for file in span if holds(files.folder, file, wanted)]
     rows = pa.concat_tables(
@@ -170,18 +176,18 @@ def _split(
 
 
 def holds(folder: Folder, file: File, wanted: pa.Array) -> bool:
-    """Whether a file has a row of one of some traces."""
+    """Whether a file has rows of any of some traces."""
     ids = parquet.columns(folder, file.path, ["trace_id"])["trace_id"]
     return bool(pc.any(pc.is_in(ids, wanted)).as_py())
 
 
 def sort(rows: pa.Table, table: Table) -> pa.Table:
-    """The rows in the order of the table's key."""
+    """Sort rows by the table's key."""
     return rows.sort_by([(name, "ascending") for name in table.key])
 
 
 def batches(rows: pa.Table, limit: int = ROWS) -> Iterator[pa.RecordBatch]:
-    """The rows in row groups of at most ``limit``."""
+    """Split rows into row groups of at most ``limit`` rows."""
     yield from rows.combine_chunks().to_batches(limit)
 
 
@@ -200,12 +206,13 @@ def _check_parts(old: pa.Table, primary: PrimaryRows, run_id: str) -> None:
 
 
 def _check_part(before: dict, part: Part, text: str) -> None:
-    """A part must go on exactly where the stored trace ends."""
+    """Check that a part continues exactly where the stored trace ends."""
     name = f"trace {part.trace_id}"
     stored = before["n_prompt"] + before["n_think"] + before["n_answer"]
     if before["finish_reason"] != captured.RUNNING:
         raise ObservationError(
-            f"{name} has ended ({before['finish_reason']!r}) and cannot go on: store a new trace"
+            f"{name} has ended ({before['finish_reason']!r}) and cannot be continued: store a new "
+            f"trace"
         )
     if part.start != stored:
         raise ObservationError(
@@ -217,6 +224,6 @@ def _check_part(before: dict, part: Part, text: str) -> None:
     written = len(before["text"])
     if not text.startswith(before["text"]) or part.first_character not in (None, written):
         raise ObservationError(
-            f"the text of {name} does not go on after the {written} characters in the store: pass "
-            f"`rewritten` where earlier tokens have changed"
+            f"the text of {name} does not continue after the {written} characters in the store: "
+            f"pass `rewritten` if earlier tokens have changed"
         )

@@ -1,4 +1,4 @@
-"""What is removed when a writer opens the store: leftovers of dead writers, replaced files."""
+"""Removes leftovers of dead writers and old replaced files when a writer opens a store."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from ringlens.store.storage.folder import Folder
 from ringlens.store.write.commit import discard
 
 RETIRED_STAY = timedelta(minutes=10)
-"""How long a replaced file stays on the disk: a query that is running may still read it."""
+"""Time for which a replaced file stays on the disk, as running queries may still read it."""
 
 
 def sweep(folder: Folder, manifest: Manifest, writer: str) -> None:
-    """Remove what dead writers left, and files that were replaced long enough ago.
+    """Remove leftovers of dead writers, and files that were replaced long enough ago.
 
     Args:
-        folder: Where the store's files live.
-        manifest: Its manifest, open for writing.
-        writer: Name of the writer that does it.
+        folder: The store's folder.
+        manifest: The store's manifest, open for writing.
+        writer: Name of the writer that sweeps.
     """
-    # Looked at before the locks: a writer has its lock before it stages anything.
+    # Files first, locks second: a writer locks before it stages, so a file seen here whose writer
+    # has no lock below belongs to a dead one. In the other order a new writer could come between.
     staged = {path: path.name.split("-")[0] for path in folder.staging.glob("*.part")}
-    left = manifest.reservations()
-    dead = folder.dead_writers({commit.writer for commit in left} | set(staged.values()))
-    for commit in left:
+    unfinished = manifest.reservations()
+    dead = folder.dead_writers({commit.writer for commit in unfinished} | set(staged.values()))
+    for commit in unfinished:
         if commit.writer in dead:
             discard(folder, manifest, commit, writer)
     for path, owner in staged.items():
-        if owner in dead:  # a rank that outlived its rank 0 staged it
+        if owner in dead:  # staged by a rank that outlived its rank 0, without a reservation
             path.unlink(missing_ok=True)
     for path in folder.staging.glob("*.spill"):
         if folder.dead_writers({path.name.split("-")[0]}):

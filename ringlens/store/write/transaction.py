@@ -1,4 +1,4 @@
-"""Transactions: how one writer and its peers make a commit, each wholly or not at all."""
+"""Transactions: atomic commits of one writer and its peers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ringlens.store.manifest.manifest import Commit, Completion, File, Manifest,
 from ringlens.store.storage import layout
 from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import Folder, Lock, folder_at
-from ringlens.store.write.commit import CommitFiles, discard, publish, usual_workers
+from ringlens.store.write.commit import CommitFiles, default_workers, discard, publish
 from ringlens.store.write.peers import Peers, agreed
 from ringlens.store.write.supersede import PrimaryRows, end_run, replace_traces
 from ringlens.store.write.sweep import delete_retired, sweep
@@ -24,26 +24,26 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Staged = tuple[list[File], PrimaryRows | None]
-"""What a rank has staged for a commit, and what the primary adds about its traces."""
+"""Files that a rank has staged for a commit, and, from the primary, the rows of its traces."""
 
 
 class Transactions:
-    """A store opened for writing, and its commits; arguments are those of `StoreWriter`."""
+    """Opens a store for writing and makes commits; `StoreWriter` describes the arguments."""
 
-    _manifest: Manifest  # on rank 0 alone
-    _lock: Lock  # on rank 0 alone
+    _manifest: Manifest  # only on rank 0
+    _lock: Lock  # only on rank 0
 
     def __init__(self, path: str | Path, peers: Peers, workers: int | None) -> None:
         self.folder: Folder = folder_at(path)
         self.peers = peers
-        self.workers = usual_workers() if workers is None else workers
+        self.workers = default_workers() if workers is None else workers
         self.bytes_written = 0
         self._held = ExitStack()
         try:
             failed = "the store was not opened for writing"
-            name = self._lead(failed, self._open)
+            name = self._on_rank_0(failed, self._open)
             if peers.size > 1:
-                self._agreed(failed, lambda: self._see(name), lambda _: None)
+                self._agreed(failed, lambda: self._check_folder(name), lambda _: None)
         except BaseException:
             self._held.close()
             raise
@@ -54,7 +54,7 @@ class Transactions:
         return self.folder.path
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the manifest and release the lock."""
         self._held.close()
 
     def _open(self) -> str:
@@ -63,13 +63,14 @@ class Transactions:
         self._manifest = self.folder.make_manifest()
         self._held.callback(self._manifest.close)
         layout.mark(self.folder)
+        # The lock comes before the first reservation: a name without a lock counts as dead.
         self._lock = self.folder.lock()
         self._held.callback(self._lock.release)
         sweep(self.folder, self._manifest, self._lock.name)
         return self._lock.name
 
-    def _see(self, name: str) -> None:
-        """Make sure that this rank sees the folder that rank 0 opened."""
+    def _check_folder(self, name: str) -> None:
+        """Check that this rank sees the folder that rank 0 has opened."""
         if not self.folder.is_locked(name):
             raise StoreError(
                 f"{self.folder} is not the folder that rank 0 writes to: give a path on a disk "
@@ -77,20 +78,20 @@ class Transactions:
             )
 
     def _agreed(self, failed: str, mine: Callable[[], T], then: Callable[[list[T]], R]) -> R:
-        """`agreed`, where failures of the disk are sentences that end with ``failed``."""
+        """`agreed`, with failures of the disk as StoreError that end with ``failed``."""
 
-        def my_part() -> T:
+        def on_every_rank() -> T:
             with store_errors(self.folder, failed):
                 return mine()
 
-        def rank_0s_part(values: list[T]) -> R:
+        def on_rank_0(values: list[T]) -> R:
             with store_errors(self.folder, failed):
                 return then(values)
 
-        return agreed(self.peers, my_part, rank_0s_part)
+        return agreed(self.peers, on_every_rank, on_rank_0)
 
-    def _lead(self, failed: str, work: Callable[[], R]) -> R:
-        """Work that rank 0 does for all."""
+    def _on_rank_0(self, failed: str, work: Callable[[], R]) -> R:
+        """Run work on rank 0; every rank gets the result."""
         return self._agreed(failed, lambda: None, lambda _: work())
 
     def _transact(
@@ -101,22 +102,25 @@ class Transactions:
         started: Start | None = None,
         finished: datetime | None = None,
     ) -> Commit | None:
-        """One commit of all ranks: reserved, staged by each, completed by rank 0, or taken back.
+        """Make one commit of all ranks: rank 0 reserves, each rank stages, rank 0 completes.
+
+        If any step fails on any rank, the commit is discarded.
 
         Args:
-            check: What each rank looks at before anything is written.
-            reserve: Rank 0's reservation, given the results of ``check``; None if there is
-                nothing to commit.
-            stage: What each rank stages.
-            started: Facts of the run that the commit starts.
-            finished: End of the run that the commit ends.
+            check: Checks on each rank, before anything is written.
+            reserve: Reserves the commit on rank 0, given the results of ``check``; returns None if
+                there is nothing to commit.
+            stage: Stages the files of each rank.
+            started: Facts of the run, if the commit starts it.
+            finished: Time of the end of the run, if the commit ends it.
 
         Returns:
-            The reservation.
+            The reservation; None if there was nothing to commit.
         """
         commit: Commit | None = None
 
         def reserve_it(checked: list[T]) -> Commit | None:
+            # Set here as well as below: an interrupt may come before `_agreed` returns.
             nonlocal commit
             commit = reserve(checked)
             return commit
@@ -136,7 +140,7 @@ class Transactions:
             self.bytes_written += self._agreed(failed, stage_it, complete)
         except BaseException:
             if commit is not None:
-                with suppress(OSError, sqlite3.Error):  # else the next writer clears it away
+                with suppress(OSError, sqlite3.Error):  # the next writer clears away the rest
                     self._take_back(commit)
             raise
         return commit
@@ -148,10 +152,14 @@ class Transactions:
         started: Start | None,
         finished: datetime | None,
     ) -> int:
-        """Publish and register what all ranks have staged; return its bytes. Rank 0 only."""
+        """Publish and register the files of all ranks; return their bytes. Rank 0 only."""
         staged = [file for own, _ in ranks for file in own]
+        # Files are in place and flushed before the manifest names them: a registered file exists,
+        # whatever happens after.
         publish(self.folder, commit, staged)
         _, primary = ranks[self.peers.primary]
+        # Rewriting starts from committed files, which another writer may replace before this
+        # commit completes. Then only the rewritten files are made again.
         while True:
             new = CommitFiles(self.folder, commit)
             retire: list[str] = []
@@ -167,14 +175,14 @@ class Transactions:
                 break
             if outcome is Completion.CLEARED:
                 raise StoreError(f"commit {commit.commit_id} was cleared away by another writer")
-            for path in new.files:  # another writer replaced the same files: look again
+            for path in new.files:  # outdated
                 self.folder.remove(path)
-        with suppress(OSError, sqlite3.Error):  # else a later writer deletes them
+        with suppress(OSError, sqlite3.Error):  # a later writer deletes what stays behind
             delete_retired(self.folder, self._manifest)
         return sum(file.bytes for file in all_files)
 
     def _take_back(self, commit: Commit) -> None:
-        """Remove what a commit that failed has left: rank 0 everything, others what is theirs."""
+        """Remove the files of a failed commit: all files on rank 0, their own on other ranks."""
         if self.peers.rank == 0:
             discard(self.folder, self._manifest, commit, commit.writer)
         else:

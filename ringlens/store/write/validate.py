@@ -1,4 +1,4 @@
-"""Records are checked before anything is written: what does not fit the run is refused."""
+"""Checks records before anything is written, and refuses those that do not fit their run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ringlens.store.schema.table import Table
 
 
 def check_run(run: RunRecord) -> None:
-    """Raise ObservationError unless the run's own figures agree."""
+    """Raise ObservationError if the run's sizes contradict each other."""
     expected = (len(run.sparse_layers), run.experts)
     _equal("expert_bias", np.shape(run.expert_bias), expected)
     if run.groups < 1 or run.experts % run.groups:
@@ -77,12 +77,12 @@ def check_trace(record: TraceRecord, shape: RunShape) -> None:
 
 
 def distinct_traces(ids: list[int | None]) -> list[int | None]:
-    """The ids, if no trace is among them twice."""
+    """Return the ids; raise ObservationError if a trace occurs twice."""
     known = [trace_id for trace_id in ids if trace_id is not None]
     for trace_id in known:
         if known.count(trace_id) > 1:
             raise ObservationError(
-                f"trace {trace_id} is continued twice in one commit: pass one record a trace"
+                f"trace {trace_id} is continued twice in one commit: pass one record per trace"
             )
     return ids
 
@@ -119,9 +119,9 @@ def _check_tokens(name: str, arrays: TokenArrays, tokens: int) -> None:
         "nonfinite",
     ):
         _equal(f"{name}.{column}", (len(getattr(arrays, column)),), (tokens,))
-    strangers = set(arrays.phase) - set(PHASES)
-    if strangers:
-        raise ObservationError(f"unknown phase {strangers.pop()!r}: use one of {', '.join(PHASES)}")
+    unknown = set(arrays.phase) - set(PHASES)
+    if unknown:
+        raise ObservationError(f"unknown phase {unknown.pop()!r}: use one of {', '.join(PHASES)}")
 
 
 def _check_text(record: TraceRecord) -> None:
@@ -134,7 +134,9 @@ def _check_text(record: TraceRecord) -> None:
     if spans:
         start = np.concatenate([arrays.start for arrays in spans])
         end = np.concatenate([arrays.end for arrays in spans])
-        whole = record.start == 0 or rewritten is not None  # else only the end is known here
+        # Without the tokens before `start`, where the first span must begin is checked later,
+        # against the stored trace.
+        whole = record.start == 0 or rewritten is not None
         tiled = (start[0] == 0 if whole else start[0] >= 0) and (start[1:] == end[:-1]).all()
         if not (tiled and end[-1] == len(record.text)):
             raise ObservationError(
@@ -212,7 +214,7 @@ def _check_arrays(
 
 
 def check_vectors(record: TraceRecord, tokens: int, shape: RunShape) -> None:
-    """Raise ObservationError unless vectors and attention have the shapes that they say."""
+    """Raise ObservationError unless vectors and attention have the right shapes."""
     seen: set[tuple[str, int, int]] = set()
     for vectors in record.vectors:
         name = f"vectors at {vectors.point!r}"
@@ -245,7 +247,7 @@ def check_vectors(record: TraceRecord, tokens: int, shape: RunShape) -> None:
 
 
 def _check_positions(name: str, pos: NDArray, start: int, tokens: int) -> None:
-    """Ascending, and inside the record: so parts of a trace never hold the same row."""
+    """Check that positions ascend inside the record, so that parts never share a row."""
     inside = len(pos) == 0 or (pos[0] >= start and pos[-1] < start + tokens)
     if not inside or (np.diff(pos) <= 0).any():
         raise ObservationError(

@@ -1,4 +1,4 @@
-"""StoreWriter: traces, or parts of them, into a store, each commit wholly or not at all."""
+"""StoreWriter: writes traces, or parts of traces, to a store in atomic commits."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
     """Writes runs and traces to a store; any number of processes may do so at once.
 
     A commit is written to ``staging/``, flushed, renamed into place and then registered in one
-    SQLite transaction. Readers take their files from that register, so that transaction is the
-    moment at which all traces of the commit exist; before it none does. What a killed writer left
-    behind is removed when a writer next opens the store.
+    SQLite transaction. Readers take their list of files from there, so all traces of a commit
+    become visible at that moment and none before. Leftovers of a killed writer are removed when a
+    writer next opens the store.
 
-    Several ranks may write the same traces, each the layers that it owns: then all of them call
-    the same methods in the same order, and a commit is registered once all have staged theirs.
+    Several ranks may write the same traces, each with the layers that it owns. All of them then
+    call the same methods in the same order, and a commit is registered once all have staged
+    their files.
 
-    One writer serves one thread at a time.
+    A writer may be used by one thread at a time.
 
     Args:
-        path: Folder or address of the store; made if it is missing.
-        peers: The ranks that write together, this one among them.
-        workers: Threads that encode a commit; None for as many as the process may use cores, from
-            2 to 8.
+        path: Folder or address of the store; created if it is missing.
+        peers: The ranks that write together, including this one.
+        workers: Number of encoding threads; None for the number of cores that the process may
+            use, from 2 to 8.
 
     Attributes:
-        folder: Where the store's files live.
+        folder: The store's folder.
         bytes_written: Bytes of all files committed by this writer and its peers.
 
     Raises:
-        StoreError: The folder cannot be written, or holds something else.
+        StoreError: The folder cannot be written, or holds files that are not a store's.
     """
 
     def __init__(self, path: str | Path, peers: Peers = ALONE, workers: int | None = None) -> None:
@@ -58,14 +59,14 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         self.close()
 
     def start_run(self, run: RunRecord) -> str:
-        """Store a run's facts and its experts' biases.
+        """Store the description of a run and the biases of its experts.
 
         Returns:
-            The run's id, unique in the store and sorted by time.
+            Id of the run, unique in the store; ids sort by time.
 
         Raises:
-            ObservationError: The run's figures contradict each other.
-            StoreError: It could not be written.
+            ObservationError: The run's sizes contradict each other.
+            StoreError: The run could not be written.
         """
         started = datetime.now(UTC)
         shape = RunShape.of(run)
@@ -90,19 +91,19 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         """Store traces, or the next parts of traces: all of them or none.
 
         Args:
-            run_id: Their run, as `start_run` returned it, also in another process.
-            traces: The traces. A few at a time make few, larger files. Every rank gives its
-                records of the same traces in the same order.
+            run_id: Id of the run, as `start_run` returned it here or in another process.
+            traces: The traces. Several at a time give fewer and larger files. Every rank passes
+                its records of the same traces in the same order.
 
         Returns:
-            Their trace ids, unique in the store.
+            Trace ids, unique in the store.
 
         Raises:
-            ObservationError: A trace does not have the run's shape, or does not go on where its
-                stored part ends.
-            NotInStoreError: There is no such run, or no such trace to continue.
-            StoreError: The traces could not be written, or another rank failed. Whatever is
-                raised, nothing of these records is in the store.
+            ObservationError: A trace does not have the run's shape, or does not continue where
+                its stored part ends.
+            NotInStoreError: The run, or a trace to continue, does not exist.
+            StoreError: The traces could not be written, or another rank failed. After any
+                exception, nothing of these records is in the store.
         """
         shape = self._shape(run_id)
 
@@ -136,11 +137,11 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         return new_ids(commit, traces) if commit is not None else []
 
     def finish_run(self, run_id: str) -> None:
-        """Note that a run has ended.
+        """Mark a run as ended.
 
         Raises:
-            NotInStoreError: There is no such run.
-            StoreError: It could not be written.
+            NotInStoreError: The run does not exist.
+            StoreError: The mark could not be written.
         """
         self._shape(run_id)
         self._transact(
@@ -151,21 +152,21 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         )
 
     def unfinished(self, fingerprint: str) -> str | None:
-        """The latest run of this fingerprint that no living process works on, to be resumed.
+        """Claim the latest unfinished run with this fingerprint that no living process writes to.
 
-        The run is this writer's from here on: another process that asks is told of it only when
-        this writer is closed or its process gone.
+        From then on the run belongs to this writer: other processes cannot claim it before this
+        writer is closed or its process ends.
 
         Args:
-            fingerprint: As in the `RunRecord` that started the run; no run is found by "".
+            fingerprint: Fingerprint of the `RunRecord` that started the run; "" finds no run.
 
         Returns:
-            The run's id; None if there is no such run.
+            Id of the run; None if there is none.
 
         Raises:
             StoreError: The store could not be read or written.
         """
-        return self._lead(
+        return self._on_rank_0(
             "unfinished runs could not be looked up",
             lambda: (
                 self._manifest.claim(fingerprint, self._lock.name, self.folder.dead_writers)
@@ -178,8 +179,8 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         """Continue a run that another process left unfinished.
 
         Raises:
-            NotInStoreError: There is no such run.
-            StoreError: It has ended, or another process works on it.
+            NotInStoreError: The run does not exist.
+            StoreError: The run has ended, or another process is writing to it.
         """
         self._shape(run_id)
 
@@ -189,27 +190,27 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
             if not self._manifest.take(run_id, self._lock.name, self.folder.dead_writers):
                 raise StoreError(f"another process works on run {run_id}: wait for it or stop it")
 
-        self._lead("the run was not resumed", take)
+        self._on_rank_0("the run was not resumed", take)
 
     def replace_rows(
         self, run_id: str, table: str, rows: Rows, clear: Sequence[Mapping[str, object]] = ()
     ) -> None:
-        """Store what an analysis found, in place of what the store has of the same.
+        """Store rows of an analysis, replacing earlier rows of the same scopes.
 
-        The rows of one scope are replaced together: in ``steps`` and ``head_steps`` those of a
+        All rows of a scope are replaced together: in ``steps`` and ``head_steps`` those of a
         trace, in ``probes`` those of a probe about a trace (or about the run, without a trace).
 
         Args:
-            run_id: The run that the rows are about.
+            run_id: Run that the rows are about.
             table: "steps", "head_steps" or "probes".
-            rows: The rows, as mappings or as an Arrow table; ``run_id`` and columns that may be
-                null can be left out. Of several ranks, rank 0 gives all of them.
-            clear: Further scopes that lose their rows, for example ``{"trace_id": 3}``.
+            rows: The rows, as mappings or as an Arrow table; ``run_id`` and nullable columns can
+                be left out. With several ranks, rank 0 passes all rows.
+            clear: Further scopes whose rows are removed, for example ``{"trace_id": 3}``.
 
         Raises:
             ObservationError: A row does not fit the table or the run.
-            NotInStoreError: There is no such run or table, or a trace is not the run's.
-            StoreError: They could not be written. Whatever is raised, the store is as before.
+            NotInStoreError: The run or table does not exist, or a trace belongs to another run.
+            StoreError: The rows could not be written. After any exception, the store is unchanged.
         """
         shape = self._shape(run_id)
 
@@ -225,7 +226,7 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         self._agreed("none of the rows was stored", check, replace)
 
     def rewriter(self) -> Rewriter:
-        """What replaces committed files in the name of this writer. Rank 0 only."""
+        """Rewriter of committed files that uses this writer's lock. Rank 0 only."""
         return Rewriter(self.folder, self._manifest, self._lock.name)
 
     def _shape(self, run_id: str) -> RunShape:
@@ -239,6 +240,6 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
                     )
                 return text
 
-            text = self._lead("the run could not be looked up", look_up)
+            text = self._on_rank_0("the run could not be looked up", look_up)
             self._shapes[run_id] = RunShape.from_json(text)
         return self._shapes[run_id]
