@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from records import part, random_trace
-from workers import RUN, rich_trace
+from rich_store import write_rich_store
 
 from ringlens.errors import RinglensError
-from ringlens.store import Store, StoreWriter
+from ringlens.store import Store
 from ringlens.store.check.check import check
 
 COUNT = int(os.environ.get("RINGLENS_FUZZ", "60"))
@@ -41,10 +40,7 @@ VALUES = (
 def sound(tmp_path_factory):
     """Three traces in two commits, one of which still runs, and what they hold."""
     path = tmp_path_factory.mktemp("fuzzed") / "store"
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(RUN)
-        writer.commit(run_id, [rich_trace(20, 0), rich_trace(12, 1)])
-        writer.commit(run_id, [part(random_trace(RUN, 16, seed=2), 0, 9, None)])
+    write_rich_store(path, ended=(20, 12), running=(9, 16))
     with Store(path) as store:
         return path, held(store)
 

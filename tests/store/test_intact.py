@@ -11,7 +11,8 @@ from pathlib import Path
 import duckdb
 import pytest
 from records import part, random_trace
-from workers import RUN, rich_trace
+from rich_store import STEP, write_rich_store
+from workers import RUN
 
 from ringlens.errors import ConfigError, StoreError
 from ringlens.sandbox.sandbox import Sandbox
@@ -30,12 +31,7 @@ FLIPS = int(os.environ.get("RINGLENS_FUZZ", "200"))
 def made(tmp_path_factory):
     """Three traces in two commits, with vectors, attention and steps; the last one still runs."""
     path = tmp_path_factory.mktemp("made") / "store"
-    with StoreWriter(path) as writer:
-        run_id = writer.start_run(RUN)
-        writer.commit(run_id, [rich_trace(30, 0), rich_trace(20, 1)])
-        writer.commit(run_id, [part(random_trace(RUN, 30, seed=2), 0, 20, None)])
-        row = {"trace_id": 1, "step": 0, "start": 0, "end": 2, "token_start": 0, "token_end": 1}
-        writer.replace_rows(run_id, "steps", [row | {"text": "ab"}])
+    write_rich_store(path, ended=(30, 20), running=(20, 30), steps=[STEP])
     return path
 
 
