@@ -265,7 +265,7 @@ def _stage_rest(
     stays = pc.invert(pc.is_in(ids, unwanted))
     if pc.all(stays).as_py():
         return False
-    left = pc.fill_null(ids.filter(stays), 0)
+    left = pc.fill_null(ids.filter(stays), 0)  # the manifest writes 0 for rows without a trace
     if len(left):
         span = list(pc.min_max(left).as_py().values())
         groups = _groups(files.folder, file.path, unwanted)

@@ -225,6 +225,7 @@ class RunCheck:
             ]
         self.flagged = {i: row["flags"] for i, row in traces.rows.items() if row["flags"]}
         known |= {i for i, flags in self.flagged.items() if captured.NONFINITE in flags}
+        # Counting and comparing choices needs valid expert ids, and complete tables.
         if not any(found.kind == "expert" for found in self._lost()):
             if self._is_whole("tokens", "routing") and by_table["tokens"]:
                 self.findings += check_usage(self._folder, by_table, traces, known)

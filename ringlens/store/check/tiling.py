@@ -91,6 +91,7 @@ def _where(trace: Ints, layer: Ints, pos: Ints, wrong: NDArray[np.bool_]) -> dic
 
 def _absent(trace: Ints, layer: Ints, ids: Ints, layers: Ints) -> dict:
     """Traces that have rows, but none on some layer."""
+    # A layer without any row has no segment, so gaps between segments cannot show it.
     there = np.zeros((len(ids), len(layers)), bool)
     known = np.isin(layer, layers)
     there[np.searchsorted(ids, trace[known]), np.searchsorted(layers, layer[known])] = True

@@ -67,7 +67,7 @@ class Cells:
 
     def summed(self, *keys: str) -> Cells:
         """Sum up cells with equal ``keys``, sorted by these; other keys become 0."""
-        order = np.lexsort([getattr(self, key) for key in reversed(keys)])
+        order = np.lexsort([getattr(self, key) for key in reversed(keys)])  # last key sorts first
         sorted_by = [getattr(self, key)[order] for key in keys]
         new = np.ones(len(self), bool)
         new[1:] = np.any([column[1:] != column[:-1] for column in sorted_by], axis=0)
@@ -77,6 +77,7 @@ class Cells:
         for name in ("tokens", *SUMS):
             array = getattr(self, name)[order]
             values[name] = np.add.reduceat(array, first) if len(first) else array
+        # A sum knows its reasons only if all its parts do.
         values["reasons"] = np.logical_and.reduceat(self.reasons[order], first)
         return Cells(**values)
 

@@ -87,6 +87,7 @@ def summary(values_NTH: NDArray, start: int) -> tuple[NDArray[np.float32], NDArr
         values_NTH[:, None, end:],
     ]
     pieces = [piece for piece in pieces if piece.shape[1] and piece.shape[2]]
+    # Means in float64: a float32 sum of 64 numbers would differ with the order of adding them.
     mean = [piece.mean(axis=2, dtype=np.float64).astype(np.float32) for piece in pieces]
     return np.concatenate(mean, axis=1), np.concatenate([p.max(axis=2) for p in pieces], axis=1)
 

@@ -150,7 +150,7 @@ def _vector_batch(piece: Piece) -> tuple[int, pa.RecordBatch]:
 def _attention_batch(piece: Piece) -> tuple[int, pa.RecordBatch]:
     assert piece.positions is not None
     rows, arrow = len(piece.pos), ATTENTION.arrow
-    seen_Pk = piece.positions >= 0
+    seen_Pk = piece.positions >= 0  # early queries see fewer than k keys
     positions_Pk = np.asarray(piece.positions, np.int32)
     columns = [
         pa.array(np.full(rows, piece.trace_id, np.int64)),

@@ -246,6 +246,7 @@ def _sort(
         inside = f"trace_id between {first} and {last}"
         query = (
             f"select {names} from {views.scan(group.table, paths)}"
+            # The manifest notes rows without a trace as trace 0.
             f" where {inside if first else f'({inside} or trace_id is null)'}"
             f" order by {', '.join(_order(group.table))}"
         )
@@ -270,7 +271,7 @@ def _order(table: Table) -> list[str]:
     size = table.row_group
     if size is None:
         return [views.quote(name) for name in table.key]
-    band = size.rows // size.positions
+    band = size.rows // size.positions  # layers per row group
     return [f"layer // {band}", "trace_id", f"pos // {size.positions}", "layer", "pos"]
 
 

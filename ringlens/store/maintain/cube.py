@@ -50,6 +50,7 @@ class BlockCube:
         Whole blocks come from the cube. Routing is read only for the positions at the edges, if
         ``start`` or ``stop`` is inside a block.
         """
+        # The last block may be partly filled, but a range beyond its end contains all of it.
         last = stop // USAGE_BLOCK if stop < self.blocks * USAGE_BLOCK else self.blocks
         first = min(-(-start // USAGE_BLOCK), last)
         if -(-start // USAGE_BLOCK) > last:  # inside one block

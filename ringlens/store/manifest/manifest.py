@@ -136,8 +136,8 @@ class Manifest:
                 "this process was silent for so long that another one took over its run: open the "
                 "store again, or let the other one continue"
             )
-        # Trace ids grow with commit ids, so the last commit tells where to go on; this reads one
-        # row, where max() would scan the table.
+        # Trace ids grow with commit ids, so the last commit has the largest; this reads one row,
+        # where max() would scan the table.
         (first,) = db.execute(
             "select coalesce((select first_trace + traces from commits"
             " order by commit_id desc limit 1), 1)"

@@ -55,6 +55,8 @@ class Relation:
         self._connection.interrupt()
 
     def __getattr__(self, name: str) -> Any:
+        # Special methods are looked up on the class; asking DuckDB for them would confuse copying
+        # and pickling.
         if name.startswith("__"):
             raise AttributeError(name)
         with self._errors():

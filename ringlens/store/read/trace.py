@@ -303,6 +303,7 @@ class Trace:
         heads = found["head"].to_numpy()
         if head is not None or found["head"].null_count:
             return Vectors(found["pos"].to_numpy(), values_RC)
+        # Rows are sorted by position and head, so equal heads everywhere make a rectangle.
         pos = np.unique(found["pos"].to_numpy())
         count = len(heads) // len(pos)
         if not (heads.reshape(len(pos), -1) == heads[:count]).all():

@@ -38,10 +38,10 @@ class Promise:
     def of(cls, run: Mapping[str, Any]) -> Promise:
         """Read a row of ``runs``; unknown words promise nothing."""
         lost = set(run.get("lost") or ())
-        told = [d.table for name, d in named().items() if name in run["record"]]
-        names = [t.name for t in told if t != TOKENS and t.name not in lost]
+        recorded = [d.table for name, d in named().items() if name in run["record"]]
+        names = [t.name for t in recorded if t != TOKENS and t.name not in lost]
         if not run["sparse_layers"]:
-            sparse = {table.name for table in told if table.is_sparse}
+            sparse = {table.name for table in recorded if table.is_sparse}
             names = [name for name in names if name not in sparse]
         asked = {text: _chosen(text) for text in run["record"] if text not in named()}
         chosen = [item for item in asked.values() if item is not None]

@@ -80,6 +80,7 @@ class RemoteFolder(ABC):
 
         File locks show it at once on this machine; elsewhere the lease has to expire.
         """
+        # A writer with a lock file here is judged by it alone: its lease could still be valid.
         here = {path.stem for path in self.staging.glob("*.lock")}
         dead = dead_writers(self.staging, here)
         for name in dead:

@@ -75,6 +75,8 @@ class CommitFiles:
         rows = write(staged, table, groups)
         # After writing: a caller may fill `trace_ids` while its row groups are consumed.
         span = (min(trace_ids), max(trace_ids)) if trace_ids else (0, 0)
+        # Read back from the page cache, which holds the file still; so the checksum is of what
+        # the file has, not of what was meant to be in it.
         size, checksum = staged.stat().st_size, parquet.checksum(staged)
         self.folder.hand_over(staged, path)
         self.files[path] = File(path, table.name, commit.run_id, *span, rows, size, checksum)
@@ -117,6 +119,7 @@ class CommitFiles:
         for table in tables:
             shares = encoders.shares(table, traces, self._workers)
             for share in shares:
+                # Row groups are generators: nothing is encoded before a worker asks for it.
                 if (groups := encoders.row_groups(table, pairs, run, share)) is None:
                     continue
                 part = layout.part_of_share(share.index)

@@ -96,6 +96,8 @@ def agreed(peers: Peers, mine: Callable[[], T], then: Callable[[list[T]], R]) ->
             common, later = _attempt(peers, lambda: then(values))  # type: ignore[arg-type]
             error = error or later
     common = peers.broadcast(common)
+    # Alone, the original exception keeps its traceback. An interrupt, or an error that is not ours,
+    # is raised as it is on the rank where it occurred.
     if error is not None and (peers.size == 1 or not isinstance(error, RinglensError)):
         raise error
     if common.failure is not None:

@@ -87,6 +87,7 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of row groups that may hold one of some sorted traces."""
     with parquet.reading(folder, path) as file:
+        # A file may hold thousands of traces; statistics skip the row groups of others.
         groups = [g for g in range(file.num_row_groups) if _may_hold(file, g, wanted)]
         yield from file.iter_batches(ROWS, groups, columns)
 

@@ -89,12 +89,14 @@ def replace_traces(manifest: Manifest, files: CommitFiles, primary: PrimaryRows)
         manifest, files, captured.TRACES, [p.trace_id for p in primary.parts]
     )
     _check_parts(old, primary, files.commit.run_id)
+    # Every new row of `traces` goes into the same file, beside the other rows of the old ones.
     rows = sort(pa.concat_tables([kept, pa.Table.from_batches([primary.rows])]), captured.TRACES)
     files.stage(captured.TRACES, batches(rows), rows["trace_id"].to_pylist())
 
     rewritten = {
         part.trace_id: part.rewritten for part in primary.parts if part.rewritten is not None
     }
+    # The rewritten tokens themselves are among the files that the primary has staged.
     _, kept, tokens = _split(manifest, files, captured.TOKENS, list(rewritten))
     _stage_kept(files, captured.TOKENS, kept)
     return retire + tokens + _recount(manifest, files, rewritten)
@@ -134,6 +136,7 @@ def _recount(manifest: Manifest, files: CommitFiles, rewritten: recount.Phases) 
         return []
     table, run_id = usage_tables.USAGE_TRACES, files.commit.run_id
     _, kept, retire = _split(manifest, files, table, list(rewritten))
+    # Only the stored part of the routing: what this commit adds was counted when it was encoded.
     routing = manifest.files("routing", run_id, min(rewritten), max(rewritten))
     shape = manifest.run_shape(run_id)
     if routing and shape is not None:

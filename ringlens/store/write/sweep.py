@@ -33,7 +33,7 @@ def sweep(folder: Folder, manifest: Manifest, writer: str) -> None:
     for path, owner in staged.items():
         if owner in dead:  # staged by a rank that outlived its rank 0, without a reservation
             path.unlink(missing_ok=True)
-    for path in folder.staging.glob("*.spill"):
+    for path in folder.staging.glob("*.spill"):  # what DuckDB wrote while a compaction sorted
         if folder.dead_writers({path.name.split("-")[0]}):
             shutil.rmtree(path, ignore_errors=True)
     delete_retired(folder, manifest)
@@ -44,5 +44,6 @@ def delete_retired(folder: Folder, manifest: Manifest) -> None:
     paths = manifest.retired(before=stamp(datetime.now(UTC) - RETIRED_STAY))
     for path in paths:
         folder.remove(path)
+    # Entries last: if this process dies, the next sweep removes the files again, which is harmless.
     if paths:
         manifest.forget_retired(paths)

@@ -72,6 +72,7 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         shape = RunShape.of(run)
 
         def reserve(_: list[None]) -> Commit:
+            # The random part keeps apart runs that start in the same second on other machines.
             run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
             return self._manifest.reserve(run_id, self._lock.name, traces=0)
 
@@ -113,6 +114,7 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
             return distinct_traces([trace.trace_id for trace in traces])
 
         def reserve(ranks: list[list[int | None]]) -> Commit | None:
+            # Each rank writes its own layers of a trace, so all must mean the same trace.
             for rank, ids in enumerate(ranks):
                 if ids != ranks[0]:
                     raise StoreError(
@@ -124,6 +126,7 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
 
         def stage(files: CommitFiles) -> PrimaryRows | None:
             ids = new_ids(files.commit, traces)
+            # Tokens and rows of `traces` are the same on every rank: only one may write them.
             is_primary = self.peers.rank == self.peers.primary
             tables = [
                 t for t in captured.tables(shape.experts) if is_primary or t is not captured.TOKENS
