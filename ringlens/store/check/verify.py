@@ -1,6 +1,7 @@
 """Verifies that a store agrees with itself: choices with logits, routing with tokens.
 
-Shape letters: R rows (a token on a layer), S sparse layers, E experts, G groups, k experts a token.
+Shape letters: R rows (a token on a layer), S sparse layers, E experts, G groups, k experts per
+token.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from ringlens.store.encode.columns import matrix
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read.store import Store
 
-# The model compares scores in float32, which rounds those near 1 to 6e-8: scores that are closer
-# than this may stand in either order.
+# The model compares scores in float32, which rounds numbers near 1 to 6e-8, so scores that are
+# closer than this may be in either order.
 TIE = 1e-7
-# Shares of a softmax may all be tiny, so that their ties are relative.
+# Scores of a softmax can all be tiny, so their tolerance is relative.
 SHARE_TIE = 1e-6
 
 RING = {"score": "sigmoid", "bias": "scores", "group_score": "sum_of_two"}
-"""The rule of runs that do not say how their routers choose."""
+"""Router rule of runs from before ``runs.router`` existed."""
 
 BATCH_VALUES = 2**22
 """Logits recomputed at a time: 32 MiB in float64."""
@@ -49,15 +50,15 @@ class Agreement:
 
 
 def verify_choices(store: Store, files: Sequence[File] | None = None) -> Agreement:
-    """Recompute every choice that has its logits, in float64, and compare it with the recorded one.
+    """Recompute choices from their logits in float64, and compare them with the recorded ones.
 
-    Scores follow from logits and bias, and groups from scores, as the run's ``router`` says (see
-    `scores`, `select`). Choices are compared as sets, and equal scores may stand in either order. A
-    row without a recorded choice counts as one that differs.
+    Scores follow from logits and bias, and groups from scores, by the rule in ``runs.router`` (see
+    `scores`, `select`). Choices are compared as sets, and equal scores may be in either order. A
+    row without a recorded choice counts as different.
 
     Args:
         store: The store.
-        files: Files of ``router_logits`` to look at; all if left out.
+        files: Files of ``router_logits`` to check; all if None.
 
     Raises:
         StoreError: A file is damaged.
@@ -80,13 +81,13 @@ def verify_choices(store: Store, files: Sequence[File] | None = None) -> Agreeme
 
 
 def router_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """How the routers of a run choose; runs of older versions, which do not say it, are Ring's."""
+    """Router rule of a run; that of Ring for runs of older versions, which do not note it."""
     stated = run.get("router")
     return RING if stated is None else json.loads(stated)
 
 
 def scores(logits_RE: NDArray, bias_RE: NDArray, router: Mapping[str, Any]) -> NDArray:
-    """Selection scores [R, E] of float64 logits; a bias that the router lacks is not looked at."""
+    """Compute selection scores [R, E] from float64 logits; the bias is ignored if unused."""
     bias, kind = router["bias"], router["score"]
     z_RE = logits_RE + bias_RE if bias == "logits" else logits_RE
     if kind == "sigmoid":
@@ -94,7 +95,7 @@ def scores(logits_RE: NDArray, bias_RE: NDArray, router: Mapping[str, Any]) -> N
     elif kind == "sqrt_softplus":
         s_RE = np.sqrt(np.logaddexp(0, z_RE))
     elif kind == "softmax":
-        power_RE = np.exp(z_RE - z_RE.max(axis=1, keepdims=True))
+        power_RE = np.exp(z_RE - z_RE.max(axis=1, keepdims=True))  # cannot overflow
         s_RE = power_RE / power_RE.sum(axis=1, keepdims=True)
     else:  # logits are compared as they are
         s_RE = z_RE
@@ -104,7 +105,7 @@ def scores(logits_RE: NDArray, bias_RE: NDArray, router: Mapping[str, Any]) -> N
 def select(
     scores_RE: NDArray, groups: int, kept: int, k: int, group_score: str = "sum_of_two"
 ) -> NDArray[np.bool_]:
-    """The k largest scores inside the ``kept`` best groups, as flags [R, E]."""
+    """Flag the k largest scores inside the ``kept`` best groups, [R, E]."""
     rows, experts = scores_RE.shape
     if group_score == "none":
         return _largest(scores_RE, k)
@@ -117,14 +118,14 @@ def select(
 
 
 def _largest(values_RX: NDArray, count: int) -> NDArray[np.bool_]:
-    """Flags of the ``count`` largest values of each row."""
+    """Flag the ``count`` largest values of each row."""
     flags = np.zeros(values_RX.shape, bool)
     np.put_along_axis(flags, np.argsort(-values_RX, axis=1)[:, :count], True, axis=1)
     return flags
 
 
 def _follows(batch: pa.Table, run: dict[str, Any], bias_SE: NDArray) -> NDArray[np.bool_]:
-    """For each row [R]: is the recorded choice the one that the logits give?"""
+    """Flag the rows [R] whose recorded choice follows from the logits."""
     logits_RE = matrix(batch["logits"]).astype(np.float64)
     layer_R = np.searchsorted(run["sparse_layers"], batch["layer"].to_numpy())
     router = router_of(run)
@@ -138,15 +139,16 @@ def _follows(batch: pa.Table, run: dict[str, Any], bias_SE: NDArray) -> NDArray[
     limits = (*sizes, router["group_score"])
     same_R = (select(scores_RE, *limits) == recorded_RE).all(axis=1)
     tied_R = np.flatnonzero(~same_R & known_R)
-    # Where the recorded choice is one of several with equal scores, a hair in its favour decides.
-    hair_RE = SHARE_TIE * scores_RE[tied_R] if router["score"] == "softmax" else TIE
-    nudged_RE = scores_RE[tied_R] + np.where(recorded_RE[tied_R], hair_RE, -hair_RE)
+    # If several choices have equal scores, any of them is right: nudge the scores slightly in
+    # favour of the recorded one and select again.
+    nudge_RE = SHARE_TIE * scores_RE[tied_R] if router["score"] == "softmax" else TIE
+    nudged_RE = scores_RE[tied_R] + np.where(recorded_RE[tied_R], nudge_RE, -nudge_RE)
     same_R[tied_R] = (select(nudged_RE, *limits) == recorded_RE[tied_R]).all(axis=1)
     return same_R
 
 
 def _rows_with_choices(store: Store, file: File, experts: int) -> Iterator[pa.Table]:
-    """Rows of a file of ``router_logits`` with their ``expert_ids``, a batch at a time."""
+    """Yield rows of a file of ``router_logits`` with their ``expert_ids``, in batches."""
     routing = store.files("routing", file.first_trace, file.last_trace)
     query = f"""
         select l.trace_id, l.layer, l.pos, l.logits, r.expert_ids
@@ -165,6 +167,6 @@ def _bias(store: Store, run: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def _of_run(store: Store, table: str, run_id: str) -> pa.Table:
-    """A run's rows of a small table; files of other runs are not opened."""
+    """Read a run's rows of a small table without opening files of other runs."""
     files = [file for file in store.files(table) if file.run_id == run_id]
     return store.sql(f"select * from {store.scan(table, files)}").to_arrow_table()

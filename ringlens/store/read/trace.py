@@ -1,6 +1,6 @@
 """Trace: one trace of a store, read from disk layer by layer on request.
 
-Shape letters: T tokens, k experts a token, E experts, H attention heads, B blocks; L layers,
+Shape letters: T tokens, k experts per token, E experts, H attention heads, B head blocks; L layers,
 P positions and C components of recorded vectors.
 """
 
@@ -180,18 +180,18 @@ class Trace:
         return found
 
     def statistics(self, table: str, layer: int | None = None) -> dict[str, NDArray]:
-        """What an instrument recorded of each token, by the name of its table.
+        """Read the columns of a table with a row per token, or per layer and token.
 
         Args:
-            table: The table, one with a row for each token, or each layer and token.
+            table: Name of the table.
             layer: The layer; None for a table without layers.
 
         Returns:
-            ``pos`` int32 [T], and each of the table's columns: [T], or [T, H] where a row holds a
-            number for each head (in general, a list of one length).
+            ``pos`` int32 [T], and each column of the table: [T], or [T, H] if a row holds a number
+            per head (in general, a list of fixed length).
 
         Raises:
-            NotInStoreError: There is no such table or layer, or it was not recorded.
+            NotInStoreError: The table or layer does not exist, or was not recorded.
         """
         known = {t.name: t for t in (*self._store.tables(), *self._store.foreign_tables())}
         if table not in known or not known[table].has("pos"):
