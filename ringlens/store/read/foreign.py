@@ -1,7 +1,7 @@
-"""Tables that this ringlens does not know: of a later one, or of an instrument that is not here.
+"""Foreign tables: tables of a later ringlens, or of an instrument that is not installed.
 
-They are read as they lie, by the columns of their files. What the columns mean is not known, so
-nothing is checked or put together that depends on it.
+They can be queried with the columns of their files. As the meaning of these columns is unknown,
+their rows are neither checked nor compacted.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ringlens.store.schema.table import Column, Table
 from ringlens.store.storage.folder import Folder
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-"""Names that a table may have; all others are passed over."""
+"""Valid names of tables; other folders are ignored."""
 
 MEANING = "A table that this ringlens does not know: of a later one, or of an instrument not here."
 
 KEYS = ("trace_id", "layer", "pos")
-"""Columns that identify a row, where there are such."""
+"""Columns that identify a row, as far as a table has them."""
 
 
 def as_stored(folder: Folder, file: File) -> Table:
-    """A file's table with the columns that the file has.
+    """Describe a file's table by the columns of the file.
 
     Raises:
         OSError: The file cannot be read.
-        ArrowException: It is damaged.
+        ArrowException: The file is damaged.
     """
     found = pq.read_schema(folder.source(file.path))
     columns = tuple(Column(f.name, f.type, "", nullable=f.nullable) for f in found)
@@ -41,12 +41,12 @@ def as_stored(folder: Folder, file: File) -> Table:
 
 
 class ForeignTables:
-    """The tables of a store that are not known here, as far as queries can see them.
+    """The foreign tables of a store, as queries see them.
 
-    Each takes a look at the footer of its newest file, once.
+    The footer of the newest file of each table is read once.
 
     Attributes:
-        names: All that were found since the store was opened.
+        names: Names of all tables found since the store was opened.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -55,7 +55,7 @@ class ForeignTables:
         self._looked: dict[str, Table | None] = {}
 
     def of(self, files: Iterable[File], known: Iterable[str]) -> dict[str, Table]:
-        """Tables by name, but those of which the newest file cannot be read."""
+        """Foreign tables by name, without those whose newest file cannot be read."""
         ours = set(known)
         newest = {file.table: file for file in files if file.table not in ours}
         found = {name: self._table(file) for name, file in sorted(newest.items())}
