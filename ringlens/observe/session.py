@@ -98,7 +98,8 @@ def capture(
             "router_logits", "heads" (of every token), "head_blocks" (by 64 positions, stored with
             heads in any case), and vectors or top attention positions as
             :class:`ringlens.config.Vectors` and :class:`ringlens.config.TopAttention` (or their
-            text form, such as "resid_post@3+5"); tokens are always recorded.
+            text form, such as "resid_post@3+5"), and whatever else is a row of
+            `ringlens.store.schema.instruments`; tokens are always recorded.
         commit_every: Seconds after which a running batch is committed as far as it is.
         on_progress: Called after each step.
         allow_nonfinite: Go on where a number of the model is NaN or infinite, and flag its trace

@@ -7,7 +7,10 @@ without another file being touched.
 import base64
 import shutil
 import sqlite3
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import ANY
 
 import numpy as np
@@ -416,6 +419,21 @@ def test_a_table_that_is_not_known_goes_with_its_last_run(path, elsewhere):
         with pytest.raises(StoreError, match=f"there is no table {NAME}"):
             store.sql(f"from {NAME}")
         assert store.foreign_tables() == ()
+
+
+def test_a_row_names_its_file(lens, tmp_path, monkeypatch):
+    """A row has no torch: the file is imported by who observes."""
+    file = ModuleType("ringlens.observe.instruments.newcomer")
+    file.KIND = attention_statistic("newcomer", largest)
+    monkeypatch.setitem(sys.modules, file.__name__, file)
+    table = replace(HEADS.table, name="newcomer")
+    row = Declaration("newcomer", table, kind="newcomer", attaches_to="attention")
+    monkeypatch.setattr(instruments, "INSTRUMENTS", (*instruments.INSTRUMENTS, row))
+    options = {"max_new_tokens": 2, "record": (NAME, "newcomer")}
+    with rl.capture(lens, PROMPTS[:1], tmp_path, **options) as store:
+        trace = store.trace(1)
+        found, wanted = (trace.statistics(name, 2) for name in ("newcomer", NAME))
+        assert np.array_equal(found["weight"], wanted["weight"])
 
 
 def test_every_row_of_the_table_holds_together():

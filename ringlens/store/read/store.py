@@ -227,7 +227,6 @@ class Store(AbstractContextManager["Store"]):
     def scan(self, table: str, files: Sequence[File]) -> str:
         """SQL that reads only the given files of a table."""
         paths = [self.folder.sql_path(file.path) for file in files]
-        self._refresh()
         return views.scan(self._shown[table], paths, self._guard.NAME)
 
     def faults(self) -> list[str]:
