@@ -230,7 +230,7 @@ def traces(folder):
 
 def test_demo_captures_prints_and_serves(tmp_path):
     """What `make demo` runs, on a free port: traces, three queries, a dashboard over HTTP."""
-    args = command("demo", "--store", tmp_path / "demo", "--n", 4, "--port", 0)
+    args = command("demo", "--store", tmp_path / "demo", "--n", 2, "--port", 0)
     process = warm.Process(args, stderr=warm.DEVNULL)
     try:
         said, address = [], None
@@ -244,7 +244,7 @@ def test_demo_captures_prints_and_serves(tmp_path):
         process.terminate()
         process.wait(timeout=300)
     said = "".join(said)
-    assert "4 traces" in said
+    assert "2 traces" in said
     assert said.count("ringlens sql") == 3
     assert "ringlens" in page.lower()
 

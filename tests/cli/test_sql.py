@@ -290,7 +290,9 @@ def test_ctrl_c_at_the_prompt_stops_the_query_and_goes_on(store, tmp_path):
     with prompt(store, tmp_path) as terminal:
         said = ""
         while "stopped" not in said:  # Ctrl-C may come before the query has begun, or be lost
-            terminal.type("select count(*) from range(1000000000000000);\r")
+            terminal.type("select count(*) from range(1000000000000000);")
+            terminal.read("range(1000000000000000);")  # else an old prompt is taken for a new one
+            terminal.type("\r")
             terminal.wait_for_signals()
             said = terminal.read(end=PROMPT, press="\x03")
         terminal.ask("select 6 * 7 as answer;", "42")

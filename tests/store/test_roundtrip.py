@@ -64,6 +64,7 @@ def with_text(trace, pieces):
     return replace(trace, tokens=tokens, text="".join(text))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(records())
 def test_any_record_comes_back(tmp_path_factory, case):

@@ -14,7 +14,8 @@ sandbox/test_refusal.py
 
 _SERVED = """
 app/test_browser_sql.py app/test_browser_access.py app/test_browser.py app/test_pages.py
-app/test_imported.py app/test_sql.py app/test_following.py app/test_access.py app/test_bundle.py
+app/test_imported.py app/test_not_recorded.py app/test_sql.py app/test_following.py
+app/test_access.py app/test_bundle.py
 """
 
 _MANY_SIZES = """
@@ -22,7 +23,8 @@ data/test_nano.py model/test_quantization.py store/test_accidents.py store/test_
 store/test_check.py model/test_placement.py store/test_delete.py observe/test_session.py
 store/test_parts.py observe/test_session_nonfinite.py store/test_usage.py
 model/test_family_sizes.py model/test_loading.py store/test_reading.py store/test_intact.py
-store/test_head_blocks.py
+store/test_promise.py store/test_rows.py store/test_rescue.py model/test_plan_memory.py
+model/test_plan_load.py store/test_head_blocks.py
 """
 
 SLOW = f"{_SERVED} {_PROGRAMS} {_MANY_SIZES}".split()

@@ -137,7 +137,7 @@ def _read(file, said, name):
         said[name] = file.read()
 
 
-def run(arguments, cwd=None, env=None, timeout=300):
+def run(arguments, cwd=None, env=None, timeout=1800):
     """Run a program to its end; what it said and its exit status."""
     process = Process(arguments, cwd, env)
     try:
@@ -170,7 +170,7 @@ def _free_port():
             return port
 
 
-def run_ranks(arguments, processes, env=None, timeout=300, cwd=None):
+def run_ranks(arguments, processes, env=None, timeout=1800, cwd=None):
     """Run a job to its end; the first process that fails ends the others.
 
     Returns:
