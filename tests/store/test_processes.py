@@ -37,13 +37,15 @@ from ringlens.store.check.check import check
 KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))
 
 
-def test_a_reader_never_fails_while_another_process_writes(tmp_path):
+def test_a_reader_never_fails_while_another_process_writes(tmp_path_factory, tmp_path):
     StoreWriter(tmp_path).close()
-    process, reports = start(write_commits, tmp_path, None, 2)
+    rounds = tmp_path_factory.mktemp("rounds")
+    process, reports = start(write_commits, tmp_path, None, 2, rounds)
     glob = duckdb.connect()
     seen, reads = 0, 0
     with Store(tmp_path) as store:
-        while reads < 6 or seen < 12:
+        while reads < 12 or seen < 12:
+            (rounds / str(reads)).touch()
             ((traces, tokens, n, routing, heads),) = store.sql(
                 "select (select count(*) from traces), (select count(*) from tokens),"
                 " (select sum(n_prompt + n_think + n_answer) from traces),"
@@ -190,12 +192,14 @@ def test_a_living_writers_files_are_not_swept(tmp_path):
 # --- traces in parts, and runs that are resumed -----------------------------------------------
 
 
-def test_a_reader_sees_whole_blocks_of_running_traces(tmp_path):
+def test_a_reader_sees_whole_blocks_of_running_traces(tmp_path_factory, tmp_path):
     StoreWriter(tmp_path).close()
-    process, reports = start(write_parts, tmp_path, None)
+    rounds = tmp_path_factory.mktemp("rounds")
+    process, reports = start(write_parts, tmp_path, None, rounds)
     sizes = []
     with Store(tmp_path) as store:
         while len(set(sizes)) < 8:
+            (rounds / str(len(sizes))).touch()
             sizes.append(assert_whole_blocks(store))
             if sizes[-1]:
                 trace = store.trace(1)

@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -58,10 +59,25 @@ def kinds() -> list[TraceRecord]:
     return [random_trace(RUN, 20 + 40 * kind, seed=kind) for kind in range(KINDS)]
 
 
-def write_commits(path: Path, reports: Connection, commits: int | None, size: int) -> None:
+A_ROUND = 4
+
+
+def wait_for_round(rounds: Path | None, done: int) -> None:
+    """Wait until there are files in ``rounds``, if given, for more than ``done`` commits.
+
+    So a store does not grow with the time that a busy machine takes to look at it.
+    """
+    while rounds is not None and done >= A_ROUND * len(list(rounds.iterdir())):
+        time.sleep(0.01)
+
+
+def write_commits(
+    path: Path, reports: Connection, commits: int | None, size: int, rounds: Path | None = None
+) -> None:
     """Commit ``size`` traces at a time, for ever if ``commits`` is None; report each commit's ids.
 
-    Ends quietly when interrupted, as a program that the user stops would.
+    At most `A_ROUND` commits for each file in the folder ``rounds``. Ends quietly when interrupted,
+    as a program that the user stops would.
     """
     traces = kinds()
     done = 0
@@ -69,6 +85,7 @@ def write_commits(path: Path, reports: Connection, commits: int | None, size: in
         run_id = writer.start_run(RUN)
         reports.send(run_id)
         while commits is None or done < commits:
+            wait_for_round(rounds, done)
             batch = [
                 replace(traces[seed % KINDS], seed=seed)
                 for seed in range(done * size, (done + 1) * size)
@@ -113,10 +130,13 @@ def whole(item: int) -> TraceRecord:
     return random_trace(PARTS, LENGTHS[item % len(LENGTHS)], seed=item % 6, item=item)
 
 
-def write_parts(path: Path, reports: Connection, commits: int | None) -> None:
+def write_parts(
+    path: Path, reports: Connection, commits: int | None, rounds: Path | None = None
+) -> None:
     """Take up the unfinished run, or start one; write its traces in blocks of random size.
 
     Two traces are in the works at any time. Reports (trace_id, tokens) of each part committed.
+    At most `A_ROUND` commits for each file in the folder ``rounds``.
     """
     rng = random.Random(os.getpid())
     done = 0
@@ -136,6 +156,7 @@ def write_parts(path: Path, reports: Connection, commits: int | None) -> None:
             running = {row[0]: (row[1], row[2]) for row in rows if row[3] == "running"}
         reports.send(run_id)
         while commits is None or done < commits:
+            wait_for_round(rounds, done)
             while len(running) < 2:
                 running[item] = (None, 0)
                 item += 1
