@@ -195,4 +195,4 @@ def test_check_compares_phases_with_the_counts_of_traces(tmp_path):
     with Store(tmp_path / "s") as store:
         (found,) = check(store).findings
     assert (found.kind, found.traces) == ("phase", (1,))
-    assert "other phases than n_prompt" in found.sentence
+    assert "phases of tokens contradict n_prompt" in found.sentence
