@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import architecture
 import pytest
 import warm
 from paths import ROOT
@@ -66,3 +67,8 @@ def test_the_tree_in_the_readme_names_what_is_there():
     } - {f"ringlens/{link}" for link in ("app", "probes", "data")}
     there = {name for name in there if not re.match("ringlens/(app|probes|data)/", name)}
     assert named - {"tests", "docs", "benchmarks"} == there
+
+
+def test_the_picture_of_the_parts_is_that_of_the_imports():
+    """``python tests/support/architecture.py`` draws it again."""
+    assert architecture.PICTURE.read_text() == architecture.draw()

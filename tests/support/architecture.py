@@ -8,8 +8,9 @@ from collections import Counter
 from html import escape
 
 from paths import ROOT
-from structure import between, modules, package, part
+from structure import between, modules, package, part, programs
 
+INIT = "__init__.py"
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 LEFT_OUT = {"ringlens", "errors", "config", "files", "plain", "strict_json", "versions", "quoting"}
 """The package itself, and what everything stands on."""
@@ -29,11 +30,11 @@ path { fill: none; stroke: #8c959f; stroke-width: 1.2; marker-end: url(#tip) }
 
 
 def arrows():
-    """What each part stands on, without what follows from the rest."""
+    """What each part stands on, without what follows from the rest; no parts that are empty."""
     found = {
         name: others - LEFT_OUT
-        for name, others in between(part, programs=False).items()
-        if name not in LEFT_OUT
+        for name, others in between(part, programs()).items()
+        if name not in LEFT_OUT and label(name)[0] > (modules()[f"ringlens.{name}"].name == INIT)
     }
     reach = {}
 

@@ -67,11 +67,11 @@ def arrows():
 
 
 @cache
-def used():
-    """Modules that others import, or that `ringlens` loads when a public name is used."""
-    public = ast.walk(ast.parse(modules()["ringlens"].read_text()))
-    named = {node.value for node in public if isinstance(node, ast.Constant)}
-    return set().union(*arrows().values()) | (named & set(modules()))
+def programs():
+    """Modules that are run and that nothing imports, such as the training of ring-nano."""
+    used = set().union(*arrows().values())
+    run = {m for m, file in modules().items() if '__name__ == "__main__"' in file.read_text()}
+    return run - used
 
 
 def package(module):
@@ -84,12 +84,12 @@ def package(module):
 def room(module):
     """What counts as one among packages: a package, or a file that stands beside sub-packages.
 
-    A module that nothing imports is a program, and stands by itself too.
+    A program stands by itself too.
     """
     inside = package(module)
     packages = {package(other) for other in modules()}
     divided = any(other.startswith(f"{inside}.") for other in packages)
-    return module if divided or module not in used() else inside
+    return module if divided or module in programs() else inside
 
 
 def part(module):
@@ -97,16 +97,16 @@ def part(module):
     return module.split(".")[1] if "." in module else module
 
 
-def between(rooms, programs=True):
+def between(rooms, leave_out=frozenset()):
     """The arrows again, of what `rooms` makes of modules.
 
     Args:
         rooms: From a module to what it belongs to.
-        programs: Count modules that nothing imports, too.
+        leave_out: Modules whose arrows do not count.
     """
     found = {}
     for module, others in arrows().items():
-        if not programs and module not in used():
+        if module in leave_out:
             continue
         found.setdefault(rooms(module), set()).update(map(rooms, others))
     return {name: others - {name} for name, others in found.items()}
