@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= runs/demo
 PORT ?= 8050
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast lint docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/ringlens demo --store $(STORE) --port $(PORT)
@@ -22,6 +22,10 @@ lint: $(VENV)/installed-dev app/node_modules/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	npm run --silent --prefix app lint
+
+# The guides and an API reference as a site in build/site; a broken link is an error.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(VENV)/installed-dev
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
@@ -41,6 +45,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 # Checkers of the dashboard's scripts; nothing of it is needed to run or test.
 app/node_modules/installed: app/package-lock.json
 	npm ci --prefix app --no-audit --no-fund --silent
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	@touch $@
 
 clean:

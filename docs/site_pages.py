@@ -1,0 +1,65 @@
+"""Pages of the documentation site that are made from other files, and links between them."""
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent
+ELSEWHERE = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "benchmarks/LOG.md": "log.md",
+    "data/ring-nano/README.md": "ring-nano.md",
+}
+"""Files outside docs/ that become pages."""
+
+REFERENCE = {
+    "The workbench": ("ringlens.lens", "ringlens.observe.session", "ringlens.problem"),
+    "The store": ("ringlens.store.read.store", "ringlens.store.read.trace"),
+    "Activations": ("ringlens.interact.cache",),
+    "Errors": ("ringlens.errors",),
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made."""
+    for source, page in ELSEWHERE.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=links(text, Path(source).parent)))
+    files.append(File.generated(config, "reference.md", content=reference()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links of a guide at pages, where they point at files outside docs/."""
+    return markdown if page.file.generated_by else links(markdown, Path("docs"))
+
+
+def links(text: str, folder: Path) -> str:
+    """A text of a folder with its links as they are on the site; those to code become plain."""
+
+    def moved(match: re.Match[str]) -> str:
+        label, link = match.groups()
+        if link.startswith(("http", "#", "mailto:")):
+            return match[0]
+        path, _, anchor = link.partition("#")
+        target = (ROOT / folder / path).resolve().relative_to(ROOT).as_posix()
+        page = ELSEWHERE.get(target, target.removeprefix("docs/"))
+        if page == target and not target.startswith("docs/"):
+            return label  # code, which the site does not show
+        return f"[{label}]({page}{'#' + anchor if anchor else ''})"
+
+    return re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", moved, text)
+
+
+def reference() -> str:
+    """The page of all public names, from their docstrings."""
+    parts = ["# Reference\n"]
+    for title, modules in REFERENCE.items():
+        parts.append(f"# {title}\n")
+        parts += [f"::: {module}\n" for module in modules]
+    return "\n".join(parts)
