@@ -8,7 +8,7 @@ Shape letters: T tokens, S sparse layers, N layers, E experts, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from ringlens.store.encode import choices, half_file, head_blocks, layer_arrays, tokens, vectors
 from ringlens.store.encode.grid import WHOLE, LayerShare
+from ringlens.store.encode.layer_arrays import Batches
+from ringlens.store.encode.vectors import Traces
 from ringlens.store.schema.records import TraceRecord
 from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
 
-Batches = Iterator[pa.RecordBatch]
-Traces = Sequence[tuple[int, TraceRecord]]
 Write = Callable[[Path, Table, Iterable[pa.RecordBatch]], int]
 """Writes a file and returns its number of rows."""
 
