@@ -46,11 +46,6 @@ def app(tmp_path_factory):
     app.server.extensions["ringlens.sources"].close()
 
 
-@pytest.fixture(scope="module")
-def client(app):
-    return app.server.test_client()
-
-
 def refused(response):
     """Whether a response says in a sentence why it gives nothing."""
     assert response.status_code in (400, 404, 405, 413, 415), response.text[:200]

@@ -11,7 +11,7 @@ from small_store import write_run
 
 from ringlens.app import make_app
 from ringlens.app.trace import payload
-from ringlens.store import ChoiceArrays, Store
+from ringlens.store import ChoiceArrays
 
 HOST = {"Host": "127.0.0.1:8050"}
 RUN = random_run(
@@ -34,12 +34,6 @@ def path(tmp_path_factory):
 
 def choices(routing, first):
     return ChoiceArrays(routing.layers, routing.expert_ids[:, first:149], first)
-
-
-@pytest.fixture(scope="module")
-def store(path):
-    with Store(path) as store:
-        yield store
 
 
 def decoded(text, dtype):

@@ -37,24 +37,6 @@ def path(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def app(path):
-    app = make_app(path)
-    yield app
-    app.server.extensions["ringlens.sources"].close()
-
-
-@pytest.fixture(scope="module")
-def client(app):
-    return app.server.test_client()
-
-
-@pytest.fixture(scope="module")
-def store(path):
-    with Store(path) as store:
-        yield store
-
-
 def page(store, address, search):
     return page_at(Sources(store), address, search)
 

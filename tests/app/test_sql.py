@@ -12,7 +12,6 @@ import pytest
 from pyarrow import parquet
 from small_store import small_store
 
-from ringlens.app import make_app
 from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import cells as sql_cells
 from ringlens.app.sql import chart as sql_chart
@@ -22,7 +21,6 @@ from ringlens.app.sql.examples import EXAMPLES
 from ringlens.errors import NotInStoreError
 from ringlens.sandbox import confine, landlock
 from ringlens.sandbox.excerpt import KIND
-from ringlens.store import Store
 from ringlens.store.read.catalog import catalog
 
 HOST = {"Host": "127.0.0.1:8050"}
@@ -32,24 +30,6 @@ here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {c
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return small_store(tmp_path_factory.mktemp("stores") / "store", 80)
-
-
-@pytest.fixture(scope="module")
-def store(path):
-    with Store(path) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
-def app(path):
-    app = make_app(path)
-    yield app
-    app.server.extensions["ringlens.sources"].close()
-
-
-@pytest.fixture(scope="module")
-def client(app):
-    return app.server.test_client()
 
 
 def run(client, query, **more):

@@ -5,24 +5,11 @@ import tiny_lens
 import torch
 from placed import placed_model
 from plain_points import plain_points
+from traced import SHORT, TEXT
 
-import ringlens as rl
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.lens import Lens
 from ringlens.observe.points import POINTS
-
-TEXT = tiny_lens.prompt(74, 276, 166, 285, 103, 65)
-SHORT = tiny_lens.prompt(9, 50, 173)
-
-
-@pytest.fixture(scope="module")
-def lens():
-    return tiny_lens.lens()
-
-
-@pytest.fixture(scope="module", params=["fused", "modules", "ring-nano"])
-def any_lens(request):
-    return rl.load() if request.param == "ring-nano" else tiny_lens.lens(request.param)
 
 
 def hooks_left(model):

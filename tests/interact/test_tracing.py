@@ -5,27 +5,15 @@ import sys
 import textwrap
 
 import pytest
-import tiny_lens
 import torch
 import warm
 from placed import placed_model
 from plain_points import plain_points
 from traced import SHORT, TEXT, state
 
-import ringlens as rl
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.lens import Lens
 from ringlens.observe.points import POINTS, layers_with
-
-
-@pytest.fixture(scope="module")
-def lens():
-    return tiny_lens.lens()
-
-
-@pytest.fixture(scope="module", params=["fused", "modules", "ring-nano"])
-def any_lens(request):
-    return rl.load() if request.param == "ring-nano" else tiny_lens.lens(request.param)
 
 
 def places(lens):

@@ -1,21 +1,8 @@
 """nnsight's doors over many forwards: generations step by step, and edits that stay."""
 
 import pytest
-import tiny_lens
 import torch
 from traced import SHORT, TEXT, state
-
-import ringlens as rl
-
-
-@pytest.fixture(scope="module")
-def lens():
-    return tiny_lens.lens()
-
-
-@pytest.fixture(scope="module", params=["fused", "modules", "ring-nano"])
-def any_lens(request):
-    return rl.load() if request.param == "ring-nano" else tiny_lens.lens(request.param)
 
 
 def plain_generation(lens, ids, n):

@@ -10,7 +10,7 @@ import pytest
 from ringlens.errors import SandboxError
 from ringlens.sandbox import confine, landlock, seccomp
 from ringlens.sandbox.sandbox import Sandbox
-from ringlens.store import Store, StoreWriter
+from ringlens.store import StoreWriter
 
 here = pytest.mark.skipif(confine.missing() is not None, reason=f"no sandbox: {confine.missing()}")
 
@@ -21,12 +21,6 @@ def path(tmp_path_factory):
     with StoreWriter(path):
         pass
     return path
-
-
-@pytest.fixture(scope="module")
-def store(path):
-    with Store(path) as store:
-        yield store
 
 
 @pytest.mark.parametrize(

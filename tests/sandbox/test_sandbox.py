@@ -38,12 +38,6 @@ def path(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(path):
-    with Store(path) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
 def box(store):
     with Sandbox(store, LIMITS) as box:
         yield box

@@ -9,7 +9,6 @@ import os
 import random
 
 import numpy as np
-import pytest
 from paths import DATA
 from serving import int32, npy
 
@@ -17,7 +16,6 @@ from ringlens.errors import RinglensError
 from ringlens.serving.records import trace_record
 from ringlens.serving.responses import Exchange, openai_answers, sglang_answers
 from ringlens.serving.saved import exchanges
-from ringlens.serving.served_model import ServedModel
 from ringlens.serving.wire import sglang_expert_ids, vllm_expert_ids
 
 MANY = 300 * int(os.environ.get("RINGLENS_FUZZ", "1"))
@@ -39,11 +37,6 @@ NAMES = [
     "choices", "meta_info", "sglext", "output_ids", "stop_reason", "messages", "prompt", "tools",
     "chat_template_kwargs", "completion_tokens", "error", "stream", "role",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model():
-    return ServedModel.read("ring-nano")
 
 
 def chosen(model, tokens):

@@ -15,7 +15,6 @@ from ringlens.cli.main import main
 from ringlens.errors import ConfigError, ServingError
 from ringlens.serving.client import NoServerError, Patience
 from ringlens.serving.importing import import_problems
-from ringlens.serving.served_model import ServedModel
 from ringlens.store import Store
 
 N = 6
@@ -26,11 +25,6 @@ QUICK = Patience(concurrency=3, timeout=300, retries=2, backoff=0.01)
 def told(tmp_path_factory):
     with ring_nano(tmp_path_factory.mktemp("nano") / "captured", N) as told:
         yield told
-
-
-@pytest.fixture(scope="module")
-def model():
-    return ServedModel.read("ring-nano")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from ringlens.data import path
 from ringlens.errors import ServingError
 from ringlens.serving.records import trace_record
 from ringlens.serving.responses import Exchange, openai_answers
-from ringlens.serving.served_model import ServedModel
 
 ASK = [{"role": "user", "content": "What is 7 - 3?"}]
 CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
@@ -21,11 +20,6 @@ TOOLS = (
     "{%- endfor -%}{{ '<|role_end|>' }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<role>assistant</role>' }}{%- endif -%}"
 )
-
-
-@pytest.fixture(scope="module")
-def model():
-    return ServedModel.read("ring-nano")
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,6 @@ def told(tmp_path_factory):
         yield told
 
 
-@pytest.fixture(scope="module")
-def model():
-    return ServedModel.read("ring-nano")
-
-
 @pytest.fixture
 def load(tmp_path, model):
     """Import rows of JSON; the store is ``tmp_path / "store"``."""

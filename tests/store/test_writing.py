@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from paths import SUPPORT
 from records import random_run, random_trace
-from workers import RUN, kinds, processes, write_with_file_limit, write_without_rights
+from workers import RUN, kinds, write_with_file_limit, write_without_rights
+from writers import start
 
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
 from ringlens.store import Store, StoreWriter
@@ -30,15 +31,11 @@ def parquet_of(path):
 
 def run_worker(target, *args):
     """Run a worker to its end; return what it reported."""
-    ours, theirs = processes().Pipe(duplex=False)
-    path, *rest = args
-    process = processes().Process(target=target, args=(path, theirs, *rest), daemon=True)
-    process.start()
-    theirs.close()
+    process, reports = start(target, *args)
     found = []
     while True:
         try:
-            found.append(ours.recv())
+            found.append(reports.recv())
         except EOFError:
             process.join()
             assert process.exitcode == 0

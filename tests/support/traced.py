@@ -1,4 +1,4 @@
-"""What is traced with nnsight."""
+"""Texts that are looked into, and what of a model must stay as it was."""
 
 import tiny_lens
 
