@@ -202,7 +202,7 @@ QUERIES: dict[str, Query] = {
     "trace: experts of a layer": data("layer/{layer}"),
     "trace: map of experts": data("experts"),
     "trace: click on a token": data("routing/{pos}"),
-    "trace: heads at a token": data("heads/{pos}"),
+    "trace: heads at a token": data("statistics/heads/{pos}"),
     "routing: whole page": lambda s, ask: page_routing.layout(s, {"run": ask.run["run_id"]}),
     "routing: heatmap of the run": heatmap,
     "routing: the same, from the files": heatmap_from_files,

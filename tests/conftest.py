@@ -1,6 +1,7 @@
 """Shared by all tests: quiet libraries, one thread; and a served store in a browser."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -17,6 +18,11 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Hundreds of processes import the same files, which are compiled once, whatever is set outside.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell that starts a job in the background has it, and all it starts, ignore Ctrl-C; what some
+# tests send to programs is just that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example has a deadline: how long one takes says more of the machine than of the code. Every run
 # draws the same examples, so that a newcomer's run passes if ours did; RINGLENS_FUZZ draws others.

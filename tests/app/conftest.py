@@ -1,9 +1,21 @@
 """The store at the module's ``path``, and the app that shows it."""
 
+from functools import partial
+
 import pytest
 
 from ringlens.app import make_app
+from ringlens.app.sql import console
+from ringlens.sandbox.sandbox import Limits
 from ringlens.store import Store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _time_for_queries():
+    """A query may take as long as a busy machine needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "Limits", partial(Limits, seconds=300))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -37,11 +37,11 @@ def server():
 
 
 def drip(server, before, each):
-    """A piece each 20 ms, which begins a time-out of the connection's anew; it ends after 8 s."""
+    """A piece each 20 ms, which begins a time-out of the connection's anew; it ends after 5 minutes."""
 
     def pieces():
         yield before
-        for _ in range(400):
+        for _ in range(15_000):
             server.stopped.wait(0.02)
             yield each
 

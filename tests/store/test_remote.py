@@ -16,6 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from records import part, random_run, random_trace
 from s3_server import BUCKET, reached, serve
 from same_rows import assert_same
+from waiting import wait_for
 
 from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, SandboxError, StoreError
@@ -158,11 +159,7 @@ def test_a_lease_is_renewed_and_runs_out(address, monkeypatch):
     with StoreWriter(address) as writer:
         folder, name = writer.folder, writer._lock.name
         before = folder.modified(lease.path_of(name))
-        for _ in range(100):
-            if folder.modified(lease.path_of(name)) > before:
-                break
-            writer._lock._released.wait(0.05)
-        assert folder.modified(lease.path_of(name)) > before
+        wait_for(lambda: folder.modified(lease.path_of(name)) > before)
         assert lease.expired(folder, {name, "never"}) == {"never"}
 
 
