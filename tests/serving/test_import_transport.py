@@ -37,7 +37,7 @@ def server():
 
 
 def drip(server, before, each):
-    """A piece each 20 ms, which begins a time-out of the connection's anew; it ends after 5 minutes."""
+    """A piece each 20 ms, by which a time-out of the connection begins anew; ends in 5 minutes."""
 
     def pieces():
         yield before
