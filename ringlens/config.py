@@ -15,12 +15,17 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import ParamSpec, TypeVar
 
 from ringlens.errors import ConfigError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 INT32 = 2**31 - 1
 DIGITS = 6
@@ -83,6 +88,21 @@ def known_only(given: Iterable[str], known: Iterable[str], kind: str = "setting"
             raise ConfigError(f"unknown {kind} {name!r:.60}.{_nearest(name, known)}")
 
 
+def refuse_unknown(call: Callable[P, R]) -> Callable[P, R]:
+    """Make a public function refuse unknown names of settings with the sentence of `known_only`.
+
+    Python's own TypeError lists nothing. For `inspect`, editors and type checkers the function
+    keeps its signature.
+    """
+
+    @wraps(call)
+    def checked(*given: P.args, **named: P.kwargs) -> R:
+        known_only(named, [name for name in signature(call).parameters if name != "self"])
+        return call(*given, **named)
+
+    return checked
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How text is generated.
@@ -114,21 +134,6 @@ class Sampling:
         cold = 0 < fixed["temperature"] < COLDEST
         _check(not cold, "temperature", self.temperature, f"0 (greedy) or at least {COLDEST}")
         _set(self, fixed)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any], others: Iterable[str] = ()) -> Self:
-        """Build from a mapping.
-
-        Args:
-            values: Settings by name.
-            others: Names of the caller's other settings, which the message lists as well.
-
-        Raises:
-            ConfigError: A name is unknown (the message suggests the nearest and lists all), or a
-                value is out of range.
-        """
-        known_only(values, [*(field.name for field in fields(cls)), *others])
-        return cls(**values)
 
 
 @dataclass(frozen=True)

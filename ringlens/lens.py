@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ringlens.config import known_only
+from ringlens.config import refuse_unknown
 from ringlens.interact.cache import ActivationCache, Name, Names
 from ringlens.interact.run import HookFunction, run_with_cache, run_with_hooks
 from ringlens.model.loaded import LoadedModel
@@ -169,35 +168,68 @@ class Lens(LoadedModel):
         return ModelEnvoy(self)
 
 
-def load(name: str | PathLike[str] = "ring-nano", **options: Any) -> Lens:
-    """Load a model to look through.
+@refuse_unknown
+def load(
+    name: str | PathLike[str] = "ring-nano",
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | Mapping[str, str | int | torch.device] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    offload_folder: str | PathLike[str] | None = None,
+    quantization: str | None = None,
+    attention: str = "sdpa",
+    experts: str | None = None,
+    tp_size: int = 1,
+    ep_size: int = 1,
+    pp_size: int = 1,
+    revision: str | None = None,
+) -> Lens:
+    """Load a model to look through. See docs/loading.md.
 
     Args:
         name: "ring-nano" (bundled), a folder, or a hub id such as "inclusionAI/Ring-mini-2.0".
-        **options: See :func:`ringlens.model.loading.load_model`:
-
-            - ``dtype`` of the weights ("auto": the checkpoint's; ring-nano: float32), ``attention``
-              kernel ("ringlens" gives head statistics in the same pass on CUDA), ``revision`` of
-              a hub id.
-            - Where: ``device``; or ``device_map`` ("auto" or explicit) with ``max_memory`` a device
-              and an ``offload_folder`` for what goes to disk; or, under torchrun, ``tp_size``,
-              ``ep_size`` and ``pp_size`` processes.
-            - ``quantization``: "nf4", "nf4-double", "int8", or "fp8" for published FP8 checkpoints.
-            - ``experts`` layout: "fused", "modules", or None to choose by the rest.
+        dtype: dtype of the weights, such as "bfloat16"; "auto" takes the checkpoint's. None is
+            "auto", but float32 for ring-nano.
+        device: Where to put the whole model; None for the CPU.
+        device_map: Instead of ``device``: "auto" fills the GPUs, then CPU memory, then the disk;
+            or a place for each module.
+        max_memory: With ``device_map="auto"``: bytes (or "70GiB") per GPU number and for "cpu".
+        offload_folder: Where weights that go to the disk are kept.
+        quantization: "nf4", "nf4-double", "int8", "fp8" (a checkpoint published in FP8), or None
+            for the checkpoint as it is.
+        attention: Attention kernel: "sdpa", "eager", "flex_attention"; "ringlens" gives head
+            statistics in the same pass on CUDA.
+        experts: Experts layout, "fused" or "modules"; None chooses the one that fits the rest.
+        tp_size: Processes that share each weight (tensor parallelism), under torchrun.
+        ep_size: Processes that share out the experts (expert parallelism).
+        pp_size: Stages that the layers are divided into (pipeline parallelism), under torchrun.
+        revision: Branch, tag or commit of a hub id.
 
     Raises:
         ModelNotFoundError: There is no such model.
-        ConfigError: It is of no family known here, its configuration contradicts itself, or there
-            is no such option.
+        ConfigError: It is of no family known here, its configuration contradicts itself, options
+            contradict each other, or there is no such option.
         CheckpointError: A tensor is missing or misshapen.
     """
     name = model_name(name)
-    known_only(options, [*signature(load_model).parameters][1:], "option")
-    if name in BUNDLED:
-        options.setdefault("dtype", "float32")
-    if options.get("attention") == "ringlens":
+    if attention == "ringlens":
         from ringlens.observe.kernels.attention_interface import register_attention
 
         register_attention()
-    model, tokenizer = load_model(name, **options)
-    return Lens(model, tokenizer, name, options.get("revision"))
+    model, tokenizer = load_model(
+        name,
+        dtype=dtype or ("float32" if name in BUNDLED else "auto"),
+        device=device,
+        device_map=device_map,
+        max_memory=max_memory,
+        offload_folder=offload_folder,
+        quantization=quantization,
+        attention=attention,
+        experts=experts,
+        tp_size=tp_size,
+        ep_size=ep_size,
+        pp_size=pp_size,
+        revision=revision,
+    )
+    return Lens(model, tokenizer, name, revision)

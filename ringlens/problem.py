@@ -15,7 +15,7 @@ from os.path import exists
 from pathlib import Path
 from typing import Any
 
-from ringlens.config import whole
+from ringlens.config import refuse_unknown, whole
 from ringlens.data import countdown, path
 from ringlens.errors import ProblemError
 from ringlens.files import regular
@@ -60,6 +60,7 @@ class Grade:
     correct: bool | None
 
 
+@refuse_unknown
 def problems(
     source: str | PathLike[str],
     n: int | None = None,

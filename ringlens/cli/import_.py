@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -146,7 +145,7 @@ def _import(kind: str, responses: tuple[str, ...], server: str | None, **options
 
 def _from_files(kind: str, responses: tuple[str, ...], **options: Any) -> None:
     import ringlens as rl
-    from ringlens.serving.importing import import_responses
+    from ringlens.serving.importing import import_responses, refuse
 
     problems = rl.problems(options["problems"], n=options["n"]) if options["problems"] else []
     with progress_bar("importing", stays=True) as bar:
@@ -158,14 +157,14 @@ def _from_files(kind: str, responses: tuple[str, ...], **options: Any) -> None:
             problems=problems,
             prompt_start=options["prompt_start"],
             on_progress=bar.traces,
-            **_bad(options["skip_bad"]),
+            on_bad=_report if options["skip_bad"] else refuse,
         ).close()
 
 
 def _from_server(kind: str, server: str, **options: Any) -> None:
     import ringlens as rl
     from ringlens.serving.client import Patience
-    from ringlens.serving.importing import import_problems
+    from ringlens.serving.importing import import_problems, refuse
 
     if options["prompt_start"] is not None:
         raise ConfigError("--prompt-start belongs to saved responses: leave it out with --server.")
@@ -188,7 +187,7 @@ def _from_server(kind: str, server: str, **options: Any) -> None:
             api_key=os.environ.get(API_KEY),
             patience=patience,
             on_progress=bar.traces,
-            **_bad(options["skip_bad"]),
+            on_bad=_report if options["skip_bad"] else refuse,
             **sampling,
         ).close()
 
@@ -199,10 +198,6 @@ def _bytes(megabytes: float) -> int:
     return int(megabytes * 1e6)
 
 
-def _bad(skip: bool) -> dict[str, Callable[[ServingError], None]]:
-    """What to do with an answer that cannot be imported."""
-
-    def report(error: ServingError) -> None:
-        click.echo(f"skipped: {error}", err=True)
-
-    return {"on_bad": report} if skip else {}
+def _report(error: ServingError) -> None:
+    """Say that an answer cannot be imported, and go on."""
+    click.echo(f"skipped: {error}", err=True)

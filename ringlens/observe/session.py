@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from ringlens.config import Recorded, Sampling, known_only, number, whole
+from ringlens.config import Recorded, Sampling, number, refuse_unknown, whole
 from ringlens.errors import ConfigError
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
 from ringlens.observe.given import TextOrIds
@@ -40,9 +40,6 @@ TINY = 50_000_000
 EVERYTHING = default_names()
 """What is recorded where nothing else is asked for."""
 
-SETTINGS = ("batch_size", "record", "commit_every", "on_progress", "allow_nonfinite")
-"""Settings of :func:`capture` beside those of sampling, for messages."""
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -68,17 +65,22 @@ OnProgress = Callable[[Progress], None]
 RunBatch = Callable[[Observer, Sequence[Task]], None]
 
 
+@refuse_unknown
 def capture(
     lens: LoadedModel,
     problems: TextOrIds,
     store: str | Path | Store,
     *,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
     batch_size: int = 16,
     record: Iterable[Recorded] = EVERYTHING,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
     allow_nonfinite: bool = False,
-    **sampling: Any,
 ) -> Store:
     """Let the model think about problems, and record it while it does.
 
@@ -93,6 +95,11 @@ def capture(
             it already; chats (lists of messages); token ids or a tokenizer's output, which are
             used as they are; or a list of these.
         store: Folder or address of the store; made if it is not there, added to if it is.
+        max_new_tokens: Most tokens a trace may add to its prompt.
+        temperature: 0 takes the most likely token; above, tokens are drawn.
+        top_k: Draw among the k most likely tokens; 0 for all.
+        top_p: Draw among the most likely tokens that together have this probability.
+        seed: Seed of the run; the seed of a trace follows from it and the trace's index.
         batch_size: Problems generated side by side; no record depends on it.
         record: Any of "logprobs" (of every token, with the entropy before it), "routing",
             "router_logits", "heads" (of every token), "head_blocks" (by 64 positions, stored with
@@ -104,8 +111,6 @@ def capture(
         on_progress: Called after each step.
         allow_nonfinite: Go on where a number of the model is NaN or infinite, and flag its trace
             and token (``traces.flags``, ``tokens.nonfinite``).
-        **sampling: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``; see
-            :class:`ringlens.config.Sampling`.
 
     Returns:
         The store, open for reading.
@@ -117,7 +122,7 @@ def capture(
             ``allow_nonfinite``, takes the run up again.
         StoreError: The store cannot be written. What was committed before stays.
     """
-    settings = Sampling.of(sampling, SETTINGS)
+    settings = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
     tasks = problem_tasks(lens, problems, settings)
 
     def run(observer: Observer, batch: Sequence[Task]) -> None:
@@ -135,6 +140,7 @@ def capture(
     return session.run(store, tasks, run, on_progress)
 
 
+@refuse_unknown
 def replay(
     lens: LoadedModel,
     source: TextOrIds | Store,
@@ -146,7 +152,6 @@ def replay(
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
     allow_nonfinite: bool = False,
-    **unknown: Any,
 ) -> Store:
     """Observe finished text in one teacher-forced forward a batch.
 
@@ -162,7 +167,6 @@ def replay(
         commit_every: As for :func:`capture`.
         on_progress: Called after each forward.
         allow_nonfinite: As for :func:`capture`.
-        **unknown: Nothing else; other names are refused with the nearest that there is.
 
     Returns:
         The store, open for reading.
@@ -173,7 +177,6 @@ def replay(
         ObservationError: As for :func:`capture`.
         StoreError: The store cannot be read or written.
     """
-    known_only(unknown, (*SETTINGS, "prefill"))
     if isinstance(source, Store):
         check_same_tokenizer(lens, source)
         tasks = stored_texts(source)

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ringlens.config import Sampling
+from ringlens.config import Sampling, refuse_unknown
 from ringlens.errors import ConfigError, ProblemError, ServingError
 from ringlens.model.tokenizer import tokenizer_digest
 from ringlens.observe.given import TextOrIds
@@ -37,9 +37,6 @@ from ringlens.store.schema.records import RunRecord, TraceRecord
 
 OnBad = Callable[[ServingError], None]
 
-SETTINGS = ("model", "served_as", "api_key", "patience", "on_bad", "on_progress")
-"""Settings of :func:`import_problems` other than those of sampling, for messages."""
-
 LONGEST_VERSION = 200
 """Most characters of a server's version."""
 
@@ -49,6 +46,7 @@ def refuse(error: ServingError) -> None:
     raise error
 
 
+@refuse_unknown
 def import_responses(
     kind: str | ServerKind,
     paths: Iterable[str | Path],
@@ -102,6 +100,7 @@ def import_responses(
     return Store(target.folder)
 
 
+@refuse_unknown
 def import_problems(
     kind: str | ServerKind,
     server: str,
@@ -109,12 +108,16 @@ def import_problems(
     store: str | Path | Store,
     *,
     model: str | PathLike[str] | ServedModel,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
     served_as: str | None = None,
     api_key: str | None = None,
     patience: Patience | None = None,
     on_bad: OnBad = refuse,
     on_progress: OnProgress | None = None,
-    **sampling: Any,
 ) -> Store:
     """Send problems to a server and import what it answers.
 
@@ -127,13 +130,16 @@ def import_problems(
         problems: Problems, plain prompts, or what else :func:`ringlens.capture` takes.
         store: Folder or address of the store; made if it is missing, else added to.
         model: As for :func:`import_responses`.
+        max_new_tokens: Most tokens that the server may add to a prompt.
+        temperature: 0 takes the most likely token; above, tokens are drawn.
+        top_k: Draw among the k most likely tokens; 0 for all.
+        top_p: Draw among the most likely tokens that together have this probability.
+        seed: Seed of the run; the seed of a trace follows from it and the trace's index.
         served_as: Name of the model in the server; None for the first that it lists.
         api_key: Key of the server; it is sent and never stored.
         patience: Requests at a time, timeouts and retries.
         on_bad: Called with the reason for each answer that cannot be imported; the default raises.
         on_progress: Called after each answer.
-        **sampling: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``; see
-            :class:`ringlens.config.Sampling`.
 
     Returns:
         The store, open for reading.
@@ -145,7 +151,8 @@ def import_problems(
     """
     from anyio.from_thread import start_blocking_portal
 
-    kind, served, settings = _kind(kind), _model(model), Sampling.of(sampling, SETTINGS)
+    settings = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    kind, served = _kind(kind), _model(model)
     tasks = problem_tasks(served, problems, settings)
     if not tasks:
         raise ConfigError("nothing to ask: give at least one problem.")

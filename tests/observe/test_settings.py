@@ -1,7 +1,9 @@
 """Settings of any kind of number; names that do not exist; versions without metadata."""
 
 import importlib.metadata
+import inspect
 import math
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import ringlens as rl
 from ringlens import versions
 from ringlens.config import Sampling, TopAttention, Vectors
 from ringlens.errors import ConfigError, ModelNotFoundError
-from ringlens.model.loading import locate, model_name
-from ringlens.observe.session import capture, replay
+from ringlens.model.loading import load_model, locate, model_name
 from ringlens.serving.client import Patience
+from ringlens.serving.importing import import_problems, import_responses
 from ringlens.store.schema.instruments import recordable
 
 
@@ -38,7 +40,7 @@ def test_numbers_of_any_kind_become_pythons_own():
 )  # fmt: skip
 def test_other_values_are_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=f"{name} = .*must be"):
-        Sampling.of({name: value})
+        Sampling(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -76,13 +78,48 @@ def test_what_cannot_be_recorded_is_refused(wanted):
     assert len(str(caught.value)) < 400
 
 
-def test_unknown_names_list_all_that_are_known():
-    with pytest.raises(ConfigError, match=r"'devcie'. Did you mean 'device'.*tp_size.*revision"):
-        rl.load(devcie="cuda")
-    with pytest.raises(ConfigError, match=r"'btach_size'. Did you mean 'batch_size'.*seed.*record"):
-        capture(None, [], "nowhere", btach_size=4)
-    with pytest.raises(ConfigError, match=r"'prefil'. Did you mean 'prefill'.*commit_every"):
-        replay(None, [], "nowhere", prefil=4)
+@pytest.mark.parametrize(
+    ("call", "given", "wrong", "said"),
+    [
+        (rl.load, (), "devcie", "Did you mean 'device'.*tp_size.*revision"),
+        (rl.capture, (None, [], "x"), "temprature", "Did you mean 'temperature'.*record"),
+        (rl.replay, (None, [], "x"), "prefil", "Did you mean 'prefill'.*commit_every"),
+        (rl.problems, ("countdown",), "sede", "Did you mean 'seed'.*split"),
+        (rl.Store, ("x",), "verfy", "Did you mean 'verify'"),
+        (import_responses, ("vllm", [], "x"), "modle", "Did you mean 'model'.*prompt_start"),
+        (import_problems, ("vllm", "", [], "x"), "top_pp", "Did you mean 'top_p'.*patience"),
+    ],
+)
+def test_unknown_names_list_all_that_are_known(call, given, wrong, said):
+    with pytest.raises(ConfigError, match=f"unknown setting '{wrong}'. {said}"):
+        call(*given, **{wrong: 1})
+
+
+def defaults(call):
+    """Names and defaults of a call as `inspect` and editors show them; no bare ``**options``."""
+    found = inspect.signature(call).parameters.values()
+    assert not [p for p in found if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    assert all(p.annotation is not p.empty for p in found)
+    return {p.name: p.default for p in found}
+
+
+@pytest.mark.parametrize("call", [rl.load, rl.capture, rl.replay, rl.problems, import_problems])
+def test_public_calls_show_and_document_every_setting(call):
+    for name in defaults(call):
+        assert re.search(rf"^ +{name}: ", call.__doc__, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("call", [rl.capture, import_problems])
+def test_defaults_of_sampling_are_those_of_its_settings(call):
+    here = defaults(call)
+    assert {name: here[name] for name in vars(Sampling())} == vars(Sampling())
+
+
+def test_load_takes_what_load_model_takes():
+    """With its defaults; but ring-nano has a dtype of its own where none is named."""
+    here, there = defaults(rl.load), defaults(load_model)
+    assert [*here] == [*there]
+    assert {n for n in there if here[n] != there[n]} == {"name", "dtype"}
 
 
 def test_a_model_may_be_a_path(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 
+from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import intact
@@ -75,6 +76,7 @@ class Store(AbstractContextManager["Store"]):
         StoreError: There is no store, or this version cannot read it.
     """
 
+    @refuse_unknown
     def __init__(self, path: str | Path, *, verify: bool | None = None) -> None:
         self.folder = folder_at(path)
         self.verify = intact.wanted(verify)
