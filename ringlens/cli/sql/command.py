@@ -41,7 +41,7 @@ def sql(
 
     Tables: runs, experts, traces, tokens, routing, router_logits, heads, head_blocks, steps,
     head_steps, activations, attention, probes, usage_traces, usage_blocks; views: router_choices,
-    expert_usage, trace_summary.
+    expert_usage, trace_summary, token_context.
 
     \b
     Examples:

@@ -12,6 +12,7 @@ _MEANINGS = {
     "router_choices": "One row per token, sparse layer and chosen expert: `routing` without lists.",
     "expert_usage": "One row per run, phase and expert: how much the expert was used.",
     "trace_summary": "One row per trace: its model, its length, and how certain the model was.",
+    "token_context": "One row per token: itself, its trace, its run and its step.",
 }
 
 

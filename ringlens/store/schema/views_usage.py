@@ -1,6 +1,8 @@
-"""Convenience views over rollups and traces: usage of experts, and one line per trace."""
+"""Convenience views: usage of experts, one line per trace, and tokens with their context."""
 
 from __future__ import annotations
+
+from ringlens.store.schema.views_context import SOURCES, TOKEN_CONTEXT, TOKEN_CONTEXT_COLUMNS
 
 # Lists are unnested once, side by side, and then summed, as parts of a trace have their own rows.
 EXPERT_USAGE = """
@@ -75,5 +77,6 @@ TRACE_SUMMARY_COLUMNS = {
 VIEWS = (
     ("expert_usage", EXPERT_USAGE, EXPERT_USAGE_COLUMNS, ("usage_traces",)),
     ("trace_summary", TRACE_SUMMARY, TRACE_SUMMARY_COLUMNS, ("traces", "tokens", "runs")),
+    ("token_context", TOKEN_CONTEXT, TOKEN_CONTEXT_COLUMNS, SOURCES),
 )
 """Name, SQL, columns and source tables of each view."""

@@ -1,0 +1,45 @@
+"""The view that selections are made over: each token with what is known of its surroundings."""
+
+from __future__ import annotations
+
+# Steps tile a thought and come in order, so the step of a token is the last one that began before.
+TOKEN_CONTEXT = """
+create or replace view token_context as
+select t.trace_id, pos, traces.run_id, model, mode, task, problem_id, correct, finish_reason, phase,
+       turn, pos / (n_prompt + n_think + n_answer) as rel_pos,
+       case when pos < token_end then step end as step,
+       case when pos < token_end then role end as role,
+       case when pos < token_end then is_backtrack end as is_backtrack,
+       case when pos < token_end then is_hypothesis end as is_hypothesis,
+       token_id, t.text as text, entropy, logprob
+from tokens as t join traces using (trace_id) left join runs on runs.run_id = traces.run_id
+asof left join steps on t.trace_id = steps.trace_id and t.pos >= steps.token_start
+"""
+
+TOKEN_CONTEXT_COLUMNS = {
+    "trace_id": "trace, unique in the store",
+    "pos": "token position in the trace",
+    "run_id": "run that wrote the trace",
+    "model": "name or folder the model was loaded from",
+    "mode": "'live', 'replay' or 'imported'",
+    "task": "task of the problem",
+    "problem_id": "problem, unique in its set",
+    "correct": "whether the trace's answer passes the verifier; null without one",
+    "finish_reason": "how the trace ended",
+    "phase": "'prompt', 'think' or 'answer'",
+    "turn": "turn of the conversation, 0 is the first",
+    "rel_pos": "pos divided by the tokens of the trace, from 0 to below 1",
+    "step": "step of the thought that the token belongs to; null outside steps, and before the "
+    "trace is cut into steps",
+    "role": "function of that step, for example 'self_checking'",
+    "is_backtrack": "whether that step abandons an earlier attempt",
+    "is_hypothesis": "whether that step proposes something to try",
+    "token_id": "id in the model's vocabulary",
+    "text": "the token's text",
+    "entropy": "entropy of the distribution the token was drawn from, in nats",
+    "logprob": "ln p(token | before), in nats",
+}
+"""Columns of ``token_context`` and their meanings."""
+
+SOURCES = ("tokens", "traces", "runs", "steps")
+"""Tables that the view reads."""
