@@ -14,13 +14,13 @@ from dash.development.base_component import Component
 from ringlens.app import version
 from ringlens.app.pages import PAGES, Page
 from ringlens.app.shared.constants import CONSTANTS
-from ringlens.app.shared.palette import FONT
 from ringlens.app.shared.parts import state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.web import callback_checks, security, untrusted
 from ringlens.app.web.files import Files
 from ringlens.app.web.prefix import below, without
 from ringlens.errors import RinglensError
+from ringlens.plot.palette import FONT
 from ringlens.store import Store
 
 TITLE = "ringlens"

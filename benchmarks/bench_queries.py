@@ -26,21 +26,21 @@ from flask.testing import FlaskClient
 from plotly.io.json import to_json_plotly
 from side_by_side import machine
 
+from ringlens.analysis.usage import Usage
 from ringlens.app import make_app
 from ringlens.app.routing import expert_panel, usage_views
-from ringlens.app.routing import heatmap as figures
 from ringlens.app.routing import page as page_routing
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.server import settle
 from ringlens.app.shared import queries
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.sources import Sources
-from ringlens.app.shared.usage import Usage
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.app.store import grid
 from ringlens.app.store import page as page_store
 from ringlens.app.store import queries as store_queries
 from ringlens.app.trace import page as page_trace
+from ringlens.plot import heatmap as figures
 from ringlens.store import Store
 from ringlens.store.maintain.cube import CubeCache
 

@@ -30,7 +30,8 @@ ALLOWED = {
     "store": set(),
     "sandbox": {"store"},
     "analysis": {"store"},
-    "app": {"store", "sandbox", "analysis"},
+    "plot": {"store", "analysis"},
+    "app": {"store", "sandbox", "analysis", "plot"},
     "problem": {"data", "transcript"},
     "transcript": {"quoting"},
     **{name: set() for name in ("quoting", *BASE)},
@@ -42,7 +43,7 @@ ORDER = {
     "model": "gate fit",
     "app": "web shared",
 }
-NO_TORCH = {"store", "sandbox", "analysis", "app", "problem", "transcript", *BASE}
+NO_TORCH = {"store", "sandbox", "analysis", "plot", "app", "problem", "transcript", *BASE}
 AT_START = ("ringlens", "ringlens.cli.main", "ringlens.cli.console")  # functions may import torch
 HEAVY = {"torch", "transformers", "accelerate", "nnsight"}
 
@@ -139,7 +140,7 @@ def test_folders_hold_few_files():
 def test_the_walk_sees_every_folder():
     assert {part(module) for module in modules()} >= {
         *("model", "observe", "interact", "serving", "store", "sandbox", "analysis"),
-        *("app", "data", "probes", "cli", "lens", "errors"),
+        *("plot", "app", "data", "probes", "cli", "lens", "errors"),
     }
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from ringlens.app.shared import constants as shared
 from ringlens.app.shared.scope import Scope
-from ringlens.app.shared.typed_arrays import encode
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.app.trace import page as page_trace
 from ringlens.app.trace import payload
 from ringlens.app.web.files import TYPES, module
+from ringlens.plot.typed_arrays import encode
 from ringlens.store import Store, Trace
 from ringlens.store.maintain.export import whole
 from ringlens.store.schema.captured import PHASES

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from ringlens.analysis.usage import Usage
 from ringlens.app.routing.evidence import EvidenceCache
-from ringlens.app.shared.palette import expert_colour
-from ringlens.app.shared.parts import signed, visible
+from ringlens.app.shared.parts import visible
 from ringlens.app.shared.queries import Row, rows
 from ringlens.app.shared.scope import Scope
-from ringlens.app.shared.usage import Usage
+from ringlens.plot.figure import signed
+from ringlens.plot.palette import expert_colour
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
 

@@ -11,17 +11,18 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app.routing import expert_panel, heatmap, usage_sql, usage_views
+from ringlens.analysis.usage import METRICS, PHASE_CHOICES, Usage
+from ringlens.app.routing import expert_panel, usage_sql, usage_views
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.shared import queries
 from ringlens.app.shared.parts import copy_button, state_page
 from ringlens.app.shared.plots import CONFIG
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.sources import Sources
-from ringlens.app.shared.usage import METRICS, PHASE_CHOICES, Usage
 from ringlens.app.web import untrusted
 from ringlens.app.web.prefix import below
 from ringlens.errors import NotInStoreError
+from ringlens.plot import heatmap
 from ringlens.store import Store
 
 Row = dict[str, Any]

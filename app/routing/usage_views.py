@@ -9,9 +9,10 @@ import numpy as np
 from dash import html
 from dash.development.base_component import Component
 
-from ringlens.app.routing import heatmap
-from ringlens.app.shared.parts import GRID_THEME, plural, signed
-from ringlens.app.shared.usage import METRICS, Array, Usage
+from ringlens.analysis.usage import METRICS, Array, Usage
+from ringlens.app.shared.parts import GRID_THEME, plural
+from ringlens.plot import heatmap
+from ringlens.plot.figure import signed
 
 Row = dict[str, Any]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ringlens.app.shared.palette import DARK, GROUP_SPREAD, LIGHT, PHASE_HUES, START_HUE
 from ringlens.app.shared.parts import BLANKS, NOTHING
+from ringlens.plot.palette import DARK, GROUP_SPREAD, LIGHT, PHASE_HUES, START_HUE
 from ringlens.store.schema.captured import PHASES
 
 CONSTANTS = {

@@ -86,11 +86,6 @@ def ago(moment: datetime, now: datetime | None = None) -> str:
     return "just now"
 
 
-def signed(value: float, form: str) -> str:
-    """Format a number with a true minus sign."""
-    return format(value, form).replace("-", "−")
-
-
 def visible(text: str) -> str:
     """Return a token's text with visible blanks."""
     return "".join(BLANKS.get(each, each) for each in text) or NOTHING

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ringlens.app.shared.palette import FONT, Palette, palette
 from ringlens.app.sql import cells
+from ringlens.plot.palette import FONT, Palette, palette
 
 KINDS = {"line": "Line", "bar": "Bars", "scatter": "Points", "histogram": "Histogram"}
 SERIES = 12

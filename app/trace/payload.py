@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ringlens.app.shared.arrow import floats
-from ringlens.app.shared.typed_arrays import encode
 from ringlens.app.trace import queries
 from ringlens.errors import NotInStoreError
+from ringlens.plot.typed_arrays import encode
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix
 from ringlens.store.schema import instruments

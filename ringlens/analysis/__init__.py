@@ -1,1 +1,1 @@
-"""Frames in, frames out: reads the store, never the model."""
+"""What the records say: reads the store, never the model."""

@@ -16,8 +16,8 @@ from werkzeug.serving import make_server
 from ringlens.app import shell
 from ringlens.app.pages import PAGES, Page
 from ringlens.app.shared.constants import CONSTANTS
-from ringlens.app.shared.palette import PHASE_HUES
 from ringlens.app.web.files import Files, module
+from ringlens.plot.palette import PHASE_HUES
 from ringlens.store import Store
 
 APP = ROOT / "app"

@@ -15,7 +15,6 @@ from small_store import write_run
 
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.routing.expert_panel import expert_facts
-from ringlens.app.routing.heatmap import figure as usage_heatmap
 from ringlens.app.shared import queries
 from ringlens.app.shared.catalogue import Catalogue
 from ringlens.app.shared.scope import Scope
@@ -25,6 +24,7 @@ from ringlens.app.store import queries as store_queries
 from ringlens.app.trace import payload
 from ringlens.cli.console import summary
 from ringlens.errors import NotInStoreError
+from ringlens.plot.heatmap import figure as usage_heatmap
 from ringlens.store import ChoiceArrays, Store, StoreWriter
 from ringlens.store.maintain.info import info
 from ringlens.store.schema.recorded_tables import HEADS

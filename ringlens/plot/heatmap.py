@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ringlens.app.shared.palette import FONT, Palette, palette
-from ringlens.app.shared.parts import signed
-from ringlens.app.shared.plots import Figure, typed
-from ringlens.app.shared.usage import Array, Usage, gini, max_violation
+from ringlens.analysis.usage import Array, Usage, gini, max_violation
+from ringlens.plot.figure import Figure, signed, typed
+from ringlens.plot.palette import FONT, Palette, palette
 
 # Heights and widths in pixels; plotly wants fractions, `_Frame` translates.
 _LOAD = 104  # bars of one layer's load, above the heatmap
@@ -48,7 +47,7 @@ def figure(
 
     Args:
         usage: Counts of the scope.
-        metric: Key of :data:`ringlens.app.shared.usage.METRICS`.
+        metric: Key of :data:`ringlens.analysis.usage.METRICS`.
         phase: 'all', a phase, or 'difference' (think minus answer).
         layer: Layer whose load is drawn above.
         expert: Expert to mark in that layer, or None.

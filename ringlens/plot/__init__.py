@@ -1,0 +1,1 @@
+"""Figures of what is recorded, for notebooks and for the dashboard."""
