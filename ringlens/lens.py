@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from ringlens.config import refuse_unknown
+from ringlens.interact.attention import AttentionPattern, Queries, TopPositions, attention
 from ringlens.interact.cache import ActivationCache, Name, Names
 from ringlens.interact.run import HookFunction, run_with_cache, run_with_hooks
 from ringlens.model.loaded import LoadedModel
@@ -105,6 +106,61 @@ class Lens(LoadedModel):
                 shape.
         """
         return run_with_hooks(self, text_or_ids, fwd_hooks, stop_at_layer=stop_at_layer, **options)
+
+    @overload
+    def attention(
+        self,
+        text_or_ids: TextOrIds,
+        layer: int,
+        heads: int | Iterable[int] | None = None,
+        *,
+        queries: Queries = None,
+        top: None = None,
+    ) -> AttentionPattern: ...
+
+    @overload
+    def attention(
+        self,
+        text_or_ids: TextOrIds,
+        layer: int,
+        heads: int | Iterable[int] | None = None,
+        *,
+        queries: Queries = None,
+        top: int,
+    ) -> TopPositions: ...
+
+    def attention(
+        self,
+        text_or_ids: TextOrIds,
+        layer: int,
+        heads: int | Iterable[int] | None = None,
+        *,
+        queries: Queries = None,
+        top: int | None = None,
+    ) -> AttentionPattern | TopPositions:
+        """Compute what heads of a layer attend to in a text.
+
+        The softmax is computed in float32 from the queries and keys that the model computed, in
+        the model's own type. A model in 16 bits may round the weights once more for its output.
+
+        Args:
+            text_or_ids: One text, in any of the forms of :meth:`run_with_cache`.
+            layer: The layer; negative ones count from the last.
+            heads: A head or several; None for all.
+            queries: Positions of the tokens that attend: one, several or a slice; negative ones
+                count from the end. None for all.
+            top: None gives every weight, [heads, queries, tokens], if these take at most 256 MiB.
+                A number gives only so many of the heaviest positions for each query. Then no
+                matrix of all tokens is ever held, so the text may be long.
+
+        Returns:
+            An `AttentionPattern`; with ``top`` a `TopPositions`.
+
+        Raises:
+            ConfigError: Several texts, no such head or position, or a result that is too large.
+            ObservationError: There is no such layer, or the model is divided into a pipeline.
+        """
+        return attention(self, text_or_ids, layer, heads, queries=queries, top=top)
 
     def trace(self, *text_or_ids: TextOrIds, **options: Any) -> InterleavingTracer:
         """Trace one forward with nnsight.

@@ -198,6 +198,17 @@ def test_points_by_every_name(lens):
         lens.run_with_cache(text, "word_embeddings")
 
 
+def test_attention_is_that_of_transformers_own_class(lens, folder):
+    eager = Qwen3MoeForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    ids = torch.arange(5, 45)[None]
+    with torch.inference_mode():
+        wanted = eager(ids, output_attentions=True).attentions
+    for layer in range(LAYERS):
+        found = torch.from_numpy(lens.attention(ids, layer).weights)
+        torch.testing.assert_close(found, wanted[layer][0], atol=2e-6, rtol=0)
+        torch.testing.assert_close(found.sum(-1), torch.ones(4, 40))
+
+
 def test_changed_router_logits_are_routed_anew(lens):
     text = tiny_lens.prompt(5, 6, 7, 8)
 

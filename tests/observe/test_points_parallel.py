@@ -61,3 +61,13 @@ def test_what_does_not_work_divided_is_refused(layout, alone, out):
         assert "divided over processes" in tracing and "run_with_cache" in tracing
         assert len(stopping) == (layout == "pp")
         assert all("pp_size" in message for message in stopping)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_attention_is_whole_on_every_rank_or_refused(layout, alone, out):
+    for rank in (0, 1):
+        found = torch.load(out / f"{LAYOUTS[layout]}-{rank}.pt")["attention"]
+        if layout == "pp":
+            assert "pp_size > 1" in found
+        else:
+            assert torch.allclose(found, alone["attention"], atol=1e-5)

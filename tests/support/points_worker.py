@@ -39,6 +39,10 @@ def observe(lens):
     """All that the doors show of one forward; whether tracing and stopping are refused."""
     logits, cache = lens.run_with_cache(TEXT)
     refused = []
+    try:
+        attention = torch.from_numpy(lens.attention(TEXT, 2).weights)
+    except ObservationError as error:
+        attention = str(error)
     for door in (
         lambda: lens.trace(TEXT),
         lambda: lens.run_with_cache(TEXT, [], stop_at_layer=1),
@@ -50,6 +54,7 @@ def observe(lens):
     return {
         "cache": dict(cache),
         "plain": logits,
+        "attention": attention,
         **{name: lens.run_with_hooks(TEXT, hooks) for name, hooks in CHANGES.items()},
         "refused": refused,
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -34,6 +35,13 @@ Compute = Callable[..., Tensors]
 It is given the factor on the scores; keys [B, G, S, C] up to the block's last position; the first
 position of each row that is no padding [B], empty for position 0; then queries [B, H, T, C] and
 outputs [B, T, H, C] of each forward in turn. It must not wait for the device.
+"""
+
+Watch = Callable[[Tensor, Tensor, Tensor, float, HeadStatistics | None], None]
+"""Sees a forward of one layer.
+
+It is given queries [B, H, T, C], keys [B, G, S, C], outputs [B, T, H, C], the factor on the scores,
+and head statistics where the model's kernel has given them.
 """
 
 
@@ -122,6 +130,18 @@ class AttentionInstrument:
         self._sent[layer] = self.transfer.send(partial(self.compute, scaling), key, first_B, *seen)
 
 
+@contextmanager
+def watched_attention(model: Any, layer: int, watch: Watch) -> Iterator[None]:
+    """Call a function with queries, keys and outputs of a layer as long as the block runs."""
+    kernel = _Kernel(model.config)
+    watcher = _Watch(module_at(model, POINTS["attn_out"], layer), watch)
+    try:
+        yield
+    finally:
+        watcher.remove()
+        kernel.remove()
+
+
 def attention_statistic(name: str, compute: Compute) -> Kind:
     """A kind of instrument that computes a number of each head, on all layers.
 
@@ -166,7 +186,7 @@ class _Kernel:
 class _Watch:
     """Adds a function to those that watch an attention module; ``remove`` takes it away."""
 
-    def __init__(self, module: nn.Module, watch: Callable[..., None]) -> None:
+    def __init__(self, module: nn.Module, watch: Watch) -> None:
         self.module, self.watch = module, watch
         module.__dict__.setdefault("ringlens_watches", []).append(watch)
 

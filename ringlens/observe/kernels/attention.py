@@ -36,7 +36,18 @@ class Causal:
     first_B: Tensor | None = None
 
 
-Mask = Causal | Tensor | BlockMask | None
+@dataclass(frozen=True)
+class CausalAt:
+    """Which keys are seen by queries picked from a text: query t sees the keys 0 … own_T[t].
+
+    Attributes:
+        own_T: Position of each query, integer [T].
+    """
+
+    own_T: Tensor
+
+
+Mask = Causal | CausalAt | Tensor | BlockMask | None
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,9 @@ def head_statistics(
     Args:
         query_BHTC: Queries as the kernel gets them.
         key_BGSC: Keys as the kernel gets them, cached ones included; G divides H.
-        mask: ``Causal`` (fast), or the kernel's own mask: bool or additive [B, 1, T, S], a
-            BlockMask, or None (causal from the first key; a single query sees every key).
+        mask: ``Causal`` (fast), ``CausalAt``, or the kernel's own mask: bool or additive
+            [B, 1, T, S], a BlockMask, or None (causal from the first key; a single query sees
+            every key).
         scaling: Factor on the scores.
 
     Computed in float32, in float64 from float64 inputs (the result is then float64 too).
@@ -182,6 +194,8 @@ def visible_keys(mask: Mask, queries: slice, T: int, S: int, device: torch.devic
     if isinstance(mask, Causal):
         seen = (k <= q + (S - T))[None, None]
         return seen if mask.first_B is None else seen & (k >= mask.first_B[:, None, None, None])
+    if isinstance(mask, CausalAt):
+        return (k <= mask.own_T[queries, None])[None, None]
     if isinstance(mask, BlockMask):
         b = torch.arange(mask.shape[0], device=device)[:, None, None, None]
         zero = torch.zeros((), dtype=torch.long, device=device)

@@ -1,4 +1,4 @@
-"""Where heads look: weights at fixed offsets, mass on spans, the positions with most weight.
+"""Where heads look: every weight, at fixed offsets, mass on spans, the heaviest positions.
 
 Shape letters: B batch, H heads, h chosen heads, G kv heads, T queries, t queries of a block,
 S keys, C head dimension, J spans, k positions.
@@ -152,10 +152,7 @@ def top_positions(
         ObservationError: The kind of mask is not known.
     """
     mask, key_BGSC = as_causal(query_BHTC, key_BGSC, mask)
-    if heads is not None:
-        chosen = torch.tensor(heads, device=query_BHTC.device)
-        group = query_BHTC.shape[1] // key_BGSC.shape[1]
-        query_BHTC, key_BGSC = query_BHTC[:, chosen], key_BGSC[:, chosen // group]
+    query_BHTC, key_BGSC = _of_heads(query_BHTC, key_BGSC, heads)
     found = []
     for _, scores_BhtS, _ in _blocks(query_BHTC, key_BGSC, mask, scaling):
         logsumexp_Bht1 = scores_BhtS.logsumexp(dim=-1, keepdim=True)
@@ -167,6 +164,48 @@ def top_positions(
         found.append((positions.transpose(1, 2), F.pad(weights, short).transpose(1, 2)))
     positions, weights = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
     return positions, weights
+
+
+def all_weights(
+    query_BHTC: Tensor,
+    key_BGSC: Tensor,
+    mask: Mask,
+    scaling: float,
+    heads: Sequence[int] | None = None,
+) -> Tensor:
+    """Weight of each query on each key: for texts whose result is small enough to hold.
+
+    Args:
+        query_BHTC: Queries.
+        key_BGSC: Keys.
+        mask: As for :func:`ringlens.observe.kernels.attention.head_statistics`.
+        scaling: Factor on the scores.
+        heads: Which heads; None for all.
+
+    Returns:
+        [B, h, T, S]; 0 at keys that are not seen, NaN in rows that see none.
+
+    Raises:
+        ObservationError: The kind of mask is not known.
+    """
+    S = key_BGSC.shape[2]
+    mask, key_BGSC = as_causal(query_BHTC, key_BGSC, mask)
+    query_BHTC, key_BGSC = _of_heads(query_BHTC, key_BGSC, heads)
+    blocks = _blocks(query_BHTC, key_BGSC, mask, scaling)
+    parts = [scores_BhtS.softmax(dim=-1).transpose(1, 2) for _, scores_BhtS, _ in blocks]
+    weights_BThS = torch.cat(parts, dim=1)
+    return F.pad(weights_BThS, (0, S - weights_BThS.shape[3]))
+
+
+def _of_heads(
+    query_BHTC: Tensor, key_BGSC: Tensor, heads: Sequence[int] | None
+) -> tuple[Tensor, Tensor]:
+    """Queries of chosen heads, and keys for each of them; all as they are for None."""
+    if heads is None:
+        return query_BHTC, key_BGSC
+    chosen = torch.tensor(heads, device=query_BHTC.device)
+    group = query_BHTC.shape[1] // key_BGSC.shape[1]
+    return query_BHTC[:, chosen], key_BGSC[:, chosen // group]
 
 
 def _blocks(
