@@ -30,7 +30,6 @@ from ringlens.observe.kernels.attention import CausalAt
 from ringlens.observe.kernels.attention_segments import all_weights, top_positions
 from ringlens.observe.points import POINTS, layer_of
 from ringlens.observe.text import token_text
-from ringlens.store.read.trace import Attention
 
 if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
@@ -104,14 +103,14 @@ class TopPositions:
             f"{len(self.tokens)} tokens for {len(self.pos)})"
         )
 
-    def of(self, head: int) -> Attention:
-        """Positions and weights of one head, as ``trace.attention`` gives recorded ones.
+    def of(self, head: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The positions and weights of one head, [Q, k] each.
 
         Raises:
             ObservationError: The head is not among these.
         """
         index = _index(self.heads, head)
-        return Attention(self.pos, self.positions[index], self.weights[index])
+        return self.positions[index], self.weights[index]
 
 
 def attention(
