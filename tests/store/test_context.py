@@ -30,7 +30,7 @@ def test_every_token_has_one_row_with_its_trace_and_run(store):
     joined = "tokens join traces using (trace_id) join runs using (run_id)"
     joined = query.replace(" text,", " tokens.text,").format(joined)
     assert store.sql(query.format("token_context")).fetchall() == store.sql(joined).fetchall()
-    ends = "select min(rel_pos), max(rel_pos) from token_context group by trace_id order by trace_id"
+    ends = "select min(rel_pos), max(rel_pos) from token_context group by trace_id order by 2"
     assert store.sql(ends).fetchall() == [(0, 23 / 24), (0, 39 / 40)]
 
 
@@ -44,4 +44,5 @@ def test_tokens_outside_steps_have_none(store):
         (1, "doubt", True, 15, 19),
         (2, None, False, 20, 24),
     ]
-    assert store.sql("select count(step) from token_context where trace_id = 1").fetchall() == [(0,)]
+    cut = store.sql("select distinct trace_id from token_context where step is not null")
+    assert cut.fetchall() == [(2,)]

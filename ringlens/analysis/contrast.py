@@ -1,0 +1,180 @@
+"""Is a difference between two selections real?
+
+Shape letters: U traces, L layers, E experts, X quantities that are tested (layers × experts), B
+draws.
+
+For every layer and expert, the tokens of both selections are compared within strata (one for all
+tokens; or each trace, where traces belong to both; or each token id). With N and M tokens of the
+two in a stratum, w = N·M / (N + M), and p̂ the rate at which its tokens chose the expert,
+
+    difference = Σ_strata w·(rate_a − rate_b) / Σ_strata w = Σ_tokens of a (chosen − p̂) / Σ w,
+
+the stratified risk difference of Mantel and Haenszel. The sum over tokens of a is one over traces,
+whose terms are what is permuted and resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ringlens.analysis.selections import same_token
+from ringlens.analysis.selections.frame import described
+from ringlens.analysis.selections.paired_counts import Group, Terms, shared_groups, terms_of
+from ringlens.analysis.selections.selection import Selection, read
+from ringlens.analysis.statistics.bootstrap import DRAWS, intervals
+from ringlens.analysis.statistics.fdr import q_values
+from ringlens.analysis.statistics.permutation import (
+    Exchanges,
+    Scheme,
+    SignFlips,
+    p_values,
+    smallest,
+)
+from ringlens.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ringlens.store.read.store import Store
+
+TOKEN = "token"
+"""``within`` that compares equal tokens only."""
+
+
+def contrast(
+    store: Store,
+    a: str,
+    b: str,
+    by: str | Iterable[str] = (),
+    *,
+    within: str | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare how often two selections choose each expert.
+
+    Where traces have tokens in both selections, as with two phases, each trace is compared with
+    itself; traces that have tokens in one only are left out, and counted in ``attrs``. Otherwise
+    whole traces are compared. Which it is stands in ``attrs["paired"]``.
+
+    Args:
+        store: The store.
+        a: First selection, a predicate over `token_context`.
+        b: Second selection.
+        by: Columns of `token_context` to group by; the phase is added where neither names it.
+        within: "token" compares equal token ids only, so that a preference for a word is told from
+            one for what is done with it; None compares all tokens.
+        draws: Resamples of traces for the intervals.
+        seed: Seed of permutations and resamples.
+
+    Returns:
+        A row per group, layer and expert: ``rate_a`` and ``rate_b``, the shares of tokens that
+        chose it (uniform: k / E); ``difference`` as above with its 95% interval over traces
+        ``low`` and ``high``; ``p`` by permuting whole traces (or the two parts of each), and ``q``
+        by Benjamini and Hochberg over all rows. ``attrs`` holds ``traces``, ``paired``,
+        ``left_out`` and ``smallest_p``, the least that so few traces can give.
+
+    Raises:
+        ConfigError: A predicate is wrong, the selections share tokens, or one pools phases.
+        StoreError: A selection is empty, or there are too few traces.
+    """
+    if within not in (None, TOKEN):
+        raise ConfigError(f"within = {within!r:.60}; it is {TOKEN!r} or None.")
+    first, second = _selections(store, a, b, by)
+    rng = np.random.default_rng(seed)
+    groups = list(shared_groups(store, first, second))
+    terms = [
+        same_token.terms(store, first, second, group) if within else terms_of(group)
+        for group in groups
+    ]
+    tables = [_compared(group, each, rng, draws) for group, each in zip(groups, terms, strict=True)]
+    frame = pd.concat(tables, ignore_index=True)
+    frame["q"] = q_values(frame["p"].to_numpy())
+    return described(
+        frame,
+        first,
+        len({trace for group in groups for trace in group.trace_U}),
+        None,
+        a=a,
+        b=b,
+        within=within,
+        paired=[group.paired for group in groups],
+        left_out=sum(group.left_out for group in groups),
+        smallest_p=min(smallest(_scheme(group)) for group in groups),
+    )
+
+
+def _selections(
+    store: Store, a: str, b: str, by: str | Iterable[str]
+) -> tuple[Selection, Selection]:
+    """Read both selections, and refuse what cannot be compared."""
+    first, second = read(store, a, by), read(store, b, by)
+    if first.by != second.by:
+        pooling, other = (a, b) if len(first.by) > len(second.by) else (b, a)
+        raise ConfigError(
+            f"{pooling!r:.200} pools the phases, and {other!r:.200} does not; name the phase in "
+            "both, or in neither to compare phase by phase."
+        )
+    query = f"select count(*) from token_context where ({a}\n) and ({b}\n)"
+    (both,) = store.sql(query).fetchall()[0]
+    if both:
+        raise ConfigError(
+            f"{both:,} tokens are in both selections, a = {a!r:.200} and b = {b!r:.200}; add to "
+            "each what excludes the other."
+        )
+    return first, second
+
+
+def _scheme(group: Group) -> Scheme:
+    """What is exchangeable if the selections do not differ."""
+    U = len(group.trace_U)
+    return SignFlips(U) if group.paired else Exchanges(U, group.first)
+
+
+def _compared(group: Group, terms: Terms, rng: np.random.Generator, draws: int) -> pd.DataFrame:
+    """All layers and experts of one group, with intervals and p-values."""
+    U, L, E = terms.residual_ULE.shape
+    flat_UX = terms.residual_ULE.reshape(U, L * E)
+    estimate_BX = _difference(terms, group, np.ones((1, U)), slice(0, L * E))
+    sets = [U] if group.paired else [group.first, U - group.first]
+
+    def statistic(times_BU: NDArray[np.float64], part: slice) -> NDArray[np.float64]:
+        return _difference(terms, group, times_BU, part)
+
+    low_X, high_X = intervals(statistic, sets, L * E, rng, draws)
+    return pd.DataFrame(
+        group.key
+        | {
+            "layer": np.repeat(group.layer_L, E),
+            "expert": np.tile(np.arange(E), L),
+            "rate_a": group.rates(group.a_ULE, group.a_UL),
+            "rate_b": group.rates(group.b_ULE, group.b_UL),
+            "difference": estimate_BX[0],
+            "low": low_X,
+            "high": high_X,
+            "p": p_values(flat_UX, _scheme(group), rng),
+        }
+    )
+
+
+def _difference(
+    terms: Terms, group: Group, times_BU: NDArray[np.float64], part: slice
+) -> NDArray[np.float64]:
+    """Stratified risk differences of resamples, [B, quantities]."""
+    U, L, E = terms.residual_ULE.shape
+    residual_UX = terms.residual_ULE.reshape(U, L * E)[:, part]
+    layer_X = np.repeat(np.arange(L), E)[part]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if group.paired:
+            return (times_BU @ residual_UX) / (times_BU @ terms.weight_UL)[:, layer_X]
+        # In the data itself this is the sum over a divided by Σ w: the residuals of b are its
+        # negative. Resampled, each set is divided by its own tokens.
+        a, b = slice(0, group.first), slice(group.first, U)
+        mean_a = (times_BU[:, a] @ residual_UX[a]) / (times_BU[:, a] @ group.a_UL[a])[:, layer_X]
+        mean_b = (times_BU[:, b] @ residual_UX[b]) / (times_BU[:, b] @ group.b_UL[b])[:, layer_X]
+        tokens_a_L, tokens_b_L = group.a_UL.sum(axis=0), group.b_UL.sum(axis=0)
+        whole_L = tokens_a_L * tokens_b_L / (tokens_a_L + tokens_b_L)
+        return (mean_a - mean_b) * (whole_L / terms.weight_UL.sum(axis=0))[layer_X]

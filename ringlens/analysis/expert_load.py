@@ -1,0 +1,175 @@
+"""How evenly the experts of a layer are used.
+
+Shape letters: G groups, L layers, U traces, E experts, B draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ringlens.analysis.selections import expert_counts
+from ringlens.analysis.selections.expert_counts import Part, chosen_tokens
+from ringlens.analysis.selections.frame import described
+from ringlens.analysis.selections.selection import Selection, read
+from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
+from ringlens.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ringlens.store.read.store import Store
+
+
+def expert_load(
+    store: Store,
+    where: str | None = None,
+    by: str | Iterable[str] = (),
+    *,
+    baseline: str | None = None,
+    draws: int = 0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure the load of each expert: its share of all choices of its layer.
+
+    Args:
+        store: The store.
+        where: The tokens, a predicate over `token_context`; None for all.
+        by: Columns of `token_context` to group by; the phase is added where nothing names it.
+        baseline: The tokens that the load is compared with; None for equal load of all experts.
+        draws: Resamples of whole traces for the intervals; 0 for no intervals, 1,000 for good ones.
+        seed: Seed of the resampling.
+
+    Returns:
+        A row per group, layer and expert: ``n`` times chosen, ``tokens`` of the group on that
+        layer, ``share`` = n / (tokens · k), with ``draws`` its 95% interval over traces ``low`` and
+        ``high``, ``baseline`` share and ``lift`` = share / baseline
+        (arXiv 2409.02060; NaN where the baseline is 0).
+
+    Raises:
+        ConfigError: A predicate is wrong.
+        StoreError: Nothing is selected, or runs with different routers; or an interval is asked
+            for of one trace, which does not vary.
+    """
+    selection = read(store, where, by)
+    counts = expert_counts.count(store, selection)
+    rng = np.random.default_rng(seed)
+    frame = pd.concat(
+        [_loads(part, counts.experts_per_token) for part in counts.parts(selection.by)],
+        ignore_index=True,
+    )
+    if draws:
+        ends = [
+            _interval(part, counts.experts_per_token, rng, draws)
+            for part in counts.parts(selection.by)
+        ]
+        frame["low"], frame["high"] = np.concatenate(ends, axis=1)
+    base = _baseline(store, baseline, selection, counts.experts)
+    frame = frame.merge(base, how="left", on=[c for c in base.columns if c != "baseline"])
+    frame["lift"] = frame["share"] / frame["baseline"].where(frame["baseline"] > 0)
+    return described(frame, selection, counts.traces, _sql(selection), baseline=baseline)
+
+
+def layer_balance(
+    store: Store, where: str | None = None, by: str | Iterable[str] = ()
+) -> pd.DataFrame:
+    """Measure how evenly each layer uses its experts.
+
+    Args:
+        store: The store.
+        where: As in `expert_load`.
+        by: As in `expert_load`.
+
+    Returns:
+        A row per group and layer: ``tokens``, ``max_violation`` = max n / mean n − 1 (MaxVio, arXiv
+        2408.15664; 0 is even), ``gini`` of n (0 is even), ``entropy`` of the shares in nats, and
+        ``never_chosen``, the ids of experts without a choice.
+
+    Raises:
+        ConfigError: A predicate is wrong.
+        StoreError: Nothing is selected, or runs with different routers.
+    """
+    selection = read(store, where, by)
+    counts = expert_counts.count(store, selection)
+    rows = []
+    for part in counts.parts(selection.by):
+        n_E = part.n_UE.sum(axis=0)
+        share_E = n_E / n_E.sum()
+        rows.append(
+            part.key
+            | {
+                "tokens": int(part.tokens_U.sum()),
+                "max_violation": n_E.max() / n_E.mean() - 1,
+                "gini": gini(n_E),
+                "entropy": -float(share_E[share_E > 0] @ np.log(share_E[share_E > 0])),
+                "never_chosen": np.flatnonzero(n_E == 0).tolist(),
+            }
+        )
+    return described(pd.DataFrame(rows), selection, counts.traces, _sql(selection))
+
+
+def gini(n_E: NDArray[np.int64]) -> float:
+    """Compute the Gini coefficient of counts: 0 if all are equal, 1 − 1/E if one has all."""
+    E = len(n_E)
+    ranked = np.sort(n_E).astype(np.float64)
+    return float((2 * np.arange(1, E + 1) - E - 1) @ ranked / (E * ranked.sum()))
+
+
+def _loads(part: Part, k: int) -> pd.DataFrame:
+    """Load of the experts of one layer in one group."""
+    n_E, tokens = part.n_UE.sum(axis=0), int(part.tokens_U.sum())
+    found = {"expert": np.arange(len(n_E)), "n": n_E, "tokens": tokens}
+    return pd.DataFrame(part.key | found | {"share": n_E / (k * tokens)})
+
+
+def _interval(part: Part, k: int, rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """Ends of the intervals of the shares of one layer in one group, [2, E]."""
+
+    def shares(times_BU: NDArray[np.float64], experts: slice) -> NDArray[np.float64]:
+        return (times_BU @ part.n_UE[:, experts]) / (k * times_BU @ part.tokens_U)[:, None]
+
+    U, E = part.n_UE.shape
+    enough_traces(U, f"the load in {part.key}")
+    return np.stack(intervals(shares, [U], E, rng, draws))
+
+
+def _baseline(store: Store, where: str | None, selection: Selection, experts: int) -> pd.DataFrame:
+    """Shares that a load is compared with, by expert, and by what else they are told apart by."""
+    if where is None:
+        return pd.DataFrame({"expert": np.arange(experts), "baseline": 1 / experts})
+    base = read(store, where)
+    if not set(base.by) <= set(selection.by):
+        raise ConfigError(
+            f"baseline = {where!r:.200} pools phases that the load tells apart by its where; name "
+            "the phase in it, for example `phase = 'answer'`."
+        )
+    counts = expert_counts.count(store, base)
+    if counts.experts != experts:
+        raise ConfigError(
+            f"baseline = {where!r:.200} is about a router of {counts.experts} experts, and the "
+            f"load about one of {experts}; choose runs of one model."
+        )
+    parts = [
+        pd.DataFrame(
+            part.key
+            | {
+                "expert": np.arange(experts),
+                "baseline": part.n_UE.sum(axis=0) / part.n_UE.sum(),
+            }
+        )
+        for part in counts.parts(base.by)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _sql(selection: Selection) -> str:
+    """SQL that counts the choices of each expert; experts that were never chosen have no row."""
+    keys = selection.listed("layer")
+    return f"""
+with choices as (
+    select {keys}, unnest(expert_ids) as expert from {chosen_tokens(selection)}),
+counted as (
+    select {keys}, expert, count(*) as n from choices group by all)
+select *, n / sum(n) over (partition by {keys}) as share from counted order by all"""

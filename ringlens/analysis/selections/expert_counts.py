@@ -1,0 +1,189 @@
+"""Counts of chosen experts by trace, which most tables are made of.
+
+Shape letters: R rows (one per trace, layer and group), U traces of a layer and group, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ringlens.analysis.selections.selection import Selection
+from ringlens.errors import StoreError
+
+if TYPE_CHECKING:
+    from ringlens.store.read.store import Store
+
+
+@dataclass(frozen=True)
+class ExpertCounts:
+    """How often each expert was chosen, by trace, layer and group.
+
+    Attributes:
+        rows: One row per trace, layer and group: ``trace_id``, ``layer``, ``tokens`` and the
+            grouping columns, ordered by these.
+        n_RE: Times that each expert was chosen, int64.
+        experts_per_token: Experts that a token is given, k.
+    """
+
+    rows: pd.DataFrame
+    n_RE: NDArray[np.int64]
+    experts_per_token: int
+
+    @property
+    def experts(self) -> int:
+        """Number of experts of a layer."""
+        return self.n_RE.shape[1]
+
+    @property
+    def traces(self) -> int:
+        """Number of traces."""
+        return int(self.rows["trace_id"].nunique())
+
+    def parts(self, by: Sequence[str]) -> Iterator[Part]:
+        """Counts of each group and layer, in order."""
+        keys = list(dict.fromkeys((*by, "layer")))
+        for values, index in self.rows.groupby(keys, dropna=False, sort=True).indices.items():
+            rows = self.rows.iloc[index]
+            yield Part(
+                dict(zip(keys, values if isinstance(values, tuple) else (values,), strict=True)),
+                rows["trace_id"].to_numpy(),
+                rows["tokens"].to_numpy(np.int64),
+                self.n_RE[index],
+            )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Counts of one layer in one group.
+
+    Attributes:
+        key: Values of the grouping columns, and the layer.
+        trace_U: Ids of the traces.
+        tokens_U: Tokens of each trace.
+        n_UE: Times that each expert was chosen.
+    """
+
+    key: dict[str, Any]
+    trace_U: NDArray[np.int64]
+    tokens_U: NDArray[np.int64]
+    n_UE: NDArray[np.int64]
+
+
+def count(store: Store, selection: Selection) -> ExpertCounts:
+    """Count the choices of a selection.
+
+    Raises:
+        StoreError: No token is selected, none has routing, or its runs have routers of different
+            shapes.
+    """
+    experts, k = router_shape(store, selection)
+    read = _from_sums if selection.summed else _from_choices
+    keys = selection.keys("layer", "trace_id")
+    found = read(store, selection, experts)
+    if not len(found.rows):
+        raise StoreError(
+            f"no token with routing is selected by {selection.where!r:.200}; see "
+            "`store.sql('select phase, count(*) from tokens group by phase')` for what there is."
+        )
+    return ExpertCounts(*_merged(found.rows, found.n_RE, keys), k)
+
+
+def router_shape(store: Store, selection: Selection) -> tuple[int, int]:
+    """Experts of a layer and experts per token, of the runs that a selection reaches.
+
+    Raises:
+        StoreError: The runs differ, so that expert 3 of one is not expert 3 of the other.
+    """
+    shapes = store.sql(
+        "select distinct experts, experts_per_token from runs where run_id in "
+        f"(select run_id from token_context where ({selection.where}\n))"
+    ).fetchall()
+    if len(shapes) > 1:
+        listed_shapes = ", ".join(f"{k} of {experts}" for experts, k in sorted(shapes))
+        raise StoreError(
+            f"the selection holds runs with different routers ({listed_shapes} experts); add "
+            "`model = '…'` or `run_id = '…'` to where."
+        )
+    if not shapes:
+        raise StoreError(f"no token is selected by {selection.where!r:.200}; widen the selection.")
+    return shapes[0]
+
+
+def _from_sums(store: Store, selection: Selection, experts: int) -> ExpertCounts:
+    """Counts from the sums that are kept by trace, layer and phase."""
+    # One row per trace: the predicate is about whole traces and phases only.
+    query = f"""
+        select {selection.listed("layer", "trace_id")}, tokens, n from (
+            select usage.layer, usage.phase, usage.tokens, usage.n, traces.trace_id, runs.run_id,
+                   model, mode, task, problem_id, correct, finish_reason
+            from usage_traces as usage join traces using (trace_id)
+            join runs on runs.run_id = traces.run_id) as token_context
+        where ({selection.where}
+        )"""
+    table = store.sql(query).to_arrow_table()
+    n_RE = _lists(table["n"], experts)
+    return ExpertCounts(table.drop_columns("n").to_pandas(), n_RE, 0)
+
+
+def _from_choices(store: Store, selection: Selection, experts: int) -> ExpertCounts:
+    """Counts from the choices themselves."""
+    selected, keys = chosen_tokens(selection), selection.keys("layer", "trace_id")
+    names = selection.listed("layer", "trace_id")
+    tokens = store.sql(f"select {names}, count(*) as tokens from {selected} group by all").df()
+    chosen = store.sql(
+        f"select {names}, expert, count(*) as n from "
+        f"(select {names}, unnest(expert_ids) as expert from {selected}) group by all"
+    ).df()
+    row_of = tokens[keys].assign(row=np.arange(len(tokens)))
+    n_RE = np.zeros((len(tokens), experts), np.int64)
+    # A left join keeps the order; nulls of a grouping column equal each other in it.
+    row = chosen[keys].merge(row_of, on=keys, how="left")["row"]
+    n_RE[row, chosen["expert"]] = chosen["n"]
+    return ExpertCounts(tokens, n_RE, 0)
+
+
+def chosen_tokens(selection: Selection, *columns: str) -> str:
+    """SQL of a selection's choices, in brackets: a row per token and layer.
+
+    Args:
+        selection: The tokens.
+        *columns: Columns of `routing`, beside the grouping columns and the key.
+    """
+    reasons = "".join(f", routing.{name}" for name in columns or ("expert_ids",))
+    return (
+        f"(select {selection.listed('trace_id', 'pos')}, layer{reasons} from routing join "
+        f"(select {selection.listed('trace_id', 'pos')} from token_context "
+        f"where ({selection.where}\n)) using (trace_id, pos))"
+    )
+
+
+def _lists(column: pa.ChunkedArray, experts: int) -> NDArray[np.int64]:
+    """Lists by expert id as rows, [R, E]."""
+    lists = column.combine_chunks()
+    lengths = lists.value_lengths()
+    if len(lists) and (lengths.to_numpy() != experts).any():
+        raise StoreError(f"sums of usage do not have {experts} experts: run `ringlens check`.")
+    return lists.flatten().to_numpy().astype(np.int64).reshape(len(lists), experts)
+
+
+def _merged(
+    rows: pd.DataFrame, n_RE: NDArray[np.int64], keys: Sequence[str]
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """Rows in the order of their keys; those of one key, which parts of a trace make, are added."""
+    grouped = rows.groupby(keys, dropna=False, sort=True)
+    group_R = grouped.ngroup().to_numpy()
+    merged = grouped["tokens"].sum().reset_index()
+    if len(merged) == len(rows):
+        summed_RE = np.empty_like(n_RE)
+        summed_RE[group_R] = n_RE
+    else:
+        summed_RE = np.zeros((len(merged), n_RE.shape[1]), np.int64)
+        np.add.at(summed_RE, group_R, n_RE)
+    return merged, summed_RE

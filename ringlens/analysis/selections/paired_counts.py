@@ -1,0 +1,171 @@
+"""Counts of two selections, trace by trace, ready to be compared.
+
+Shape letters: U traces, L layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ringlens.analysis.selections import expert_counts
+from ringlens.analysis.selections.expert_counts import ExpertCounts
+from ringlens.analysis.selections.selection import Selection
+from ringlens.analysis.statistics.bootstrap import enough_traces
+from ringlens.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from ringlens.store.read.store import Store
+
+
+@dataclass(frozen=True)
+class Group:
+    """Counts of both selections in one group.
+
+    Attributes:
+        key: Values of the grouping columns.
+        paired: Whether each trace has tokens in both selections.
+        trace_U: Ids of the traces; those of the first selection come first if they differ.
+        first: Traces of the first selection.
+        left_out: Traces that have tokens in one selection, where others have tokens in both.
+        layer_L: Layers with a router.
+        a_ULE: Times that tokens of the first selection chose each expert.
+        a_UL: Its tokens.
+        b_ULE: The same of the second selection.
+        b_UL: Its tokens.
+    """
+
+    key: dict[str, Any]
+    paired: bool
+    trace_U: NDArray[np.int64]
+    first: int
+    left_out: int
+    layer_L: NDArray[np.int64]
+    a_ULE: NDArray[np.float64]
+    a_UL: NDArray[np.float64]
+    b_ULE: NDArray[np.float64]
+    b_UL: NDArray[np.float64]
+
+    def rates(self, n_ULE: NDArray[np.float64], tokens_UL: NDArray[np.float64]) -> NDArray:
+        """Shares of tokens that chose each expert, [L · E]."""
+        with np.errstate(invalid="ignore"):
+            return (n_ULE.sum(axis=0) / tokens_UL.sum(axis=0)[:, None]).ravel()
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a contrast sums over traces.
+
+    Attributes:
+        residual_ULE: Choices beyond what the strata's common rates predict, of the tokens of the
+            first selection; and of those of the second, where traces belong to one selection.
+        weight_UL: Weights N·M / (N + M) of the strata; only their sum over traces has a meaning
+            where traces belong to one selection.
+    """
+
+    residual_ULE: NDArray[np.float64]
+    weight_UL: NDArray[np.float64]
+
+
+def shared_groups(store: Store, first: Selection, second: Selection) -> Iterator[Group]:
+    """Count both selections, group by group; groups that one of them lacks are left out.
+
+    Raises:
+        ConfigError: The selections are about routers of different sizes.
+        StoreError: A selection is empty, no group has both, or a group has too few traces.
+    """
+    a, b = expert_counts.count(store, first), expert_counts.count(store, second)
+    if a.experts != b.experts:
+        raise ConfigError(
+            f"a is about routers of {a.experts} experts and b about {b.experts}; choose runs of "
+            "one model."
+        )
+    rows_a, rows_b = _rows_by_group(a, first.by), _rows_by_group(b, second.by)
+    shared = [key for key in rows_a if key in rows_b]
+    if not shared:
+        raise StoreError(
+            f"no value of {', '.join(first.by)} has tokens in both selections; compare others."
+        )
+    for key in shared:
+        yield _group(dict(zip(first.by, key, strict=True)), a, rows_a[key], b, rows_b[key])
+
+
+def terms_of(group: Group) -> Terms:
+    """Terms of all tokens: one stratum, or a stratum per trace where traces belong to both."""
+    axis = None if group.paired else 0
+    tokens_a, tokens_b, chosen = group.a_UL, group.b_UL, group.a_ULE + group.b_ULE
+    own = group.a_ULE if group.paired else chosen
+    own_tokens = tokens_a if group.paired else tokens_a + tokens_b
+    if axis is not None:
+        tokens_a = tokens_a.sum(axis=axis, keepdims=True)
+        tokens_b = tokens_b.sum(axis=axis, keepdims=True)
+        chosen = chosen.sum(axis=axis, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        rate = np.nan_to_num(chosen / (tokens_a + tokens_b)[:, :, None])
+        weight = np.nan_to_num(tokens_a * tokens_b / (tokens_a + tokens_b))
+    if not group.paired:
+        weight = np.broadcast_to(weight / len(group.trace_U), group.a_UL.shape)
+    return Terms(own - own_tokens[:, :, None] * rate, weight)
+
+
+def _rows_by_group(counts: ExpertCounts, by: Sequence[str]) -> dict[tuple, NDArray[np.int64]]:
+    """Rows of each group."""
+    if not by:
+        return {(): np.arange(len(counts.rows))}
+    found = counts.rows.groupby(list(by), dropna=False, sort=True).indices
+    return {key if isinstance(key, tuple) else (key,): rows for key, rows in found.items()}
+
+
+def _group(
+    key: dict[str, Any],
+    a: ExpertCounts,
+    rows_a: NDArray[np.int64],
+    b: ExpertCounts,
+    rows_b: NDArray[np.int64],
+) -> Group:
+    traces_a, traces_b = (
+        pd.unique(counts.rows["trace_id"].iloc[rows]) for counts, rows in ((a, rows_a), (b, rows_b))
+    )
+    both = np.intersect1d(traces_a, traces_b)
+    paired = bool(both.size)
+    trace_U = both if paired else np.concatenate([traces_a, traces_b])
+    named = f"in {key}" if key else "in the selections"
+    if paired:
+        enough_traces(len(both), f"the traces with tokens of both {named}: the contrast")
+    else:
+        enough_traces(len(traces_a), f"the first selection {named}")
+        enough_traces(len(traces_b), f"the second selection {named}")
+    layer_L = np.union1d(a.rows["layer"].iloc[rows_a], b.rows["layer"].iloc[rows_b])
+    return Group(
+        key,
+        paired,
+        trace_U,
+        len(trace_U) if paired else len(traces_a),
+        len(np.union1d(traces_a, traces_b)) - len(trace_U),
+        layer_L,
+        *_dense(a, rows_a, trace_U, layer_L),
+        *_dense(b, rows_b, trace_U, layer_L),
+    )
+
+
+def _dense(
+    counts: ExpertCounts,
+    rows: NDArray[np.int64],
+    trace_U: NDArray[np.int64],
+    layer_L: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Counts [U, L, E] and tokens [U, L] of the traces that are asked for."""
+    table = counts.rows.iloc[rows]
+    u = pd.Index(trace_U).get_indexer(table["trace_id"])
+    own = u >= 0
+    u, layer = u[own], np.searchsorted(layer_L, table["layer"].to_numpy()[own])
+    n_ULE = np.zeros((len(trace_U), len(layer_L), counts.experts))
+    tokens_UL = np.zeros(n_ULE.shape[:2])
+    n_ULE[u, layer] = counts.n_RE[rows[own]]
+    tokens_UL[u, layer] = table["tokens"].to_numpy()[own]
+    return n_ULE, tokens_UL

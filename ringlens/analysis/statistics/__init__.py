@@ -1,0 +1,1 @@
+"""Uncertainty of tables whose unit is the trace: intervals, p-values, false discoveries."""

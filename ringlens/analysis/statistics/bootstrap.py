@@ -1,0 +1,74 @@
+"""Bootstrap intervals; what is resampled are whole traces.
+
+Shape letters: U traces, X quantities, B draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringlens.errors import StoreError
+
+DRAWS = 1_000
+"""Resamples per interval."""
+
+LEVEL = 0.95
+"""Coverage of an interval."""
+
+_CELLS = 50_000_000
+"""Statistics that are held at once, which bounds the memory."""
+
+LEAST = 2
+"""Fewest traces that are resampled."""
+
+Statistic = Callable[[NDArray[np.float64], slice], NDArray[np.float64]]
+"""From how often each trace was drawn, [B, U], and a slice of the quantities: [B, quantities]."""
+
+
+def enough_traces(traces: int, what: str) -> None:
+    """Refuse an interval or a p-value of what was seen in too few traces.
+
+    Raises:
+        StoreError: There are fewer than `LEAST`.
+    """
+    if traces < LEAST:
+        raise StoreError(
+            f"{what} comes from {traces} trace{'s' * (traces != 1)}; how much it varies from trace "
+            f"to trace cannot be said of fewer than {LEAST}. Capture more, or leave the interval "
+            "out."
+        )
+
+
+def intervals(
+    statistic: Statistic,
+    sets: Sequence[int],
+    quantities: int,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute percentile intervals over resampled traces (Efron 1979).
+
+    Args:
+        statistic: What is computed of a resample.
+        sets: Numbers of traces in sets that are resampled separately, in the order of the traces.
+        quantities: Number of quantities.
+        rng: Source of the draws.
+        draws: Number of resamples.
+
+    Returns:
+        Lower and upper ends [X]; NaN where a resample has no value.
+    """
+    times_BU = np.concatenate(
+        [rng.multinomial(n, np.full(n, 1 / n), size=draws) for n in sets], axis=1
+    ).astype(np.float64)
+    tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
+    step = max(1, _CELLS // draws)
+    ends = [
+        np.percentile(statistic(times_BU, slice(start, start + step)), tails, axis=0)
+        for start in range(0, quantities, step)
+    ]
+    low_X, high_X = np.concatenate(ends, axis=1)
+    return low_X, high_X

@@ -1,0 +1,183 @@
+"""Permutation p-values; what is permuted are whole traces.
+
+The tokens of a trace depend on each other, so they are never permuted singly.
+
+Shape letters: U traces, X quantities that are tested, B draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXACT = 5_000
+"""Most permutations that are all computed; beyond, they are drawn."""
+
+MOST = 100_000
+"""Draws after which a quantity that is still rare is left: no p-value is below 1 / (MOST + 1)."""
+
+EXCEEDANCES = 20
+"""Draws at least as extreme as the observation after which a quantity is decided."""
+
+_CELLS = 20_000_000
+"""Statistics per chunk, which bounds the memory."""
+
+
+class Scheme(Protocol):
+    """What is exchangeable if there is no difference.
+
+    A draw gives each trace a sign or a set; a statistic is the sum of the traces' terms with it.
+    """
+
+    @property
+    def distinct(self) -> int:
+        """Number of permutations, the observed one included."""
+
+    def observed(self) -> NDArray[np.float64]:
+        """Factor of each trace's term in the data, [U]."""
+
+    def every(self) -> NDArray[np.float64]:
+        """Factors of all permutations, [distinct, U]."""
+
+    def draw(self, rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+        """Factors of random permutations, [B, U]."""
+
+
+@dataclass(frozen=True)
+class SignFlips:
+    """The two parts of a trace change places, trace by trace.
+
+    Attributes:
+        traces: Number of traces.
+    """
+
+    traces: int
+
+    @property
+    def distinct(self) -> int:
+        """Number of permutations."""
+        return 2**self.traces
+
+    def observed(self) -> NDArray[np.float64]:
+        """Each trace as it is, [U]."""
+        return np.ones(self.traces)
+
+    def every(self) -> NDArray[np.float64]:
+        """All combinations of signs, [distinct, U]."""
+        bits = np.arange(self.distinct)[:, None] >> np.arange(self.traces)
+        return np.where(bits & 1, -1.0, 1.0)
+
+    def draw(self, rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+        """Random signs, [B, U]."""
+        return np.where(rng.integers(0, 2, (draws, self.traces)), -1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """Whole traces change places between two sets of fixed sizes.
+
+    Attributes:
+        traces: Number of traces.
+        first: Number of traces in the first set; these stand first.
+    """
+
+    traces: int
+    first: int
+
+    @property
+    def distinct(self) -> int:
+        """Number of permutations."""
+        return comb(self.traces, self.first)
+
+    def observed(self) -> NDArray[np.float64]:
+        """1 for the traces of the first set, [U]."""
+        return (np.arange(self.traces) < self.first).astype(np.float64)
+
+    def every(self) -> NDArray[np.float64]:
+        """All first sets, [distinct, U]."""
+        factors = np.zeros((self.distinct, self.traces))
+        for row, chosen in enumerate(combinations(range(self.traces), self.first)):
+            factors[row, list(chosen)] = 1
+        return factors
+
+    def draw(self, rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+        """Random first sets, [B, U]."""
+        order = np.argsort(rng.random((draws, self.traces)), axis=1)
+        return (order < self.first).astype(np.float64)
+
+
+def p_values(
+    terms_UX: NDArray[np.float64], scheme: Scheme, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Compute two-sided p-values of sums over traces.
+
+    A small number of permutations is computed whole, and p is exact. Otherwise permutations are
+    drawn until `EXCEEDANCES` of them are as extreme as the observation, or `MOST` were drawn: the
+    sequential p-value of Besag and Clifford (Biometrika 78, 1991), valid for any stopping of this
+    kind, which spends the draws where p is small.
+
+    Args:
+        terms_UX: Each trace's term of each quantity; the terms of a quantity sum to zero over all
+            permutations.
+        scheme: What is exchangeable.
+        rng: Source of the draws.
+
+    Returns:
+        p-values [X], in (0, 1].
+    """
+    observed_X = np.abs(scheme.observed() @ terms_UX)
+    # Counts that are equal differ in the last bits after division: they count as equal.
+    observed_X -= 1e-9 * np.abs(terms_UX).sum(axis=0)
+    if scheme.distinct <= EXACT:
+        return _shares(terms_UX, scheme.every(), observed_X)
+    return _sequential(terms_UX, scheme, observed_X, rng)
+
+
+def smallest(scheme: Scheme) -> float:
+    """Smallest two-sided p-value that a scheme can give."""
+    if scheme.distinct > EXACT:
+        return 1 / (MOST + 1)
+    # A sign flip of all traces, or the other set, is as extreme; sets of unequal size have no twin.
+    paired = isinstance(scheme, SignFlips) or 2 * scheme.observed().sum() == len(scheme.observed())
+    return (2 if paired else 1) / scheme.distinct
+
+
+def _shares(
+    terms_UX: NDArray[np.float64], factors_BU: NDArray[np.float64], observed_X: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Share of permutations that are as extreme as the observation, [X]."""
+    step = max(1, _CELLS // max(1, terms_UX.shape[1]))
+    extreme_X = np.zeros(terms_UX.shape[1])
+    for start in range(0, len(factors_BU), step):
+        extreme_X += (np.abs(factors_BU[start : start + step] @ terms_UX) >= observed_X).sum(axis=0)
+    return extreme_X / len(factors_BU)
+
+
+def _sequential(
+    terms_UX: NDArray[np.float64],
+    scheme: Scheme,
+    observed_X: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    p_X = np.full(terms_UX.shape[1], np.nan)
+    extreme_X = np.zeros(terms_UX.shape[1], np.int64)
+    left = np.arange(terms_UX.shape[1])
+    drawn = 0
+    while left.size and drawn < MOST:
+        draws = int(np.clip(_CELLS // left.size, 1, min(max(256, drawn), MOST - drawn)))
+        factors_BU = scheme.draw(rng, draws)
+        over_BX = np.abs(factors_BU @ terms_UX[:, left]) >= observed_X[left]
+        total_BX = extreme_X[left] + over_BX.cumsum(axis=0)
+        decided_X = total_BX[-1] >= EXCEEDANCES
+        at_X = (total_BX >= EXCEEDANCES).argmax(axis=0)
+        p_X[left[decided_X]] = EXCEEDANCES / (drawn + at_X[decided_X] + 1)
+        extreme_X[left] = total_BX[-1]
+        drawn += draws
+        left = left[~decided_X]
+    p_X[left] = (extreme_X[left] + 1) / (drawn + 1)
+    return p_X
