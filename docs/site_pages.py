@@ -18,7 +18,12 @@ ELSEWHERE = {
 """Files outside docs/ that become pages."""
 
 REFERENCE = {
-    "The workbench": ("ringlens.lens", "ringlens.observe.session", "ringlens.problem"),
+    "The workbench": (
+        "ringlens.lens",
+        "ringlens.observe.session",
+        "ringlens.prompts.problems",
+        "ringlens.problem",
+    ),
     "The store": ("ringlens.store.read.store", "ringlens.store.read.trace"),
     "Activations": ("ringlens.interact.cache",),
     "Errors": ("ringlens.errors",),

@@ -16,7 +16,7 @@ from ringlens.versions import __version__ as __version__  # public under this na
 if TYPE_CHECKING:
     from ringlens.lens import Lens, load
     from ringlens.observe.session import capture, replay
-    from ringlens.problem import problems
+    from ringlens.prompts.problems import problems
     from ringlens.store import Store
 
 __all__ = ["Lens", "RinglensError", "Store", "capture", "load", "problems", "replay"]
@@ -26,7 +26,7 @@ _HOMES = {
     "Store": "ringlens.store",
     "capture": "ringlens.observe.session",
     "load": "ringlens.lens",
-    "problems": "ringlens.problem",
+    "problems": "ringlens.prompts.problems",
     "replay": "ringlens.observe.session",
 }
 

@@ -1,36 +1,30 @@
-"""Problems with verifiable answers, and their graders.
-
-A problem set is a JSONL file, one problem a line: ``id``, ``task``, ``prompt``, and optionally
-``answer`` (a string) and ``fields`` (an object for the task's verifier).
-"""
+"""Problems with verifiable answers, and their graders."""
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike, fspath
-from os.path import exists
-from pathlib import Path
 from typing import Any
 
-from ringlens.config import refuse_unknown, whole
-from ringlens.data import countdown, path
-from ringlens.errors import ProblemError
-from ringlens.files import regular
+from ringlens.data import countdown
+from ringlens.errors import ConfigError, ProblemError, RinglensError
+from ringlens.messages import Message, checked_messages
 from ringlens.plain import half_pair
-from ringlens.strict_json import parsed_object
 from ringlens.transcript import Transcript, parse
 
-TASKS = (countdown.TASK,)
-SPLITS = ("heldout", "train")
+FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "id": ((str,), "a string"),
+    "task": ((str,), "a string"),
+    "prompt": ((str,), "a string"),
+    "answer": ((str, type(None)), "a string or null"),
+    "fields": ((dict,), "an object"),
+    "messages": ((list, tuple), "a list"),
+}
+"""Field of a problem → its types, and these in words."""
 
 HUGE = 2**63 - 1
 """Largest number of a countdown problem."""
-
-LARGEST = 2**30
-"""Most bytes of a problem set, as it is read whole."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +37,7 @@ class Problem:
         prompt: What is asked, without a chat template.
         answer: The expected answer, or one of several right ones; None if unknown.
         fields: What the task's verifier needs.
+        messages: The chat that ends with the prompt, where it is more than that.
     """
 
     id: str
@@ -50,6 +45,7 @@ class Problem:
     prompt: str
     answer: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    messages: Sequence[Message] = ()
 
 
 @dataclass(frozen=True)
@@ -58,84 +54,6 @@ class Grade:
 
     answer: str | None
     correct: bool | None
-
-
-@refuse_unknown
-def problems(
-    source: str | PathLike[str],
-    n: int | None = None,
-    *,
-    split: str = "heldout",
-    seed: int | None = None,
-) -> list[Problem]:
-    """Problems of a bundled task or of a JSONL file.
-
-    Args:
-        source: A bundled task ("countdown") or the path of a ``.jsonl`` file.
-        n: How many; None for all.
-        split: Split of a bundled task, "heldout" (ring-nano never saw these) or "train".
-            A file has no splits.
-        seed: None takes the first ``n``; a number seeds a random draw of ``n``.
-
-    Raises:
-        ProblemError: There is no such source or split, the file is empty or malformed or holds
-            fewer than ``n`` problems, or ``n`` or ``seed`` is no whole number.
-    """
-    n = None if n is None else whole("n", n, -LARGEST, error=ProblemError)
-    seed = None if seed is None else whole("seed", seed, 0, 2**63 - 1, error=ProblemError)
-    found = read(_locate(source, split))
-    if n is None:
-        n = len(found)
-    if not 1 <= n <= len(found):
-        raise ProblemError(
-            f"{n} problems asked of {source}; it holds {len(found)}. Ask for 1 to {len(found)}."
-        )
-    return found[:n] if seed is None else random.Random(seed).sample(found, n)
-
-
-def read(file: Path) -> list[Problem]:
-    """All problems of a JSONL file.
-
-    Raises:
-        ProblemError: The file is missing, no file, too large, unreadable, empty or malformed
-            (naming the line).
-    """
-    lines = read_text(file).split("\n")
-    found: dict[str, Problem] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        problem = _parse(line, f"{file}, line {number}")
-        if problem.id in found:
-            raise ProblemError(f"{file}, line {number}: id {problem.id!r} occurs twice.")
-        found[problem.id] = problem
-    if not found:
-        raise ProblemError(f"{file} holds no problems. Write one JSON object a line.")
-    return list(found.values())
-
-
-def read_text(file: Path) -> str:
-    """The text of a file of problems or texts.
-
-    Raises:
-        ProblemError: It is missing, no regular file, too large to be read whole, unreadable, or no
-            UTF-8.
-    """
-    try:
-        size = regular(file).st_size
-        if size > LARGEST:
-            raise ProblemError(
-                f"{file} holds {size / 2**30:.1f} GiB; it is read whole, so at most "
-                f"{LARGEST / 2**30:.0f} GiB. Split it, and use the parts one by one."
-            )
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ProblemError(f"{file} is not UTF-8 text: {error}.") from error
-    except (OSError, ValueError) as error:  # a ValueError of the path: it holds a NUL
-        if isinstance(error, ProblemError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise ProblemError(f"cannot read {str(file)!r}: {reason}. Give a file of text.") from error
 
 
 def check_problem(problem: Problem, place: str) -> None:
@@ -149,7 +67,7 @@ def check_problem(problem: Problem, place: str) -> None:
         ProblemError: A field has the wrong type, holds half of a surrogate pair, or lacks what the
             task's verifier needs.
     """
-    for key, (types, wanted, _) in _TYPES.items():
+    for key, (types, wanted) in FIELDS.items():
         value = getattr(problem, key)
         mapping = key == "fields" and isinstance(value, Mapping)
         if not mapping and not isinstance(value, types):
@@ -157,8 +75,26 @@ def check_problem(problem: Problem, place: str) -> None:
         wrong = half_pair(value) if isinstance(value, str) else None
         if wrong is not None:
             raise ProblemError(f"{place}: {key!r} holds {wrong}.")
+    checked_messages(problem.messages, f"{place}: ", ProblemError)
+    if problem.messages and problem.messages[-1]["content"] != problem.prompt:
+        raise ProblemError(f"{place}: its prompt is not the last of its messages; make them agree.")
     if problem.task == countdown.TASK:
         _check_countdown(problem, place)
+
+
+def check_prompt(prompt: str, place: str, error: type[RinglensError] = ConfigError) -> None:
+    """Refuse a prompt that asks nothing, or that holds what is in no text.
+
+    Raises:
+        RinglensError: ``error``: it is empty or blank, or holds a NUL or half of a surrogate pair.
+    """
+    if (wrong := half_pair(prompt)) is not None:
+        raise error(f"{place} holds {wrong}.")
+    if not prompt.strip():
+        raise error(f"{place} is empty; leave it out or write what is asked.")
+    if "\0" in prompt:
+        at = prompt.index("\0")
+        raise error(f"{place} holds a NUL at character {at}, which is no text; leave it out.")
 
 
 def from_row(row: Mapping[str, Any]) -> Problem:
@@ -274,40 +210,6 @@ def _normal(text: str) -> str:
     return " ".join(text.replace("$", " ").split()).removesuffix(".").casefold()
 
 
-def _locate(source: str | PathLike[str], split: str) -> Path:
-    if isinstance(source, str) and source in TASKS:
-        if split not in SPLITS:
-            raise ProblemError(f"no split {split!r} of {source}; there are {', '.join(SPLITS)}.")
-        return path(f"{source}.{split}.jsonl")
-    if not isinstance(source, str | PathLike) or not isinstance(fspath(source), str):
-        raise ProblemError(
-            f"cannot read problems from {source!r:.60}; give a bundled task "
-            f"({', '.join(TASKS)}) or the path of a JSONL file."
-        )
-    file = Path(source)
-    if not exists(file):  # Path.exists would raise for a name that is too long
-        raise ProblemError(
-            f"no problems under {str(source)!r:.200}: neither a bundled task ({', '.join(TASKS)}) "
-            "nor a JSONL file."
-        )
-    return file
-
-
-def _parse(line: str, place: str) -> Problem:
-    row = parsed_object(line, place, ProblemError)
-    unknown = sorted(row.keys() - _TYPES.keys())
-    if unknown:
-        raise ProblemError(
-            f"{place}: unknown key {unknown[0]!r:.60}. Put what a verifier needs in fields."
-        )
-    for key, (types, wanted, needed) in _TYPES.items():
-        if (key not in row and needed) or (key in row and not isinstance(row[key], types)):
-            raise ProblemError(f"{place}: {key!r} must be {wanted}, found {row.get(key)!r:.60}.")
-    problem = Problem(**row)
-    check_problem(problem, place)
-    return problem
-
-
 def _check_countdown(problem: Problem, place: str) -> None:
     numbers, target = problem.fields.get("numbers"), problem.fields.get("target")
     listed = list(numbers) if isinstance(numbers, list | tuple) else []
@@ -321,13 +223,3 @@ def _check_countdown(problem: Problem, place: str) -> None:
         countdown.parse_prompt(problem.prompt) or _solved(problem.answer)
     ):
         raise ProblemError(f"{place}: countdown needs fields numbers and target.")
-
-
-# Key → types, the types in words, whether it must be there.
-_TYPES: dict[str, tuple[tuple[type, ...], str, bool]] = {
-    "id": ((str,), "a string", True),
-    "task": ((str,), "a string", True),
-    "prompt": ((str,), "a string", True),
-    "answer": ((str, type(None)), "a string or null", False),
-    "fields": ((dict,), "an object", False),
-}

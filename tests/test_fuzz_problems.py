@@ -10,7 +10,9 @@ import random
 import pytest
 
 from ringlens.errors import ProblemError, RinglensError
-from ringlens.problem import HUGE, LARGEST, check_problem, grade, problems
+from ringlens.problem import HUGE, check_problem, grade
+from ringlens.prompts.problems import problems
+from ringlens.prompts.stream import LARGEST
 
 MANY = int(os.environ.get("RINGLENS_FUZZ", "1"))
 
@@ -87,7 +89,7 @@ def test_mutated_files_are_read_or_refused_in_a_sentence(seed, tmp_path):
         ('{"id": "a", "task": "t", "prompt": "p", "prompt": "q"}', "'prompt' stands twice"),
         ('{"id": "a", "task": "t", "prompt": ' + "9" * 5000 + "}", "not JSON"),
         ('{"id": "a", "task": "countdown", "prompt": "Make ' + "9" * 5000 + ' from 1."}', "needs"),
-        ('{"id": "a", "task": "countdown", "prompt": "", "fields": {"numbers": [1], "target": '
+        ('{"id": "a", "task": "countdown", "prompt": "p", "fields": {"numbers": [1], "target": '
          f"{HUGE + 1}}}}}", "fields of countdown"),
     ],
     ids=range(7),

@@ -20,19 +20,20 @@ from structure import (
     room,
 )
 
-BASE = {"errors", "config", "files", "plain", "strict_json", "versions"}
+BASE = {"errors", "config", "files", "messages", "plain", "strict_json", "versions"}
 # What a part of ringlens may import of the others; parts not listed may import all but the cli.
 ALLOWED = {
     "model": {"data"},
-    "observe": {"model", "store", "problem", "transcript"},
+    "observe": {"model", "store", "problem", "prompts", "transcript"},
     "interact": {"model", "observe", "lens", "problem"},
-    "serving": {"model", "observe", "store", "problem", "transcript"},
+    "serving": {"model", "observe", "store", "problem", "prompts", "transcript"},
     "store": set(),
     "sandbox": {"store"},
     "analysis": {"store"},
     "plot": {"store", "analysis"},
     "app": {"store", "sandbox", "analysis", "plot"},
     "problem": {"data", "transcript"},
+    "prompts": {"data", "problem"},
     "transcript": {"quoting"},
     **{name: set() for name in ("quoting", *BASE)},
 }
@@ -43,7 +44,10 @@ ORDER = {
     "model": "gate fit",
     "app": "web shared",
 }
-NO_TORCH = {"store", "sandbox", "analysis", "plot", "app", "problem", "transcript", *BASE}
+NO_TORCH = {
+    *("store", "sandbox", "analysis", "plot", "app", "problem", "prompts", "transcript"),
+    *BASE,
+}
 AT_START = ("ringlens", "ringlens.cli.main", "ringlens.cli.console")  # functions may import torch
 HEAVY = {"torch", "transformers", "accelerate", "nnsight"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from ringlens.errors import CheckpointError, ConfigError, ProblemError, ServingError
 from ringlens.model.gate.json_files import read_object
-from ringlens.problem import read
+from ringlens.prompts.problems import problems
 from ringlens.serving.saved import exchanges
 from ringlens.strict_json import DEEPEST, parsed, parsed_object
 
@@ -19,7 +19,7 @@ def saved(path):
 
 DOORS = {
     "checkpoint": (lambda path: read_object(path, 10**6), CheckpointError),
-    "problems": (read, ProblemError),
+    "problems": (problems, ProblemError),
     "saved responses": (saved, ServingError),
 }
 REFUSED = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ringlens.cli.asking import asking_options, read_asked, take_asked
 from ringlens.cli.console import print_summary, progress_bar
 from ringlens.cli.options import (
     loading_options,
@@ -16,21 +17,22 @@ from ringlens.cli.options import (
     take_loading,
 )
 
+if TYPE_CHECKING:
+    from ringlens.problem import Problem
+
 
 @click.command()
 @click.argument("model")
+@asking_options
+@click.option("--system", help="System prompt, put through the chat template.")
 @click.option(
-    "--problems",
-    default="countdown",
-    show_default=True,
-    help="Bundled task, or a JSONL file with id, task, prompt, answer, fields.",
+    "--samples", default=1, show_default=True, help="Traces of each problem; needs --temperature."
 )
-@click.option("--n", default=None, type=int, help="How many problems; all if left out.")
 @store_option
 @sampling_options
 @recording_options
 @loading_options
-def capture(model: str, problems: str, n: int | None, store: str, **options: Any) -> None:
+def capture(model: str, store: str, **options: Any) -> None:
     r"""Let MODEL think about problems, and record it while it does.
 
     MODEL is ring-nano, a folder, or a hub id such as inclusionAI/Ring-mini-2.0.
@@ -38,21 +40,23 @@ def capture(model: str, problems: str, n: int | None, store: str, **options: Any
     \b
     Examples:
       ringlens capture ring-nano --problems countdown --n 8 --store runs/first
-      ringlens capture ring-nano --problems mine.jsonl --store runs/mine --temperature 0.7
+      ringlens capture ring-nano --prompt "Make 24 from 3, 8, 1." --store runs/mine
+      ringlens capture ring-nano --problems mine.csv --column question --store runs/mine
+      ringlens capture ring-nano --n 4 --samples 8 --temperature 0.7 --store runs/samples
       ringlens capture ring-nano --n 64 --store runs/lean --record routing
       ringlens capture ring-nano --n 4 --store runs/stream --record routing,resid_post@3+5
     """
-    loading = take_loading(options)
+    loading, asked = take_loading(options), take_asked(options)
     options["record"] = names_in(options["record"])
-    capture_problems(model, loading, problems, n, store, options)
+    # Before the model: a wrong problem set should not cost a load.
+    capture_problems(model, loading, read_asked(asked), store, options)
     print_summary(store)
 
 
 def capture_problems(
     model: str,
     loading: dict[str, Any],
-    problems: str,
-    n: int | None,
+    work: list[Problem],
     store: str,
     options: dict[str, Any],
 ) -> None:
@@ -61,15 +65,13 @@ def capture_problems(
     Args:
         model: Name of the model.
         loading: Options of :func:`ringlens.load`.
-        problems: Bundled task or JSONL file.
-        n: How many problems; None for all.
+        work: The problems.
         store: Folder or address of the store.
         options: Options of :func:`ringlens.capture`.
     """
     import ringlens as rl
 
-    # Before the model: a wrong problem set should not cost a load.
-    work = rl.problems(problems, n=n)
-    with progress_bar(f"{model} thinks about {len(work)} problems", stays=True) as bar:
+    thinks = f"{model} thinks about {len(work)} problem{'s' if len(work) > 1 else ''}"
+    with progress_bar(thinks, stays=True) as bar:
         lens = rl.load(model, **loading)
         rl.capture(lens, work, store, on_progress=bar.traces, **options).close()

@@ -45,8 +45,10 @@ def demo(store: str, n: int, port: int, serve: bool) -> None:
       ringlens demo
       ringlens demo --n 8 --no-serve
     """
+    import ringlens as rl
+
     options = {"max_new_tokens": 640, "batch_size": 16}
-    capture_problems("ring-nano", {}, "countdown", n, store, options)
+    capture_problems("ring-nano", {}, rl.problems("countdown", n), store, options)
     print_summary(store)
     _print_queries(store)
     if serve:

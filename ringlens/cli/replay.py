@@ -55,7 +55,7 @@ def replay(model: str, source: str, store: str, **options: Any) -> None:
 
 def _finished(source: str) -> Store | list[str]:
     """What to replay: a store, or the texts of a file."""
-    from ringlens.problem import read_text
+    from ringlens.prompts.problems import read_text
     from ringlens.store import Store
 
     path = Path(source)

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ConfigError, ObservationError
+from ringlens.messages import Message
 from ringlens.observe.turns import FAULTS, markup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = Mapping[str, Any]
-
-ROLES = ("system", "user", "assistant", "tool")
+SYSTEM = "system"
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
@@ -75,6 +74,24 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
                 "out yourself, or put it into another message."
             )
     return text
+
+
+def with_system(messages: Sequence[Message], system: str, place: str) -> tuple[Message, ...]:
+    """A chat behind a system prompt.
+
+    Args:
+        messages: The chat.
+        system: The system prompt.
+        place: What the chat is of, for errors.
+
+    Raises:
+        ConfigError: It has a system prompt already.
+    """
+    if any(message["role"] == SYSTEM for message in messages):
+        raise ConfigError(
+            f"{place} has a system message of its own; leave system out, or the message."
+        )
+    return ({"role": SYSTEM, "content": system}, *messages)
 
 
 def _check_roles(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ringlens.errors import ConfigError
-from ringlens.observe.chat import ROLES, Message
+from ringlens.messages import Message, checked_messages
 from ringlens.plain import check_text, shown
 from ringlens.problem import Problem, check_problem
 
@@ -108,7 +108,7 @@ def _rows(given: object, place: str) -> list[Item] | None:
     if not isinstance(given, Sequence) or not _is_list(given):
         return None
     if len(given) and all(isinstance(each, Mapping) and "role" in each for each in given):
-        return [_chat(given, place)]
+        return [Chat(checked_messages(given, place))]
     ids = _ids(given)
     if ids == [] and place:
         raise ConfigError(f"row {place.removeprefix('item ').rstrip(': ')} has no token.")
@@ -234,24 +234,6 @@ def _cut(row: list[int], mask: list[int], place: str) -> list[int]:
             "left or on the right; take the tokens out that the model shall not see."
         )
     return row[first:last]
-
-
-def _chat(given: Sequence[Any], place: str) -> Chat:
-    """Messages, each with a role and a text."""
-    for index, message in enumerate(given):
-        here = f"{place}message {index}"
-        if set(message) != {"role", "content"}:
-            raise ConfigError(
-                f"{here} has {_keys(message)}; a message has role and content and nothing else."
-            )
-        if message["role"] not in ROLES:
-            raise ConfigError(
-                f"{here} is of the role {message['role']!r:.60}; there are {', '.join(ROLES)}."
-            )
-        if not isinstance(message["content"], str):
-            raise ConfigError(f"{here}: its content is {shown(message['content'])}, not a text.")
-        check_text(message["content"], f"{here}: ")
-    return Chat(tuple({"role": m["role"], "content": str(m["content"])} for m in given))
 
 
 def _text(given: Text, place: str) -> Text:

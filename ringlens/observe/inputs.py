@@ -10,7 +10,7 @@ Shape letters: B batch, T tokens (shorter rows are padded on the left).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +21,7 @@ from ringlens.config import known_only
 from ringlens.errors import ConfigError
 from ringlens.observe.chat import chat_text, prompt_text
 from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
-from ringlens.problem import Problem
+from ringlens.problem import Problem, check_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,16 +77,39 @@ def item_ids(encoder: Encoder, item: Item, *, prompts: bool = False) -> list[int
     Raises:
         ConfigError: A prompt that is empty, or that the chat template refuses.
     """
-    if prompts and (item.prompt if isinstance(item, Problem) else item) == "":
-        raise ConfigError("a prompt is empty; leave it out or write what is asked.")
+    if prompts:
+        for text in _asked(item):
+            check_prompt(text, "a prompt")
     if isinstance(item, Ids | Text):
         return item.token_ids
     tokenizer = encoder.tokenizer
     if isinstance(item, Chat):
         return encoder.encode(chat_text(tokenizer, item.messages))
     if isinstance(item, Problem):
-        return encoder.encode(prompt_text(tokenizer, item.prompt))
+        return encoder.encode(problem_text(tokenizer, item))
     return encoder.encode(prompt_text(tokenizer, item) if prompts else item)
+
+
+def problem_text(tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
+    """A problem in the chat template, the answer about to begin.
+
+    Raises:
+        ConfigError: The template refuses it.
+    """
+    if problem.messages:
+        return chat_text(tokenizer, problem.messages)
+    return prompt_text(tokenizer, problem.prompt)
+
+
+def _asked(item: Item) -> Iterator[str]:
+    """The texts that a row asks; none of token ids, which are used as they are."""
+    if isinstance(item, str):
+        yield item
+    elif isinstance(item, Problem):
+        yield item.prompt
+        yield from (message["content"] for message in item.messages)
+    elif isinstance(item, Chat):
+        yield from (message["content"] for message in item.messages)
 
 
 def check_rows(encoder: Encoder, rows: Sequence[Sequence[int]]) -> None:

@@ -71,6 +71,8 @@ def capture(
     problems: TextOrIds,
     store: str | Path | Store,
     *,
+    system: str | None = None,
+    samples: int = 1,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
     top_k: int = 0,
@@ -93,8 +95,11 @@ def capture(
         lens: The model.
         problems: Problems or plain prompts, which are put in the chat template unless they are in
             it already; chats (lists of messages); token ids or a tokenizer's output, which are
-            used as they are; or a list of these.
+            used as they are; or a list of these. `ringlens.problems` reads them from files.
         store: Folder or address of the store; made if it is not there, added to if it is.
+        system: System prompt of all, put through the chat template.
+        samples: Traces of each problem, drawn apart from one another: they need a temperature.
+            ``traces.sample`` numbers them.
         max_new_tokens: Most tokens a trace may add to its prompt.
         temperature: 0 takes the most likely token; above, tokens are drawn.
         top_k: Draw among the k most likely tokens; 0 for all.
@@ -116,14 +121,15 @@ def capture(
         The store, open for reading.
 
     Raises:
-        ConfigError: An unknown or impossible setting, or no problems.
+        ConfigError: An unknown or impossible setting, no problems, or a system prompt that the
+            chat template does not take.
         ObservationError: A number of the model is NaN or infinite, or another process of the run
             is gone. What was committed before stays, and the same call, or one with
             ``allow_nonfinite``, takes the run up again.
         StoreError: The store cannot be written. What was committed before stays.
     """
     settings = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    tasks = problem_tasks(lens, problems, settings)
+    tasks = problem_tasks(lens, problems, settings, samples=samples, system=system)
 
     def run(observer: Observer, batch: Sequence[Task]) -> None:
         generate(observer, batch, settings)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringlens.data import countdown, sets, tokenizer
-from ringlens.problem import problems
+from ringlens.prompts.problems import problems
 
 TRACES = list(islice(countdown.traces(seed=11), 400))
 OPENINGS = ("I need ", "Let me try ", "Wait, that is a dead end. Back to ", "Check: ")

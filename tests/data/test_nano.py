@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ringlens.data import corpus, countdown, evaluate, path, sets, tokenizer, train
 from ringlens.errors import ModelNotFoundError
-from ringlens.problem import Problem, problems
+from ringlens.problem import Problem
+from ringlens.prompts.problems import problems
 
 NANO = path("ring-nano")
 TOKENIZER = tokenizer.build()

@@ -15,7 +15,7 @@ from ringlens.errors import CheckpointError, ConfigError
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM, quantization
 from ringlens.model.loading import load_model
 from ringlens.model.quantization import weight_bytes
-from ringlens.problem import problems
+from ringlens.prompts.problems import problems
 
 pytest.importorskip("bitsandbytes")
 NANO = str(bundled("ring-nano"))

@@ -209,7 +209,7 @@ def test_problems_are_graded_and_texts_replayed(lens, tmp_path):
     ("call", "message"),
     [
         (lambda lens, d: rl.capture(lens, [], d), "at least one"),
-        (lambda lens, d: rl.capture(lens, "one prompt", d), "list of"),
+        (lambda lens, d: rl.capture(lens, "countdown", d), "names problems"),
         (lambda lens, d: rl.capture(lens, PROMPTS, d, max_new_token=3), "max_new_tokens"),
         (lambda lens, d: rl.capture(lens, PROMPTS, d, temperature=-1), "temperature"),
         (lambda lens, d: rl.capture(lens, PROMPTS, d, record=["head"]), "heads"),

@@ -11,7 +11,10 @@ from structure import between, modules, package, part, programs
 
 INIT = "__init__.py"
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
-LEFT_OUT = {"ringlens", "errors", "config", "files", "plain", "strict_json", "versions", "quoting"}
+LEFT_OUT = {
+    *("ringlens", "errors", "config", "files", "messages", "plain", "strict_json", "versions"),
+    "quoting",
+}
 """The package itself, and what everything stands on."""
 
 WIDTH, MARGIN, GAP = 1120, 24, 16

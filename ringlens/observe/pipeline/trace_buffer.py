@@ -53,6 +53,7 @@ class Task:
             finished text, which may hold several turns.
         graded: The grade of the trace that this one replays, where its problem says no more what
             is right.
+        sample: Number among the samples of its problem; None where there is no problem.
     """
 
     token_ids: list[int]
@@ -68,6 +69,7 @@ class Task:
     resumed_at: tuple[int, ...] = ()
     written: bool = True
     graded: Grade | None = None
+    sample: int | None = None
 
 
 class Rows:
@@ -300,6 +302,7 @@ class TraceBuffer:
             correct=graded.correct if graded else None,
             source_trace_id=task.source_trace_id,
             resumed_at=task.resumed_at,
+            sample=task.sample,
             flags=(NONFINITE,) if any(pos < stop for pos in self._nonfinite) else (),
         )
 

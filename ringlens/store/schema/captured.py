@@ -94,6 +94,13 @@ TRACES = Table(
             "`tokens.nonfinite` marks the tokens); null without faults",
             nullable=True,
         ),
+        Column(
+            "sample",
+            pa.int32(),
+            "number among the samples of its problem in the run, from 0; null in imports, replays "
+            "of texts and runs of older versions",
+            nullable=True,
+        ),
     ),
 )
 

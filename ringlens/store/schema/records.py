@@ -238,6 +238,7 @@ class TraceRecord:
         attention: Largest attention weights of chosen heads.
         statistics: Arrays of other instruments, by table.
         flags: Known faults of the trace, as named in `ringlens.store.schema.captured`.
+        sample: Number among the samples of its problem, from 0.
     """
 
     prompt: str
@@ -267,3 +268,4 @@ class TraceRecord:
     attention: AttentionArrays | None = None
     statistics: Mapping[str, LayerArrays] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    sample: int | None = None
