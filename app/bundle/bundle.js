@@ -9,7 +9,7 @@ import { add, el, part } from "../shared/dom.js";
 import { fetchJson, setHost } from "../shared/host.js";
 import { number, percent } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
-import { ROUTING_BLOCK } from "../trace/constants.js";
+import { ATTENTION_BLOCK, ROUTING_BLOCK } from "../trace/constants.js";
 import { mount } from "../trace/view.js";
 
 /** @typedef {import("../trace/types.js").Boot & {heads_block: number}} Boot */
@@ -50,8 +50,9 @@ let headsBlock = 1;
  * @param {string} path
  */
 const fileOf = (path) => {
-  const [, kind, pos] = path.match(/\/(routing|statistics\/\w+)\/(\d+)$/) || [];
-  const size = kind === "routing" ? ROUTING_BLOCK : headsBlock;
+  const [, kind, pos] = path.match(/\/(routing|statistics|attention)(?:\/[\w.]+)?\/(\d+)$/) || [];
+  const size =
+    kind === "routing" ? ROUTING_BLOCK : kind === "attention" ? ATTENTION_BLOCK : headsBlock;
   const name = kind ? path.replace(/\d+$/, String(Number(pos) - (Number(pos) % size))) : path;
   return `${name.replace(/^\//, "")}.json`;
 };

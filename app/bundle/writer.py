@@ -103,6 +103,11 @@ def _write_trace(
         for pos in range(0, tokens, boot["heads_block"]):
             found = payload.statistics(store, trace_id, pos, table, run["layers"], run["heads"])
             save(f"{place}/statistics/{table.name}/{pos}", found)
+    for layer, heads in boot["attention_heads"]:
+        for head in heads:
+            for pos in range(0, tokens, payload.ATTENTION_BLOCK):
+                block = payload.attention(store, trace_id, layer, head, pos, tokens)
+                save(f"{place}/attention/{layer}.{head}/{pos}", block)
     known = trace.tokens()
     entropy = known["entropy"][[phase != "prompt" for phase in known["phase"]]]
     return {

@@ -14,7 +14,7 @@ const dark = () => theme() === "dark";
 
 // Hue of each metric's ramp; nothing at the calm end, colour at the end that matters.
 /** @type {Record<string, number>} */
-const HUES = { entropy: 62, logprob: 18, margin: 295 };
+const HUES = { entropy: 62, logprob: 18, margin: 295, attention: 205 };
 
 /**
  * @param {number} hue

@@ -5,6 +5,7 @@ import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
 import { number, numberOr } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
+import { named } from "./attention.js";
 
 /** @import { HeadsBlock, HeadStatistic, HeadTable, View } from "./types.js" */
 
@@ -42,7 +43,7 @@ export function drawHeads(box, block, pos, view) {
     const values = block.columns[statistic.column];
     /** @type {(n: number, h: number) => number} */
     const value = (n, h) => values[(n * block.tokens + pos - block.start) * boot.heads + h];
-    grid.appendChild(headMap(statistic, block.layers, boot.heads, value, readout));
+    grid.appendChild(headMap(statistic, block.layers, value, readout, view));
   }
   add(box, add(el("h3", "", block.table.title), readout), grid);
 }
@@ -50,15 +51,19 @@ export function drawHeads(box, block, pos, view) {
 /**
  * @param {HeadStatistic} statistic
  * @param {number[]} layers
- * @param {number} heads
  * @param {(n: number, h: number) => number} value
  * @param {HTMLElement} readout
+ * @param {View} view
  */
-function headMap(statistic, layers, heads, value, readout) {
-  const { label, meaning, unit } = statistic;
+function headMap(statistic, layers, value, readout, view) {
+  const { column, label, meaning, unit } = statistic;
+  const { heads } = view.boot;
+  const chosen = view.head ? `. ${named(view.head)} is chosen` : "";
   const canvas = el("canvas", "", null, {
-    role: "img",
-    "aria-label": `${label} by layer and head`,
+    role: "application",
+    tabindex: 0,
+    "data-column": column,
+    "aria-label": `${label} by layer and head; arrow keys choose a head${chosen}`,
   });
   let top = 1e-6; // the scale ends at this token's largest value, which the caption names
   let gaps = 0;
@@ -71,19 +76,21 @@ function headMap(statistic, layers, heads, value, readout) {
   const range = `0 – ${number(top, top < 10 ? 2 : 0)}${unit && ` ${unit}`}`;
   const known = gaps === layers.length * heads ? "not recorded" : range;
   const caption = add(el("figcaption", "", label, { title: meaning }), el("span", "dim", known));
-  requestAnimationFrame(() => drawMap(canvas, layers, heads, value, top, readout));
+  requestAnimationFrame(() => drawMap(canvas, layers, value, top, readout, view));
+  keysOf(canvas, layers, view);
   return add(el("figure"), caption, canvas);
 }
 
 /**
  * @param {HTMLCanvasElement} canvas
  * @param {number[]} layers
- * @param {number} heads
  * @param {(n: number, h: number) => number} value
  * @param {number} top
  * @param {HTMLElement} readout
+ * @param {View} view
  */
-function drawMap(canvas, layers, heads, value, top, readout) {
+function drawMap(canvas, layers, value, top, readout, view) {
+  const { heads } = view.boot;
   const width = canvas.clientWidth || 180;
   const row = Math.max(2, Math.min(ROW, Math.floor(HEIGHT / layers.length)));
   const step = width / heads;
@@ -98,12 +105,67 @@ function drawMap(canvas, layers, heads, value, top, readout) {
       context.fillRect(h * step, n * row, step - gap, row - gap);
     }
   }
+  const at = view.head && layers.indexOf(view.head.layer);
+  if (view.head && at !== null && at >= 0) {
+    frame(context, view.head.head * step, at * row, step - gap, row - gap);
+  }
+  /** @type {(event: MouseEvent) => [number, number]} */
+  const cellAt = (event) => [
+    Math.max(0, Math.min(layers.length - 1, Math.floor(event.offsetY / row))),
+    Math.max(0, Math.min(heads - 1, Math.floor(event.offsetX / step))),
+  ];
+  canvas.addEventListener("click", (event) => {
+    const [n, head] = cellAt(event);
+    const again = view.head?.layer === layers[n] && view.head.head === head;
+    view.setHead(again ? null : { layer: layers[n], head });
+  });
   canvas.addEventListener("pointermove", (event) => {
-    const n = Math.min(layers.length - 1, Math.floor(event.offsetY / row));
-    const h = Math.min(heads - 1, Math.floor(event.offsetX / step));
+    const [n, h] = cellAt(event);
     readout.textContent = `L${layers[n]} head ${h}: ${numberOr(value(n, h), 3)}`;
   });
   canvas.addEventListener("pointerleave", () => {
     readout.textContent = AXES;
+  });
+}
+
+/**
+ * A frame around the chosen cell, which is seen on any colour.
+ * @param {CanvasRenderingContext2D} context
+ * @param {number} x
+ * @param {number} y
+ * @param {number} width
+ * @param {number} height
+ */
+function frame(context, x, y, width, height) {
+  for (const [colour, inset] of /** @type {[string, number][]} */ ([
+    ["#000", 0.5],
+    ["#fff", 1.5],
+  ])) {
+    context.strokeStyle = colour;
+    context.strokeRect(x + inset, y + inset, width - 2 * inset, height - 2 * inset);
+  }
+}
+
+/**
+ * Arrow keys choose a neighbour of the chosen head, or the first head; Enter lets go.
+ * @param {HTMLCanvasElement} canvas
+ * @param {number[]} layers
+ * @param {View} view
+ */
+function keysOf(canvas, layers, view) {
+  /** @type {Record<string, [number, number]>} */
+  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  canvas.addEventListener("keydown", (event) => {
+    const step = steps[event.key];
+    const plain = !(event.metaKey || event.ctrlKey || event.altKey);
+    if (!plain || (!step && event.key !== "Enter")) return;
+    event.preventDefault();
+    event.stopPropagation(); // the page's own arrow keys move between tokens
+    if (!step) return view.setHead(null);
+    const { head } = view;
+    if (!head) return view.setHead({ layer: layers[0], head: 0 });
+    const n = Math.max(0, Math.min(layers.length - 1, layers.indexOf(head.layer) + step[0]));
+    const h = Math.max(0, Math.min(view.boot.heads - 1, head.head + step[1]));
+    view.setHead({ layer: layers[n], head: h });
   });
 }

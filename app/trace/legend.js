@@ -4,7 +4,8 @@ import * as colours from "../shared/colours.js";
 import { PHASES } from "../shared/constants.js";
 import { add, el } from "../shared/dom.js";
 import { number, plural } from "../shared/text.js";
-import { METRICS } from "./metrics.js";
+import { closer, named } from "./attention.js";
+import { attends, METRICS } from "./metrics.js";
 
 /** @import { Bands, Ramp, View } from "./types.js" */
 
@@ -15,6 +16,7 @@ export function drawLegend(view) {
   const { legend, paint } = view;
   legend.replaceChildren();
   if (!paint) return;
+  if (attends(view) && paint.kind === "ramp") return attention(legend, paint, view);
   const metric = METRICS.find((each) => each.id === view.metric) || METRICS[0];
   legend.title = metric.says;
   if (paint.kind === "ramp") scale(legend, paint, metric.unit);
@@ -27,17 +29,43 @@ export function drawLegend(view) {
 }
 
 /**
+ * The weights of a head, from 0 to the largest.
+ * @param {HTMLElement} legend
+ * @param {Ramp} paint
+ * @param {View} view
+ */
+function attention(legend, paint, view) {
+  if (!view.head) return;
+  legend.title = "attention weight of the head, from the focused token";
+  legend.appendChild(el("span", "legend-head", `${named(view.head)} from #${view.pos}`));
+  if (view.sources?.of === "nothing") legend.appendChild(el("span", "gaps", "not recorded"));
+  else
+    add(
+      legend,
+      el("span", "", "0"),
+      bar(paint),
+      el("span", "", number(paint.top, paint.top < 0.1 ? 3 : 2)),
+    );
+  legend.appendChild(closer(view));
+}
+
+/** @param {Ramp} paint */
+function bar(paint) {
+  const found = el("span", "legend-bar");
+  const stops = [4, 12, 20, 28, 31].map((bin) => paint.palette[bin]);
+  found.style.background = `linear-gradient(90deg, transparent, ${stops.join(", ")})`;
+  return found;
+}
+
+/**
  * @param {HTMLElement} legend
  * @param {Ramp} paint
  * @param {string} unit
  */
 function scale(legend, paint, unit) {
-  const bar = el("span", "legend-bar");
-  const stops = [4, 12, 20, 28, 31].map((bin) => paint.palette[bin]);
-  bar.style.background = `linear-gradient(90deg, transparent, ${stops.join(", ")})`;
   const top = number(paint.top, paint.top < 1 ? 2 : 1);
   const [low, high] = paint.reversed ? [`≥ ${top}`, "0"] : ["0", `≥ ${top}`];
-  add(legend, el("span", "", low), bar, el("span", "", `${high} ${unit}`));
+  add(legend, el("span", "", low), bar(paint), el("span", "", `${high} ${unit}`));
 }
 
 /**

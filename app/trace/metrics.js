@@ -1,6 +1,7 @@
 // What tokens can be coloured by, and how each becomes bins and a palette.
 
 import * as colours from "../shared/colours.js";
+import { paintOfHead } from "./attention.js";
 
 /** @import { Boot, Bands, Paint, Ramp, View } from "./types.js" */
 
@@ -46,12 +47,13 @@ export const lacks = (boot, id) => {
 };
 
 /**
- * How the view's metric is painted; null until its data are there.
+ * How the view's metric, or its head, is painted; null until its data are there.
  * @param {View} view
  * @returns {Paint | null}
  */
 export const paintOf = (view) => {
   const { data, metric } = view;
+  if (attends(view)) return view.sources && paintOfHead(view.sources, view.count);
   if (metric === "entropy") return generated(view, data.entropy);
   if (metric === "logprob") return generated(view, data.surprise);
   if (metric === "phase") {
@@ -62,6 +64,12 @@ export const paintOf = (view) => {
   const top = quantile(data.margin, 0.5) || 1;
   return { ...ramp(view, data.margin, top, (x) => 1 - x / top), reversed: true };
 };
+
+/**
+ * Whether the text shows what a head attends to: from the focused token, so there must be one.
+ * @param {View} view
+ */
+export const attends = (view) => view.head !== null && view.pos !== null;
 
 /**
  * @param {View} view
@@ -100,6 +108,7 @@ const generated = (view, values) => {
  */
 const ramp = (view, values, top, position) => ({
   kind: "ramp",
+  of: view.metric,
   bins: binned(values, position),
   palette: colours.ramp(view.metric),
   values,

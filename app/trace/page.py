@@ -16,6 +16,7 @@ from ringlens.app.shared import queries
 from ringlens.app.shared.parts import copy_button, plural, state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import payload, routes
+from ringlens.app.trace.queries import attention_heads
 from ringlens.app.web.untrusted import whole
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
@@ -35,7 +36,8 @@ KEYS = (
     ("[ ]", "previous, next layer"),
     ("1 … 5", "colour by entropy, surprise, margin, expert, phase"),
     ("n p", "next, previous trace"),
-    ("Esc", "let go of the token"),
+    ("h", "the maps of heads: arrow keys choose a head, Enter lets go"),
+    ("Esc", "let go of the head, then of the token"),
 )
 
 PHASE_HEADINGS = {"prompt": "Prompt", "think": "Thinking", "answer": "Answer"}
@@ -43,6 +45,7 @@ PHASE_HEADINGS = {"prompt": "Prompt", "think": "Thinking", "answer": "Answer"}
 CONSTANTS = {
     "NO_EXPERT": payload.NO_EXPERT,
     "ROUTING_BLOCK": payload.ROUTING_BLOCK,
+    "ATTENTION_BLOCK": payload.ATTENTION_BLOCK,
     "PHASE_HEADINGS": [PHASE_HEADINGS[phase] for phase in PHASES],
 }
 """Exports of ``trace/constants.js``."""
@@ -88,6 +91,7 @@ def boot(store: Store, head: Row, run: Row) -> Row:
         "k": run["experts_per_token"],
         "heads": run["heads"],
         "head_tables": head_tables(store, trace_id),
+        "attention_heads": list(attention_heads(store, trace_id).items()),
         "has_routing": has_routing,
         "has_weights": has_weights,
         "recorded": {

@@ -3,12 +3,12 @@
 import { PHASES } from "../shared/constants.js";
 import { add, el } from "../shared/dom.js";
 import { number, percent, visible } from "../shared/text.js";
+import { drawSources, headChoice, headHint } from "./attention.js";
 import { blocksOf } from "./blocks.js";
-import { decodeHeads, drawHeads } from "./heads.js";
+import { drawHeads } from "./heads.js";
 import { decodeRouting, drawRouting } from "./routing.js";
 
-/** @import { Blocks } from "./blocks.js" */
-/** @import { Block, Panel, View } from "./types.js" */
+/** @import { Panel, View } from "./types.js" */
 
 const KEYS = [
   ["← →", "token"],
@@ -27,26 +27,26 @@ export function tracePanel(view) {
   const node = el("aside", "trace-panel", null, { "aria-label": "Focused token" });
   const address = `/data/trace/${boot.trace_id}`;
   const routing = blocksOf(`${address}/routing`, decodeRouting);
-  const heads = boot.head_tables.map((table) =>
-    blocksOf(`${address}/statistics/${table.table}`, (body) => decodeHeads(body, table)),
-  );
 
   function show() {
     const { pos } = view;
     if (pos === null) return node.replaceChildren(hint());
     const old = node.scrollTop;
+    const map = mapInFocus();
     node.replaceChildren(facts(view, pos));
     if (boot.has_routing) section(routing, pos, drawRouting);
     else node.appendChild(missing("routing"));
-    for (const blocks of heads) section(blocks, pos, drawHeads);
-    if (!heads.length) node.appendChild(missing("heads"));
+    for (const blocks of view.statistics.values()) section(blocks, pos, drawHeads);
+    if (!view.statistics.size) node.appendChild(missing("heads"));
+    if (boot.heads) attention(pos);
     node.scrollTop = old;
+    if (map) node.querySelector(map)?.focus({ preventScroll: true });
   }
 
   /**
    * Draw at once what is here; fetch what is not, and draw it unless the focus has moved on.
-   * @template {Block} B
-   * @param {Blocks<B>} blocks
+   * @template B
+   * @param {{find(pos: number): B | undefined, load(pos: number): Promise<B>}} blocks
    * @param {number} pos
    * @param {(box: HTMLElement, block: B, pos: number, view: View) => void} draw
    */
@@ -71,13 +71,40 @@ export function tracePanel(view) {
     );
   }
 
+  /** @param {number} pos */
+  function attention(pos) {
+    const { head } = view;
+    if (!head && !boot.attention_heads.length && !view.statistics.size) return;
+    node.appendChild(headChoice(view)).classList.add("panel-section");
+    if (!head) {
+      if (view.statistics.size) node.appendChild(headHint());
+      return;
+    }
+    const blocks = {
+      find: (/** @type {number} */ at) => view.heads.find(head, at),
+      load: (/** @type {number} */ at) => view.heads.load(head, at),
+    };
+    section(blocks, pos, drawSources);
+  }
+
+  /** Selector of the map of heads that has the keyboard: each drawing makes the maps anew. */
+  function mapInFocus() {
+    const column =
+      document.activeElement instanceof HTMLCanvasElement &&
+      node.contains(document.activeElement) &&
+      document.activeElement.dataset.column;
+    return column ? /** @type {"canvas"} */ (`canvas[data-column="${CSS.escape(column)}"]`) : null;
+  }
+
+  const enterMap = () => node.querySelector("canvas")?.focus();
+
   /** @param {string} table */
   function missing(table) {
     const said = `Run ${boot.run_id} did not record ${table}. Capture again with record= including "${table}".`;
     return add(el("div", "panel-section"), el("p", "dim", said));
   }
 
-  return { node, show };
+  return { node, show, enterMap };
 }
 
 /** What to do while no token has the focus. */

@@ -4,7 +4,7 @@ The text of a trace is sent once. Everything else is small typed arrays that the
 without parsing, and that recolour or annotate the spans it made from the text.
 
 Shape letters: T tokens (of the trace or of a block), S sparse layers, N layers, k experts a token,
-H heads.
+H heads, R rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ringlens.app.trace import queries
 from ringlens.errors import NotInStoreError
 from ringlens.plot.typed_arrays import encode
 from ringlens.store import Store
-from ringlens.store.encode.columns import matrix
+from ringlens.store.encode.columns import matrix, padded
 from ringlens.store.schema import instruments
 from ringlens.store.schema.captured import PHASES
 from ringlens.store.schema.table import Column, Table
@@ -33,6 +33,8 @@ NO_EXPERT = 0xFFFF  # stands for the experts of a token without a routing row
 ROUTING_BLOCK = 64  # tokens of one routing block: 30 kB for ring-nano, 0.5 MB for Ring-1T
 MAP_COLUMNS = 2048  # more columns than a screen has pixels would not be seen
 HEADS_BUDGET = 16_384  # (layer, head, token) cells of one block of head statistics
+
+ATTENTION_BLOCK = 2048  # tokens of one block of a head's positions: 64 kB with 4 of each
 
 
 def tokens(store: Store, trace_id: int) -> Payload:
@@ -154,6 +156,32 @@ def statistics(
         "tokens": len(rows) // max(1, len(found)),
         "layers": found.tolist(),
         **{column.name: encode(matrix(rows[column.name]), "f4") for column in per_head(table)},
+    }
+
+
+def attention(
+    store: Store, trace_id: int, layer: int, head: int, pos: int, n_tokens: int
+) -> Payload:
+    """Encode the block of a head's heaviest positions that holds token ``pos``: arrays [T, k].
+
+    Weights are nan where a token has fewer positions, or none that were recorded.
+    """
+    start = pos // ATTENTION_BLOCK * ATTENTION_BLOCK
+    size = min(ATTENTION_BLOCK, n_tokens - start)
+    found = queries.attention_block(store, trace_id, layer, head, start, start + size)
+    positions_Rk = padded(found["positions"], -1)
+    weights_Rk = np.where(positions_Rk < 0, np.nan, padded(found["weights"], 0))
+    place_R = found["pos"].to_numpy() - start
+    k = weights_Rk.shape[1]
+    positions_Tk, weights_Tk = np.zeros((size, k), np.uint32), np.full((size, k), np.nan)
+    positions_Tk[place_R], weights_Tk[place_R] = positions_Rk.clip(min=0), weights_Rk
+    return {
+        "start": start,
+        "tokens": size,
+        "layers": [layer],
+        "k": k,
+        "positions": encode(positions_Tk, "u4"),
+        "weights": encode(weights_Tk, "f4"),
     }
 
 

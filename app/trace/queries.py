@@ -84,3 +84,25 @@ def statistics_block(store: Store, trace_id: int, table: Table, start: int, end:
         from {of_trace(store, table.name, trace_id)} where pos >= $start and pos < $end
         order by layer, pos"""
     return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
+
+
+def attention_heads(store: Store, trace_id: int) -> dict[int, list[int]]:
+    """Return the heads, by layer, whose heaviest positions were recorded for a trace."""
+    query = f"""
+        select distinct layer, head from {of_trace(store, "attention", trace_id)}
+        order by layer, head"""
+    found: dict[int, list[int]] = {}
+    for row in rows(store, query, {"trace_id": trace_id}):
+        found.setdefault(row["layer"], []).append(row["head"])
+    return found
+
+
+def attention_block(
+    store: Store, trace_id: int, layer: int, head: int, start: int, end: int
+) -> pa.Table:
+    """Return the heaviest positions of one head for tokens ``start`` to ``end``, in order."""
+    query = f"""
+        select pos, positions, weights from {of_trace(store, "attention", trace_id)}
+        where layer = $layer and head = $head and pos >= $start and pos < $end order by pos"""
+    wanted = {"trace_id": trace_id, "layer": layer, "head": head, "start": start, "end": end}
+    return frame(store, query, wanted)

@@ -6,6 +6,7 @@ import { add, el } from "../shared/dom.js";
 import { fetchJson } from "../shared/host.js";
 import { theme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
+import { attends } from "./metrics.js";
 
 /** @import { Bands, Ramp, Ribbon, View } from "./types.js" */
 
@@ -76,7 +77,7 @@ export function traceRibbon(view) {
    * @param {Ramp} paint
    */
   function drawRamp(c, w, paint) {
-    c.fillStyle = colours.line(view.metric);
+    c.fillStyle = colours.line(paint.of);
     const columns = Math.min(Math.floor(w), view.count);
     const step = w / columns;
     for (let column = 0; column < columns; column++) {
@@ -132,7 +133,7 @@ export function traceRibbon(view) {
       return view.fail(error);
     }
     const w = width();
-    const loud = view.metric === "expert";
+    const loud = view.metric === "expert" && !attends(view);
     const look = [w, loud, view.only, theme()].join();
     if (look === drawn) return;
     drawn = look;
@@ -169,7 +170,9 @@ export function traceRibbon(view) {
       expert: `L${view.layer}`,
       phase: "phase",
     };
-    const top = el("span", "", names[view.metric]);
+    const { head } = view;
+    const shown = attends(view) && head ? `L${head.layer}.${head.head}` : names[view.metric];
+    const top = el("span", "", shown);
     top.style.height = `${PROFILE + BAND + 4}px`;
     labels.appendChild(top);
     if (!rows) return;

@@ -28,6 +28,7 @@ def register(server: Flask, sources: Sources) -> None:
         "experts": _experts,
         "routing/<pos>": _routing,
         "statistics/<table>/<pos>": _statistics,
+        "attention/<head>/<pos>": _attention,
     }
     for rule, view in views.items():
         name = rule.partition("/")[0]
@@ -70,6 +71,20 @@ def _statistics(sources: Sources, trace_id: str, table: str, pos: str) -> payloa
     run = queries.run(sources.catalogue, head["run_id"])
     trace, place, sizes = head["trace_id"], _pos(head, pos), (run["layers"], run["heads"])
     return payload.statistics(sources.store, trace, place, known[table], *sizes)
+
+
+def _attention(sources: Sources, trace_id: str, head: str, pos: str) -> payload.Payload:
+    trace = _head(sources, trace_id)
+    run = queries.run(sources.catalogue, trace["run_id"])
+    layer, _, index = head.partition(".")
+    n, h = whole(layer), whole(index)
+    if n is None or h is None or n >= run["layers"] or h >= run["heads"]:
+        raise NotInStoreError(
+            f"no head {shown(head)}; write LAYER.HEAD: there are {run['layers']} layers of "
+            f"{run['heads']} heads"
+        )
+    place, tokens = _pos(trace, pos), queries.n_tokens(trace)
+    return payload.attention(sources.store, trace["trace_id"], n, h, place, tokens)
 
 
 def _head(sources: Sources, trace_id: str) -> dict[str, Any]:

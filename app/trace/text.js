@@ -3,7 +3,9 @@
 import * as colours from "../shared/colours.js";
 import { add, el, hit } from "../shared/dom.js";
 import { numberOr, percent, visible as visibleText } from "../shared/text.js";
+import { named, weightOf } from "./attention.js";
 import { PHASE_HEADINGS } from "./constants.js";
+import { attends } from "./metrics.js";
 
 /** @import { Paint, Text, View } from "./types.js" */
 
@@ -48,6 +50,8 @@ export function traceText(view) {
   let lineMeans = new Float32Array(); // per line, from 0 to 1
   /** @type {TokenSpan | null} */
   let focused = null;
+  /** @type {TokenSpan | null} */
+  let pointed = null;
 
   // --- making the spans -------------------------------------------------------------------
 
@@ -184,11 +188,11 @@ export function traceText(view) {
    * @param {Paint} paint
    */
   function colorBlock(block, paint) {
-    const { bins, palette, kind } = paint;
+    const { bins, palette } = paint;
     for (let i = block.from; i < block.to; i++) {
       spans[i].style.backgroundColor = palette[bins[i]] || "transparent";
     }
-    const color = kind === "ramp" ? colours.line(view.metric) : "transparent";
+    const color = paint.kind === "ramp" ? colours.line(paint.of) : "transparent";
     for (let line = lineOf[block.from]; line <= lineOf[block.to - 1]; line++) {
       means[line].style.width = `${Math.round(56 * lineMeans[line])}px`;
       means[line].style.backgroundColor = color;
@@ -197,7 +201,8 @@ export function traceText(view) {
   }
 
   /**
-   * Beside each line: the mean of the metric over it, on the scale of the largest.
+   * Beside each line: the mean of the metric over it, or its part of the attention, on the scale
+   * of the largest.
    * @param {Paint} paint
    */
   function meansOfLines(paint) {
@@ -211,7 +216,7 @@ export function traceText(view) {
         sum += bins[i];
         known++;
       }
-      return known ? sum / known : 0;
+      return paint.of === "attention" ? sum : known && sum / known;
     });
     const top = found.reduce((a, b) => Math.max(a, b), 1e-6);
     return found.map((mean) => mean / top);
@@ -231,6 +236,17 @@ export function traceText(view) {
   }
 
   /**
+   * @param {number | null} pos
+   * @param {boolean} scroll
+   */
+  function point(pos, scroll) {
+    pointed?.classList.remove("pointed");
+    pointed = pos === null ? null : spans[pos];
+    pointed?.classList.add("pointed");
+    if (pointed && scroll) reveal(pointed, 3);
+  }
+
+  /**
    * Blocks that come on screen take their true height only then, so look again.
    * @param {HTMLElement} item
    * @param {number} looks
@@ -241,7 +257,8 @@ export function traceText(view) {
     if (at.top < box.top + 64 || at.bottom > box.bottom - 48) {
       node.scrollTop += at.top - box.top - box.height * 0.4;
       freshen();
-      if (looks > 1) requestAnimationFrame(() => item === focused && reveal(item, looks - 1));
+      const again = () => (item === focused || item === pointed) && reveal(item, looks - 1);
+      if (looks > 1) requestAnimationFrame(again);
     }
   }
 
@@ -301,7 +318,8 @@ export function traceText(view) {
       add(tip, row("probability", probability), row("entropy", entropy));
     }
     if (data.margin) tip.appendChild(row("margin", numberOr(data.margin[i], 3)));
-    if (view.metric === "expert" && view.layer !== null) tipOfLayer(i, view.layer);
+    if (attends(view) && view.head) tip.appendChild(row(named(view.head), weightOf(view, i)));
+    else if (view.metric === "expert" && view.layer !== null) tipOfLayer(i, view.layer);
     place(item);
   }
 
@@ -349,5 +367,5 @@ export function traceText(view) {
     { passive: true },
   );
 
-  return { node, build, recolor, focus, lineStep, visible };
+  return { node, build, recolor, focus, point, lineStep, visible };
 }

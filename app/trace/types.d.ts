@@ -1,6 +1,8 @@
 // What the scripts of the trace page pass to one another. T tokens, S sparse layers, k experts a
 // token, N layers, H heads.
 
+import type { Blocks } from "./blocks.js";
+
 /** A column with a number for each head, and how it is named. */
 export interface HeadStatistic {
   column: string;
@@ -14,6 +16,12 @@ export interface HeadTable {
   table: string;
   title: string;
   columns: HeadStatistic[];
+}
+
+/** A head of a layer. */
+export interface Head {
+  layer: number;
+  head: number;
 }
 
 /** What the page knows before it fetches anything (page.py). */
@@ -30,6 +38,8 @@ export interface Boot {
   k: number;
   heads: number;
   head_tables: HeadTable[];
+  /** Layers, and of each the heads whose heaviest positions were recorded. */
+  attention_heads: [number, number[]][];
   has_routing: boolean;
   has_weights: boolean;
   /** Which metrics can be shown. */
@@ -60,6 +70,8 @@ export interface LayerExperts {
 /** A metric as colours: of each token a bin, of each bin a colour. */
 export interface Ramp {
   kind: "ramp";
+  /** What it shows: a metric, or "attention" of a head. */
+  of: string;
   bins: Uint16Array;
   palette: string[];
   values: Float32Array;
@@ -86,6 +98,8 @@ export interface Text {
   build(): void;
   recolor(): void;
   focus(scroll: boolean): void;
+  /** Mark a token that the panel speaks of, and scroll to it if need be. */
+  point(pos: number | null, scroll: boolean): void;
   /** First token of the line so many lines after that of the focus. */
   lineStep(by: number): number;
   /** First and last token on screen. */
@@ -107,6 +121,8 @@ export interface Ribbon {
 export interface Panel {
   node: HTMLElement;
   show(): void;
+  /** Give the keyboard to the first map of heads. */
+  enterMap(): void;
 }
 
 /** State of the page; only view.js changes it. */
@@ -124,6 +140,12 @@ export interface View {
   pos: number | null;
   /** The only expert that is shown. */
   only: number | null;
+  /** Head whose attention the text shows in place of the metric. */
+  head: Head | null;
+  /** What that head attends to from the focused token. */
+  sources: Sources | null;
+  heads: HeadSources;
+  statistics: Map<string, Blocks<HeadsBlock>>;
   paint: Paint | null;
   text: Text;
   ribbon: Ribbon;
@@ -134,6 +156,7 @@ export interface View {
   setPos(pos: number, scroll: boolean): void;
   setLayer(layer: number): void;
   setOnly(expert: number | null): void;
+  setHead(head: Head | null): void;
   fail(error: unknown): void;
 }
 
@@ -160,4 +183,26 @@ export interface RoutingBlock extends Block {
 export interface HeadsBlock extends Block {
   table: HeadTable;
   columns: Record<string, Float32Array>;
+}
+
+/** Heaviest positions of a head [tokens, k]; weights are NaN where there is none. */
+export interface AttentionBlock extends Block {
+  k: number;
+  positions: Uint32Array;
+  weights: Float32Array;
+}
+
+/** Tokens that a head attends to from one token, heaviest first, as far as they are known. */
+export interface Sources {
+  of: "heaviest" | "two tokens" | "nothing";
+  positions: number[];
+  weights: number[];
+}
+
+/** Reads what heads attend to. */
+export interface HeadSources {
+  /** What is here already. */
+  find(head: Head, pos: number): Sources | undefined;
+  /** The same, fetched if need be. */
+  load(head: Head, pos: number): Promise<Sources>;
 }

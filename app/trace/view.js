@@ -6,13 +6,16 @@ import { add, el, hit, inDialog, typing } from "../shared/dom.js";
 import { fetchJson, go } from "../shared/host.js";
 import { onTheme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
+import { headIn, headSources, headText } from "./attention.js";
+import { blocksOf } from "./blocks.js";
+import { decodeHeads } from "./heads.js";
 import { drawLegend } from "./legend.js";
-import { lacks, METRICS, paintOf } from "./metrics.js";
+import { attends, lacks, METRICS, paintOf } from "./metrics.js";
 import { tracePanel } from "./panel.js";
 import { traceRibbon } from "./ribbon.js";
 import { traceText } from "./text.js";
 
-/** @import { Boot, Tokens, View } from "./types.js" */
+/** @import { Boot, Head, Tokens, View } from "./types.js" */
 
 /** @type {View} */
 let view;
@@ -27,6 +30,12 @@ const isShown = () => view?.ready && document.contains(view.root);
  * @param {View} v
  */
 async function need(v) {
+  const { head, pos } = v;
+  if (head && pos !== null) {
+    const found = await v.heads.load(head, pos);
+    if (v.head === head && v.pos === pos) v.sources = found;
+    return;
+  }
   const base = `/data/trace/${v.boot.trace_id}`;
   if (v.metric === "margin" && !v.data.margin) {
     v.data.margin = decode((await fetchJson(`${base}/margin`)).margin, "f4");
@@ -40,12 +49,13 @@ async function need(v) {
 
 async function paint() {
   const v = view;
+  const { head, pos } = v;
   try {
     await need(v);
   } catch (error) {
     return v.fail(error);
   }
-  if (view !== v) return;
+  if (view !== v || v.head !== head || (head && v.pos !== pos)) return; // another paint follows
   const found = paintOf(v);
   if (!found) return;
   v.paint = found;
@@ -64,6 +74,10 @@ async function paint() {
 function setPos(pos, scroll) {
   view.pos = pos === null ? null : Math.max(0, Math.min(view.count - 1, pos));
   setParams({ tok: view.pos });
+  if (view.head) {
+    showMetric(view.metric);
+    paint();
+  }
   view.text.focus(scroll);
   view.ribbon.mark();
   view.panel.show();
@@ -86,10 +100,24 @@ function setOnly(expert) {
   paint();
 }
 
+/**
+ * Show what a head attends to in place of the metric; null for the metric again.
+ * @param {Head | null} head
+ */
+function setHead(head) {
+  view.head = head;
+  view.sources = null;
+  setParams({ h: head && headText(head) });
+  showMetric(view.metric);
+  view.panel.show();
+  paint();
+}
+
 /** @param {string} metric */
 function setMetric(metric) {
   view.only = null;
   setParams({ metric });
+  if (view.head) setHead(null);
   showMetric(metric);
   paint();
 }
@@ -98,9 +126,9 @@ function setMetric(metric) {
 function showMetric(metric) {
   view.metric = metric;
   for (const button of metricButtons()) {
-    button.setAttribute("aria-pressed", String(button.dataset.metric === metric));
+    button.setAttribute("aria-pressed", String(!attends(view) && button.dataset.metric === metric));
   }
-  view.layerBox.hidden = metric !== "expert";
+  view.layerBox.hidden = metric !== "expert" || attends(view);
 }
 
 /** @returns {NodeListOf<HTMLButtonElement>} */
@@ -135,7 +163,8 @@ const KEYS = {
   "[": () => stepLayer(-1),
   n: () => openTrace(view.boot.next),
   p: () => openTrace(view.boot.previous),
-  Escape: () => setPos(null, false),
+  h: () => view.panel.enterMap(),
+  Escape: () => (view.head ? setHead(null) : setPos(null, false)),
 };
 METRICS.forEach((metric, i) => {
   KEYS[String(i + 1)] = () => {
@@ -221,9 +250,12 @@ export async function mount(boot) {
     setPos,
     setLayer,
     setOnly,
+    setHead,
     ready: false,
     layers: new Map(),
     only: null,
+    head: null,
+    sources: null,
     pos: null,
     paint: null,
     layer: null,
@@ -252,6 +284,15 @@ function build(v) {
   const { ends, text } = v.data;
   v.count = ends.length;
   v.token = (i) => text.slice(i ? ends[i - 1] : 0, ends[i]);
+  v.statistics = new Map(
+    v.boot.head_tables.map((table) => [
+      table.table,
+      blocksOf(`/data/trace/${v.boot.trace_id}/statistics/${table.table}`, (body) =>
+        decodeHeads(body, table),
+      ),
+    ]),
+  );
+  v.heads = headSources(v.boot, v.statistics);
   v.text = traceText(v);
   v.ribbon = traceRibbon(v);
   v.panel = tracePanel(v);
@@ -271,6 +312,7 @@ function restore(v) {
   if (layer !== null && layers.includes(layer)) v.layer = layer;
   else v.layer = layers.length ? layers[layers.length >> 1] : null;
   if (v.layer !== null) v.layerSelect.value = String(v.layer);
+  v.head = headIn(param("h"), v.boot);
   const known = METRICS.filter((metric) => lacks(v.boot, metric.id) === null);
   const asked = known.find((metric) => metric.id === param("metric"));
   showMetric((asked || known[0]).id);

@@ -1,13 +1,10 @@
 """A bundle in a real browser, from a web server that knows nothing but files."""
 
 import re
-import subprocess
-import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from browser import browser, page
+from browser import browser, page, static
 from hostile import HOSTILE, with_text
 from playwright.sync_api import expect
 from records import random_run, random_trace
@@ -37,19 +34,6 @@ def folder(tmp_path_factory):
         with pytest.raises(StoreError, match="already exists"):
             bundle.write(store, [1], path / "site", lambda done, total: None)
     return path / "site"
-
-
-@contextmanager
-def static(folder):
-    """Python's own server of files."""
-    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", folder]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        try:
-            yield re.search(r"http://\S+/", process.stdout.readline()).group()
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ NUMBERS = (
 PLACES = (
     "/data/trace/{}/tokens", "/data/trace/{}/margin", "/data/trace/{}/layer/2",
     "/data/trace/{}/experts", "/data/trace/{}/routing/5", "/data/trace/{}/statistics/heads/5",
+    "/data/trace/{}/attention/1.0/5", "/data/trace/1/attention/{}/5",
+    "/data/trace/1/attention/1.0/{}",
     "/data/trace/1/layer/{}", "/data/trace/1/routing/{}", "/data/trace/1/statistics/heads/{}",
     "/data/{}", "/data/trace/{}", "/data/sql/result/{}.csv", "/data/sql/result/x.{}",
 )  # fmt: skip

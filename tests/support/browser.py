@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -48,6 +50,19 @@ def served(store_path, **options):
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(120)
+
+
+@contextmanager
+def static(folder):
+    """Serve a folder with Python's own server of files; yields its address."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", folder]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield re.search(r"http://\S+/", process.stdout.readline()).group()
+        finally:
+            process.kill()
 
 
 @contextmanager
