@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ringlens.config import refuse_unknown
+from ringlens.display import html_facts, lines
 from ringlens.interact.attention import AttentionPattern, Queries, TopPositions, attention
 from ringlens.interact.cache import ActivationCache, Name, Names
 from ringlens.interact.run import HookFunction, run_with_cache, run_with_hooks
@@ -27,12 +28,33 @@ if TYPE_CHECKING:
     from ringlens.interact.tracing import ModelEnvoy, Points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lens(LoadedModel):
     """A loaded model that can be observed.
 
     The doors for people stand here; observing takes any loaded model.
     """
+
+    def __repr__(self) -> str:
+        title, *facts = self._facts().items()
+        return lines(f"Lens({title[1]!r})", *(f"{name}: {value}" for name, value in facts))
+
+    def _repr_html_(self) -> str:
+        return html_facts(f"Lens {self.name}", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        sizes, router = self.sizes, self.router
+        dense = len(sizes.dense_layers)
+        return {
+            "name": self.name,
+            "model": f"{self.config.model_type}, {self.model.num_parameters():,} parameters, "
+            f"{str(self.model.dtype).removeprefix('torch.')} on {self.device}",
+            "layers": f"{sizes.layers}, of which {dense} {'is' if dense == 1 else 'are'} dense",
+            "router": f"{router.experts_per_token} of {router.experts} experts a token, from "
+            f"{router.groups_kept} of {router.groups} groups",
+            "attention": f"{sizes.heads} heads ({sizes.kv_heads} key/value) of {sizes.head_dim}",
+            "vocabulary": f"{sizes.vocabulary:,} tokens, context {sizes.positions:,}",
+        }
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt in the checkpoint's own chat template, the answer about to begin.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ringlens.data import countdown
+from ringlens.display import quoted
 from ringlens.errors import ConfigError, ProblemError, RinglensError
 from ringlens.messages import Message, checked_messages
 from ringlens.plain import half_pair
@@ -27,7 +28,7 @@ HUGE = 2**63 - 1
 """Largest number of a countdown problem."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Problem:
     """A prompt, and what is needed to verify an answer.
 
@@ -46,6 +47,10 @@ class Problem:
     answer: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     messages: Sequence[Message] = ()
+
+    def __repr__(self) -> str:
+        answer = "" if self.answer is None else f", answer={quoted(self.answer, 30)}"
+        return f"Problem({quoted(self.id, 40)}, {quoted(self.prompt)}{answer})"
 
 
 @dataclass(frozen=True)

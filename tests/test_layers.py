@@ -20,7 +20,7 @@ from structure import (
     room,
 )
 
-BASE = {"errors", "config", "files", "messages", "plain", "strict_json", "versions"}
+BASE = {"errors", "config", "display", "files", "messages", "plain", "strict_json", "versions"}
 # What a part of ringlens may import of the others; parts not listed may import all but the cli.
 ALLOWED = {
     "model": {"data"},

@@ -10,7 +10,8 @@ from dash import html
 from dash.development.base_component import Component
 
 from ringlens.analysis.usage import METRICS, Array, Usage
-from ringlens.app.shared.parts import GRID_THEME, plural
+from ringlens.app.shared.parts import GRID_THEME
+from ringlens.display import plural
 from ringlens.plot import heatmap
 from ringlens.plot.figure import signed
 

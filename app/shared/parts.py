@@ -8,6 +8,8 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from ringlens.display import plural
+
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 NOTHING = "∅"
 """How blanks and an empty token are shown."""
@@ -69,11 +71,6 @@ def stat(label: str, value: str, note: Any = None) -> Component:
 def percent(part: int, whole: int) -> str:
     """Format a share as a whole percentage; a dash if there is nothing."""
     return f"{100 * part / whole:.0f}%" if whole else "–"
-
-
-def plural(n: int, noun: str) -> str:
-    """Count a noun: '1 trace', '2 traces'."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def ago(moment: datetime, now: datetime | None = None) -> str:

@@ -12,12 +12,13 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 
 from ringlens.app.shared.catalogue import Catalogue
-from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, plural, stat
+from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, stat
 from ringlens.app.shared.queries import runs, version
 from ringlens.app.shared.sources import Sources
 from ringlens.app.store import grid, queries
 from ringlens.app.web import untrusted
 from ringlens.app.web.prefix import below
+from ringlens.display import plural
 from ringlens.store import Store
 
 Row = dict[str, Any]

@@ -13,11 +13,12 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app.shared import queries
-from ringlens.app.shared.parts import copy_button, plural, state_page
+from ringlens.app.shared.parts import copy_button, state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import payload, routes
 from ringlens.app.trace.queries import attention_heads
 from ringlens.app.web.untrusted import whole
+from ringlens.display import plural
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
 

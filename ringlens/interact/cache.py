@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from ringlens.display import html_table, lines, plural, spans
 from ringlens.errors import ObservationError
 from ringlens.observe.points import POINTS, Point, find_point, layer_of, layers_with
 
@@ -65,7 +66,29 @@ class ActivationCache(Mapping[Any, Tensor]):
         return len(self._tensors)
 
     def __repr__(self) -> str:
-        return f"ActivationCache({', '.join(self)})"
+        places = (f"{row[0]}: {', '.join(filter(None, row[1:]))}" for row in self._rows())
+        return lines(f"ActivationCache: {plural(len(self), 'tensor')}", *places)
+
+    def _repr_html_(self) -> str:
+        head = ("point", "layers", "shape", "dtype", "device")
+        return html_table(f"Cache of {plural(len(self), 'tensor')}", head, self._rows())
+
+    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Point, layers, and what the tensors of the first layer are."""
+        found: dict[Point, list[int | None]] = {}
+        for point, layer in self._tensors:
+            found.setdefault(point, []).append(layer)
+        return [self._row(point, layers) for point, layers in found.items()]
+
+    def _row(self, point: Point, layers: list[int | None]) -> tuple[str, str, str, str, str]:
+        tensor = self._tensors[point, layers[0]]
+        held = spans(sorted(layer for layer in layers if layer is not None))
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        layer_words = f"layers {held}" if held else ""
+        return point.name, layer_words, str([*tensor.shape]), dtype, str(tensor.device)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
     def stack(self, name: str) -> Tensor:
         """All cached layers of a point, [layers, B, T, …], ascending.

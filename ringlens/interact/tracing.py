@@ -21,6 +21,7 @@ from nnsight.intervention.source import STATE
 from nnsight.intervention.util import first_input, replace_first_input
 from torch import Tensor, nn
 
+from ringlens.display import spans
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.interact.cache import Name, Place, locate
 from ringlens.model.parallel import parallel_of
@@ -30,6 +31,7 @@ from ringlens.observe.points import (
     POINTS,
     Point,
     find_point,
+    layers_with,
     location,
     module_at,
     tokens_module,
@@ -167,6 +169,12 @@ class Points:
     def __dir__(self) -> list[str]:
         return list(POINTS)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(POINTS)
+
+    def __repr__(self) -> str:
+        return f"Points: {', '.join(POINTS)}"
+
     def _site(self, place: Place) -> Site:
         point, layer = place
         site = _site_class(point, location(point, self._lens.config))(self, point, layer)
@@ -185,6 +193,10 @@ class LayerPoints:
 
     def __init__(self, points: Points, point: Point) -> None:
         self._points, self._point = points, point
+
+    def __repr__(self) -> str:
+        layers = spans(layers_with(self._point, self._points._lens.config))
+        return f"Point {self._point.name}, [{self._point.shape}] in layers {layers}"
 
     def __getitem__(self, layer: int) -> Tensor:
         return self._points[self._point.name, layer]

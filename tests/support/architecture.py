@@ -12,7 +12,17 @@ from structure import between, modules, package, part, programs
 INIT = "__init__.py"
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 LEFT_OUT = {
-    *("ringlens", "errors", "config", "files", "messages", "plain", "strict_json", "versions"),
+    *(
+        "ringlens",
+        "errors",
+        "config",
+        "display",
+        "files",
+        "messages",
+        "plain",
+        "strict_json",
+        "versions",
+    ),
     "quoting",
 }
 """The package itself, and what everything stands on."""

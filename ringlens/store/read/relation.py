@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from ringlens.errors import StoreError
-from ringlens.store.read import values
+from ringlens.store.read import shown, values
 
 
 class Relation:
@@ -73,9 +73,23 @@ class Relation:
         with self._errors():
             return len(self.relation)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
+        """DuckDB's drawing of the rows as a table."""
         with self._errors():
             return repr(self.relation)
+
+    def __repr__(self) -> str:
+        return shown.relation_text(self)
+
+    def _repr_html_(self) -> str:
+        return shown.relation_html(self)
+
+    def __dir__(self) -> list[str]:
+        methods = (name for name in dir(self.relation) if not name.startswith("_"))
+        return sorted({*object.__dir__(self), *methods, *self.relation.columns})
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.relation.columns)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         with self._errors():

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import duckdb
 
-from ringlens.config import refuse_unknown
+from ringlens.config import known_only, refuse_unknown
 from ringlens.errors import StoreError
 from ringlens.store.manifest.manifest import File
-from ringlens.store.read import intact
+from ringlens.store.read import browse, intact, shown, whole_run
 from ringlens.store.read.damage import explain, tables_named
 from ringlens.store.read.foreign import ForeignTables
 from ringlens.store.read.relation import Relation
+from ringlens.store.read.token_rows import RoutingRows, TokenRows
 from ringlens.store.read.trace import Trace
 from ringlens.store.schema import captured, views, views_usage
 from ringlens.store.schema.table import Table
@@ -76,6 +78,8 @@ class Store(AbstractContextManager["Store"]):
         StoreError: There is no store, or this version cannot read it.
     """
 
+    _open = False  # until it is opened, and after it is closed
+
     @refuse_unknown
     def __init__(self, path: str | Path, *, verify: bool | None = None) -> None:
         self.folder = folder_at(path)
@@ -110,13 +114,65 @@ class Store(AbstractContextManager["Store"]):
         )
         if not self.folder.is_local:
             self._connection.execute(f"set threads = {max(REMOTE_THREADS, os.cpu_count() or 1)}")
+        self._open = True
         self._refresh()
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Store({self.address!r})"
+        return self._shown_by(shown.store_text)
+
+    def _repr_html_(self) -> str:
+        return self._shown_by(shown.store_html)
+
+    def _shown_by(self, form: Callable[[Store], str]) -> str:
+        """What ``form`` shows; of a store that is closed or damaged the address alone."""
+        try:
+            return form(self) if self._open else f"Store({self.address!r}, closed)"
+        except StoreError:
+            return f"Store({self.address!r})"
+
+    def __bool__(self) -> bool:
+        """True; a store without traces is a store."""
+        return True
+
+    def __len__(self) -> int:
+        """Number of traces."""
+        return browse.count(self)
+
+    def __iter__(self) -> Iterator[Trace]:
+        """Traces in the order of their ids."""
+        return browse.traces(self)
+
+    def __contains__(self, trace_id: object) -> bool:
+        """Whether there is a trace with this id."""
+        return browse.contains(self, trace_id)
+
+    @overload
+    def __getitem__(self, which: int) -> Trace: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Trace]: ...
+    @overload
+    def __getitem__(self, which: str) -> Relation: ...
+
+    def __getitem__(self, which: int | slice | str) -> Trace | list[Trace] | Relation:
+        """A trace by id, several by a slice of ids, or a table or view by name.
+
+        Ids are no places: they may have gaps, and -1 is none.
+
+        Raises:
+            NotInStoreError: There is no such trace; a bound of the slice is no id.
+            ConfigError: There is no such table.
+        """
+        if isinstance(which, str):
+            known_only([which], self._columns(), "table")
+            return self.sql(f"from {views.quote(which)}")
+        return browse.between(self, which) if isinstance(which, slice) else self.trace(which)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Names of tables and views, after ``store["``."""
+        return sorted(self._columns())
 
     @property
     def address(self) -> str:
@@ -135,6 +191,7 @@ class Store(AbstractContextManager["Store"]):
 
     def close(self) -> None:
         """Close the store."""
+        self._open = False
         self._manifest.close()
         self._connection.close()
 
@@ -194,6 +251,150 @@ class Store(AbstractContextManager["Store"]):
             NotInStoreError: There is no such trace.
         """
         return Trace(self, trace_id)
+
+    @refuse_unknown
+    def tokens(self, where: str | None = None, *, context: Sequence[str] = ()) -> TokenRows:
+        """Read the tokens of any traces as arrays.
+
+        Args:
+            where: Which tokens: a predicate in SQL over the columns of the view ``token_context``,
+                such as ``"phase = 'think' and correct"``; None for all tokens of the store.
+            context: Columns of ``token_context`` to have beside, such as ``["correct"]``.
+
+        Returns:
+            ``trace_id``, ``pos``, ``phase``, ``token_id``, ``text``, ``turn``, ``logprob``,
+            ``entropy`` and the context, each [N], ordered by trace and position; NaN, or None among
+            texts, where it is not known.
+
+        Raises:
+            ConfigError: ``where`` is no predicate, or there is no such column.
+            NotInStoreError: No token is selected.
+        """
+        return whole_run.tokens(self, where, context)
+
+    @refuse_unknown
+    def router_logits(
+        self, layer: int, where: str | None = None, *, context: Sequence[str] = ()
+    ) -> TokenRows:
+        """Read the router logits of one layer for tokens of any traces.
+
+        Args:
+            layer: The layer.
+            where: As for :meth:`tokens`.
+            context: As for :meth:`tokens`; ``phase`` is there in any case.
+
+        Returns:
+            ``values``, float32 [N, E], with ``trace_id`` and ``pos`` [N] beside.
+
+        Raises:
+            ConfigError: As for :meth:`tokens`.
+            NotInStoreError: No token is selected, or logits of the layer were not recorded.
+            StoreError: The selected tokens come from models of different sizes, or rows are lost.
+        """
+        return whole_run.statistics(self, "router_logits", layer, where, context)
+
+    @refuse_unknown
+    def routing(
+        self, layer: int, where: str | None = None, *, context: Sequence[str] = ()
+    ) -> RoutingRows:
+        """Read the router choices of one layer for tokens of any traces.
+
+        Args:
+            layer: The layer.
+            where: As for :meth:`tokens`.
+            context: As for :meth:`tokens`; ``phase`` is there in any case.
+
+        Returns:
+            ``expert_ids`` [N, k] heaviest first; ``weights``, ``affinities`` float32 [N, k];
+            ``margin``, ``group_margin``, ``entropy`` float32 [N]; ``bias_flips`` bool [N, k].
+            ``values`` is the weights by expert, float32 [N, E], 0 where not chosen. For imported
+            runs all but ``expert_ids`` is NaN (``bias_flips`` False), and tokens without a row are
+            left out, which ``absent`` counts.
+
+        Raises:
+            ConfigError: As for :meth:`tokens`.
+            NotInStoreError: No token is selected, or routing of the layer was not recorded.
+            StoreError: As for :meth:`router_logits`.
+        """
+        return whole_run.routing(self, layer, where, context)
+
+    @refuse_unknown
+    def heads(
+        self, layer: int, where: str | None = None, *, context: Sequence[str] = ()
+    ) -> TokenRows:
+        """Read statistics of the attention heads of one layer for tokens of any traces.
+
+        Args:
+            layer: The layer.
+            where: As for :meth:`tokens`.
+            context: As for :meth:`tokens`; ``phase`` is there in any case.
+
+        Returns:
+            ``entropy``, ``first_weight``, ``previous_weight``, ``output_norm``, float32 [N, H].
+
+        Raises:
+            ConfigError: As for :meth:`tokens`.
+            NotInStoreError: No token is selected, or heads of the layer were not recorded.
+            StoreError: As for :meth:`router_logits`.
+        """
+        return whole_run.statistics(self, "heads", layer, where, context)
+
+    @refuse_unknown
+    def statistics(
+        self,
+        table: str,
+        layer: int | None = None,
+        where: str | None = None,
+        *,
+        context: Sequence[str] = (),
+    ) -> TokenRows:
+        """Read the columns of any table with a row per token, or per layer and token.
+
+        Args:
+            table: Name of the table.
+            layer: The layer; None for a table without layers.
+            where: As for :meth:`tokens`.
+            context: As for :meth:`tokens`; ``phase`` is there in any case.
+
+        Returns:
+            The columns of the table by name: [N], or [N, width] if a row holds a list.
+
+        Raises:
+            ConfigError: As for :meth:`tokens`; or there is no such table.
+            NotInStoreError: No token is selected, or the layer was not recorded.
+            StoreError: As for :meth:`router_logits`.
+        """
+        return whole_run.statistics(self, table, layer, where, context)
+
+    @refuse_unknown
+    def vectors(
+        self,
+        point: str,
+        layer: int | None = None,
+        where: str | None = None,
+        *,
+        head: int | None = None,
+        context: Sequence[str] = (),
+    ) -> TokenRows:
+        """Read vectors that were recorded at a point of the model, for tokens of any traces.
+
+        Args:
+            point: Name of the point.
+            layer: The layer; None for a point outside the layers.
+            where: As for :meth:`tokens`.
+            head: One head; None for all recorded heads.
+            context: As for :meth:`tokens`; ``phase`` is there in any case.
+
+        Returns:
+            ``values``, float32 [N, C], or [N, H, C] for several ``heads``. Tokens at positions
+            that were not recorded are left out, which ``absent`` counts.
+
+        Raises:
+            ConfigError: As for :meth:`tokens`.
+            NotInStoreError: No token is selected, or a run has no such vectors for them.
+            StoreError: As for :meth:`router_logits`; or heads were recorded at different positions.
+        """
+        return whole_run.vectors(self, point, layer, head, where, context)
 
     def files(self, table: str, first: int = 0, last: int = 2**63 - 1) -> list[File]:
         """Committed files of a table that may hold traces ``first`` to ``last``."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store.encode import head_blocks
 from ringlens.store.encode.columns import matrix, padded, ragged
+from ringlens.store.read import shown
 from ringlens.store.schema.captured import RUNNING
 from ringlens.store.schema.promise import lost_rows
 
@@ -66,11 +67,11 @@ class Trace:
         summary: The trace's row of ``traces``.
     """
 
-    def __init__(self, store: Store, trace_id: int) -> None:
+    def __init__(self, store: Store, trace_id: int, row: dict[str, Any] | None = None) -> None:
         self._store = store
-        self.trace_id = _whole("trace id", trace_id)
+        self.trace_id = whole_number("trace id", trace_id)
         self._bound = ""
-        rows = self._rows("traces", "*").to_pylist()
+        rows = [row] if row is not None else self._rows("traces", "*").to_pylist()
         if not rows:
             raise NotInStoreError(_no_trace(store, trace_id))
         self.summary: dict[str, Any] = rows[0]
@@ -79,7 +80,10 @@ class Trace:
             self._bound = f" and pos < {len(self)}"
 
     def __repr__(self) -> str:
-        return f"Trace({self.trace_id}, {len(self)} tokens)"
+        return shown.trace_text(self)
+
+    def _repr_html_(self) -> str:
+        return shown.trace_html(self)
 
     def __len__(self) -> int:
         return int(sum(self.summary[name] for name in ("n_prompt", "n_think", "n_answer")))
@@ -217,7 +221,7 @@ class Trace:
             NotInStoreError: There is no such layer, or neither heads nor their blocks were
                 recorded.
         """
-        where = f"layer = {_whole('layer', layer)} order by pos"
+        where = f"layer = {whole_number('layer', layer)} order by pos"
         found = head_blocks.merged(self._rows("head_blocks", "*", where))
         if found["n"].sum() == len(self):
             return found
@@ -272,7 +276,7 @@ class Trace:
         Raises:
             NotInStoreError: The head's attention was not recorded.
         """
-        layer, head = _whole("layer", layer), _whole("head", head)
+        layer, head = whole_number("layer", layer), whole_number("head", head)
         where = "layer = ? and head = ? order by pos"
         found = self._rows("attention", "pos, positions, weights", where, [layer, head])
         if not found.num_rows:
@@ -284,8 +288,8 @@ class Trace:
         return Attention(found["pos"].to_numpy(), positions, weights)
 
     def _vectors(self, point: str, layer: int | None, head: int | None) -> Vectors:
-        layer = None if layer is None else _whole("layer", layer)
-        head = None if head is None else _whole("head", head)
+        layer = None if layer is None else whole_number("layer", layer)
+        head = None if head is None else whole_number("head", head)
         where = (
             "point = ? and layer is not distinct from ? and (head = ? or ? is null)"
             " order by pos, head"
@@ -326,7 +330,7 @@ class Trace:
         if layer is None:
             found = self._rows(table, "* exclude (trace_id)", "true order by pos")
         else:
-            where = f"layer = {_whole('layer', layer)} order by pos"
+            where = f"layer = {whole_number('layer', layer)} order by pos"
             found = self._rows(table, "* exclude (trace_id, layer)", where)
         if not found.num_rows:
             raise NotInStoreError(self._missing(table, layer))
@@ -370,7 +374,7 @@ class Trace:
         return f"{table} has {', '.join(shown)}{more} ({columns.replace(', ', '/')})"
 
 
-def _whole(name: str, value: object) -> int:
+def whole_number(name: str, value: object) -> int:
     """Convert any integral number to int; int() alone would accept 2.7 as 2."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         number = int(value)
