@@ -142,6 +142,13 @@ function twoTokens(block, { layer, head }, pos) {
 // --- painting -------------------------------------------------------------------------------------
 
 /**
+ * Weight at the end of the scale: the largest; where it may not be recorded, at least `FULL`.
+ * @param {Sources} sources
+ */
+const topOf = (sources) =>
+  sources.weights.reduce((a, b) => Math.max(a, b), sources.of === "two tokens" ? FULL : 0) || 1;
+
+/**
  * Weights as colours, on the scale of the largest.
  * @param {Sources} sources
  * @param {number} count
@@ -150,12 +157,11 @@ function twoTokens(block, { layer, head }, pos) {
 export function paintOfHead(sources, count) {
   const values = new Float32Array(count).fill(Number.NaN);
   const bins = new Uint16Array(count);
-  const least = sources.of === "two tokens" ? FULL : 0; // these may be far from its largest
-  const top = sources.weights.reduce((a, b) => Math.max(a, b), least);
+  const top = topOf(sources);
   sources.positions.forEach((place, i) => {
     const value = sources.weights[i];
     values[place] = value;
-    const bin = Math.round((colours.BINS - 1) * (value / (top || 1)));
+    const bin = Math.round((colours.BINS - 1) * (value / top));
     bins[place] = value > 0 ? Math.max(FAINTEST, bin) : 0;
   });
   const palette = colours.ramp("attention");
@@ -239,13 +245,13 @@ export function drawSources(box, sources, _pos, view) {
   if (sources.of === "heaviest") {
     note.append(`The ${plural(sources.positions.length, "token")} with most weight, ${held}.`);
   } else if (sources.of === "two tokens") {
-    note.append("Recorded are its weights on the first and the previous token alone, ");
-    add(note, el("span", "", `${held}. `), ask);
+    note.append(`Only its weights on the first and the previous token are recorded, ${held}. `);
+    note.appendChild(ask);
   } else {
     add(note, el("span", "", "What this head looks at from here was not recorded. "), ask);
   }
   const list = el("div", "sources");
-  const top = sources.weights[0] || 1;
+  const top = topOf(sources);
   for (let i = 0; i < Math.min(LISTED, sources.positions.length); i++) {
     list.appendChild(sourceRow(sources.positions[i], sources.weights[i], top, view));
   }

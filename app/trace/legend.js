@@ -36,8 +36,8 @@ export function drawLegend(view) {
  */
 function attention(legend, paint, view) {
   if (!view.head) return;
-  legend.title = "attention weight of the head, from the focused token";
-  legend.appendChild(el("span", "legend-head", `${named(view.head)} from #${view.pos}`));
+  legend.title = `attention weight of the head, from token #${view.pos}`;
+  legend.appendChild(el("span", "legend-head", named(view.head), { "data-pos": `${view.pos}` }));
   if (view.sources?.of === "nothing") legend.appendChild(el("span", "gaps", "not recorded"));
   else
     add(

@@ -218,7 +218,9 @@ export function traceText(view) {
       }
       return paint.of === "attention" ? sum : known && sum / known;
     });
-    const top = found.reduce((a, b) => Math.max(a, b), 1e-6);
+    // A line's part of the attention is drawn against the heaviest token's, if no line has more.
+    const least = paint.of === "attention" ? colours.BINS - 1 : 1e-6;
+    const top = found.reduce((a, b) => Math.max(a, b), least);
     return found.map((mean) => mean / top);
   }
 

@@ -46,8 +46,10 @@ def demo(store: str, n: int, port: int, serve: bool) -> None:
       ringlens demo --n 8 --no-serve
     """
     import ringlens as rl
+    from ringlens.store.schema.instruments import default_names
 
-    options = {"max_new_tokens": 640, "batch_size": 16}
+    record = [*default_names(), "attention:4@0-7"]  # every head: it has 64, Ring-1T 5,120
+    options = {"max_new_tokens": 640, "batch_size": 16, "record": record}
     capture_problems("ring-nano", {}, rl.problems("countdown", n), store, options)
     print_summary(store)
     _print_queries(store)

@@ -96,7 +96,7 @@ def recorded(store, trace, layer, head, pos):
 
 def expect_recorded(tab, store, trace, layer, head, pos):
     """The text and the panel show just what was recorded of a head at a token."""
-    expect(tab.locator(".legend-head")).to_have_text(f"L{layer} head {head} from #{pos}")
+    expect(tab.locator(f".legend-head[data-pos='{pos}']")).to_have_text(f"L{layer} head {head}")
     wanted = recorded(store, trace, layer, head, pos)
     expect(tab.locator(".source")).to_have_count(len(wanted))
     assert listed(tab) == wanted
@@ -149,7 +149,7 @@ def test_of_other_heads_only_the_two_known_weights_are_shown(tab, address, store
     assert listed(tab) == wanted
     assert tinted(tab) == {0, 99}
     panel = tab.locator(".trace-panel")
-    expect(panel).to_contain_text("its weights on the first and the previous token alone")
+    expect(panel).to_contain_text("Only its weights on the first and the previous token")
     expect(panel).to_contain_text("attention:8@0/2")
     tab.get_by_role("button", name="Phase").click()  # another colour lets go of the head
     expect(tab.locator(".key")).to_have_count(3)

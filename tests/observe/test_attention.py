@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ringlens.errors import ObservationError
 from ringlens.observe.kernels import attention, attention_flash, attention_segments
-from ringlens.observe.kernels.attention import Causal, head_statistics
+from ringlens.observe.kernels.attention import Causal, CausalAt, head_statistics
 from ringlens.observe.kernels.attention_interface import (
     attention_forward,
     attention_mask,
@@ -20,7 +20,12 @@ from ringlens.observe.kernels.attention_interface import (
     register_attention,
     take_statistics,
 )
-from ringlens.observe.kernels.attention_segments import offset_weights, segment_mass, top_positions
+from ringlens.observe.kernels.attention_segments import (
+    all_weights,
+    offset_weights,
+    segment_mass,
+    top_positions,
+)
 
 NAMES = ("entropy", "first_weight", "previous_weight", "logsumexp")
 DTYPES = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 2e-4, torch.float16: 2e-4}
@@ -119,6 +124,7 @@ def test_offsets_spans_and_top_positions(case, kind, data):
     heads = data.draw(st.none() | st.lists(st.integers(0, H - 1), min_size=1, max_size=2))
     positions, weights = top_positions(query, key, mask, scaling, k, heads)
     chosen = p if heads is None else p[:, :, heads]
+    equal(all_weights(query, key, mask, scaling, heads), chosen, query.dtype)
     ranked = chosen.nan_to_num(0.0).sort(dim=-1, descending=True).values
     ranked = torch.nn.functional.pad(ranked, (0, max(0, k - S)))[..., :k]
     equal(weights, ranked, query.dtype)
@@ -126,6 +132,19 @@ def test_offsets_spans_and_top_positions(case, kind, data):
     n_seen = (own + 1 - first[:, None]).clamp(min=0)[..., None].expand(found.shape[:3])
     assert (found.sum(-1) == n_seen.clamp(max=k)).all()
     equal(chosen.nan_to_num(0.0).gather(3, positions.clamp(min=0)) * found, ranked, query.dtype)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_queries_picked_from_a_text():
+    g = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 4, 9, 8, generator=g), torch.randn(2, 2, 9, 8, generator=g)
+    own = torch.tensor([8, 0, 3, 3])
+    want, mask = explicit(query, key, torch.zeros(2), 0.5), CausalAt(own)
+    got = head_statistics(query[:, :, own], key, mask, 0.5)
+    for name in NAMES:
+        equal(getattr(got, name), want[name][:, own], torch.float32)
+    picked = all_weights(query[:, :, own], key, mask, 0.5, [3])
+    equal(picked, want["p"][:, own][:, :, [3]], torch.float32)
 
 
 @pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 7), (5, 5), (5, 9)])
