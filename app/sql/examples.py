@@ -1,4 +1,8 @@
-"""Queries that come with the SQL page: a question each, and how its answer is best drawn."""
+"""Queries that come with the SQL page: a question each, and how its answer is best drawn.
+
+Those over all of a store rest on sums (``expert_usage``, ``head_blocks``), so that they answer in
+a second where the routing itself has 10⁸ rows.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,11 @@ EXAMPLES = (
     Example(
         "Which experts does it lean on while it thinks?",
         """
-select layer, expert, count(*) as n, round(avg(weight), 3) as mean_weight
-from router_choices join tokens using (trace_id, pos)
-where phase = 'think'
+select layer, expert, sum(n) as n, round(sum(n * mean_weight) / sum(n), 3) as mean_weight
+from expert_usage
+where phase = 'think' and n > 0
 group by layer, expert
-order by n desc
+order by sum(n) desc
 limit 50""",
         ("scatter", "n", "mean_weight", "layer"),
     ),
@@ -43,8 +47,8 @@ order by all""",
     Example(
         "How often did the bias, not the affinity, decide?",
         """
-select layer, round(100 * avg(bias_flip::int), 2) as percent_by_bias
-from router_choices
+select layer, round(100 * sum(bias_flips) / sum(n), 2) as percent_by_bias
+from expert_usage
 group by layer
 order by layer""",
         ("bar", "layer", "percent_by_bias", ""),
@@ -69,13 +73,13 @@ limit 50""",
     Example(
         "Which experts work for the answer, not the thought?",
         """
-select layer, expert,
-       avg((phase = 'answer')::int) - avg(avg((phase = 'answer')::int)) over () as leaning,
-       count(*) as n
-from router_choices join tokens using (trace_id, pos)
-where phase <> 'prompt'
-group by layer, expert
-having count(*) > 20
+-- Of its choices outside the prompt: the part in the answer, above the mean of all experts.
+with used as (
+    select layer, expert, sum(n) as n, sum(n * (phase = 'answer')::int) as answer
+    from expert_usage where phase <> 'prompt'
+    group by layer, expert having sum(n) > 20)
+select layer, expert, answer / n - avg(answer / n) over () as leaning, n
+from used
 order by leaning desc
 limit 40""",
         ("scatter", "n", "leaning", "layer"),
@@ -84,9 +88,10 @@ limit 40""",
         "How much do heads look at the first token?",
         """
 with each as (
-    select layer, unnest(range(len(first_weight))) as head, unnest(first_weight) as attention
-    from heads)
-select layer, head, round(avg(attention), 4) as mean_attention
+    select layer, n, unnest(range(len(first_weight_mean))) as head,
+           unnest(first_weight_mean) as attention
+    from head_blocks)
+select layer, head, round(sum(n * attention) / sum(n), 4) as mean_attention
 from each
 group by all
 order by all""",

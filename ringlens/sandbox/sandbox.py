@@ -21,6 +21,7 @@ import pyarrow as pa
 from ringlens.errors import SandboxError, StoreError
 from ringlens.sandbox import confine
 from ringlens.sandbox.channel import ChannelClosedError, ChannelTimeoutError, FrameError
+from ringlens.sandbox.cheaper import cheaper
 from ringlens.sandbox.pool import Pool
 from ringlens.sandbox.worker_process import BOOT, Reply, WorkerProcess
 from ringlens.store.read.damage import Columns, explain
@@ -200,7 +201,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                 reply = worker.ask(query, time.monotonic() + self.limits.seconds + _GRACE)
             healthy = reply.error in _HARMLESS and not reply.worn
         except (ChannelTimeoutError, ChannelClosedError, FrameError) as error:
-            raise self._failed(error, worker, running) from error
+            raise self._failed(error, worker, running, query) from error
         finally:
             with self._lock:
                 running.worker = None
@@ -224,12 +225,14 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             raise SandboxError(f"the sandbox's process did not start: {ended}") from error
         return worker
 
-    def _failed(self, error: Exception, worker: WorkerProcess, running: _Query) -> StoreError:
+    def _failed(
+        self, error: Exception, worker: WorkerProcess, running: _Query, query: str
+    ) -> StoreError:
         """The error of a query that got no answer."""
         if running.cancelled:
             return StoreError("the query was cancelled")
         if isinstance(error, ChannelTimeoutError):
-            return StoreError(self._too_long())
+            return StoreError(self._too_long(query))
         if isinstance(error, FrameError):
             return StoreError(f"the query's process broke the protocol and was ended: {error}")
         return StoreError(
@@ -237,10 +240,19 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             f"fewer rows or shorter values"
         )
 
-    def _too_long(self) -> str:
+    def _too_long(self, query: str) -> str:
+        stopped = (
+            f"the query was stopped after {self.limits.seconds:g} s, the limit of this sandbox"
+        )
+        if view := cheaper(query):
+            by = "trace, layer and phase" if view == "usage_traces" else "layer, expert and phase"
+            return (
+                f"{stopped}: ask `{view}` instead, which has the choices summed up by {by} (n, "
+                f"weights and bias flips), or run it with `ringlens sql`"
+            )
         return (
-            f"the query was stopped after {self.limits.seconds:g} s, the limit of this sandbox: "
-            f"narrow it down, for example to one trace or layer, or run it with `ringlens sql`"
+            f"{stopped}: narrow it down, for example to one trace or layer, or run it with "
+            f"`ringlens sql`"
         )
 
     def _refused(self, reply: Reply, query: str, columns: Columns) -> StoreError:
@@ -250,7 +262,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         if reply.error == "SessionError":
             return StoreError(f"the store's tables could not be opened: {reply.message}")
         if reply.error == "InterruptException":
-            return StoreError(self._too_long())
+            return StoreError(self._too_long(query))
         if reply.error in ("OutOfMemoryException", "MemoryError") or "alloc" in reply.message:
             return StoreError(
                 f"the query needs more than the {self.limits.memory / 2e9:.1f} GB of memory it may "

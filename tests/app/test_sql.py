@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 
 import duckdb
 import plotly.graph_objects as go
@@ -129,6 +130,43 @@ def test_examples_give_rows_and_their_charts(client, app, example):
         answer = app.server.extensions["ringlens.sources"].one(Console).answer(found["id"])
         table = sql_cells.drawable(answer)
         go.Figure(sql_chart.figure(table, kind, x, y or x, by, "dark"))
+
+
+FROM_ROUTING = {
+    "Which experts does it lean": """
+        select layer, expert, count(*) as n, avg(weight) as mean_weight
+        from router_choices join tokens using (trace_id, pos)
+        where phase = 'think' group by layer, expert order by n desc""",
+    "How often did the bias": """
+        select layer, 100 * avg(bias_flip::int) as percent_by_bias
+        from router_choices group by layer order by layer""",
+    "Which experts work for the": """
+        select layer, expert,
+               avg((phase = 'answer')::int) - avg(avg((phase = 'answer')::int)) over () as leaning,
+               count(*) as n
+        from router_choices join tokens using (trace_id, pos)
+        where phase <> 'prompt' group by layer, expert having count(*) > 20""",
+    "How much do heads look": """
+        with each as (select layer, unnest(range(len(first_weight))) as head,
+                             unnest(first_weight) as attention from heads)
+        select layer, head, avg(attention) as mean_attention from each group by all""",
+}
+
+
+@here
+@pytest.mark.parametrize("question", FROM_ROUTING)
+def test_examples_say_of_sums_what_the_routing_says(client, store, question):
+    example = next(each for each in EXAMPLES if each.question.startswith(question))
+    assert not {"routing", "router_choices", "heads"} & set(re.findall(r"\w+", example.query))
+    found = run(client, example.query).json
+    names = [column["name"] for column in found["columns"]]
+    expected = store.sql(FROM_ROUTING[question]).fetchall()
+    keys = 1 if names[1].startswith("percent") else 2
+    known = {row[:keys]: row[keys:] for row in expected}
+    most = re.search(r"limit (\d+)", example.query)
+    assert len(found["rows"]) == min(len(expected), int(most[1]) if most else len(expected))
+    for row in found["rows"]:
+        assert row[keys:] == pytest.approx(known[tuple(row[:keys])], abs=0.006)
 
 
 VALUES = (
