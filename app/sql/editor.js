@@ -1,8 +1,14 @@
 // The query's text: a plain text area, with the same text in colours behind it.
 
 import { el } from "../shared/dom.js";
+import { completions, wordAt } from "./completion.js";
+import { completionPopup } from "./popup.js";
 
-const WORDS = new Set(
+/** @import { Names } from "./completion.js" */
+
+const ENOUGH = 2; // letters of a word after which the list opens by itself
+
+export const WORDS = new Set(
   (
     "all and any array as asc asof between by case cast columns cross desc describe distinct else " +
     "end except exclude exists false filter from full group having ilike in inner interval " +
@@ -54,12 +60,13 @@ export const colourSql = (ink, text) => {
 
 /**
  * The editor in `box`; `changed` is told of every change.
- * @param {Element} box
+ * @param {HTMLElement} box
  * @param {string} text
+ * @param {Names} names What it completes.
  * @param {(value: string) => void} changed
  * @returns {Editor}
  */
-export const sqlEditor = (box, text, changed) => {
+export const sqlEditor = (box, text, names, changed) => {
   const ink = el("pre", "sql-ink", null, { "aria-hidden": "true" });
   const area = el("textarea", "sql-text", null, {
     id: "sql-text",
@@ -69,6 +76,7 @@ export const sqlEditor = (box, text, changed) => {
     autocomplete: "off",
     placeholder: "select … from traces",
   });
+  let inserting = false; // by us, not typed
   const follow = () => {
     colourSql(ink, area.value);
     area.style.height = "auto";
@@ -77,11 +85,77 @@ export const sqlEditor = (box, text, changed) => {
     ink.scrollTop = area.scrollTop;
     changed(area.value);
   };
-  area.addEventListener("input", follow);
+  area.addEventListener("input", (event) => {
+    follow();
+    const typed = event instanceof InputEvent && event.inputType === "insertText" && !inserting;
+    if (typed || popup.isOpen()) complete(ENOUGH);
+  });
   area.addEventListener("scroll", () => {
     ink.scrollTop = area.scrollTop;
     ink.scrollLeft = area.scrollLeft;
   });
+  // --- completion -----------------------------------------------------------------------------
+
+  /**
+   * Open the list at the caret, if the word there has enough letters; close it if not.
+   * @param {number} least
+   */
+  const complete = (least) => {
+    const caret = area.selectionStart;
+    const { owner, word } = wordAt(area.value.slice(0, caret));
+    const fits = caret === area.selectionEnd && (word.length >= least || owner !== "");
+    popup.show(fits ? completions(area.value, caret, names) : [], caret - word.length);
+  };
+
+  const accept = () => {
+    const found = popup.chosen();
+    const caret = area.selectionStart;
+    const { word } = wordAt(area.value.slice(0, caret));
+    popup.hide();
+    if (!found) return;
+    area.setSelectionRange(caret - word.length, caret);
+    insert(found.name);
+  };
+
+  /** The word at the caret has one end only, or the list is opened. */
+  const tab = () => {
+    complete(1);
+    if (!popup.isOpen()) return false;
+    const { word } = wordAt(area.value.slice(0, area.selectionStart));
+    if (completions(area.value, area.selectionStart, names).length === 1 && word) accept();
+    return true;
+  };
+
+  /**
+   * What a key does to the list; whether it was meant for it.
+   * @param {KeyboardEvent} event
+   */
+  const forList = (event) => {
+    if (event.key === " " && event.ctrlKey) {
+      complete(0);
+      return true;
+    }
+    if (event.key === "Tab" && !event.shiftKey && !popup.isOpen()) return tab();
+    if (!popup.isOpen()) return false;
+    if (event.key === "Tab" && !event.shiftKey) accept();
+    else if (event.key === "Enter" && popup.isMoved() && !event.ctrlKey) accept();
+    else if (event.key === "ArrowDown") popup.move(1);
+    else if (event.key === "ArrowUp") popup.move(-1);
+    else if (event.key === "Escape") popup.hide();
+    else {
+      if (/^(Enter|Arrow|Home|End|Page)/.test(event.key)) popup.hide();
+      return false;
+    }
+    return true;
+  };
+  area.addEventListener("keydown", (event) => {
+    if (!forList(event)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation(); // Esc closes the list and nothing else
+  });
+
+  // --- typing ---------------------------------------------------------------------------------
+
   area.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.ctrlKey || event.metaKey || event.shiftKey) return;
     // A new line begins where the line before began.
@@ -95,10 +169,12 @@ export const sqlEditor = (box, text, changed) => {
   /** @param {string} piece */
   const insert = (piece) => {
     area.focus();
+    inserting = true;
     if (!document.execCommand("insertText", false, piece)) {
       area.setRangeText(piece, area.selectionStart, area.selectionEnd, "end");
       follow();
     }
+    inserting = false;
   };
   /** @param {string} value */
   const set = (value) => {
@@ -108,6 +184,7 @@ export const sqlEditor = (box, text, changed) => {
     area.setSelectionRange(value.length, value.length);
   };
   box.replaceChildren(ink, area);
+  const popup = completionPopup(box, area, ink, accept);
   area.value = text;
   follow();
   return { area, insert, set };

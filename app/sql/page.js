@@ -5,10 +5,11 @@ import { clientside, quietly, setProps } from "../shared/dash.js";
 import { add, el, hit, inDialog, part, typing } from "../shared/dom.js";
 import { fetchJson } from "../shared/host.js";
 import { plural } from "../shared/text.js";
-import { colourSql, sqlEditor } from "./editor.js";
+import { colourSql, sqlEditor, WORDS } from "./editor.js";
 import { columnsOf, isSimple, rowsOf } from "./grid.js";
 import { forget, save, saved } from "./saved.js";
 
+/** @import { Table } from "./completion.js" */
 /** @import { Editor } from "./editor.js" */
 /** @import { Answer } from "./grid.js" */
 
@@ -17,7 +18,10 @@ import { forget, save, saved } from "./saved.js";
  * @typedef {[string, string | null, string | null, string | null]} Chart
  */
 /** @typedef {{name: string, query: string, chart?: Chart | null}} Example */
-/** @typedef {{store: string, seconds: number, rows: number, examples: Example[]}} Boot */
+/**
+ * @typedef {{store: string, seconds: number, rows: number, examples: Example[], tables: Table[],
+ *   functions: string[]}} Boot
+ */
 
 const FORMS = ["csv", "parquet"];
 
@@ -340,7 +344,8 @@ function mount(data) {
     const button = document.getElementById("sql-python");
     if (button && editor) button.dataset.copy = python();
   };
-  editor = sqlEditor(box, query, copy);
+  const names = { tables: data.tables, functions: data.functions, keywords: [...WORDS] };
+  editor = sqlEditor(box, query, names, copy);
   copy();
   listQueries();
   setProps("sql-view", { value: param("view") === "chart" ? "chart" : "table" });

@@ -23,11 +23,12 @@ from ringlens.app.sql.console import Console
 from ringlens.app.sql.examples import EXAMPLES
 from ringlens.app.web import untrusted
 from ringlens.errors import RinglensError
-from ringlens.store.read.catalog import Entry, catalog
+from ringlens.store.read.catalog import Entry, catalog, functions
 
 KEYS = (
     ("Ctrl ↵", "run"),
-    ("Esc", "cancel, or leave the editor"),
+    ("Tab", "complete the word; so does Ctrl Space"),
+    ("Esc", "close the list, cancel, or leave the editor"),
     ("e", "to the editor"),
     ("v", "table or chart"),
 )
@@ -110,12 +111,21 @@ def register(app: Dash, sources: Sources) -> None:
 
 
 def _boot(console: Console) -> dict[str, Any]:
-    """Return what the script must know: limits, examples, where the store is."""
+    """Return what the script must know: limits, examples, names to complete, where the store is."""
     limits = console.limits
     return {
         "store": console.store.address,
         "seconds": limits.seconds,
         "rows": limits.rows,
+        "tables": [
+            {
+                "name": entry.name,
+                "kind": "view" if entry.view else "table",
+                "columns": [[column.name, column.type.lower()] for column in entry.columns],
+            }
+            for entry in catalog(console.store)
+        ],
+        "functions": functions(console.store),
         "examples": [
             {"name": each.question, "query": each.query.strip(), "chart": each.chart}
             for each in EXAMPLES

@@ -156,3 +156,45 @@ def test_hostile_values_and_names_are_text(tab, address):
     expect(tab.get_by_role("alert")).to_contain_text("<img src=x")
     assert tab.evaluate("() => window.hit") is None
     assert tab.locator("img[src=x]").count() == 0
+
+
+def test_words_are_completed(tab, address):
+    tab.goto(f"{address}/sql")
+    options = tab.get_by_role("option")
+    field = tab.locator("#sql-text")
+    expect(field).to_be_focused()
+    tab.keyboard.type("select ")
+    tab.keyboard.press("Control+Space")  # before any table is named: the columns of all
+    expect(options.filter(has_text="bias_flip").first).to_be_attached()
+    tab.keyboard.press("Escape")
+    expect(options).to_have_count(0)
+    expect(field).to_be_focused()  # Esc closed the list alone
+    tab.keyboard.type("bias_f from router_ch")
+    expect(options.first).to_have_text(re.compile("^router_choices"))
+    tab.keyboard.press("Tab")
+    assert field.input_value() == "select bias_f from router_choices"
+    for _ in range(len(" from router_choices")):
+        tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("Tab")  # one word only is left
+    assert field.input_value() == "select bias_flip from router_choices"
+
+    field.fill("select r. from router_choices as r")
+    for _ in range(len(" from router_choices as r")):
+        tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("Control+Space")
+    columns = ["trace_id", "layer", "pos", "rank", "expert", "weight", "affinity", "bias_flip"]
+    expect(options.locator(".mono")).to_have_text(columns)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Enter")
+    assert field.input_value() == "select r.layer from router_choices as r"
+    tab.keyboard.press("Control+Enter")
+    expect(rows(tab).first).to_be_visible()
+    field.fill("-- list_su")
+    tab.keyboard.press("Control+Space")
+    expect(options).to_have_count(0)  # in a comment
+    field.fill("select list_su")
+    tab.keyboard.press("Control+Space")
+    expect(options).to_have_text(["list_sumfunction"])
+    options.first.click()
+    assert field.input_value() == "select list_sum"
+    expect(field).to_be_focused()

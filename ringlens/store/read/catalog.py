@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ringlens.store.read.store import Store
 from ringlens.store.schema import views, views_usage
 
+_INTERNAL = "^(collate|icu|pg|has|inet|map_to|txid|obj|shobj|col|st|uuid|variant|json_serialize)_"
+
 _MEANINGS = {
     "router_choices": "One row per token, sparse layer and chosen expert: `routing` without lists.",
     "expert_usage": "One row per run, phase and expert: how much the expert was used.",
@@ -62,6 +64,17 @@ def catalog(store: Store) -> tuple[Entry, ...]:
             for table in (*store.tables(), *store.foreign_tables())
         ),
     )
+
+
+def functions(store: Store) -> list[str]:
+    """List the functions of DuckDB that a person writes, by name: no operators, no internals."""
+    rows = store.sql(
+        "select distinct lower(function_name) from duckdb_functions()"
+        " where function_type in ('scalar', 'aggregate', 'macro', 'window')"
+        " and regexp_full_match(function_name, '[a-z][a-z0-9_]*')"
+        f" and not regexp_matches(function_name, '{_INTERNAL}') order by 1"
+    ).fetchall()
+    return [name for (name,) in rows]
 
 
 def _types(store: Store) -> dict[str, list[tuple[str, str]]]:
