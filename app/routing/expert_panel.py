@@ -7,13 +7,14 @@ from dash.development.base_component import Component
 
 from ringlens.analysis.usage import Usage
 from ringlens.app.routing.evidence import EvidenceCache
-from ringlens.app.shared.parts import visible
+from ringlens.app.shared.parts import term, visible
 from ringlens.app.shared.queries import Row, rows
 from ringlens.app.shared.scope import Scope
 from ringlens.plot.figure import signed
 from ringlens.plot.palette import expert_colour
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.glossary import OF_METRICS
 
 TOKENS = 12
 CONTEXTS = 6
@@ -75,12 +76,16 @@ def evidence(
 def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component:
     colour = expert_colour(expert, usage.experts, usage.groups)
     known = facts["bias"] if facts else None  # null in imported runs
-    bias = "" if known is None else f" · bias {signed(known, '+.3f')}"
+    bias = (
+        []
+        if known is None
+        else [" · ", term("bias", "selection bias"), f" {signed(known, '+.3f')}"]
+    )
     return html.Div(
         [
             html.I(className="swatch", style={"background": colour}),
             html.H2(f"Expert {expert}"),
-            html.Span(f"layer {layer} · group {usage.group(expert)}{bias}", className="dim"),
+            html.Span([f"layer {layer} · group {usage.group(expert)}", *bias], className="dim"),
         ],
         className="panel-title",
     )
@@ -102,7 +107,9 @@ def _facts(usage: Usage, layer: int, expert: int, phase: str) -> Component:
         if not usage.sums.reasons and metric in ("weight", "flips"):
             text = "not recorded"
         items.append(
-            html.Div([html.Span(names[metric], className="dim"), html.B(text)], className="fact")
+            html.Div(
+                [term(names[metric], OF_METRICS[metric], "dim"), html.B(text)], className="fact"
+            )
         )
     return html.Div(items, className="facts")
 
@@ -151,13 +158,9 @@ def _tokens(rows: list[Row]) -> Component:
     ]
     heads = [
         html.Th("Token"),
-        html.Th("Times chosen"),
-        html.Th("Of its occurrences"),
-        html.Th(
-            "Weight share",
-            className="num",
-            title="mean part of a token's routing weight, where it was chosen; a token's sum to 1",
-        ),
+        html.Th(term("Times chosen", "times chosen")),
+        html.Th(term("Of its occurrences", "occurrence share")),
+        html.Th(term("Weight share", "weight share"), className="num"),
     ]
     return html.Table([html.Thead(html.Tr(heads)), html.Tbody(body)], className="token-table")
 

@@ -15,7 +15,7 @@ from ringlens.analysis.usage import METRICS, PHASE_CHOICES, Usage
 from ringlens.app.routing import expert_panel, usage_sql, usage_views
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.shared import queries
-from ringlens.app.shared.parts import copy_button, state_page
+from ringlens.app.shared.parts import copy_button, state_page, term
 from ringlens.app.shared.plots import CONFIG
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.sources import Sources
@@ -24,6 +24,7 @@ from ringlens.app.web.prefix import below
 from ringlens.errors import NotInStoreError
 from ringlens.plot import heatmap
 from ringlens.store import Store
+from ringlens.store.schema.glossary import OF_METRICS
 
 Row = dict[str, Any]
 
@@ -208,15 +209,19 @@ def _how_to_roll_up(store: Store) -> Component:
 
 
 def _controls(metric: str, phase: str) -> Component:
-    def segments(name: str, choices: dict[str, str], value: str) -> Component:
+    def segments(name: str, choices: Mapping[str, Any], value: str) -> Component:
         data = [{"value": key, "label": label} for key, label in choices.items()]
         return dmc.SegmentedControl(id=name, data=data, value=value, size="xs")
 
+    # The control's own buttons have the focus, and show what the label in them tells.
+    metrics = {
+        name: term(label, OF_METRICS[name], focusable=False) for name, label in METRICS.items()
+    }
     return html.Div(
         [
             html.Span("Show", className="label"),
-            segments("metric", METRICS, metric),
-            html.Span("Phase", className="label"),
+            segments("metric", metrics, metric),
+            term("Phase", "phase", "label"),
             segments("phase", PHASE_LABELS, phase),
             html.Div(className="spacer"),
             segments("view", {"chart": "Chart", "table": "Table"}, "chart"),

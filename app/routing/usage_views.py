@@ -10,10 +10,11 @@ from dash import html
 from dash.development.base_component import Component
 
 from ringlens.analysis.usage import METRICS, Array, Usage
-from ringlens.app.shared.parts import GRID_THEME
+from ringlens.app.shared.parts import GRID_THEME, term
 from ringlens.display import plural
 from ringlens.plot import heatmap
 from ringlens.plot.figure import signed
+from ringlens.store.schema.glossary import OF_METRICS, define
 
 Row = dict[str, Any]
 
@@ -49,7 +50,15 @@ def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
         style={"background": f"linear-gradient(90deg, {', '.join(colours)})"},
     )
     return [
-        html.Span([html.B(what), f" · {tokens}"]),
+        html.Span(
+            [
+                term(what, OF_METRICS[metric], "reading"),
+                f" · {tokens} · beside: ",
+                term("MaxVio", "MaxVio"),
+                ", ",
+                term("Gini", "Gini"),
+            ]
+        ),
         html.Span([low, bar, high], className="legend"),
     ]
 
@@ -109,7 +118,7 @@ def table(usage: Usage, phase: str) -> Component:
             {
                 "field": field,
                 "headerName": HEADINGS[field],
-                "headerTooltip": f"{name}: {heatmap.READINGS[field].title}",
+                "headerTooltip": f"{name}: {define(OF_METRICS[field])}",
                 "valueFormatter": {"function": text},
                 **number,
             }

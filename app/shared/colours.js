@@ -52,6 +52,9 @@ export const phases = () =>
 export const phaseLine = (phase) =>
   dark() ? `oklch(0.68 0.12 ${PHASE_HUES[phase]})` : `oklch(0.60 0.13 ${PHASE_HUES[phase]})`;
 
+/** Colour of what was found in a text. */
+export const found = () => (dark() ? "oklch(0.78 0.13 230)" : "oklch(0.58 0.17 250)");
+
 /**
  * Experts of a group share a range of hues; neighbours in it differ in lightness.
  * @param {number} expert

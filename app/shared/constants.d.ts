@@ -14,3 +14,13 @@ export const HEAT: Record<Theme, string[]>;
 export const BLANKS: Record<string, string>;
 /** How an empty token is shown. */
 export const NOTHING: string;
+/** A quantity: what it tells, its unit, its formula and where it is from; "" where there is none. */
+interface Term {
+  name: string;
+  meaning: string;
+  unit: string;
+  formula: string;
+  source: string;
+}
+/** Quantities by name. */
+export const GLOSSARY: Record<string, Term>;

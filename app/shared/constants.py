@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from ringlens.app.shared.parts import BLANKS, NOTHING
 from ringlens.plot.palette import DARK, GROUP_SPREAD, LIGHT, PHASE_HUES, START_HUE
 from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.glossary import GLOSSARY
 
 CONSTANTS = {
     "PHASES": list(PHASES),
@@ -14,5 +17,6 @@ CONSTANTS = {
     "HEAT": {"dark": list(DARK.sequential), "light": list(LIGHT.sequential)},
     "BLANKS": BLANKS,
     "NOTHING": NOTHING,
+    "GLOSSARY": {name: asdict(term) for name, term in GLOSSARY.items()},
 }
 """Exports of ``shared/constants.js``; ``constants.d.ts`` has their types."""

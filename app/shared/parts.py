@@ -9,6 +9,7 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from ringlens.display import plural
+from ringlens.store.schema.glossary import GLOSSARY
 
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 NOTHING = "∅"
@@ -56,7 +57,24 @@ def copy_button(label: str, text: str) -> Component:
     )
 
 
-def stat(label: str, value: str, note: Any = None) -> Component:
+def term(label: str, name: str, className: str = "", focusable: bool = True) -> Component:
+    """Make a label that tells the definition of a quantity when it is pointed at.
+
+    Args:
+        label: The text.
+        name: Of the quantity in the glossary.
+        className: Further classes.
+        focusable: Whether Tab reaches it; not where it stands in a button, which has the focus.
+
+    Raises:
+        KeyError: The glossary has no such quantity.
+    """
+    GLOSSARY[name]
+    attributes = {"data-term": name, **({"tabIndex": 0} if focusable else {})}
+    return html.Span(label, className=f"term {className}".strip(), **attributes)
+
+
+def stat(label: Any, value: str, note: Any = None) -> Component:
     """Make one number of a header."""
     return html.Div(
         [

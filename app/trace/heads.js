@@ -3,6 +3,7 @@
 import { contextOf } from "../shared/canvas.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
+import { termed } from "../shared/glossary.js";
 import { number, numberOr } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
 import { named } from "./attention.js";
@@ -56,7 +57,7 @@ export function drawHeads(box, block, pos, view) {
  * @param {View} view
  */
 function headMap(statistic, layers, value, readout, view) {
-  const { column, label, meaning, unit } = statistic;
+  const { column, label, unit } = statistic;
   const { heads } = view.boot;
   const chosen = view.head ? `. ${named(view.head)} is chosen` : "";
   const canvas = el("canvas", "", null, {
@@ -75,10 +76,18 @@ function headMap(statistic, layers, value, readout, view) {
   }
   const range = `0 – ${number(top, top < 10 ? 2 : 0)}${unit && ` ${unit}`}`;
   const known = gaps === layers.length * heads ? "not recorded" : range;
-  const caption = add(el("figcaption", "", label, { title: meaning }), el("span", "dim", known));
+  const caption = add(el("figcaption"), titleOf(statistic), el("span", "dim", known));
   requestAnimationFrame(() => drawMap(canvas, layers, value, top, readout, view));
   keysOf(canvas, layers, view);
   return add(el("figure"), caption, canvas);
+}
+
+/**
+ * The name of a statistic, which tells what it is.
+ * @param {HeadStatistic} statistic
+ */
+function titleOf({ label, meaning, term }) {
+  return term ? termed(el("span", "", label), term) : el("span", "", label, { title: meaning });
 }
 
 /**

@@ -2,6 +2,7 @@
 
 import { PHASES } from "../shared/constants.js";
 import { add, el } from "../shared/dom.js";
+import { termed } from "../shared/glossary.js";
 import { number, percent, visible } from "../shared/text.js";
 import { drawSources, headChoice, headHint } from "./attention.js";
 import { blocksOf } from "./blocks.js";
@@ -14,6 +15,9 @@ const KEYS = [
   ["← →", "token"],
   ["j k", "line"],
   ["[ ]", "layer"],
+  ["/", "find a text"],
+  [", .", "entropy peak"],
+  ["{ }", "phase"],
   ["1 – 5", "colour"],
   ["?", "all keys"],
 ];
@@ -142,7 +146,7 @@ function facts(view, pos) {
   const fact = (name, value, text, unit) => {
     const known = !Number.isNaN(value);
     const shown = add(el("b", "", known ? text : none), el("i", "", known ? unit : ""));
-    return add(el("div", "fact"), el("span", "dim", name), shown);
+    return add(el("div", "fact"), termed(el("span", "dim", name), name), shown);
   };
   const [logprob, entropy] = [data.logprob[pos], data.entropy[pos]];
   const list = add(

@@ -2,6 +2,7 @@
 
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
+import { termed } from "../shared/glossary.js";
 import { link } from "../shared/host.js";
 import { number, percent } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
@@ -107,11 +108,11 @@ const marks = () =>
   add(
     el("p", "grid-key"),
     el("i", "key-bias"),
-    el("span", "", "by bias"),
+    termed(el("span", "", "by bias"), "bias flip"),
     el("i", "key-shut"),
-    el("span", "", "shut out by group"),
+    termed(el("span", "", "shut out by group"), "group flip"),
     el("i", "key-close"),
-    el("span", "", `margin < ${CLOSE}`),
+    termed(el("span", "", `margin < ${CLOSE}`), "margin"),
   );
 
 // --- all layers -----------------------------------------------------------------------------------
@@ -128,8 +129,8 @@ function layersTable(records, view) {
     el("tr"),
     el("th", "", "Layer"),
     el("th", "", "Chosen", { colspan: boot.k }),
-    wide ? el("th", "", "Shut out", { title: "kept out by the group limit alone" }) : null,
-    boot.has_weights ? el("th", "num", "Margin") : null,
+    wide ? add(el("th"), termed(el("span", "", "Shut out"), "group flip")) : null,
+    boot.has_weights ? add(el("th", "num"), termed(el("span", "", "Margin"), "margin")) : null,
   );
   const rows = records.map((each) => layerRow(each, largest, wide, view));
   const table = el("table", `routing-grid${boot.k > 5 ? " dense" : ""}`);
@@ -223,13 +224,13 @@ function layerParts(record, boot) {
  * @param {Boot} boot
  */
 function detailHead(record, boot) {
-  const row = add(el("tr"), el("th", "", "Expert"), el("th", "", "Group"));
+  /** @type {(label: string, name: string) => HTMLElement} */
+  const head = (label, name) => add(el("th"), termed(el("span", "", label), name));
+  const row = add(el("tr"), el("th", "", "Expert"), head("Group", "group"));
   if (!boot.has_weights) return row;
-  const weight = el("th", "", "Weight");
-  weight.title =
-    "what the expert's output is multiplied by; the weight share is its part of their sum";
+  const weight = head("Weight", "weight");
   add(weight, el("i", "unit", `sums to ${Number(record.total.toPrecision(3))}`));
-  return add(row, weight, el("th", "", "Affinity"), el("th"));
+  return add(row, weight, head("Affinity", "affinity"), el("th"));
 }
 
 /**
@@ -294,7 +295,8 @@ function layerFacts(record, boot) {
     return add(facts, el("span", "dim", said));
   }
   /** @type {(label: string, value: string) => HTMLElement} */
-  const fact = (label, value) => add(el("span", "dim", `${label} `), el("b", "", value));
+  const fact = (label, value) =>
+    add(el("span", "dim"), termed(el("span", "", label), label), el("b", "", ` ${value}`));
   return add(
     facts,
     fact("margin", number(record.margin, 3)),
