@@ -5,28 +5,31 @@ import { paintOfHead } from "./attention.js";
 
 /** @import { Boot, Bands, Paint, Ramp, View } from "./types.js" */
 
-/** Metrics, in the order of their keys. */
+/** Metrics, in the order of their keys; of each its name in the glossary, and what is special here. */
 export const METRICS = [
   {
     id: "entropy",
     label: "Entropy",
+    term: "entropy",
     unit: "nats",
     says: "how open the choice of a token was; the prompt was not chosen and stays plain",
   },
   {
     id: "logprob",
     label: "Surprise",
+    term: "surprise",
     unit: "nats",
     says: "−logprob of a token; the prompt was not chosen and stays plain",
   },
   {
     id: "margin",
     label: "Margin",
+    term: "margin",
     unit: "",
     says: "mean router margin; coloured where contested",
   },
-  { id: "expert", label: "Expert", unit: "", says: "heaviest expert of one layer" },
-  { id: "phase", label: "Phase", unit: "", says: "prompt, think, answer" },
+  { id: "expert", label: "Expert", term: "heaviest expert", unit: "", says: "of one layer" },
+  { id: "phase", label: "Phase", term: "phase", unit: "", says: "prompt, think, answer" },
 ];
 
 /**
@@ -133,10 +136,11 @@ const binned = (values, position) => {
 };
 
 /**
+ * The q-quantile of the numbers that are known; 0 if none is.
  * @param {Float32Array} values
  * @param {number} q
  */
-const quantile = (values, q) => {
+export const quantile = (values, q) => {
   const finite = values.filter(Number.isFinite).sort();
   return finite.length ? finite[Math.min(finite.length - 1, Math.floor(q * finite.length))] : 0;
 };

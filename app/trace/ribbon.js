@@ -6,6 +6,7 @@ import { add, el } from "../shared/dom.js";
 import { fetchJson } from "../shared/host.js";
 import { theme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
+import { above } from "./matches.js";
 import { attends } from "./metrics.js";
 
 /** @import { Bands, Ramp, Ribbon, View } from "./types.js" */
@@ -64,9 +65,25 @@ export function traceRibbon(view) {
       c.fillRect(x(i), PROFILE + 2, Math.max(1, x(to + 1) - x(i) - 1), BAND);
       i = to;
     }
+    drawFound(c);
     label();
     frameText();
     mark();
+  }
+
+  /**
+   * Where the text that is looked for stands; places in one pixel are one stroke.
+   * @param {CanvasRenderingContext2D} c
+   */
+  function drawFound(c) {
+    const { ends } = view.data;
+    let last = -1;
+    c.fillStyle = colours.found();
+    for (const start of view.found.starts) {
+      const left = Math.round(x(above(ends, start)));
+      if (left !== last) c.fillRect(left, 0, 2, 5);
+      last = left;
+    }
   }
 
   /**

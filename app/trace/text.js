@@ -5,6 +5,7 @@ import { add, el, hit } from "../shared/dom.js";
 import { numberOr, percent, visible as visibleText } from "../shared/text.js";
 import { named, weightOf } from "./attention.js";
 import { PHASE_HEADINGS } from "./constants.js";
+import { markFound } from "./marks.js";
 import { attends } from "./metrics.js";
 
 /** @import { Paint, Text, View } from "./types.js" */
@@ -170,17 +171,21 @@ export function traceText(view) {
     freshen();
   }
 
-  function freshen() {
-    const { paint } = view;
-    if (!paint) return;
+  function near() {
     const top = node.scrollTop - NEAR;
     const bottom = node.scrollTop + node.clientHeight + NEAR;
-    const stale = blocks.filter((block) => {
-      if (block.version === version) return false;
-      const { offsetTop, offsetHeight } = block.node;
+    return blocks.filter(({ node: { offsetTop, offsetHeight } }) => {
       return offsetTop < bottom && offsetTop + offsetHeight > top;
     });
-    for (const block of stale) colorBlock(block, paint);
+  }
+
+  function freshen() {
+    const { paint } = view;
+    const seen = near();
+    if (paint) {
+      for (const block of seen) if (block.version !== version) colorBlock(block, paint);
+    }
+    if (seen.length) markFound(view, spans, seen[0].from, seen[seen.length - 1].to);
   }
 
   /**
@@ -369,5 +374,5 @@ export function traceText(view) {
     { passive: true },
   );
 
-  return { node, build, recolor, focus, point, lineStep, visible };
+  return { node, build, recolor, focus, point, markFound: freshen, lineStep, visible };
 }

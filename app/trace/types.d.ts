@@ -9,6 +9,8 @@ export interface HeadStatistic {
   label: string;
   unit: string;
   meaning: string;
+  /** Its name in the glossary; "" if that has none. */
+  term: string;
 }
 
 /** A table of such columns that was recorded for the trace. */
@@ -31,6 +33,8 @@ export interface Boot {
   mode: string;
   previous: number | null;
   next: number | null;
+  /** The list that these are neighbours in, as the query of its address. */
+  list: string;
   layers: number;
   sparse_layers: number[];
   experts: number;
@@ -92,6 +96,24 @@ export interface Bands {
 
 export type Paint = Ramp | Bands;
 
+/** Places of a text in the trace, as offsets into its text. */
+export interface Matches {
+  query: string;
+  starts: Uint32Array;
+  ends: Uint32Array;
+}
+
+/** The bar of find and steps. */
+export interface Ways {
+  node: HTMLElement;
+  /** Say what was found. */
+  show(): void;
+  toPeak(by: 1 | -1): void;
+  toPhase(by: 1 | -1): void;
+  /** Put the caret into the box. */
+  focus(): void;
+}
+
 /** The text of the trace. */
 export interface Text {
   node: HTMLElement;
@@ -100,6 +122,8 @@ export interface Text {
   focus(scroll: boolean): void;
   /** Mark a token that the panel speaks of, and scroll to it if need be. */
   point(pos: number | null, scroll: boolean): void;
+  /** Mark what was found. */
+  markFound(): void;
   /** First token of the line so many lines after that of the focus. */
   lineStep(by: number): number;
   /** First and last token on screen. */
@@ -146,10 +170,14 @@ export interface View {
   sources: Sources | null;
   heads: HeadSources;
   statistics: Map<string, Blocks<HeadsBlock>>;
+  /** What was found of the text that was asked for, and which place is in focus. */
+  found: Matches;
+  foundAt: number | null;
   paint: Paint | null;
   text: Text;
   ribbon: Ribbon;
   panel: Panel;
+  ways: Ways;
   legend: HTMLElement;
   layerBox: HTMLElement;
   layerSelect: HTMLSelectElement;
@@ -157,6 +185,9 @@ export interface View {
   setLayer(layer: number): void;
   setOnly(expert: number | null): void;
   setHead(head: Head | null): void;
+  setFound(query: string): void;
+  /** Go to the next place that was found, or the one before. */
+  stepFound(by: 1 | -1): void;
   fail(error: unknown): void;
 }
 

@@ -3,6 +3,7 @@
 
 import { intParam, param, setParams } from "../shared/address.js";
 import { add, el, hit, inDialog, typing } from "../shared/dom.js";
+import { termed } from "../shared/glossary.js";
 import { fetchJson, go } from "../shared/host.js";
 import { onTheme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
@@ -10,10 +11,12 @@ import { headIn, headSources, headText } from "./attention.js";
 import { blocksOf } from "./blocks.js";
 import { decodeHeads } from "./heads.js";
 import { drawLegend } from "./legend.js";
+import { above, matchesOf, NO_MATCHES } from "./matches.js";
 import { attends, lacks, METRICS, paintOf } from "./metrics.js";
 import { tracePanel } from "./panel.js";
 import { traceRibbon } from "./ribbon.js";
 import { traceText } from "./text.js";
+import { traceWays } from "./ways.js";
 
 /** @import { Boot, Head, Tokens, View } from "./types.js" */
 
@@ -78,6 +81,7 @@ function setPos(pos, scroll) {
     showMetric(view.metric);
     paint();
   }
+  placeFound();
   view.text.focus(scroll);
   view.ribbon.mark();
   view.panel.show();
@@ -111,6 +115,44 @@ function setHead(head) {
   showMetric(view.metric);
   view.panel.show();
   paint();
+}
+
+/**
+ * Find a text. The focus stays where it is: while one types, it would jump about.
+ * @param {string} query
+ */
+function setFound(query) {
+  setParams({ find: query || null });
+  view.found = matchesOf(view.data.text, query);
+  placeFound();
+  view.ribbon.draw();
+}
+
+/** Which of the places that were found is at the focused token. */
+function placeFound() {
+  const { found, pos } = view;
+  const { ends } = view.data;
+  /** @type {(at: number) => boolean} */
+  const isHere = (at) =>
+    pos !== null && above(ends, found.starts[at]) <= pos && pos <= above(ends, found.ends[at] - 1);
+  if (view.foundAt === null || !(view.foundAt < found.starts.length) || !isHere(view.foundAt)) {
+    const first = pos === null ? 0 : above(found.ends, pos ? ends[pos - 1] : 0);
+    view.foundAt = first < found.starts.length && isHere(first) ? first : null;
+  }
+  view.text.markFound();
+  view.ways.show();
+}
+
+/** @param {1 | -1} by */
+function stepFound(by) {
+  const { starts } = view.found;
+  const { ends } = view.data;
+  if (!starts.length) return;
+  const pos = view.pos ?? Math.floor(view.text.visible()[0]) - 1;
+  const beside = above(starts, (pos >= 0 ? ends[pos] : 0) - 1);
+  const at = view.foundAt !== null ? view.foundAt + by : by > 0 ? beside : beside - 1;
+  view.foundAt = (at + starts.length) % starts.length; // on from the other end
+  setPos(above(ends, starts[view.foundAt]), true);
 }
 
 /** @param {string} metric */
@@ -147,7 +189,7 @@ const stepToken = (by) => setPos(view.pos === null ? 0 : view.pos + by, true);
 /** @param {number} by */
 const stepLine = (by) => setPos(view.text.lineStep(by), true);
 /** @param {number | null} trace */
-const openTrace = (trace) => trace !== null && go(`/trace/${trace}`);
+const openTrace = (trace) => trace !== null && go(`/trace/${trace}${view.boot.list}`);
 
 // --- keyboard -------------------------------------------------------------------------------------
 
@@ -165,6 +207,11 @@ const KEYS = {
   p: () => openTrace(view.boot.previous),
   h: () => view.panel.enterMap(),
   Escape: () => (view.head ? setHead(null) : setPos(null, false)),
+  "/": () => view.ways.focus(),
+  ".": () => view.ways.toPeak(1),
+  ",": () => view.ways.toPeak(-1),
+  "}": () => view.ways.toPhase(1),
+  "{": () => view.ways.toPhase(-1),
 };
 METRICS.forEach((metric, i) => {
   KEYS[String(i + 1)] = () => {
@@ -200,7 +247,8 @@ function toolbar(v) {
     });
     const why = lacks(v.boot, metric.id);
     button.disabled = why !== null;
-    button.title = why || metric.says;
+    if (why) button.title = why;
+    else termed(button, metric.term);
     button.addEventListener("click", () => setMetric(metric.id));
     group.appendChild(button);
   }
@@ -251,6 +299,10 @@ export async function mount(boot) {
     setLayer,
     setOnly,
     setHead,
+    setFound,
+    stepFound,
+    found: NO_MATCHES,
+    foundAt: null,
     ready: false,
     layers: new Map(),
     only: null,
@@ -296,8 +348,9 @@ function build(v) {
   v.text = traceText(v);
   v.ribbon = traceRibbon(v);
   v.panel = tracePanel(v);
+  v.ways = traceWays(v);
   const main = el("section", "trace-main", null, { "aria-label": "Chain of thought" });
-  add(main, toolbar(v), v.ribbon.node, v.text.node);
+  add(main, toolbar(v), v.ribbon.node, v.ways.node, v.text.node);
   v.root.replaceChildren(main, v.panel.node);
   v.text.build();
 }
@@ -317,6 +370,8 @@ function restore(v) {
   const asked = known.find((metric) => metric.id === param("metric"));
   showMetric((asked || known[0]).id);
   paint();
+  const query = param("find");
+  if (query) setFound(query);
   const pos = intParam("tok");
   if (pos !== null && pos < v.count) setPos(pos, true);
   else v.panel.show();
