@@ -4,6 +4,7 @@ import { PAGES } from "./pages.js";
 import { pathname } from "./shared/address.js";
 import { clientside, quietly, setProps } from "./shared/dash.js";
 import { add, el, hit, inDialog, typing } from "./shared/dom.js";
+import "./shared/glossary.js";
 import { fetchJson, go } from "./shared/host.js";
 import { onTheme, theme, toggleTheme } from "./shared/theme.js";
 
@@ -82,6 +83,20 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   KEYS[event.key]();
 });
+
+// --- the address ----------------------------------------------------------------------------------
+
+// Scripts change the query of an address as one works (setParams), and Dash is not told. A link to
+// the address that it knows, such as that of this page's own entry, would change nothing: tell it.
+const whole = () => window.location.pathname + window.location.search;
+let built = whole(); // what Dash made the page of
+
+function moved() {
+  const now = whole();
+  if (now === built) setProps("url", { search: window.location.search });
+  built = now;
+}
+for (const type of ["_dashprivate_pushstate", "popstate"]) window.addEventListener(type, moved);
 
 // --- buttons --------------------------------------------------------------------------------------
 

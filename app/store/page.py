@@ -11,15 +11,19 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
+from ringlens.app.listing import conditions
+from ringlens.app.listing.rows import traces_page
+from ringlens.app.listing.wanted import Wanted, wanted
 from ringlens.app.shared.catalogue import Catalogue
-from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, stat
+from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, stat, term
 from ringlens.app.shared.queries import runs, version
 from ringlens.app.shared.sources import Sources
-from ringlens.app.store import grid, queries
+from ringlens.app.store import queries
 from ringlens.app.web import untrusted
 from ringlens.app.web.prefix import below
 from ringlens.display import plural
 from ringlens.store import Store
+from ringlens.store.schema.glossary import define
 
 Row = dict[str, Any]
 
@@ -32,6 +36,7 @@ MOST = 10_000  # rows that it can ask for at a time
 def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     """Lay out the page, or say how to fill a store that holds no runs."""
     store, catalogue = sources.store, sources.catalogue
+    asked = wanted(query)
     shown = str(version(store))  # before the figures: what comes between is shown twice
     totals = queries.totals(catalogue)
     return html.Div(
@@ -53,7 +58,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
             ),
             html.Div(_runs(catalogue), id="runs"),
             html.Div(_empty(store, totals), id="empty", className="empty"),
-            _grid_section(catalogue, totals),
+            _grid_section(catalogue, totals, asked),
             dcc.Store(id="heartbeat", data=shown),
             dcc.Store(id="commits"),
         ],
@@ -62,7 +67,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 
 
 def register(app: Dash, sources: Sources) -> None:
-    """Register rows for the grid, new figures after a commit, and clicks."""
+    """Register rows for the grid, and new figures after a commit."""
     store, catalogue = sources.store, sources.catalogue
 
     @app.callback(
@@ -79,11 +84,11 @@ def register(app: Dash, sources: Sources) -> None:
             return no_update, no_update
         request = untrusted.mapping(request, "the request of rows")
         search = untrusted.text(search, "search")
-        wanted = grid.condition(request.get("filterModel"), verdict, search, kind)
-        order = grid.order_sql(request.get("sortModel"))
+        where = conditions.condition(request.get("filterModel"), verdict, search, kind)
+        order = conditions.order_sql(request.get("sortModel"))
         start = untrusted.number_in(request.get("startRow"), range(untrusted.LARGEST), "row")
         end = untrusted.number_in(request.get("endRow"), range(start, start + MOST + 1), "row")
-        page, total = queries.traces_page(catalogue, wanted.sql, order, wanted.params, start, end)
+        page, total = traces_page(catalogue, where.sql, order, where.params, start, end)
         return {"rowData": page, "rowCount": total}, plural(total, "trace")
 
     @app.callback(
@@ -105,11 +110,11 @@ def register(app: Dash, sources: Sources) -> None:
 
 
 def _register_script(client: Callable[..., None]) -> None:
-    """Register what the browser does by itself: open a trace, reset or refresh the grid."""
+    """Register what the browser does by itself: keep the address, reset or refresh the grid."""
     client(
-        ClientsideFunction("store", "open"),
+        ClientsideFunction("store", "address"),
         Output("traces", "id"),
-        Input("traces", "cellClicked"),
+        Input("traces", "getRowsRequest"),
         prevent_initial_call=True,
     )
     client(
@@ -142,8 +147,8 @@ def _stats(totals: Row) -> list[Component]:
     return [
         stat("Replays" if only else "Traces", f"{totals['traces']:,}", _beside(totals, replays)),
         stat("Tokens", f"{tokens:,}", f"{totals['n_think']:,} thinking{again}"),
-        stat("Correct", percent(totals["correct"], totals["judged"]), judged),
-        stat("Thinking a trace", f"{mean:,.0f}", "tokens, mean"),
+        stat(term("Correct", "verdict"), percent(totals["correct"], totals["judged"]), judged),
+        stat(term("Thinking a trace", "thinking"), f"{mean:,.0f}", "tokens, mean"),
         stat("Runs", f"{totals['runs']:,}", None),
     ]
 
@@ -214,7 +219,7 @@ def _traces_of(run: Row) -> str:
     return f"{run['traces'] - run['replays']:,} + {plural(run['replays'], 'replay')}"
 
 
-def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
+def _grid_section(catalogue: Catalogue, totals: Row, asked: Wanted) -> Component:
     verdicts = [
         {"value": "all", "label": "All"},
         {"value": "correct", "label": "Correct"},
@@ -227,10 +232,11 @@ def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
             html.H2("All traces"),
             html.Span(plural(totals["all_traces"], "trace"), id="found", className="dim"),
             html.Div(className="spacer"),
-            dmc.SegmentedControl(id="kind", data=kinds, value="all", size="xs"),
-            dmc.SegmentedControl(id="verdict", data=verdicts, value="all", size="xs"),
+            dmc.SegmentedControl(id="kind", data=kinds, value=asked.kind, size="xs"),
+            dmc.SegmentedControl(id="verdict", data=verdicts, value=asked.verdict, size="xs"),
             dmc.TextInput(
                 id="search",
+                value=asked.search,
                 placeholder="Search prompt, answer, task, id",
                 debounce=200,
                 size="xs",
@@ -241,7 +247,7 @@ def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
         className="section-bar",
     )
     return html.Section(
-        [bar, _grid(queries.grid_tops(catalogue))],
+        [bar, _grid(queries.grid_tops(catalogue), asked)],
         id="grid",
         className="section grow",
         hidden=not totals["all_traces"],
@@ -250,21 +256,24 @@ def _grid_section(catalogue: Catalogue, totals: Row) -> Component:
 
 def _column(field: str, name: str, kind: str, **more: Any) -> Row:
     filters = {"number": "agNumberColumnFilter", "text": "agTextColumnFilter", "": False}
-    return {"field": field, "headerName": name, "filter": filters[kind], **more}
+    plain = {"cellRenderer": "Plain"}
+    return {"field": field, "headerName": name, "filter": filters[kind], **plain, **more}
 
 
 def _columns(tops: Row) -> list[Row]:
     """Define the columns of the grid; meters are full at ``tops``, the largest values."""
     return [
         _column("trace_id", "#", "number", width=68, cellRenderer="TraceLink"),
-        _column("correct", "", "", width=48, cellRenderer="Verdict", headerTooltip="verdict"),
+        _column(
+            "correct", "", "", width=48, cellRenderer="Verdict", headerTooltip=define("verdict")
+        ),
         _column(
             "source_trace_id",
             "Replays",
             "number",
             width=88,
             cellRenderer="SourceLink",
-            headerTooltip="the trace that this one replays; empty for an original",
+            headerTooltip=define("replay"),
         ),
         _column("prompt", "Prompt", "text", flex=5, minWidth=200, cellClass="strong"),
         _column("answer", "Answer", "text", flex=3, minWidth=130, cellClass="mono"),
@@ -284,6 +293,7 @@ def _columns(tops: Row) -> list[Row]:
             width=120,
             cellRenderer="Meter",
             cellRendererParams={"top": tops["n_think"], "digits": 0},
+            headerTooltip=define("thinking"),
         ),
         _column(
             "entropy",
@@ -292,9 +302,16 @@ def _columns(tops: Row) -> list[Row]:
             width=120,
             cellRenderer="Meter",
             cellRendererParams={"top": tops["entropy"], "digits": 3},
-            headerTooltip="mean over generated tokens, nats",
+            headerTooltip=f"Mean over what the model wrote. {define('entropy')}",
         ),
-        _column("finish_reason", "Finish", "text", width=88, cellRenderer="Tag"),
+        _column(
+            "finish_reason",
+            "Finish",
+            "text",
+            width=88,
+            cellRenderer="Tag",
+            headerTooltip=define("finish"),
+        ),
         _column(
             "run_id",
             "Run",
@@ -307,7 +324,7 @@ def _columns(tops: Row) -> list[Row]:
     ]
 
 
-def _grid(tops: Row) -> Component:
+def _grid(tops: Row, asked: Wanted) -> Component:
     return dag.AgGrid(
         id="traces",
         columnDefs=_columns(tops),
@@ -322,6 +339,11 @@ def _grid(tops: Row) -> Component:
             "suppressCellFocus": False,
             "tooltipShowDelay": 300,
             "animateRows": False,
+            # Before the first rows are asked for; a property would come after them.
+            "initialState": {
+                "sort": {"sortModel": asked.sort},
+                "filter": {"filterModel": asked.filters},
+            },
         },
         className="traces-grid",
         style={"height": None},

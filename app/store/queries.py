@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ringlens.app.shared.catalogue import Catalogue
-from ringlens.app.shared.queries import Params, Row, rows
+from ringlens.app.shared.queries import Row, rows
 
 
 def totals(catalogue: Catalogue) -> Row:
@@ -41,30 +41,3 @@ def grid_tops(catalogue: Catalogue) -> Row:
         select (select max(n_think) from traces) as n_think,
                (select max(entropy) from tokens) as entropy"""
     return rows(catalogue, query)[0]
-
-
-def traces_page(
-    catalogue: Catalogue, where: str, order: str, params: Params, start: int, end: int
-) -> tuple[list[Row], int]:
-    """Return rows ``start`` to ``end`` of the traces grid, and how many there are in all.
-
-    Args:
-        catalogue: The store's small tables.
-        where: Condition made by :mod:`ringlens.app.store.grid`, which also made ``params``.
-        order: Its ``order by`` list.
-        params: Parameters of the condition.
-        start: First row.
-        end: Row after the last.
-    """
-    query = f"""
-        with grid as (
-            select trace_id, run_id, source_trace_id, task, prompt, answer, correct, n_think,
-                   finish_reason, n_prompt + n_think + n_answer as tokens, entropy
-            from traces left join tokens using (trace_id))
-        select *, count(*) over () as found from grid
-        where {where} order by {order} limit $limit offset $offset"""
-    found = rows(catalogue, query, {**params, "limit": end - start, "offset": start})
-    total = found[0].pop("found") if found else 0
-    for row in found[1:]:
-        row.pop("found")
-    return found, total

@@ -12,6 +12,8 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
+from ringlens.app.listing.rows import Place, place
+from ringlens.app.listing.wanted import Wanted, wanted
 from ringlens.app.shared import queries
 from ringlens.app.shared.parts import copy_button, state_page
 from ringlens.app.shared.sources import Sources
@@ -21,6 +23,7 @@ from ringlens.app.web.untrusted import whole
 from ringlens.display import plural
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.glossary import OF_COLUMNS
 
 Row = dict[str, Any]
 
@@ -35,8 +38,11 @@ KEYS = (
     ("← →", "previous, next token"),
     ("j k", "next, previous line"),
     ("[ ]", "previous, next layer"),
+    ("/", "find in the text; ↵ and Shift ↵ go to the next and previous place"),
+    (", .", "previous, next entropy peak"),
+    ("{ }", "previous, next phase"),
     ("1 … 5", "colour by entropy, surprise, margin, expert, phase"),
-    ("n p", "next, previous trace"),
+    ("n p", "next, previous trace of the list it was opened from"),
     ("h", "the maps of heads: arrow keys choose a head, Enter lets go"),
     ("Esc", "let go of the head, then of the token"),
 )
@@ -64,9 +70,12 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
             f"The store {store.name} does not hold it. The list shows what there is.",
         )
     run = queries.run(catalogue, head["run_id"])
+    asked = wanted(query)
+    at = place(catalogue, asked, head["trace_id"])
+    head |= {"previous": at.previous, "next": at.next, "list": asked.address}
     return html.Div(
         [
-            _header(store, head, run),
+            _header(store, head, run, _place(asked, at)),
             html.Div(id="trace-app", className="trace-app", key=f"trace-{trace_id}"),
             dcc.Store(id="trace-boot", data=boot(store, head, run)),
         ],
@@ -85,6 +94,7 @@ def boot(store: Store, head: Row, run: Row) -> Row:
         "mode": run["mode"],
         "previous": head["previous"],
         "next": head["next"],
+        "list": head.get("list", ""),
         "layers": run["layers"],
         "sparse_layers": run["sparse_layers"],
         "experts": run["experts"],
@@ -116,6 +126,7 @@ def head_tables(store: Store, trace_id: int) -> list[Row]:
                     "label": column.label or column.name,
                     "unit": column.unit if column.unit in BESIDE else "",
                     "meaning": column.meaning,
+                    "term": OF_COLUMNS.get((name, column.name), ""),
                 }
                 for column in payload.per_head(table)
             ],
@@ -135,10 +146,19 @@ def register(app: Dash, sources: Sources) -> None:
     )
 
 
-def _header(store: Store, head: Row, run: Row) -> Component:
+def _place(asked: Wanted, at: Place) -> str:
+    """Say where the trace stands in a list that is not all traces."""
+    if asked.is_everything:
+        return ""
+    if at.number is None:
+        return f"not among the {plural(at.length, 'trace')} of the list"
+    return f"{at.number:,} of {at.length:,} in the list"
+
+
+def _header(store: Store, head: Row, run: Row, where: str) -> Component:
     return html.Header(
         [
-            html.Div([_crumbs(head), _neighbours(store, head)], className="crumb-row"),
+            html.Div([_crumbs(head, where), _neighbours(store, head)], className="crumb-row"),
             html.Div([html.H1(head["prompt"]), *_verdict(head)], className="title-row"),
             html.Div(_facts(head, run), className="fact-row"),
         ],
@@ -146,9 +166,14 @@ def _header(store: Store, head: Row, run: Row) -> Component:
     )
 
 
-def _crumbs(head: Row) -> Component:
-    items: list[Any] = [dcc.Link("Traces", href="/"), html.Span("/", className="dim")]
-    items.append(html.Span(f"Trace {head['trace_id']}"))
+def _crumbs(head: Row, where: str) -> Component:
+    items: list[Any] = [
+        dcc.Link("Traces", href=f"/{head['list']}"),
+        html.Span("/", className="dim"),
+        html.Span(f"Trace {head['trace_id']}"),
+    ]
+    if where:
+        items.append(dcc.Link(where, href=f"/{head['list']}", className="tag", id="list-place"))
     if head["source_trace_id"] is not None:
         source = head["source_trace_id"]
         items.append(dcc.Link(f"replays trace {source}", href=f"/trace/{source}", className="tag"))
@@ -160,7 +185,8 @@ def _neighbours(store: Store, head: Row) -> Component:
         content = [label, html.Kbd(key)]
         if head[name] is None:
             return html.Span(content, className="button disabled")
-        return dcc.Link(content, href=f"/trace/{head[name]}", className="button")
+        href = f"/trace/{head[name]}{head['list']}"
+        return dcc.Link(content, href=href, className="button")
 
     trace_id = head["trace_id"]
     routing = dcc.Link("Routing", href=f"/routing?trace={trace_id}", className="button")

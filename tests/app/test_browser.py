@@ -110,14 +110,14 @@ def test_colours_follow_the_metric_and_the_url(tab, address, store):
     assert len(set(zip(experts, by_expert, strict=True))) == len(set(experts))
     assert len(set(by_expert)) == len(set(experts))
 
-    tab.get_by_role("button", name="Phase").click()
+    tab.get_by_role("button", name="Phase", exact=True).click()
     tab.wait_for_function("() => document.querySelectorAll('.key').length === 3")
     phases = store.sql("select phase from tokens where trace_id = 1 order by pos").fetchall()
     by_phase = tab.evaluate(fills)
     assert len(set(zip(phases, by_phase, strict=True))) == len(set(by_phase)) == 3
     expect(tab).to_have_url(re.compile("metric=phase"))
     for name in ("Margin", "Surprise", "Entropy"):
-        tab.get_by_role("button", name=name).click()
+        tab.get_by_role("button", name=name, exact=True).click()
         expect(tab.locator(".legend-bar")).to_be_visible()
     assert len(set(tab.evaluate(fills))) > 3
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from records import part, random_run, random_trace
 from small_store import write_run
 
+from ringlens.app.listing import conditions as grid
+from ringlens.app.listing.rows import traces_page
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.routing.expert_panel import expert_facts
 from ringlens.app.shared import queries
 from ringlens.app.shared.catalogue import Catalogue
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage_cache import UsageCache
-from ringlens.app.store import grid
 from ringlens.app.store import queries as store_queries
 from ringlens.app.trace import payload
 from ringlens.cli.console import summary
@@ -142,9 +143,7 @@ def test_replays_are_counted_apart(tmp_path):
             ("replays", [4, 5]),
         ):
             wanted = grid.condition(None, "all", None, kind)
-            rows, _ = store_queries.traces_page(
-                catalogue, wanted.sql, grid.order_sql(None), wanted.params, 0, 9
-            )
+            rows, _ = traces_page(catalogue, wanted.sql, grid.order_sql(None), wanted.params, 0, 9)
             assert [row["trace_id"] for row in rows] == found
         line = summary("s", info(store))
         assert "s: 3 traces (" in line
@@ -205,9 +204,7 @@ def test_the_catalogue_follows_the_store(tmp_path):
 
 def page(catalogue, filters=None, sort=None, verdict="all", search=None, start=0, end=100):
     wanted = grid.condition(filters, verdict, search)
-    return store_queries.traces_page(
-        catalogue, wanted.sql, grid.order_sql(sort), wanted.params, start, end
-    )
+    return traces_page(catalogue, wanted.sql, grid.order_sql(sort), wanted.params, start, end)
 
 
 def test_grid_pages_and_entropy(catalogue):

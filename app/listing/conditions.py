@@ -98,7 +98,8 @@ def condition(
 ) -> Condition:
     """Join what the filters of the grid, its switches and the search box ask for.
 
-    Unknown columns, operators, verdicts and kinds are ignored.
+    Unknown columns, operators, verdicts and kinds are ignored; :mod:`ringlens.app.listing.wanted`
+    refuses those of an address.
     """
     result = Condition([VERDICTS.get(verdict, "true") if isinstance(verdict, str) else "true"])
     result.parts.append(KINDS.get(kind, "true") if isinstance(kind, str) else "true")

@@ -1,0 +1,216 @@
+"""Finding one's way in a real browser: in a trace, in the list of traces, to a definition."""
+
+import re
+from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from browser import page
+from playwright.sync_api import expect
+from records import random_run, random_tokens, random_trace
+from small_store import write_run
+
+from ringlens.store import Store
+from ringlens.store.schema.glossary import GLOSSARY
+
+pytestmark = pytest.mark.browser
+
+LONG = 16_000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Six traces of 60 to 160 tokens, and one (7) of 16,000 without routing and heads."""
+    run = random_run()
+    traces = [
+        random_trace(run, 60 + 20 * i, seed=i, correct=bool(i % 2), task=f"task {i % 3}")
+        for i in range(6)
+    ]
+    tokens = random_tokens(np.random.default_rng(9), (20, LONG - 40, 20))
+    bare = {"routing": None, "router_logits": None, "heads": None, "correct": None}
+    counts = {"n_prompt": 20, "n_think": LONG - 40, "n_answer": 20}
+    long = replace(traces[0], tokens=tokens, text="".join(tokens.text), **bare, **counts)
+    path = tmp_path_factory.mktemp("stores") / "store"
+    with Store(write_run(path, run, [*traces, long])) as store:
+        yield store
+
+
+@pytest.fixture
+def tab(chrome):
+    """A page that must end without any complaint."""
+    with page(chrome, viewport={"width": 1280, "height": 720}) as (tab, complaints):
+        yield tab
+        assert complaints == []
+
+
+def open_trace(tab, url):
+    tab.goto(url)
+    ready(tab)
+
+
+def ready(tab):
+    expect(tab.locator("#trace-app[data-ready=true]")).to_be_visible()
+
+
+def asked(tab):
+    return {name: values[0] for name, values in parse_qs(urlsplit(tab.url).query).items()}
+
+
+def marked(tab):
+    """Texts under the highlights, and that under the one in focus."""
+    return tab.evaluate(
+        "() => ['found', 'found-now'].map((name) => [...CSS.highlights.get(name)].map(String))"
+    )
+
+
+def places(text, wanted):
+    return [match.start() for match in re.finditer(re.escape(wanted), text, re.IGNORECASE)]
+
+
+def test_a_text_is_found_across_tokens_whatever_its_case(tab, address, store):
+    trace = store.trace(2)
+    ends = trace.tokens()["end"]
+    starts = [0, *ends[:-1]]
+    wanted = trace.text[starts[20] + 1 : ends[21]]  # from inside a token to the end of the next
+    assert "\n" not in wanted
+    there = places(trace.text, wanted)
+
+    open_trace(tab, f"{address}/trace/2")
+    tab.keyboard.press("/")
+    expect(tab.locator("#find")).to_be_focused()
+    tab.keyboard.type(wanted.upper())
+    expect(tab.locator("#find-count")).to_have_text(re.compile(rf"^{len(there)} places?$"))
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#find-count")).to_have_text(f"1 of {len(there)}")
+    at = int(np.searchsorted(ends, there[0], side="right"))
+    assert asked(tab) == {"find": wanted.upper(), "tok": str(at)}
+    others, now = marked(tab)
+    assert [text.replace("\n", "") for text in now] == [trace.text[there[0] :][: len(wanted)]]
+    assert len(others) == len(there) - 1  # a short trace is on screen as a whole
+    tab.keyboard.press("Shift+Enter")  # before the first comes the last
+    expect(tab.locator("#find-count")).to_have_text(f"{len(there)} of {len(there)}")
+
+    tab.reload()  # the address alone gives the same
+    ready(tab)
+    expect(tab.locator("#find")).to_have_value(wanted.upper())
+    expect(tab.locator("#find-count")).to_have_text(f"{len(there)} of {len(there)}")
+    tab.locator("#find").fill("nowhere.*")
+    expect(tab.locator("#find-count")).to_have_text("not found")
+    tab.locator("#find").press("Escape")
+    expect(tab.locator("#find")).not_to_be_focused()
+    assert marked(tab) == [[], []]
+    assert "find" not in asked(tab)
+
+
+def test_peaks_and_phases_are_a_key_away(tab, address, store):
+    tokens = store.trace(4).tokens()
+    phase, entropy = np.array(tokens["phase"]), np.array(tokens["entropy"], float)
+    own = np.where(phase == "prompt", np.nan, entropy)
+    least = np.sort(own[np.isfinite(own)])[int(0.95 * np.isfinite(own).sum())]
+    near = [np.nanmax(own[max(0, i - 4) : i + 5], initial=-1) for i in range(len(own))]
+    peaks = [i for i in range(len(own)) if own[i] >= least and own[i] == near[i]]
+    starts = [i for i in range(len(phase)) if i == 0 or phase[i] != phase[i - 1]]
+
+    def focus(pos):
+        expect(tab.locator(".panel-title")).to_contain_text(f"#{pos} ")
+
+    open_trace(tab, f"{address}/trace/4")
+    for peak in peaks[:3]:
+        tab.keyboard.press(".")
+        focus(peak)
+    tab.keyboard.press(",")
+    focus(peaks[min(2, len(peaks) - 1) - 1])
+    tab.keyboard.press("}")
+    focus(next(start for start in starts if start > peaks[min(2, len(peaks) - 1) - 1]))
+    tab.get_by_role("button", name="previous phase ({)").click()
+    tab.keyboard.press("{")
+    focus(0)
+    tab.reload()
+    ready(tab)
+    focus(0)
+    open_trace(tab, f"{address}/trace/7")  # its last phase is far below the screen
+    tab.keyboard.press("{")
+    focus(LONG - 20)
+    expect(tab.locator(".line.current")).to_be_in_viewport()
+
+
+def test_a_long_trace_marks_what_is_on_screen_alone(tab, address, store):
+    text = store.trace(7).text
+    wanted = "wait"
+    there = places(text, wanted)
+    assert len(there) > 1000
+    open_trace(tab, f"{address}/trace/7?find={wanted}&tok={LONG - 1}")
+    expect(tab.locator("#find-count")).to_contain_text(f"{len(there):,}")
+    expect(tab.locator(".line.current")).to_be_in_viewport()
+    tab.locator("#find").press("Shift+Enter")
+    expect(tab.locator(".line.current")).to_be_in_viewport()
+    others, now = marked(tab)
+    assert [*map(str.lower, others + now)] == [wanted] * (len(others) + 1)
+    assert 0 < len(others) < len(there) / 4
+
+
+def test_the_list_lives_in_the_address(tab, address, store, chrome):
+    order = "select trace_id from traces where correct order by n_think desc, trace_id"
+    listed = [trace_id for (trace_id,) in store.sql(order).fetchall()]
+    tab.goto(address)
+    expect(tab.locator("#found")).to_have_text("7 traces")
+    tab.locator("#verdict").get_by_text("Correct").click()
+    expect(tab.locator("#found")).to_have_text(f"{len(listed)} traces")
+    thinking = tab.locator("#traces .ag-header-cell[col-id=n_think]")
+    thinking.locator(".ag-header-cell-label").click()
+    thinking.locator(".ag-header-cell-label").click()
+    expect(thinking).to_have_attribute("aria-sort", "descending")
+    tab.wait_for_url(re.compile("sort=-n_think"))
+    assert asked(tab) == {"verdict": "correct", "sort": "-n_think"}
+
+    link = tab.locator("#traces .ag-row[row-index='1'] .ag-cell[col-id=prompt] a")
+    with tab.context.expect_page() as opened:
+        link.click(button="middle")
+    other = opened.value
+    ready(other)
+    expect(other.locator("#list-place")).to_have_text(f"2 of {len(listed)} in the list")
+    other.close()
+    link.click()
+    ready(tab)
+    expect(tab).to_have_url(re.compile(rf"/trace/{listed[1]}\?verdict=correct&sort=-n_think"))
+    tab.keyboard.press("n")
+    expect(tab.locator("#list-place")).to_have_text(f"3 of {len(listed)} in the list")
+    expect(tab).to_have_url(re.compile(rf"/trace/{listed[2]}\?verdict=correct&sort=-n_think"))
+    ready(tab)
+    tab.keyboard.press("p")
+    expect(tab.locator("#list-place")).to_contain_text("2 of")
+    for _ in range(3):
+        tab.go_back()
+    expect(tab.locator("#found")).to_have_text(f"{len(listed)} traces")
+    expect(thinking).to_have_attribute("aria-sort", "descending")
+    rows = tab.locator("#traces .ag-row")
+    expect(rows).to_have_count(len(listed))
+    shown = {int(row.get_attribute("row-index")): row.get_attribute("row-id") for row in rows.all()}
+    assert [int(shown[i]) for i in range(len(listed))] == listed
+
+    tab.locator("#nav-store").click()  # the page's own entry: the whole list
+    expect(tab.locator("#found")).to_have_text("7 traces")
+    assert asked(tab) == {}
+    tab.goto(f"{address}/trace/1?verdict=correct")
+    expect(tab.locator("#list-place")).to_contain_text("not among")
+    tab.goto(f"{address}/?sort=nothing")
+    expect(tab.locator(".state")).to_contain_text("a column of the order must be one of trace_id")
+
+
+def test_labels_tell_their_definition(tab, address):
+    open_trace(tab, f"{address}/trace/2?tok=30")
+    expect(tab.locator(".layer-facts")).to_be_visible()
+    label = tab.locator(".layer-facts .term", has_text="group margin")
+    label.hover()
+    tip = tab.get_by_role("tooltip").filter(has_text=GLOSSARY["group margin"].meaning)
+    expect(tip).to_be_visible()
+    expect(tip).to_contain_text(GLOSSARY["group margin"].formula)
+    tab.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+    tab.locator("[data-metric=logprob]").focus()
+    tab.keyboard.press("Tab")  # by keyboard, so that the focus is seen
+    button = tab.locator("[data-metric=margin]")
+    expect(button).to_be_focused()
+    expect(button).to_have_attribute("aria-describedby", "term-tip")
+    expect(tab.locator("#term-tip")).to_contain_text(GLOSSARY["margin"].meaning)
