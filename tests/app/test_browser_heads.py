@@ -110,7 +110,9 @@ def test_a_click_on_a_head_tints_what_it_attends_to(tab, address, store):
     click_cell(tab, "entropy", 1, 3)
     expect(tab).to_have_url(re.compile(r"[?&]h=1\.3"))
     expect_recorded(tab, store, 1, 1, 3, 100)
-    expect(tab.get_by_role("button", name="Entropy")).to_have_attribute("aria-pressed", "false")
+    expect(tab.get_by_role("button", name="Entropy", exact=True)).to_have_attribute(
+        "aria-pressed", "false"
+    )
 
     (heaviest, weight), *_ = recorded(store, 1, 1, 3, 100)
     tab.locator(".source").first.click()
@@ -137,7 +139,9 @@ def test_a_click_on_a_head_tints_what_it_attends_to(tab, address, store):
     expect(tab.locator(".legend-head")).to_have_count(0)
     expect(tab).not_to_have_url(re.compile("h="))
     expect(tab).to_have_url(re.compile("tok=101"))
-    expect(tab.get_by_role("button", name="Entropy")).to_have_attribute("aria-pressed", "true")
+    expect(tab.get_by_role("button", name="Entropy", exact=True)).to_have_attribute(
+        "aria-pressed", "true"
+    )
 
 
 def test_of_other_heads_only_the_two_known_weights_are_shown(tab, address, store):
@@ -151,7 +155,9 @@ def test_of_other_heads_only_the_two_known_weights_are_shown(tab, address, store
     panel = tab.locator(".trace-panel")
     expect(panel).to_contain_text("Only its weights on the first and the previous token")
     expect(panel).to_contain_text("attention:8@0/2")
-    tab.get_by_role("button", name="Phase").click()  # another colour lets go of the head
+    tab.get_by_role(
+        "button", name="Phase", exact=True
+    ).click()  # another colour lets go of the head
     expect(tab.locator(".key")).to_have_count(3)
     expect(tab).not_to_have_url(re.compile("h="))
 
