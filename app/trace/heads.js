@@ -13,6 +13,7 @@ import { named } from "./attention.js";
 const AXES = "layer ↓  head →";
 const HEIGHT = 180; // of a map, at most
 const ROW = 11; // height of a row, at most
+const LEAST = 7; // height and width of the frame around the chosen cell, at least
 
 /**
  * @param {any} body
@@ -138,7 +139,7 @@ function drawMap(canvas, layers, value, top, readout, view) {
 }
 
 /**
- * A frame around the chosen cell, which is seen on any colour.
+ * A frame around the chosen cell, which is seen on any colour and stays inside the map.
  * @param {CanvasRenderingContext2D} context
  * @param {number} x
  * @param {number} y
@@ -146,13 +147,14 @@ function drawMap(canvas, layers, value, top, readout, view) {
  * @param {number} height
  */
 function frame(context, x, y, width, height) {
-  for (const [colour, inset] of /** @type {[string, number][]} */ ([
-    ["#000", 0.5],
-    ["#fff", 1.5],
-  ])) {
-    context.strokeStyle = colour;
-    context.strokeRect(x + inset, y + inset, width - 2 * inset, height - 2 * inset);
-  }
+  const [w, h] = [Math.max(LEAST, width), Math.max(LEAST, height)];
+  const { clientWidth, clientHeight } = context.canvas;
+  const left = Math.max(0, Math.min(clientWidth - w, x + (width - w) / 2));
+  const top = Math.max(0, Math.min(clientHeight - h, y + (height - h) / 2));
+  context.strokeStyle = "#000";
+  context.strokeRect(left + 0.5, top + 0.5, w - 1, h - 1);
+  context.strokeStyle = "#fff";
+  context.strokeRect(left + 1.5, top + 1.5, w - 3, h - 3);
 }
 
 /**
