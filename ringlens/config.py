@@ -1,9 +1,11 @@
 """Settings of a run: frozen, checked when they are made, unknown names refused.
 
 What to record is given as names ("logprobs", "routing", "router_logits", "heads", "head_blocks",
-and what else is in `ringlens.store.schema.instruments`), as objects (`Vectors`, `TopAttention`),
-or in the text form of these objects, which the command line takes and the store keeps:
+and what else is in `ringlens.store.schema.instruments`), as objects (`OnLayers`, `Vectors`,
+`TopAttention`), or in the text form of these objects, which the command line takes and the store
+keeps:
 
+    routing@3-5             the routing of layers 3 to 5 alone
     resid_post@3+5          the residual stream after layers 3 and 5
     head_out@2/0-3[0:128]   outputs of heads 0 to 3 of layer 2 at the first 128 positions
     attention:8@2/1         the 8 positions that each token attends to most, in head 1 of layer 2
@@ -196,7 +198,37 @@ class TopAttention:
         return "attention"
 
 
-Recorded = str | Vectors | TopAttention
+@dataclass(frozen=True)
+class OnLayers:
+    """Record what a name stands for on some layers only.
+
+    Attributes:
+        name: The name, as "routing".
+        layers: The layers.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is none, and layers that are none."""
+        _check(isinstance(self.name, str), "name", self.name, "the name of something to record")
+        _check(self.layers is not None, "layers", None, "a list of layers")
+        _set(self, {"layers": _wholes("layers", self.layers, -INT32)})
+
+    def __str__(self) -> str:
+        return f"{self.name}@{'+'.join(map(str, self.layers))}"
+
+    @property
+    def observed_as(self) -> str:
+        """Name by which it is told from other requests."""
+        return self.name
+
+
+Chosen = Vectors | TopAttention
+"""Requests for chosen layers, heads and positions."""
+
+Recorded = str | OnLayers | Chosen
 
 
 _TEXT = re.compile(
@@ -227,11 +259,26 @@ def read_request(item: Recorded, names: Sequence[str]) -> Recorded:
     if max(len(found[part] or "") for part in ("k", "start", "stop")) > 2 * DIGITS:
         raise ConfigError(f"{item!r:.60}: k and positions have at most {2 * DIGITS} digits.")
     span = (int(found["start"] or 0), int(found["stop"]) if found["stop"] else None)
+    if found["name"] in names:
+        return _on_layers(item, found, layers)
     if found["name"] != "attention":
         return Vectors(found["name"], layers, heads, span)
     if layers is None:
         raise ConfigError(f"{item!r} names no layers; write attention:4@LAYERS/HEADS.")
     return TopAttention(layers, heads, int(found["k"] or 4), span)
+
+
+def _on_layers(item: str, found: re.Match[str], layers: tuple[int, ...] | None) -> OnLayers:
+    """A name with its layers; of a name nothing else is chosen."""
+    name = found["name"]
+    if found[0] != f"{name}@{found['layers']}":
+        raise ConfigError(
+            f"{item!r:.60}: only layers are chosen of {name}, as in '{name}@3-5'; it is recorded "
+            "of all heads and positions."
+        )
+    if not layers:
+        raise ConfigError(f"{item!r:.60} names no layers; write '{name}@3-5', or {name!r} for all.")
+    return OnLayers(name, layers)
 
 
 def _numbers(text: str | None, request: str) -> tuple[int, ...] | None:

@@ -23,6 +23,7 @@ from ringlens.plot.typed_arrays import encode
 from ringlens.store import Store, Trace
 from ringlens.store.maintain.export import whole
 from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.promise import recorded_layers
 from ringlens.store.storage.failure import store_errors
 
 HERE = Path(__file__).parent
@@ -96,7 +97,7 @@ def _write_trace(
             save(f"{place}/routing/{pos}", payload.routing(store, trace_id, pos))
     if boot["recorded"]["margin"]:
         save(f"{place}/margin", payload.margin(store, trace_id))
-        for layer in run["sparse_layers"]:
+        for layer in recorded_layers(run, "routing"):
             save(f"{place}/layer/{layer}", payload.layer(store, trace_id, layer))
     for shown in boot["head_tables"]:
         table = payload.head_tables()[shown["table"]]

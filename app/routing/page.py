@@ -25,6 +25,7 @@ from ringlens.errors import NotInStoreError
 from ringlens.plot import heatmap
 from ringlens.store import Store
 from ringlens.store.schema.glossary import OF_METRICS
+from ringlens.store.schema.promise import recorded_layers
 
 Row = dict[str, Any]
 
@@ -63,7 +64,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     if name not in names:
         return state_page(f"No run {name[:60]}", "The store does not hold it.")
     run = found[names.index(name)]
-    if "routing" not in run["record"]:
+    if not recorded_layers(run, "routing"):
         return state_page(
             "Routing was not recorded",
             f"Run {name} holds no routing rows. Capture again without leaving routing out.",
@@ -72,7 +73,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 
 
 def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]) -> Component:
-    layers = run["sparse_layers"]
+    layers = list(recorded_layers(run, "routing"))
     shape = {"layers": layers, "experts": run["experts"]}
     metric, phase = query.get("metric", ""), query.get("phase", "")
     metric = metric if metric in METRICS else "share"
@@ -258,7 +259,7 @@ def _where(sources: Sources, scope: Any, phase: Any) -> tuple[Scope, str, Row]:
 def _focus(run: Row, focus: Any) -> tuple[int, int | None]:
     """Check the layer and expert (or None) in focus. Raises RequestError if there is none."""
     focus = untrusted.mapping(focus, "focus")
-    layer = untrusted.number_in(focus.get("L"), run["sparse_layers"], "layer")
+    layer = untrusted.number_in(focus.get("L"), recorded_layers(run, "routing"), "layer")
     expert = focus.get("E")
     if expert is not None:
         expert = untrusted.number_in(expert, range(run["experts"]), "expert")

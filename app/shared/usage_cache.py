@@ -14,6 +14,7 @@ from ringlens.app.shared.file_cache import FileCache
 from ringlens.app.shared.scope import Scope
 from ringlens.store import Store
 from ringlens.store.manifest.manifest import File
+from ringlens.store.schema.promise import recorded_layers
 
 LIMIT = 64 * 2**20
 """Bytes of usage that are kept: forty scopes of Ring-1T's size."""
@@ -36,7 +37,7 @@ class UsageCache:
         if not from_rollups:
             files = [f for table in ("routing", "tokens") for f in scope.files(snapshot, table)]
             sums = self._routing.get(scope, files)
-        layers = tuple(run["sparse_layers"])
+        layers = recorded_layers(run, "routing")
         return Usage(layers, run["experts_per_token"], run["groups"], sums, from_rollups)
 
     def _run(self, scope: Scope) -> dict:

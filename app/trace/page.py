@@ -24,6 +24,7 @@ from ringlens.display import plural
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
 from ringlens.store.schema.glossary import OF_COLUMNS
+from ringlens.store.schema.promise import recorded_layers
 
 Row = dict[str, Any]
 
@@ -96,7 +97,7 @@ def boot(store: Store, head: Row, run: Row) -> Row:
         "next": head["next"],
         "list": head.get("list", ""),
         "layers": run["layers"],
-        "sparse_layers": run["sparse_layers"],
+        "sparse_layers": recorded_layers(run, "routing") or run["sparse_layers"],
         "experts": run["experts"],
         "groups": run["groups"],
         "k": run["experts_per_token"],

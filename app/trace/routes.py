@@ -14,6 +14,7 @@ from ringlens.app.trace import payload
 from ringlens.app.web.answers import answered
 from ringlens.app.web.untrusted import shown, whole
 from ringlens.errors import NotInStoreError
+from ringlens.store.schema.promise import recorded_layers
 
 View = Callable[..., payload.Payload]
 
@@ -46,7 +47,7 @@ def _margin(sources: Sources, trace_id: str) -> payload.Payload:
 
 def _layer(sources: Sources, trace_id: str, layer: str) -> payload.Payload:
     head = _head(sources, trace_id)
-    known = queries.run(sources.catalogue, head["run_id"])["sparse_layers"]
+    known = list(recorded_layers(queries.run(sources.catalogue, head["run_id"]), "routing"))
     number = whole(layer)
     if number is None or number not in known:
         raise NotInStoreError(f"layer {shown(layer)} has no experts; those that have: {known}")

@@ -68,7 +68,7 @@ class Usage:
     """How often each expert of a model was chosen in some traces.
 
     Attributes:
-        layers: The S sparse layers.
+        layers: The S sparse layers whose routing was recorded.
         experts_per_token: k.
         groups: Expert groups; E / groups experts stand side by side in one.
         sums: What was counted.

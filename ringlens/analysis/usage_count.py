@@ -1,6 +1,7 @@
 """Counts how often each expert was chosen, from rollups or from the routing itself.
 
-Shape letters: P phases, S sparse layers, E experts, k experts a token, R rows, F flips.
+Shape letters: P phases, S sparse layers whose routing was recorded, E experts, k experts a token,
+R rows, F flips.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ringlens.analysis.usage import Array, Sums
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix, ragged
 from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.promise import recorded_layers
 
 PHASE_INDEX = f"list_position({list(PHASES)!r}, phase) - 1"
 """SQL of a phase's place in ``PHASES``."""
@@ -43,7 +45,7 @@ def counted(
         run: A row of ``runs``: its layers and experts are those of all rows.
         count: `of_rollups` or `of_routing`.
     """
-    layers, experts = run["sparse_layers"], run["experts"]
+    layers, experts = recorded_layers(run, "routing"), run["experts"]
     place = np.zeros(max(layers, default=0) + 1, np.int64)
     place[list(layers)] = np.arange(len(layers))
     sums = Sums.zeros(len(layers), experts)

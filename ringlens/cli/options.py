@@ -21,9 +21,9 @@ RECORDING: tuple[Callable[[Command], Command], ...] = (
         "--record",
         default="logprobs,routing,router_logits,heads",
         show_default=True,
-        help="What to record, comma-separated; tokens always are. head_blocks in place of "
-        "heads keeps means and maxima over 64 positions. Vectors and attention are "
-        "asked for with their layers, heads and positions: resid_post@3+5, "
+        help="What to record, comma-separated; tokens always are. routing@3-5 records these layers "
+        "alone. head_blocks in place of heads keeps means and maxima over 64 positions. Vectors "
+        "and attention are asked for with their layers, heads and positions: resid_post@3+5, "
         "head_out@2/0-3[0:128], attention:4@2/1 (4 positions a token).",
     ),
     click.option(

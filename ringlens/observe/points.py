@@ -34,6 +34,7 @@ __all__ = [
     "layers_with",
     "location",
     "module_at",
+    "ranges",
     "selection_bias",
     "tokens_module",
     "unembed",
@@ -117,7 +118,7 @@ def layer_of(point: Point, layer: int | None, config: PreTrainedConfig) -> int |
             return None
         raise ObservationError(f"{point.name} stands outside the layers; ask for it without one.")
     possible = layers_with(point, config)
-    where = f"{point.name} exists in layers {_ranges(possible)}"
+    where = f"{point.name} exists in layers {ranges(possible)}"
     if layer is None:
         raise ObservationError(f"{where}; say which one.")
     layers = sizes_of(config).layers
@@ -128,8 +129,8 @@ def layer_of(point: Point, layer: int | None, config: PreTrainedConfig) -> int |
     return counted
 
 
-def _ranges(layers: tuple[int, ...]) -> str:
-    """1, 2, 3, 5 as "1-3, 5"."""
+def ranges(layers: tuple[int, ...]) -> str:
+    """Say layers in short: 1, 2, 3, 5 as "1-3, 5"."""
     starts = [x for x in layers if x - 1 not in layers]
     stops = [x for x in layers if x + 1 not in layers]
     pairs = zip(starts, stops, strict=True)

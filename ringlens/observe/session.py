@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ringlens.config import Recorded, Sampling, number, refuse_unknown, whole
+from ringlens.config import OnLayers, Recorded, Sampling, number, refuse_unknown, whole
 from ringlens.errors import ConfigError
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
 from ringlens.observe.given import TextOrIds
 from ringlens.observe.inputs import check_rows, say_beyond_context
+from ringlens.observe.instruments.layers import on_layers
 from ringlens.observe.instruments.vectors import resolve
 from ringlens.observe.pipeline.commit_thread import EVERY, Recording
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
@@ -27,7 +28,7 @@ from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.store import Store, StoreWriter
 from ringlens.store.maintain.compact import tidy
-from ringlens.store.schema.instruments import default_names, recordable
+from ringlens.store.schema.instruments import default_names, layers_asked, recordable
 from ringlens.store.schema.records import RunRecord
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Progress:
     bytes_written: int = 0
     waited: float = 0.0
 
+
+ROUTER = ("routing", "router_logits")
+"""What is recorded of routers."""
 
 OnProgress = Callable[[Progress], None]
 RunBatch = Callable[[Observer, Sequence[Task]], None]
@@ -111,7 +115,8 @@ def capture(
             heads in any case), and vectors or top attention positions as
             :class:`ringlens.config.Vectors` and :class:`ringlens.config.TopAttention` (or their
             text form, such as "resid_post@3+5"), and whatever else is a row of
-            `ringlens.store.schema.instruments`; tokens are always recorded.
+            `ringlens.store.schema.instruments`; tokens are always recorded. A name with layers,
+            as "routing@3-5" or :class:`ringlens.config.OnLayers`, is recorded on these alone.
         commit_every: Seconds after which a running batch is committed as far as it is.
         on_progress: Called after each step.
         allow_nonfinite: Go on where a number of the model is NaN or infinite, and flag its trace
@@ -206,9 +211,13 @@ def replay(
 
 def resolved(lens: LoadedModel, record: Iterable[Recorded]) -> tuple[Recorded, ...]:
     """What to record, checked against the model; every layer, head and position is named."""
-    return tuple(
-        item if isinstance(item, str) else resolve(lens, item) for item in recordable(record)
-    )
+    return tuple(_resolved(lens, item) for item in recordable(record))
+
+
+def _resolved(lens: LoadedModel, item: Recorded) -> Recorded:
+    if isinstance(item, str):
+        return item
+    return on_layers(lens, item) if isinstance(item, OnLayers) else resolve(lens, item)
 
 
 @dataclass(frozen=True)
@@ -244,7 +253,9 @@ class _Session:
             raise ConfigError("nothing to observe: give at least one problem or text.")
         folder = store.address if isinstance(store, Store) else store
         here = rank_role(self.lens)
-        if "routing" in self.record:
+        if any(
+            layers_asked(name, self.record, here.layers) for name in ("routing", "router_logits")
+        ):
             check_same_rule(self.lens, here.layers)
         run = run_record(self.lens, self.mode, self.record, self.settings, tasks, here)
         with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:

@@ -444,7 +444,7 @@ def test_every_row_of_the_table_holds_together():
         assert isinstance(kind_of(row.kind), Kind)
         assert row.attaches_to in instruments.ORDER
         assert row.table.encoder in ENCODERS
-        assert {row.needs, row.brings} <= known | {""}
+        assert {row.brings} <= known | {""}
         assert {column.shape for column in row.values} <= {"", *instruments.SIZES}
         assert row.request or row.table.tiles
         assert row.name == row.table.name or row.columns

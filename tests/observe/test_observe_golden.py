@@ -57,7 +57,7 @@ def close_to_half(actual, wanted):
 @pytest.mark.parametrize("index", range(3))
 def test_router_record(seen, lens, expected, index):
     layer = SPARSE_LAYERS[index]
-    assert seen.layers["routing"] == tuple(SPARSE_LAYERS)
+    assert seen.layers["routing", "margin"] == tuple(SPARSE_LAYERS)
     record = routing(seen, index)
     z = expected[f"layers.{layer}.router.logits"].double().numpy()
     ids = expected[f"layers.{layer}.router.topk_ids"].numpy()

@@ -213,7 +213,6 @@ def test_problems_are_graded_and_texts_replayed(lens, tmp_path):
         (lambda lens, d: rl.capture(lens, PROMPTS, d, max_new_token=3), "max_new_tokens"),
         (lambda lens, d: rl.capture(lens, PROMPTS, d, temperature=-1), "temperature"),
         (lambda lens, d: rl.capture(lens, PROMPTS, d, record=["head"]), "heads"),
-        (lambda lens, d: rl.capture(lens, PROMPTS, d, record=["router_logits"]), "routing"),
         (lambda lens, d: rl.capture(lens, PROMPTS, d, batch_size=0), "batch_size"),
         (lambda lens, d: rl.replay(lens, "text", d), "list of texts"),
         (lambda lens, d: rl.replay(lens, [""], d), "empty text"),

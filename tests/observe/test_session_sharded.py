@@ -14,6 +14,7 @@ from torchrun_environment import environment
 
 import ringlens as rl
 from ringlens.store import Store
+from ringlens.store.check.check import check
 
 WORKER = SUPPORT / "sharded_worker.py"
 
@@ -38,7 +39,8 @@ def stores(model, tmp_path_factory):
     warm.run_ranks([WORKER, model, folder, *LAYOUTS], 2, environment())
     alone = warm.run([WORKER, model, folder, "tp_size=1"], env=environment())
     assert alone.returncode == 0, alone.stderr[-3000:]
-    return {layout: Store(folder / layout) for layout in (*LAYOUTS, "tp_size=1")}
+    names = [f"{layout}{few}" for layout in (*LAYOUTS, "tp_size=1") for few in ("", "-few")]
+    return {name: Store(folder / name) for name in names}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -66,6 +68,21 @@ def test_sharded_records_equal_those_of_one_process(stores, layout):
     assert store.sql(biases).fetchall() == alone.sql(biases).fetchall()
     (parallel,) = store.sql("select distinct parallel from runs").fetchall()
     assert all(size.replace("=", '": ') in parallel[0] for size in layout.split(","))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_processes_record_the_layers_that_are_asked_for(stores, layout):
+    store, alone = stores[f"{layout}-few"], stores["tp_size=1-few"]
+    assert check(store).findings == check(alone).findings == []
+    for trace_id in (1, 2):
+        a, b = store.trace(trace_id), alone.trace(trace_id)
+        found = {name: a.layers(name) for name in ("routing", "router_logits", "heads")}
+        assert found == {"routing": [3], "router_logits": [1, 3], "heads": [2]}
+        assert a.layers("head_blocks") == [2]
+        assert (a.routing(3)["expert_ids"] == b.routing(3)["expert_ids"]).all()
+        for layer in (1, 3):
+            logits = b.router_logits(layer)
+            np.testing.assert_allclose(a.router_logits(layer), logits, rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", ["tp_size=2", "pp_size=2"])

@@ -102,7 +102,7 @@ def test_the_run_says_what_was_recorded(store):
     [
         (["resid_post"], "resid_post@3"),
         (["resid_pots@1"], "resid_post"),
-        (["router_logits@1"], "record 'router_logits'"),
+        (["router_choice@1"], "record 'routing'"),
         (["expert_out@0"], "dense"),
         (["head_out@1/9"], "heads 0 to 7"),
         (["resid_post@1/0"], "only head_out"),

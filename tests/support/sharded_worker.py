@@ -2,7 +2,8 @@
 
 torchrun … sharded_worker.py MODEL FOLDER LAYOUT …
 
-A layout is such as tp_size=2,ep_size=2; its records go to the store FOLDER/LAYOUT.
+A layout is such as tp_size=2,ep_size=2; its records go to the store FOLDER/LAYOUT, those of a few
+layers to FOLDER/LAYOUT-few.
 """
 
 import os
@@ -15,6 +16,7 @@ import session_worker
 import ringlens as rl
 
 RECORD = ("logprobs", "routing", "router_logits", "heads", "resid_post@0+2", "attention:2@1+3/0+7")
+FEW = ("routing@3", "router_logits@1+3", "heads@2")
 FORWARDS = []
 
 
@@ -38,6 +40,7 @@ def record(model, folder, layout):
         lens, prompts, store, record=RECORD, on_progress=on_progress, commit_every=0, **settings
     )
     rl.replay(lens, live, store, record=RECORD, batch_size=3).close()
+    rl.capture(lens, prompts[:2], f"{store}-few", record=FEW, commit_every=0, **settings).close()
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class PendingBlock:
             stop=stop,
             token_ids=(4 + pos % 300)[None],
             fields={("heads", name): values.astype(np.float16) for name in FIELDS},
-            layers={"heads": tuple(range(LAYERS))},
+            layers={("heads", name): tuple(range(LAYERS)) for name in FIELDS},
             starts={"heads": self.start},
         )
 

@@ -21,7 +21,8 @@ app/test_access.py app/test_bundle.py app/test_browser_heads.py
 
 _MANY_SIZES = """
 app/test_page_registry.py app/test_queries.py observe/test_instrument.py
-observe/test_observe_golden.py store/test_roundtrip.py prompts/test_forms.py prompts/test_samples.py
+observe/test_observe_golden.py store/test_roundtrip.py prompts/test_forms.py
+prompts/test_samples.py observe/test_some_layers.py
 data/test_nano.py model/test_quantization.py store/test_accidents.py store/test_compact.py
 store/test_check.py model/test_placement.py store/test_delete.py observe/test_session.py
 store/test_parts.py observe/test_session_nonfinite.py store/test_usage.py

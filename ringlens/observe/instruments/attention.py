@@ -151,7 +151,8 @@ def attention_statistic(name: str, compute: Compute) -> Kind:
     """
 
     def make(watched: Watched, asked: Asked) -> Iterator[tuple[str, Instrument]]:
-        yield name, AttentionInstrument(watched, watched.layers, compute)
+        if watched.layers:
+            yield name, AttentionInstrument(watched, watched.layers, compute)
 
     return Kind(make)
 

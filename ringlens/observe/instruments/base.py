@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ringlens.config import Recorded
 from ringlens.observe.instruments.transfer import PendingTensors, Transfer, bring
-from ringlens.store.schema.instruments import OBSERVED_BY, declaration_of
+from ringlens.store.schema.instruments import OBSERVED_BY, declaration_of, layers_asked
 from ringlens.store.schema.records import LayerArrays
 
 if TYPE_CHECKING:
@@ -75,12 +75,14 @@ class Watched:
         role: What this process watches.
         pads: Padded positions before each row; empty for none.
         transfer: Brings results to the host.
+        only: The layers that are asked for; None: all.
     """
 
     loaded: LoadedModel
     role: RankRole
     pads: tuple[int, ...]
     transfer: Transfer
+    only: frozenset[int] | None = None
 
     @property
     def model(self) -> Any:
@@ -90,7 +92,8 @@ class Watched:
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers that this process watches."""
-        return self.role.layers
+        only = self.only
+        return tuple(layer for layer in self.role.layers if only is None or layer in only)
 
     @property
     def sparse_layers(self) -> tuple[int, ...]:
@@ -113,8 +116,8 @@ class TraceRows(Protocol):
     def has(self, instrument: str, field: str) -> bool:
         """Whether this process has observed a field of an instrument."""
 
-    def layers(self, instrument: str) -> tuple[int, ...]:
-        """The layers of an instrument's fields, ascending; `OUTSIDE` for none."""
+    def layers(self, instrument: str, field: str) -> tuple[int, ...]:
+        """The layers of a field, ascending; `OUTSIDE` for none."""
 
     def take(self, instrument: str, field: str) -> tuple[int, NDArray]:
         """The position of the first row, and the rows [L, T, …]; they wait no more."""
@@ -128,13 +131,15 @@ ToRecord = Callable[[TraceRows, Asked], Mapping[str, Any]]
 def statistics(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
     """Fields named as the columns of their table, as what a record has of that table."""
     found = {}
-    for declaration in map(declaration_of, asked):
+    for item in asked:
+        declaration = declaration_of(item)
         instrument = declaration.observed_as
         names = [column.name for column in declaration.values]
         if all(rows.has(instrument, name) for name in names):
-            layers = tuple(layer for layer in rows.layers(instrument) if layer != OUTSIDE)
+            seen = tuple(x for x in rows.layers(instrument, names[0]) if x != OUTSIDE)
             columns = {name: rows.take(instrument, name)[1] for name in names}
-            found[declaration.table.name] = LayerArrays(layers, columns)
+            arrays = LayerArrays(seen, columns)
+            found[declaration.table.name] = arrays.only(layers_asked(declaration.name, asked, seen))
     return {"statistics": found}
 
 

@@ -16,12 +16,14 @@ from ringlens.observe.instruments.attention import AttentionInstrument, causal
 from ringlens.observe.instruments.base import Asked, Instrument, Kind, TraceRows, Watched
 from ringlens.observe.instruments.transfer import Tensors
 from ringlens.observe.kernels.attention import HeadStatistics, head_statistics
+from ringlens.store.schema.instruments import layers_asked
 from ringlens.store.schema.recorded_tables import HEAD_STATISTICS
-from ringlens.store.schema.records import HeadArrays
+from ringlens.store.schema.records import HeadArrays, LayerArrays
 
 
 def _make(watched: Watched, asked: Asked) -> Iterator[tuple[str, Instrument]]:
-    yield "heads", AttentionInstrument(watched, watched.layers, head_fields, known_fields)
+    if watched.layers:
+        yield "heads", AttentionInstrument(watched, watched.layers, head_fields, known_fields)
 
 
 def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
@@ -29,8 +31,15 @@ def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
     if not rows.has("heads", HEAD_STATISTICS[0]):
         return {}
     columns = {name: rows.take("heads", name)[1] for name in HEAD_STATISTICS}
-    arrays = HeadArrays(rows.layers("heads"), **columns)
-    return {"heads": arrays} if "heads" in asked else {"head_blocks": arrays}
+    arrays = LayerArrays(rows.layers("heads", HEAD_STATISTICS[0]), columns)
+    by_token = layers_asked("heads", asked, arrays.layers)
+    found = {"heads": _head_arrays(arrays.only(by_token))} if by_token else {}
+    # Heads bring their blocks: those of fewer layers than heads there are not.
+    return found if by_token == arrays.layers else found | {"head_blocks": _head_arrays(arrays)}
+
+
+def _head_arrays(arrays: LayerArrays) -> HeadArrays:
+    return HeadArrays(arrays.layers, **arrays.columns)
 
 
 def head_fields(scaling: float, key_BGSC: Tensor, first_B: Tensor, *seen: Tensor) -> Tensors:

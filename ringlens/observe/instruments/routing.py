@@ -29,6 +29,7 @@ from ringlens.observe.kernels.router import (
 )
 from ringlens.observe.kernels.triton_available import triton_installed
 from ringlens.observe.points import POINTS, gate, location, selection_bias
+from ringlens.store.schema.instruments import layers_asked
 from ringlens.store.schema.records import RoutingArrays
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ class RoutingInstrument:
 
     Args:
         watched: The model, and what of it is watched.
-        logits: Whether router logits are kept, too.
+        choices: Layers of which the choices are kept.
+        logits: Layers of which the router logits are kept.
     """
 
-    def __init__(self, watched: Watched, logits: bool) -> None:
-        model, layers = watched.model, watched.sparse_layers
-        self.router, self.logits = watched.loaded.router, logits
+    def __init__(self, watched: Watched, choices: tuple[int, ...], logits: tuple[int, ...]) -> None:
+        model, layers = watched.model, sorted({*choices, *logits})
+        self.router, self.choices, self.logits = watched.loaded.router, choices, logits
         self.transfer = watched.transfer
         self._gates = {layer: gate(model, layer) for layer in layers}
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
@@ -107,8 +109,10 @@ class RoutingInstrument:
         return hook
 
     def _send(self, layer: int) -> None:
-        compute = partial(routing_fields, self.router, self.logits)
+        compute = partial(routing_fields, self.router, layer in self.logits)
         finish = partial(checked_fields, self.router)
+        if layer not in self.choices:
+            finish = partial(logits_alone, self.router)
         seen, bias_E = self._seen.pop(layer), self._biases[layer]
         self._sent[layer] = self.transfer.send(
             partial(compute, self._shapes.pop(layer)),
@@ -197,19 +201,32 @@ def checked_fields(rule: RouterRule, fields: Tensors) -> Tensors:
     return {name: x.unflatten(0, shape) for name, x in flat.items()}
 
 
+def logits_alone(rule: RouterRule, fields: Tensors) -> Tensors:
+    """On the host: the logits, checked and storable, of a layer whose choices are not kept.
+
+    Raises:
+        ObservationError: A choice does not follow from its logits.
+    """
+    return {"logits": checked_fields(rule, fields)["logits"]}
+
+
 def _make(watched: Watched, asked: Asked) -> Iterator[tuple[str, Instrument]]:
-    yield "routing", RoutingInstrument(watched, "router_logits" in asked)
+    choices, logits = (
+        layers_asked(name, asked, watched.sparse_layers) for name in ("routing", "router_logits")
+    )
+    if choices or logits:
+        yield "routing", RoutingInstrument(watched, choices, logits)
 
 
 def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
-    if not rows.has("routing", "margin"):
-        return {}
-    columns = {name: rows.take("routing", name)[1] for name in FIELDS}
-    logits = rows.take("routing", "logits")[1] if rows.has("routing", "logits") else None
-    return {
-        "routing": RoutingArrays(rows.layers("routing"), **columns),
-        "router_logits": logits,
-    }
+    found: dict[str, Any] = {}
+    if rows.has("routing", "margin"):
+        columns = {name: rows.take("routing", name)[1] for name in FIELDS}
+        found["routing"] = RoutingArrays(rows.layers("routing", "margin"), **columns)
+    if rows.has("routing", "logits"):
+        found["router_logits"] = rows.take("routing", "logits")[1]
+        found["logit_layers"] = rows.layers("routing", "logits")
+    return found
 
 
 KIND = Kind(_make, _to_record)

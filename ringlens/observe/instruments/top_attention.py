@@ -43,7 +43,7 @@ def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
     if not len(pos):
         return {}
     keys = np.where(keys >= 0, keys - rows.pad, -1)
-    layers, heads = rows.layers("attention"), wanted.heads or ()
+    layers, heads = rows.layers("attention", "weights"), wanted.heads or ()
     return {"attention": AttentionArrays(layers, heads, pos, keys, weights)}
 
 

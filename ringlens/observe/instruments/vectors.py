@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ringlens.config import TopAttention, Vectors
-from ringlens.errors import ConfigError
+from ringlens.errors import ConfigError, ObservationError
 from ringlens.observe.hooks import attach
 from ringlens.observe.instruments.base import (
     OUTSIDE,
@@ -29,7 +30,8 @@ from ringlens.observe.instruments.base import (
 )
 from ringlens.observe.instruments.transfer import PendingTensors, Tensors
 from ringlens.observe.instruments.window import Window
-from ringlens.observe.points import POINTS, find_point, layer_of, layers_with
+from ringlens.observe.points import POINTS, Point, find_point, layer_of, layers_with
+from ringlens.store.schema.instruments import named
 from ringlens.store.schema.records import VectorArrays
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def resolve(lens: LoadedModel, wanted: Vectors | TopAttention) -> Vectors | TopA
         heads = _heads(lens, wanted.heads, str(wanted))
         layers = _layers(lens, "attn_out", wanted.layers)
         return TopAttention(layers, heads, wanted.k, wanted.span)
-    point, layer = find_point(wanted.point, lens.config)
+    point, layer = _point(lens, wanted)
     if point.name in ELSEWHERE:
         raise ConfigError(f"{point.name} is not recorded as vectors: {ELSEWHERE[point.name]}.")
     layers = _layers(lens, point.name, wanted.layers if layer is None else (layer,))
@@ -68,6 +70,18 @@ def resolve(lens: LoadedModel, wanted: Vectors | TopAttention) -> Vectors | TopA
     if wanted.heads is not None:
         raise ConfigError(f"{wanted}: only head_out has heads; leave them out.")
     return Vectors(point.name, layers, None, wanted.span)
+
+
+def _point(lens: LoadedModel, wanted: Vectors) -> tuple[Point, int | None]:
+    """The point of a request; a word that is none may have been meant as a name."""
+    try:
+        return find_point(wanted.point, lens.config)
+    except ObservationError as error:
+        near = get_close_matches(wanted.point, named(), n=1, cutoff=0.75)
+        if not near:
+            raise
+        hint = f"Did you mean {near[0]!r}?"
+        raise ConfigError(f"cannot record {str(wanted)!r:.60}. {hint}") from error
 
 
 def _layers(lens: LoadedModel, point: str, layers: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -174,7 +188,7 @@ def _vectors(rows: TraceRows, asked: Asked) -> Iterator[VectorArrays]:
         if not rows.has(point, "values"):
             continue
         first, values = rows.take(point, "values")
-        layers = tuple(layer for layer in rows.layers(point) if layer != OUTSIDE)
+        layers = tuple(layer for layer in rows.layers(point, "values") if layer != OUTSIDE)
         pos = np.arange(first, first + values.shape[1], dtype=np.int32)
         if len(pos):
             yield VectorArrays(point, layers, wanted.heads, pos, values)

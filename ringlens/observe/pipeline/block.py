@@ -26,7 +26,7 @@ class Block:
         token_ids: [B, t].
         fields: Arrays [L, B, t, …] by instrument and name of the field; of instruments that look
             at some positions only, fewer than t.
-        layers: The L layers of each instrument, ascending.
+        layers: The L layers of each field, ascending.
         starts: First position of each instrument's arrays.
     """
 
@@ -34,7 +34,7 @@ class Block:
     stop: int
     token_ids: NDArray[np.integer]
     fields: dict[Field, NDArray]
-    layers: dict[str, tuple[int, ...]]
+    layers: dict[Field, tuple[int, ...]]
     starts: dict[str, int]
 
 
@@ -64,11 +64,12 @@ class PendingBlock:
     def open(self) -> Block:
         """Wait for the tensors and stack them by layer."""
         fields: dict[Field, NDArray] = {}
-        layers = {name: tuple(sorted(by_layer)) for name, by_layer in self.tensors.items()}
+        layers: dict[Field, tuple[int, ...]] = {}
         for instrument, by_layer in self.tensors.items():
-            opened = [by_layer[layer].open() for layer in layers[instrument]]
-            for name in list(opened[0]) if opened else ():
-                stacked = np.stack([tensors.pop(name).numpy() for tensors in opened])
-                fields[instrument, name] = stacked
+            opened = {layer: by_layer[layer].open() for layer in sorted(by_layer)}
+            for name in dict.fromkeys(name for tensors in opened.values() for name in tensors):
+                field, own = (instrument, name), [x for x in opened if name in opened[x]]
+                layers[field] = tuple(own)
+                fields[field] = np.stack([opened[layer].pop(name).numpy() for layer in own])
         token_ids = self.token_ids.open()["token_ids"].numpy()
         return Block(self.start, self.stop, token_ids, fields, layers, dict(self.starts))

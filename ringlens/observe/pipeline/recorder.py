@@ -5,14 +5,15 @@ Shape letters: B batch, T tokens of a forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ringlens.config import Recorded
+from ringlens.config import OnLayers, Recorded
 from ringlens.errors import ObservationError
 from ringlens.observe.instruments.base import Instrument, Watched, kind_of
 from ringlens.observe.instruments.transfer import PendingTensors, Transfer
@@ -124,4 +125,11 @@ def _instruments(
 ) -> Iterator[tuple[str, Instrument]]:
     """The instruments that a request takes in this process, by the name of what they give."""
     for kind, asked in by_kind(record).items():
-        yield from kind_of(kind).make(watched, asked)
+        yield from kind_of(kind).make(replace(watched, only=_layers(asked)), asked)
+
+
+def _layers(asked: Sequence[Recorded]) -> frozenset[int] | None:
+    """The layers that requests of one kind take together; None: all."""
+    if not asked or not all(isinstance(item, OnLayers) for item in asked):
+        return None
+    return frozenset(layer for item in asked for layer in item.layers)  # type: ignore[union-attr]

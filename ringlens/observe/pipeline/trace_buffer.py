@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ringlens.config import Recorded
+from ringlens.config import OnLayers, Recorded
 from ringlens.observe.instruments.base import kind_of
 from ringlens.observe.pipeline.block import Block, Field
 from ringlens.observe.pipeline.finite import PEAK, Fault, faults, merged
@@ -134,12 +134,12 @@ class TraceBuffer:
         self.trace_id, self.done = task.trace_id, False
         self._eos, self._finish_reason = frozenset(eos_token_ids), finish_reason
         self._kinds = by_kind(record)
-        self._chosen = {w.observed_as: w for w in record if not isinstance(w, str)}
+        self._chosen = {w.observed_as: w for w in record if not isinstance(w, str | OnLayers)}
         self._text = TextStream(tokenizer)
         self._markup = markup(tokenizer)
         self._token_ids: list[int] = []
         self._rows: dict[Field, Rows] = defaultdict(Rows)
-        self._layers: dict[str, tuple[int, ...]] = {}
+        self._layers: dict[Field, tuple[int, ...]] = {}
         self._stored = _Columns()
         self._nonfinite: set[int] = set()
         if task.earlier is not None:
@@ -172,7 +172,7 @@ class TraceBuffer:
         start = len(self)
         self._push(self._until_end(block.token_ids[self.row, begin:].tolist()))
         for (instrument, name), array in block.fields.items():
-            self._layers[instrument] = block.layers[instrument]
+            self._layers[instrument, name] = block.layers[instrument, name]
             first = block.starts[instrument] - self.pad  # position of the array's first column
             low, high = self._span(instrument)
             low, high = max(low, start, first), min(high, len(self), first + array.shape[2])
@@ -181,7 +181,7 @@ class TraceBuffer:
                 if (instrument, name) != PEAK:
                     self._rows[instrument, name].append(part, low)
                 if (instrument, name) in suspects:
-                    layers = self._layers[instrument]
+                    layers = self._layers[instrument, name]
                     found = merged(found, faults((instrument, name), part, low, layers))
         return found
 
@@ -313,13 +313,13 @@ class Cut:
 
     Attributes:
         rows: What waits.
-        layers_of: The layers of each instrument.
+        layers_of: The layers of each field.
         pad: Padded positions before the trace.
         stop: The position.
     """
 
     rows: dict[Field, Rows]
-    layers_of: dict[str, tuple[int, ...]]
+    layers_of: dict[Field, tuple[int, ...]]
     pad: int
     stop: int
 
@@ -327,9 +327,9 @@ class Cut:
         """Whether this process has observed a field of an instrument."""
         return (instrument, field) in self.rows
 
-    def layers(self, instrument: str) -> tuple[int, ...]:
-        """The layers of an instrument's fields."""
-        return self.layers_of[instrument]
+    def layers(self, instrument: str, field: str) -> tuple[int, ...]:
+        """The layers of a field."""
+        return self.layers_of[instrument, field]
 
     def take(self, instrument: str, field: str) -> tuple[int, NDArray]:
         """The position of the first row, and the rows; they wait no more."""

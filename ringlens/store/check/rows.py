@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from ringlens.store.check.tiling import Ints, Segments, faults
 from ringlens.store.encode.columns import ragged
 from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.schema.captured import RUNNING
+from ringlens.store.schema.promise import Promise
 from ringlens.store.schema.table import Table
 from ringlens.store.storage.folder import Folder
 
@@ -51,6 +53,11 @@ class RunTraces:
     tokens: Ints
     rows: dict[int, dict] = field(default_factory=dict)
 
+    @cached_property
+    def promise(self) -> Promise:
+        """What the run recorded."""
+        return Promise.of(self.run)
+
     @property
     def ended(self) -> NDArray[np.bool_]:
         """Flags of the traces that have ended."""
@@ -60,6 +67,8 @@ class RunTraces:
         """Layers on which each trace has rows."""
         if not table.has("layer"):
             return np.zeros(1, np.int64)
+        if (some := self.promise.layers.get(table.name)) is not None:
+            return np.array(some)
         sparse = table.is_sparse
         return np.array(self.run["sparse_layers"] if sparse else range(self.run["layers"]))
 

@@ -185,7 +185,7 @@ class RunCheck:
         return traces.ids[~np.isin(traces.ids, known)] if traces.whole(table) else traces.ids[:0]
 
     def _check_tables(self, traces: RunTraces) -> None:
-        promise = Promise.of(traces.run)
+        promise = traces.promise
         self.unknown.update(dict.fromkeys(promise.unknown, 0))
         read = {file.path for file in self.noted}
         numbers = NumberFaults(traces)

@@ -19,6 +19,7 @@ from ringlens.store.encode.expert_usage import PHASE_NAMES, Cells, joined
 from ringlens.store.maintain.rollup import GROUP_ROWS
 from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.schema import usage_tables
+from ringlens.store.schema.promise import recorded_layers
 from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
@@ -68,7 +69,7 @@ def _some_at_a_time(group: Sequence[File], traces: RunTraces) -> Iterator[NDArra
     first, last = group[0].first_trace, max(file.last_trace for file in group)
     inside = (traces.ids >= first) & (traces.ids <= last)
     ids = traces.ids[inside]
-    rows = np.cumsum(traces.tokens[inside] * len(traces.run["sparse_layers"]))
+    rows = np.cumsum(traces.tokens[inside] * len(recorded_layers(traces.run, "routing")))
     if len(ids):
         yield from np.split(ids, np.flatnonzero(np.diff(rows // GROUP_ROWS)) + 1)
 

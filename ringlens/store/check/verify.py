@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ringlens.store.encode.columns import matrix
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read.store import Store
+from ringlens.store.schema.promise import recorded_layers
 
 # The model compares scores in float32, which rounds numbers near 1 to 6e-8, so scores that are
 # closer than this may be in either order.
@@ -54,7 +55,8 @@ def verify_choices(store: Store, files: Sequence[File] | None = None) -> Agreeme
 
     Scores follow from logits and bias, and groups from scores, by the rule in ``runs.router`` (see
     `scores`, `select`). Choices are compared as sets, and equal scores may be in either order. A
-    row without a recorded choice counts as different.
+    row without a recorded choice counts as different, except on layers of which the run recorded
+    no routing.
 
     Args:
         store: The store.
@@ -69,7 +71,7 @@ def verify_choices(store: Store, files: Sequence[File] | None = None) -> Agreeme
     for file in store.files("router_logits") if files is None else files:
         (run,) = _of_run(store, "runs", file.run_id).to_pylist()
         bias_SE = _bias(store, run)
-        for batch in _rows_with_choices(store, file, int(run["experts"])):
+        for batch in _rows_with_choices(store, file, run):
             wrong_R = ~_follows(batch, run, bias_SE)
             rows += len(wrong_R)
             differ += int(wrong_R.sum())
@@ -147,15 +149,21 @@ def _follows(batch: pa.Table, run: dict[str, Any], bias_SE: NDArray) -> NDArray[
     return same_R
 
 
-def _rows_with_choices(store: Store, file: File, experts: int) -> Iterator[pa.Table]:
-    """Yield rows of a file of ``router_logits`` with their ``expert_ids``, in batches."""
+def _rows_with_choices(store: Store, file: File, run: Mapping[str, Any]) -> Iterator[pa.Table]:
+    """Yield rows of a file of ``router_logits`` with their ``expert_ids``, in batches.
+
+    Layers of which the run recorded logits, but no routing, are left out.
+    """
+    layers = list(recorded_layers(run, "routing"))
     routing = store.files("routing", file.first_trace, file.last_trace)
     query = f"""
         select l.trace_id, l.layer, l.pos, l.logits, r.expert_ids
         from {store.scan("router_logits", [file])} as l
         left join {store.scan("routing", routing)} as r using (trace_id, layer, pos)
+        where l.layer in (select unnest(?::integer[]))
     """
-    for batch in store.sql(query).to_arrow_reader(max(1, BATCH_VALUES // experts)):
+    rows = max(1, BATCH_VALUES // int(run["experts"]))
+    for batch in store.sql(query, [layers]).to_arrow_reader(rows):
         yield pa.Table.from_batches([batch])
 
 

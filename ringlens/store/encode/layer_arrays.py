@@ -41,10 +41,10 @@ def of_logits(
     table: Table, trace_id: int, record: TraceRecord, run: RunShape, share: LayerShare
 ) -> Batches | None:
     """Make the row groups of ``router_logits``."""
-    logits_STE, routing = record.router_logits, record.routing
+    logits_STE = record.router_logits
     if logits_STE is None or not len(logits_STE):
         return None
-    layers = run.sparse_layers if routing is None else routing.layers
+    layers = record.layers_of_logits(run.sparse_layers)
     return row_groups(table, trace_id, record, LayerArrays(layers, {"logits": logits_STE}), share)
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ringlens.config import Recorded, TopAttention, Vectors, read_request
+from ringlens.config import OnLayers, Recorded, TopAttention, Vectors, read_request
 from ringlens.errors import ConfigError
 from ringlens.store.schema import recorded_tables
 from ringlens.store.schema.table import Column, Table
@@ -43,7 +43,6 @@ class Declaration:
             declarations may share an instrument.
         words: Name of a number in messages; ``{}`` stands for the column.
         columns: Columns of the table that are filled; all except the key if empty.
-        needs: Name of a declaration that must be recorded too.
         brings: Name of a declaration that is recorded automatically with this one.
         default: Whether it is recorded by default.
         always: Whether it is observed even if it is not recorded.
@@ -59,7 +58,6 @@ class Declaration:
     instrument: str = ""
     words: str = ""
     columns: tuple[str, ...] = ()
-    needs: str = ""
     brings: str = ""
     default: bool = False
     always: bool = False
@@ -104,7 +102,6 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         attaches_to="router",
         instrument="routing",
         words="the router's {}",
-        needs="routing",
         default=True,
     ),
     Declaration(
@@ -166,6 +163,7 @@ def declaration_of(item: Recorded) -> Declaration:
     Raises:
         ConfigError: There is none.
     """
+    item = item.name if isinstance(item, OnLayers) else item
     for each in INSTRUMENTS:
         if each.name == item if each.request is None else isinstance(item, each.request):
             return each
@@ -215,35 +213,72 @@ def recordable(wanted: Iterable[Recorded]) -> tuple[Recorded, ...]:
     """Check what is to be recorded, and parse requests that are given as text.
 
     Returns:
-        Names in the order of `INSTRUMENTS`, then objects in the given order. Heads bring their
-        head blocks.
+        Names in the order of `INSTRUMENTS`, each alone or with its layers, then objects in the
+        given order. Heads bring their head blocks.
 
     Raises:
-        ConfigError: An unknown name, router logits without the choices they explain, or the same
-            thing twice.
+        ConfigError: An unknown name, layers of what has none, or the same thing twice.
     """
     known = named()
-    items = [wanted] if isinstance(wanted, str | Vectors | TopAttention) else _listed(wanted)
+    items = [wanted] if isinstance(wanted, REQUESTS) else _listed(wanted)
     read = [read_request(item, tuple(known)) for item in items]
-    names = {item for item in read if isinstance(item, str)}
-    for name in sorted(names):
-        if (other := known[name].needs) and other not in names:
-            raise ConfigError(f"record {other!r} as well: {name} are stored with the choices.")
-    names |= {known[name].brings for name in names}
-    objects = [item for item in read if not isinstance(item, str)]
+    names: dict[str, Recorded] = {}
+    for item in read:
+        if isinstance(item, str | OnLayers):
+            _add(names, item, known)
+    for name in list(names):
+        if brought := known[name].brings:
+            names[brought] = _with_layers(names[name], names.get(brought), brought)
+    objects = [item for item in read if isinstance(item, Vectors | TopAttention)]
     asked = [item.observed_as for item in objects]
     for each in asked:
         if asked.count(each) > 1:
             raise ConfigError(f"{each} is requested twice; put its layers into one request.")
-    return (*(name for name in known if name in names), *objects)
+    return (*(names[name] for name in known if name in names), *objects)
+
+
+REQUESTS = (str, OnLayers, Vectors, TopAttention)
+
+
+def _add(
+    names: dict[str, Recorded], item: str | OnLayers, known: Mapping[str, Declaration]
+) -> None:
+    """Add a name to those that were asked for; the same name alone may come again."""
+    name = item if isinstance(item, str) else item.name
+    if name not in known:
+        raise ConfigError(f"cannot record {name!r:.60}: known are {', '.join(known)}.")
+    if isinstance(item, OnLayers) and not known[name].table.has("layer"):
+        raise ConfigError(f"{name} stands outside the layers; record {name!r} without any.")
+    if names.get(name, item) != item:
+        raise ConfigError(f"{name} is requested twice; put its layers into one request.")
+    names[name] = item
+
+
+def _with_layers(bringing: Recorded, brought: Recorded | None, name: str) -> Recorded:
+    """What is brought: on the layers of what brings it, and on those it was asked for itself."""
+    if brought is None and isinstance(bringing, OnLayers):
+        return OnLayers(name, bringing.layers)
+    if isinstance(brought, OnLayers) and isinstance(bringing, OnLayers):
+        return OnLayers(name, tuple(sorted({*brought.layers, *bringing.layers})))
+    return name
+
+
+def layers_asked(name: str, record: Iterable[Recorded], layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of some layers on which a name is to be recorded; none if it is not asked for."""
+    for item in record:
+        if item == name:
+            return layers
+        if isinstance(item, OnLayers) and item.name == name:
+            return tuple(layer for layer in layers if layer in item.layers)
+    return ()
 
 
 def _listed(wanted: object) -> Iterator[Recorded]:
     """Yield names and objects to record, one by one."""
     for item in wanted if isinstance(wanted, Iterable) else [wanted]:
-        if not isinstance(item, str | Vectors | TopAttention):
+        if not isinstance(item, REQUESTS):
             raise ConfigError(
                 f"cannot record {item!r:.60}; give a list of names ({', '.join(named())}), "
-                "Vectors and TopAttention."
+                "OnLayers, Vectors and TopAttention."
             )
         yield item

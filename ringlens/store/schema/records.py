@@ -139,6 +139,13 @@ class LayerArrays:
     layers: tuple[int, ...]
     columns: Mapping[str, NDArray]
 
+    def only(self, layers: tuple[int, ...]) -> LayerArrays:
+        """The part of some of the layers."""
+        if layers == self.layers:
+            return self
+        at = [self.layers.index(layer) for layer in layers]
+        return LayerArrays(layers, {name: values[at] for name, values in self.columns.items()})
+
     @property
     def count(self) -> int:
         """N."""
@@ -218,9 +225,10 @@ class TraceRecord:
         seed: Seed of the trace's sampler.
         tokens: The T tokens.
         routing: The router record, or only the choices; None if the run records neither.
-        router_logits: [S, T, E] of the layers of ``routing``, already rounded by the observer.
+        router_logits: [S, T, E], already rounded by the observer.
         heads: Head statistics, stored per token and as head blocks; None if not recorded.
-        head_blocks: Head statistics per token, stored only as head blocks; None with heads.
+        head_blocks: Head statistics per token, stored only as head blocks; with heads, those of
+            all layers that have head blocks. None if these are the layers of heads.
         problem_id: The problem, unique in its set.
         task: Task of the problem.
         answer: The answer found in the text.
@@ -239,6 +247,7 @@ class TraceRecord:
         statistics: Arrays of other instruments, by table.
         flags: Known faults of the trace, as named in `ringlens.store.schema.captured`.
         sample: Number among the samples of its problem, from 0.
+        logit_layers: Layers of ``router_logits``; None: those of ``routing``, or all sparse ones.
     """
 
     prompt: str
@@ -269,3 +278,10 @@ class TraceRecord:
     statistics: Mapping[str, LayerArrays] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     sample: int | None = None
+    logit_layers: tuple[int, ...] | None = None
+
+    def layers_of_logits(self, sparse: tuple[int, ...]) -> tuple[int, ...]:
+        """The layers of ``router_logits``, in a run with these sparse layers."""
+        if self.logit_layers is not None:
+            return self.logit_layers
+        return sparse if self.routing is None else self.routing.layers

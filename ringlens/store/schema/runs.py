@@ -64,7 +64,11 @@ RUNS = Table(
         Column("versions", pa.string(), "JSON: library versions"),
         Column("sampling", pa.string(), "JSON: sampling parameters"),
         Column("seed", pa.int64(), "seed of the run"),
-        Column("record", list_of(pa.string()), "what was recorded"),
+        Column(
+            "record",
+            list_of(pa.string()),
+            "what was recorded; 'routing@2+3' is the routing of these layers alone",
+        ),
         Column(
             "lost",
             list_of(pa.string()),

@@ -61,17 +61,19 @@ def check_trace(record: TraceRecord, shape: RunShape) -> None:
     elif record.routing is not None:
         _check_routing(record.routing, tokens, shape)
     if record.router_logits is not None:
-        layers = shape.sparse_layers if record.routing is None else record.routing.layers
+        layers = record.layers_of_logits(shape.sparse_layers)
+        _check_subset("logit_layers", layers, shape.sparse_layers)
         found = record.router_logits.shape
         _equal("router_logits", found, (len(layers), tokens, shape.experts))
-    if record.heads is not None and record.head_blocks is not None:
+    heads, blocks = record.heads, record.head_blocks
+    if heads is not None and blocks is not None and not set(heads.layers) < set(blocks.layers):
         raise ObservationError(
             "a record has both heads and head_blocks: leave head_blocks out, those of heads are "
-            "stored with them"
+            "stored with them; or give those of more layers"
         )
-    for name, heads in (("heads", record.heads), ("head_blocks", record.head_blocks)):
-        if heads is not None:
-            _check_arrays(name, HEADS, heads.arrays, tokens, shape)
+    for name, each in (("heads", heads), ("head_blocks", blocks)):
+        if each is not None:
+            _check_arrays(name, HEADS, each.arrays, tokens, shape)
     _check_statistics(record, tokens, shape)
     check_vectors(record, tokens, shape)
 
