@@ -5,9 +5,9 @@ draws.
 
 For every layer and expert, the tokens of both selections are compared within strata (one for all
 tokens; or each trace, where traces belong to both; or each token id). With N and M tokens of the
-two in a stratum, w = N·M / (N + M), and p̂ the rate at which its tokens chose the expert,
+two in a stratum, w = N·M / (N + M), and p̂ the share of its tokens that chose the expert,
 
-    difference = Σ_strata w·(rate_a − rate_b) / Σ_strata w = Σ_tokens of a (chosen − p̂) / Σ w,
+    difference = Σ_strata w·(share_a − share_b) / Σ_strata w = Σ_tokens of a (chosen − p̂) / Σ w,
 
 the stratified risk difference of Mantel and Haenszel. The sum over tokens of a is one over traces,
 whose terms are what is permuted and resampled.
@@ -24,14 +24,17 @@ from numpy.typing import NDArray
 
 from ringlens.analysis.selections import same_token
 from ringlens.analysis.selections.frame import described
-from ringlens.analysis.selections.paired_counts import Group, Terms, shared_groups, terms_of
-from ringlens.analysis.selections.selection import Selection, read
+from ringlens.analysis.selections.paired_counts import (
+    Group,
+    Terms,
+    exclusive,
+    scheme_of,
+    shared_groups,
+    terms_of,
+)
 from ringlens.analysis.statistics.bootstrap import DRAWS, intervals
 from ringlens.analysis.statistics.fdr import q_values
 from ringlens.analysis.statistics.permutation import (
-    Exchanges,
-    Scheme,
-    SignFlips,
     p_values,
     smallest,
 )
@@ -67,15 +70,16 @@ def contrast(
         by: Columns of `token_context` to group by; the phase is added where neither names it.
         within: "token" compares equal token ids only, so that a preference for a word is told from
             one for what is done with it; None compares all tokens.
-        draws: Resamples of traces for the intervals.
+        draws: Resamples of traces for the intervals; 0 for no intervals.
         seed: Seed of permutations and resamples.
 
     Returns:
-        A row per group, layer and expert: ``rate_a`` and ``rate_b``, the shares of tokens that
-        chose it (uniform: k / E); ``difference`` as above with its 95% interval over traces
-        ``low`` and ``high``; ``p`` by permuting whole traces (or the two parts of each), and ``q``
-        by Benjamini and Hochberg over all rows. ``attrs`` holds ``traces``, ``paired``,
-        ``left_out`` and ``smallest_p``, the least that so few traces can give.
+        A row per group, layer and expert: ``tokens_a`` and ``tokens_b``; ``share_a`` and
+        ``share_b``, the shares of all tokens of a selection that chose it (uniform: k / E);
+        ``difference`` as above, with its 95% interval over traces ``low`` and ``high``; ``p`` by
+        permuting whole traces (or the two parts of each); and ``q`` by Benjamini and Hochberg over
+        all rows. ``attrs`` holds ``traces``, ``paired``, ``left_out`` and ``smallest_p``, the least
+        that so few traces can give.
 
     Raises:
         ConfigError: A predicate is wrong, the selections share tokens, or one pools phases.
@@ -83,7 +87,7 @@ def contrast(
     """
     if within not in (None, TOKEN):
         raise ConfigError(f"within = {within!r:.60}; it is {TOKEN!r} or None.")
-    first, second = _selections(store, a, b, by)
+    first, second = exclusive(store, a, b, by)
     rng = np.random.default_rng(seed)
     groups = list(shared_groups(store, first, second))
     terms = [
@@ -103,35 +107,8 @@ def contrast(
         within=within,
         paired=[group.paired for group in groups],
         left_out=sum(group.left_out for group in groups),
-        smallest_p=min(smallest(_scheme(group)) for group in groups),
+        smallest_p=min(smallest(scheme_of(group)) for group in groups),
     )
-
-
-def _selections(
-    store: Store, a: str, b: str, by: str | Iterable[str]
-) -> tuple[Selection, Selection]:
-    """Read both selections, and refuse what cannot be compared."""
-    first, second = read(store, a, by), read(store, b, by)
-    if first.by != second.by:
-        pooling, other = (a, b) if len(first.by) > len(second.by) else (b, a)
-        raise ConfigError(
-            f"{pooling!r:.200} pools the phases, and {other!r:.200} does not; name the phase in "
-            "both, or in neither to compare phase by phase."
-        )
-    query = f"select count(*) from token_context where ({a}\n) and ({b}\n)"
-    (both,) = store.sql(query).fetchall()[0]
-    if both:
-        raise ConfigError(
-            f"{both:,} tokens are in both selections, a = {a!r:.200} and b = {b!r:.200}; add to "
-            "each what excludes the other."
-        )
-    return first, second
-
-
-def _scheme(group: Group) -> Scheme:
-    """What is exchangeable if the selections do not differ."""
-    U = len(group.trace_U)
-    return SignFlips(U) if group.paired else Exchanges(U, group.first)
 
 
 def _compared(group: Group, terms: Terms, rng: np.random.Generator, draws: int) -> pd.DataFrame:
@@ -144,20 +121,18 @@ def _compared(group: Group, terms: Terms, rng: np.random.Generator, draws: int) 
     def statistic(times_BU: NDArray[np.float64], part: slice) -> NDArray[np.float64]:
         return _difference(terms, group, times_BU, part)
 
-    low_X, high_X = intervals(statistic, sets, L * E, rng, draws)
-    return pd.DataFrame(
-        group.key
-        | {
-            "layer": np.repeat(group.layer_L, E),
-            "expert": np.tile(np.arange(E), L),
-            "rate_a": group.rates(group.a_ULE, group.a_UL),
-            "rate_b": group.rates(group.b_ULE, group.b_UL),
-            "difference": estimate_BX[0],
-            "low": low_X,
-            "high": high_X,
-            "p": p_values(flat_UX, _scheme(group), rng),
-        }
-    )
+    found = {
+        "layer": np.repeat(group.layer_L, E),
+        "expert": np.tile(np.arange(E), L),
+        "tokens_a": np.repeat(group.all_a.tokens_L, E),
+        "tokens_b": np.repeat(group.all_b.tokens_L, E),
+        "share_a": group.all_a.share_LE.ravel(),
+        "share_b": group.all_b.share_LE.ravel(),
+        "difference": estimate_BX[0],
+    }
+    if draws:
+        found["low"], found["high"] = intervals(statistic, sets, L * E, rng, draws)
+    return pd.DataFrame(group.key | found | {"p": p_values(flat_UX, scheme_of(group), rng)})
 
 
 def _difference(

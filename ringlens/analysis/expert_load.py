@@ -13,10 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.selections import expert_counts
-from ringlens.analysis.selections.expert_counts import Part, chosen_tokens
+from ringlens.analysis.selections.expert_counts import ExpertCounts, Part, chosen_tokens
 from ringlens.analysis.selections.frame import described
-from ringlens.analysis.selections.selection import Selection, read
+from ringlens.analysis.selections.selection import Selection, read, same
 from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
+from ringlens.analysis.usage import gini, max_violation
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,19 +33,20 @@ def expert_load(
     draws: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measure the load of each expert: its share of all choices of its layer.
+    """Measure the load of each expert: the share of tokens that chose it.
 
     Args:
         store: The store.
         where: The tokens, a predicate over `token_context`; None for all.
         by: Columns of `token_context` to group by; the phase is added where nothing names it.
-        baseline: The tokens that the load is compared with; None for equal load of all experts.
+        baseline: The tokens that the load is compared with; None for equal load of all experts,
+            k / E.
         draws: Resamples of whole traces for the intervals; 0 for no intervals, 1,000 for good ones.
         seed: Seed of the resampling.
 
     Returns:
         A row per group, layer and expert: ``n`` times chosen, ``tokens`` of the group on that
-        layer, ``share`` = n / (tokens · k), with ``draws`` its 95% interval over traces ``low`` and
+        layer, ``share`` = n / tokens, with ``draws`` its 95% interval over traces ``low`` and
         ``high``, ``baseline`` share and ``lift`` = share / baseline
         (arXiv 2409.02060; NaN where the baseline is 0).
 
@@ -57,16 +59,13 @@ def expert_load(
     counts = expert_counts.count(store, selection)
     rng = np.random.default_rng(seed)
     frame = pd.concat(
-        [_loads(part, counts.experts_per_token) for part in counts.parts(selection.by)],
+        [_loads(part) for part in counts.parts(selection.by)],
         ignore_index=True,
     )
     if draws:
-        ends = [
-            _interval(part, counts.experts_per_token, rng, draws)
-            for part in counts.parts(selection.by)
-        ]
+        ends = [_interval(part, rng, draws) for part in counts.parts(selection.by)]
         frame["low"], frame["high"] = np.concatenate(ends, axis=1)
-    base = _baseline(store, baseline, selection, counts.experts)
+    base = _baseline(store, baseline, selection, counts)
     frame = frame.merge(base, how="left", on=[c for c in base.columns if c != "baseline"])
     frame["lift"] = frame["share"] / frame["baseline"].where(frame["baseline"] > 0)
     return described(frame, selection, counts.traces, _sql(selection), baseline=baseline)
@@ -84,7 +83,7 @@ def layer_balance(
 
     Returns:
         A row per group and layer: ``tokens``, ``max_violation`` = max n / mean n − 1 (MaxVio, arXiv
-        2408.15664; 0 is even), ``gini`` of n (0 is even), ``entropy`` of the shares in nats, and
+        2408.15664; 0 is even), ``gini`` of n (0 is even), ``entropy`` of n / Σn in nats, and
         ``never_chosen``, the ids of experts without a choice.
 
     Raises:
@@ -96,80 +95,73 @@ def layer_balance(
     rows = []
     for part in counts.parts(selection.by):
         n_E = part.n_UE.sum(axis=0)
-        share_E = n_E / n_E.sum()
-        rows.append(
-            part.key
-            | {
-                "tokens": int(part.tokens_U.sum()),
-                "max_violation": n_E.max() / n_E.mean() - 1,
-                "gini": gini(n_E),
-                "entropy": -float(share_E[share_E > 0] @ np.log(share_E[share_E > 0])),
-                "never_chosen": np.flatnonzero(n_E == 0).tolist(),
-            }
-        )
+        choice_E = n_E[n_E > 0] / n_E.sum()
+        balance = {
+            "tokens": int(part.tokens_U.sum()),
+            "max_violation": max_violation(n_E[None])[0],
+            "gini": gini(n_E[None])[0],
+            "entropy": -float(choice_E @ np.log(choice_E)),
+            "never_chosen": np.flatnonzero(n_E == 0).tolist(),
+        }
+        rows.append(part.key | balance)
     return described(pd.DataFrame(rows), selection, counts.traces, _sql(selection))
 
 
-def gini(n_E: NDArray[np.int64]) -> float:
-    """Compute the Gini coefficient of counts: 0 if all are equal, 1 − 1/E if one has all."""
-    E = len(n_E)
-    ranked = np.sort(n_E).astype(np.float64)
-    return float((2 * np.arange(1, E + 1) - E - 1) @ ranked / (E * ranked.sum()))
-
-
-def _loads(part: Part, k: int) -> pd.DataFrame:
+def _loads(part: Part) -> pd.DataFrame:
     """Load of the experts of one layer in one group."""
     n_E, tokens = part.n_UE.sum(axis=0), int(part.tokens_U.sum())
     found = {"expert": np.arange(len(n_E)), "n": n_E, "tokens": tokens}
-    return pd.DataFrame(part.key | found | {"share": n_E / (k * tokens)})
+    return pd.DataFrame(part.key | found | {"share": n_E / tokens})
 
 
-def _interval(part: Part, k: int, rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+def _interval(part: Part, rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
     """Ends of the intervals of the shares of one layer in one group, [2, E]."""
 
     def shares(times_BU: NDArray[np.float64], experts: slice) -> NDArray[np.float64]:
-        return (times_BU @ part.n_UE[:, experts]) / (k * times_BU @ part.tokens_U)[:, None]
+        return (times_BU @ part.n_UE[:, experts]) / (times_BU @ part.tokens_U)[:, None]
 
     U, E = part.n_UE.shape
     enough_traces(U, f"the load in {part.key}")
     return np.stack(intervals(shares, [U], E, rng, draws))
 
 
-def _baseline(store: Store, where: str | None, selection: Selection, experts: int) -> pd.DataFrame:
+def _baseline(
+    store: Store, where: str | None, selection: Selection, counts: ExpertCounts
+) -> pd.DataFrame:
     """Shares that a load is compared with, by expert, and by what else they are told apart by."""
+    expert_E = np.arange(counts.experts)
     if where is None:
-        return pd.DataFrame({"expert": np.arange(experts), "baseline": 1 / experts})
+        even = counts.experts_per_token / counts.experts
+        return pd.DataFrame({"expert": expert_E, "baseline": even})
     base = read(store, where)
     if not set(base.by) <= set(selection.by):
         raise ConfigError(
             f"baseline = {where!r:.200} pools phases that the load tells apart by its where; name "
             "the phase in it, for example `phase = 'answer'`."
         )
-    counts = expert_counts.count(store, base)
-    if counts.experts != experts:
+    found = expert_counts.count(store, base)
+    if found.experts != counts.experts:
         raise ConfigError(
-            f"baseline = {where!r:.200} is about a router of {counts.experts} experts, and the "
-            f"load about one of {experts}; choose runs of one model."
+            f"baseline = {where!r:.200} is about a router of {found.experts} experts, and the "
+            f"load about one of {counts.experts}; choose runs of one model."
         )
     parts = [
         pd.DataFrame(
-            part.key
-            | {
-                "expert": np.arange(experts),
-                "baseline": part.n_UE.sum(axis=0) / part.n_UE.sum(),
-            }
+            part.key | {"expert": expert_E, "baseline": part.n_UE.sum(axis=0) / part.tokens_U.sum()}
         )
-        for part in counts.parts(base.by)
+        for part in found.parts(base.by)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
 def _sql(selection: Selection) -> str:
     """SQL that counts the choices of each expert; experts that were never chosen have no row."""
-    keys = selection.listed("layer")
+    keys, chosen = selection.listed("layer"), chosen_tokens(selection)
     return f"""
-with choices as (
-    select {keys}, unnest(expert_ids) as expert from {chosen_tokens(selection)}),
-counted as (
-    select {keys}, expert, count(*) as n from choices group by all)
-select *, n / sum(n) over (partition by {keys}) as share from counted order by all"""
+with tokens as (
+    select {keys}, count(*) as tokens from {chosen} group by all),
+choices as (
+    select {keys}, expert, count(*) as n
+    from (select {keys}, unnest(expert_ids) as expert from {chosen}) group by all)
+select {selection.listed("layer", prefix="choices.")}, expert, n, tokens, n / tokens as share
+from choices join tokens on {same(selection.keys("layer"), "choices", "tokens")} order by all"""

@@ -154,7 +154,7 @@ def chosen_tokens(selection: Selection, *columns: str) -> str:
 
     Args:
         selection: The tokens.
-        *columns: Columns of `routing`, beside the grouping columns and the key.
+        *columns: Columns of `routing`, beside the grouping columns and the key; ``a as b`` renames.
     """
     reasons = "".join(f", routing.{name}" for name in columns or ("expert_ids",))
     return (

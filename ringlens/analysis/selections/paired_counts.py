@@ -5,7 +5,7 @@ Shape letters: U traces, L layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,26 @@ from numpy.typing import NDArray
 
 from ringlens.analysis.selections import expert_counts
 from ringlens.analysis.selections.expert_counts import ExpertCounts
-from ringlens.analysis.selections.selection import Selection
+from ringlens.analysis.selections.selection import Selection, read
 from ringlens.analysis.statistics.bootstrap import enough_traces
+from ringlens.analysis.statistics.permutation import Exchanges, Scheme, SignFlips
 from ringlens.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from ringlens.store.read.store import Store
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all traces of a selection.
+
+    Attributes:
+        tokens_L: Tokens.
+        share_LE: Shares of tokens that chose each expert; NaN without tokens.
+    """
+
+    tokens_L: NDArray[np.int64]
+    share_LE: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,8 @@ class Group:
         a_UL: Its tokens.
         b_ULE: The same of the second selection.
         b_UL: Its tokens.
+        all_a: What all tokens of the first selection sum to, those of traces left out included.
+        all_b: The same of the second.
     """
 
     key: dict[str, Any]
@@ -50,11 +66,8 @@ class Group:
     a_UL: NDArray[np.float64]
     b_ULE: NDArray[np.float64]
     b_UL: NDArray[np.float64]
-
-    def rates(self, n_ULE: NDArray[np.float64], tokens_UL: NDArray[np.float64]) -> NDArray:
-        """Shares of tokens that chose each expert, [L · E]."""
-        with np.errstate(invalid="ignore"):
-            return (n_ULE.sum(axis=0) / tokens_UL.sum(axis=0)[:, None]).ravel()
+    all_a: Totals
+    all_b: Totals
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,29 @@ class Terms:
 
     residual_ULE: NDArray[np.float64]
     weight_UL: NDArray[np.float64]
+
+
+def exclusive(store: Store, a: str, b: str, by: str | Iterable[str]) -> tuple[Selection, Selection]:
+    """Read two selections that are to be compared.
+
+    Raises:
+        ConfigError: A predicate is wrong, they share tokens, or one of them pools phases.
+    """
+    first, second = read(store, a, by), read(store, b, by)
+    if first.by != second.by:
+        pooling, other = (a, b) if len(first.by) > len(second.by) else (b, a)
+        raise ConfigError(
+            f"{pooling!r:.200} pools the phases, and {other!r:.200} does not; name the phase in "
+            "both, or in neither to compare phase by phase."
+        )
+    query = f"select count(*) from token_context where ({a}\n) and ({b}\n)"
+    (both,) = store.sql(query).fetchall()[0]
+    if both:
+        raise ConfigError(
+            f"{both:,} tokens are in both selections, a = {a!r:.200} and b = {b!r:.200}; add to "
+            "each what excludes the other."
+        )
+    return first, second
 
 
 def shared_groups(store: Store, first: Selection, second: Selection) -> Iterator[Group]:
@@ -150,7 +186,19 @@ def _group(
         layer_L,
         *_dense(a, rows_a, trace_U, layer_L),
         *_dense(b, rows_b, trace_U, layer_L),
+        _totals(a, rows_a, layer_L),
+        _totals(b, rows_b, layer_L),
     )
+
+
+def _totals(counts: ExpertCounts, rows: NDArray[np.int64], layer_L: NDArray[np.int64]) -> Totals:
+    layer_R = np.searchsorted(layer_L, counts.rows["layer"].to_numpy()[rows])
+    tokens_L = np.zeros(len(layer_L), np.int64)
+    np.add.at(tokens_L, layer_R, counts.rows["tokens"].to_numpy()[rows])
+    n_LE = np.zeros((len(layer_L), counts.experts))
+    np.add.at(n_LE, layer_R, counts.n_RE[rows])
+    with np.errstate(invalid="ignore"):
+        return Totals(tokens_L, n_LE / tokens_L[:, None])
 
 
 def _dense(
@@ -169,3 +217,9 @@ def _dense(
     n_ULE[u, layer] = counts.n_RE[rows[own]]
     tokens_UL[u, layer] = table["tokens"].to_numpy()[own]
     return n_ULE, tokens_UL
+
+
+def scheme_of(group: Group) -> Scheme:
+    """What is exchangeable if the selections do not differ."""
+    U = len(group.trace_U)
+    return SignFlips(U) if group.paired else Exchanges(U, group.first)

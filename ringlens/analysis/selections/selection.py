@@ -57,9 +57,9 @@ class Selection:
         """Grouping columns and further ones, each once."""
         return list(dict.fromkeys((*self.by, *further)))
 
-    def listed(self, *further: str) -> str:
-        """The same as part of a select list."""
-        return ", ".join(map(quote, self.keys(*further)))
+    def listed(self, *further: str, prefix: str = "") -> str:
+        """The same as part of a select list, each name behind a prefix."""
+        return ", ".join(prefix + quote(name) for name in self.keys(*further))
 
     @property
     def source(self) -> str:
@@ -156,3 +156,22 @@ def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"do you mean {near[0]!r}? " if near else ""
     return f"there is no column {name!r:.60}; {hint}There are: {', '.join(known)}."
+
+
+def same(keys: Iterable[str], first: str, second: str) -> str:
+    """SQL that joins two tables by grouping columns, in which a null equals a null."""
+    names = [quote(key) for key in keys]
+    return " and ".join(f"{first}.{name} is not distinct from {second}.{name}" for name in names)
+
+
+def traces_of(store: Store, selection: Selection) -> int:
+    """Number of traces that a selection reaches.
+
+    Raises:
+        StoreError: It reaches none.
+    """
+    query = f"select count(distinct trace_id) from token_context where ({selection.where}\n)"
+    (traces,) = store.sql(query).fetchall()[0]
+    if not traces:
+        raise StoreError(f"no token is selected by {selection.where!r:.200}; widen the selection.")
+    return int(traces)

@@ -1,0 +1,165 @@
+"""How far routing moves: between two selections, or along a trace.
+
+Shape letters: U traces, L layers, E experts, W windows, B draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ringlens.analysis.selections.frame import described
+from ringlens.analysis.selections.paired_counts import Group, exclusive, scheme_of, shared_groups
+from ringlens.analysis.statistics.bootstrap import intervals
+from ringlens.config import whole
+from ringlens.errors import NotInStoreError
+
+if TYPE_CHECKING:
+    from ringlens.store.read.store import Store
+
+DRAWS = 200
+"""Permutations and resamples."""
+
+
+def routing_shift(
+    store: Store,
+    a: str,
+    b: str,
+    by: str | Iterable[str] = (),
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure the Jensen–Shannon divergence between the experts of two selections.
+
+    Two samples of one distribution diverge too, the more the smaller they are; so the divergence is
+    given with what whole traces that change places make of it.
+
+    Args:
+        store: The store.
+        a: First selection, a predicate over `token_context`.
+        b: Second selection.
+        by: Columns of `token_context` to group by; the phase is added where neither names it.
+        draws: Permutations for the null, and resamples for the interval.
+        seed: Seed of both.
+
+    Returns:
+        A row per group and layer: ``divergence`` in nats (0 the same, ln 2 nothing in common) with
+        its 95% interval over traces ``low`` and ``high``; ``null``, its mean if whole traces (or
+        the two parts of each) change places at random; and ``p``, the share of these at least as
+        large, itself counted.
+
+    Raises:
+        ConfigError: A predicate is wrong, the selections share tokens, or one pools phases.
+        StoreError: A selection is empty, or there are too few traces.
+    """
+    first, second = exclusive(store, a, b, by)
+    rng = np.random.default_rng(seed)
+    groups = list(shared_groups(store, first, second))
+    frame = pd.concat([_shift(group, rng, draws) for group in groups], ignore_index=True)
+    traces = {trace for group in groups for trace in group.trace_U}
+    return described(frame, first, len(traces), None, a=a, b=b)
+
+
+def shift_along(store: Store, trace_id: int, window: int = 256) -> pd.DataFrame:
+    """Measure how far routing moves along one trace.
+
+    Args:
+        store: The store.
+        trace_id: The trace.
+        window: Tokens of a window.
+
+    Returns:
+        A row per layer and window: ``start``, its first position; ``tokens`` in it; and the
+        Jensen–Shannon divergences in nats ``from_previous`` window and ``from_first`` (NaN in the
+        first). One trace says nothing of others, so there is no p-value.
+
+    Raises:
+        NotInStoreError: There is no such trace, or its routing was not recorded.
+    """
+    number, size = whole("trace_id", trace_id, 0, 2**63 - 1), whole("window", window, 1)
+    table = store.sql(
+        f"""select layer, pos // {size} as "window", expert, count(*) as n
+        from (select layer, pos, unnest(expert_ids) as expert from routing
+              where trace_id = {number}) group by all"""
+    ).df()
+    if table.empty:
+        raise NotInStoreError(f"trace {number} has no routing in {store.address}.")
+    layers, windows = np.unique(table["layer"]), np.unique(table["window"])
+    n_LWE = np.zeros((len(layers), len(windows), int(table["expert"].max()) + 1))
+    place = np.searchsorted(layers, table["layer"]), np.searchsorted(windows, table["window"])
+    n_LWE[(*place, table["expert"])] = table["n"]
+    return pd.DataFrame(
+        {
+            "layer": np.repeat(layers, len(windows)),
+            "start": np.tile(windows * size, len(layers)),
+            "tokens": np.tile(_tokens_of(store, number, size), len(layers)),
+            "from_previous": _against(n_LWE, np.roll(n_LWE, 1, axis=1)).ravel(),
+            "from_first": _against(n_LWE, n_LWE[:, :1]).ravel(),
+        }
+    )
+
+
+def divergence(n_E: NDArray[np.float64], m_E: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the Jensen–Shannon divergence of counts [..., E], in nats (Lin 1991)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p_E = n_E / n_E.sum(axis=-1, keepdims=True)
+        r_E = m_E / m_E.sum(axis=-1, keepdims=True)
+        half_E = (p_E + r_E) / 2
+        terms = [np.where(x > 0, x * np.log(x / half_E), 0).sum(axis=-1) / 2 for x in (p_E, r_E)]
+    return np.where(np.isnan(p_E + r_E).any(axis=-1), np.nan, terms[0] + terms[1])
+
+
+def _shift(group: Group, rng: np.random.Generator, draws: int) -> pd.DataFrame:
+    """Divergence of every layer of one group."""
+    U, L, E = group.a_ULE.shape
+    a_UX, b_UX = group.a_ULE.reshape(U, L * E), group.b_ULE.reshape(U, L * E)
+
+    def of(a_BX: NDArray[np.float64], b_BX: NDArray[np.float64]) -> NDArray[np.float64]:
+        return divergence(a_BX.reshape(-1, L, E), b_BX.reshape(-1, L, E))
+
+    def resampled(times_BU: NDArray[np.float64], layers: slice) -> NDArray[np.float64]:
+        return of(times_BU @ a_UX, times_BU @ b_UX)[:, layers]
+
+    factors_BU = scheme_of(group).draw(rng, draws)
+    # 1 where the part stays, 0 where it changes sides; a trace of one selection has one part.
+    stays_BU = (1 + factors_BU) / 2 if group.paired else factors_BU
+    moved_UX = b_UX if group.paired else a_UX + b_UX
+    kept_UX = a_UX if group.paired else moved_UX
+    first_BX = stays_BU @ kept_UX + ((1 - stays_BU) @ moved_UX if group.paired else 0)
+    second_BX = (1 - stays_BU) @ kept_UX + (stays_BU @ moved_UX if group.paired else 0)
+    null_BL = of(first_BX, second_BX)
+    (observed_L,) = of(a_UX.sum(axis=0), b_UX.sum(axis=0))
+    sets = [U] if group.paired else [group.first, U - group.first]
+    low_L, high_L = intervals(resampled, sets, L, rng, draws)
+    return pd.DataFrame(
+        group.key
+        | {
+            "layer": group.layer_L,
+            "divergence": observed_L,
+            # A resample diverges more than the data, as the data do more than what they are drawn
+            # from: the interval is mirrored at the data (the basic bootstrap).
+            "low": np.maximum(0, 2 * observed_L - high_L),
+            "high": 2 * observed_L - low_L,
+            "null": null_BL.mean(axis=0),
+            "p": ((null_BL >= observed_L - 1e-12).sum(axis=0) + 1) / (draws + 1),
+        }
+    )
+
+
+def _tokens_of(store: Store, trace_id: int, window: int) -> NDArray[np.int64]:
+    """Tokens with routing in each window, [W]."""
+    query = f"""select pos // {window} as place, count(distinct pos) from routing
+        where trace_id = {trace_id} group by 1 order by 1"""
+    return np.array([n for _, n in store.sql(query).fetchall()], np.int64)
+
+
+def _against(n_LWE: NDArray[np.float64], other_LWE: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divergence of each window from another; NaN in the first."""
+    shift_LW = divergence(n_LWE, np.broadcast_to(other_LWE, n_LWE.shape))
+    shift_LW[:, 0] = np.nan
+    return shift_LW
