@@ -25,6 +25,17 @@ REFERENCE = {
         "ringlens.problem",
     ),
     "The store": ("ringlens.store.read.store", "ringlens.store.read.trace"),
+    "Analyses": (
+        "ringlens.analysis.expert_load",
+        "ringlens.analysis.selection_causes",
+        "ringlens.analysis.router_entropy",
+        "ringlens.analysis.token_experts",
+        "ringlens.analysis.coactivation",
+        "ringlens.analysis.association",
+        "ringlens.analysis.contrast",
+        "ringlens.analysis.routing_shift",
+        "ringlens.analysis.agreement",
+    ),
     "Activations": ("ringlens.interact.cache",),
     "Errors": ("ringlens.errors",),
 }

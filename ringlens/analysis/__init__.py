@@ -5,7 +5,28 @@ a pandas frame whose columns its docstring names; ``frame.attrs`` says what the 
 the SQL of the same numbers.
 """
 
+from ringlens.analysis.agreement import agreement
+from ringlens.analysis.association import association
+from ringlens.analysis.coactivation import coactivation, transitions
 from ringlens.analysis.contrast import contrast
 from ringlens.analysis.expert_load import expert_load, layer_balance
+from ringlens.analysis.router_entropy import router_entropy
+from ringlens.analysis.routing_shift import routing_shift, shift_along
+from ringlens.analysis.selection_causes import group_displacements, selection_causes
+from ringlens.analysis.token_experts import token_experts
 
-__all__ = ["contrast", "expert_load", "layer_balance"]
+__all__ = [
+    "agreement",
+    "association",
+    "coactivation",
+    "contrast",
+    "expert_load",
+    "group_displacements",
+    "layer_balance",
+    "router_entropy",
+    "routing_shift",
+    "selection_causes",
+    "shift_along",
+    "token_experts",
+    "transitions",
+]

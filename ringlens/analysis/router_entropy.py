@@ -36,6 +36,7 @@ def router_entropy(
         StoreError: Nothing is selected, or it was imported without scores.
     """
     selection = read(store, where, by)
+    traces = traces_of(store, selection)
     chosen = chosen_tokens(selection, "weights", "entropy as router_entropy")
     query = f"""
 select {selection.listed("layer")}, count(*) as tokens, avg(router_entropy) as entropy,
@@ -49,4 +50,4 @@ from {chosen} where router_entropy is not null group by all order by all"""
             f"nothing selected by {selection.where!r:.200} has the router's scores; imported runs "
             "hold the choice only."
         )
-    return described(frame, selection, traces_of(store, selection), query)
+    return described(frame, selection, traces, query)

@@ -54,6 +54,7 @@ def selection_causes(
         StoreError: Nothing is selected, or it was imported and its causes are unknown.
     """
     selection = read(store, where, by)
+    traces = traces_of(store, selection)
     chosen = chosen_tokens(
         selection, "expert_ids", "bias_flips", "group_flips", "margin", "group_margin"
     )
@@ -76,7 +77,7 @@ from {chosen} where margin is not null group by all order by all"""
             f"nothing selected by {selection.where!r:.200} knows why its experts were chosen; "
             "imported runs hold the choice only."
         )
-    return described(frame, selection, traces_of(store, selection), query)
+    return described(frame, selection, traces, query)
 
 
 def group_displacements(
@@ -102,12 +103,14 @@ def group_displacements(
         StoreError: Nothing is selected.
     """
     selection = read(store, where, by)
+    traces = traces_of(store, selection)
     chosen = chosen_tokens(selection, "expert_ids", "affinities", "group_flips")
     keys, on = selection.listed("layer"), same(selection.keys("layer"), "flipped", "cells")
     # A router's biases are joined by their number: a list of them a row would be most of the bytes.
     flipped = f"""with biases as (
-    select run_id, layer, list(coalesce(bias, 0) order by expert) as bias,
-           row_number() over (order by run_id, layer) - 1 as router from experts group by all),
+    select *, row_number() over (order by run_id, layer) - 1 as router from (
+        select run_id, layer, list(coalesce(bias, 0) order by expert) as bias
+        from experts group by all)),
 flipped as (
     select found.*, router from {chosen} as found join traces using (trace_id)
     join biases on biases.run_id = traces.run_id and biases.layer = found.layer
@@ -128,7 +131,7 @@ cells as (select {keys}, row_number() over (order by {keys}) - 1 as cell
     frame = cells.merge(found, on="cell").sort_values(
         ["n", "cell", "expert", "stand_in"], ascending=[False, True, True, True], ignore_index=True
     )
-    return described(frame.drop(columns="cell"), selection, traces_of(store, selection), None)
+    return described(frame.drop(columns="cell"), selection, traces, None)
 
 
 def _stand_ins(rows: pa.Table, bias_NE: NDArray[np.float32]) -> pd.DataFrame:

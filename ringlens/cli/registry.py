@@ -64,6 +64,12 @@ COMMANDS: tuple[Row, ...] = (
         "upkeep.md",
     ),
     Row(
+        "contrast",
+        "Compare how often two selections of STORE's tokens choose each expert.",
+        "ringlens.cli.analysis.contrast:contrast",
+        "experts.md",
+    ),
+    Row(
         "delete",
         "Delete runs or traces from STORE.",
         "ringlens.cli.upkeep.delete:delete",
@@ -74,6 +80,12 @@ COMMANDS: tuple[Row, ...] = (
         "Let ring-nano think about some problems, then open the dashboard.",
         "ringlens.cli.demo:demo",
         "recording.md",
+    ),
+    Row(
+        "experts",
+        "List the experts of STORE that some tokens chose most, against a baseline.",
+        "ringlens.cli.analysis.experts:experts",
+        "experts.md",
     ),
     Row(
         "export",
@@ -122,6 +134,12 @@ COMMANDS: tuple[Row, ...] = (
         "Query STORE in SQL (DuckDB's).",
         "ringlens.cli.sql.command:sql",
         "sql.md",
+    ),
+    Row(
+        "verify",
+        "Compare the routing of the same tokens in stores A and B, layer by layer.",
+        "ringlens.cli.analysis.verify:verify",
+        "experts.md",
     ),
 )
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from ringlens.cli.console import attend
-from ringlens.cli.sql.format import ENDINGS, WRITERS
+from ringlens.cli.sql.output import chosen_form, output_options, write_rows
 from ringlens.errors import RinglensError
 
 if TYPE_CHECKING:
@@ -24,13 +19,7 @@ if TYPE_CHECKING:
 @click.argument("store")
 @click.argument("query", required=False)
 @click.option("-c", "commands", multiple=True, metavar="QUERY", help="A query; may be repeated.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(list(WRITERS)),
-    help="Format of the rows; if left out, that of the file's name, or a table.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write the rows of one query to a file.")
+@output_options
 def sql(
     store: str, query: str | None, commands: Sequence[str], form: str | None, output: str | None
 ) -> None:
@@ -69,13 +58,9 @@ def _run(opened: Store, queries: Sequence[str], form: str | None, output: str | 
     """Run queries one after the other, up to the first that fails."""
     if output and len(queries) != 1:
         raise click.UsageError(f"-o takes the rows of one query, and these are {len(queries)}")
-    form = form or ENDINGS.get(Path(output or "").suffix.lower(), "table")
-    if form == "parquet" and not output:
-        raise click.UsageError("--format parquet needs a file: -o FILE")
+    form = chosen_form(form, output)
     for query in queries:
-        relation = opened.sql(query)
-        with _file(output) if output else _standard_output() as out:
-            attend(relation, lambda r=relation, o=out: WRITERS[form](r, o))  # type: ignore[misc]
+        write_rows(opened.sql(query), form, output)
 
 
 def statements(text: str) -> list[str]:
@@ -93,25 +78,3 @@ def statements(text: str) -> list[str]:
     if not found:
         raise RinglensError("there is no query on standard input: try `echo 'from traces' | …`")
     return found
-
-
-@contextmanager
-def _standard_output() -> Iterator[IO[bytes]]:
-    sys.stdout.flush()
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
-
-
-@contextmanager
-def _file(path: str) -> Iterator[IO[bytes]]:
-    """A file that gets its name once it is complete, so that a failed query leaves none."""
-    final = Path(path)
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as out:
-            yield out
-        os.replace(temporary, final)
-    except OSError as error:
-        raise RinglensError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

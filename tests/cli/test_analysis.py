@@ -1,0 +1,76 @@
+"""The commands about experts: the same numbers as in Python, in every form."""
+
+import json
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from planted import planted
+
+from ringlens import analysis
+from ringlens.cli.main import main
+from ringlens.store import Store
+
+THINK, ANSWER = "phase = 'think'", "phase = 'answer'"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return str(planted(tmp_path_factory.mktemp("s") / "store", traces=6, tokens=40))
+
+
+def run(*args, code=0):
+    result = CliRunner().invoke(main, list(args))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_experts_are_those_of_the_function(path):
+    said = run("experts", path, "--where", THINK, "--top", "5", "--format", "json")
+    rows = json.loads(said.stdout)
+    with Store(path) as store:
+        frame = analysis.expert_load(store, THINK)
+    best = frame.sort_values(["lift", "n"], ascending=False, kind="stable").head(5)
+    assert [row["expert"] for row in rows] == best["expert"].tolist()
+    assert [row["share"] for row in rows] == pytest.approx(best["share"].tolist())
+    assert "6 traces, answered by sums" in said.stderr
+
+
+def test_a_contrast_in_every_form(path, tmp_path):
+    args = ("contrast", path, "--a", THINK, "--b", ANSWER, "--draws", "50", "--top", "0")
+    with Store(path) as store:
+        frame = analysis.contrast(store, THINK, ANSWER, draws=50)
+    for form in ("csv", "parquet", "jsonl"):
+        file = tmp_path / f"rows.{form}"
+        said = run(*args, "-o", str(file))
+        read = {
+            "csv": pd.read_csv,
+            "parquet": pd.read_parquet,
+            "jsonl": lambda f: pd.read_json(f, lines=True),
+        }[form](file)
+        assert read.columns.tolist() == frame.columns.tolist()
+        for name in ("layer", "expert", "difference", "p", "q"):
+            assert read[name].tolist() == pytest.approx(frame[name].tolist()), (form, name)
+    assert "of 48 differ at q ≤ 0.05; 6 traces (0 left out)" in said.stderr
+    assert "difference" in run(*args[:-2], "--top", "3").stdout
+
+
+def test_verify_compares_two_stores(path):
+    said = run("verify", path, path, code=1)
+    assert "no traces of the same tokens" in said.output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("experts", "{}", "--where", "phaze = 'think'"), "do you mean 'phase'"),
+        (("experts", "{}", "--by", "fase"), "cannot group by 'fase'"),
+        (("contrast", "{}", "--a", THINK, "--b", THINK), "are in both selections"),
+        (("experts", "{}", "--format", "parquet"), "--format parquet needs a file"),
+    ],
+)
+def test_wrong_questions_are_refused_in_a_sentence(path, args, message):
+    result = CliRunner().invoke(main, [arg.format(path) for arg in args])
+    assert result.exit_code != 0
+    assert message in result.output
+    assert "Traceback" not in result.output
