@@ -57,7 +57,7 @@ def completed(words):
 
 
 def test_a_command_is_a_file_and_a_row(toy):
-    assert "  toy      Greet STORE.\n" in ringlens("--help").output
+    assert re.search(r"^  toy +Greet STORE\.$", ringlens("--help").output, re.MULTILINE)
     assert "toy_command" not in sys.modules  # listed without being imported
     said = ringlens("toy", "--help").output
     assert "Greet STORE.\n\n  More about it.\n\n  Example:\n    ringlens toy runs/first --" in said
