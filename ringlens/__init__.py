@@ -14,18 +14,20 @@ from ringlens.model.family import register_families
 from ringlens.versions import __version__ as __version__  # public under this name
 
 if TYPE_CHECKING:
+    from ringlens import plot
     from ringlens.lens import Lens, load
     from ringlens.observe.session import capture, replay
     from ringlens.prompts.problems import problems
     from ringlens.store import Store
 
-__all__ = ["Lens", "RinglensError", "Store", "capture", "load", "problems", "replay"]
+__all__ = ["Lens", "RinglensError", "Store", "capture", "load", "plot", "problems", "replay"]
 
 _HOMES = {
     "Lens": "ringlens.lens",
     "Store": "ringlens.store",
     "capture": "ringlens.observe.session",
     "load": "ringlens.lens",
+    "plot": "ringlens.plot",
     "problems": "ringlens.prompts.problems",
     "replay": "ringlens.observe.session",
 }
@@ -37,7 +39,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ringlens' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home = import_module(_HOMES[name])
+    return home if home.__name__ == f"ringlens.{name}" else getattr(home, name)
 
 
 def __dir__() -> list[str]:

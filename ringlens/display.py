@@ -12,6 +12,9 @@ from html import escape
 MOST = 80
 """Characters of a value that are shown."""
 
+_SHORT = 26
+"""Characters that stay on one line of a table."""
+
 _TABLE = "border-collapse:collapse;font-size:13px;margin:4px 0;color:inherit;background:none"
 _CELL = (
     "padding:2px 12px 2px 0;text-align:left;vertical-align:top;background:none;color:inherit;"
@@ -22,8 +25,11 @@ _HEAD = f"{_CELL};font-weight:600;opacity:0.75;white-space:nowrap"
 
 
 def clean(value: object, most: int = MOST) -> str:
-    """A value on one line: cut, with everything that a terminal would obey written out."""
-    text = str(value)
+    """A value on one line: cut, with everything that a terminal would obey written out.
+
+    Floats have six digits.
+    """
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
     cut = text[:most] + "…" if len(text) > most else text
     return cut if cut.isprintable() else repr(cut)[1:-1]
 
@@ -83,7 +89,9 @@ def _titled(title: str, rows: str, note: str = "") -> str:
 
 
 def _cell(value: object, most: int = MOST) -> str:
-    return f'<td dir="auto" style="{_CELL}">{_text(value, most)}</td>'
+    text = _text(value, most)
+    wrap = ";white-space:nowrap" if len(text) <= _SHORT else ""
+    return f'<td dir="auto" style="{_CELL}{wrap}">{text}</td>'
 
 
 def _text(value: object, most: int = 400) -> str:

@@ -228,7 +228,7 @@ class Lens(LoadedModel):
         """
         return self.nnsight.edit()
 
-    @property
+    @cached_property  # no property: completion in a notebook does not look into those
     def points(self) -> Points:
         """The points of the model by name, inside a trace."""
         return self.nnsight.points

@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.analysis.usage import Array, Sums
+from ringlens.analysis.usage import Array, Sums, Usage
+from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix, ragged
+from ringlens.store.read.selection import check_where
 from ringlens.store.schema.captured import PHASES
 from ringlens.store.schema.promise import recorded_layers
 
@@ -111,3 +113,67 @@ def of_routing(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]
         weight_PSE=count(chosen_Rk.ravel(), matrix(rows["weights"]).ravel()),
         flips_PSE=count(of_row_F * experts + flipped_F),
     )
+
+
+def usage(store: Store, where: str | None = None) -> tuple[Usage, list[dict[str, Any]]]:
+    """Count how often each expert was chosen for the tokens that a predicate selects.
+
+    Args:
+        store: The store.
+        where: A predicate over ``token_context``; None for all tokens, which is answered from the
+            usage tables where they sum up all of the routing.
+
+    Returns:
+        The usage, and rows of ``runs`` of the runs that it is of.
+
+    Raises:
+        ConfigError: ``where`` is no predicate.
+        NotInStoreError: No token with routing is selected.
+        StoreError: The runs have routers of different shapes.
+    """
+    tokens = (
+        "tokens" if where is None else f"(from token_context where {check_where(store, where)}\n)"
+    )
+    ids = store.sql(f"select distinct run_id from traces semi join {tokens} using (trace_id)")
+    known = [run for (run,) in ids.fetchall()]
+    query = "select * from runs where run_id in (select unnest($ids)) order by started, run_id"
+    runs = store.sql(query, {"ids": known}).to_arrow_table().to_pylist()
+    first = _same_router(runs, where)
+    sums = _rollups(store, first) if where is None else None
+    from_rollups = sums is not None
+    if sums is None:
+        query = f"""
+            select {PHASE_INDEX} as phase, layer, expert_ids, weights, bias_flips
+            from routing join (select trace_id, pos, phase from {tokens}) using (trace_id, pos)"""
+        sums = counted(store, query, {}, first, of_routing)
+    if not sums.rows:
+        raise NotInStoreError(
+            f"no routing was recorded for the selected tokens (their run recorded "
+            f"{', '.join(first['record']) or 'only tokens'}): replay them with record=['routing']"
+        )
+    layers = tuple(first["sparse_layers"])
+    found = Usage(layers, first["experts_per_token"], first["groups"], sums, from_rollups)
+    return found, runs
+
+
+def _same_router(runs: list[dict[str, Any]], where: str | None) -> dict[str, Any]:
+    """The first of some runs, all of whose routers have one shape."""
+    if not runs:
+        what = "no tokens yet" if where is None else f"no token selected by {where!r:.200}"
+        raise NotInStoreError(f"the store holds {what}: there is nothing to count")
+    names = ("sparse_layers", "experts", "experts_per_token", "groups")
+    other = next((r for r in runs if any(r[n] != runs[0][n] for n in names)), None)
+    if other is not None:
+        raise StoreError(
+            f"runs {runs[0]['run_id']} ({runs[0]['model']:.60}) and {other['run_id']} "
+            f"({other['model']:.60}) have routers of different shapes: take one, with "
+            f"where=\"run_id = '{runs[0]['run_id']}'\""
+        )
+    return runs[0]
+
+
+def _rollups(store: Store, run: dict[str, Any]) -> Sums | None:
+    """The sums of all runs; None where the usage tables do not sum up all of the routing."""
+    query = f"select {PHASE_INDEX} as phase, layer, tokens, n, weight, bias_flips from usage_traces"
+    sums = counted(store, query, {}, run, of_rollups)
+    return sums if sums.rows == sum(f.rows for f in store.snapshot().get("routing", ())) else None

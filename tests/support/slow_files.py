@@ -9,7 +9,7 @@ store/test_remote.py store/test_upkeep_kills.py observe/test_recording.py
 store/test_remote_processes.py serving/test_import_saved.py interact/test_tracing.py
 store/test_peers.py cli/test_sql.py model/test_parallel_model.py store/test_disks.py
 store/test_remote_steps.py observe/test_points_parallel.py observe/test_session_s3.py
-sandbox/test_refusal.py
+sandbox/test_refusal.py test_notebook.py
 """
 
 _SERVED = """

@@ -56,8 +56,8 @@ class Relation:
 
     def __getattr__(self, name: str) -> Any:
         # Special methods are looked up on the class; asking DuckDB for them would confuse copying
-        # and pickling.
-        if name.startswith("__"):
+        # and pickling, and its way to show itself in a notebook is not ours.
+        if name.startswith("_"):
             raise AttributeError(name)
         with self._errors():
             return self._guarded(getattr(self.relation, name))

@@ -19,6 +19,7 @@ from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store.encode import head_blocks
 from ringlens.store.encode.columns import matrix, padded, ragged
 from ringlens.store.read import shown
+from ringlens.store.read.selection import check_where
 from ringlens.store.schema.captured import RUNNING
 from ringlens.store.schema.promise import lost_rows
 
@@ -314,6 +315,32 @@ class Trace:
             raise StoreError(f"heads of {point!r} were recorded at different positions: give one")
         shape = (len(pos), count, values_RC.shape[1])
         return Vectors(pos, values_RC.reshape(shape), tuple(int(i) for i in heads[:count]))
+
+    def mean_margin(self) -> tuple[NDArray[np.int32], NDArray[np.float32], int]:
+        """Mean router margin over the layers that route; infinite margins do not enter.
+
+        Returns:
+            Positions int32 [P], means float32 [P], and the number of layers. All are empty, or 0,
+            where routing or its reasons were not recorded.
+        """
+        columns = "pos, avg(margin) as margin, count(*) as layers"
+        found = self._rows("routing", columns, "isfinite(margin) group by pos order by pos")
+        layers = found["layers"].to_numpy().max(initial=0)
+        return found["pos"].to_numpy(), found["margin"].to_numpy().astype(np.float32), int(layers)
+
+    def where(self, predicate: str | None) -> NDArray[np.bool_]:
+        """Which tokens a predicate over ``token_context`` selects, [T]; None selects all.
+
+        Raises:
+            ConfigError: It is no predicate, or a column does not exist.
+        """
+        if predicate is None:
+            return np.full(len(self), True)
+        kept = np.full(len(self), False)
+        checked = check_where(self._store, predicate)
+        query = f"select pos from token_context where trace_id = ?{self._bound} and ({checked}\n)"
+        kept[self._store.sql(query, [self.trace_id]).to_arrow_table()["pos"].to_numpy()] = True
+        return kept
 
     def has(self, table: str) -> bool:
         """Whether a table has rows of this trace."""
