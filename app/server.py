@@ -35,6 +35,7 @@ def serve(
     url_prefix: str | None = None,
     wait: bool = False,
     limits: ServerLimits | None = None,
+    page: str = "",
 ) -> None:
     """Serve the dashboard of a store until interrupted.
 
@@ -52,6 +53,7 @@ def serve(
             the environment tells (JupyterHub, code-server …) if left out.
         wait: Where there is no store yet, wait for it instead of raising.
         limits: What clients may take.
+        page: Page that the link leads to, such as ``trace/3``; the first one if left out.
 
     Raises:
         ConfigError: Another host without a token, a token or a prefix that is none, or a port that
@@ -81,9 +83,9 @@ def serve(
     if secret is not None:
         gate = access.TokenGate(following, secret, port, start)
     server = make_server(prefix.WithoutPrefix(gate, start), listener, limits)
-    _tell(store_path, host, port, start, secret)
+    _tell(store_path, host, port, start, secret, page)
     if open_browser:
-        _open(_link(host, port, start, secret))
+        _open(_link(host, port, start, secret, page))
     try:
         server.run()
     finally:
@@ -120,24 +122,26 @@ def _following(path: str | Path, start: str, any_host: bool, wait: bool) -> Foll
     return following
 
 
-def _link(host: str, port: int, start: str, secret: str | None) -> str:
+def _link(host: str, port: int, start: str, secret: str | None, page: str = "") -> str:
     name = f"[{host}]" if ":" in host else host
     if host in ("0.0.0.0", "::"):  # every address; the one that always works here
         name = "127.0.0.1"
     # Without anything below the port the address stays as short as it was.
-    path = start if start != "/" or secret else ""
+    path = start + page if start != "/" or secret or page else ""
     return f"http://{name}:{port}{path}" + (f"?token={secret}" if secret else "")
 
 
-def _tell(path: str | Path, host: str, port: int, start: str, secret: str | None) -> None:
+def _tell(
+    path: str | Path, host: str, port: int, start: str, secret: str | None, page: str
+) -> None:
     """Print where the page is."""
-    link = _link(host, port, start, secret)
+    link = _link(host, port, start, secret, page)
     if is_awaited(folder_at(path)):
         print(f"there is no store at {path} yet: the page opens when there is one", flush=True)
     print(f"ringlens serves {path} on {link}  (stop with Ctrl-C)", flush=True)
     if start != "/":
         key = f"?token={secret}" if secret else ""
-        print(f"behind the proxy that is https://YOUR-SERVER{start}{key}", flush=True)
+        print(f"behind the proxy that is https://YOUR-SERVER{start}{page}{key}", flush=True)
 
 
 def _open(link: str) -> None:

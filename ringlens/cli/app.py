@@ -10,6 +10,7 @@ import click
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
 @click.option("--port", default=8050, show_default=True, help="Port to serve on.")
 @click.option("--open/--no-open", "open_browser", default=False, help="Open a browser.")
+@click.option("--trace", "trace_id", type=int, help="The trace that the link leads to.")
 @click.option(
     "--token",
     help="Token that the page asks for, of 8 characters or more; a random one if left out. `ps` "
@@ -29,6 +30,7 @@ def app(
     host: str,
     port: int,
     open_browser: bool,
+    trace_id: int | None,
     token: str | None,
     no_token: bool,
     url_prefix: str | None,
@@ -43,6 +45,7 @@ def app(
     Examples:
       ringlens app runs/first
       ringlens app runs/first --port 8051 --open
+      ringlens app runs/first --trace 3 --open
       ringlens app runs/first --url-prefix /user/ada/proxy/8050/
     """
     from ringlens.app import serve
@@ -54,6 +57,7 @@ def app(
         host=host,
         port=port,
         open_browser=open_browser,
+        page="" if trace_id is None else f"trace/{trace_id}",
         token=False if no_token else token,
         url_prefix=url_prefix,
         wait=wait,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
     from ringlens.observe.session import Progress
     from ringlens.store.read.relation import Relation
+
+
+# What a terminal obeys, or what changes the order or look of text there; lines and tabs pass.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """A text for a terminal, with the characters escaped that a terminal would obey."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def speaks() -> bool:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
+BATCH_SIZE = click.option(
+    "--batch-size", default=16, show_default=True, help="Traces side by side."
+)
+
 RECORDING: tuple[Callable[[Command], Command], ...] = (
-    click.option("--batch-size", default=16, show_default=True, help="Traces side by side."),
     click.option(
         "--record",
         default="logprobs,routing,router_logits,heads",
@@ -99,6 +102,11 @@ def with_options(options: Iterable[Callable[[Command], Command]], command: Comma
 
 def recording_options(command: Command) -> Command:
     """Give a command the options of recording."""
+    return with_options((BATCH_SIZE, *RECORDING), command)
+
+
+def trace_recording_options(command: Command) -> Command:
+    """Give a command the options of recording one trace."""
     return with_options(RECORDING, command)
 
 

@@ -46,10 +46,22 @@ COMMANDS: tuple[Row, ...] = (
         "security.md",
     ),
     Row(
+        "ask",
+        "Let MODEL think aloud about PROMPT, and record it while it does.",
+        "ringlens.cli.ask.command:ask",
+        "asking.md",
+    ),
+    Row(
         "capture",
         "Let MODEL think about problems, and record it while it does.",
         "ringlens.cli.capture:capture",
         "recording.md",
+    ),
+    Row(
+        "chat",
+        "Talk with MODEL over several turns, and record each while it thinks.",
+        "ringlens.cli.ask.chat:chat",
+        "asking.md",
     ),
     Row(
         "check",
@@ -165,7 +177,7 @@ class Commands(click.Group):
         """Find the command that is called; click's own suggestions know no lazy commands."""
         names = self.list_commands(ctx)
         if not ctx.resilient_parsing and args[0] not in names and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], names)
+            near = difflib.get_close_matches(args[0], names, cutoff=0.65)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)

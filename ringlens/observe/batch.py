@@ -18,8 +18,9 @@ from ringlens.config import Recorded, Sampling
 from ringlens.model.caching import CACHE, cache_of
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.pipeline.commit_thread import Recording
+from ringlens.observe.pipeline.following import EachStep, Following
 from ringlens.observe.pipeline.ranks import RankRole
-from ringlens.observe.pipeline.recorder import OnForward, Recorder
+from ringlens.observe.pipeline.recorder import STEPS, OnForward, Recorder
 from ringlens.observe.pipeline.trace_buffer import Task, TraceBuffer
 from ringlens.observe.sampling import processors
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Positions a forward takes at most; a longer text goes through in several.
 PREFILL = 32_768
+
+INTERRUPTED = "interrupted"
+"""``finish_reason`` of a trace that was stopped by the caller."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Observer:
         recording: Takes the blocks.
         on_forward: Called with (B, T) at the start of each forward.
         prefill: Positions a forward takes at most.
+        following: Who follows the traces, if anybody does.
     """
 
     lens: LoadedModel
@@ -49,12 +54,13 @@ class Observer:
     recording: Recording
     on_forward: OnForward
     prefill: int = PREFILL
+    following: Following | None = None
 
     def recorder(self, pads: Sequence[int]) -> Recorder:
         """A recorder, to be attached for one batch."""
-        return Recorder(
-            self.lens, self.record, self.recording.put, self.on_forward, tuple(pads), self.role
-        )
+        steps = STEPS if self.following is None else 1
+        put, on_forward = self.recording.put, self.on_forward
+        return Recorder(self.lens, self.record, put, on_forward, tuple(pads), self.role, steps)
 
     def begin(
         self, tasks: Sequence[Task], eos_token_ids: tuple[int, ...], finish_reason: str
@@ -77,7 +83,7 @@ class Observer:
 
 def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> None:
     """Generate one batch under observation."""
-    lens = observer.lens
+    lens, following = observer.lens, observer.following
     ids_BP, mask_BP, pads = observer.begin(tasks, lens.eos_token_ids, "length")
     config = GenerationConfig(
         max_new_tokens=max(task.limit - len(task.token_ids) for task in tasks),
@@ -95,6 +101,7 @@ def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> N
             attention_mask=mask_BP,
             generation_config=config,
             logits_processor=processors(settings, seeds, pads, stored),
+            stopping_criteria=None if following is None else [EachStep(following)],
         )
         # The last token is drawn but never fed: one more step completes its records.
         n = output.sequences.shape[1] - mask_BP.shape[1]
@@ -105,7 +112,9 @@ def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> N
             position_ids=mask_BS.sum(dim=1, keepdim=True) - 1,
             **{CACHE: cache_of(output)},
         )
-    observer.recording.end()
+    # What has reached its own end by now keeps the reason for that.
+    stopped = following is not None and following.stops
+    observer.recording.end(INTERRUPTED if stopped else None)
 
 
 def teacher_force(observer: Observer, tasks: Sequence[Task]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +20,10 @@ from ringlens.observe.inputs import check_rows, say_beyond_context
 from ringlens.observe.instruments.layers import on_layers
 from ringlens.observe.instruments.vectors import resolve
 from ringlens.observe.pipeline.commit_thread import EVERY, Recording
+from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
 from ringlens.observe.pipeline.run_record import run_record
+from ringlens.observe.pipeline.step import OnTokens
 from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.resume import unfinished_batches
 from ringlens.observe.same_rule import check_same_rule
@@ -86,6 +89,8 @@ def capture(
     record: Iterable[Recorded] = EVERYTHING,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
+    on_tokens: OnTokens | None = None,
+    stop: threading.Event | None = None,
     allow_nonfinite: bool = False,
 ) -> Store:
     """Let the model think about problems, and record it while it does.
@@ -119,6 +124,14 @@ def capture(
             as "routing@3-5" or :class:`ringlens.config.OnLayers`, is recorded on these alone.
         commit_every: Seconds after which a running batch is committed as far as it is.
         on_progress: Called after each step.
+        on_tokens: Called with the tokens of each step (a list of
+            :class:`ringlens.observe.pipeline.step.TraceStep`): text, phase, entropy and routing, as
+            they come. A session that is followed works its records up step by step, which costs
+            the model some speed and changes numbers within rounding. Under torchrun all processes
+            give one, or none does.
+        stop: Ends the run early when it is set: the running traces end after the next token, as
+            ``finish_reason`` "interrupted". Problems that were not begun are left, and the same
+            call takes them up.
         allow_nonfinite: Go on where a number of the model is NaN or infinite, and flag its trace
             and token (``traces.flags``, ``tokens.nonfinite``).
 
@@ -126,8 +139,8 @@ def capture(
         The store, open for reading.
 
     Raises:
-        ConfigError: An unknown or impossible setting, no problems, or a system prompt that the
-            chat template does not take.
+        ConfigError: An unknown or impossible setting, ``stop`` in several processes, no problems,
+            or a system prompt that the chat template does not take.
         ObservationError: A number of the model is NaN or infinite, or another process of the run
             is gone. What was committed before stays, and the same call, or one with
             ``allow_nonfinite``, takes the run up again.
@@ -139,6 +152,7 @@ def capture(
     def run(observer: Observer, batch: Sequence[Task]) -> None:
         generate(observer, batch, settings)
 
+    followed = on_tokens is not None or stop is not None
     session = _Session(
         lens,
         "live",
@@ -147,6 +161,7 @@ def capture(
         batch_size,
         commit_every,
         allow_nonfinite=allow_nonfinite,
+        following=Following(on_tokens, stop) if followed else None,
     )
     return session.run(store, tasks, run, on_progress)
 
@@ -232,6 +247,7 @@ class _Session:
     commit_every: float
     prefill: int = PREFILL
     allow_nonfinite: bool = False
+    following: Following | None = None
 
     def __post_init__(self) -> None:
         fixed = {
@@ -253,6 +269,8 @@ class _Session:
             raise ConfigError("nothing to observe: give at least one problem or text.")
         folder = store.address if isinstance(store, Store) else store
         here = rank_role(self.lens)
+        if self.following is not None:
+            self.following.check(here.processes)
         if any(
             layers_asked(name, self.record, here.layers) for name in ("routing", "router_logits")
         ):
@@ -265,17 +283,29 @@ class _Session:
             done = len(mine) - sum(not task.finished for batch in left for task in batch)
             device = self.lens.device.type
             with Recording(
-                writer, run_id, here.writers, self.commit_every, device, self.allow_nonfinite
+                writer,
+                run_id,
+                here.writers,
+                self.commit_every,
+                device,
+                self.allow_nonfinite,
+                self.following,
             ) as recording:
-                report = _Reporter(recording, len(mine), done, on_progress)
+                report = _Reporter(recording, len(mine), done, on_progress, self.following)
                 observer = Observer(
-                    self.lens, self.record, here, recording, report.forward, self.prefill
+                    self.lens,
+                    self.record,
+                    here,
+                    recording,
+                    report.forward,
+                    self.prefill,
+                    self.following,
                 )
                 with gone_peers(here.everyone.rank):
-                    for batch in left:
-                        run_batch(observer, batch)
-                        report.show()
+                    is_whole = self._run_batches(observer, left, run_batch, report)
             report.show()
+            if not is_whole:
+                return Store(folder)
             here.everyone.gather(None)  # all have committed what was theirs
             if here.writers.size > 1:
                 writer.finish_run(run_id)  # together: small files are left to `ringlens compact`
@@ -283,6 +313,21 @@ class _Session:
                 writer.finish_run(run_id)
                 tidy(writer.rewriter(), run_id)
         return Store(folder)
+
+    def _run_batches(
+        self,
+        observer: Observer,
+        batches: Sequence[Sequence[Task]],
+        run_batch: RunBatch,
+        report: _Reporter,
+    ) -> bool:
+        """Run batches until the caller stops it; whether that was all of them."""
+        for batch in batches:
+            if self.following is not None and self.following.stops:
+                return False
+            run_batch(observer, batch)
+            report.show()
+        return True
 
 
 def _open_run(writer: StoreWriter, run: RunRecord, here: RankRole) -> str:
@@ -301,9 +346,15 @@ class _Reporter:
     """Tells the caller how far the session is, in the caller's thread."""
 
     def __init__(
-        self, recording: Recording, total: int, done: int, on_progress: OnProgress | None
+        self,
+        recording: Recording,
+        total: int,
+        done: int,
+        on_progress: OnProgress | None,
+        following: Following | None,
     ) -> None:
         self.recording, self.done, self.on_progress = recording, done, on_progress
+        self.following = following
         self.progress = Progress(done, total)
 
     def forward(self, B: int, T: int) -> None:
@@ -313,6 +364,8 @@ class _Reporter:
 
     def show(self) -> None:
         """Report what the recording has done by now."""
+        if self.following is not None:
+            self.following.tell()
         if self.on_progress is None:
             return
         recording = self.recording

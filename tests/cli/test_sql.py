@@ -2,14 +2,7 @@
 
 import csv
 import json
-import os
-import pty
-import re
-import select
 import signal
-import sys
-import termios
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -19,6 +12,7 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from pyarrow import parquet
 from small_store import small_store
+from terminal import terminal
 
 from ringlens.cli.main import main
 from ringlens.cli.sql.completion import Words
@@ -32,10 +26,6 @@ PROMPT = "ringlens>"
 def store(tmp_path_factory):
     with Store(small_store(tmp_path_factory.mktemp("stores") / "store")) as store:
         yield store
-
-
-def command(store, *words):
-    return [sys.executable, "-m", "ringlens.cli", "sql", str(store.path), *map(str, words)]
 
 
 def sql(store, *words, stdin=""):
@@ -190,117 +180,61 @@ def test_ctrl_c_stops_a_query(store):
     assert "Traceback" not in said
 
 
-class Terminal:
-    """A terminal with the prompt running in it."""
-
-    def __init__(self, descriptor):
-        self.descriptor = descriptor
-        self.seen = ""
-
-    def read(self, *wanted, end="", press="", seconds=300):
-        """Read until all texts were seen since the last call; the text without its colours.
-
-        While nothing comes, the keys of ``press`` are pressed again and again.
-        """
-        late = time.monotonic() + seconds
-        while not (
-            all(each in plain(self.seen) for each in wanted)
-            and plain(self.seen).rstrip().endswith(end)
-        ):
-            assert time.monotonic() < late, plain(self.seen)[-3000:]
-            if select.select([self.descriptor], [], [], 0.2)[0]:
-                try:
-                    self.seen += os.read(self.descriptor, 65536).decode(errors="replace")
-                except OSError as error:  # it has ended
-                    raise AssertionError(plain(self.seen)[-3000:]) from error
-            elif press:
-                self.type(press)
-        found, self.seen = plain(self.seen), ""
-        return found
-
-    def wait_for_signals(self):
-        """Wait until the line is read: before that Ctrl-C is a key like any other."""
-        while not termios.tcgetattr(self.descriptor)[3] & termios.ISIG:
-            time.sleep(0.01)
-
-    def type(self, text):
-        os.write(self.descriptor, text.encode())
-
-    def ask(self, text, *wanted):
-        """Type a line and read to the next prompt."""
-        self.type(f"{text}\r")
-        return self.read(*wanted, end=PROMPT)
-
-
-def plain(text):
-    return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|[()=>].?|\][^\x07]*\x07)", "", text).replace("\r", "")
+def ask(opened, text, *wanted):
+    """Type a line and read to the next prompt."""
+    opened.type(f"{text}\r")
+    return opened.read(*wanted, end=PROMPT)
 
 
 @contextmanager
 def prompt(store, home):
-    environment = {
-        **os.environ, "XDG_STATE_HOME": str(home), "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm",
-        "COLUMNS": "150", "LINES": "100", "PAGER": "cat",
-    }  # fmt: skip
-    pid, descriptor = pty.fork()
-    if pid == 0:
-        os.execve(sys.executable, command(store), environment)
-    terminal = Terminal(descriptor)
-    try:
-        terminal.read("Tab completes", PROMPT)
-        yield terminal
-        terminal.type("\x04")
-        for _ in range(6000):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                break
-            time.sleep(0.05)
-        assert done == pid
-        assert os.waitstatus_to_exitcode(status) == 0
-    finally:
-        os.close(descriptor)
+    with terminal(["sql", store.path], XDG_STATE_HOME=str(home)) as opened:
+        opened.read("Tab completes", PROMPT)
+        yield opened
+        opened.type("\x04")
+        assert opened.ended() == 0
 
 
 def test_the_prompt(store, tmp_path):
-    with prompt(store, tmp_path) as terminal:
-        terminal.ask(
-            "select phase, count(*) as how_many\rfrom tokens group by all;", "how_many", "│"
+    with prompt(store, tmp_path) as opened:
+        ask(
+            opened, "select phase, count(*) as how_many\rfrom tokens group by all;", "how_many", "│"
         )
-        terminal.ask("select nope from traces;", "error: ", "The columns are: traces")
-        terminal.ask(".tables", "router_choices", "view", "One row per token.")
-        terminal.ask(".schema runs", "VARCHAR".lower(), "run that wrote the row")
-        terminal.ask(".schema nowhere", "there is no table nowhere")
-        terminal.ask(".timer on", "timer: on")
-        terminal.ask("select 6 * 7 as answer;", "42", " s\n")
-        terminal.ask(".format jsonl", "format: jsonl")
-        terminal.ask("select 6 * 7 as answer;", '{"answer": 42}')
-        terminal.ask(".format xml", "there is no format xml")
-        terminal.ask(".format table", "format: table")
-        terminal.ask(".rows 3", "rows shown: 3")
-        terminal.ask("from range(50);", "50 rows", "3 shown")
-        terminal.ask(".nothing", "there is no .nothing: .tables")
-        terminal.ask(".help", "Ctrl-C stops a query")
-        terminal.type("from tok\t")
-        terminal.read("tokens")
-        terminal.ask(" limit 1;", "token_id")
+        ask(opened, "select nope from traces;", "error: ", "The columns are: traces")
+        ask(opened, ".tables", "router_choices", "view", "One row per token.")
+        ask(opened, ".schema runs", "VARCHAR".lower(), "run that wrote the row")
+        ask(opened, ".schema nowhere", "there is no table nowhere")
+        ask(opened, ".timer on", "timer: on")
+        ask(opened, "select 6 * 7 as answer;", "42", " s\n")
+        ask(opened, ".format jsonl", "format: jsonl")
+        ask(opened, "select 6 * 7 as answer;", '{"answer": 42}')
+        ask(opened, ".format xml", "there is no format xml")
+        ask(opened, ".format table", "format: table")
+        ask(opened, ".rows 3", "rows shown: 3")
+        ask(opened, "from range(50);", "50 rows", "3 shown")
+        ask(opened, ".nothing", "there is no .nothing: .tables")
+        ask(opened, ".help", "Ctrl-C stops a query")
+        opened.type("from tok\t")
+        opened.read("tokens")
+        ask(opened, " limit 1;", "token_id")
     assert "+select 6 * 7 as answer;" in (tmp_path / "ringlens" / "sql_history").read_text()
 
 
 def test_ctrl_c_at_the_prompt_stops_the_query_and_goes_on(store, tmp_path):
-    with prompt(store, tmp_path) as terminal:
+    with prompt(store, tmp_path) as opened:
         said = ""
         while "stopped" not in said:  # Ctrl-C may come before the query has begun, or be lost
-            terminal.type("select count(*) from range(1000000000000000);")
-            terminal.read("range(1000000000000000);")  # else an old prompt is taken for a new one
-            terminal.type("\r")
-            terminal.wait_for_signals()
-            said = terminal.read(end=PROMPT, press="\x03")
-        terminal.ask("select 6 * 7 as answer;", "42")
-        terminal.type("select 'never sent")
-        terminal.read("never sent")
-        terminal.type("\x03")
-        terminal.read(end=PROMPT)
-        terminal.ask("select 'again' as word;", "again")
+            opened.type("select count(*) from range(1000000000000000);")
+            opened.read("range(1000000000000000);")  # else an old prompt is taken for a new one
+            opened.type("\r")
+            opened.wait_for_signals()
+            said = opened.read(end=PROMPT, press="\x03")
+        ask(opened, "select 6 * 7 as answer;", "42")
+        opened.type("select 'never sent")
+        opened.read("never sent")
+        opened.type("\x03")
+        opened.read(end=PROMPT)
+        ask(opened, "select 'again' as word;", "again")
 
 
 def test_completion(store):

@@ -11,23 +11,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
+from ringlens.cli.console import harmless
 from ringlens.errors import RinglensError
 
 Write = Callable[[Any, IO[bytes]], None]
 """Writes the rows of a relation to a binary stream."""
 
-# What changes the order or look of text on a terminal; DuckDB itself escapes control characters.
-_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
 
 def write_table(relation: Any, out: IO[bytes]) -> None:
     """Draw a table as DuckDB does: a few dozen rows, as wide as the terminal."""
     out.write(f"{harmless(str(relation))}\n".encode())
-
-
-def harmless(text: str) -> str:
-    """A text for a terminal, with the characters escaped that a terminal would obey."""
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def write_csv(relation: Any, out: IO[bytes]) -> None:

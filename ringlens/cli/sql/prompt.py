@@ -19,9 +19,9 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
-from ringlens.cli.console import attend
+from ringlens.cli.console import attend, harmless
 from ringlens.cli.sql.completion import Words
-from ringlens.cli.sql.format import WRITERS, harmless
+from ringlens.cli.sql.format import WRITERS
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 from ringlens.store.read.catalog import Entry, catalog

@@ -16,6 +16,7 @@ from typing import Self
 
 from ringlens.observe.pipeline.block import PendingBlock
 from ringlens.observe.pipeline.finite import Fault, merged, refuse, suspects
+from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.trace_buffer import TraceBuffer
 from ringlens.store import StoreWriter
 from ringlens.store.write.peers import Peers
@@ -46,6 +47,7 @@ class Recording:
         every: Seconds between commits within a batch.
         device: Where the model runs.
         allow_nonfinite: Whether tokens with numbers that are none are recorded, and flagged.
+        following: Who follows the traces, if anybody does.
 
     Attributes:
         traces: Traces finished and committed.
@@ -62,10 +64,11 @@ class Recording:
         every: float = EVERY,
         device: str = "cpu",
         allow_nonfinite: bool = False,
+        following: Following | None = None,
     ) -> None:
         self.writer, self.run_id, self.peers, self.every = writer, run_id, peers, every
         self.most = QUEUED.get(device, QUEUED["cpu"])
-        self.allow_nonfinite = allow_nonfinite
+        self.allow_nonfinite, self.following = allow_nonfinite, following
         self.traces, self.tokens = 0, 0
         self.bytes_written, self.waited = writer.bytes_written, 0.0
         self._buffers: list[TraceBuffer] = []
@@ -115,9 +118,9 @@ class Recording:
         """Take a block; waits while too much is queued."""
         self._put(block.bytes, lambda: self._add(block))
 
-    def end(self) -> None:
-        """The batch is done: its traces end."""
-        self._put(0, self._end)
+    def end(self, finish_reason: str | None = None) -> None:
+        """The batch is done: its traces end; for what reason, where it is a special one."""
+        self._put(0, lambda: self._end(finish_reason))
 
     def _put(self, size: int, work: Callable[[], None]) -> None:
         self.check()
@@ -162,6 +165,8 @@ class Recording:
 
     def _begin(self, buffers: Sequence[TraceBuffer]) -> None:
         self._buffers = list(buffers)
+        if self.following is not None:
+            self.following.begin(buffers)
 
     def _add(self, pending: PendingBlock) -> None:
         block = pending.open()
@@ -170,6 +175,8 @@ class Recording:
             before = len(buffer)
             found.append(buffer.add(block, doubtful))
             self.tokens += len(buffer) - before
+            if self.following is not None and len(buffer) > before:
+                self.following.saw(buffer, block, before)
         self._judge(found)
         late = time.monotonic() - self._last_commit >= self.every
         held = sum(buffer.bytes for buffer in self._buffers)
@@ -189,9 +196,12 @@ class Recording:
                 refuse(min(faults.values()), buffer.trace_id, buffer.task.item, buffer.task.problem)
             buffer.flag(faults)
 
-    def _end(self) -> None:
+    def _end(self, finish_reason: str | None) -> None:
         for buffer in self._buffers:
-            buffer.end()
+            if not buffer.done:
+                buffer.end(finish_reason)
+                if self.following is not None:
+                    self.following.ended(buffer)
         self._commit()
 
     def _commit(self) -> None:
@@ -200,7 +210,11 @@ class Recording:
         ids = self.writer.commit(self.run_id, [record for _, record in parts])
         for (buffer, _), trace_id in zip(parts, ids, strict=True):
             buffer.trace_id = trace_id
-        self.traces += sum(buffer.done for buffer in self._buffers)
+        done = [buffer for buffer in self._buffers if buffer.done]
+        self.traces += len(done)
+        if self.following is not None:
+            for buffer in done:
+                self.following.stored(buffer)
         self._buffers = [buffer for buffer in self._buffers if not buffer.done]
         self.bytes_written = self.writer.bytes_written
         self._last_commit = time.monotonic()

@@ -44,6 +44,7 @@ class Recorder:
         on_forward: Called with (B, T) at the start of each forward.
         pads: Padded positions before each row; empty for none.
         role: What of the model this process watches; None: all of it.
+        steps: Decoding steps in a block.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Recorder:
         on_forward: OnForward | None = None,
         pads: tuple[int, ...] = (),
         role: RankRole | None = None,
+        steps: int = STEPS,
     ) -> None:
         self.on_block, self.on_forward = on_block, on_forward
         model, self._transfer = lens.model, Transfer()
         self._model = model
         self._start = self._stop = 0
+        self._steps = steps
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
         role = role or RankRole(tuple(range(lens.sizes.layers)))
@@ -101,7 +104,7 @@ class Recorder:
             self.on_forward(B, T)
 
     def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
-        if self._token_ids[-1].shape[1] > 1 or self._stop - self._start >= STEPS:
+        if self._token_ids[-1].shape[1] > 1 or self._stop - self._start >= self._steps:
             self._hand_over()
 
     def _hand_over(self) -> None:

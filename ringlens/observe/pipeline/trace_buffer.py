@@ -118,6 +118,9 @@ class TraceBuffer:
     Attributes:
         trace_id: Its id in the store, once a part of it is there.
         done: Whether no more tokens follow.
+        finish_reason: Why it ended, or what is said if no end is seen.
+        token_ids: Its tokens so far.
+        text: Their text.
     """
 
     def __init__(
@@ -132,12 +135,12 @@ class TraceBuffer:
     ) -> None:
         self.task, self.row, self.pad = task, row, pad
         self.trace_id, self.done = task.trace_id, False
-        self._eos, self._finish_reason = frozenset(eos_token_ids), finish_reason
+        self._eos, self.finish_reason = frozenset(eos_token_ids), finish_reason
         self._kinds = by_kind(record)
         self._chosen = {w.observed_as: w for w in record if not isinstance(w, str | OnLayers)}
-        self._text = TextStream(tokenizer)
+        self.text = TextStream(tokenizer)
         self._markup = markup(tokenizer)
-        self._token_ids: list[int] = []
+        self.token_ids: list[int] = []
         self._rows: dict[Field, Rows] = defaultdict(Rows)
         self._layers: dict[Field, tuple[int, ...]] = {}
         self._stored = _Columns()
@@ -148,7 +151,7 @@ class TraceBuffer:
             self._push(task.earlier.token_id.tolist())
 
     def __len__(self) -> int:
-        return len(self._token_ids)
+        return len(self.token_ids)
 
     @property
     def bytes(self) -> int:
@@ -189,9 +192,14 @@ class TraceBuffer:
         """Note tokens of which a number is none."""
         self._nonfinite.update(positions)
 
-    def end(self) -> None:
-        """Nothing follows, though no end was seen."""
+    def end(self, finish_reason: str | None = None) -> None:
+        """Nothing follows, though no end was seen; for what reason, where it is a special one."""
+        self.finish_reason = finish_reason or self.finish_reason
         self.done = True
+
+    def read(self, stop: int) -> Reading:
+        """Turns and phases of the first ``stop`` tokens, as they read without those behind."""
+        return self._read(self.text.text(stop))
 
     def cut(self) -> TraceRecord | None:
         """Take what can be stored now; None if that is nothing.
@@ -203,8 +211,8 @@ class TraceBuffer:
         if stop <= start:
             return None
         if self.done:
-            self._text.close()
-        text = self._text.text(stop)
+            self.text.close()
+        text = self.text.text(stop)
         reading = self._read(text)
         rewritten = None
         if not self._stored.agrees(reading):
@@ -231,13 +239,13 @@ class TraceBuffer:
             stops = i >= self.task.n_prompt and token_id in self._eos
             if stops or i + 1 == self.task.limit:
                 self.done = True
-                self._finish_reason = "stop" if stops else self._finish_reason
+                self.finish_reason = "stop" if stops else self.finish_reason
                 return token_ids[: i + 1 - len(self)]
         return token_ids
 
     def _push(self, token_ids: list[int]) -> None:
-        self._token_ids += token_ids
-        self._text.push(token_ids)
+        self.token_ids += token_ids
+        self.text.push(token_ids)
 
     def _tokens(self, text: TokenText, reading: Reading, start: int, stop: int) -> TokenArrays:
         numbers = [self._numbers(name, start, stop) for name in ("logprob", "entropy")]
@@ -245,7 +253,7 @@ class TraceBuffer:
             for number in numbers:
                 number[0] = np.nan
         return TokenArrays(
-            token_id=np.array(self._token_ids[start:stop], np.int32),
+            token_id=np.array(self.token_ids[start:stop], np.int32),
             text=text.pieces[start:],
             start=np.array(text.starts[start:], np.int32),
             end=np.array(text.ends[start:], np.int32),
@@ -290,7 +298,7 @@ class TraceBuffer:
             n_prompt=phase.count("prompt"),
             n_think=phase.count("think"),
             n_answer=phase.count("answer"),
-            finish_reason=self._finish_reason if self.done else "running",
+            finish_reason=self.finish_reason if self.done else "running",
             seed=task.seed,
             tokens=tokens,
             rewritten=rewritten,

@@ -1,0 +1,99 @@
+"""``ringlens ask``: a model thinks aloud about one question."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from ringlens.cli.ask.thinking import link, think, told, view_of
+from ringlens.cli.console import speaks
+from ringlens.cli.options import (
+    loading_options,
+    names_in,
+    sampling_options,
+    take_loading,
+    trace_recording_options,
+)
+from ringlens.errors import ConfigError
+
+STORE = "runs/ask"
+
+
+@click.command()
+@click.argument("model")
+@click.argument("prompt", nargs=-1, required=True)
+@click.option("--system", help="What the model is told before the question.")
+@click.option(
+    "--store",
+    default=STORE,
+    show_default=True,
+    help="Folder or address of the store; made or added to.",
+)
+@click.option("--open", "opens", is_flag=True, help="Open the trace in the dashboard afterwards.")
+@click.option("--port", default=8050, show_default=True, help="Port of the dashboard.")
+@sampling_options
+@trace_recording_options
+@loading_options
+def ask(
+    model: str,
+    prompt: tuple[str, ...],
+    system: str | None,
+    store: str,
+    opens: bool,
+    port: int,
+    **options: Any,
+) -> None:
+    r"""Let MODEL think aloud about PROMPT, and record it while it does.
+
+    PROMPT is the question; - reads it from standard input. Text appears as it is written, prompt,
+    thought and answer told apart, above live numbers of entropy and routing. Where the output is
+    no terminal, it is what the model writes and nothing else; all other words go to standard error.
+    Ctrl-C ends the trace with the next token and keeps it; a second one leaves at once.
+
+    \b
+    Examples:
+      ringlens ask ring-nano "Make 24 from 4, 6, 1, using each number once."
+      ringlens ask ring-nano "Make 10 from 2, 3, 4." --temperature 0.8 --seed 3 --open
+      cat question.txt | ringlens ask inclusionAI/Ring-mini-2.0 - --system "Answer briefly."
+    """
+    import ringlens as rl
+
+    loading = take_loading(options)
+    options["record"] = names_in(options["record"])
+    question = question_in(prompt)
+    lens = rl.load(model, **loading)
+    messages = [{"role": "system", "content": system}] if system else []
+    view = view_of(lens)
+    end = think(lens, [*messages, {"role": "user", "content": question}], store, view, options)
+    if speaks():
+        click.echo(told(view, store), err=True)
+        click.echo(link(store, end.trace_id, port), err=True)
+        if opens:
+            open_dashboard(store, end.trace_id, port)
+
+
+def question_in(words: tuple[str, ...]) -> str:
+    """The question: the words of the command line, or standard input for "-".
+
+    Raises:
+        ConfigError: It is empty, or no text.
+    """
+    question = " ".join(words)
+    if words == ("-",):
+        try:
+            question = sys.stdin.read().removeprefix("\ufeff").strip()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"standard input is no UTF-8 text: {error}.") from error
+    if not question.strip():
+        raise ConfigError("the question is empty: write what is asked, or - for standard input.")
+    return question
+
+
+def open_dashboard(store: str, trace_id: int, port: int) -> None:
+    """Replace this process by the dashboard, open at a trace: it needs no model in memory."""
+    sys.stdout.flush()
+    where = ["--port", str(port), "--trace", str(trace_id), "--open"]
+    os.execv(sys.executable, [sys.executable, "-m", "ringlens.cli", "app", store, *where])
