@@ -66,6 +66,25 @@ def plain(text):
     return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|[()=>].?|\][^\x07]*\x07)", "", text).replace("\r", "")
 
 
+def on_screen(raw):
+    """The rows that a terminal shows in the end, of what goes up, erases rows and writes."""
+    rows, y, x = [""], 0, 0
+    for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", raw):
+        if part == "\r":
+            x = 0
+        elif part == "\n":
+            y += 1
+            rows += [""] * (y == len(rows))
+        elif part == "\x1b[2K":
+            rows[y] = ""
+        elif part.startswith("\x1b[") and part.endswith("A"):
+            y -= int(part[2:-1])
+        elif not part.startswith("\x1b"):
+            rows[y] = rows[y][:x].ljust(x) + part + rows[y][x + len(part) :]
+            x += len(part)
+    return rows
+
+
 @contextmanager
 def terminal(words, rows=100, columns=150, **environment):
     """Run ``ringlens`` with some words in a terminal of a size."""

@@ -33,7 +33,7 @@ Ctrl-C stops an answer; its trace and what was answered stay."""
 
 @click.command()
 @click.argument("model")
-@click.option("--system", default="", help="What the model is told before the first question.")
+@click.option("--system", default="", help="System prompt, put through the chat template.")
 @click.option(
     "--store",
     default=STORE,

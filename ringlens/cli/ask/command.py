@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ringlens.cli.ask.thinking import link, think, told, view_of
+from ringlens.cli.ask.thinking import link, processes, think, told, view_of
+from ringlens.cli.asking import STANDARD_INPUT
 from ringlens.cli.console import speaks
 from ringlens.cli.options import (
     loading_options,
@@ -25,7 +26,7 @@ STORE = "runs/ask"
 @click.command()
 @click.argument("model")
 @click.argument("prompt", nargs=-1, required=True)
-@click.option("--system", help="What the model is told before the question.")
+@click.option("--system", help="System prompt, put through the chat template.")
 @click.option(
     "--store",
     default=STORE,
@@ -65,9 +66,8 @@ def ask(
     options["record"] = names_in(options["record"])
     question = question_in(prompt)
     lens = rl.load(model, **loading)
-    messages = [{"role": "system", "content": system}] if system else []
     view = view_of(lens)
-    end = think(lens, [*messages, {"role": "user", "content": question}], store, view, options)
+    end = think(lens, question, store, view, {"system": system, **options})
     if speaks():
         click.echo(told(view, store), err=True)
         click.echo(link(store, end.trace_id, port), err=True)
@@ -79,12 +79,17 @@ def question_in(words: tuple[str, ...]) -> str:
     """The question: the words of the command line, or standard input for "-".
 
     Raises:
-        ConfigError: It is empty, or no text.
+        ConfigError: It is empty, or no text; or standard input is shared by several processes.
     """
     question = " ".join(words)
-    if words == ("-",):
+    if words == (STANDARD_INPUT,):
+        if processes() > 1:
+            raise ConfigError(
+                "standard input cannot be shared by several processes: write the question on the "
+                "command line."
+            )
         try:
-            question = sys.stdin.read().removeprefix("\ufeff").strip()
+            question = sys.stdin.buffer.read().decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise ConfigError(f"standard input is no UTF-8 text: {error}.") from error
     if not question.strip():

@@ -84,7 +84,7 @@ def is_terminal() -> bool:
 
 def think(
     lens: Lens,
-    messages: Sequence[Mapping[str, str]],
+    asked: str | list[dict[str, str]],
     store: str,
     view: View,
     options: Mapping[str, Any],
@@ -95,7 +95,7 @@ def think(
 
     Args:
         lens: The model.
-        messages: The conversation, the question last.
+        asked: The question, or the messages of a conversation.
         store: Folder or address of the store.
         view: What shows it.
         options: Options of :func:`ringlens.capture`.
@@ -114,8 +114,7 @@ def think(
         view.stopping()
 
     with view, _ctrl_c(asked_to_stop if alone else None):
-        chat = [dict(message) for message in messages]
-        rl.capture(lens, [chat], store, on_tokens=view.take, stop=stop, **options).close()
+        rl.capture(lens, [asked], store, on_tokens=view.take, stop=stop, **options).close()
     assert view.end is not None
     return view.end
 

@@ -75,7 +75,7 @@ class TraceStep:
     """What is new of one trace.
 
     Attributes:
-        item: Place of the trace in the run's list of problems or texts.
+        item: Place of the trace in the run, from 0; samples of a problem stand side by side.
         tokens: The tokens that follow those of the step before. A token is told when its text and
             phase can be: not within a character, nor within what may become ``</think>``.
         reread: By position the phase of earlier tokens that what follows has changed, as where a
