@@ -138,7 +138,7 @@ def test_stopping_keeps_what_is_there(lens, tmp_path):
     assert {end.finish_reason for end in follower.end.values()} == {"interrupted"}
     for item in follower.end:
         trace = assert_told(follower, store, item)
-        assert 20 < len(trace) < 300
+        assert trace.summary["n_prompt"] < len(trace) < 300
     assert store.sql("select finished is not null from runs").fetchall() == [(True,)]
     assert check(store).findings == []
 
