@@ -87,7 +87,7 @@ def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]
         [
             _header(found, run, head),
             _controls(metric, phase),
-            _body(len(layers)),
+            _body(len(heatmap.rows(layers))),
             dcc.Store(id="scope", data=scope),
             dcc.Store(id="shape", data=shape),
             dcc.Store(id="focus", data=focus),

@@ -45,6 +45,7 @@ def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
     if empty:
         where = "" if phase == "all" else f" in {' and '.join(empty)}"
         return [html.Span([html.B(what), f" · nothing to show: no token{where} was routed here"])]
+    blank = len(heatmap.rows(usage.layers)) > len(usage.layers)
     bar = html.Span(
         className="legend-bar",
         style={"background": f"linear-gradient(90deg, {', '.join(colours)})"},
@@ -57,6 +58,7 @@ def note(usage: Usage, metric: str, phase: str, theme: str) -> list[Component]:
                 term("MaxVio", "MaxVio"),
                 ", ",
                 term("Gini", "Gini"),
+                *([" · blank: not recorded"] if blank else []),
             ]
         ),
         html.Span([low, bar, high], className="legend"),

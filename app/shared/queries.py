@@ -68,10 +68,16 @@ def run(catalogue: Catalogue, run_id: str) -> Row:
 
 
 def trace_head(catalogue: Catalogue, trace_id: int) -> Row | None:
-    """Return all about a trace but text and arrays, with its neighbours by id; None if unknown."""
+    """Return all about a trace but text and arrays; None if unknown.
+
+    Beside its row of ``traces``: its neighbours by id, and the last sample of its problem.
+    """
     query = """
         select *, (select max(trace_id) from traces where trace_id < $trace_id) as previous,
-               (select min(trace_id) from traces where trace_id > $trace_id) as next
+               (select min(trace_id) from traces where trace_id > $trace_id) as next,
+               (select max(other.sample) from traces as other
+                where other.run_id = traces.run_id
+                      and other.problem_id = traces.problem_id) as last_sample
         from traces where trace_id = $trace_id"""
     found = rows(catalogue, query, {"trace_id": trace_id})
     return found[0] if found else None

@@ -219,6 +219,7 @@ def _facts(head: Row, run: Row) -> list[Component]:
         f"{head['n_prompt']:,} prompt · {head['n_think']:,} think · {head['n_answer']:,} answer",
         f"finish: {head['finish_reason']}",
         head["task"],
+        f"sample {head['sample']} (0 to {head['last_sample']})" if head["last_sample"] else "",
         f"{run['model']}, {run['mode']}",
     ]
     return [html.Span(fact) for fact in facts if fact]

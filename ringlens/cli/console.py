@@ -160,10 +160,9 @@ def summary(store: str, found: dict[str, Any]) -> str:
     }
     parts = []
     if own["traces"] or not found["replays"]:
-        parts.append(
-            f"{own['traces']:,} traces ({own['correct']:,} of {own['graded']:,} right), "
-            f"{own['tokens']:,} tokens ({own['think']:,} of thought)"
-        )
+        graded = f" ({own['correct']:,} of {own['graded']:,} right)" if own["graded"] else ""
+        tokens = f"{own['tokens']:,} tokens ({own['think']:,} of thought)"
+        parts.append(f"{own['traces']:,} traces{graded}, {tokens}")
     if found["replays"]:
         parts.append(f"{found['replays']:,} replays, {found['replay_tokens']:,} tokens in them")
     return (

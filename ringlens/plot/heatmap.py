@@ -5,6 +5,7 @@ Shape letters: S sparse layers, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ def figure(
         theme: 'dark' or 'light'.
     """
     colours = palette(theme)
-    frame = _Frame(len(usage.layers))
+    frame = _Frame(len(rows(usage.layers)))
     values_SE = usage.metric_SE(metric, phase)
     return {
         "data": [
@@ -74,6 +75,11 @@ def figure(
 def height(layers: int) -> int:
     """Return the height of a figure of so many layers, in pixels."""
     return _Frame(layers).height
+
+
+def rows(layers: Sequence[int]) -> range:
+    """Return the rows of the heatmap: a layer each, those between that were not recorded too."""
+    return range(layers[0], layers[-1] + 1)
 
 
 class _Frame:
@@ -100,12 +106,15 @@ def _heatmap(
     low, high = _bounds(values_SE, metric, phase)
     form = _form(metric, phase)
     gap = 1 if frame.row >= 14 and usage.experts <= 64 else 0
+    every = rows(usage.layers)
+    shown = np.full((len(every), usage.experts), np.nan)  # a row without a record stays blank
+    shown[np.array(usage.layers) - every.start] = values_SE
     return {
         "type": "heatmap",
-        "z": typed(np.where(np.isfinite(values_SE), values_SE, np.nan)),
+        "z": typed(np.where(np.isfinite(shown), shown, np.nan)),
         "x0": 0,
         "dx": 1,
-        "y": list(usage.layers),
+        "y": list(every),
         "zmin": low,
         "zmax": high,
         "colorscale": _even(_colours(metric, phase, colours)),

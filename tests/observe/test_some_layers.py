@@ -1,5 +1,7 @@
 """Recording some layers only: what is recorded is that of a whole run, and all else knows it."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny_lens
@@ -10,16 +12,22 @@ from sessions import PROMPTS
 
 import ringlens as rl
 from ringlens.analysis.usage import Sums
+from ringlens.app import make_app
+from ringlens.app.routing import page as routing_page
+from ringlens.app.shared import queries
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage_cache import UsageCache
+from ringlens.app.trace import page as trace_page
 from ringlens.config import OnLayers, Vectors
 from ringlens.errors import ConfigError, NotInStoreError
+from ringlens.plot import heatmap
 from ringlens.store import Store, StoreWriter
 from ringlens.store.check.check import check
 from ringlens.store.maintain.export import arrays_of
 from ringlens.store.maintain.rollup import rebuild
 from ringlens.store.schema.promise import recorded_layers
 
+HOST = {"Host": "127.0.0.1:8050"}
 SPARSE, LAYERS = (1, 2, 3), (0, 1, 2, 3)
 OPTIONS = {"max_new_tokens": 20, "batch_size": 2, "commit_every": 0}
 NAMES = {"routing": SPARSE, "router_logits": SPARSE, "heads": LAYERS, "head_blocks": LAYERS}
@@ -117,6 +125,28 @@ def test_usage_counts_the_layers_that_there_are(some):
     usage = UsageCache(some).get(Scope(run_id, None))
     assert usage.layers == (2, 3) and usage.from_rollups
     assert isinstance(usage.sums, Sums) and (usage.sums.tokens_PS.sum(axis=0) > 0).all()
+
+
+def test_pages_show_the_layers_that_there_are(lens, tmp_path):
+    """Rows between two that were recorded are blank, and no layer beside them can be chosen."""
+    capture(lens, tmp_path / "s", ["routing@1+3"]).close()
+    app = make_app(tmp_path / "s")
+    sources = app.server.extensions["ringlens.sources"]
+    (run,) = queries.runs(sources.catalogue)
+    page = json.dumps(routing_page.layout(sources, {}).to_plotly_json(), default=repr)
+    assert "'layers': [1, 3]" in page and "'L': 1" in page
+    head = queries.trace_head(sources.catalogue, 1)
+    boot = trace_page.boot(sources.store, head | {"previous": None, "next": None}, run)
+    assert list(boot["sparse_layers"]) == [1, 3] and boot["head_tables"] == []
+    usage = sources.usage.get(Scope(run["run_id"], None))
+    figure = heatmap.figure(usage, "share", "all", 1, None, "light")
+    assert figure["data"][0]["y"] == [1, 2, 3]
+    client = app.server.test_client()
+    answers = [
+        client.get(f"/data/trace/1/layer/{layer}", headers=HOST).status_code for layer in (1, 2)
+    ]
+    assert answers == [200, 404]
+    sources.close()
 
 
 def test_upkeep_keeps_some_layers(lens, whole, tmp_path):

@@ -45,8 +45,8 @@ with written as (
     select trace_id, avg(entropy) filter (phase <> 'prompt') as mean_entropy,
            avg(logprob) filter (phase <> 'prompt') as mean_logprob
     from tokens group by trace_id)
-select trace_id, run_id, mode, model, dtype, runs.quantization, task, problem_id, correct, answer,
-       expected, n_prompt, n_think, n_answer, n_prompt + n_think + n_answer as tokens,
+select trace_id, run_id, mode, model, dtype, runs.quantization, task, problem_id, sample, correct,
+       answer, expected, n_prompt, n_think, n_answer, n_prompt + n_think + n_answer as tokens,
        mean_entropy, mean_logprob, finish_reason, started
 from traces left join runs using (run_id) left join written using (trace_id)
 """
@@ -60,6 +60,7 @@ TRACE_SUMMARY_COLUMNS = {
     "quantization": "quantisation method",
     "task": "task of the problem",
     "problem_id": "problem, unique in its set",
+    "sample": "number among the samples of the problem, from 0",
     "correct": "whether the answer passes the verifier",
     "answer": "the answer found in the text",
     "expected": "the expected answer",
