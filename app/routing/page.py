@@ -37,7 +37,17 @@ PHASE_LABELS = {
     "difference": "Think − answer",
 }
 
-KEYS = (("[ ]", "previous, next layer"), ("← →", "previous, next expert"))
+KEYS = (
+    ("[ ]", "previous, next layer"),
+    ("← →", "previous, next expert"),
+    ("/", "go to a layer and expert, such as L36 E179"),
+    ("+ -", "zoom in, out; so does the wheel"),
+    ("Shift ← ↑ → ↓", "move the part that is shown; so does dragging"),
+    ("0", "the whole map; so does a double click"),
+)
+
+GRAPH = {**CONFIG, "scrollZoom": True}
+"""Options of the heatmap's graph; where the axes are fixed, the wheel scrolls the page."""
 
 ORDERS = {"count": "Frequent", "share": "Exclusive"}
 THEMES = ("dark", "light")
@@ -74,7 +84,11 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 
 def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]) -> Component:
     layers = list(recorded_layers(run, "routing"))
-    shape = {"layers": layers, "experts": run["experts"]}
+    shape = {
+        "layers": layers,
+        "experts": run["experts"],
+        "zooms": heatmap.zooms(run["experts"]),
+    }
     metric, phase = query.get("metric", ""), query.get("phase", "")
     metric = metric if metric in METRICS else "share"
     phase = phase if phase in PHASE_CHOICES else "all"
@@ -91,6 +105,7 @@ def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]
             dcc.Store(id="scope", data=scope),
             dcc.Store(id="shape", data=shape),
             dcc.Store(id="focus", data=focus),
+            dcc.Store(id="drawn"),
         ],
         className="page routing-page",
         id="routing-page",
@@ -108,7 +123,7 @@ def _body(layers: int) -> Component:
                     html.Div(
                         dcc.Graph(
                             id="heatmap",
-                            config=CONFIG,
+                            config=GRAPH,
                             responsive=True,
                             style={"height": heatmap.height(layers)},
                         ),
@@ -147,6 +162,37 @@ def _asked(query: Mapping[str, str], name: str, allowed: Any, default: int | Non
     return value if value is not None and value in allowed else default
 
 
+def _ways(run: Row) -> Component:
+    """Make the box that goes to an expert, and the buttons of the zoom where the map has one."""
+
+    def button(name: str, label: str, title: str) -> Component:
+        attributes = {"data-zoom": name, "aria-label": title, "type": "button"}
+        return html.Button(label, className="button", title=title, **attributes)
+
+    layers = recorded_layers(run, "routing")
+    layer = layers[len(layers) // 2]
+    box = dcc.Input(
+        id="goto",
+        type="text",
+        placeholder=f"L{layer} E{run['experts'] * 7 // 10}",
+        autoComplete="off",
+        className="goto-box",
+    )
+    zoom = [
+        button("out", "−", "zoom out (-)"),
+        button("in", "+", "zoom in (+)"),
+        button("whole", "Whole", "the whole map (0)"),
+    ]
+    return html.Div(
+        [
+            html.Label(["Go to", box, html.Kbd("/")], className="goto"),
+            html.Span(id="goto-said", role="alert"),
+            *(zoom if heatmap.zooms(run["experts"]) else []),
+        ],
+        className="routing-ways",
+    )
+
+
 def _header(found: list[Row], run: Row, head: Row | None) -> Component:
     runs = [
         {"value": each["run_id"], "label": f"{each['run_id']} · {each['model']}, {each['mode']}"}
@@ -182,6 +228,7 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
             [
                 *title,
                 html.Div(className="spacer"),
+                _ways(run),
                 html.Div(id="routing-sql"),
                 chooser,
             ],
@@ -270,7 +317,7 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
     """Register the heatmap with its caption, and the table."""
 
     @app.callback(
-        Output("heatmap", "figure"),
+        Output("drawn", "data"),
         Output("routing-note", "children"),
         Output("routing-sql", "children"),
         Input("metric", "value"),
@@ -355,6 +402,17 @@ def _client_callbacks(app: Dash) -> None:
         Output("focus", "data"),
         Input("heatmap", "clickData"),
         State("shape", "data"),
+        prevent_initial_call=True,
+    )
+    client(
+        ClientsideFunction("routing", "framed"),
+        Output("heatmap", "figure"),
+        Input("drawn", "data"),
+    )
+    client(
+        ClientsideFunction("routing", "zoomed"),
+        Output("drawn", "id"),
+        Input("heatmap", "relayoutData"),
         prevent_initial_call=True,
     )
     client(

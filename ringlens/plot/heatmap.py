@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, log2
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,14 @@ READINGS = {
     "lift": Reading("log₂ lift over k/E", "+.2f", "+.2f"),
     "flips": Reading("choices made by bias", ".1%", "+.1%"),
 }
+
+
+_FITS = 64  # experts whose cells are wide enough to be seen and hit; of more, one zooms
+
+
+def zooms(experts: int) -> bool:
+    """Whether a map of so many experts is one to zoom and pan in."""
+    return experts > _FITS
 
 
 def figure(
@@ -223,7 +232,7 @@ def _layout(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
         "font": {"family": FONT, "size": 11, "color": colours.text_2},
         "showlegend": False,
         "bargap": 0.28 if usage.experts <= 64 else 0.1,
-        "dragmode": "zoom" if usage.experts > 64 else False,
+        "dragmode": "pan" if zooms(usage.experts) else False,
         "hoverlabel": {
             "bgcolor": colours.raised,
             "bordercolor": colours.line,
@@ -234,7 +243,7 @@ def _layout(usage: Usage, colours: Palette, frame: _Frame) -> dict[str, Any]:
 
 
 def _axes(usage: Usage, phase: str, colours: Palette, frame: _Frame) -> dict[str, Any]:
-    fixed = usage.experts <= 64
+    fixed = not zooms(usage.experts)
     still: dict[str, Any] = {
         "showgrid": False,
         "zeroline": False,
@@ -243,7 +252,6 @@ def _axes(usage: Usage, phase: str, colours: Palette, frame: _Frame) -> dict[str
         "fixedrange": fixed,
     }
     layers = usage.layers
-    step = max(1, round(16 / frame.row))
     balance = {**still, "showticklabels": False, "fixedrange": True, "rangemode": "tozero"}
     room = 2.6 if len(layers) <= _LABELLED else 1.05  # for the text beside the bars
     n_SE = usage.count_SE(phase)
@@ -253,7 +261,9 @@ def _axes(usage: Usage, phase: str, colours: Palette, frame: _Frame) -> dict[str
             **still,
             "domain": [0, 0.84],
             "range": [-0.5, usage.experts - 0.5],
-            "dtick": 2 if usage.experts <= 64 else 16,
+            "minallowed": -0.5,
+            "maxallowed": usage.experts - 0.5,
+            "dtick": 2 if fixed else ticks(usage.experts, 16),
             "tick0": 0,
             "tickfont": {"size": 10, "color": colours.text_3},
         },
@@ -261,8 +271,11 @@ def _axes(usage: Usage, phase: str, colours: Palette, frame: _Frame) -> dict[str
             **still,
             "domain": frame.map_domain,
             "range": [layers[-1] + 0.5, layers[0] - 0.5],
-            "tickvals": list(layers[::step]),
-            "ticktext": [f"L{layer}" for layer in layers[::step]],
+            "minallowed": layers[0] - 0.5,
+            "maxallowed": layers[-1] + 0.5,
+            "tick0": layers[0],
+            "dtick": ticks(layers[-1] - layers[0] + 1, frame.map / 16),
+            "tickprefix": "L",
             "tickfont": {"size": 11, "color": colours.text_2},
         },
         "yaxis2": {
@@ -278,6 +291,11 @@ def _axes(usage: Usage, phase: str, colours: Palette, frame: _Frame) -> dict[str
         "xaxis2": {**balance, "domain": [0.856, 0.92], "range": [0, room * _most(violation)]},
         "xaxis3": {**balance, "domain": [0.936, 1.0], "range": [0, room * max(0.2, _most(spread))]},
     }
+
+
+def ticks(span: float, most: float) -> int:
+    """Return the distance of labels, a power of two, so that at most so many stand on an axis."""
+    return 2 ** max(0, ceil(log2(span / most)))
 
 
 def _shapes(usage: Usage, layer: int, expert: int | None, colours: Palette) -> list[dict[str, Any]]:

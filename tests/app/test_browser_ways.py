@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from browser import page
+from browser import page, served
 from playwright.sync_api import expect
 from records import random_run, random_tokens, random_trace
 from small_store import write_run
@@ -214,3 +214,86 @@ def test_labels_tell_their_definition(tab, address):
     expect(button).to_be_focused()
     expect(button).to_have_attribute("aria-describedby", "term-tip")
     expect(tab.locator("#term-tip")).to_contain_text(GLOSSARY["margin"].meaning)
+
+
+# --- the routing heatmap of many experts ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Where a store of one trace of a model with 128 experts on 20 layers is served."""
+    run = random_run(layers=22, dense=2, experts=128, groups=8, groups_kept=4, k=4)
+    path = tmp_path_factory.mktemp("stores") / "wide"
+    trace = random_trace(run, 40, seed=1, router_logits=None, heads=None)
+    with served(write_run(path, run, [trace])) as url:
+        yield url
+
+
+def ranges(tab):
+    """First and last expert, first and last layer on screen."""
+    x, y = tab.evaluate(
+        "() => ['xaxis', 'yaxis'].map((axis) => document.querySelector("
+        "'#heatmap .js-plotly-plot').layout[axis].range)"
+    )
+    return [x[0] + 0.5, x[1] - 0.5, y[1] + 0.5, y[0] - 0.5]
+
+
+def drawn(tab):
+    expect(tab.locator("#heatmap .main-svg").first).to_be_visible()
+    expect(tab.locator(".panel-title, .strongest").first).to_be_visible()
+
+
+def test_the_map_goes_to_an_expert_zooms_and_pans(tab, wide):
+    tab.goto(f"{wide}/routing")
+    drawn(tab)
+    assert ranges(tab) == [0, 127, 2, 21]
+    for text, said in (
+        ("somewhere", "Write a layer and an expert"),
+        ("99 1", "Layer 99 has no experts: layers 2 to 21 do"),
+        ("L3 E128", "There is no expert 128: a layer has 0 to 127"),
+    ):
+        tab.keyboard.press("/")
+        tab.keyboard.type(text)
+        tab.keyboard.press("Enter")
+        expect(tab.get_by_role("alert")).to_contain_text(said)
+        tab.keyboard.press("Escape")
+    for text, expert in (("L12 E100", 100), ("11 101", 101), ("10/102", 102), ("e100 l12", 100)):
+        tab.keyboard.press("/")
+        tab.keyboard.type(text)
+        tab.keyboard.press("Enter")
+        expect(tab.locator("#expert-summary h2")).to_have_text(f"Expert {expert}")
+    assert asked(tab) == {"L": "12", "E": "100", "zoom": "84-115,4-19"}
+    assert ranges(tab) == [84, 115, 4, 19]
+    tab.reload()  # the address alone gives the same
+    drawn(tab)
+    assert ranges(tab) == [84, 115, 4, 19]
+
+    tab.keyboard.press("+")
+    tab.wait_for_url(re.compile("zoom=(?!84-)"))
+    left, right, top, bottom = ranges(tab)
+    assert 84 < left <= 100 <= right < 115
+    assert 4 < top <= 12 <= bottom < 19
+    tab.keyboard.press("Shift+ArrowRight")
+    tab.wait_for_function(f"() => !location.search.includes('zoom={left:g}-')")
+    moved = ranges(tab)
+    assert moved[0] > left
+    assert moved[2:] == [top, bottom]
+    tab.keyboard.press("ArrowLeft")  # the expert before comes back on screen
+    expect(tab.locator("#expert-summary h2")).to_have_text("Expert 99")
+    assert ranges(tab)[0] <= 99 <= ranges(tab)[1]
+    tab.get_by_role("button", name="the whole map").click()
+    tab.wait_for_function("() => !location.search.includes('zoom')")
+    assert ranges(tab) == [0, 127, 2, 21]
+
+    box = tab.locator("#heatmap .nsewdrag[data-subplot=xy]").bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+    tab.mouse.wheel(0, -400)
+    tab.wait_for_url(re.compile("zoom="))
+    before = ranges(tab)
+    assert before[1] - before[0] < 127
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + box["width"] / 2 - 60, box["y"] + 60, steps=4)
+    tab.mouse.up()
+    tab.wait_for_function(f"() => !location.search.includes('zoom={before[0]:.1f}-')")
+    assert ranges(tab)[0] > before[0]
+    expect(tab.locator("#expert-summary h2")).to_have_text("Expert 99")  # a drag is no click

@@ -123,7 +123,7 @@ def test_pages(store, address, search, says):
 
 def heatmap(app, run_id, trace_id=None, metric="share", phase="all"):
     """What the routing page draws and says, as the browser asks for it."""
-    figure = {"id": "heatmap", "property": "figure"}
+    figure = {"id": "drawn", "property": "data"}
     note = {"id": "routing-note", "property": "children"}
     query = {"id": "routing-sql", "property": "children"}
     values = {"metric.value": metric, "phase.value": phase, "theme.data": "dark"}
@@ -135,7 +135,7 @@ def heatmap(app, run_id, trace_id=None, metric="share", phase="all"):
     scope = {"id": "scope", "property": "data"}
     scope["value"] = {"run_id": run_id, "trace_id": trace_id}
     asked = {
-        "output": "..heatmap.figure...routing-note.children...routing-sql.children..",
+        "output": "..drawn.data...routing-note.children...routing-sql.children..",
         "outputs": [figure, note, query],
         "inputs": given,
         "state": [scope],
@@ -181,10 +181,10 @@ def test_the_copied_sql_gives_what_the_heatmap_shows(path, imported, tmp_path, k
             queries = {}
             for metric, phase in itertools.product(METRICS, PHASE_CHOICES):
                 found = heatmap(app, run_id, trace_id, metric, phase)
-                z = drawn(found["heatmap"]["figure"]["data"][0]["z"])
+                z = drawn(found["drawn"]["data"]["data"][0]["z"])
                 query = found["routing-sql"]["children"]["props"]["data-copy"]
                 rows = store.sql(query).fetchall()
-                layers = found["heatmap"]["figure"]["data"][0]["y"]
+                layers = found["drawn"]["data"]["data"][0]["y"]
                 assert [row[:2] for row in rows] == list(itertools.product(layers, range(16)))
                 values = [np.nan if row[2] is None else row[2] for row in rows]
                 np.testing.assert_allclose(np.reshape(values, z.shape), z, rtol=2e-6, atol=1e-7)
