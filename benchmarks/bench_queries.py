@@ -26,7 +26,7 @@ from flask.testing import FlaskClient
 from plotly.io.json import to_json_plotly
 from side_by_side import machine
 
-from ringlens.analysis.usage import Usage
+from ringlens.analysis.load.usage import Usage
 from ringlens.app import make_app
 from ringlens.app.routing import expert_panel, usage_views
 from ringlens.app.routing import page as page_routing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from ringlens.analysis.usage import Usage
+from ringlens.analysis.load.usage import Usage
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.shared.parts import term, visible
 from ringlens.app.shared.queries import Row, rows

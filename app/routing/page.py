@@ -11,7 +11,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.analysis.usage import METRICS, PHASE_CHOICES, Usage
+from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES, Usage
 from ringlens.app.routing import expert_panel, usage_sql, usage_views
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.shared import queries

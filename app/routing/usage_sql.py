@@ -52,7 +52,7 @@ def query(scope: Scope, metric: str, phase: str, run: dict[str, Any], from_rollu
 
     Args:
         scope: Run or trace.
-        metric: Key of :data:`ringlens.analysis.usage.METRICS`.
+        metric: Key of :data:`ringlens.analysis.load.usage.METRICS`.
         phase: 'all', a phase, or 'difference' (think minus answer).
         run: The run's row of ``runs``.
         from_rollups: Whether the usage tables sum up all of the scope.

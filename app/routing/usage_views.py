@@ -9,7 +9,7 @@ import numpy as np
 from dash import html
 from dash.development.base_component import Component
 
-from ringlens.analysis.usage import METRICS, Array, Usage
+from ringlens.analysis.load.usage import METRICS, Array, Usage
 from ringlens.app.shared.parts import GRID_THEME, term
 from ringlens.display import plural
 from ringlens.plot import heatmap

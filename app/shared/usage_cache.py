@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ringlens.analysis.usage import Sums, Usage
-from ringlens.analysis.usage_count import PHASE_INDEX, counted, of_rollups, of_routing
+from ringlens.analysis.load.usage import Sums, Usage
+from ringlens.analysis.load.usage_count import PHASE_INDEX, counted, of_rollups, of_routing
 from ringlens.app.shared.file_cache import FileCache
 from ringlens.app.shared.scope import Scope
 from ringlens.store import Store

@@ -5,15 +5,15 @@ a pandas frame whose columns its docstring names; ``frame.attrs`` says what the 
 the SQL of the same numbers.
 """
 
-from ringlens.analysis.agreement import agreement
-from ringlens.analysis.association import association
-from ringlens.analysis.coactivation import coactivation, transitions
-from ringlens.analysis.contrast import contrast
-from ringlens.analysis.expert_load import expert_load, layer_balance
-from ringlens.analysis.router_entropy import router_entropy
-from ringlens.analysis.routing_shift import routing_shift, shift_along
-from ringlens.analysis.selection_causes import group_displacements, selection_causes
-from ringlens.analysis.token_experts import token_experts
+from ringlens.analysis.differences.agreement import agreement
+from ringlens.analysis.differences.association import association
+from ringlens.analysis.differences.contrast import contrast
+from ringlens.analysis.differences.routing_shift import routing_shift, shift_along
+from ringlens.analysis.experts.token_experts import token_experts
+from ringlens.analysis.load.expert_load import expert_load, layer_balance
+from ringlens.analysis.load.router_entropy import router_entropy
+from ringlens.analysis.load.selection_causes import group_displacements, selection_causes
+from ringlens.analysis.structure.coactivation import coactivation, transitions
 
 __all__ = [
     "agreement",

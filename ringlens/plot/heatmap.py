@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ringlens.analysis.usage import Array, Usage, gini, max_violation
+from ringlens.analysis.load.usage import Array, Usage, gini, max_violation
 from ringlens.plot.figure import Figure, signed, typed
 from ringlens.plot.palette import FONT, Palette, palette
 
@@ -57,7 +57,7 @@ def figure(
 
     Args:
         usage: Counts of the scope.
-        metric: Key of :data:`ringlens.analysis.usage.METRICS`.
+        metric: Key of :data:`ringlens.analysis.load.usage.METRICS`.
         phase: 'all', a phase, or 'difference' (think minus answer).
         layer: Layer whose load is drawn above.
         expert: Expert to mark in that layer, or None.

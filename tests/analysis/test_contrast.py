@@ -8,7 +8,7 @@ import pytest
 from planted import LAYERS, RUN, planted
 from records import WORDS
 
-from ringlens.analysis.contrast import contrast
+from ringlens.analysis.differences.contrast import contrast
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store import Store
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ringlens.analysis.usage import METRICS, PHASE_CHOICES, Sums, Usage, gini, max_violation
+from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES, Sums, Usage, gini, max_violation
 from ringlens.plot import heatmap
 
 LOADS = arrays.arrays(float, (3, 8), elements=st.integers(0, 50).map(float))

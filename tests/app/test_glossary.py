@@ -4,7 +4,7 @@ import re
 
 from paths import ROOT
 
-from ringlens.analysis.usage import METRICS
+from ringlens.analysis.load.usage import METRICS
 from ringlens.app.shared.constants import CONSTANTS
 from ringlens.app.trace import payload
 from ringlens.plot import heatmap

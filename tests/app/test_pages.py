@@ -17,7 +17,7 @@ import pytest
 from records import random_run, random_trace
 from small_store import small_store, write_run
 
-from ringlens.analysis.usage import METRICS, PHASE_CHOICES
+from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES
 from ringlens.app import make_app, serve
 from ringlens.app.shared.sources import Sources
 from ringlens.app.shell import page_at

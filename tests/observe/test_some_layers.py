@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sessions import PROMPTS
 
 import ringlens as rl
-from ringlens.analysis.usage import Sums
+from ringlens.analysis.load.usage import Sums
 from ringlens.app import make_app
 from ringlens.app.routing import page as routing_page
 from ringlens.app.shared import queries

@@ -46,17 +46,19 @@ class ExpertCounts:
         """Number of traces."""
         return int(self.rows["trace_id"].nunique())
 
-    def parts(self, by: Sequence[str]) -> Iterator[Part]:
-        """Counts of each group and layer, in order."""
+    def groups(self, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], NDArray[np.int64]]]:
+        """Each group and layer, in order, with its rows."""
         keys = list(dict.fromkeys((*by, "layer")))
         for values, index in self.rows.groupby(keys, dropna=False, sort=True).indices.items():
+            row = values if isinstance(values, tuple) else (values,)
+            yield dict(zip(keys, row, strict=True)), index
+
+    def parts(self, by: Sequence[str]) -> Iterator[Part]:
+        """Counts of each group and layer, in order."""
+        for key, index in self.groups(by):
             rows = self.rows.iloc[index]
-            yield Part(
-                dict(zip(keys, values if isinstance(values, tuple) else (values,), strict=True)),
-                rows["trace_id"].to_numpy(),
-                rows["tokens"].to_numpy(np.int64),
-                self.n_RE[index],
-            )
+            tokens_U = rows["tokens"].to_numpy(np.int64)
+            yield Part(key, rows["trace_id"].to_numpy(), tokens_U, self.n_RE[index])
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,34 @@ def count(store: Store, selection: Selection) -> ExpertCounts:
     return ExpertCounts(*_merged(found.rows, found.n_RE, keys), k)
 
 
+def weights_of(store: Store, selection: Selection, counts: ExpertCounts) -> NDArray[np.float64]:
+    """Sum the routing weights of each expert, beside its counts.
+
+    Returns:
+        Sums [R, E], in units of runs.routed_scaling_factor; NaN in rows of imported runs, which
+        know no weights.
+    """
+    keys, names = selection.keys("layer", "trace_id"), selection.listed("layer", "trace_id")
+    if selection.summed:
+        # Parts of a trace have rows of their own: their lists are added element by element.
+        query = f"""
+            select {names}, expert - 1 as expert, sum(weight[expert]) as weight
+            from (select *, unnest(range(1, len(n) + 1)) as expert from {_sums(selection)})
+            group by all"""
+    else:
+        chosen = chosen_tokens(selection, "expert_ids", "weights")
+        query = f"""
+            select {names}, expert_ids[rank] as expert, sum(weights[rank]) as weight
+            from (select *, unnest(range(1, len(expert_ids) + 1)) as rank from {chosen})
+            group by all"""
+    table = store.sql(query).df()
+    row_of = counts.rows[keys].assign(row=np.arange(len(counts.rows)))
+    row = table[keys].merge(row_of, on=keys, how="left")["row"].to_numpy()
+    weight_RE = np.zeros(counts.n_RE.shape)
+    weight_RE[row, table["expert"]] = table["weight"]
+    return weight_RE
+
+
 def router_shape(store: Store, selection: Selection) -> tuple[int, int]:
     """Experts of a layer and experts per token, of the runs that a selection reaches.
 
@@ -119,17 +149,23 @@ def router_shape(store: Store, selection: Selection) -> tuple[int, int]:
 def _from_sums(store: Store, selection: Selection, experts: int) -> ExpertCounts:
     """Counts from the sums that are kept by trace, layer and phase."""
     # One row per trace: the predicate is about whole traces and phases only.
-    query = f"""
-        select {selection.listed("layer", "trace_id")}, tokens, n from (
-            select usage.layer, usage.phase, usage.tokens, usage.n, traces.trace_id, runs.run_id,
-                   model, mode, task, problem_id, correct, finish_reason
-            from usage_traces as usage join traces using (trace_id)
-            join runs on runs.run_id = traces.run_id) as token_context
-        where ({selection.where}
-        )"""
+    names = selection.listed("layer", "trace_id")
+    query = f"select {names}, tokens, n from {_sums(selection)}"
     table = store.sql(query).to_arrow_table()
     n_RE = _lists(table["n"], experts)
     return ExpertCounts(table.drop_columns("n").to_pandas(), n_RE, 0)
+
+
+def _sums(selection: Selection) -> str:
+    """SQL of the kept sums of a selection, in brackets: a row per trace, layer, phase and part."""
+    return f"""(
+        from (
+            select usage.layer, usage.phase, usage.tokens, usage.n, usage.weight, traces.trace_id,
+                   runs.run_id, model, mode, task, problem_id, correct, finish_reason
+            from usage_traces as usage join traces using (trace_id)
+            join runs on runs.run_id = traces.run_id) as token_context
+        where ({selection.where}
+        ))"""
 
 
 def _from_choices(store: Store, selection: Selection, experts: int) -> ExpertCounts:

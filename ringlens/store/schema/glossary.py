@@ -317,7 +317,7 @@ OF_COLUMNS: Mapping[tuple[str, str], str] = MappingProxyType(
 OF_METRICS: Mapping[str, str] = MappingProxyType(
     {"share": "share", "weight": "weight share", "lift": "lift", "flips": "bias flip share"}
 )
-"""Terms of the metrics of usage (`ringlens.analysis.usage.METRICS`)."""
+"""Terms of the metrics of usage (`ringlens.analysis.load.usage.METRICS`)."""
 
 
 def define(name: str) -> str:

@@ -12,12 +12,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ringlens.analysis.load.usage import gini, max_violation
 from ringlens.analysis.selections import expert_counts
-from ringlens.analysis.selections.expert_counts import ExpertCounts, Part, chosen_tokens
+from ringlens.analysis.selections.expert_counts import (
+    ExpertCounts,
+    Part,
+    chosen_tokens,
+    weights_of,
+)
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import Selection, read, same
 from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
-from ringlens.analysis.usage import gini, max_violation
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,10 +50,11 @@ def expert_load(
         seed: Seed of the resampling.
 
     Returns:
-        A row per group, layer and expert: ``n`` times chosen, ``tokens`` of the group on that
-        layer, ``share`` = n / tokens, with ``draws`` its 95% interval over traces ``low`` and
-        ``high``, ``baseline`` share and ``lift`` = share / baseline
-        (arXiv 2409.02060; NaN where the baseline is 0).
+        A row per group, layer and expert: ``n`` times chosen; ``tokens`` of the group on that
+        layer; ``share`` = n / tokens; ``weight``, the mean routing weight that a token gives it (0
+        where it is not chosen; NaN for imported runs); the ``baseline`` share, and ``lift`` =
+        share / baseline (arXiv 2409.02060; NaN where the baseline is 0). With ``draws`` also the
+        95% interval of the share over traces, ``low`` and ``high``.
 
     Raises:
         ConfigError: A predicate is wrong.
@@ -58,10 +64,10 @@ def expert_load(
     selection = read(store, where, by)
     counts = expert_counts.count(store, selection)
     rng = np.random.default_rng(seed)
-    frame = pd.concat(
-        [_loads(part) for part in counts.parts(selection.by)],
-        ignore_index=True,
-    )
+    frame = pd.concat([_loads(part) for part in counts.parts(selection.by)], ignore_index=True)
+    weight_RE = weights_of(store, selection, counts)
+    sums = [weight_RE[rows].sum(axis=0) for _, rows in counts.groups(selection.by)]
+    frame["weight"] = np.concatenate(sums) / frame["tokens"]
     if draws:
         ends = [_interval(part, rng, draws) for part in counts.parts(selection.by)]
         frame["low"], frame["high"] = np.concatenate(ends, axis=1)

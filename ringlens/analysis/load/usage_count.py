@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.analysis.usage import Array, Sums, Usage
+from ringlens.analysis.load.usage import Array, Sums, Usage
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix, ragged

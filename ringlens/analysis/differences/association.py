@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ringlens.analysis.contrast import contrast
+from ringlens.analysis.differences.contrast import contrast
 from ringlens.analysis.selections.selection import columns_of, read
 from ringlens.analysis.statistics.fdr import q_values
 from ringlens.errors import StoreError

@@ -1,0 +1,1 @@
+"""Whether two selections, two phases or two captures differ."""

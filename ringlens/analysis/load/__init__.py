@@ -1,0 +1,1 @@
+"""How much each expert is used, how evenly, and why."""

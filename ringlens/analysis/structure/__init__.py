@@ -1,0 +1,1 @@
+"""Which experts go together, and along which paths."""
