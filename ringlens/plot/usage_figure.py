@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ringlens.analysis.usage import METRICS, PHASE_CHOICES, Usage
-from ringlens.analysis.usage_count import usage as count
+from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES, Usage
+from ringlens.analysis.load.usage_count import usage as count
 from ringlens.config import known_only, refuse_unknown
 from ringlens.display import plural, spans
 from ringlens.errors import NotInStoreError

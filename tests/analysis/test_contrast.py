@@ -167,7 +167,7 @@ def test_phases_are_compared_apart_where_nothing_names_them(thought):
         ("trace_id = 1 and phase = 'think'", "trace_id = 2 and phase = 'think'", "from 1 trace"),
         ("trace_id = 1 and phase = 'think'", "trace_id = 1 and phase = 'answer'", "from 1 trace"),
         (THINK, "phase = 'nothing'", "no token is selected"),
-        (THINK, "phaze = 'answer'", "do you mean 'phase'"),
+        (THINK, "phaze = 'answer'", "Did you mean 'phase'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(thought, a, b, message):

@@ -232,16 +232,16 @@ def test_shift_finds_a_planted_move_and_none_elsewhere(tmp_path):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("phaze = 'think'", "do you mean 'phase'"),
+        ("phaze = 'think'", "Did you mean 'phase'"),
         ("phase = 'think' and", "is no predicate"),
         ("a) or (b", "is no predicate"),
         ("entropy > 1 order by pos", "is no predicate"),
         ("true; drop view tokens", "is no predicate"),
-        ("sum(entropy) > 1", "cannot be answered"),
+        ("sum(entropy) > 1", "cannot contain aggregates"),
         ("entropy > 'x'", "Could not convert string 'x'"),
         ("phase = 'thought'", "no token is selected"),
-        (3, "is no text"),
-        ("", "is no predicate"),
+        (3, "must be a predicate"),
+        ("", "must be a predicate"),
         ("-- nothing", "is no predicate"),
     ],
 )

@@ -63,8 +63,8 @@ def test_verify_compares_two_stores(path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("experts", "{}", "--where", "phaze = 'think'"), "do you mean 'phase'"),
-        (("experts", "{}", "--by", "fase"), "cannot group by 'fase'"),
+        (("experts", "{}", "--where", "phaze = 'think'"), "Did you mean 'phase'"),
+        (("experts", "{}", "--by", "fase"), "unknown column to group by 'fase'"),
         (("contrast", "{}", "--a", THINK, "--b", THINK), "are in both selections"),
         (("experts", "{}", "--format", "parquet"), "--format parquet needs a file"),
     ],

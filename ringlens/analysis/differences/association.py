@@ -10,10 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.differences.contrast import contrast
-from ringlens.analysis.selections.selection import columns_of, read
+from ringlens.analysis.selections.selection import read
 from ringlens.analysis.statistics.fdr import q_values
 from ringlens.errors import StoreError
 from ringlens.store.schema.views import literal, quote
+from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
 if TYPE_CHECKING:
     from ringlens.store.read.store import Store
@@ -78,7 +79,7 @@ def association(
 
 def _events(store: Store, event: str, where: str) -> dict[object, str]:
     """Predicates by what they stand for."""
-    if event not in columns_of(store):
+    if event not in TOKEN_CONTEXT_COLUMNS:
         read(store, event)  # refuses what is no predicate
         return {event: event}
     query = f"select distinct {quote(event)} from token_context where ({where}\n) order by all"

@@ -8,14 +8,15 @@ a scan of the choices.
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ringlens.config import known_only
 from ringlens.errors import ConfigError, StoreError
+from ringlens.store.read.selection import check_where, columns_used
 from ringlens.store.schema.views import quote
+from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
 if TYPE_CHECKING:
     from ringlens.store.read.store import Store
@@ -27,9 +28,6 @@ OF_TRACES = (
 
 SUMMED = (*OF_TRACES, "phase")
 """Columns by which the sums of a store are kept."""
-
-SEVERAL = 5
-"""Most names that a message lists without being asked."""
 
 
 @dataclass(frozen=True)
@@ -81,81 +79,16 @@ def read(store: Store, where: str | None = None, by: str | Iterable[str] = ()) -
     Raises:
         ConfigError: The predicate is no predicate, or names a column that does not exist.
     """
-    known = columns_of(store)
     groups = (by,) if isinstance(by, str) else tuple(by)
-    for name in groups:
-        if name not in known:
-            raise ConfigError(f"cannot group by {name!r:.60}: {_unknown(name, known)}")
+    known_only(groups, TOKEN_CONTEXT_COLUMNS, "column to group by")
     if len(set(groups)) < len(groups):
         raise ConfigError(f"by = {groups!r} names a column twice; name it once.")
-    predicate = "true" if where is None else where
-    used, nested = _columns_used(store, predicate)
-    _bind(store, predicate, known)
+    predicate = "true" if where is None else check_where(store, where)
+    used, nested = columns_used(store, predicate)
     if "phase" not in used and "phase" not in groups:
         groups = (*groups, "phase")
     summed = not nested and used <= set(SUMMED) and set(groups) <= set(SUMMED)
-    return Selection(predicate, groups, frozenset(used & set(known)), summed)
-
-
-def columns_of(store: Store) -> list[str]:
-    """Names of the columns of `token_context`."""
-    return list(store.sql("from token_context limit 0").columns)
-
-
-def _columns_used(store: Store, predicate: str) -> tuple[set[str], bool]:
-    """Names in a predicate, and whether it holds a query of its own."""
-    if not isinstance(predicate, str):
-        raise ConfigError(
-            f"where = {predicate!r:.60} is no text; write a predicate such as \"phase = 'think'\"."
-        )
-    tree: Any = None
-    # Alone as well as in brackets: `a) or (b` is none, and neither is `a order by b`.
-    for text in (predicate, f"({predicate}\n)"):
-        query = f"select 1 from token_context where {text}"
-        (serialized,) = store.sql("select json_serialize_sql(?)", [query]).fetchall()[0]
-        tree = json.loads(serialized)
-        if tree.get("error") or len(tree["statements"]) != 1:
-            reason = tree.get("error_message", "more than one statement")
-            raise ConfigError(
-                f"where = {predicate!r:.200} is no predicate ({reason.splitlines()[0]}); write one "
-                f"such as \"phase = 'think' and entropy > 1\"."
-            )
-    nodes = list(_nodes(tree["statements"][0]["node"]["where_clause"]))
-    names = {
-        part
-        for node in nodes
-        if node.get("class") == "COLUMN_REF"
-        for part in node["column_names"]
-        if part != "token_context"
-    }
-    return names, any(node.get("class") == "SUBQUERY" for node in nodes)
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """All objects of a parsed statement."""
-    if isinstance(tree, dict):
-        yield tree
-        tree = list(tree.values())
-    for value in tree if isinstance(tree, list) else ():
-        yield from _nodes(value)
-
-
-def _bind(store: Store, predicate: str, known: list[str]) -> None:
-    """Refuse a predicate that DuckDB cannot bind, in words about columns where it is one."""
-    try:
-        # An aggregate or a window in it is refused here as well.
-        store.sql(f"select 1 from token_context where ({predicate}\n) limit 0").fetchall()
-    except StoreError as error:
-        names, _ = _columns_used(store, predicate)
-        wrong = sorted(name for name in names if name not in known)
-        reason = _unknown(wrong[0], known) if wrong else str(error).splitlines()[0]
-        raise ConfigError(f"where = {predicate!r:.200} cannot be answered: {reason}") from error
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"do you mean {near[0]!r}? " if near else ""
-    return f"there is no column {name!r:.60}; {hint}There are: {', '.join(known)}."
+    return Selection(predicate, groups, frozenset(used & set(TOKEN_CONTEXT_COLUMNS)), summed)
 
 
 def same(keys: Iterable[str], first: str, second: str) -> str:

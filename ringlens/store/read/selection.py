@@ -5,10 +5,11 @@ Shape letters: N selected tokens.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -142,13 +143,65 @@ def check_where(store: Store, where: str) -> str:
         raise ConfigError(
             f"where = {where!r:.60}; it must be a predicate such as \"phase = 'think'\"."
         )
+    tree(store, where)
     try:
+        # A value must not be an aggregate of all rows, which a select list would take.
+        store.sql(f"select 1 from token_context where ({where}\n) limit 0").fetchall()
         kinds = store.sql(f"select ({where}\n) from token_context limit 0").types
     except StoreError as error:
         raise _wrong(where, error) from error
     if kinds != ["BOOLEAN"]:
         raise ConfigError(f"where = {where!r:.200} is {kinds[0]}; it must be true or false.")
     return where
+
+
+def columns_used(store: Store, where: str) -> tuple[set[str], bool]:
+    """Names that a predicate uses, and whether it holds a query of its own.
+
+    Raises:
+        ConfigError: It is no predicate.
+    """
+    nodes = list(_nodes(tree(store, where)))
+    names = {
+        part
+        for node in nodes
+        if node.get("class") == "COLUMN_REF"
+        for part in node["column_names"]
+        if part != "token_context"
+    }
+    return names, any(node.get("class") == "SUBQUERY" for node in nodes)
+
+
+def tree(store: Store, where: str) -> Any:
+    """Parse a predicate, alone as well as in brackets.
+
+    So ``a) or (b`` is none, which would mean something else beside other predicates, and neither is
+    ``a order by b``.
+
+    Raises:
+        ConfigError: It is no predicate.
+    """
+    parsed: Any = None
+    for text in (where, f"({where}\n)"):
+        query = f"select 1 from token_context where {text}"
+        (serialized,) = store.sql("select json_serialize_sql(?)", [query]).fetchall()[0]
+        parsed = json.loads(serialized)
+        if parsed.get("error") or len(parsed["statements"]) != 1:
+            reason = parsed.get("error_message", "more than one statement").splitlines()[0]
+            raise ConfigError(
+                f"where = {where!r:.200} is no predicate ({reason}); write one such as "
+                "\"phase = 'think' and entropy > 1\"."
+            )
+    return parsed["statements"][0]["node"]["where_clause"]
+
+
+def _nodes(parsed: Any) -> Iterator[dict[str, Any]]:
+    """All objects of a parsed predicate."""
+    if isinstance(parsed, dict):
+        yield parsed
+        parsed = list(parsed.values())
+    for value in parsed if isinstance(parsed, list) else ():
+        yield from _nodes(value)
 
 
 def _wrong(where: str, error: StoreError) -> StoreError | ConfigError:
