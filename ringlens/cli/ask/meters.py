@@ -17,7 +17,7 @@ RECENT = 400
 """Tokens of which the entropy is kept for the sparkline."""
 
 LEVELS = "▁▂▃▄▅▆▇█"
-FULL = 3.0
+FULL = 2.0
 """Entropy, in nats, at which the sparkline is full."""
 
 PAUSES = 32

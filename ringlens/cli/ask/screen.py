@@ -30,6 +30,7 @@ COLOURS: dict[str, RGB] = {
     "think": (146, 128, 232),
     "answer": (30, 160, 112),
 }
+CALM: RGB = (96, 140, 200)
 UNSURE: RGB = (240, 110, 30)
 """Colour of a token that was drawn from a wide distribution."""
 
@@ -178,7 +179,7 @@ class Screen:
         row = _label("entropy")
         room = min(max(width - LABEL - 30, 8), 80)
         for value in list(entropy)[-room:]:
-            row.append(sparkline([value]), _mixed((96, 140, 200), UNSURE, value / FULL))
+            row.append(sparkline([value]), _mixed(CALM, UNSURE, value / FULL))
         row.append(f" {entropy[-1]:.2f} nats", Style(bold=True))
         return row.append(f" · mean {self.meters.mean_entropy:.2f}", DIM)
 
@@ -186,22 +187,24 @@ class Screen:
         row = _label("routing").append("margin ")
         top = max((value for value in routing.margin.tolist() if math.isfinite(value)), default=1.0)
         finite = [value if math.isfinite(value) else top for value in routing.margin.tolist()]
-        row.append(sparkline(finite, top or 1.0), _mixed((96, 140, 200), UNSURE, 0.0))
+        row.append(sparkline(finite, top or 1.0), _mixed(CALM, UNSURE, 0.0))
         row.append(f" layers {routing.layers[0]}–{routing.layers[-1]}", DIM)
-        row.append(f" · mean {self.meters.mean_margin:.3f}")
-        return row.append(f" · {self.meters.by_bias:.0%} of choices by the bias")
+        row.append(f" · mean {self.meters.mean_margin:.3f} · ")
+        row.append(f"{self.meters.by_bias:.0%}", Style(bold=True))
+        return row.append(" by the bias")
 
     def _experts(self, routing: TokenRouting, width: int) -> Text:
         middle = len(routing.layers) // 2
         row = _label(f"layer {routing.layers[middle]}")
-        room = max((width - LABEL) // 2, 12)
         ids, weights = routing.expert_ids[middle].tolist(), routing.weights[middle].tolist()
+        names = [f"E{expert} " for expert in ids]
         total = sum(weights) or 1.0
-        for expert, weight in zip(ids, weights, strict=True):
-            colour = Style(color=_expert_colour(expert, self.experts), bold=True)
-            row.append(f"E{expert}", colour)
-            row.append("█" * max(round(room * weight / total), 1), colour)
-            row.append(" ")
+        room = min(width - LABEL - sum(len(name) + 6 for name in names), 40)
+        for name, expert, weight in zip(names, ids, weights, strict=True):
+            colour = Style(color=_expert_colour(expert, self.experts))
+            row.append(name, colour + Style(bold=True))
+            row.append("━" * round(room * weight / total), colour)
+            row.append(f" {weight / total:.0%}  ", DIM)
         return row
 
 

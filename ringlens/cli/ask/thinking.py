@@ -163,4 +163,4 @@ def told(view: View, store: str) -> str:
 def link(store: str, trace_id: int, port: int) -> str:
     """Where the trace is seen."""
     command = f"ringlens app {shlex.quote(store)} --trace {trace_id} --open"
-    return f"http://127.0.0.1:{port}/trace/{trace_id} in a dashboard that runs; else: {command}"
+    return f"link: http://127.0.0.1:{port}/trace/{trace_id}, once this runs:\n  {command}"
