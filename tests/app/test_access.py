@@ -155,7 +155,8 @@ def test_the_printed_link_works_and_nothing_else_does(store):
 
 def test_the_token_is_taken_from_the_environment_and_never_printed_to_errors(store):
     code = (
-        "import sys; from ringlens.cli.main import main; main(['app', sys.argv[1], '--port', '0'])"
+        "import sys; from ringlens.cli.main import main; "
+        "main(['app', sys.argv[1], '--port', '0', '--trace', '1'])"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, store.path],
@@ -166,7 +167,9 @@ def test_the_token_is_taken_from_the_environment_and_never_printed_to_errors(sto
     ) as process:
         said = process.stdout.readline()
         port = int(said.split("127.0.0.1:")[1].split("/")[0])
-        assert f"http://127.0.0.1:{port}/?token={TOKEN}" in said
+        assert f"http://127.0.0.1:{port}/trace/1?token={TOKEN}" in said
+        response, _ = ask(port, f"/trace/1?token={TOKEN}")
+        assert (response.status, response.headers["Location"]) == (302, "/trace/1")
         for path in ("/data/version", "/nowhere", "/data/trace/9/tokens"):
             ask(port, f"{path}?token={TOKEN}"), ask(port, f"{path}?token={TOKEN}x")
         process.send_signal(2)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import signal
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from terminal import on_screen, terminal
 from ringlens.cli.ask.conversation import Conversation
 from ringlens.cli.ask.screen import Screen, row_end
 from ringlens.cli.ask.stream import Stream
+from ringlens.cli.ask.thinking import on_first_ctrl_c
 from ringlens.cli.console import harmless
 from ringlens.cli.main import main
 from ringlens.observe.pipeline.step import LiveToken, TraceEnd, TraceStep
@@ -168,6 +170,17 @@ def test_what_a_conversation_asks():
     ]  # fmt: skip
     talk.system = ""
     assert talk.asked("two?")[0] == {"role": "user", "content": "one?"}
+
+
+def test_the_first_ctrl_c_asks_and_the_second_leaves():
+    asked = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), on_first_ctrl_c(lambda: asked.append(1)):
+        signal.raise_signal(signal.SIGINT)
+        assert asked == [1]
+        signal.raise_signal(signal.SIGINT)
+    assert asked == [1]
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 OBEYED = "\x1b]0;title\x07\x1b[2J\x9b31m\r\b\x7f\u202e"

@@ -7,7 +7,7 @@ observe/test_session_interrupted.py sandbox/test_attacks.py observe/test_session
 test_packaging.py cli/test_plan.py serving/test_import_live.py sandbox/test_sandbox.py
 store/test_remote.py store/test_upkeep_kills.py observe/test_recording.py
 store/test_remote_processes.py serving/test_import_saved.py interact/test_tracing.py
-store/test_peers.py cli/test_sql.py model/test_parallel_model.py store/test_disks.py
+store/test_peers.py cli/test_sql.py cli/test_ask.py model/test_parallel_model.py store/test_disks.py
 store/test_remote_steps.py observe/test_points_parallel.py observe/test_session_s3.py
 sandbox/test_refusal.py test_notebook.py
 """
@@ -22,7 +22,7 @@ app/test_access.py app/test_bundle.py app/test_browser_heads.py
 _MANY_SIZES = """
 app/test_page_registry.py app/test_queries.py observe/test_instrument.py
 observe/test_observe_golden.py store/test_roundtrip.py prompts/test_forms.py
-prompts/test_samples.py observe/test_some_layers.py
+observe/test_following.py prompts/test_samples.py observe/test_some_layers.py
 data/test_nano.py model/test_quantization.py store/test_accidents.py store/test_compact.py
 store/test_check.py model/test_placement.py store/test_delete.py observe/test_session.py
 store/test_parts.py observe/test_session_nonfinite.py store/test_usage.py

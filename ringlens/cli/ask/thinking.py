@@ -113,15 +113,18 @@ def think(
         stop.set()
         view.stopping()
 
-    with view, _ctrl_c(asked_to_stop if alone else None):
+    with view, on_first_ctrl_c(asked_to_stop if alone else None):
         rl.capture(lens, [asked], store, on_tokens=view.take, stop=stop, **options).close()
     assert view.end is not None
     return view.end
 
 
 @contextmanager
-def _ctrl_c(first: Callable[[], None] | None) -> Iterator[None]:
-    """Call a function at the first Ctrl-C; the second is an interrupt, as ever."""
+def on_first_ctrl_c(first: Callable[[], None] | None) -> Iterator[None]:
+    """Call a function at the first Ctrl-C; the second is an interrupt, as ever.
+
+    Without a function, and in threads, which get no signals, every one is.
+    """
     if first is None or threading.current_thread() is not threading.main_thread():
         yield
         return
