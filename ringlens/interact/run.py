@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
 
 
+OWN = ("names_filter", "fwd_hooks", "device", "stop_at_layer")
+"""Settings of the two doors that are no options of the model's forward, for messages."""
+
+
 @dataclass(frozen=True)
 class HookPoint:
     """Where a hook function is being called.
@@ -131,7 +135,7 @@ def forward(
             "wait for ever. Let names_filter name resid_pre of that layer instead."
         )
     options = dict(options)
-    check_options(lens, options)
+    check_options(lens, options, OWN)
     given = model_inputs(lens, text_or_ids, options.pop("attention_mask", None))
     inputs: dict[str, Any] = {**given, "use_cache": False, **options}
     with ExitStack() as attached:

@@ -186,8 +186,15 @@ def model_inputs(
     return inputs
 
 
-def check_options(lens: LoadedModel, options: Mapping[str, Any]) -> None:
+def check_options(
+    lens: LoadedModel, options: Mapping[str, Any], others: Sequence[str] = ()
+) -> None:
     """Refuse options that the model's forward would ignore, or that would replace the input.
+
+    Args:
+        lens: The lens.
+        options: The options.
+        others: Names of the caller's own settings, which the message lists as well.
 
     Raises:
         ConfigError: There is such an option.
@@ -196,4 +203,4 @@ def check_options(lens: LoadedModel, options: Mapping[str, Any]) -> None:
         if name in options:
             raise ConfigError(f"{name} would replace the text; give token ids in its place.")
     named = [n for n in signature(type(lens.model).forward).parameters if n not in NO_OPTION]
-    known_only(options, [*named, *OUTPUTS], "option of a forward")
+    known_only(options, [*others, *named, *OUTPUTS], "option of a forward")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_lens
 
 import ringlens as rl
 from ringlens import versions
@@ -138,3 +139,13 @@ def test_versions_are_known_without_metadata(monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", missing)
     assert versions.version_of("ringlens") == rl.__version__
     assert versions.version_of("torch") == "unknown"
+
+
+@pytest.mark.parametrize("call", ["run_with_cache", "run_with_hooks"])
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("devcie", "device"), ("stop_at_layre", "stop_at_layer"), ("logits_to_kep", "logits_to_keep")],
+)
+def test_unknown_options_of_a_forward(call, wrong, meant):
+    with pytest.raises(ConfigError, match=f"'{wrong}'. Did you mean '{meant}'"):
+        getattr(tiny_lens.lens(), call)("t5.", **{wrong: 1})

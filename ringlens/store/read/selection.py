@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -81,7 +82,7 @@ class Selection:
             {name: column[keep] for name, column in self.context.items()},
         )
 
-    @property
+    @cached_property
     def _keys(self) -> NDArray[np.int64]:
         return _keys(self.trace_id, self.pos)
 
