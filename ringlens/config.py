@@ -138,6 +138,22 @@ class Sampling:
         _set(self, fixed)
 
 
+def samples_of(samples: object, settings: Sampling) -> int:
+    """How many traces a row gets.
+
+    Raises:
+        ConfigError: It is no number; or there are several, and nothing is drawn.
+    """
+    count = whole("samples", samples, 1)
+    if count > 1 and (settings.temperature == 0 or settings.top_k == 1):
+        greedy = "temperature = 0" if settings.temperature == 0 else "top_k = 1"
+        raise ConfigError(
+            f"{count} samples of a problem would all be equal, as {greedy} always takes the most "
+            "likely token; give a temperature such as 0.7, without top_k = 1, or one sample."
+        )
+    return count
+
+
 @dataclass(frozen=True)
 class Vectors:
     """Record the vectors at one point of the model.

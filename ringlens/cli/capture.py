@@ -9,6 +9,7 @@ import click
 from ringlens.cli.asking import asking_options, read_asked, take_asked
 from ringlens.cli.console import print_summary, progress_bar
 from ringlens.cli.options import (
+    SAMPLING,
     loading_options,
     names_in,
     recording_options,
@@ -46,9 +47,14 @@ def capture(model: str, store: str, **options: Any) -> None:
       ringlens capture ring-nano --n 64 --store runs/lean --record routing
       ringlens capture ring-nano --n 4 --store runs/stream --record routing,resid_post@3+5
     """
+    from ringlens.config import Sampling, samples_of
+    from ringlens.store.schema.instruments import recordable
+
     loading, asked = take_loading(options), take_asked(options)
     options["record"] = names_in(options["record"])
-    # Before the model: a wrong problem set should not cost a load.
+    # Before the model: a wrong setting or problem set should not cost a load.
+    samples_of(options["samples"], Sampling(**{name: options[name] for name in SAMPLING}))
+    recordable(options["record"])
     capture_problems(model, loading, read_asked(asked), store, options)
     print_summary(store)
 

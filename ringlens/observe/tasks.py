@@ -8,7 +8,7 @@ from os import PathLike
 from os.path import exists
 from typing import TYPE_CHECKING, Any
 
-from ringlens.config import Sampling, whole
+from ringlens.config import Sampling, samples_of
 from ringlens.errors import ConfigError, ProblemError
 from ringlens.observe.chat import chat_text, with_system
 from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
@@ -51,7 +51,7 @@ def problem_tasks(
             prompt.
         ProblemError: A problem that cannot be graded or stored.
     """
-    samples = _samples(samples, settings)
+    samples = samples_of(samples, settings)
     rows = _prompts(given)
     told = rows if system is None else _under_system(rows, system)
     prompts = [item_ids(encoder, row, prompts=True) for row in told]
@@ -75,22 +75,6 @@ def problem_tasks(
         for first, (problem, prompt) in enumerate(zip(asked, prompts, strict=True))
         for item in range(first * samples, (first + 1) * samples)
     ]
-
-
-def _samples(samples: object, settings: Sampling) -> int:
-    """How many traces a row gets.
-
-    Raises:
-        ConfigError: It is no number; or there are several, and nothing is drawn.
-    """
-    count = whole("samples", samples, 1)
-    if count > 1 and (settings.temperature == 0 or settings.top_k == 1):
-        greedy = "temperature = 0" if settings.temperature == 0 else "top_k = 1"
-        raise ConfigError(
-            f"{count} samples of a problem would all be equal, as {greedy} always takes the most "
-            "likely token; give a temperature such as 0.7, without top_k = 1, or one sample."
-        )
-    return count
 
 
 def _under_system(rows: list[Item], system: str) -> list[Item]:

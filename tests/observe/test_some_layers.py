@@ -12,6 +12,7 @@ from sessions import PROMPTS
 
 import ringlens as rl
 from ringlens.analysis.load.usage import Sums
+from ringlens.analysis.load.usage_count import usage as usage_of
 from ringlens.app import make_app
 from ringlens.app.routing import page as routing_page
 from ringlens.app.shared import queries
@@ -19,7 +20,7 @@ from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.app.trace import page as trace_page
 from ringlens.config import OnLayers, Vectors
-from ringlens.errors import ConfigError, NotInStoreError
+from ringlens.errors import ConfigError, NotInStoreError, StoreError
 from ringlens.plot import heatmap
 from ringlens.store import Store, StoreWriter
 from ringlens.store.check.check import check
@@ -125,6 +126,19 @@ def test_usage_counts_the_layers_that_there_are(some):
     usage = UsageCache(some).get(Scope(run_id, None))
     assert usage.layers == (2, 3) and usage.from_rollups
     assert isinstance(usage.sums, Sums) and (usage.sums.tokens_PS.sum(axis=0) > 0).all()
+
+
+def test_usage_of_several_runs_is_of_layers_that_all_recorded(lens, tmp_path):
+    for record in (["heads"], ["routing@1+3"], ["routing@1+3"]):
+        capture(lens, tmp_path / "s", record).close()
+    with Store(tmp_path / "s") as store:
+        found, runs = usage_of(store)
+        assert (found.layers, len(runs)) == ((1, 3), 3)
+        tokens = store.sql("select layer, count(*) from routing group by 1 order by 1").fetchall()
+        assert dict(tokens) == dict(zip((1, 3), found.sums.tokens_PS.sum(axis=0), strict=True))
+        capture(lens, tmp_path / "s", ["routing@2"]).close()
+        with pytest.raises(StoreError, match="recorded the routing of different layers"):
+            usage_of(store)
 
 
 def test_pages_show_the_layers_that_there_are(lens, tmp_path):

@@ -129,7 +129,7 @@ def usage(store: Store, where: str | None = None) -> tuple[Usage, list[dict[str,
     Raises:
         ConfigError: ``where`` is no predicate.
         NotInStoreError: No token with routing is selected.
-        StoreError: The runs have routers of different shapes.
+        StoreError: The runs have routers of different shapes, or recorded different layers.
     """
     tokens = (
         "tokens" if where is None else f"(from token_context where {check_where(store, where)}\n)"
@@ -151,13 +151,13 @@ def usage(store: Store, where: str | None = None) -> tuple[Usage, list[dict[str,
             f"no routing was recorded for the selected tokens (their run recorded "
             f"{', '.join(first['record']) or 'only tokens'}): replay them with record=['routing']"
         )
-    layers = tuple(first["sparse_layers"])
+    layers = recorded_layers(first, "routing")
     found = Usage(layers, first["experts_per_token"], first["groups"], sums, from_rollups)
     return found, runs
 
 
 def _same_router(runs: list[dict[str, Any]], where: str | None) -> dict[str, Any]:
-    """The first of some runs, all of whose routers have one shape."""
+    """The first of some runs that recorded routing; all have one shape of routers and layers."""
     if not runs:
         what = "no tokens yet" if where is None else f"no token selected by {where!r:.200}"
         raise NotInStoreError(f"the store holds {what}: there is nothing to count")
@@ -169,7 +169,17 @@ def _same_router(runs: list[dict[str, Any]], where: str | None) -> dict[str, Any
             f"({other['model']:.60}) have routers of different shapes: take one, with "
             f"where=\"run_id = '{runs[0]['run_id']}'\""
         )
-    return runs[0]
+    routed = [run for run in runs if recorded_layers(run, "routing")]
+    if not routed:
+        return runs[0]
+    first, layers = routed[0], recorded_layers(routed[0], "routing")
+    other = next((run for run in routed if recorded_layers(run, "routing") != layers), None)
+    if other is not None:
+        raise StoreError(
+            f"runs {first['run_id']} and {other['run_id']} recorded the routing of different "
+            f"layers: take one, with where=\"run_id = '{first['run_id']}'\""
+        )
+    return first
 
 
 def _rollups(store: Store, run: dict[str, Any]) -> Sums | None:
