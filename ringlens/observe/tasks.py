@@ -115,7 +115,7 @@ def _problem(
         asked = str(row.messages[-1]["content"])
     else:
         asked = row if isinstance(row, str) else token_text(encoder.tokenizer, prompt).text
-    return Problem(ids.made(asked, chat), "", asked)
+    return Problem(ids.made(asked, chat), "", asked, messages=chat)
 
 
 def _prompts(given: TextOrIds) -> list[Item]:

@@ -78,7 +78,8 @@ def _openai_body(model: ServedModel, task: Task, sampling: Sampling, served: str
 def _chat_body(model: ServedModel, task: Task, sampling: Sampling, served: str) -> Body:
     """A chat completion, for servers that have no other."""
     assert task.problem is not None
-    messages = [{"role": "user", "content": task.problem.prompt}]
+    problem = task.problem
+    messages = list(problem.messages) or [{"role": "user", "content": problem.prompt}]
     return {"messages": messages, **_openai_sampling(task, sampling, served)}
 
 

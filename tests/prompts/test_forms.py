@@ -21,6 +21,7 @@ from ringlens.config import Sampling
 from ringlens.errors import ConfigError, ProblemError, RinglensError
 from ringlens.observe.tasks import problem_tasks
 from ringlens.prompts import stream
+from ringlens.serving.server_kinds import CHAT
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
@@ -170,6 +171,18 @@ def test_a_system_prompt_that_cannot_be_put_is_refused(given, template, said):
     for wrong in ("", " ", "\0", "\ud800", 5):
         with pytest.raises(ConfigError):
             problem_tasks(ENCODER, ["a"], Sampling(), system=wrong)
+
+
+def test_a_server_of_chats_is_asked_the_whole_chat():
+    chat = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "a"}]
+    rows = json.dumps({"messages": chat}).encode()
+    greedy = Sampling()
+    for asking in ([chat], rl.problems(io.BytesIO(rows)), ["a"]):
+        (task,) = problem_tasks(ENCODER, asking, greedy)
+        body = CHAT.body(None, task, greedy, "model")
+        assert body["messages"] == (chat if asking != ["a"] else chat[1:])
+    (task,) = problem_tasks(ENCODER, ["a"], greedy, system="Be short.")
+    assert task.problem.id == problem_tasks(ENCODER, ["a"], greedy)[0].problem.id
 
 
 def test_names_of_problems_are_no_prompts(tmp_path, monkeypatch):
