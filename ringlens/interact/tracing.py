@@ -196,7 +196,7 @@ class LayerPoints:
 
     def __repr__(self) -> str:
         layers = spans(layers_with(self._point, self._points._lens.config))
-        return f"Point {self._point.name}, [{self._point.shape}] in layers {layers}"
+        return f"Point {self._point.name}, [{' '.join(self._point.shape)}] in layers {layers}"
 
     def __getitem__(self, layer: int) -> Tensor:
         return self._points[self._point.name, layer]

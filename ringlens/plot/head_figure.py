@@ -5,6 +5,7 @@ Shape letters: L layers, T tokens, H heads.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
     from ringlens.store import Trace
 
-_GAP_X, _GAP_Y = 0.13, 0.17
+_GAP_X = 0.13
+"""Part of the width between two maps."""
+
+_GAP_Y = 44
+_TOP, _BOTTOM = 92, 44
+"""Pixels between, above and below the maps."""
 
 
 @refuse_unknown
@@ -47,14 +53,15 @@ def heads(
     known_only([phase], ("all", *PHASES), "phase")
     theme, colours = colours_of(theme)
     layers, maps, tokens = _means(trace, phase, where)
-    height = 136 + 2 * max(120, min(340, 16 * len(layers)))
-    data, layout = [], frame(colours, _title(trace, phase, where, tokens, colours), height)
-    names = []
-    for panel, column in enumerate(HEADS.values):
+    inner = 2 * max(120, min(340, 16 * len(layers))) + _GAP_Y
+    title = _title(trace, phase, where, tokens, colours)
+    data, layout, names = [], frame(colours, title, inner + _TOP + _BOTTOM), []
+    for index, column in enumerate(HEADS.values):
+        panel = _panel(index, inner)
         data.append(_map(maps[column.name], layers, column.unit, panel, colours))
         layout |= _axes(panel, layers, maps[column.name].shape[1], colours)
         names.append(_name(f"{column.label.lower()}, {column.unit}", panel, colours))
-    layout["margin"] = {"l": 44, "r": 56, "t": 92, "b": 44}
+    layout["margin"] = {"l": 44, "r": 56, "t": _TOP, "b": _BOTTOM}
     return drawn({"data": data, "layout": {**layout, "annotations": names}})
 
 
@@ -86,19 +93,36 @@ def _means(
     return layers, means, int(kept_T.sum())
 
 
-def _place(panel: int) -> tuple[list[float], list[float]]:
-    """Fractions of the figure that a panel takes, two by two."""
-    column, row = panel % 2, panel // 2
-    wide, high = (1 - _GAP_X) / 2, (1 - _GAP_Y) / 2
-    left, bottom = column * (wide + _GAP_X), (1 - row) * (high + _GAP_Y)
-    return [left, left + wide], [bottom, bottom + high]
+@dataclass(frozen=True)
+class Panel:
+    """One of four maps, two by two.
+
+    Attributes:
+        axes: What plotly's names of its axes end with.
+        x: Fractions of the width that it takes.
+        y: Fractions of the height.
+        lowest: Whether it stands in the lower row.
+    """
+
+    axes: str
+    x: tuple[float, float]
+    y: tuple[float, float]
+    lowest: bool
+
+
+def _panel(index: int, inner: int) -> Panel:
+    """A panel's place in a figure whose maps and gaps are ``inner`` pixels high."""
+    column, row = index % 2, index // 2
+    gap = _GAP_Y / inner
+    wide, high = (1 - _GAP_X) / 2, (1 - gap) / 2
+    left, bottom = column * (wide + _GAP_X), (1 - row) * (high + gap)
+    name = "" if index == 0 else str(index + 1)
+    return Panel(name, (left, left + wide), (bottom, bottom + high), row == 1)
 
 
 def _map(
-    values_LH: NDArray, layers: list[int], unit: str, panel: int, colours: Palette
+    values_LH: NDArray, layers: list[int], unit: str, panel: Panel, colours: Palette
 ) -> dict[str, Any]:
-    x, y = _place(panel)
-    number = "" if panel == 0 else str(panel + 1)
     low, high = float(np.nanmin(values_LH)), float(np.nanmax(values_LH))
     steps = colours.sequential
     return {
@@ -110,15 +134,15 @@ def _map(
         # From 0, heads of much the same value would look alike.
         "zmin": 0.9 * low if low > high / 4 else 0.0,
         "zmax": high or 1.0,
-        "xaxis": f"x{number}",
-        "yaxis": f"y{number}",
+        "xaxis": f"x{panel.axes}",
+        "yaxis": f"y{panel.axes}",
         "colorscale": [[i / (len(steps) - 1), step] for i, step in enumerate(steps)],
         "hovertemplate": f"<b>L%{{y}} · H%{{x}}</b>  %{{z:.3f}} {unit}<extra></extra>",
         "colorbar": {
-            "x": x[1] + 0.012,
+            "x": panel.x[1] + 0.012,
             "xpad": 0,
-            "y": sum(y) / 2,
-            "len": y[1] - y[0],
+            "y": sum(panel.y) / 2,
+            "len": panel.y[1] - panel.y[0],
             "ypad": 0,
             "thickness": 7,
             "outlinewidth": 0,
@@ -128,9 +152,7 @@ def _map(
     }
 
 
-def _axes(panel: int, layers: list[int], heads: int, colours: Palette) -> dict[str, Any]:
-    x, y = _place(panel)
-    number = "" if panel == 0 else str(panel + 1)
+def _axes(panel: Panel, layers: list[int], heads: int, colours: Palette) -> dict[str, Any]:
     quiet = {
         "showgrid": False,
         "zeroline": False,
@@ -139,18 +161,18 @@ def _axes(panel: int, layers: list[int], heads: int, colours: Palette) -> dict[s
     }
     step = max(1, round(len(layers) / 10))
     return {
-        f"xaxis{number}": {
+        f"xaxis{panel.axes}": {
             **quiet,
-            "domain": x,
-            "anchor": f"y{number}",
+            "domain": panel.x,
+            "anchor": f"y{panel.axes}",
             "range": [-0.5, heads - 0.5],
             "dtick": 1 if heads <= 16 else 8,
-            "title": {"text": "head" if panel > 1 else "", "standoff": 4, "font": {"size": 11}},
+            "title": {"text": "head" if panel.lowest else "", "standoff": 4, "font": {"size": 11}},
         },
-        f"yaxis{number}": {
+        f"yaxis{panel.axes}": {
             **quiet,
-            "domain": y,
-            "anchor": f"x{number}",
+            "domain": panel.y,
+            "anchor": f"x{panel.axes}",
             "range": [layers[-1] + 0.5, layers[0] - 0.5],
             "tickvals": layers[::step],
             "ticktext": [f"L{layer}" for layer in layers[::step]],
@@ -158,15 +180,14 @@ def _axes(panel: int, layers: list[int], heads: int, colours: Palette) -> dict[s
     }
 
 
-def _name(text: str, panel: int, colours: Palette) -> dict[str, Any]:
-    x, y = _place(panel)
+def _name(text: str, panel: Panel, colours: Palette) -> dict[str, Any]:
     return {
         "text": text,
         "xref": "paper",
-        "x": x[0],
+        "x": panel.x[0],
         "xanchor": "left",
         "yref": "paper",
-        "y": y[1],
+        "y": panel.y[1],
         "yanchor": "bottom",
         "yshift": 3,
         "showarrow": False,
