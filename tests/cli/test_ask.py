@@ -125,7 +125,7 @@ def test_a_conversation(tmp_path):
             opened.type(f"{typed}\r")
             opened.read(*wanted, end="you>")
         opened.type("Make 8 from 2, 4.\r")
-        opened.read("thought ─", "a second")
+        assert "prompt ─" not in opened.read("thought ─", "a second")
         opened.wait_for_signals()
         opened.type("\x03")
         opened.read("stopped by Ctrl-C", "left out of the conversation", end="you>")

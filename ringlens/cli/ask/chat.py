@@ -10,7 +10,7 @@ import click
 
 from ringlens.cli.ask.command import STORE
 from ringlens.cli.ask.conversation import Conversation, answer_of
-from ringlens.cli.ask.thinking import ENDS, processes, think, view_of
+from ringlens.cli.ask.thinking import ENDS, PHASES, processes, think, view_of
 from ringlens.cli.options import (
     loading_options,
     names_in,
@@ -108,9 +108,10 @@ class Talk:
     def _answer(self, question: str) -> None:
         import ringlens as rl
 
-        view = view_of(self.lens)
-        messages = self.conversation.asked(question)
-        end = think(self.lens, messages, self.store, view, self.options)
+        view = view_of(self.lens, PHASES[1:])  # the prompt is what was said before
+        think(self.lens, self.conversation.asked(question), self.store, view, self.options)
+        end = view.end
+        assert end is not None  # the only process has told the only trace
         with rl.Store(self.store) as store:
             answer = answer_of(self.lens, store.trace(end.trace_id))
         reason = ENDS.get(end.finish_reason, end.finish_reason)

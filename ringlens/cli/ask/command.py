@@ -67,12 +67,12 @@ def ask(
     question = question_in(prompt)
     lens = rl.load(model, **loading)
     view = view_of(lens)
-    end = think(lens, question, store, view, {"system": system, **options})
-    if speaks():
+    think(lens, question, store, view, {"system": system, **options})
+    if speaks() and view.end is not None:  # of several processes with models of their own, one asks
         click.echo(told(view, store), err=True)
-        click.echo(link(store, end.trace_id, port), err=True)
+        click.echo(link(store, view.end.trace_id, port), err=True)
         if opens:
-            open_dashboard(store, end.trace_id, port)
+            open_dashboard(store, view.end.trace_id, port)
 
 
 def question_in(words: tuple[str, ...]) -> str:

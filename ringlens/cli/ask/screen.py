@@ -47,6 +47,7 @@ class Screen:
         console: The terminal.
         special: Ids of special tokens and marks, which are shown faintly.
         experts: Experts of a layer, for their colours.
+        phases: Phases whose text is shown.
 
     Attributes:
         meters: The numbers of the trace.
@@ -54,9 +55,14 @@ class Screen:
     """
 
     def __init__(
-        self, console: Console, special: Set[int] = frozenset(), experts: int = 256
+        self,
+        console: Console,
+        special: Set[int] = frozenset(),
+        experts: int = 256,
+        phases: Sequence[str] = tuple(TITLES),
     ) -> None:
         self.console, self.special, self.experts = console, special, experts
+        self.phases = phases
         self.meters = Meters()
         self.end: TraceEnd | None = None
         self._stopping = False
@@ -105,6 +111,8 @@ class Screen:
 
     def _show(self, token: LiveToken) -> None:
         self.meters.add(token)
+        if token.phase not in self.phases:
+            return
         if token.phase != self._heading:
             self._break()
             self._heading = token.phase

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ringlens.cli.console import harmless, speaks
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ringlens.cli.ask.meters import Meters
     from ringlens.lens import Lens
     from ringlens.observe.pipeline.step import TraceEnd, TraceStep
+
+PHASES = ("prompt", "think", "answer")
 
 ENDS = {
     "stop": "it came to its end",
@@ -56,10 +59,17 @@ class View(Protocol):
         """Show that the trace ends with the next token."""
 
 
-def view_of(lens: Lens) -> View:
-    """A view for the output that there is: a terminal, or none."""
+def view_of(lens: Lens, phases: Sequence[str] = PHASES) -> View:
+    """A view for the output that there is: a terminal, or none.
+
+    Args:
+        lens: The model.
+        phases: Phases whose text a terminal shows.
+    """
     from ringlens.cli.ask.stream import Stream
 
+    if isinstance(sys.stdout, TextIOWrapper):  # a character that it cannot write ends nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not speaks():
         return Stream(None)
     if not is_terminal():
@@ -69,7 +79,7 @@ def view_of(lens: Lens) -> View:
     from ringlens.cli.ask.screen import Screen
 
     special = frozenset(lens.tokenizer.added_tokens_decoder)
-    return Screen(Console(), special, lens.sizes.router.experts)
+    return Screen(Console(), special, lens.sizes.router.experts, phases)
 
 
 def processes() -> int:
@@ -88,7 +98,7 @@ def think(
     store: str,
     view: View,
     options: Mapping[str, Any],
-) -> TraceEnd:
+) -> None:
     """Capture one answer before somebody's eyes.
 
     The first Ctrl-C ends the trace with the next token and keeps it; a second one ends the command.
@@ -99,9 +109,6 @@ def think(
         store: Folder or address of the store.
         view: What shows it.
         options: Options of :func:`ringlens.capture`.
-
-    Returns:
-        The end of the stored trace.
     """
     import ringlens as rl
 
@@ -115,8 +122,6 @@ def think(
 
     with view, on_first_ctrl_c(asked_to_stop if alone else None):
         rl.capture(lens, [asked], store, on_tokens=view.take, stop=stop, **options).close()
-    assert view.end is not None
-    return view.end
 
 
 @contextmanager

@@ -74,7 +74,8 @@ TRACES = Table(
         Column(
             "finish_reason",
             pa.string(),
-            "'stop', 'length', 'replay', or a server's own word; 'running' while the trace grows",
+            "'stop', 'length', 'interrupted' (by the caller), 'replay', or a server's own word; "
+            "'running' while the trace grows",
         ),
         Column("seed", pa.int64(), "seed of this trace's sampler"),
         Column("source_trace_id", pa.int64(), "trace this one replays", nullable=True),

@@ -221,7 +221,8 @@ class TraceRecord:
         n_prompt: Number of tokens of the prompt; the three counts add up to ``start`` + T.
         n_think: Number of tokens of the thinking phase.
         n_answer: Number of tokens of the answer.
-        finish_reason: "running" if another part follows, else "stop", "length" or "replay".
+        finish_reason: "running" if another part follows, else "stop", "length",
+            "interrupted" or "replay".
         seed: Seed of the trace's sampler.
         tokens: The T tokens.
         routing: The router record, or only the choices; None if the run records neither.
