@@ -49,6 +49,9 @@ KEYS = (
 GRAPH = {**CONFIG, "scrollZoom": True}
 """Options of the heatmap's graph; where the axes are fixed, the wheel scrolls the page."""
 
+_MODEL = 14
+"""Letters of a model's name in the list of runs."""
+
 ORDERS = {"count": "Frequent", "share": "Exclusive"}
 THEMES = ("dark", "light")
 ANY = range(untrusted.LARGEST)
@@ -193,9 +196,15 @@ def _ways(run: Row) -> Component:
     )
 
 
+def _short(run: Row) -> str:
+    """Name a run's model by the last part of its path, where that says enough."""
+    name = str(run["model"]).rstrip("/").rpartition("/")[2]
+    return name if len(name) <= _MODEL else f"{name[: _MODEL - 1]}…"
+
+
 def _header(found: list[Row], run: Row, head: Row | None) -> Component:
     runs = [
-        {"value": each["run_id"], "label": f"{each['run_id']} · {each['model']}, {each['mode']}"}
+        {"value": each["run_id"], "label": f"{each['run_id']} · {_short(each)}, {each['mode']}"}
         for each in found
     ]
     chooser = dmc.Select(
@@ -214,7 +223,9 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
             html.Span(
                 [
                     dcc.Link(
-                        f"trace {head['trace_id']}: {prompt}", href=f"/trace/{head['trace_id']}"
+                        f"trace {head['trace_id']}: {prompt}",
+                        href=f"/trace/{head['trace_id']}",
+                        title=head["prompt"],
                     ),
                     dcc.Link(
                         "×", href=f"/routing?run={run['run_id']}", title="all traces of the run"
@@ -230,7 +241,7 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
                 html.Div(className="spacer"),
                 _ways(run),
                 html.Div(id="routing-sql"),
-                chooser,
+                html.Div(chooser, title=f"{run['run_id']} · {run['model']}, {run['mode']}"),
             ],
             className="title-row",
         ),

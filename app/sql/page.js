@@ -101,6 +101,7 @@ function status(text, kind) {
   const node = document.getElementById("sql-status");
   if (!node) return;
   node.textContent = text;
+  node.title = text;
   node.className = `sql-status ${kind || ""}`;
 }
 

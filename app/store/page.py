@@ -45,8 +45,8 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
                 [
                     html.Div(
                         [
-                            html.H1(store.name),
-                            html.Span(store.address, className="path dim"),
+                            html.H1(store.name, title=store.name),
+                            html.Span(store.address, className="path dim", title=store.address),
                         ],
                         className="title-row",
                     ),
@@ -196,7 +196,7 @@ def _run_row(run: Row) -> Component:
             html.Td(
                 dcc.Link(run["run_id"], href=f"/routing?run={run['run_id']}", className="mono")
             ),
-            html.Td(run["model"]),
+            html.Td(run["model"], title=run["model"], className="model"),
             html.Td(html.Span(run["mode"], className=f"tag {run['mode']}")),
             html.Td(shape, className="dim"),
             html.Td(_traces_of(run), className="num"),
@@ -263,9 +263,9 @@ def _column(field: str, name: str, kind: str, **more: Any) -> Row:
 def _columns(tops: Row) -> list[Row]:
     """Define the columns of the grid; meters are full at ``tops``, the largest values."""
     return [
-        _column("trace_id", "#", "number", width=68, cellRenderer="TraceLink"),
+        _column("trace_id", "#", "number", width=64, cellRenderer="TraceLink"),
         _column(
-            "correct", "", "", width=48, cellRenderer="Verdict", headerTooltip=define("verdict")
+            "correct", "", "", width=44, cellRenderer="Verdict", headerTooltip=define("verdict")
         ),
         _column(
             "source_trace_id",
@@ -275,14 +275,14 @@ def _columns(tops: Row) -> list[Row]:
             cellRenderer="SourceLink",
             headerTooltip=define("replay"),
         ),
-        _column("prompt", "Prompt", "text", flex=5, minWidth=200, cellClass="strong"),
-        _column("answer", "Answer", "text", flex=3, minWidth=130, cellClass="mono"),
-        _column("task", "Task", "text", width=104, cellClass="dim"),
+        _column("prompt", "Prompt", "text", flex=5, minWidth=170, cellClass="strong"),
+        _column("answer", "Answer", "text", flex=3, minWidth=110, cellClass="mono"),
+        _column("task", "Task", "text", width=96, cellClass="dim"),
         _column(
             "tokens",
             "Tokens",
             "number",
-            width=92,
+            width=80,
             type="rightAligned",
             cellClass="num ag-right-aligned-cell",
         ),
@@ -290,7 +290,7 @@ def _columns(tops: Row) -> list[Row]:
             "n_think",
             "Thinking",
             "number",
-            width=120,
+            width=112,
             cellRenderer="Meter",
             cellRendererParams={"top": tops["n_think"], "digits": 0},
             headerTooltip=define("thinking"),
@@ -299,7 +299,7 @@ def _columns(tops: Row) -> list[Row]:
             "entropy",
             "Entropy",
             "number",
-            width=120,
+            width=112,
             cellRenderer="Meter",
             cellRendererParams={"top": tops["entropy"], "digits": 3},
             headerTooltip=f"Mean over what the model wrote. {define('entropy')}",
@@ -316,7 +316,7 @@ def _columns(tops: Row) -> list[Row]:
             "run_id",
             "Run",
             "text",
-            width=96,
+            width=84,
             cellClass="dim mono",
             tooltipField="run_id",
             valueFormatter={"function": "params.value ? params.value.slice(-6) : ''"},
@@ -341,6 +341,7 @@ def _grid(tops: Row, asked: Wanted) -> Component:
             "animateRows": False,
             # Before the first rows are asked for; a property would come after them.
             "initialState": {
+                "partialColumnState": True,  # the rest is as the columns say
                 "sort": {"sortModel": asked.sort},
                 "filter": {"filterModel": asked.filters},
             },

@@ -160,7 +160,10 @@ def _header(store: Store, head: Row, run: Row, where: str) -> Component:
     return html.Header(
         [
             html.Div([_crumbs(head, where), _neighbours(store, head)], className="crumb-row"),
-            html.Div([html.H1(head["prompt"]), *_verdict(head)], className="title-row"),
+            html.Div(
+                [html.H1(head["prompt"], title=head["prompt"]), *_verdict(head)],
+                className="title-row",
+            ),
             html.Div(_facts(head, run), className="fact-row"),
         ],
         className="page-header",
@@ -207,9 +210,14 @@ def _verdict(head: Row) -> list[Component]:
             )
         )
     if head["answer"] is not None:
-        parts.append(html.Code(head["answer"], className="answer", title="the answer it gave"))
+        parts.append(
+            html.Code(
+                head["answer"], className="answer", title=f"the answer it gave: {head['answer']}"
+            )
+        )
     if head["expected"] is not None and not head["correct"]:
-        parts.append(html.Span(f"expected {head['expected']}", className="dim"))
+        expected = f"expected {head['expected']}"
+        parts.append(html.Span(expected, className="dim expected", title=expected))
     return parts
 
 
@@ -222,4 +230,9 @@ def _facts(head: Row, run: Row) -> list[Component]:
         f"sample {head['sample']} (0 to {head['last_sample']})" if head["last_sample"] else "",
         f"{run['model']}, {run['mode']}",
     ]
-    return [html.Span(fact) for fact in facts if fact]
+    long = {facts[3], facts[-1]}  # names of any length
+    return [
+        html.Span(fact, title=fact, className="long" if fact in long else "")
+        for fact in facts
+        if fact
+    ]

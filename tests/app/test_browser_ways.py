@@ -7,10 +7,13 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from browser import page, served
+from paths import TESTS
 from playwright.sync_api import expect
 from records import random_run, random_tokens, random_trace
 from small_store import write_run
 
+from ringlens.app.pages import PAGES
+from ringlens.sandbox import confine
 from ringlens.store import Store
 from ringlens.store.schema.glossary import GLOSSARY
 
@@ -297,3 +300,39 @@ def test_the_map_goes_to_an_expert_zooms_and_pans(tab, wide):
     tab.wait_for_function(f"() => !location.search.includes('zoom={before[0]:.1f}-')")
     assert ranges(tab)[0] > before[0]
     expect(tab.locator("#expert-summary h2")).to_have_text("Expert 99")  # a drag is no click
+
+
+# --- nothing overflows ---------------------------------------------------------------------------
+
+ADDRESSES = {
+    "store": ("/", ".ag-row .trace-link"),
+    "trace": ("/trace/2?tok=30", ".layer-facts"),
+    "routing": ("/routing?trace=2&L=9&E=70", ".token-table"),
+    "sql": ("/sql?q=from trace_summary", "#sql-grid .ag-row"),
+}
+"""An address of each page, and what it shows when it is whole."""
+
+
+@pytest.fixture(scope="module")
+def wordy(tmp_path_factory):
+    """Where a store is served whose names are long."""
+    model = (
+        "/mnt/checkpoints/organisation/folder-of-a-group/Ring-flash-2.0-128k-instruct-nf4-double"
+    )
+    run = random_run(layers=22, dense=2, experts=128, groups=8, groups_kept=4, k=8, model=model)
+    names = {"task": "an-unusually-long-name-of-a-benchmark", "answer": "x" * 90}
+    prompt = "Explain " + "antidisestablishmentarianism " * 8
+    traces = [random_trace(run, 40, seed=i, prompt=prompt, **names) for i in range(3)]
+    folder = tmp_path_factory.mktemp("stores") / "-".join(["a-long-name-of-a-folder"] * 6)
+    with served(write_run(folder, run, traces)) as url:
+        yield url
+
+
+@pytest.mark.parametrize("name", [page.name for page in PAGES])
+def test_nothing_is_cut_at_1280_by_720(tab, wordy, name):
+    if name == "sql" and confine.missing():
+        pytest.skip(f"no sandbox: {confine.missing()}")
+    address, last = ADDRESSES[name]
+    tab.goto(wordy + address)
+    expect(tab.locator(last).first).to_be_visible()
+    assert tab.evaluate((TESTS / "support" / "cut_text.js").read_text()) == []
