@@ -54,7 +54,8 @@ def usage(
     found, runs = count(store, where)
     shown = found.layers[0] if layer is None else layer
     if shown not in found.layers:
-        raise NotInStoreError(f"layer {layer!r:.60} has no router: {spans(found.layers)} have one")
+        known = spans(found.layers)
+        raise NotInStoreError(f"layer {layer!r:.60}: routing was recorded of layers {known}")
     if not found.sums.reasons and metric in ("weight", "flips"):
         raise NotInStoreError(f"{metric}: imported runs tell which experts were chosen, not why")
     figure = heatmap.figure(found, metric, phase, shown, None, theme)

@@ -140,7 +140,7 @@ def test_themes(store, monkeypatch, draw, theme, colour):
         (lambda s: rl.plot.usage(s, phse="think"), ConfigError, "Did you mean 'phase'"),
         (lambda s: rl.plot.usage(s, where="phse = 'think'"), ConfigError, "Did you mean 'phase'"),
         (lambda s: rl.plot.usage(s, where="pos < 0"), NotInStoreError, "no token selected"),
-        (lambda s: rl.plot.usage(s, layer=0), NotInStoreError, "layer 0 has no router: 1–3 have"),
+        (lambda s: rl.plot.usage(s, layer=0), NotInStoreError, "routing was recorded of layers 1–3"),
         (lambda s: rl.plot.usage(s, theme="drak"), ConfigError, "Did you mean 'dark'"),
         (lambda s: rl.plot.heads(s[1], where="pos < 0"), NotInStoreError, "no token of trace 1"),
         (lambda s: rl.plot.trace(s[1], layer=0), NotInStoreError, "routing has no layer 0"),
@@ -164,6 +164,22 @@ def test_runs_that_do_not_fit_together_are_not_pooled(tmp_path):
             rl.plot.usage(store)
         assert array(rl.plot.usage(store, where=f"run_id = '{last}'"), 0, "z").shape == (3, 8)
         assert array(rl.plot.usage(store, where=f"run_id = '{one}'"), 0, "z").shape == (3, 16)
+
+
+def test_layers_that_were_not_recorded_stay_blank(tmp_path):
+    """Here 1 and 3 of three that route were."""
+    run = random_run(record=("routing@1+3",))
+    full = random_trace(run, 24, router_logits=None, heads=None)
+    arrays = {n: v[[0, 2]] for n, v in vars(full.routing).items() if isinstance(v, np.ndarray)}
+    add(tmp_path, run, replace(full, routing=replace(full.routing, layers=(1, 3), **arrays)))
+    with Store(tmp_path) as store:
+        figure = rl.plot.usage(store)
+        assert list(figure.data[0].y) == [1, 2, 3]
+        values = array(figure, 0, "z")
+        assert np.isnan(values[1]).all()
+        np.testing.assert_allclose(values[[0, 2]].sum(axis=1), run.experts_per_token, rtol=1e-5)
+        with pytest.raises(NotInStoreError, match="layer 2: routing was recorded of layers 1, 3"):
+            rl.plot.usage(store, layer=2)
 
 
 def test_what_was_not_recorded_is_left_out_or_said(tmp_path):
