@@ -140,7 +140,7 @@ def test_themes(store, monkeypatch, draw, theme, colour):
         (lambda s: rl.plot.usage(s, phse="think"), ConfigError, "Did you mean 'phase'"),
         (lambda s: rl.plot.usage(s, where="phse = 'think'"), ConfigError, "Did you mean 'phase'"),
         (lambda s: rl.plot.usage(s, where="pos < 0"), NotInStoreError, "no token selected"),
-        (lambda s: rl.plot.usage(s, layer=0), NotInStoreError, "routing was recorded of layers 1–3"),
+        (lambda s: rl.plot.usage(s, layer=0), NotInStoreError, "recorded of layers 1–3"),
         (lambda s: rl.plot.usage(s, theme="drak"), ConfigError, "Did you mean 'dark'"),
         (lambda s: rl.plot.heads(s[1], where="pos < 0"), NotInStoreError, "no token of trace 1"),
         (lambda s: rl.plot.trace(s[1], layer=0), NotInStoreError, "routing has no layer 0"),
