@@ -106,8 +106,8 @@ export function traceWays(view) {
   add(
     node,
     add(el("span", "find"), box, el("kbd", "", "/")),
-    count,
     ...finders,
+    count,
     el("span", "spacer"),
     stepper("entropy peak", "entropy peak", [",", "."], toPeak, noPeaks),
     stepper("phase", "phase", ["{", "}"], toPhase, null),
