@@ -13,9 +13,11 @@ from ringlens.analysis.experts.token_experts import token_experts
 from ringlens.analysis.load.expert_load import expert_load, layer_balance
 from ringlens.analysis.load.router_entropy import router_entropy
 from ringlens.analysis.load.selection_causes import group_displacements, selection_causes
+from ringlens.analysis.selections.shuffled import Shuffled
 from ringlens.analysis.structure.coactivation import coactivation, transitions
 
 __all__ = [
+    "Shuffled",
     "agreement",
     "association",
     "coactivation",

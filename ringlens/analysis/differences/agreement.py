@@ -16,7 +16,7 @@ from ringlens.errors import StoreError
 from ringlens.store.encode.columns import matrix
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 MOST = 10_000
 """Most pairs of traces that are compared."""
@@ -38,7 +38,7 @@ class _Routing(NamedTuple):
     weight_Rk: NDArray[np.float64]
 
 
-def agreement(store: Store, other: Store) -> pd.DataFrame:
+def agreement(store: Source, other: Source) -> pd.DataFrame:
     """Compare the routing of the same tokens in two captures, layer by layer.
 
     Traces of the second that replay those of the first are paired with these if their token ids are
@@ -83,7 +83,7 @@ def agreement(store: Store, other: Store) -> pd.DataFrame:
     return frame
 
 
-def paired(store: Store, other: Store) -> tuple[list[Pair], tuple[int, int]]:
+def paired(store: Source, other: Source) -> tuple[list[Pair], tuple[int, int]]:
     """Pair the traces of two captures; see `agreement`.
 
     Returns:
@@ -112,7 +112,7 @@ def paired(store: Store, other: Store) -> tuple[list[Pair], tuple[int, int]]:
     return pairs, (len(ids_a) - len({p.a for p in pairs}), len(ids_b) - len({p.b for p in pairs}))
 
 
-def _token_ids(store: Store) -> dict[int, str]:
+def _token_ids(store: Source) -> dict[int, str]:
     """Fingerprint of the token ids of each trace with routing."""
     query = """select trace_id, md5(string_agg(token_id::varchar, ' ' order by pos))
         from tokens where trace_id in (select trace_id from usage_traces) group by trace_id
@@ -134,7 +134,7 @@ def _by_tokens(ids_a: dict[int, str], ids_b: dict[int, str], *, same: bool) -> l
     return pairs
 
 
-def _compared(store: Store, other: Store, pair: Pair) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _compared(store: Source, other: Source, pair: Pair) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare one trace, by layer and token, and by token."""
     a, b = _routing(store, pair.a), _routing(other, pair.b)
     key_a, key_b = (r.layer_R * 2**32 + r.pos_R for r in (a, b))
@@ -168,7 +168,7 @@ def _compared(store: Store, other: Store, pair: Pair) -> tuple[pd.DataFrame, pd.
     return layers, tokens
 
 
-def _routing(store: Store, trace_id: int) -> _Routing:
+def _routing(store: Source, trace_id: int) -> _Routing:
     query = "select layer, pos, expert_ids, weights from routing where trace_id = ? order by all"
     table = store.sql(query, [trace_id]).to_arrow_table()
     ids_Rk = matrix(table["expert_ids"]).astype(np.int64)
@@ -178,7 +178,7 @@ def _routing(store: Store, trace_id: int) -> _Routing:
     return _Routing(layer_R, pos_R, ids_Rk, weight_Rk)
 
 
-def _logprobs(store: Store, trace_id: int) -> pd.Series:
+def _logprobs(store: Source, trace_id: int) -> pd.Series:
     query = "select pos, logprob from tokens where trace_id = ? order by pos"
     table: pa.Table = store.sql(query, [trace_id]).to_arrow_table()
     return pd.Series(table["logprob"].to_numpy(zero_copy_only=False), index=table["pos"].to_numpy())

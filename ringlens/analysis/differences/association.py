@@ -17,14 +17,14 @@ from ringlens.store.schema.views import literal, quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 MOST = 40
 """Most values of a column that are each held against the rest."""
 
 
 def association(
-    store: Store,
+    store: Source,
     event: str,
     where: str | None = None,
     by: str | Iterable[str] = (),
@@ -77,7 +77,7 @@ def association(
     return table
 
 
-def _events(store: Store, event: str, where: str) -> dict[object, str]:
+def _events(store: Source, event: str, where: str) -> dict[object, str]:
     """Predicates by what they stand for."""
     if event not in TOKEN_CONTEXT_COLUMNS:
         read(store, event)  # refuses what is no predicate

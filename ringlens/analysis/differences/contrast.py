@@ -41,14 +41,14 @@ from ringlens.analysis.statistics.permutation import (
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 TOKEN = "token"
 """``within`` that compares equal tokens only."""
 
 
 def contrast(
-    store: Store,
+    store: Source,
     a: str,
     b: str,
     by: str | Iterable[str] = (),

@@ -19,14 +19,14 @@ from ringlens.config import whole
 from ringlens.errors import NotInStoreError
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 DRAWS = 200
 """Permutations and resamples."""
 
 
 def routing_shift(
-    store: Store,
+    store: Source,
     a: str,
     b: str,
     by: str | Iterable[str] = (),
@@ -65,7 +65,7 @@ def routing_shift(
     return described(frame, first, len(traces), None, a=a, b=b)
 
 
-def shift_along(store: Store, trace_id: int, window: int = 256) -> pd.DataFrame:
+def shift_along(store: Source, trace_id: int, window: int = 256) -> pd.DataFrame:
     """Measure how far routing moves along one trace.
 
     Args:
@@ -151,7 +151,7 @@ def _shift(group: Group, rng: np.random.Generator, draws: int) -> pd.DataFrame:
     )
 
 
-def _tokens_of(store: Store, trace_id: int, window: int) -> NDArray[np.int64]:
+def _tokens_of(store: Source, trace_id: int, window: int) -> NDArray[np.int64]:
     """Tokens with routing in each window, [W]."""
     query = f"""select pos // {window} as place, count(distinct pos) from routing
         where trace_id = {trace_id} group by 1 order by 1"""

@@ -14,14 +14,14 @@ from ringlens.analysis.selections.selection import read, same, traces_of
 from ringlens.config import whole
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 LEAST = 10
 """Fewest occurrences of a token that its share is computed of (arXiv 2409.02060)."""
 
 
 def token_experts(
-    store: Store,
+    store: Source,
     where: str | None = None,
     by: str | Iterable[str] = (),
     *,

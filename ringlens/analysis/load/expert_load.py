@@ -26,11 +26,11 @@ from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 
 def expert_load(
-    store: Store,
+    store: Source,
     where: str | None = None,
     by: str | Iterable[str] = (),
     *,
@@ -78,7 +78,7 @@ def expert_load(
 
 
 def layer_balance(
-    store: Store, where: str | None = None, by: str | Iterable[str] = ()
+    store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:
     """Measure how evenly each layer uses its experts.
 
@@ -132,7 +132,7 @@ def _interval(part: Part, rng: np.random.Generator, draws: int) -> NDArray[np.fl
 
 
 def _baseline(
-    store: Store, where: str | None, selection: Selection, counts: ExpertCounts
+    store: Source, where: str | None, selection: Selection, counts: ExpertCounts
 ) -> pd.DataFrame:
     """Shares that a load is compared with, by expert, and by what else they are told apart by."""
     expert_E = np.arange(counts.experts)

@@ -13,11 +13,11 @@ from ringlens.analysis.selections.selection import read, traces_of
 from ringlens.errors import StoreError
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 
 def router_entropy(
-    store: Store, where: str | None = None, by: str | Iterable[str] = ()
+    store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:
     """Measure the entropy of the router's scores over all experts, and of the weights it gives.
 

@@ -24,7 +24,7 @@ from ringlens.errors import StoreError
 from ringlens.store.encode.columns import matrix, padded
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 QUANTILES = (0.05, 0.5, 0.95)
 """Quantiles of the margins."""
@@ -34,7 +34,7 @@ _ROWS = 200_000
 
 
 def selection_causes(
-    store: Store, where: str | None = None, by: str | Iterable[str] = ()
+    store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:
     """Measure how often the bias and the group limit decide, and by how much choices are won.
 
@@ -81,7 +81,7 @@ from {chosen} where margin is not null group by all order by all"""
 
 
 def group_displacements(
-    store: Store, where: str | None = None, by: str | Iterable[str] = ()
+    store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:
     """Count which experts the group limit kept out, and which ones stood in for them.
 
@@ -127,7 +127,13 @@ cells as (select {keys}, row_number() over (order by {keys}) - 1 as cell
     pairs = [
         _stand_ins(pa.Table.from_batches([batch]), bias_NE) for batch in rows.to_arrow_reader(_ROWS)
     ]
-    found = pd.concat(pairs).value_counts(["cell", "expert", "stand_in"]).rename("n").reset_index()
+    nothing = pd.DataFrame(columns=["cell", "expert", "stand_in"], dtype=np.int64)
+    found = (
+        pd.concat([nothing, *pairs])
+        .value_counts(["cell", "expert", "stand_in"])
+        .rename("n")
+        .reset_index()
+    )
     frame = cells.merge(found, on="cell").sort_values(
         ["n", "cell", "expert", "stand_in"], ascending=[False, True, True, True], ignore_index=True
     )

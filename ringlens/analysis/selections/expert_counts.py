@@ -18,7 +18,7 @@ from ringlens.analysis.selections.selection import Selection
 from ringlens.errors import StoreError
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Part:
     n_UE: NDArray[np.int64]
 
 
-def count(store: Store, selection: Selection) -> ExpertCounts:
+def count(store: Source, selection: Selection) -> ExpertCounts:
     """Count the choices of a selection.
 
     Raises:
@@ -97,7 +97,7 @@ def count(store: Store, selection: Selection) -> ExpertCounts:
     return ExpertCounts(*_merged(found.rows, found.n_RE, keys), k)
 
 
-def weights_of(store: Store, selection: Selection, counts: ExpertCounts) -> NDArray[np.float64]:
+def weights_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDArray[np.float64]:
     """Sum the routing weights of each expert, beside its counts.
 
     Returns:
@@ -125,7 +125,7 @@ def weights_of(store: Store, selection: Selection, counts: ExpertCounts) -> NDAr
     return weight_RE
 
 
-def router_shape(store: Store, selection: Selection) -> tuple[int, int]:
+def router_shape(store: Source, selection: Selection) -> tuple[int, int]:
     """Experts of a layer and experts per token, of the runs that a selection reaches.
 
     Raises:
@@ -146,7 +146,7 @@ def router_shape(store: Store, selection: Selection) -> tuple[int, int]:
     return shapes[0]
 
 
-def _from_sums(store: Store, selection: Selection, experts: int) -> ExpertCounts:
+def _from_sums(store: Source, selection: Selection, experts: int) -> ExpertCounts:
     """Counts from the sums that are kept by trace, layer and phase."""
     # One row per trace: the predicate is about whole traces and phases only.
     names = selection.listed("layer", "trace_id")
@@ -168,7 +168,7 @@ def _sums(selection: Selection) -> str:
         ))"""
 
 
-def _from_choices(store: Store, selection: Selection, experts: int) -> ExpertCounts:
+def _from_choices(store: Source, selection: Selection, experts: int) -> ExpertCounts:
     """Counts from the choices themselves."""
     selected, keys = chosen_tokens(selection), selection.keys("layer", "trace_id")
     names = selection.listed("layer", "trace_id")

@@ -21,7 +21,7 @@ from ringlens.analysis.statistics.permutation import Exchanges, Scheme, SignFlip
 from ringlens.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ class Terms:
     weight_UL: NDArray[np.float64]
 
 
-def exclusive(store: Store, a: str, b: str, by: str | Iterable[str]) -> tuple[Selection, Selection]:
+def exclusive(
+    store: Source, a: str, b: str, by: str | Iterable[str]
+) -> tuple[Selection, Selection]:
     """Read two selections that are to be compared.
 
     Raises:
@@ -108,7 +110,7 @@ def exclusive(store: Store, a: str, b: str, by: str | Iterable[str]) -> tuple[Se
     return first, second
 
 
-def shared_groups(store: Store, first: Selection, second: Selection) -> Iterator[Group]:
+def shared_groups(store: Source, first: Selection, second: Selection) -> Iterator[Group]:
     """Count both selections, group by group; groups that one of them lacks are left out.
 
     Raises:

@@ -18,7 +18,7 @@ from ringlens.analysis.selections.selection import Selection
 from ringlens.store.schema.views import quote
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 # Strata that one trace alone has say nothing about a difference between traces. What is kept may
 # not depend on which selection a trace is in, or permuting traces would not be fair.
@@ -60,7 +60,7 @@ from expected left join seen using (trace_id, expert)
 _WEIGHTS = "select {unit} as trace_id, sum(a * b / (a + b)) as weight from strata group by all"
 
 
-def terms(store: Store, first: Selection, second: Selection, group: Group) -> Terms:
+def terms(store: Source, first: Selection, second: Selection, group: Group) -> Terms:
     """Terms of equal tokens: a stratum per token id, within each trace where traces are paired."""
     residual_ULE = np.zeros(group.a_ULE.shape)
     weight_UL = np.zeros(group.a_UL.shape)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ringlens.analysis.selections.shuffled import Shuffled
 from ringlens.config import known_only
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store.read.selection import check_where, columns_used
@@ -19,7 +20,7 @@ from ringlens.store.schema.views import quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 OF_TRACES = (
     "run_id", "model", "mode", "trace_id", "task", "problem_id", "correct", "finish_reason",
@@ -65,7 +66,7 @@ class Selection:
         return "sums" if self.summed else "scan"
 
 
-def read(store: Store, where: str | None = None, by: str | Iterable[str] = ()) -> Selection:
+def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) -> Selection:
     """Read a selection, and refuse one that the store cannot answer.
 
     The phases of a trace route differently (arXiv 2604.09780), so they are never pooled silently:
@@ -87,7 +88,8 @@ def read(store: Store, where: str | None = None, by: str | Iterable[str] = ()) -
     used, nested = columns_used(store, predicate)
     if "phase" not in used and "phase" not in groups:
         groups = (*groups, "phase")
-    summed = not nested and used <= set(SUMMED) and set(groups) <= set(SUMMED)
+    kept = used <= set(SUMMED) and set(groups) <= set(SUMMED)
+    summed = kept and not nested and not isinstance(store, Shuffled)
     return Selection(predicate, groups, frozenset(used & set(TOKEN_CONTEXT_COLUMNS)), summed)
 
 
@@ -97,7 +99,7 @@ def same(keys: Iterable[str], first: str, second: str) -> str:
     return " and ".join(f"{first}.{name} is not distinct from {second}.{name}" for name in names)
 
 
-def traces_of(store: Store, selection: Selection) -> int:
+def traces_of(store: Source, selection: Selection) -> int:
     """Number of traces that a selection reaches.
 
     Raises:

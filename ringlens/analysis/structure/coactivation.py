@@ -19,7 +19,7 @@ from ringlens.errors import ConfigError
 from ringlens.store.encode.columns import matrix
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.selection import Source
 
 _ROWS = 200_000
 """Rows that are counted at a time."""
@@ -36,7 +36,7 @@ join found as b on a.trace_id = b.trace_id and a.pos = b.pos and b.layer = follo
 
 
 def coactivation(
-    store: Store, where: str | None = None, by: str | Iterable[str] = ()
+    store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:
     """Count pairs of experts that a token chose on the same layer.
 
@@ -62,7 +62,7 @@ def coactivation(
 
 
 def transitions(
-    store: Store, where: str | None = None, by: str | Iterable[str] = ()
+    store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:
     """Count pairs of an expert and one that the same token chose on the next sparse layer.
 
@@ -83,7 +83,7 @@ def transitions(
     return _pairs(store, read(store, where, by), _FOLLOWING, "next")
 
 
-def _pairs(store: Store, selection: Selection, rows: str, other: str) -> pd.DataFrame:
+def _pairs(store: Source, selection: Selection, rows: str, other: str) -> pd.DataFrame:
     """Count pairs of experts over all tokens of a selection, a batch at a time."""
     experts, _ = router_shape(store, selection)
     keys, query = selection.listed("layer"), _numbered(selection)

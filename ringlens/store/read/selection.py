@@ -9,8 +9,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+<<<<<<< HEAD
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+=======
+from typing import TYPE_CHECKING, Any, Protocol
+>>>>>>> 6354e48 (A null of every table: a store whose choices are shuffled within layer and trace)
 
 import duckdb
 import numpy as np
@@ -23,7 +27,20 @@ from ringlens.store.schema.views import quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
 if TYPE_CHECKING:
-    from ringlens.store.read.store import Store
+    from ringlens.store.read.relation import Relation
+    from ringlens.store.read.store import Parameters, Store
+
+
+class Source(Protocol):
+    """What predicates are asked of: a store, or what answers as one."""
+
+    @property
+    def address(self) -> str:
+        """Where it lies."""
+
+    def sql(self, query: str, params: Parameters | None = None) -> Relation:
+        """Query it, as `Store.sql` does."""
+
 
 _NO_COLUMN = re.compile(r'Referenced column "(.*?)" (?:not found|was not found)')
 
@@ -134,7 +151,7 @@ def check_context(context: Sequence[str]) -> tuple[str, ...]:
     return tuple(context)
 
 
-def check_where(store: Store, where: str) -> str:
+def check_where(store: Source, where: str) -> str:
     """Check a predicate over ``token_context`` without reading rows.
 
     Raises:
@@ -156,7 +173,7 @@ def check_where(store: Store, where: str) -> str:
     return where
 
 
-def columns_used(store: Store, where: str) -> tuple[set[str], bool]:
+def columns_used(store: Source, where: str) -> tuple[set[str], bool]:
     """Names that a predicate uses, and whether it holds a query of its own.
 
     Raises:
@@ -173,7 +190,7 @@ def columns_used(store: Store, where: str) -> tuple[set[str], bool]:
     return names, any(node.get("class") == "SUBQUERY" for node in nodes)
 
 
-def tree(store: Store, where: str) -> Any:
+def tree(store: Source, where: str) -> Any:
     """Parse a predicate, alone as well as in brackets.
 
     So ``a) or (b`` is none, which would mean something else beside other predicates, and neither is
