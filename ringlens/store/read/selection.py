@@ -9,12 +9,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
-=======
 from typing import TYPE_CHECKING, Any, Protocol
->>>>>>> 6354e48 (A null of every table: a store whose choices are shuffled within layer and trace)
 
 import duckdb
 import numpy as np
