@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 EXACT = 5_000
 """Most permutations that are all computed; beyond, they are drawn."""
 
-MOST = 100_000
+MOST = 20_000
 """Draws after which a quantity that is still rare is left: no p-value is below 1 / (MOST + 1)."""
 
 EXCEEDANCES = 20
@@ -172,11 +172,11 @@ def _sequential(
         draws = int(np.clip(_CELLS // left.size, 1, min(max(256, drawn), MOST - drawn)))
         factors_BU = scheme.draw(rng, draws)
         over_BX = np.abs(factors_BU @ terms_UX[:, left]) >= observed_X[left]
-        total_BX = extreme_X[left] + over_BX.cumsum(axis=0)
-        decided_X = total_BX[-1] >= EXCEEDANCES
-        at_X = (total_BX >= EXCEEDANCES).argmax(axis=0)
-        p_X[left[decided_X]] = EXCEEDANCES / (drawn + at_X[decided_X] + 1)
-        extreme_X[left] = total_BX[-1]
+        before_X, total_X = extreme_X[left], extreme_X[left] + over_BX.sum(axis=0)
+        decided_X = total_X >= EXCEEDANCES
+        last_BX = before_X[decided_X] + over_BX[:, decided_X].cumsum(axis=0) >= EXCEEDANCES
+        p_X[left[decided_X]] = EXCEEDANCES / (drawn + last_BX.argmax(axis=0) + 1)
+        extreme_X[left] = total_X
         drawn += draws
         left = left[~decided_X]
     p_X[left] = (extreme_X[left] + 1) / (drawn + 1)
