@@ -214,9 +214,9 @@ def test_the_prompt(store, tmp_path):
         ask(opened, "from range(50);", "50 rows", "3 shown")
         ask(opened, ".nothing", "there is no .nothing: .tables")
         ask(opened, ".help", "Ctrl-C stops a query")
-        opened.type("from tok\t")
-        opened.read("tokens")
-        ask(opened, " limit 1;", "token_id")
+        opened.type("from router_c\t")
+        opened.read("router_choices")
+        ask(opened, " limit 1;", "affinity")
     assert "+select 6 * 7 as answer;" in (tmp_path / "ringlens" / "sql_history").read_text()
 
 
