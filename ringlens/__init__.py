@@ -6,6 +6,7 @@ first used. It also lets transformers' Auto classes open Ring checkpoints, once 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,9 @@ register_families()
 def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first used."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'ringlens' has no attribute {name!r}")
+        # With name and obj, Python's traceback goes on: Did you mean …?
+        message = f"module 'ringlens' has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=sys.modules[__name__])
     home = import_module(_HOMES[name])
     return home if home.__name__ == f"ringlens.{name}" else getattr(home, name)
 

@@ -56,6 +56,7 @@ class Lens(LoadedModel):
             "vocabulary": f"{sizes.vocabulary:,} tokens, context {sizes.positions:,}",
         }
 
+    @refuse_unknown
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt in the checkpoint's own chat template, the answer about to begin.
 
@@ -151,6 +152,7 @@ class Lens(LoadedModel):
         top: int,
     ) -> TopPositions: ...
 
+    @refuse_unknown
     def attention(
         self,
         text_or_ids: TextOrIds,

@@ -26,7 +26,7 @@ from ringlens.errors import ConfigError, ObservationError
 from ringlens.interact.cache import Name, Place, locate
 from ringlens.model.parallel import parallel_of
 from ringlens.observe.hooks import changed_since, check_like, replace, version_of, view
-from ringlens.observe.inputs import check_options, model_inputs, token_rows
+from ringlens.observe.inputs import check_generation, check_options, model_inputs, token_rows
 from ringlens.observe.points import (
     POINTS,
     Point,
@@ -117,8 +117,8 @@ class ModelEnvoy(NNsight):
             batch["pad_token_id"] = self._lens.pad_token_id
         for _, options in invokes:
             left = {name: value for name, value in options.items() if name not in INPUTS}
-            if fn != "generate":
-                check_options(self._lens, left)
+            check = check_generation if fn == "generate" else check_options
+            check(self._lens, left)
             batch |= left
         return (), batch
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ringlens.config import known_only
 from ringlens.data import path as bundled
 from ringlens.errors import ConfigError, ModelNotFoundError
 from ringlens.model.family import family_of
@@ -117,6 +118,7 @@ def load_model(
             floating-point dtype, or the tokenizer or its chat template cannot be used.
     """
     place = locate(name)
+    _check_attention(attention)
     config = read_config(place, revision)
     local = os.path.isdir(place)
     folder = Path(place) if local else fetch_descriptions(place, revision)
@@ -207,6 +209,19 @@ def _first_place(device_map: str | Mapping[str, Any] | None, layout: Any) -> str
         return "auto"
     places = [f"cuda:{p}" if isinstance(p, int) else p for p in (device_map or {}).values()]
     return next((p for p in places if str(p) not in ("cpu", "disk")), "cpu")
+
+
+def _check_attention(name: str) -> None:
+    """Refuse an attention kernel that is unknown; those of the hub are named owner/repository.
+
+    Raises:
+        ConfigError: There is no such kernel.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if not isinstance(name, str) or "/" not in name:
+        known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()})
+        known_only([name], known, "attention kernel")
 
 
 def _compute_dtype(dtype: str | torch.dtype, config: PreTrainedConfig) -> torch.dtype:

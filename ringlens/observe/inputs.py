@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ringlens.config import known_only
 from ringlens.errors import ConfigError
@@ -202,5 +203,20 @@ def check_options(
     for name in ("input_ids", "inputs_embeds"):
         if name in options:
             raise ConfigError(f"{name} would replace the text; give token ids in its place.")
+    known_only(options, [*others, *_of_forward(lens)], "option of a forward")
+
+
+def check_generation(lens: LoadedModel, options: Mapping[str, Any]) -> None:
+    """Refuse options that the model's ``generate`` does not know.
+
+    Raises:
+        ConfigError: There is such an option.
+    """
+    settings = [name for name in GenerationConfig().to_dict() if not name.startswith("_")]
+    named = [n for n in signature(type(lens.model).generate).parameters if n not in NO_OPTION]
+    known_only(options, [*settings, *named, *_of_forward(lens)], "option of a generation")
+
+
+def _of_forward(lens: LoadedModel) -> list[str]:
     named = [n for n in signature(type(lens.model).forward).parameters if n not in NO_OPTION]
-    known_only(options, [*others, *named, *OUTPUTS], "option of a forward")
+    return [*named, *OUTPUTS]

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
 from ringlens.store.encode.columns import matrix
 
@@ -38,6 +39,7 @@ class _Routing(NamedTuple):
     weight_Rk: NDArray[np.float64]
 
 
+@refuse_unknown
 def agreement(store: Source, other: Source) -> pd.DataFrame:
     """Compare the routing of the same tokens in two captures, layer by layer.
 

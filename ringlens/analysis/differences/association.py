@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ringlens.analysis.differences.contrast import contrast
 from ringlens.analysis.selections.selection import read
 from ringlens.analysis.statistics.fdr import q_values
+from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
 from ringlens.store.schema.views import literal, quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
@@ -23,6 +24,7 @@ MOST = 40
 """Most values of a column that are each held against the rest."""
 
 
+@refuse_unknown
 def association(
     store: Source,
     event: str,

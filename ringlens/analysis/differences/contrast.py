@@ -38,6 +38,7 @@ from ringlens.analysis.statistics.permutation import (
     p_values,
     smallest,
 )
+from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ TOKEN = "token"
 """``within`` that compares equal tokens only."""
 
 
+@refuse_unknown
 def contrast(
     store: Source,
     a: str,

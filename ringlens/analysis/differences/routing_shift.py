@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.paired_counts import Group, exclusive, scheme_of, shared_groups
 from ringlens.analysis.statistics.bootstrap import intervals
-from ringlens.config import whole
+from ringlens.config import refuse_unknown, whole
 from ringlens.errors import NotInStoreError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ DRAWS = 200
 """Permutations and resamples."""
 
 
+@refuse_unknown
 def routing_shift(
     store: Source,
     a: str,
@@ -65,6 +66,7 @@ def routing_shift(
     return described(frame, first, len(traces), None, a=a, b=b)
 
 
+@refuse_unknown
 def shift_along(store: Source, trace_id: int, window: int = 256) -> pd.DataFrame:
     """Measure how far routing moves along one trace.
 

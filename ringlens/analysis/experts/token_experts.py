@@ -11,7 +11,7 @@ import pandas as pd
 from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import read, same, traces_of
-from ringlens.config import whole
+from ringlens.config import refuse_unknown, whole
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -20,6 +20,7 @@ LEAST = 10
 """Fewest occurrences of a token that its share is computed of (arXiv 2409.02060)."""
 
 
+@refuse_unknown
 def token_experts(
     store: Source,
     where: str | None = None,

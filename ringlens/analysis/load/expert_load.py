@@ -23,12 +23,14 @@ from ringlens.analysis.selections.expert_counts import (
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import Selection, read, same
 from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
+from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
 
+@refuse_unknown
 def expert_load(
     store: Source,
     where: str | None = None,
@@ -77,6 +79,7 @@ def expert_load(
     return described(frame, selection, counts.traces, _sql(selection), baseline=baseline)
 
 
+@refuse_unknown
 def layer_balance(
     store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:

@@ -10,12 +10,14 @@ import pandas as pd
 from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import read, traces_of
+from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
 
+@refuse_unknown
 def router_entropy(
     store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:

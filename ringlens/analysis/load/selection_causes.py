@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import read, same, traces_of
+from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
 from ringlens.store.encode.columns import matrix, padded
 
@@ -33,6 +34,7 @@ _ROWS = 200_000
 """Rows that are paired at a time."""
 
 
+@refuse_unknown
 def selection_causes(
     store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:
@@ -80,6 +82,7 @@ from {chosen} where margin is not null group by all order by all"""
     return described(frame, selection, traces, query)
 
 
+@refuse_unknown
 def group_displacements(
     store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:

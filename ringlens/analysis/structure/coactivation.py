@@ -15,6 +15,7 @@ import pyarrow as pa
 from ringlens.analysis.selections.expert_counts import chosen_tokens, router_shape
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import Selection, read, same, traces_of
+from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError
 from ringlens.store.encode.columns import matrix
 
@@ -35,6 +36,7 @@ from chosen as a join following using (layer)
 join found as b on a.trace_id = b.trace_id and a.pos = b.pos and b.layer = following.next"""
 
 
+@refuse_unknown
 def coactivation(
     store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:
@@ -61,6 +63,7 @@ def coactivation(
     return apart
 
 
+@refuse_unknown
 def transitions(
     store: Source, where: str | None = None, by: str | Iterable[str] = ()
 ) -> pd.DataFrame:

@@ -195,6 +195,7 @@ class Store(AbstractContextManager["Store"]):
         self._manifest.close()
         self._connection.close()
 
+    @refuse_unknown
     def sql(self, query: str, params: Parameters | None = None) -> Relation:
         """Query the store.
 
@@ -244,6 +245,7 @@ class Store(AbstractContextManager["Store"]):
         """All traces, ordered by id."""
         return self.sql("select * from traces order by trace_id")
 
+    @refuse_unknown
     def trace(self, trace_id: int) -> Trace:
         """Read one trace.
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.config import refuse_unknown
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store.encode import head_blocks
 from ringlens.store.encode.columns import matrix, padded, ragged
@@ -127,6 +128,7 @@ class Trace:
             for name in table.column_names
         }
 
+    @refuse_unknown
     def routing(self, layer: int) -> Arrays:
         """Router choices of one layer.
 
@@ -163,6 +165,7 @@ class Trace:
             "entropy": table["entropy"].to_numpy(),
         }
 
+    @refuse_unknown
     def router_logits(self, layer: int) -> NDArray[np.float32]:
         """Router logits of one layer, [T, E].
 
@@ -171,6 +174,7 @@ class Trace:
         """
         return matrix(self._layer("router_logits", layer)["logits"])
 
+    @refuse_unknown
     def heads(self, layer: int) -> dict[str, NDArray[np.float32]]:
         """Statistics of the attention heads of one layer.
 
@@ -184,6 +188,7 @@ class Trace:
         del found["pos"]
         return found
 
+    @refuse_unknown
     def statistics(self, table: str, layer: int | None = None) -> dict[str, NDArray]:
         """Read the columns of a table with a row per token, or per layer and token.
 
@@ -198,9 +203,13 @@ class Trace:
         Raises:
             NotInStoreError: The table or layer does not exist, or was not recorded.
         """
-        known = {t.name: t for t in (*self._store.tables(), *self._store.foreign_tables())}
-        if table not in known or not known[table].has("pos"):
-            raise NotInStoreError(f"{table!r:.60} is no table of numbers by token in this store")
+        tables = (*self._store.tables(), *self._store.foreign_tables())
+        by_token = [each.name for each in tables if each.has("pos")]
+        if table not in by_token:
+            raise NotInStoreError(
+                f"{table!r:.60} is no table of numbers by token in this store. There are: "
+                f"{', '.join(by_token)}."
+            )
         found = self._layer(table, layer)
         return {
             name: matrix(found[name])
@@ -209,6 +218,7 @@ class Trace:
             for name in found.column_names
         }
 
+    @refuse_unknown
     def head_blocks(self, layer: int) -> Arrays:
         """Statistics of the attention heads of one layer, by blocks of 64 positions.
 
@@ -230,6 +240,7 @@ class Trace:
             return head_blocks.of_tokens(self.heads(layer))  # captured before blocks were stored
         raise NotInStoreError(self._missing("head_blocks", layer))
 
+    @refuse_unknown
     def vectors(
         self,
         point: str,
@@ -268,6 +279,7 @@ class Trace:
                 )
         return Vectors(pos, np.stack([other.values for other in found]), heads)
 
+    @refuse_unknown
     def attention(self, layer: int, head: int) -> Attention:
         """Read the keys with the largest attention weights of one head.
 
