@@ -2,7 +2,8 @@
 
 # The longest first: that is the order in which the whole suite runs them.
 _PROGRAMS = """
-test_docs.py cli/test_commands.py observe/test_session_killed.py store/test_processes.py
+test_docs.py test_first_hour.py cli/test_commands.py
+observe/test_session_killed.py store/test_processes.py
 observe/test_session_interrupted.py sandbox/test_attacks.py observe/test_session_sharded.py
 test_packaging.py cli/test_plan.py serving/test_import_live.py sandbox/test_sandbox.py
 store/test_remote.py store/test_upkeep_kills.py observe/test_recording.py
