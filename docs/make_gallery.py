@@ -1,0 +1,58 @@
+"""Draw the pictures of docs/gallery.md: run its code, and photograph each figure in Chromium.
+
+python docs/make_gallery.py
+"""
+
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import plotly.io
+from plotly.offline import get_plotlyjs
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent / "tests" / "support"))
+
+from browser import browser, page
+
+PARTS = re.compile(r"^```python\n(.*?)^```|^!\[.*?\]\((.*?)\)", re.DOTALL | re.MULTILINE)
+WIDTH, HEIGHT = 860, 420
+
+DRAW = """async ([figure, width, height]) => {
+  document.body.innerHTML = '<div id="plot"></div>';
+  const margin = figure.layout.title?.text ? figure.layout.margin : {t: 40, r: 24, b: 56, l: 72};
+  const layout = {...figure.layout, width, height: figure.layout.height ?? height, margin};
+  await Plotly.newPlot("plot", figure.data, layout, {staticPlot: true});
+}"""
+
+
+def main():
+    """Run the blocks in order; the figure of a block is the picture that follows it."""
+    plotly.io.templates.default = "plotly_white"
+    names = {"__name__": "gallery"}
+    with tempfile.TemporaryDirectory() as folder, browser() as chrome:
+        os.chdir(folder)
+        with page(
+            chrome, viewport={"width": WIDTH + 40, "height": 900}, device_scale_factor=1.5
+        ) as (tab, _):
+            tab.add_script_tag(content=get_plotlyjs())
+            for code, picture in PARTS.findall((DOCS / "gallery.md").read_text(encoding="utf-8")):
+                if code:
+                    exec(compile(code, "gallery.md", "exec"), names)
+                else:
+                    photograph(tab, names["figure"], DOCS / picture)
+
+
+def photograph(tab, figure, path):
+    """Draw a figure in a tab, and write what is seen as a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tab.evaluate(DRAW, [json.loads(figure.to_json()), WIDTH, HEIGHT])
+    tab.locator("#plot .svg-container").screenshot(path=path)
+    print(path.name, path.stat().st_size // 1024, "KiB")
+
+
+if __name__ == "__main__":
+    main()
