@@ -24,7 +24,17 @@ REFERENCE = {
         "ringlens.prompts.problems",
         "ringlens.problem",
     ),
-    "The store": ("ringlens.store.read.store", "ringlens.store.read.trace"),
+    "The store": (
+        "ringlens.store.read.store",
+        "ringlens.store.read.trace",
+        "ringlens.store.read.token_rows",
+        "ringlens.store.read.relation",
+    ),
+    "Writing a store": (
+        "ringlens.store.write.writer",
+        "ringlens.store.write.peers",
+        "ringlens.store.schema.records",
+    ),
     "Analyses": (
         "ringlens.analysis.load.expert_load",
         "ringlens.analysis.load.selection_causes",
@@ -35,8 +45,20 @@ REFERENCE = {
         "ringlens.analysis.differences.contrast",
         "ringlens.analysis.differences.routing_shift",
         "ringlens.analysis.differences.agreement",
+        "ringlens.analysis.selections.shuffled",
     ),
-    "Activations": ("ringlens.interact.cache",),
+    "Figures": (
+        "ringlens.plot.usage_figure",
+        "ringlens.plot.trace_figure",
+        "ringlens.plot.head_figure",
+    ),
+    "Looking into a model": (
+        "ringlens.interact.cache",
+        "ringlens.interact.run",
+        "ringlens.interact.attention",
+        "ringlens.interact.tracing",
+    ),
+    "What to record": ("ringlens.config",),
     "Errors": ("ringlens.errors",),
 }
 

@@ -1,12 +1,21 @@
 """README and guides: every Python block runs, every ringlens command runs."""
 
 import re
+import runpy
 import shlex
 
 import architecture
 import pytest
 import warm
+import yaml
 from paths import ROOT
+
+import ringlens
+from ringlens import analysis, plot, store
+from ringlens.interact.attention import AttentionPattern, TopPositions
+from ringlens.interact.cache import ActivationCache
+from ringlens.interact.run import HookPoint
+from ringlens.interact.tracing import Points
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVES = ("ringlens app", "ringlens demo")  # tests/cli/test_commands.py serves
@@ -72,3 +81,38 @@ def test_the_tree_in_the_readme_names_what_is_there():
 def test_the_picture_of_the_parts_is_that_of_the_imports():
     """``python tests/support/architecture.py`` draws it again."""
     assert architecture.PICTURE.read_text() == architecture.draw()
+
+
+def test_the_reference_has_every_public_name():
+    """By the modules that docs/site_pages.py lists; the site shows what these define."""
+    site = runpy.run_path(str(ROOT / "docs" / "site_pages.py"))
+    listed = {module for modules in site["REFERENCE"].values() for module in modules}
+    public = [
+        getattr(home, name) for home in (ringlens, analysis, plot, store) for name in home.__all__
+    ]
+    public += [ActivationCache, HookPoint, AttentionPattern, TopPositions, Points]
+    lost = {each.__module__ for each in public if hasattr(each, "__module__")} - listed
+    assert not lost
+
+
+def test_every_guide_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f": {page.name}" in navigation
+
+
+def test_the_gallery_has_twelve_short_answers_and_their_pictures():
+    text = (ROOT / "docs" / "gallery.md").read_text()
+    answers = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert len(answers) == 12
+    for answer in answers:
+        (code,) = re.findall(r"^```python\n(.*?)^```", answer, re.DOTALL | re.MULTILINE)
+        assert len([line for line in code.splitlines() if line.strip()]) <= 10, answer
+        assert re.search(r"^!\[.+\]\(images/gallery/\w+\.png\)$", answer, re.MULTILINE)
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == ringlens.__version__
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert all("name" in author or "family-names" in author for author in cited["authors"])

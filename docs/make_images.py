@@ -1,0 +1,72 @@
+"""Photograph the pages of the dashboard for the README, with the store of `ringlens demo`.
+
+``python docs/make_images.py [STORE]`` writes docs/images/{trace,routing,sql,store}.png; without
+a store it makes one.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+IMAGES = Path(__file__).parent / "images"
+sys.path.insert(0, str(IMAGES.parent.parent / "tests" / "support"))
+
+from browser import browser, page, served
+
+LOOK = {
+    "viewport": {"width": 1280, "height": 800},
+    "device_scale_factor": 1.5,
+    "color_scheme": "dark",
+    "reduced_motion": "reduce",
+}
+
+
+def store_page(tab, address):
+    """The list of traces."""
+    tab.goto(address)
+    tab.locator("#traces .ag-row [col-id=prompt] a").first.wait_for()
+
+
+def trace_page(tab, address):
+    """A thought, with the focus on a token and the attention of a head on the text."""
+    tab.goto(f"{address}/trace/2?tok=62")
+    tab.locator("#trace-app[data-ready=true]").wait_for()
+    tab.locator(".layer-facts").wait_for()
+
+
+def routing_page(tab, address):
+    """The usage of experts."""
+    tab.goto(f"{address}/routing?L=4&E=26")
+    tab.locator(".js-plotly-plot .heatmaplayer image").first.wait_for()
+
+
+def sql_page(tab, address):
+    """A query, and the chart of its result."""
+    tab.goto(f"{address}/sql")
+    tab.locator(".sql-card", has_text="How unsure").click()
+    tab.get_by_text("Chart", exact=True).click()
+    tab.locator("#sql-chart .scatterlayer .trace").first.wait_for()
+
+
+PAGES = {"store": store_page, "trace": trace_page, "routing": routing_page, "sql": sql_page}
+
+
+def main():
+    """Serve a store, and photograph each page."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = sys.argv[1] if len(sys.argv) > 1 else f"{folder}/demo"
+        if len(sys.argv) == 1:
+            demo = ["-m", "ringlens.cli", "demo", "--store", store, "--no-serve"]
+            subprocess.run([sys.executable, *demo], check=True)
+        with served(store) as address, browser() as chrome:
+            for name, visit in PAGES.items():
+                with page(chrome, **LOOK) as (tab, complaints):
+                    visit(tab, address)
+                    tab.wait_for_load_state("networkidle")
+                    tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+                    assert complaints == [], complaints
+
+
+if __name__ == "__main__":
+    main()
