@@ -35,6 +35,7 @@ ANALYSES: dict[str, Callable[[Store], object]] = {
     "token_experts": lambda store: analysis.token_experts(store, THINK),
     "coactivation": lambda store: analysis.coactivation(store, THINK),
     "transitions": lambda store: analysis.transitions(store, THINK),
+    "predictability": lambda store: analysis.predictability(store, THINK, draws=100),
     "contrast, sums": lambda store: analysis.contrast(store, THINK, ANSWER, draws=0),
     "contrast, sums, intervals": lambda store: analysis.contrast(store, THINK, ANSWER),
     "contrast, scan": lambda store: analysis.contrast(store, UNSURE, CERTAIN, draws=0),

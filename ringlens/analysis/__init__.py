@@ -15,6 +15,7 @@ from ringlens.analysis.load.router_entropy import router_entropy
 from ringlens.analysis.load.selection_causes import group_displacements, selection_causes
 from ringlens.analysis.selections.shuffled import Shuffled
 from ringlens.analysis.structure.coactivation import coactivation, transitions
+from ringlens.analysis.structure.predictability import predictability
 
 __all__ = [
     "Shuffled",
@@ -25,6 +26,7 @@ __all__ = [
     "expert_load",
     "group_displacements",
     "layer_balance",
+    "predictability",
     "router_entropy",
     "routing_shift",
     "selection_causes",
