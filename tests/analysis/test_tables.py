@@ -1,6 +1,8 @@
 """Tables of experts against their SQL, against plain arithmetic, and on planted structures."""
 
+import sqlite3
 from collections import Counter
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -63,6 +65,25 @@ def test_sums_and_scans_agree_and_say_which_they_are(store):
     for name in ("layer", "expert", "n", "tokens", "share"):
         np.testing.assert_array_equal(sums[name], scan[name])
     assert sums.attrs["traces"] == 5
+
+
+def test_sums_that_are_not_whole_are_not_used(tmp_path):
+    """A store that another tool wrote, or that lost a file of sums, is scanned."""
+    run = random_run(heads=1)
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(run)
+        for seed in range(3):
+            writer.commit(run_id, [random_trace(run, 40, seed=seed, heads=None)])
+    with Store(tmp_path) as store:
+        whole = analysis.expert_load(store, THINK)
+        lost = store.files("usage_traces")[0]
+    with closing(sqlite3.connect(tmp_path / "manifest.sqlite")) as manifest, manifest:
+        gone = manifest.execute("delete from files where path = ?", [lost.path])
+        assert gone.rowcount == 1
+    with Store(tmp_path) as store:
+        scanned = analysis.expert_load(store, THINK)
+    assert (whole.attrs["source"], scanned.attrs["source"]) == ("sums", "scan")
+    np.testing.assert_array_equal(whole["n"], scanned["n"])
 
 
 def test_a_baseline_is_a_selection_and_phases_are_not_pooled(store):

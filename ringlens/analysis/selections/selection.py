@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ringlens.analysis.selections.shuffled import Shuffled
 from ringlens.config import known_only
 from ringlens.errors import ConfigError, StoreError
+from ringlens.store.maintain.rollup import missing
 from ringlens.store.read.selection import check_where, columns_used
+from ringlens.store.read.store import Store
 from ringlens.store.schema.views import quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
@@ -88,8 +89,8 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
     used, nested = columns_used(store, predicate)
     if "phase" not in used and "phase" not in groups:
         groups = (*groups, "phase")
-    kept = used <= set(SUMMED) and set(groups) <= set(SUMMED)
-    summed = kept and not nested and not isinstance(store, Shuffled)
+    kept = not nested and used <= set(SUMMED) and set(groups) <= set(SUMMED)
+    summed = kept and isinstance(store, Store) and not missing(store)
     return Selection(predicate, groups, frozenset(used & set(TOKEN_CONTEXT_COLUMNS)), summed)
 
 
