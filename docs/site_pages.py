@@ -101,6 +101,6 @@ def reference() -> str:
     """The page of all public names, from their docstrings."""
     parts = ["# Reference\n"]
     for title, modules in REFERENCE.items():
-        parts.append(f"# {title}\n")
+        parts.append(f"## {title}\n")
         parts += [f"::: {module}\n" for module in modules]
     return "\n".join(parts)
