@@ -20,6 +20,7 @@ from ringlens.analysis.selections.expert_counts import router_shape
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import read, traces_of
 from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, intervals
+from ringlens.config import refuse_unknown
 from ringlens.store.encode.columns import matrix
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ KNOWN = {
 """What predictors know, as SQL over `token_context`: a number for each kind of token."""
 
 
+@refuse_unknown
 def predictability(
     store: Source, where: str | None = None, *, draws: int = DRAWS, seed: int = 0
 ) -> pd.DataFrame:
