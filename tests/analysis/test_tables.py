@@ -3,6 +3,7 @@
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -281,3 +282,23 @@ def test_runs_with_other_routers_are_not_pooled(tmp_path):
         with pytest.raises(StoreError, match="different routers"):
             analysis.expert_load(store)
         assert len(analysis.expert_load(store, "model = 'm32' and phase = 'think'")) == 3 * 32
+
+
+def test_a_trace_and_its_replay_are_not_two_traces(tmp_path):
+    trace = random_trace(random_run(heads=1), 40, heads=None)
+    with StoreWriter(tmp_path) as writer:
+        for mode, source in (("live", None), ("replay", 1)):
+            run = writer.start_run(random_run(heads=1, mode=mode))
+            again = replace(trace, source_trace_id=source)
+            writer.commit(run, [again, replace(again, seed=1)])
+    with Store(tmp_path) as store:
+        for where in (None, THINK, "entropy > 0"):
+            with pytest.raises(ConfigError, match="holds replays beside other traces"):
+                analysis.expert_load(store, where)
+        with pytest.raises(ConfigError, match="holds replays beside other traces"):
+            analysis.contrast(store, THINK, "phase = 'answer'")
+        live = analysis.expert_load(store, f"{THINK} and mode = 'live'")
+        assert live.attrs["traces"] == 2
+        both = analysis.expert_load(store, f"{THINK} and mode is not null")
+        assert both["n"].sum() == 2 * live["n"].sum()
+        assert set(analysis.expert_load(store, THINK, by="mode")["mode"]) == {"live", "replay"}

@@ -79,7 +79,8 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
         by: Columns of `token_context` to group by.
 
     Raises:
-        ConfigError: The predicate is no predicate, or names a column that does not exist.
+        ConfigError: The predicate is no predicate, or names a column that does not exist; or it
+            holds replays beside other traces without saying so.
     """
     groups = (by,) if isinstance(by, str) else tuple(by)
     known_only(groups, TOKEN_CONTEXT_COLUMNS, "column to group by")
@@ -87,6 +88,8 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
         raise ConfigError(f"by = {groups!r} names a column twice; name it once.")
     predicate = "true" if where is None else check_where(store, where)
     used, nested = columns_used(store, predicate)
+    if not {"mode", "run_id", "trace_id"} & {*used, *groups}:
+        _refuse_twice(store, predicate)
     if "phase" not in used and "phase" not in groups:
         groups = (*groups, "phase")
     kept = not nested and used <= set(SUMMED) and set(groups) <= set(SUMMED)
@@ -111,3 +114,15 @@ def traces_of(store: Source, selection: Selection) -> int:
     if not traces:
         raise StoreError(f"no token is selected by {selection.where!r:.200}; widen the selection.")
     return int(traces)
+
+
+def _refuse_twice(store: Source, predicate: str) -> None:
+    """Refuse replays beside live traces: the same tokens would count as two independent traces."""
+    query = f"select distinct mode from token_context where ({predicate}\n) order by mode"
+    modes = [mode for (mode,) in store.sql(query).fetchall()]
+    if "replay" in modes and len(modes) > 1:
+        raise ConfigError(
+            f"the selection holds replays beside other traces (modes {', '.join(modes)}), so the "
+            "same tokens may count twice; add `mode = 'live'` or `mode = 'replay'` to where, or "
+            "`mode is not null` if they are of other tokens."
+        )
