@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import socket
 import time
@@ -43,6 +44,8 @@ def make_server(
 ) -> TcpWSGIServer:
     """A server of a WSGI application on a bound socket; ``run()`` it, then ``close()`` it."""
     limits = limits or ServerLimits()
+    # A page asks for many files at once: that one of them waits a moment is no news to anybody.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     # Each takes a file descriptor, and the store's files need some: without any left the server
     # could not even take a connection to drop it.
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -339,8 +339,14 @@ def test_the_trace_page_shows_it(path, store):
             "table": NAME,
             "title": f"Attention heads: {NAME}",
             "columns": [
-                {"column": "weight", "label": "Largest", "unit": "", "meaning": ANY},
-                {"column": "position", "label": "position", "unit": "", "meaning": ANY},
+                {"column": "weight", "label": "Largest", "unit": "", "meaning": ANY, "term": ""},
+                {
+                    "column": "position",
+                    "label": "position",
+                    "unit": "",
+                    "meaning": ANY,
+                    "term": "",
+                },
             ],
         }
     ]

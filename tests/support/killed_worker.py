@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import warm
@@ -109,7 +110,7 @@ def run(lens, store, call, steps, lengths, prefill=None, **options):
         return
     if prefill is not None:
         observer = batch.Observer
-        session.Observer = lambda *facts: observer(*facts[:-1], prefill)
+        session.Observer = lambda *facts: replace(observer(*facts), prefill=prefill)
     rl.capture(lens, prompts(lens, lengths), store, **settings).close()
 
 
