@@ -124,16 +124,27 @@ def test_what_is_not_recorded_is_not_told(lens, tmp_path):
     assert np.isnan([token.entropy for token in follower.tokens[0]]).all()
 
 
+def after(forwards, do):
+    """Progress that does something at a forward; what is told comes whenever it arrives."""
+    left = itertools.count(forwards, -1)
+
+    def progress(_):
+        if next(left) == 0:
+            do()
+
+    return progress
+
+
 def test_stopping_keeps_what_is_there(lens, tmp_path):
     follower, stop = Follower(), threading.Event()
-
-    def follow(steps):
-        follower(steps)
-        if len(follower.tokens.get(0, ())) > 20:
-            stop.set()
-
     store = rl.capture(
-        lens, PROMPTS[:2], tmp_path / "s", max_new_tokens=400, on_tokens=follow, stop=stop
+        lens,
+        PROMPTS[:2],
+        tmp_path / "s",
+        max_new_tokens=400,
+        on_tokens=follower,
+        on_progress=after(40, stop.set),
+        stop=stop,
     )
     assert {end.finish_reason for end in follower.end.values()} == {"interrupted"}
     for item in follower.end:
@@ -146,9 +157,8 @@ def test_stopping_keeps_what_is_there(lens, tmp_path):
 def test_problems_that_were_not_begun_are_taken_up(lens, tmp_path):
     stop = threading.Event()
     options = {"max_new_tokens": 6, "batch_size": 1}
-    store = rl.capture(
-        lens, PROMPTS, tmp_path / "s", on_tokens=lambda steps: stop.set(), stop=stop, **options
-    )
+    path, stopping = tmp_path / "s", after(3, stop.set)
+    store = rl.capture(lens, PROMPTS, path, on_progress=stopping, stop=stop, **options)
     query = "select item, finish_reason from traces order by 1"
     assert store.sql(query).fetchall() == [(0, "interrupted")]
     follower = Follower()
