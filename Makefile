@@ -10,8 +10,9 @@ PORT ?= 8050
 demo: $(VENV)/installed
 	$(BIN)/ringlens demo --store $(STORE) --port $(PORT)
 
+# Three workers on two cores: tests that wait for processes leave a core to others.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What the next edit may break, in under a minute; tests/support/slow_files.py lists what is left out.
 test-fast: $(VENV)/installed-dev
