@@ -302,3 +302,39 @@ def test_a_trace_and_its_replay_are_not_two_traces(tmp_path):
         both = analysis.expert_load(store, f"{THINK} and mode is not null")
         assert both["n"].sum() == 2 * live["n"].sum()
         assert set(analysis.expert_load(store, THINK, by="mode")["mode"]) == {"live", "replay"}
+
+
+def test_the_where_of_an_association_is_a_predicate_of_its_own(store):
+    closes_early = "phase = 'prompt') or (phase = 'think'"
+    for event in ("token_id = 1", "correct"):
+        with pytest.raises(ConfigError, match="is no predicate"):
+            analysis.association(store, event, closes_early)
+
+
+def test_an_event_is_looked_for_in_the_selection_alone(tmp_path):
+    """Its tokens elsewhere, as those of replays, do not matter."""
+    with StoreWriter(tmp_path) as writer:
+        for mode in ("live", "replay"):
+            run = random_run(heads=1, mode=mode)
+            traces = [random_trace(run, 60, seed=seed, heads=None) for seed in range(6)]
+            writer.commit(writer.start_run(run), traces)
+    live, word = f"{THINK} and mode = 'live'", f"token_id = {WORDS.index(' Wait')}"
+    with Store(tmp_path) as store:
+        frame = analysis.association(store, word, live)
+        query = f"select count(distinct trace_id) from token_context where {live} and {word}"
+        assert frame.attrs["traces"] == store.sql(query).fetchall()[0][0] > 1
+
+
+def test_without_any_sums_all_is_read_from_the_choices(tmp_path):
+    run = random_run(heads=1)
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [random_trace(run, 40, seed=s, heads=None) for s in (1, 1, 2)])
+    with Store(tmp_path) as store:
+        whole = analysis.agreement(store, store), analysis.predictability(store, draws=2)
+    with closing(sqlite3.connect(tmp_path / "manifest.sqlite")) as manifest, manifest:
+        manifest.execute("delete from files where table_name like 'usage%'")
+    with Store(tmp_path) as store:
+        bare = analysis.agreement(store, store), analysis.predictability(store, draws=2)
+    for a, b in zip(whole, bare, strict=True):
+        assert a.equals(b)

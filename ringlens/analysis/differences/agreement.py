@@ -117,7 +117,7 @@ def paired(store: Source, other: Source) -> tuple[list[Pair], tuple[int, int]]:
 def _token_ids(store: Source) -> dict[int, str]:
     """Fingerprint of the token ids of each trace with routing."""
     query = """select trace_id, md5(string_agg(token_id::varchar, ' ' order by pos))
-        from tokens where trace_id in (select trace_id from usage_traces) group by trace_id
+        from tokens where trace_id in (select trace_id from routing) group by trace_id
         order by trace_id"""
     return dict(store.sql(query).fetchall())
 

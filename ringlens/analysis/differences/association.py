@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.differences.contrast import contrast
-from ringlens.analysis.selections.selection import read
 from ringlens.analysis.statistics.fdr import q_values
 from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
+from ringlens.store.read.selection import check_where
 from ringlens.store.schema.views import literal, quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
@@ -57,7 +57,8 @@ def association(
         ConfigError: A predicate is wrong.
         StoreError: The event happens nowhere or everywhere, or in too few traces.
     """
-    selected = "true" if where is None else where
+    # Checked alone: it stands beside the event in what is compared.
+    selected = "true" if where is None else check_where(store, where)
     events = _events(store, event, selected)
     frames = []
     for value, happens in events.items():
@@ -82,8 +83,7 @@ def association(
 def _events(store: Source, event: str, where: str) -> dict[object, str]:
     """Predicates by what they stand for."""
     if event not in TOKEN_CONTEXT_COLUMNS:
-        read(store, event)  # refuses what is no predicate
-        return {event: event}
+        return {event: check_where(store, event)}
     query = f"select distinct {quote(event)} from token_context where ({where}\n) order by all"
     values = [row[0] for row in store.sql(query).fetchall() if row[0] is not None]
     if len(values) > MOST or len(values) < 2:

@@ -75,7 +75,7 @@ def predictability(
     rng = np.random.default_rng(seed)
     tokens = _Tokens.read(store, selection.where)
     parts = []
-    for (layer,) in store.sql("select distinct layer from usage_traces order by 1").fetchall():
+    for (layer,) in store.sql("select distinct layer from routing order by 1").fetchall():
         ids_Rk, place_R = tokens.choices(store, int(layer))
         if len(ids_Rk):
             found = _of_layer(tokens, ids_Rk, place_R, experts, rng, draws)
