@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+from browser import page
 
 from ringlens.app import make_app
 from ringlens.app.sql import console
@@ -29,6 +30,14 @@ def app(path):
     app = make_app(path)
     yield app
     app.server.extensions["ringlens.sources"].close()
+
+
+@pytest.fixture
+def tab(chrome):
+    """A page on a small screen that must end without any complaint."""
+    with page(chrome, viewport={"width": 1280, "height": 720}) as (tab, complaints):
+        yield tab
+        assert complaints == []
 
 
 @pytest.fixture(scope="module")

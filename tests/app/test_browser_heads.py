@@ -6,7 +6,7 @@ from functools import partial
 import httpx
 import numpy as np
 import pytest
-from browser import page, static
+from browser import static
 from playwright.sync_api import expect
 from records import random_attention, random_run, random_trace
 from small_store import write_run
@@ -42,13 +42,6 @@ def store(tmp_path_factory):
     traces.append(random_trace(RUN, TOKENS, seed=3, heads=None, attention=half))
     with Store(write_run(path, RUN, traces)) as store:
         yield store
-
-
-@pytest.fixture
-def tab(chrome):
-    with page(chrome, viewport={"width": 1280, "height": 720}) as (tab, complaints):
-        yield tab
-        assert complaints == []
 
 
 def opened(tab, url):

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from browser import page, served
+from browser import served
 from paths import TESTS
 from playwright.sync_api import expect
 from records import random_run, random_tokens, random_trace
@@ -37,14 +37,6 @@ def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("stores") / "store"
     with Store(write_run(path, run, [*traces, long])) as store:
         yield store
-
-
-@pytest.fixture
-def tab(chrome):
-    """A page that must end without any complaint."""
-    with page(chrome, viewport={"width": 1280, "height": 720}) as (tab, complaints):
-        yield tab
-        assert complaints == []
 
 
 def open_trace(tab, url):

@@ -34,10 +34,7 @@ from ringlens.analysis.selections.paired_counts import (
 )
 from ringlens.analysis.statistics.bootstrap import DRAWS, intervals
 from ringlens.analysis.statistics.fdr import q_values
-from ringlens.analysis.statistics.permutation import (
-    p_values,
-    smallest,
-)
+from ringlens.analysis.statistics.permutation import p_values, smallest
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError
 

@@ -118,8 +118,7 @@ flipped as (
     select found.*, router from {chosen} as found join traces using (trace_id)
     join biases on biases.run_id = traces.run_id and biases.layer = found.layer
     where len(group_flips) > 0),
-cells as (select {keys}, row_number() over (order by {keys}) - 1 as cell
-    from (select distinct {keys} from flipped))"""
+{selection.cells("flipped")}"""
     cells = store.sql(f"{flipped} select {keys}, cell from cells order by cell").df()
     biases = store.sql(f"{flipped} select bias from biases order by router").to_arrow_table()
     bias_NE = matrix(biases["bias"])

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
 
+Counted = tuple[pd.DataFrame, NDArray[np.int64]]
+"""Rows with their keys and tokens, and the counts of their experts [R, E]."""
+
+
 @dataclass(frozen=True)
 class ExpertCounts:
     """How often each expert was chosen, by trace, layer and group.
@@ -56,9 +60,7 @@ class ExpertCounts:
     def parts(self, by: Sequence[str]) -> Iterator[Part]:
         """Counts of each group and layer, in order."""
         for key, index in self.groups(by):
-            rows = self.rows.iloc[index]
-            tokens_U = rows["tokens"].to_numpy(np.int64)
-            yield Part(key, rows["trace_id"].to_numpy(), tokens_U, self.n_RE[index])
+            yield Part(key, self.rows["tokens"].to_numpy(np.int64)[index], self.n_RE[index])
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,11 @@ class Part:
 
     Attributes:
         key: Values of the grouping columns, and the layer.
-        trace_U: Ids of the traces.
         tokens_U: Tokens of each trace.
         n_UE: Times that each expert was chosen.
     """
 
     key: dict[str, Any]
-    trace_U: NDArray[np.int64]
     tokens_U: NDArray[np.int64]
     n_UE: NDArray[np.int64]
 
@@ -88,13 +88,13 @@ def count(store: Source, selection: Selection) -> ExpertCounts:
     experts, k = router_shape(store, selection)
     read = _from_sums if selection.summed else _from_choices
     keys = selection.keys("layer", "trace_id")
-    found = read(store, selection, experts)
-    if not len(found.rows):
+    rows, n_RE = read(store, selection, experts)
+    if not len(rows):
         raise StoreError(
             f"no token with routing is selected by {selection.where!r:.200}; see "
             "`store.sql('select phase, count(*) from tokens group by phase')` for what there is."
         )
-    return ExpertCounts(*_merged(found.rows, found.n_RE, keys), k)
+    return ExpertCounts(*_merged(rows, n_RE, keys), k)
 
 
 def weights_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDArray[np.float64]:
@@ -117,11 +117,8 @@ def weights_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDA
             select {names}, expert_ids[rank] as expert, sum(weights[rank]) as weight
             from (select *, unnest(range(1, len(expert_ids) + 1)) as rank from {chosen})
             group by all"""
-    table = store.sql(query).df()
-    row_of = counts.rows[keys].assign(row=np.arange(len(counts.rows)))
-    row = table[keys].merge(row_of, on=keys, how="left")["row"].to_numpy()
     weight_RE = np.zeros(counts.n_RE.shape)
-    weight_RE[row, table["expert"]] = table["weight"]
+    _place(weight_RE, counts.rows[keys], store.sql(query).df(), "weight")
     return weight_RE
 
 
@@ -146,14 +143,13 @@ def router_shape(store: Source, selection: Selection) -> tuple[int, int]:
     return shapes[0]
 
 
-def _from_sums(store: Source, selection: Selection, experts: int) -> ExpertCounts:
+def _from_sums(store: Source, selection: Selection, experts: int) -> Counted:
     """Counts from the sums that are kept by trace, layer and phase."""
     # One row per trace: the predicate is about whole traces and phases only.
     names = selection.listed("layer", "trace_id")
     query = f"select {names}, tokens, n from {_sums(selection)}"
     table = store.sql(query).to_arrow_table()
-    n_RE = _lists(table["n"], experts)
-    return ExpertCounts(table.drop_columns("n").to_pandas(), n_RE, 0)
+    return table.drop_columns("n").to_pandas(), _lists(table["n"], experts)
 
 
 def _sums(selection: Selection) -> str:
@@ -168,7 +164,7 @@ def _sums(selection: Selection) -> str:
         ))"""
 
 
-def _from_choices(store: Source, selection: Selection, experts: int) -> ExpertCounts:
+def _from_choices(store: Source, selection: Selection, experts: int) -> Counted:
     """Counts from the choices themselves."""
     selected, keys = chosen_tokens(selection), selection.keys("layer", "trace_id")
     names = selection.listed("layer", "trace_id")
@@ -177,12 +173,18 @@ def _from_choices(store: Source, selection: Selection, experts: int) -> ExpertCo
         f"select {names}, expert, count(*) as n from "
         f"(select {names}, unnest(expert_ids) as expert from {selected}) group by all"
     ).df()
-    row_of = tokens[keys].assign(row=np.arange(len(tokens)))
     n_RE = np.zeros((len(tokens), experts), np.int64)
+    _place(n_RE, tokens[keys], chosen, "n")
+    return tokens, n_RE
+
+
+def _place(array_RE: NDArray, rows: pd.DataFrame, found: pd.DataFrame, name: str) -> None:
+    """Write a column of found experts into their rows and columns."""
+    keys = list(rows.columns)
+    row_of = rows.assign(row=np.arange(len(rows)))
     # A left join keeps the order; nulls of a grouping column equal each other in it.
-    row = chosen[keys].merge(row_of, on=keys, how="left")["row"]
-    n_RE[row, chosen["expert"]] = chosen["n"]
-    return ExpertCounts(tokens, n_RE, 0)
+    row = found[keys].merge(row_of, on=keys, how="left")["row"]
+    array_RE[row, found["expert"]] = found[name]
 
 
 def chosen_tokens(selection: Selection, *columns: str) -> str:
@@ -209,9 +211,7 @@ def _lists(column: pa.ChunkedArray, experts: int) -> NDArray[np.int64]:
     return lists.flatten().to_numpy().astype(np.int64).reshape(len(lists), experts)
 
 
-def _merged(
-    rows: pd.DataFrame, n_RE: NDArray[np.int64], keys: Sequence[str]
-) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+def _merged(rows: pd.DataFrame, n_RE: NDArray[np.int64], keys: Sequence[str]) -> Counted:
     """Rows in the order of their keys; those of one key, which parts of a trace make, are added."""
     grouped = rows.groupby(keys, dropna=False, sort=True)
     group_R = grouped.ngroup().to_numpy()

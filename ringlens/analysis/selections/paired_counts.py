@@ -135,14 +135,14 @@ def shared_groups(store: Source, first: Selection, second: Selection) -> Iterato
 
 def terms_of(group: Group) -> Terms:
     """Terms of all tokens: one stratum, or a stratum per trace where traces belong to both."""
-    axis = None if group.paired else 0
     tokens_a, tokens_b, chosen = group.a_UL, group.b_UL, group.a_ULE + group.b_ULE
-    own = group.a_ULE if group.paired else chosen
-    own_tokens = tokens_a if group.paired else tokens_a + tokens_b
-    if axis is not None:
-        tokens_a = tokens_a.sum(axis=axis, keepdims=True)
-        tokens_b = tokens_b.sum(axis=axis, keepdims=True)
-        chosen = chosen.sum(axis=axis, keepdims=True)
+    if group.paired:
+        own, own_tokens = group.a_ULE, tokens_a
+    else:
+        own, own_tokens = chosen, tokens_a + tokens_b
+        tokens_a, tokens_b, chosen = (
+            each.sum(axis=0, keepdims=True) for each in (tokens_a, tokens_b, chosen)
+        )
     with np.errstate(invalid="ignore"):
         rate = np.nan_to_num(chosen / (tokens_a + tokens_b)[:, :, None])
         weight = np.nan_to_num(tokens_a * tokens_b / (tokens_a + tokens_b))

@@ -39,19 +39,12 @@ class Selection:
     Attributes:
         where: The predicate; "true" for all tokens.
         by: Columns of `token_context` that the result has a row for each value of.
-        columns: Columns that the predicate uses.
         summed: Whether sums answer it.
     """
 
     where: str
     by: tuple[str, ...]
-    columns: frozenset[str]
     summed: bool
-
-    @property
-    def phases_apart(self) -> bool:
-        """Whether the predicate or the grouping says what is meant by phases."""
-        return "phase" in self.columns or "phase" in self.by
 
     def keys(self, *further: str) -> list[str]:
         """Grouping columns and further ones, each once."""
@@ -60,6 +53,13 @@ class Selection:
     def listed(self, *further: str, prefix: str = "") -> str:
         """The same as part of a select list, each name behind a prefix."""
         return ", ".join(prefix + quote(name) for name in self.keys(*further))
+
+    def cells(self, rows: str) -> str:
+        """SQL, for a with-clause, that numbers the groups and layers of some rows as ``cell``."""
+        keys = self.listed("layer")
+        return f"""cells as (
+    select {keys}, row_number() over (order by {keys}) - 1 as cell
+    from (select distinct {keys} from {rows}))"""
 
     @property
     def source(self) -> str:
@@ -94,7 +94,7 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
         groups = (*groups, "phase")
     kept = not nested and used <= set(SUMMED) and set(groups) <= set(SUMMED)
     summed = kept and isinstance(store, Store) and not missing(store)
-    return Selection(predicate, groups, frozenset(used & set(TOKEN_CONTEXT_COLUMNS)), summed)
+    return Selection(predicate, groups, summed)
 
 
 def same(keys: Iterable[str], first: str, second: str) -> str:

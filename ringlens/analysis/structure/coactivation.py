@@ -111,14 +111,11 @@ group by all"""
 
 def _numbered(selection: Selection) -> str:
     """SQL of the choices with the number of their cell."""
-    keys, chosen = selection.listed("layer"), chosen_tokens(selection)
-    return f"""with found as (from {chosen}),
+    return f"""with found as (from {chosen_tokens(selection)}),
 following as (
     select layer, lead(layer) over (order by layer) as next
     from (select distinct layer from found)),
-cells as (
-    select {keys}, row_number() over (order by {keys}) - 1 as cell
-    from (select distinct {keys} from found)),
+{selection.cells("found")},
 chosen as (
     select found.*, cell from found join cells on {same(selection.keys("layer"), "found", "cells")})
 """

@@ -196,10 +196,9 @@ def tree(store: Source, where: str) -> Any:
         ConfigError: It is no predicate.
     """
     parsed: Any = None
-    for text in (where, f"({where}\n)"):
-        query = f"select 1 from token_context where {text}"
-        (serialized,) = store.sql("select json_serialize_sql(?)", [query]).fetchall()[0]
-        parsed = json.loads(serialized)
+    texts = [f"select 1 from token_context where {text}" for text in (where, f"({where}\n)")]
+    query = "select json_serialize_sql(?), json_serialize_sql(?)"
+    for parsed in map(json.loads, store.sql(query, texts).fetchall()[0]):
         if parsed.get("error") or len(parsed["statements"]) != 1:
             reason = parsed.get("error_message", "more than one statement").splitlines()[0]
             raise ConfigError(
