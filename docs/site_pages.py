@@ -40,6 +40,8 @@ REFERENCE = {
         "ringlens.analysis.load.selection_causes",
         "ringlens.analysis.load.router_entropy",
         "ringlens.analysis.experts.token_experts",
+        "ringlens.analysis.experts.expert_card",
+        "ringlens.analysis.experts.expert_label",
         "ringlens.analysis.structure.coactivation",
         "ringlens.analysis.structure.predictability",
         "ringlens.analysis.load.concentration",

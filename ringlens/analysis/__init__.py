@@ -9,6 +9,7 @@ from ringlens.analysis.differences.agreement import agreement
 from ringlens.analysis.differences.association import association
 from ringlens.analysis.differences.contrast import contrast
 from ringlens.analysis.differences.routing_shift import routing_shift, shift_along
+from ringlens.analysis.experts.expert_card import expert_card
 from ringlens.analysis.experts.token_experts import token_experts
 from ringlens.analysis.load.expert_load import expert_load, layer_balance
 from ringlens.analysis.load.router_entropy import router_entropy
@@ -23,6 +24,7 @@ __all__ = [
     "association",
     "coactivation",
     "contrast",
+    "expert_card",
     "expert_load",
     "group_displacements",
     "layer_balance",

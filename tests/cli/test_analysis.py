@@ -74,3 +74,21 @@ def test_wrong_questions_are_refused_in_a_sentence(path, args, message):
     assert result.exit_code != 0
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_card_for_the_eye_and_in_every_form(path, tmp_path):
+    with Store(path) as store:
+        card = analysis.expert_card(store, 2, 5, THINK)
+    args = ("experts", path, "--where", THINK, "--card", "2/5")
+    assert run(*args).stdout == f"{card}\n"
+    rows = json.loads(run(*args, "--format", "json").stdout)
+    assert [row["value"] for row in rows if row["part"] == "load"] == pytest.approx(
+        card.load[["n", "tokens", "share", "weight", "baseline", "lift"]].iloc[0].tolist()
+    )
+    run(*args, "-o", str(tmp_path / "card.parquet"))
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "card.parquet"), card.frame, check_dtype=False
+    )
+    for cell, said in (("5", "a layer and an expert"), ("9/1", "layer 9 has no routing")):
+        assert said in run("experts", path, "--card", cell, code=2 if cell == "5" else 1).output
+    assert "takes no --by" in run("experts", path, "--card", "2/5", "--by", "task", code=2).output

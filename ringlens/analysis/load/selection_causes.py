@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.frame import described
-from ringlens.analysis.selections.selection import read, same, traces_of
+from ringlens.analysis.selections.selection import Selection, read, same, traces_of
 from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
 from ringlens.store.encode.columns import matrix, padded
@@ -107,6 +107,11 @@ def group_displacements(
     """
     selection = read(store, where, by)
     traces = traces_of(store, selection)
+    return described(displacements(store, selection), selection, traces, None)
+
+
+def displacements(store: Source, selection: Selection, which: str = "true") -> pd.DataFrame:
+    """Count the same in some rows of `routing`, such as ``found.layer = 5``."""
     chosen = chosen_tokens(selection, "expert_ids", "affinities", "group_flips")
     keys, on = selection.listed("layer"), same(selection.keys("layer"), "flipped", "cells")
     # A router's biases are joined by their number: a list of them a row would be most of the bytes.
@@ -117,7 +122,7 @@ def group_displacements(
 flipped as (
     select found.*, router from {chosen} as found join traces using (trace_id)
     join biases on biases.run_id = traces.run_id and biases.layer = found.layer
-    where len(group_flips) > 0),
+    where len(group_flips) > 0 and {which}),
 {selection.cells("flipped")}"""
     cells = store.sql(f"{flipped} select {keys}, cell from cells order by cell").df()
     biases = store.sql(f"{flipped} select bias from biases order by router").to_arrow_table()
@@ -139,7 +144,7 @@ flipped as (
     frame = cells.merge(found, on="cell").sort_values(
         ["n", "cell", "expert", "stand_in"], ascending=[False, True, True, True], ignore_index=True
     )
-    return described(frame.drop(columns="cell"), selection, traces, None)
+    return frame.drop(columns="cell")
 
 
 def _stand_ins(rows: pa.Table, bias_NE: NDArray[np.float32]) -> pd.DataFrame:
