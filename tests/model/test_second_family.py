@@ -270,3 +270,24 @@ def test_the_dashboard_shows_it(stored):
             json.loads(answer.text, parse_constant=pytest.fail)
     finally:
         app.server.extensions["ringlens.sources"].close()
+
+
+def test_outputs_of_its_experts_are_recorded(lens, tmp_path):
+    """Its modules of experts know nothing of ringlens: they are mixed outside."""
+    store = rl.capture(
+        lens, [tiny_lens.prompt(5, 6, 7)], tmp_path, max_new_tokens=8,
+        record=("routing", "expert_outputs"),
+    )  # fmt: skip
+    trace, layer = store.trace(1), lens.model.model.layers[2]
+    found, seen = trace.statistics("expert_outputs", 2), []
+    handle = layer.mlp.experts.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.inference_mode():
+        lens.model(torch.tensor([trace.tokens()["token_id"].tolist()]))
+    handle.remove()
+    layer.requires_grad_(False)
+    for pos, ids in enumerate(found["expert_ids"].tolist()):
+        for slot, expert in enumerate(ids):
+            gate, up = (layer.mlp.experts.gate_up_proj[expert] @ seen[0][pos]).chunk(2)
+            output = layer.mlp.experts.down_proj[expert] @ (torch.nn.functional.silu(gate) * up)
+            assert found["norms"][pos, slot] == pytest.approx(float(output.norm()), rel=1e-3)
+            assert found["peaks"][pos, slot] == pytest.approx(float(output.abs().max()), rel=1e-3)

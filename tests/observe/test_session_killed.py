@@ -59,8 +59,9 @@ def tables(path):
     found = {}
     with Store(path) as store:
         assert store.sql("select count(*), count(finished) from runs").fetchall() == [(1, 1)]
-        for table in ("traces", "tokens", "routing", "router_logits", "heads", "head_blocks",
-                      "activations", "attention", "usage_traces", "usage_blocks"):  # fmt: skip
+        for table in ("traces", "tokens", "routing", "router_logits", "expert_outputs", "heads",
+                      "head_blocks", "activations", "attention", "usage_traces",
+                      "usage_blocks"):  # fmt: skip
             names = [name for name, *_ in store.sql(f"describe {table}").fetchall()]
             wanted = ", ".join(f'k."{name}"' for name in names if name not in OWN)
             rows = store.sql(

@@ -61,6 +61,11 @@ def test_sharded_records_equal_those_of_one_process(stores, layout):
                 rtol=2e-3,
                 atol=1e-4,
             )
+        for layer in (1, 2, 3):
+            found, wanted = (x.statistics("expert_outputs", layer) for x in (a, b))
+            assert np.array_equal(found["expert_ids"], wanted["expert_ids"])
+            for name in ("norms", "peaks", "contribution"):
+                np.testing.assert_allclose(found[name], wanted[name], rtol=1e-3, atol=1e-6)
         for layer, head in ((1, 0), (3, 7)):
             found, wanted = a.attention(layer, head), b.attention(layer, head)
             np.testing.assert_allclose(found.weights, wanted.weights, rtol=2e-3, atol=1e-4)
@@ -79,6 +84,7 @@ def test_processes_record_the_layers_that_are_asked_for(stores, layout):
         found = {name: a.layers(name) for name in ("routing", "router_logits", "heads")}
         assert found == {"routing": [3], "router_logits": [1, 3], "heads": [2]}
         assert a.layers("head_blocks") == [2]
+        assert a.layers("expert_outputs") == [1, 3]
         assert (a.routing(3)["expert_ids"] == b.routing(3)["expert_ids"]).all()
         for layer in (1, 3):
             logits = b.router_logits(layer)

@@ -16,7 +16,10 @@ from pathlib import Path
 
 import warm
 
-RECORD = ("logprobs", "routing", "router_logits", "heads", "resid_post@1", "attention:2@1+3/0+7")
+RECORD = (
+    *("logprobs", "routing", "router_logits", "expert_outputs", "heads"),
+    *("resid_post@1", "attention:2@1+3/0+7"),
+)
 
 
 class Killer(AbstractContextManager):

@@ -15,8 +15,11 @@ import session_worker
 
 import ringlens as rl
 
-RECORD = ("logprobs", "routing", "router_logits", "heads", "resid_post@0+2", "attention:2@1+3/0+7")
-FEW = ("routing@3", "router_logits@1+3", "heads@2")
+RECORD = (
+    *("logprobs", "routing", "router_logits", "expert_outputs", "heads"),
+    *("resid_post@0+2", "attention:2@1+3/0+7"),
+)
+FEW = ("routing@3", "router_logits@1+3", "expert_outputs@1+3", "heads@2")
 FORWARDS = []
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 
+from ringlens.model.expert_outputs import Show, shown_by_kernel, watcher_of
 from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
@@ -74,8 +75,8 @@ class BailingMoeV2Gate(nn.Module):
 
 
 @use_experts_implementation
-class BailingMoeV2Experts(nn.Module):
-    """All experts of a layer in two 3-D parameters ("fused"): fast, and shardable by expert."""
+class _FusedExperts(nn.Module):
+    """The experts of a layer in two 3-D parameters, run by one of transformers' kernels."""
 
     def __init__(self, config: BailingMoeV2Config) -> None:
         super().__init__()
@@ -92,11 +93,25 @@ class BailingMoeV2Experts(nn.Module):
             gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
             return F.linear(self.act_fn(gate) * up, self.down_proj[expert])
 
-        return mix_experts(run, self.num_experts, hidden_ND, ids_Nk, weights_Nk)
+        show = watcher_of(self)
+        return mix_experts(run, self.num_experts, hidden_ND, ids_Nk, weights_Nk, show)
+
+
+class BailingMoeV2Experts(_FusedExperts):
+    """All experts of a layer in two 3-D parameters ("fused"): fast, and shardable by expert."""
+
+    shows_outputs = True
+
+    def forward(self, hidden_ND: Tensor, ids_Nk: Tensor, weights_Nk: Tensor) -> Tensor:
+        """Sum of w·expert(h) over the chosen experts, [N, D]."""
+        given = (hidden_ND, ids_Nk, weights_Nk, self.num_experts)
+        return shown_by_kernel(self, super().forward, *given)
 
 
 class BailingMoeV2ExpertModules(nn.ModuleList):
     """All experts of a layer as modules ("modules"): for quantisers and offloading."""
+
+    shows_outputs = True
 
     def __init__(self, config: BailingMoeV2Config) -> None:
         width = config.moe_intermediate_size
@@ -104,9 +119,8 @@ class BailingMoeV2ExpertModules(nn.ModuleList):
 
     def forward(self, hidden_ND: Tensor, ids_Nk: Tensor, weights_Nk: Tensor) -> Tensor:
         """Sum of w·expert(h) over the chosen experts, [N, D]."""
-        return mix_experts(
-            lambda expert, x: self[expert](x), len(self), hidden_ND, ids_Nk, weights_Nk
-        )
+        run = lambda expert, x: self[expert](x)  # noqa: E731
+        return mix_experts(run, len(self), hidden_ND, ids_Nk, weights_Nk, watcher_of(self))
 
 
 def mix_experts(
@@ -115,15 +129,21 @@ def mix_experts(
     hidden_ND: Tensor,
     ids_Nk: Tensor,
     weights_Nk: Tensor,
+    show: Show | None = None,
 ) -> Tensor:
-    """Run each hit expert once on its tokens; weigh and add in the weights' dtype (float32)."""
+    """Run each hit expert once on its tokens; weigh and add in the weights' dtype (float32).
+
+    Where somebody watches, ``show`` sees the outputs before they are weighed.
+    """
     mixed_ND = torch.zeros_like(hidden_ND, dtype=weights_Nk.dtype)
     for expert in ids_Nk.unique().tolist():
         if expert >= experts:  # expert parallelism marks experts of other ranks this way
             continue
         token, rank = torch.where(ids_Nk == expert)
-        output = run(expert, hidden_ND[token]).to(mixed_ND.dtype)
-        mixed_ND.index_add_(0, token, output * weights_Nk[token, rank, None])
+        output = run(expert, hidden_ND[token])
+        if show is not None:
+            show(output, token * ids_Nk.shape[1] + rank)
+        mixed_ND.index_add_(0, token, output.to(mixed_ND.dtype) * weights_Nk[token, rank, None])
     return mixed_ND.to(hidden_ND.dtype)
 
 

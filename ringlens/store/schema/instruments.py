@@ -22,7 +22,7 @@ from ringlens.store.schema.table import Column, Table
 
 OBSERVED_BY = "ringlens.observe.instruments"
 
-ORDER = ("attention", "router", "point", "logits")
+ORDER = ("attention", "router", "experts", "point", "logits")
 """What instruments attach to, in the order in which a layer computes it."""
 
 SIZES = {"H": "heads", "E": "experts", "k": "experts_per_token"}
@@ -103,6 +103,14 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         instrument="routing",
         words="the router's {}",
         default=True,
+    ),
+    Declaration(
+        "expert_outputs",
+        recorded_tables.EXPERT_OUTPUTS,
+        kind="expert_outputs",
+        attaches_to="experts",
+        words="the experts' {}",
+        waiting={"k": 9, "": 4},
     ),
     Declaration(
         "heads",

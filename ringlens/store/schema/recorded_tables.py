@@ -163,6 +163,49 @@ ROUTER_LOGITS = Table(
     encoder="router_logits",
 )
 
+EXPERT_OUTPUTS = Table(
+    "expert_outputs",
+    "One row per token and sparse layer: what the chosen experts gave, before it was weighed.",
+    ("trace_id", "layer", "pos"),
+    (
+        TRACE,
+        LAYER,
+        POS,
+        Column(
+            "expert_ids",
+            _IDS,
+            "the k experts that ran, heaviest first, as in `routing`",
+            shape="k",
+            expert_ids=True,
+        ),
+        Column(
+            "norms",
+            FLOATS,
+            "L2 norm of the output f of each, without its routing weight",
+            unit="residual stream",
+            shape="k",
+            label="Output norms",
+        ),
+        Column(
+            "peaks",
+            FLOATS,
+            "largest magnitude among the numbers of each output, those of its down projection",
+            unit="residual stream",
+            shape="k",
+            label="Output peaks",
+        ),
+        Column(
+            "contribution",
+            pa.float32(),
+            "1 - cos(h, h + r): how far the routed experts' sum r turns the residual stream h "
+            "that it is added to",
+            label="Contribution",
+        ),
+    ),
+    tiles=Tiles("sparse", imported=False),
+    row_group=ROUTING_GROUP,
+)
+
 HEADS = replace(
     per_layer_and_token(
         "heads",
