@@ -57,6 +57,14 @@ REFERENCE = {
         "ringlens.plot.trace_figure",
         "ringlens.plot.head_figure",
     ),
+    "Acting on a model": (
+        "ringlens.interventions.experts",
+        "ringlens.interventions.heads",
+        "ringlens.interventions.steer",
+        "ringlens.interventions.intervention",
+        "ringlens.interventions.text",
+        "ringlens.observe.interventions.effect",
+    ),
     "Looking into a model": (
         "ringlens.interact.cache",
         "ringlens.interact.run",

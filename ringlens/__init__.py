@@ -16,14 +16,48 @@ from ringlens.versions import __version__ as __version__  # public under this na
 
 if TYPE_CHECKING:
     from ringlens import plot
+    from ringlens.interventions import (
+        Ablate,
+        AblateHead,
+        Boost,
+        Force,
+        RouteAround,
+        Scale,
+        ScaleHead,
+        Steer,
+        Swap,
+    )
     from ringlens.lens import Lens, load
     from ringlens.observe.session import capture, replay
     from ringlens.prompts.problems import problems
     from ringlens.store import Store
 
-__all__ = ["Lens", "RinglensError", "Store", "capture", "load", "plot", "problems", "replay"]
+__all__ = [
+    "Ablate",
+    "AblateHead",
+    "Boost",
+    "Force",
+    "Lens",
+    "RinglensError",
+    "RouteAround",
+    "Scale",
+    "ScaleHead",
+    "Steer",
+    "Store",
+    "Swap",
+    "capture",
+    "load",
+    "plot",
+    "problems",
+    "replay",
+]
 
 _HOMES = {
+    **dict.fromkeys(
+        ("Ablate", "AblateHead", "Boost", "Force", "RouteAround", "Scale", "ScaleHead", "Steer"),
+        "ringlens.interventions",
+    ),
+    "Swap": "ringlens.interventions",
     "Lens": "ringlens.lens",
     "Store": "ringlens.store",
     "capture": "ringlens.observe.session",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -15,11 +16,14 @@ from ringlens.config import refuse_unknown
 from ringlens.display import html_facts, lines
 from ringlens.interact.attention import AttentionPattern, Queries, TopPositions, attention
 from ringlens.interact.cache import ActivationCache, Name, Names
+from ringlens.interact.intervene import intervene, intervene_by_row
 from ringlens.interact.run import HookFunction, run_with_cache, run_with_hooks
 from ringlens.model.loaded import LoadedModel
 from ringlens.model.loading import BUNDLED, load_model, model_name
 from ringlens.observe.chat import prompt_text
 from ringlens.observe.given import TextOrIds
+from ringlens.observe.interventions.effect import Effect
+from ringlens.observe.interventions.resolve import Given
 
 if TYPE_CHECKING:
     from nnsight.intervention.editing import EditingTracer
@@ -185,6 +189,39 @@ class Lens(LoadedModel):
             ObservationError: There is no such layer, or the model is divided into a pipeline.
         """
         return attention(self, text_or_ids, layer, heads, queries=queries, top=top)
+
+    @refuse_unknown
+    def intervene(self, *interventions: Given) -> AbstractContextManager[Effect]:
+        """Change the model while the block runs: every forward and every generation in it.
+
+        ``with lens.intervene(Ablate(layer=5, experts=(3, 7))) as effect:``. Afterwards the model is
+        what it was. ``effect`` counts what changed; an intervention that changed nothing is logged
+        with the reason when the block ends. See docs/acting.md.
+
+        Args:
+            *interventions: Objects such as :class:`ringlens.Ablate`, or their text form. Edits of
+                selection scores act at once, the others in this order.
+
+        Raises:
+            ConfigError: A number that the model does not have, or routers that could not choose
+                enough experts any more.
+            ObservationError: A layer that is not there or is dense; or interventions are attached
+                already.
+        """
+        return intervene(self, interventions)
+
+    @refuse_unknown
+    def intervene_by_row(self, rows: Sequence[Given]) -> AbstractContextManager[Effect]:
+        """Change each row of a batch in its own way, as :meth:`intervene` changes all.
+
+        Args:
+            rows: The interventions of each row of the batches that run, in order; () for none.
+
+        Raises:
+            ConfigError: As for :meth:`intervene`.
+            ObservationError: As for :meth:`intervene`; or a batch of another number of rows runs.
+        """
+        return intervene_by_row(self, rows)
 
     def trace(self, *text_or_ids: TextOrIds, **options: Any) -> InterleavingTracer:
         """Trace one forward with nnsight.

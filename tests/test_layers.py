@@ -24,10 +24,11 @@ BASE = {"errors", "config", "display", "files", "messages", "plain", "strict_jso
 # What a part of ringlens may import of the others; parts not listed may import all but the cli.
 ALLOWED = {
     "model": {"data"},
-    "observe": {"model", "store", "problem", "prompts", "transcript"},
-    "interact": {"model", "observe", "lens", "problem"},
+    "observe": {"model", "interventions", "store", "problem", "prompts", "transcript"},
+    "interact": {"model", "interventions", "observe", "lens", "problem"},
     "serving": {"model", "observe", "store", "problem", "prompts", "transcript"},
-    "store": set(),
+    "interventions": set(),
+    "store": {"interventions"},
     "sandbox": {"store"},
     "analysis": {"store"},
     "plot": {"store", "analysis"},
@@ -40,13 +41,13 @@ ALLOWED = {
 # Sub-packages in the order in which they stand: each may import those before it.
 ORDER = {
     "store": "schema manifest storage encode read write maintain check",
-    "observe": "kernels instruments pipeline",
+    "observe": "kernels instruments interventions pipeline",
     "model": "gate fit",
     "app": "web shared",
 }
 NO_TORCH = {
     *("store", "sandbox", "analysis", "plot", "app", "problem", "prompts", "transcript"),
-    *BASE,
+    *("interventions", *BASE),
 }
 AT_START = ("ringlens", "ringlens.cli.main", "ringlens.cli.console")  # functions may import torch
 HEAVY = {"torch", "transformers", "accelerate", "nnsight"}

@@ -93,6 +93,12 @@ class Family(Protocol):
     def route(self, router: nn.Module, logits_NE: Tensor) -> tuple[Tensor, ...]:
         """Compute what a router returns for float32 logits [N, E], in its own order."""
 
+    def routing_weights(self, router: nn.Module, logits_NE: Tensor, ids_Nk: Tensor) -> Tensor:
+        """Compute the weights [N, k] that a router gives to these experts for these logits.
+
+        For the experts that it would choose itself, they are those of ``route``, bit by bit.
+        """
+
     def attention_kernel(self, name: str, query: Tensor) -> Callable[..., Any]:
         """Look up the attention function that layers call for ``name`` and this query."""
 

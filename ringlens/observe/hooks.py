@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
     from ringlens.model.points import Location
 
 Hook = Callable[[Tensor], Tensor | None]
+
+RECHOOSE: WeakKeyDictionary[nn.Module, Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]] = (
+    WeakKeyDictionary()
+)
+"""By router what interventions make of its output; see `ringlens.observe.interventions`."""
+
 Attachment = tuple[Point, int | None, Hook]
 
 
@@ -159,7 +166,9 @@ def replace(
 def route(family: Family, gate: nn.Module, logits_NE: Tensor) -> tuple[Tensor, ...]:
     """What a router gives for logits given to it."""
     with align_module_device(gate):  # an offloaded selection bias
-        return family.route(gate, logits_NE.float())
+        output = family.route(gate, logits_NE.float())
+    change = RECHOOSE.get(gate)  # else new logits would undo an intervention
+    return output if change is None else change(output)
 
 
 def version_of(tensor: Tensor) -> int | None:

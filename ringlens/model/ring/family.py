@@ -80,6 +80,12 @@ class RingFamily:
         """Logits, weights, ids."""
         return router.route(logits_NE)
 
+    def routing_weights(
+        self, router: BailingMoeV2Gate, logits_NE: Tensor, ids_Nk: Tensor
+    ) -> Tensor:
+        """Affinities as shares of their sum, times the factor."""
+        return router.weigh(logits_NE.sigmoid(), ids_Nk)
+
     def attention_kernel(self, name: str, query: Tensor) -> Callable[..., Any]:
         """The function registered under ``name``, but for one bug of torch's."""
         return attention_kernel(name, query)

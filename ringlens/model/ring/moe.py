@@ -58,10 +58,14 @@ class BailingMoeV2Gate(nn.Module):
         """What :meth:`forward` returns where these [N, E] are the logits."""
         affinity_NE = logits_NE.sigmoid()
         ids_Nk = self.select(affinity_NE + self.expert_bias.float())
+        return logits_NE, self.weigh(affinity_NE, ids_Nk), ids_Nk
+
+    def weigh(self, affinity_NE: Tensor, ids_Nk: Tensor) -> Tensor:
+        """Weights [N, k] of chosen experts."""
         weights_Nk = affinity_NE.gather(1, ids_Nk)
         if self.top_k > 1:
             weights_Nk = weights_Nk / (weights_Nk.sum(dim=-1, keepdim=True) + 1e-20)
-        return logits_NE, weights_Nk * self.scaling, ids_Nk
+        return weights_Nk * self.scaling
 
     def select(self, scores_NE: Tensor) -> Tensor:
         """The k best experts [N, k] inside the groups whose two best scores sum highest."""

@@ -68,6 +68,16 @@ def selection_scores(logits_NE: Tensor, bias_E: Tensor, rule: RouterRule) -> Ten
     return scores_NE + bias_E.to(scores_NE) if rule.bias == "scores" else scores_NE
 
 
+def group_scores(scores_NE: Tensor, rule: RouterRule) -> Tensor:
+    """What ranks the groups [N, g] for selection scores c; zeros [N, 1] where there are none."""
+    if rule.group_score == "none":
+        return torch.zeros_like(scores_NE[:, :1])
+    grouped = scores_NE.unflatten(1, (rule.groups, -1))
+    if rule.group_score == "maximum":
+        return grouped.amax(dim=-1)
+    return grouped.topk(2, dim=-1).values.sum(dim=-1)
+
+
 def limit_groups(scores_NE: Tensor, rule: RouterRule) -> tuple[Tensor, Tensor]:
     """Apply the group limit to selection scores.
 
@@ -75,16 +85,18 @@ def limit_groups(scores_NE: Tensor, rule: RouterRule) -> tuple[Tensor, Tensor]:
         Scores [N, E] with −inf in rejected groups, and group scores [N, g] (zeros [N, 1] where the
         rule has no groups).
     """
+    group_scores_Ng = group_scores(scores_NE, rule)
+    return keep_best_groups(scores_NE, group_scores_Ng, rule), group_scores_Ng
+
+
+def keep_best_groups(scores_NE: Tensor, group_scores_Ng: Tensor, rule: RouterRule) -> Tensor:
+    """Selection scores [N, E] with −inf outside the best groups by ``group_scores`` [N, g]."""
     if rule.group_score == "none":
-        return scores_NE, torch.zeros_like(scores_NE[:, :1])
+        return scores_NE
     grouped = scores_NE.unflatten(1, (rule.groups, -1))
-    if rule.group_score == "maximum":
-        group_scores_Ng = grouped.amax(dim=-1)
-    else:
-        group_scores_Ng = grouped.topk(2, dim=-1).values.sum(dim=-1)
     kept = group_scores_Ng.topk(rule.groups_kept, dim=-1).indices
     rejected_Ng = torch.ones_like(group_scores_Ng, dtype=torch.bool).scatter_(1, kept, False)
-    return grouped.masked_fill(rejected_Ng[..., None], -torch.inf).flatten(1), group_scores_Ng
+    return grouped.masked_fill(rejected_Ng[..., None], -torch.inf).flatten(1)
 
 
 def choose(scores_NE: Tensor, rule: RouterRule) -> Tensor:

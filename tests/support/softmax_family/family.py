@@ -49,6 +49,13 @@ class SoftmaxFamily:
             weights_Nk = weights_Nk / weights_Nk.sum(dim=-1, keepdim=True)
         return logits_NE, weights_Nk, ids_Nk
 
+    def routing_weights(self, router, logits_NE, ids_Nk):
+        """Shares of the softmax."""
+        weights_Nk = logits_NE.softmax(dim=-1).gather(1, ids_Nk)
+        if router.norm_topk_prob:
+            weights_Nk = weights_Nk / weights_Nk.sum(dim=-1, keepdim=True)
+        return weights_Nk
+
     def attention_kernel(self, name, query):
         """As the model looks it up."""
         return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)

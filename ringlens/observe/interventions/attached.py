@@ -1,0 +1,296 @@
+"""Interventions, attached to a model: plain torch hooks, gone when the block ends.
+
+Shape letters: B rows, T tokens of a forward, N = B·T, D hidden size, E experts, k experts a token,
+H heads, C head dimension, I interventions of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ringlens.errors import ObservationError
+from ringlens.interventions import Intervention
+from ringlens.interventions.experts import OnRouter
+from ringlens.observe.hooks import RECHOOSE, attach
+from ringlens.observe.interventions.effect import Change, Effect, Numbers
+from ringlens.observe.interventions.resolve import point_of
+from ringlens.observe.interventions.selection import RouterEdits
+from ringlens.observe.interventions.stream import Stream
+from ringlens.observe.interventions.tally import RouterTally, Seen
+from ringlens.observe.interventions.whereabouts import Whereabouts, forward_of
+from ringlens.observe.kernels.router import selection_scores
+from ringlens.observe.points import (
+    POINTS,
+    gate,
+    in_this_process,
+    location,
+    selection_bias,
+)
+
+if TYPE_CHECKING:
+    from ringlens.model.loaded import LoadedModel
+
+_ATTACHED: WeakKeyDictionary[nn.Module, Attached] = WeakKeyDictionary()
+
+
+def attached_to(model: nn.Module) -> Attached | None:
+    """The interventions that are attached to a model; None for none."""
+    return _ATTACHED.get(model)
+
+
+@dataclass(frozen=True)
+class RouterStep:
+    """What an intervened router did in the forward that runs.
+
+    Attributes:
+        ids_Nk: The experts that run.
+        own_ids_Nk: The experts that the router chose itself.
+        own_weights_Nk: Their weights.
+        active_NI: Which of the layer's interventions act, bool.
+        margin_N: What the last chosen expert won by, edited scores compared.
+        group_margin_N: The same of the last kept group.
+    """
+
+    ids_Nk: Tensor
+    own_ids_Nk: Tensor
+    own_weights_Nk: Tensor
+    active_NI: Tensor
+    margin_N: Tensor
+    group_margin_N: Tensor
+
+
+class Router:
+    """The interventions on the router of one layer.
+
+    Args:
+        loaded: The model.
+        layer: The layer.
+        acts: Numbers and interventions, in the order in which they are given.
+        where: Says at which tokens they act.
+
+    Attributes:
+        numbers: Their numbers among all interventions.
+        step: What it did in the forward that runs, or ran last.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        layer: int,
+        acts: Sequence[tuple[int, OnRouter]],
+        where: Whereabouts,
+    ) -> None:
+        self.layer, self.numbers = layer, tuple(number for number, _ in acts)
+        self.module = gate(loaded.model, layer)
+        self._acts = tuple(act for _, act in acts)
+        self._family, self._rule, self._where = loaded.family, loaded.router, where
+        self._items = [
+            location(POINTS[name], loaded.config).item or 0
+            for name in ("router_logits", "router_weights", "router_choice")
+        ]
+        self._bias_E = self._selection_bias(loaded)
+        self._edits: RouterEdits | None = None
+        self.tally: RouterTally | None = None
+        self.step: RouterStep | None = None
+        self.tokens = 0
+
+    def _selection_bias(self, loaded: LoadedModel) -> Tensor:
+        """Where it is, since fetching it would wait for the device; a copy if it is offloaded."""
+        found = loaded.family.selection_bias(self.module)
+        if found is not None and found.is_meta:
+            found = selection_bias(loaded.model, self.layer)
+        return torch.zeros(loaded.router.experts) if found is None else found
+
+    def hook(self, module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> tuple:
+        """Behind the router's own forward."""
+        return self.change(output)
+
+    def change(self, output: tuple[Tensor, ...], again: bool = False) -> tuple[Tensor, ...]:
+        """What the router gives under the interventions, for what it gives itself.
+
+        Args:
+            output: What it gives itself.
+            again: In place of what it gave before in the same forward.
+        """
+        logits_NE, weights_Nk, own_Nk = (output[item] for item in self._items)
+        edits = self._on(logits_NE.device)
+        active_NI = self._where.active(self.numbers, logits_NE.device)
+        ids_Nk, new_weights_Nk = own_Nk, weights_Nk
+        infinite = torch.full((1,), torch.inf, device=logits_NE.device).expand(len(own_Nk))
+        margin_N = group_margin_N = infinite
+        if edits.edits:
+            scores_NE = selection_scores(logits_NE.float(), self._bias_E, self._rule)
+            chosen = edits.rechoose(scores_NE, active_NI)
+            ids_Nk, new_weights_Nk = self._where_edited(
+                chosen.ids_Nk, logits_NE, weights_Nk, own_Nk, active_NI[:, edits.edits]
+            )
+            margin_N, group_margin_N = chosen.margin_N, chosen.group_margin_N
+        ids_Nk, new_weights_Nk, behind = edits.act_behind(ids_Nk, new_weights_Nk, active_NI)
+        self.step = RouterStep(ids_Nk, own_Nk, weights_Nk, active_NI, margin_N, group_margin_N)
+        assert self.tally is not None
+        self.tally.add(
+            Seen(logits_NE.detach(), self._bias_E, own_Nk, ids_Nk, active_NI, behind), again
+        )
+        self.tokens += 0 if again else len(own_Nk)
+        replaced = dict(zip(self._items, (logits_NE, new_weights_Nk, ids_Nk), strict=True))
+        return tuple(replaced.get(i, x) for i, x in enumerate(output))
+
+    def _where_edited(
+        self,
+        chosen_Nk: Tensor,
+        logits_NE: Tensor,
+        weights_Nk: Tensor,
+        own_Nk: Tensor,
+        active_NI: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The new choice and its weights where an edit acts, else the router's own."""
+        acts_N1 = active_NI.any(dim=1, keepdim=True)
+        new_Nk = self._family.routing_weights(self.module, logits_NE.float(), chosen_Nk)
+        weights_Nk = torch.where(acts_N1, new_Nk.to(weights_Nk.dtype), weights_Nk)
+        return torch.where(acts_N1, chosen_Nk.to(own_Nk.dtype), own_Nk), weights_Nk
+
+    def _on(self, device: torch.device) -> RouterEdits:
+        if self._edits is None or self._edits.device != device:
+            self._edits = RouterEdits(self._acts, self._rule, device)
+            self._bias_E = self._bias_E.to(device)
+            self.tally = self.tally or RouterTally(self._edits)
+        return self._edits
+
+
+class Attached:
+    """Interventions and their hooks.
+
+    Args:
+        loaded: The model.
+        rows: The interventions, resolved for the model: one tuple for all rows of a batch, or one
+            for each row.
+        by_row: Whether there is one for each row.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        rows: Sequence[Sequence[Intervention]],
+        by_row: bool = False,
+    ) -> None:
+        self.interventions, self._rows = _numbered(rows, by_row)
+        self._loaded = loaded
+        reader = None
+        count = len(rows) if by_row else None
+        self._where = Whereabouts(self.interventions, self._rows, count, reader)
+        numbered = list(enumerate(self.interventions))
+        self.routers = {
+            layer: Router(loaded, layer, acts, self._where)
+            for layer in loaded.sizes.sparse_layers
+            if in_this_process(loaded.model, POINTS["router_logits"], layer)
+            and (acts := list(_on_router(numbered, layer)))
+        }
+        self.streams = tuple(_streams(loaded, numbered, self._where))
+        self.effect = Effect(self.interventions, self._numbers)
+
+    @contextmanager
+    def attached(self) -> Iterator[Effect]:
+        """Act for as long as the block runs.
+
+        Raises:
+            ObservationError: Others are attached already.
+        """
+        model = self._loaded.model
+        if model in _ATTACHED:
+            raise ObservationError(
+                "interventions are attached to this model already; give all of them at once, so "
+                "that it is clear what each of them changes."
+            )
+        with ExitStack() as stack:
+            _ATTACHED[model] = self
+            stack.callback(_ATTACHED.pop, model, None)
+            handle = model.register_forward_pre_hook(self._begin, with_kwargs=True)
+            stack.callback(handle.remove)
+            for router in self.routers.values():
+                stack.callback(router.module.register_forward_hook(router.hook).remove)
+                RECHOOSE[router.module] = partial(router.change, again=True)
+                stack.callback(RECHOOSE.pop, router.module, None)
+            hooks = [(stream.point, stream.layer, stream.change) for stream in self.streams]
+            stack.enter_context(attach(model, hooks))
+            yield self.effect
+        self.effect.close()
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._where.begin(forward_of(args, kwargs))
+
+    def _numbers(self) -> Numbers:
+        """Read all counts from the device."""
+        count = len(self.interventions)
+        tokens, changed, barred, seen = ([0] * count for _ in range(4))
+        displaced: dict[tuple[int, int], int] = {}
+        gained: dict[tuple[int, int], int] = {}
+        differ: dict[int, int] = {}
+        for layer, router in self.routers.items():
+            for number in router.numbers:
+                seen[number] += router.tokens
+            counts = router.tally.counts if router.tally is not None else None
+            if counts is None:
+                continue
+            for into, found_I in (
+                (tokens, counts.tokens_I),
+                (changed, counts.changed_I),
+                (barred, counts.barred_I),
+            ):
+                for number, value in zip(router.numbers, found_I.tolist(), strict=True):
+                    into[number] += value
+            displaced |= _by_expert(layer, counts.displaced_E)
+            gained |= _by_expert(layer, counts.gained_E)
+            differ[layer] = int(counts.differ)
+        for stream in self.streams:
+            for number, acted, moved in zip(stream.numbers, *stream.counts, strict=True):
+                tokens[number] += acted
+                changed[number] += moved
+                seen[number] += stream.tokens
+        each = zip(self.interventions, tokens, changed, barred, seen, self._rows, strict=True)
+        return Numbers(tuple(Change(*one) for one in each), displaced, gained, differ)
+
+
+def _streams(
+    loaded: LoadedModel, numbered: Sequence[tuple[int, Intervention]], where: Whereabouts
+) -> Iterator[Stream]:
+    """What acts on heads and on the residual stream, by point and layer of this process."""
+    others = [(i, act) for i, act in numbered if not isinstance(act, OnRouter)]
+    for point in dict.fromkeys(point_of(act) for _, act in others):
+        here = [(i, act) for i, act in others if point_of(act) is point]
+        for layer in sorted({layer for _, act in here for layer in act.layers or ()}):
+            acts = [(i, act) for i, act in here if layer in (act.layers or ())]
+            if in_this_process(loaded.model, point, layer):
+                yield Stream(point, layer, acts, where)
+
+
+def _on_router(
+    numbered: Sequence[tuple[int, Intervention]], layer: int
+) -> Iterator[tuple[int, OnRouter]]:
+    for i, act in numbered:
+        if isinstance(act, OnRouter) and layer in (act.layers or ()):
+            yield i, act
+
+
+def _by_expert(layer: int, counts_E: Tensor) -> dict[tuple[int, int], int]:
+    return {(layer, e): n for e, n in enumerate(counts_E.tolist()) if n}
+
+
+def _numbered(
+    rows: Sequence[Sequence[Intervention]], by_row: bool
+) -> tuple[tuple[Intervention, ...], tuple[tuple[int, ...] | None, ...]]:
+    """The different interventions, and the rows that each is for."""
+    if not by_row:
+        return tuple(rows[0]), (None,) * len(rows[0])
+    found: dict[Intervention, list[int]] = {}
+    for row, acts in enumerate(rows):
+        for act in acts:
+            found.setdefault(act, []).append(row)
+    return tuple(found), tuple(map(tuple, found.values()))

@@ -1,0 +1,169 @@
+"""At which tokens of a forward each intervention acts.
+
+All of it is computed on the device, from what the forward is given and from the tokens before it:
+nothing waits for the device.
+
+Shape letters: B rows, T tokens of a forward, S tokens with those in the cache, N = B·T,
+I interventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ringlens.errors import ConfigError, ObservationError
+from ringlens.interventions import Intervention
+from ringlens.interventions.place import Place
+from ringlens.model.caching import NEW, OLD
+from ringlens.observe.instruments.transfer import bring
+
+
+class Reader(Protocol):
+    """Tells places that depend on what the tokens say."""
+
+    def read(self, forward: Forward) -> Mapping[Place, Tensor]:
+        """Where each place is, bool [B, T]."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of a model.
+
+    Attributes:
+        token_ids_BT: Its tokens; None where it was given embeddings.
+        shape: B and T.
+        start: Positions in the cache before it, padding counted.
+        valid_BS: Which positions are no padding, with those in the cache; None: all.
+        device: Where it begins.
+    """
+
+    token_ids_BT: Tensor | None
+    shape: tuple[int, int]
+    start: int
+    valid_BS: Tensor | None
+    device: torch.device
+
+    @property
+    def valid_BT(self) -> Tensor | None:
+        """Which of its tokens are no padding; None: all."""
+        return None if self.valid_BS is None else self.valid_BS[:, self.start :]
+
+    def positions(self) -> Tensor:
+        """Positions in the trace, [B or 1, T]; negative ones are padding."""
+        if self.valid_BS is None:
+            stop = self.start + self.shape[1]
+            return torch.arange(self.start, stop, device=self.device)[None]
+        return (self.valid_BS.long().cumsum(dim=1) - 1)[:, self.start :]
+
+
+def forward_of(args: tuple, kwargs: Mapping[str, Any]) -> Forward:
+    """Read what a model's forward was called with.
+
+    Raises:
+        ObservationError: An attention mask that does not say which positions are padding.
+    """
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    given = ids if ids is not None else kwargs.get("inputs_embeds")
+    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    assert given is not None  # or the model itself refuses
+    cache = kwargs.get(NEW) if kwargs.get(NEW) is not None else kwargs.get(OLD)
+    start = 0 if cache is None else int(cache.get_seq_length())
+    B, T = given.shape[:2]
+    if mask is not None and (mask.dim() != 2 or mask.shape[1] != start + T):
+        raise ObservationError(
+            f"the attention mask has shape {tuple(mask.shape)} at a forward of {B} x {T} tokens "
+            f"behind {start}; interventions need one of shape [rows, tokens with those before]."
+        )
+    valid = None if mask is None else mask.to(given.device).bool()
+    return Forward(ids, (B, T), start, valid, given.device)
+
+
+class Whereabouts:
+    """Masks of interventions over the tokens of the forward that runs.
+
+    Args:
+        interventions: The interventions.
+        rows: By intervention the rows of the batch that it is for; None: all.
+        reader: Tells places that depend on what the tokens say; None where there are none.
+    """
+
+    def __init__(
+        self,
+        interventions: Sequence[Intervention],
+        rows: Sequence[Sequence[int] | None],
+        rows_count: int | None,
+        reader: Reader | None,
+    ) -> None:
+        self.places = [each.place for each in interventions]
+        if reader is None and any(place.reads_text for place in self.places):
+            raise ConfigError("phases and words are not read yet; give a span, or no place.")
+        self._rows, self._rows_count, self._reader = rows, rows_count, reader
+        self._masks: list[Tensor | None] = []
+        self._forward: Forward | None = None
+        self._joined: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
+    def begin(self, forward: Forward) -> None:
+        """A forward begins."""
+        B = forward.shape[0]
+        if self._rows_count is not None and self._rows_count != B:
+            raise ObservationError(
+                f"interventions were given for {self._rows_count} rows, and a batch of {B} runs; "
+                "give as many as the batch has."
+            )
+        self._forward = forward
+        self._joined.clear()
+        found = self._places(forward)
+        self._masks = [
+            self._of_rows(found[place], rows, forward)
+            for place, rows in zip(self.places, self._rows, strict=True)
+        ]
+
+    def _places(self, forward: Forward) -> dict[Place, Tensor | None]:
+        """Where each place is, [B or 1, T]; None: at every token."""
+        read = {} if self._reader is None else self._reader.read(forward)
+        positions = None
+        found: dict[Place, Tensor | None] = {}
+        for place in set(self.places):
+            mask = read.get(place, forward.valid_BT)
+            if place.span != (0, None):
+                positions = forward.positions() if positions is None else positions
+                start, stop = place.span
+                inside = positions >= start
+                if stop is not None:
+                    inside = inside & (positions < stop)
+                mask = inside if mask is None else inside & mask
+            found[place] = mask
+        return found
+
+    def _of_rows(
+        self, mask: Tensor | None, rows: Sequence[int] | None, forward: Forward
+    ) -> Tensor | None:
+        if rows is None:
+            return mask
+        chosen = torch.zeros(forward.shape[0], 1, dtype=torch.bool)
+        chosen[list(rows)] = True
+        chosen = bring(chosen, forward.device)
+        return chosen if mask is None else chosen & mask
+
+    def active(self, numbers: tuple[int, ...], device: torch.device) -> Tensor:
+        """Which of some interventions act at each token, bool [N, I]."""
+        key = numbers, device
+        if key not in self._joined:
+            assert self._forward is not None
+            shape = self._forward.shape
+            every = torch.ones(1, 1, dtype=torch.bool, device=self._forward.device)
+            masks = [self._masks[i] for i in numbers]
+            flat = [(every if m is None else m).expand(shape).reshape(-1) for m in masks]
+            self._joined[key] = torch.stack(flat, dim=1).to(device, non_blocking=True)
+        return self._joined[key]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and T of the forward that runs."""
+        assert self._forward is not None
+        return self._forward.shape
