@@ -137,7 +137,7 @@ COMMANDS: tuple[Row, ...] = (
     ),
     Row(
         "rollup",
-        "Recompute the usage tables of STORE where they do not match the routing.",
+        "Recompute the usage tables of STORE where they do not match what they sum up.",
         "ringlens.cli.upkeep.rollup:rollup",
         "upkeep.md",
     ),

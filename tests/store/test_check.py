@@ -34,7 +34,10 @@ from ringlens.store.storage import parquet
 from ringlens.store.write import sweep
 
 REPAIRS = max(3, int(os.environ.get("RINGLENS_KILLS", "24")) // 6)
-STEP = {"step": 0, "start": 0, "end": 2, "token_start": 0, "token_end": 1, "text": "ab"}
+STEP = {
+    **{"step": 0, "start": 0, "end": 2, "token_start": 0, "token_end": 1, "text": "ab"},
+    "role": "plan_generation",
+}
 ALL = {1, 2, 3, 4, 5, 6}
 
 

@@ -17,7 +17,10 @@ from ringlens.store.check.check import check
 from ringlens.store.check.rescue import rebuild_manifest
 from ringlens.store.schema import captured, usage_tables
 
-STEP = {"step": 0, "start": 0, "end": 2, "token_start": 0, "token_end": 1, "text": "ab"}
+STEP = {
+    **{"step": 0, "start": 0, "end": 2, "token_start": 0, "token_end": 1, "text": "ab"},
+    "role": "plan_generation",
+}
 
 
 @pytest.fixture(scope="module")

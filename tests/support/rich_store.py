@@ -8,6 +8,7 @@ from ringlens.store import StoreWriter
 STEP = {
     **{"trace_id": 1, "step": 0, "start": 0, "end": 2, "token_start": 0, "token_end": 1},
     "text": "ab",
+    "role": "plan_generation",
 }
 
 

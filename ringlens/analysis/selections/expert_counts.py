@@ -86,7 +86,7 @@ def count(store: Source, selection: Selection) -> ExpertCounts:
             shapes.
     """
     experts, k = router_shape(store, selection)
-    read = _from_sums if selection.summed else _from_choices
+    read = _from_sums if selection.sums else _from_choices
     keys = selection.keys("layer", "trace_id")
     rows, n_RE = read(store, selection, experts)
     if not len(rows):
@@ -105,7 +105,7 @@ def weights_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDA
         know no weights.
     """
     keys, names = selection.keys("layer", "trace_id"), selection.listed("layer", "trace_id")
-    if selection.summed:
+    if selection.sums:
         # Parts of a trace have rows of their own: their lists are added element by element.
         query = f"""
             select {names}, expert - 1 as expert, sum(weight[expert]) as weight
@@ -144,21 +144,31 @@ def router_shape(store: Source, selection: Selection) -> tuple[int, int]:
 
 
 def _from_sums(store: Source, selection: Selection, experts: int) -> Counted:
-    """Counts from the sums that are kept by trace, layer and phase."""
-    # One row per trace: the predicate is about whole traces and phases only.
+    """Counts from the sums that are kept by trace, layer, phase and role."""
     names = selection.listed("layer", "trace_id")
     query = f"select {names}, tokens, n from {_sums(selection)}"
     table = store.sql(query).to_arrow_table()
     return table.drop_columns("n").to_pandas(), _lists(table["n"], experts)
 
 
+# Tokens of a trace without roles have none, and its sums are those by phase.
+_KEPT = {
+    "usage_traces": "select *, null::varchar as role from usage_traces",
+    "usage_roles": """
+        select trace_id, layer, phase, role, tokens, n, weight from usage_roles union all
+        select trace_id, layer, phase, null, tokens, n, weight from usage_traces
+        anti join usage_roles using (trace_id)""",
+}
+
+
 def _sums(selection: Selection) -> str:
     """SQL of the kept sums of a selection, in brackets: a row per trace, layer, phase and part."""
     return f"""(
         from (
-            select usage.layer, usage.phase, usage.tokens, usage.n, usage.weight, traces.trace_id,
-                   runs.run_id, model, mode, task, problem_id, correct, finish_reason
-            from usage_traces as usage join traces using (trace_id)
+            select usage.layer, usage.phase, usage.role, usage.tokens, usage.n, usage.weight,
+                   traces.trace_id, runs.run_id, model, mode, task, problem_id, correct,
+                   finish_reason
+            from ({_KEPT[selection.sums]}) as usage join traces using (trace_id)
             join runs on runs.run_id = traces.run_id) as token_context
         where ({selection.where}
         ))"""
@@ -216,6 +226,8 @@ def _merged(rows: pd.DataFrame, n_RE: NDArray[np.int64], keys: Sequence[str]) ->
     grouped = rows.groupby(keys, dropna=False, sort=True)
     group_R = grouped.ngroup().to_numpy()
     merged = grouped["tokens"].sum().reset_index()
+    # A column of nulls only loses its type in a grouping, and would join no other then.
+    merged = merged.astype({name: rows[name].dtype for name in keys})
     if len(merged) == len(rows):
         summed_RE = np.empty_like(n_RE)
         summed_RE[group_R] = n_RE

@@ -2,8 +2,8 @@
 
 A selection is a predicate in DuckDB's SQL over the view `token_context`, for example
 ``phase = 'think' and entropy > 1``. One that asks only for what is known of whole runs, whole
-traces and phases is answered from the sums that are kept while a store is written; any other needs
-a scan of the choices.
+traces, phases and step roles is answered from the sums that are kept while a store is written; any
+other needs a scan of the choices.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ringlens.config import known_only
 from ringlens.errors import ConfigError, StoreError
-from ringlens.store.maintain.rollup import missing
+from ringlens.store.maintain.rollup import missing, missing_roles
 from ringlens.store.read.selection import check_where, columns_used
 from ringlens.store.read.store import Store
 from ringlens.store.schema.views import quote
@@ -29,7 +29,7 @@ OF_TRACES = (
 """Columns of `token_context` that are the same for all tokens of a trace."""
 
 SUMMED = (*OF_TRACES, "phase")
-"""Columns by which the sums of a store are kept."""
+"""Columns by which the sums of a store are kept; ``role`` is one more, of traces with steps."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Selection:
     Attributes:
         where: The predicate; "true" for all tokens.
         by: Columns of `token_context` that the result has a row for each value of.
-        summed: Whether sums answer it.
+        sums: Table of the sums that answer it; "" if it needs a scan.
     """
 
     where: str
     by: tuple[str, ...]
-    summed: bool
+    sums: str
 
     def keys(self, *further: str) -> list[str]:
         """Grouping columns and further ones, each once."""
@@ -64,7 +64,7 @@ class Selection:
     @property
     def source(self) -> str:
         """What answers the selection: "sums" or "scan"."""
-        return "sums" if self.summed else "scan"
+        return "sums" if self.sums else "scan"
 
 
 def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) -> Selection:
@@ -92,9 +92,18 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
         _refuse_twice(store, predicate)
     if "phase" not in used and "phase" not in groups:
         groups = (*groups, "phase")
-    kept = not nested and used <= set(SUMMED) and set(groups) <= set(SUMMED)
-    summed = kept and isinstance(store, Store) and not missing(store)
-    return Selection(predicate, groups, summed)
+    sums = "" if nested else _sums(store, used | {*groups})
+    return Selection(predicate, groups, sums)
+
+
+def _sums(store: Source, columns: set[str]) -> str:
+    """Table of the sums that are kept by some columns; "" where there are none, or not all."""
+    by_role = "role" in columns
+    if not columns - {"role"} <= set(SUMMED) or not isinstance(store, Store) or missing(store):
+        return ""
+    if not by_role:
+        return "usage_traces"
+    return "" if missing_roles(store) else "usage_roles"
 
 
 def same(keys: Iterable[str], first: str, second: str) -> str:

@@ -29,8 +29,8 @@ def sql(
     input. Queries run with your own rights: they can read and write whatever you can.
 
     Tables: runs, experts, traces, tokens, routing, router_logits, heads, head_blocks, steps,
-    head_steps, activations, attention, probes, usage_traces, usage_blocks; views: router_choices,
-    expert_usage, trace_summary, token_context.
+    head_steps, activations, attention, probes, usage_traces, usage_blocks, usage_roles; views:
+    router_choices, expert_usage, trace_summary, token_context.
 
     \b
     Examples:

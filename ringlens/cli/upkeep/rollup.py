@@ -14,10 +14,11 @@ from ringlens.cli.upkeep.rewriting import rewriting
 @click.option("--all", "everything", is_flag=True, help="Recompute every run, complete ones too.")
 @engine_option
 def rollup(store: str, everything: bool, engine: str) -> None:
-    r"""Recompute the usage tables of STORE where they do not match the routing.
+    r"""Recompute the usage tables of STORE where they do not match what they sum up.
 
-    Captures write these tables themselves; stores of older versions lack them. Readers and writers
-    may run meanwhile. If it is interrupted, the runs that are not done stay as they were.
+    Captures, and labels of steps, write these tables themselves; stores of older versions lack
+    them. Readers and writers may run meanwhile. If it is interrupted, the runs that are not done
+    stay as they were.
 
     \b
     Examples:
@@ -29,7 +30,7 @@ def rollup(store: str, everything: bool, engine: str) -> None:
     from ringlens.store.maintain import rollup as rollups
 
     with Store(store) as opened:
-        wrong = rollups.missing(opened)
+        wrong = rollups.incomplete(opened)
         runs = (
             [row[0] for row in opened.runs().project("run_id").fetchall()] if everything else wrong
         )

@@ -19,7 +19,7 @@ from ringlens.store.storage.folder import Folder
 BATCH = 122_880
 """Rows read at a time."""
 
-ROLLUPS = {table.name for table in usage_tables.TABLES}
+ROLLUPS = {table.name for table in usage_tables.ALL}
 """Tables that can be rebuilt from others."""
 
 RESULTS = {table.name for table in analysis_tables.TABLES}

@@ -82,7 +82,7 @@ def repair(
             steps.flag(found.findings)
         steps.note_lost(found.findings)
         # Rollups last, as the steps before change what they sum up.
-        steps.recount([f.run_id for f in found.findings if _is_about(f, ROLLUPS)])
+        steps.recount([f.run_id for f in found.findings if _is_about(f, {*ROLLUPS, "steps"})])
     with Store(path) as store:
         return check(store, on_progress)
 

@@ -115,7 +115,7 @@ def _report(kept: Sequence[Found], whole: Sequence[Found], runs: dict[str, dict]
 
 
 def _summed() -> set[str]:
-    return {table.name for table in usage_tables.TABLES}
+    return {table.name for table in usage_tables.ALL}
 
 
 def _living(folder: LocalFolder) -> set[str]:

@@ -173,6 +173,12 @@ class RunCheck:
     def _by_table(self) -> dict[str, list[File]]:
         return {name: self._readable(name) for name in self._tables}
 
+    def _summed(self) -> dict[str, list[File]]:
+        """Readable files by table, without sums by role where the steps are lost."""
+        whole = self._is_whole("steps")
+        found = self._by_table()
+        return {name: files for name, files in found.items() if whole or name != "usage_roles"}
+
     def _recorded_traces(self, table: Table, promise: Promise, traces: RunTraces) -> Ints | None:
         """Traces for which the run recorded a table; None, with a finding, if all of it is gone."""
         if table.name not in promise.tables:
@@ -228,7 +234,7 @@ class RunCheck:
         # Counting and comparing choices needs valid expert ids, and complete tables.
         if not any(found.kind == "expert" for found in self._lost()):
             if self._is_whole("tokens", "routing") and by_table["tokens"]:
-                self.findings += check_usage(self._folder, by_table, traces, known)
+                self.findings += check_usage(self._folder, self._summed(), traces, known)
                 if self._modern and self._is_whole(*promise.rollups):
                     self.findings += check_rollups(by_table, promise, self._run_id)
             biased = not any(found.path == "experts" for found in self._lost())

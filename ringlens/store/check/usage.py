@@ -16,6 +16,7 @@ from ringlens.store.check.finding import COUNT, WRONG, Finding
 from ringlens.store.check.rows import RunTraces, named
 from ringlens.store.encode.columns import matrix
 from ringlens.store.encode.expert_usage import PHASE_NAMES, Cells, joined
+from ringlens.store.encode.step_roles import StepRoles
 from ringlens.store.maintain.rollup import GROUP_ROWS
 from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.schema import usage_tables
@@ -23,18 +24,19 @@ from ringlens.store.schema.promise import recorded_layers
 from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
-from ringlens.store.write import recount
+from ringlens.store.write import recount, role_sums
 
-EXACT = ("trace_id", "layer", "block", "phase", "tokens", "reasons", "n", "bias_flips")
+EXACT = ("trace_id", "layer", "block", "phase", "role", "tokens", "reasons", "n", "bias_flips")
 """Columns that must be equal; weights may differ, as they are rounded to float32."""
 
 
 def check_usage(
     folder: Folder, files: Mapping[str, Sequence[File]], traces: RunTraces, known: set[int]
 ) -> Iterator[Finding]:
-    """Compare both rollup tables of a run with its routing, all of which must be readable.
+    """Compare the rollup tables of a run with its routing, all of which must be readable.
 
-    A run without rollups is skipped: format 1 had none, and readers then count the routing.
+    A table without rows is skipped: format 1 had none, a trace without roles has none by role, and
+    readers then count the routing.
 
     Args:
         folder: The store's folder.
@@ -43,17 +45,23 @@ def check_usage(
         known: Traces that already have a finding, which are skipped.
     """
     run_id = traces.run["run_id"]
-    tables = [table for table in usage_tables.TABLES if files.get(table.name)]
+    tables = [table for table in usage_tables.ALL if files.get(table.name)]
     wrong: dict[str, set[int]] = {table.name: set() for table in tables}
     for group in sharing_traces(files.get("routing", ())) if tables else ():
         for ids in _some_at_a_time(group, traces):
             tokens = [f.path for f in _holding(files.get("tokens", ()), ids)]
             phases = recount.phases_of(folder, tokens, int(ids[0]), int(ids[-1]))
+            steps = [file.path for file in _holding(files.get("steps", ()), ids)]
+            roles = role_sums.roles_of(folder, steps, int(ids[0]), int(ids[-1]))
             paths = [file.path for file in _holding(group, ids)]
-            cells = list(recount.cells_of(folder, paths, phases, traces.run["experts"]))
+            counted: dict[str, list[Cells]] = {table.name: [] for table in tables}
+            for cells in recount.cells_of(folder, paths, phases, traces.run["experts"], roles):
+                for table in tables:
+                    counted[table.name] += recount.sums_of(cells, table, roles)
             for table in tables:
-                stored = _stored(folder, _holding(files[table.name], ids), table, ids, traces.run)
-                wrong[table.name] |= _different(joined(cells), stored, table) if cells else set()
+                held = _holding(files[table.name], ids)
+                stored = _stored(folder, held, table, ids, traces.run, roles)
+                wrong[table.name] |= _different(counted[table.name], stored, table)
     for name, found in wrong.items():
         if off := found - known:
             sentence = f"{name} is not the sum of the routing for {named(off)} of run {run_id}"
@@ -75,7 +83,12 @@ def _some_at_a_time(group: Sequence[File], traces: RunTraces) -> Iterator[NDArra
 
 
 def _stored(
-    folder: Folder, files: Sequence[File], table: Table, ids: NDArray, run: dict
+    folder: Folder,
+    files: Sequence[File],
+    table: Table,
+    ids: NDArray,
+    run: dict,
+    roles: StepRoles,
 ) -> Cells | None:
     """Read the sums that a rollup table holds for some traces."""
     wanted = pa.array(ids, pa.int64())
@@ -94,16 +107,27 @@ def _stored(
         if "phase" in table.key
         else zeros
     )
+    role = _roles(rows, roles) if "role" in table.key else zeros
     return Cells(
         trace_id=rows["trace_id"].to_numpy(),
         layer=rows["layer"].to_numpy().astype(np.int64),
         block=rows["block"].to_numpy().astype(np.int64) if "block" in table.key else zeros,
         phase=phase.astype(np.int64),
+        role=role,
         tokens=rows["tokens"].to_numpy().astype(np.int64),
         reasons=reasons,
         **known,
         group_flips=none_CE,
     ).summed(*table.key)
+
+
+def _roles(rows: pa.Table, roles: StepRoles) -> NDArray[np.int64]:
+    """Index of each row's role, -1 for one that its trace does not have now."""
+    known = pc.index_in(rows["role"], pa.array(roles.names, pa.string()))
+    role_C = pc.fill_null(known, -1).to_numpy().astype(np.int64)
+    digests = [roles.digests.get(trace_id) for trace_id in rows["trace_id"].to_pylist()]
+    same_C = pc.equal(rows["steps_digest"], pa.array(digests, pa.uint64())).fill_null(False)
+    return np.where(same_C.to_numpy(), role_C, -1)
 
 
 def _sums(column: pa.ChunkedArray, none_CE: NDArray) -> NDArray:
@@ -116,9 +140,11 @@ def _sums(column: pa.ChunkedArray, none_CE: NDArray) -> NDArray:
     return wide
 
 
-def _different(counted: Cells, stored: Cells | None, table: Table) -> set[int]:
+def _different(counted: Sequence[Cells], stored: Cells | None, table: Table) -> set[int]:
     """Traces whose counted and stored sums differ."""
-    wanted = counted.summed(*table.key)
+    if not counted:
+        return set() if stored is None else set(stored.trace_id.tolist())
+    wanted = joined(counted).summed(*table.key)
     if stored is None or len(stored) != len(wanted):
         known = set() if stored is None else set(stored.trace_id.tolist())
         ids, counts = np.unique(wanted.trace_id, return_counts=True)

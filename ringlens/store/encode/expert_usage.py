@@ -1,7 +1,7 @@
 """Counts how often each expert was chosen, once, while the routing is written.
 
-Rows of routing with the same trace, layer, usage block and phase form a cell. Both rollup tables
-are sums of cells.
+Rows of routing with the same trace, layer, usage block, phase and step role form a cell. All rollup
+tables are sums of cells.
 
 Shape letters: T tokens, S sparse layers, k experts per token, E experts, C cells, R rows, F flips.
 """
@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ringlens.store.encode.columns import fixed_lists, matrix
+from ringlens.store.encode.step_roles import StepRoles
 from ringlens.store.schema.captured import PHASES
 from ringlens.store.schema.records import ChoiceArrays, RoutingArrays, TraceRecord
 from ringlens.store.schema.table import Table
 from ringlens.store.schema.usage_tables import USAGE_BLOCK
 
-KEYS = ("trace_id", "layer", "block", "phase")
+KEYS = ("trace_id", "layer", "block", "phase", "role")
 SUMS = ("n", "weight", "bias_flips", "group_flips")
 
 PHASE_NAMES = tuple(sorted(PHASES))
@@ -39,6 +40,7 @@ class Cells:
         layer: [C].
         block: [C] ``pos // USAGE_BLOCK``; 0 if blocks were summed up.
         phase: [C] index into `PHASE_NAMES`; 0 if phases were summed up.
+        role: [C] index into names of step roles; 0 if roles were summed up.
         tokens: [C] number of tokens in the cell.
         reasons: [C] whether columns other than ``n`` are known; False if only the choice was
             recorded.
@@ -52,6 +54,7 @@ class Cells:
     layer: NDArray[np.int64]
     block: NDArray[np.int64]
     phase: NDArray[np.int64]
+    role: NDArray[np.int64]
     tokens: NDArray[np.int64]
     reasons: NDArray[np.bool_]
     n: NDArray[np.int64]
@@ -62,7 +65,7 @@ class Cells:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, part: slice) -> Cells:
+    def __getitem__(self, part: slice | NDArray[np.bool_]) -> Cells:
         return Cells(*(getattr(self, field.name)[part] for field in fields(Cells)))
 
     def summed(self, *keys: str) -> Cells:
@@ -129,14 +132,24 @@ def of_routing(
         layer=np.repeat(np.asarray(routing.layers, np.int64), len(cell_C)),
         block=np.tile(cell_C // len(PHASE_NAMES), layers),
         phase=np.tile(cell_C % len(PHASE_NAMES), layers),
+        role=np.zeros(cells, np.int64),
         tokens=np.tile(tokens_C, layers),
         reasons=np.full(cells, isinstance(routing, RoutingArrays)),
         **{name: array.reshape(cells, experts) for name, array in sums.items()},
     )
 
 
-def batch(table: Table, run_id: str, cells: Cells) -> pa.RecordBatch:
-    """Convert cells to rows of a rollup table, sorted by its key."""
+def batch(
+    table: Table, run_id: str, cells: Cells, roles: StepRoles | None = None
+) -> pa.RecordBatch:
+    """Convert cells to rows of a rollup table, sorted by its key.
+
+    Args:
+        table: The table.
+        run_id: The run.
+        cells: The cells.
+        roles: Roles of the tokens, for a table by role.
+    """
     found = cells.summed(*table.key)
     columns = []
     for field in table.arrow:
@@ -144,6 +157,11 @@ def batch(table: Table, run_id: str, cells: Cells) -> pa.RecordBatch:
             columns.append(pa.repeat(run_id, len(found)))
         elif field.name == "phase":
             columns.append(pa.array(np.array(PHASE_NAMES)[found.phase], pa.string()))
+        elif field.name == "role" and roles is not None:
+            columns.append(pa.array(np.array(roles.names, object)[found.role], pa.string()))
+        elif field.name == "steps_digest" and roles is not None:
+            digests = [roles.digests[trace_id] for trace_id in found.trace_id.tolist()]
+            columns.append(pa.array(digests, field.type))
         elif pa.types.is_list(field.type):
             numbers = getattr(found, field.name).astype(field.type.value_type.to_pandas_dtype())
             lists = fixed_lists(numbers, field.type)

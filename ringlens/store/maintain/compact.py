@@ -18,14 +18,15 @@ import pyarrow as pa
 
 from ringlens.errors import StoreError
 from ringlens.store.encode import columns, expert_usage
-from ringlens.store.maintain import stream
 from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.read import intact
 from ringlens.store.read.store import Store
 from ringlens.store.schema import views
 from ringlens.store.schema.captured import RUNNING
 from ringlens.store.schema.table import Size, Table
-from ringlens.store.schema.usage_tables import TABLES as USAGE
+from ringlens.store.schema.usage_tables import ALL as USAGE
+from ringlens.store.schema.usage_tables import TABLES as IN_PARTS
+from ringlens.store.write import stream
 from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.rewriter import Rewriter
 
@@ -195,14 +196,14 @@ def _stage(files: CommitFiles, group: Group) -> None:
     try:
         for number, (first, last) in enumerate(group.cuts):
             batches = _sorted(files, group, first, last, spill)
-            if group.table in USAGE:
+            if group.table in IN_PARTS:
                 batches = expert_usage.summed(group.table, group.run_id, batches)
             stream.stage(files, group.table, _row_groups(batches, group.table), f"-{number:04d}")
     finally:
         shutil.rmtree(spill, ignore_errors=True)
-    # A last guard before files are replaced. Usage is exempt: its rows of one cell are summed up.
+    # A last guard before files are replaced. Where rows of one cell are summed up it says nothing.
     found, expected = (sum(f.rows for f in each) for each in (files.files.values(), group.files))
-    if found != expected and group.table not in USAGE:
+    if found != expected and group.table not in IN_PARTS:
         raise StoreError(
             f"{group.table.name} of run {group.run_id} has {found} rows in files that should hold "
             f"{expected}: run `ringlens check` to find out what is wrong"

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ringlens.store.maintain import stream
 from ringlens.store.manifest.clock import now
 from ringlens.store.manifest.manifest import File, Start
 from ringlens.store.read import foreign, intact
@@ -20,6 +19,7 @@ from ringlens.store.schema.promise import Promise, lost_rows, table_of
 from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
 from ringlens.store.storage.folder import Folder
+from ringlens.store.write import stream
 from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.rewriter import Rewriter, RunChange
 

@@ -201,12 +201,12 @@ class Store(AbstractContextManager["Store"]):
 
         Tables: ``runs``, ``experts``, ``traces``, ``tokens``, ``routing``, ``router_logits``,
         ``heads``, ``head_blocks``, ``steps``, ``head_steps``, ``activations``, ``attention``,
-        ``probes``, ``usage_traces``, ``usage_blocks`` (see `ringlens.store.schema`) and the views
-        ``router_choices`` (trace_id, layer, pos, rank from 0, expert, weight, affinity,
-        bias_flip), one row per chosen expert, ``expert_usage``, ``trace_summary`` and
-        ``token_context`` (see `ringlens.store.schema.views_usage`). Further instruments have their
-        own tables, and tables of another version of ringlens appear with the columns of their
-        files.
+        ``probes``, ``usage_traces``, ``usage_blocks``, ``usage_roles`` (see
+        `ringlens.store.schema`) and the views ``router_choices`` (trace_id, layer, pos, rank from
+        0, expert, weight, affinity, bias_flip), one row per chosen expert, ``expert_usage``,
+        ``trace_summary`` and ``token_context`` (see `ringlens.store.schema.views_usage`). Further
+        instruments have their own tables, and tables of another version of ringlens appear with
+        the columns of their files.
 
         Args:
             query: A query in DuckDB's SQL.

@@ -116,6 +116,6 @@ def tables(experts: int = 256) -> tuple[Table, ...]:
         TRACES,
         TOKENS,
         *(table.sized(experts) for table in instruments.tables()),
-        *usage_tables.TABLES,
+        *usage_tables.ALL,
         *analysis_tables.TABLES,
     )

@@ -108,7 +108,7 @@ Format 2 added
 
 - `files.checksum`;
 - head_blocks, usage_traces and usage_blocks, written in the same commit as the rows they sum up;
-- steps, head_steps and probes;
+- steps, head_steps and probes; later usage_roles, written in the same commit as steps;
 - routing of which only the choice is known; its other columns are null.
 
 Stores of format 1 can be read as they are, even on a read-only disk. The first writer that opens
@@ -154,8 +154,9 @@ KINDS = (
     ("What a capture records", "", captured.tables),
     (
         "Rollups",
-        "They sum up the routing, are written in the same commit, and can be rebuilt from it.",
-        lambda: usage_tables.TABLES,
+        "They sum up the routing. They are written in the commit of the routing, or in that of the "
+        "steps, and can be rebuilt from these.",
+        lambda: usage_tables.ALL,
     ),
     (
         "What analyses find",
@@ -168,7 +169,7 @@ KINDS = (
 def page() -> str:
     """Print the whole page in Markdown."""
     parts = [INTRODUCTION.format(version=captured.FORMAT_VERSION)]
-    later = {*usage_tables.TABLES, *analysis_tables.TABLES}
+    later = {*usage_tables.ALL, *analysis_tables.TABLES}
     for title, remark, tables in KINDS:
         own = [t for t in tables() if tables is not captured.tables or t not in later]
         parts.append(f"### {title}\n" + (f"\n{remark}\n" if remark else ""))

@@ -11,6 +11,7 @@ from ringlens.store.schema.table import Table
 _TYPES = {
     pa.int64(): "BIGINT",
     pa.int32(): "INTEGER",
+    pa.uint64(): "UBIGINT",
     pa.uint32(): "UINTEGER",
     pa.uint16(): "USMALLINT",
     pa.uint8(): "UTINYINT",

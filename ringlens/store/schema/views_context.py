@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Steps tile a thought and come in order, so the step of a token is the last one that began before.
+# Steps come in order, so the step of a token is the last one with tokens that began before.
 TOKEN_CONTEXT = """
 create or replace view token_context as
 select t.trace_id, pos, traces.run_id, model, mode, task, problem_id, correct, finish_reason, phase,
@@ -13,7 +13,8 @@ select t.trace_id, pos, traces.run_id, model, mode, task, problem_id, correct, f
        case when pos < token_end then is_hypothesis end as is_hypothesis,
        token_id, t.text as text, entropy, logprob
 from tokens as t join traces using (trace_id) left join runs on runs.run_id = traces.run_id
-asof left join steps on t.trace_id = steps.trace_id and t.pos >= steps.token_start
+asof left join (from steps where token_end > token_start) as steps
+    on t.trace_id = steps.trace_id and t.pos >= steps.token_start
 """
 
 TOKEN_CONTEXT_COLUMNS = {

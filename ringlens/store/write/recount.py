@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from ringlens.store.encode.columns import matrix, ragged
 from ringlens.store.encode.expert_usage import KEYS, PHASE_INDEX, PHASE_NAMES, SUMS, Cells
+from ringlens.store.encode.step_roles import StepRoles
+from ringlens.store.schema.table import Table
 from ringlens.store.schema.usage_tables import USAGE_BLOCK
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
@@ -30,7 +32,13 @@ Phases = Mapping[int, NDArray[np.uint8]]
 """Phases of the tokens of each trace, as indices into `PHASE_NAMES`."""
 
 
-def cells_of(folder: Folder, paths: Iterable[str], phases: Phases, experts: int) -> Iterator[Cells]:
+def cells_of(
+    folder: Folder,
+    paths: Iterable[str],
+    phases: Phases,
+    experts: int,
+    roles: StepRoles | None = None,
+) -> Iterator[Cells]:
     """Count the routing in some files.
 
     Args:
@@ -38,6 +46,8 @@ def cells_of(folder: Folder, paths: Iterable[str], phases: Phases, experts: int)
         paths: Files of ``routing``.
         phases: Traces to count, each with the phases of the positions to count, from 0.
         experts: Number of experts E.
+        roles: Roles by which cells are told apart as well; those of traces that it does not know
+            are null.
 
     Returns:
         Cells of one batch of rows at a time; several cells may have the same key.
@@ -51,7 +61,15 @@ def cells_of(folder: Folder, paths: Iterable[str], phases: Phases, experts: int)
             rows = pa.Table.from_batches([batch.filter(pc.is_in(batch["trace_id"], wanted))])
             rows = rows.filter(pa.array(_have_phase(rows, phases)))
             if len(rows):
-                yield _count(rows, phases, experts)
+                yield _count(rows, phases, experts, roles)
+
+
+def sums_of(cells: Cells, table: Table, roles: StepRoles) -> list[Cells]:
+    """Sum up cells by the key of a rollup table; nothing if their traces have no rows there."""
+    if not table.has("role"):
+        return [cells.summed(*table.key)]
+    own_C = np.isin(cells.trace_id, list(roles.spans))
+    return [cells[own_C].summed(*table.key)] if own_C.any() else []
 
 
 def phases_of(folder: Folder, paths: Iterable[str], first: int, last: int) -> Phases:
@@ -109,8 +127,8 @@ def _have_phase(rows: pa.Table, phases: Phases) -> NDArray[np.bool_]:
     return pos_R < known[index_R] if len(rows) else np.zeros(0, bool)
 
 
-def _count(rows: pa.Table, phases: Phases, experts: int) -> Cells:
-    keys_4C, cell_R, tokens_C = _cells(rows, phases)
+def _count(rows: pa.Table, phases: Phases, experts: int, roles: StepRoles | None) -> Cells:
+    keys_5C, cell_R, tokens_C = _cells(rows, phases, roles)
     size = len(tokens_C) * experts
     cell_Rk = cell_R[:, None] * experts + matrix(rows["expert_ids"])
     sums: dict[str, NDArray] = {name: np.zeros(size, np.int64) for name in SUMS}
@@ -124,14 +142,16 @@ def _count(rows: pa.Table, phases: Phases, experts: int) -> Cells:
             cell_F = np.repeat(cell_R, np.diff(offsets)) * experts + flipped_F
             sums[name] = np.bincount(cell_F, minlength=size)
     return Cells(
-        **dict(zip(KEYS, keys_4C, strict=True)),
+        **dict(zip(KEYS, keys_5C, strict=True)),
         tokens=tokens_C,
         reasons=np.full(len(tokens_C), reasons),
         **{name: array.reshape(-1, experts) for name, array in sums.items()},
     )
 
 
-def _cells(rows: pa.Table, phases: Phases) -> tuple[list[NDArray], NDArray, NDArray]:
+def _cells(
+    rows: pa.Table, phases: Phases, roles: StepRoles | None
+) -> tuple[list[NDArray], NDArray, NDArray]:
     """Keys of the cells that rows belong to, each row's cell [R], and rows of each cell [C]."""
     trace_R = rows["trace_id"].to_numpy()
     layer_R = rows["layer"].to_numpy().astype(np.int64)
@@ -140,11 +160,15 @@ def _cells(rows: pa.Table, phases: Phases) -> tuple[list[NDArray], NDArray, NDAr
     # One lookup for all rows: the phases of all traces end to end, and where each trace starts.
     by_trace = [phases[int(i)] for i in ids]
     first = np.cumsum([0, *map(len, by_trace)])[:-1]
-    phase_R = np.concatenate(by_trace)[first[index_R] + pos_R].astype(np.int64)
-    keys_4R = np.stack([trace_R, layer_R, pos_R // USAGE_BLOCK, phase_R])
+    token_R = first[index_R] + pos_R
+    phase_R = np.concatenate(by_trace)[token_R].astype(np.int64)
+    role_R = np.zeros(len(token_R), np.int64)
+    if roles is not None:
+        role_R[:] = np.concatenate([roles.of(int(i), len(phases[int(i)])) for i in ids])[token_R]
+    keys_5R = np.stack([trace_R, layer_R, pos_R // USAGE_BLOCK, phase_R, role_R])
     # Rows of one cell are mostly adjacent, so it is enough to sort the few runs of such rows.
     new_R = np.ones(len(trace_R), bool)
-    new_R[1:] = (keys_4R[:, 1:] != keys_4R[:, :-1]).any(axis=0)
-    keys_4C, cell_run = np.unique(keys_4R[:, new_R], axis=1, return_inverse=True)
+    new_R[1:] = (keys_5R[:, 1:] != keys_5R[:, :-1]).any(axis=0)
+    keys_5C, cell_run = np.unique(keys_5R[:, new_R], axis=1, return_inverse=True)
     cell_R = cell_run.ravel()[np.cumsum(new_R) - 1]
-    return list(keys_4C), cell_R, np.bincount(cell_R, minlength=keys_4C.shape[1])
+    return list(keys_5C), cell_R, np.bincount(cell_R, minlength=keys_5C.shape[1])

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ringlens.errors import NotInStoreError, ObservationError
+from ringlens.store.encode import step_roles
 from ringlens.store.manifest.manifest import Manifest
 from ringlens.store.read import intact
 from ringlens.store.schema import analysis_tables, captured
@@ -18,6 +19,7 @@ from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
+from ringlens.store.write import role_sums
 from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.supersede import batches, sort
 
@@ -98,6 +100,9 @@ class Replacement:
         left = sort(pa.concat_tables(together), self.table)
         if len(left):
             files.stage(self.table, batches(left, GROUP_ROWS), _span(left["trace_id"]))
+        if self.table is analysis_tables.STEPS:
+            ids = pc.unique(self.scopes["trace_id"]).to_pylist()
+            retire += role_sums.replace_sums(manifest, files, self.rows, ids)
         return retire
 
 
@@ -178,7 +183,10 @@ def _check_rows(table: Table, rows: pa.Table, shape: RunShape) -> None:
 
 
 def _check_spans(steps: pa.Table) -> None:
-    """Check that spans do not end before they start, and that parents are earlier steps."""
+    """Check that spans do not end before they start, and that parents are earlier steps.
+
+    Steps of a trace must not share tokens: a token is in one step.
+    """
     columns = ("start", "end", "token_start", "token_end", "step", "parent")
     for start, end, first, last, step, parent in zip(
         *(steps[name].to_pylist() for name in columns), strict=True
@@ -190,6 +198,10 @@ def _check_spans(steps: pa.Table) -> None:
             )
         if parent is not None and not 0 <= parent < step:
             raise ObservationError(f"step {step} has parent {parent}: a parent comes before it")
+    if trace_ids := step_roles.sharing_tokens(steps):
+        raise ObservationError(
+            f"two steps of trace {trace_ids[0]} share a token: a token belongs to one step"
+        )
 
 
 def _check_json(values: list[str | None]) -> None:

@@ -76,7 +76,8 @@ def parts_of(records: Sequence[TraceRecord]) -> tuple[Part, ...]:
 def replace_traces(manifest: Manifest, files: CommitFiles, primary: PrimaryRows) -> list[str]:
     """Stage the ``traces`` file of a commit, and rewrite traces whose earlier tokens changed.
 
-    For the latter, stored rows of ``tokens`` are dropped, and ``usage_traces`` is recounted.
+    For the latter, stored rows of ``tokens`` and ``usage_roles`` are dropped, and ``usage_traces``
+    is recounted.
 
     Returns:
         Paths of the replaced files.
@@ -99,7 +100,9 @@ def replace_traces(manifest: Manifest, files: CommitFiles, primary: PrimaryRows)
     # The rewritten tokens themselves are among the files that the primary has staged.
     _, kept, tokens = _split(manifest, files, captured.TOKENS, list(rewritten))
     _stage_kept(files, captured.TOKENS, kept)
-    return retire + tokens + _recount(manifest, files, rewritten)
+    _, kept, roles = _split(manifest, files, usage_tables.USAGE_ROLES, list(rewritten))
+    _stage_kept(files, usage_tables.USAGE_ROLES, kept)
+    return retire + tokens + roles + _recount(manifest, files, rewritten)
 
 
 def end_run(manifest: Manifest, files: CommitFiles, finished: datetime) -> list[str]:
