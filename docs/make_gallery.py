@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/gallery.md: run its code, and photograph each figure in Chromium.
+"""Draw the pictures of docs/gallery.md and docs/experts.md: run their code, photograph each figure.
 
 python docs/make_gallery.py
 """
@@ -19,6 +19,7 @@ sys.path.insert(0, str(DOCS.parent / "tests" / "support"))
 from browser import browser, page
 
 PARTS = re.compile(r"^```python\n(.*?)^```|^!\[.*?\]\((.*?)\)", re.DOTALL | re.MULTILINE)
+PAGES = ("gallery.md", "experts.md")
 WIDTH, HEIGHT = 860, 420
 
 DRAW = """async ([figure, width, height]) => {
@@ -30,20 +31,27 @@ DRAW = """async ([figure, width, height]) => {
 
 
 def main():
-    """Run the blocks in order; the figure of a block is the picture that follows it."""
+    """Run the blocks of each page in order; the figure of a block is the picture that follows."""
     plotly.io.templates.default = "plotly_white"
-    names = {"__name__": "gallery"}
-    with tempfile.TemporaryDirectory() as folder, browser() as chrome:
-        os.chdir(folder)
-        with page(
-            chrome, viewport={"width": WIDTH + 40, "height": 900}, device_scale_factor=1.5
-        ) as (tab, _):
+    with browser() as chrome:
+        look = {"viewport": {"width": WIDTH + 40, "height": 900}, "device_scale_factor": 1.5}
+        with page(chrome, **look) as (tab, _):
             tab.add_script_tag(content=get_plotlyjs())
-            for code, picture in PARTS.findall((DOCS / "gallery.md").read_text(encoding="utf-8")):
-                if code:
-                    exec(compile(code, "gallery.md", "exec"), names)
-                else:
-                    photograph(tab, names["figure"], DOCS / picture)
+            for name in sys.argv[1:] or PAGES:
+                draw(tab, name)
+
+
+def draw(tab, name):
+    """Run one page, and take its pictures."""
+    names = {"__name__": "gallery"}
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for code, picture in PARTS.findall((DOCS / name).read_text(encoding="utf-8")):
+            if code:
+                exec(compile(code, name, "exec"), names)
+            else:
+                photograph(tab, names["figure"], DOCS / picture)
+        os.chdir(DOCS)
 
 
 def photograph(tab, figure, path):

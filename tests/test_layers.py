@@ -44,6 +44,7 @@ ORDER = {
     "observe": "kernels instruments interventions pipeline",
     "model": "gate fit",
     "app": "web shared",
+    "plot": "forms load differences structure experts",
 }
 NO_TORCH = {
     *("store", "sandbox", "analysis", "plot", "app", "problem", "prompts", "transcript"),

@@ -1,10 +1,42 @@
-"""Figures of what is recorded, for notebooks and for the dashboard."""
+"""Figures of what is recorded and of what analyses say of it, for notebooks and the dashboard.
 
+For each function of `ringlens.analysis` there is one of the same name here, which draws its table.
+"""
+
+from ringlens.plot.differences.agreement_figure import agreement
+from ringlens.plot.differences.contrast_figure import association, contrast
+from ringlens.plot.differences.shift_figure import routing_shift, shift_along
+from ringlens.plot.experts.card_figure import expert_card
+from ringlens.plot.experts.words_figure import token_experts
 from ringlens.plot.head_figure import heads
+from ringlens.plot.load.balance_figure import layer_balance, router_entropy
+from ringlens.plot.load.causes_figure import group_displacements, selection_causes
+from ringlens.plot.load.load_figure import expert_load
+from ringlens.plot.structure.pair_figure import coactivation, transitions
+from ringlens.plot.structure.predictability_figure import predictability
 from ringlens.plot.trace_figure import trace
 from ringlens.plot.usage_figure import usage
 
-__all__ = ["heads", "trace", "usage"]
+__all__ = [
+    "agreement",
+    "association",
+    "coactivation",
+    "contrast",
+    "expert_card",
+    "expert_load",
+    "group_displacements",
+    "heads",
+    "layer_balance",
+    "predictability",
+    "router_entropy",
+    "routing_shift",
+    "selection_causes",
+    "shift_along",
+    "token_experts",
+    "trace",
+    "transitions",
+    "usage",
+]
 
 
 def __dir__() -> list[str]:

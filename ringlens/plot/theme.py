@@ -80,8 +80,9 @@ def titled(head: str, below: str, colours: Palette) -> str:
 
 
 def safe(text: str, most: int = 200) -> str:
-    """A text that plotly shows as it is, cut."""
-    return escape(text[:most] + "…" if len(text) > most else text)
+    """A text that plotly shows as it is, cut; halves of surrogate pairs are written out."""
+    cut = text[:most] + "…" if len(text) > most else text
+    return escape(cut.encode("utf-8", "backslashreplace").decode())
 
 
 def colours_of(theme: str | None) -> tuple[str, Palette]:

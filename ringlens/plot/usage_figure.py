@@ -44,7 +44,8 @@ def usage(
         theme: "light" or "dark"; None follows plotly's default template.
 
     Raises:
-        ConfigError: There is no such metric, phase or theme, or ``where`` is no predicate.
+        ConfigError: There is no such metric, phase or theme; ``where`` is no predicate, or selects
+            replays beside other traces without naming the mode.
         NotInStoreError: There is no such layer, or no token with routing is selected.
         StoreError: The selected runs have routers of different shapes.
     """

@@ -1,12 +1,12 @@
 """Figures for notebooks hold the numbers of the store; their titles say what is pooled."""
 
-import base64
 from dataclasses import replace
 from html import escape
 
 import numpy as np
 import plotly.io as pio
 import pytest
+from drawn import array
 from records import random_run, random_trace
 
 import ringlens as rl
@@ -42,18 +42,6 @@ def store(tmp_path_factory):
     )
     with Store(path) as store:
         yield store
-
-
-def numbers(typed):
-    """The numbers of a figure's array."""
-    if isinstance(typed, dict):
-        flat = np.frombuffer(base64.b64decode(typed["bdata"]), typed["dtype"])
-        return flat.reshape([int(size) for size in typed["shape"].split(",")])
-    return np.asarray(typed)
-
-
-def array(figure, index, name):
-    return numbers(figure.to_plotly_json()["data"][index][name])
 
 
 def text(figure):
@@ -164,6 +152,19 @@ def test_runs_that_do_not_fit_together_are_not_pooled(tmp_path):
             rl.plot.usage(store)
         assert array(rl.plot.usage(store, where=f"run_id = '{last}'"), 0, "z").shape == (3, 8)
         assert array(rl.plot.usage(store, where=f"run_id = '{one}'"), 0, "z").shape == (3, 16)
+
+
+def test_a_run_and_its_replay_are_not_pooled(tmp_path):
+    live = random_trace(RUN, 24)
+    add(tmp_path, RUN, live)
+    add(tmp_path, random_run(record=RUN.record, mode="replay"), replace(live, source_trace_id=1))
+    with Store(tmp_path) as store:
+        with pytest.raises(ConfigError, match="holds replays beside other traces"):
+            rl.plot.usage(store)
+        for mode in ("live", "replay"):
+            figure = rl.plot.usage(store, where=f"mode = '{mode}'")
+            assert f"24 tokens · random · 1 run ({mode})" in text(figure)
+        assert "48 tokens" in text(rl.plot.usage(store, where="mode is not null"))
 
 
 def test_layers_that_were_not_recorded_stay_blank(tmp_path):

@@ -36,6 +36,7 @@ CHANCE = 2 / 3
 
 _CLASS = r"""case
     when text = '' then 'empty'
+    when regexp_full_match(text, '<[^ ]+>') then 'special token'
     when text like '%' || chr(10) || '%' then 'line break'
     when regexp_full_match(text, '\s+') then 'space'
     when regexp_full_match(text, '\s*\p{N}+') then 'number'

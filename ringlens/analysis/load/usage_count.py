@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.analysis.load.usage import Array, Sums, Usage
+from ringlens.analysis.selections.selection import read
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix, ragged
@@ -127,10 +128,12 @@ def usage(store: Store, where: str | None = None) -> tuple[Usage, list[dict[str,
         The usage, and rows of ``runs`` of the runs that it is of.
 
     Raises:
-        ConfigError: ``where`` is no predicate.
+        ConfigError: ``where`` is no predicate, or selects replays beside other traces without
+            saying so: the same tokens would be counted twice.
         NotInStoreError: No token with routing is selected.
         StoreError: The runs have routers of different shapes, or recorded different layers.
     """
+    read(store, where, "phase")
     tokens = (
         "tokens" if where is None else f"(from token_context where {check_where(store, where)}\n)"
     )

@@ -1,0 +1,1 @@
+"""Figures of contrasts, associations, shifts and agreement."""

@@ -1,0 +1,1 @@
+"""Figures of single experts: their words, their card."""

@@ -1,0 +1,1 @@
+"""What figures of tables are made of: panels, maps, lines, ranked bars."""

@@ -1,0 +1,1 @@
+"""Figures of how much each expert is used, how evenly, and why."""

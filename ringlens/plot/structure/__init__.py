@@ -1,0 +1,1 @@
+"""Figures of pairs of experts, and of what predicts a choice."""
