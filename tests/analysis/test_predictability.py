@@ -47,7 +47,7 @@ def test_what_knows_nothing_is_the_frequency(frame):
     assert middle.loc["token", "low"] > 0.02
     for known in ("position", "phase", "role"):
         assert abs(middle.loc[known, "gain"]) < 0.02
-    assert middle.loc["bigram", "unseen"] > 0.01
+    assert middle.loc["bigram", "unseen"] > 0
 
 
 def test_held_out_traces_are_needed(tmp_path):

@@ -13,6 +13,7 @@ from ringlens.analysis.differences.contrast import contrast
 from ringlens.analysis.statistics.fdr import q_values
 from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 from ringlens.store.read.selection import check_where
 from ringlens.store.schema.views import literal, quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
@@ -34,6 +35,7 @@ def association(
     within: str | None = None,
     draws: int = 0,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Measure how an expert goes with an event, against the other tokens of the selection.
 
@@ -46,6 +48,7 @@ def association(
         within: As in `contrast`: "token" compares equal token ids only.
         draws: Resamples of traces for the intervals of the difference; 0 for none.
         seed: Seed of permutations and resamples.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per event, group, layer and expert: those of `contrast` between tokens with the event
@@ -70,6 +73,7 @@ def association(
             within=within,
             draws=draws,
             seed=seed,
+            engine=engine,
         )
         attrs = frame.attrs
         frames.append(pd.concat([pd.Series(value, frame.index, name="event"), frame], axis=1))

@@ -37,6 +37,7 @@ from ringlens.analysis.statistics.fdr import q_values
 from ringlens.analysis.statistics.permutation import p_values, smallest
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -55,6 +56,7 @@ def contrast(
     within: str | None = None,
     draws: int = DRAWS,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Compare how often two selections choose each expert.
 
@@ -71,6 +73,7 @@ def contrast(
             one for what is done with it; None compares all tokens.
         draws: Resamples of traces for the intervals; 0 for no intervals.
         seed: Seed of permutations and resamples.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per group, layer and expert: ``tokens_a`` and ``tokens_b``; ``share_a`` and
@@ -88,9 +91,9 @@ def contrast(
         raise ConfigError(f"within = {within!r:.60}; it is {TOKEN!r} or None.")
     first, second = exclusive(store, a, b, by)
     rng = np.random.default_rng(seed)
-    groups = list(shared_groups(store, first, second))
+    groups = list(shared_groups(store, first, second, engine))
     terms = [
-        same_token.terms(store, first, second, group) if within else terms_of(group)
+        same_token.terms(store, first, second, group, engine) if within else terms_of(group)
         for group in groups
     ]
     tables = [_compared(group, each, rng, draws) for group, each in zip(groups, terms, strict=True)]

@@ -17,6 +17,7 @@ from ringlens.analysis.selections.paired_counts import Group, exclusive, scheme_
 from ringlens.analysis.statistics.bootstrap import intervals
 from ringlens.config import refuse_unknown, whole
 from ringlens.errors import NotInStoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -34,6 +35,7 @@ def routing_shift(
     *,
     draws: int = DRAWS,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Measure the Jensen–Shannon divergence between the experts of two selections.
 
@@ -47,6 +49,7 @@ def routing_shift(
         by: Columns of `token_context` to group by; the phase is added where neither names it.
         draws: Permutations for the null, and resamples for the interval.
         seed: Seed of both.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per group and layer: ``divergence`` in nats (0 the same, ln 2 nothing in common) with
@@ -60,7 +63,7 @@ def routing_shift(
     """
     first, second = exclusive(store, a, b, by)
     rng = np.random.default_rng(seed)
-    groups = list(shared_groups(store, first, second))
+    groups = list(shared_groups(store, first, second, engine))
     frame = pd.concat([_shift(group, rng, draws) for group in groups], ignore_index=True)
     traces = {trace for group in groups for trace in group.trace_U}
     return described(frame, first, len(traces), None, a=a, b=b)

@@ -25,6 +25,7 @@ from ringlens.analysis.selections.selection import Selection, read, same
 from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -39,6 +40,7 @@ def expert_load(
     baseline: str | None = None,
     draws: int = 0,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Measure the load of each expert: the share of tokens that chose it.
 
@@ -50,6 +52,7 @@ def expert_load(
             k / E.
         draws: Resamples of whole traces for the intervals; 0 for no intervals, 1,000 for good ones.
         seed: Seed of the resampling.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per group, layer and expert: ``n`` times chosen; ``tokens`` of the group on that
@@ -64,16 +67,16 @@ def expert_load(
             for of one trace, which does not vary.
     """
     selection = read(store, where, by)
-    counts = expert_counts.count(store, selection)
+    counts = expert_counts.count(store, selection, engine)
     rng = np.random.default_rng(seed)
     frame = pd.concat([_loads(part) for part in counts.parts(selection.by)], ignore_index=True)
-    weight_RE = weights_of(store, selection, counts)
+    weight_RE = weights_of(store, selection, counts, engine)
     sums = [weight_RE[rows].sum(axis=0) for _, rows in counts.groups(selection.by)]
     frame["weight"] = np.concatenate(sums) / frame["tokens"]
     if draws:
         ends = [_interval(part, rng, draws) for part in counts.parts(selection.by)]
         frame["low"], frame["high"] = np.concatenate(ends, axis=1)
-    base = _baseline(store, baseline, selection, counts)
+    base = _baseline(store, baseline, selection, counts, engine)
     frame = frame.merge(base, how="left", on=[c for c in base.columns if c != "baseline"])
     frame["lift"] = frame["share"] / frame["baseline"].where(frame["baseline"] > 0)
     return described(frame, selection, counts.traces, _sql(selection), baseline=baseline)
@@ -81,7 +84,11 @@ def expert_load(
 
 @refuse_unknown
 def layer_balance(
-    store: Source, where: str | None = None, by: str | Iterable[str] = ()
+    store: Source,
+    where: str | None = None,
+    by: str | Iterable[str] = (),
+    *,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Measure how evenly each layer uses its experts.
 
@@ -89,6 +96,7 @@ def layer_balance(
         store: The store.
         where: As in `expert_load`.
         by: As in `expert_load`.
+        engine: As in `expert_load`.
 
     Returns:
         A row per group and layer: ``tokens``, ``max_violation`` = max n / mean n − 1 (MaxVio, arXiv
@@ -100,7 +108,7 @@ def layer_balance(
         StoreError: Nothing is selected, or runs with different routers.
     """
     selection = read(store, where, by)
-    counts = expert_counts.count(store, selection)
+    counts = expert_counts.count(store, selection, engine)
     rows = []
     for part in counts.parts(selection.by):
         n_E = part.n_UE.sum(axis=0)
@@ -135,7 +143,7 @@ def _interval(part: Part, rng: np.random.Generator, draws: int) -> NDArray[np.fl
 
 
 def _baseline(
-    store: Source, where: str | None, selection: Selection, counts: ExpertCounts
+    store: Source, where: str | None, selection: Selection, counts: ExpertCounts, engine: Engine
 ) -> pd.DataFrame:
     """Shares that a load is compared with, by expert, and by what else they are told apart by."""
     expert_E = np.arange(counts.experts)
@@ -148,7 +156,7 @@ def _baseline(
             f"baseline = {where!r:.200} pools phases that the load tells apart by its where; name "
             "the phase in it, for example `phase = 'answer'`."
         )
-    found = expert_counts.count(store, base)
+    found = expert_counts.count(store, base, engine)
     if found.experts != counts.experts:
         raise ConfigError(
             f"baseline = {where!r:.200} is about a router of {found.experts} experts, and the "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +15,16 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.analysis.scans.parts import Traces, by_traces, each
 from ringlens.analysis.selections.selection import Selection
 from ringlens.errors import StoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
 
-Counted = tuple[pd.DataFrame, NDArray[np.int64]]
+Counted = tuple[pa.Table, NDArray[np.int64]]
 """Rows with their keys and tokens, and the counts of their experts [R, E]."""
 
 
@@ -78,17 +81,22 @@ class Part:
     n_UE: NDArray[np.int64]
 
 
-def count(store: Source, selection: Selection) -> ExpertCounts:
-    """Count the choices of a selection.
+def count(store: Source, selection: Selection, engine: Engine = LOCAL) -> ExpertCounts:
+    """Count the choices of a selection; the engine scans parts of it, if sums do not answer it.
 
     Raises:
         StoreError: No token is selected, none has routing, or its runs have routers of different
             shapes.
     """
     experts, k = router_shape(store, selection)
-    read = _from_sums if selection.sums else _from_choices
     keys = selection.keys("layer", "trace_id")
-    rows, n_RE = read(store, selection, experts)
+    if selection.sums:
+        tables = [_from_sums(store, selection, experts)]
+    else:
+        scan = partial(_from_choices, selection=selection, experts=experts)
+        tables = each(store, scan, by_traces(store, engine), engine)
+    rows = pa.concat_tables([table for table, _ in tables]).to_pandas()
+    n_RE = np.concatenate([counts for _, counts in tables])
     if not len(rows):
         raise StoreError(
             f"no token with routing is selected by {selection.where!r:.200}; see "
@@ -97,28 +105,22 @@ def count(store: Source, selection: Selection) -> ExpertCounts:
     return ExpertCounts(*_merged(rows, n_RE, keys), k)
 
 
-def weights_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDArray[np.float64]:
+def weights_of(
+    store: Source, selection: Selection, counts: ExpertCounts, engine: Engine = LOCAL
+) -> NDArray[np.float64]:
     """Sum the routing weights of each expert, beside its counts.
 
     Returns:
         Sums [R, E], in units of runs.routed_scaling_factor; NaN in rows of imported runs, which
         know no weights.
     """
-    keys, names = selection.keys("layer", "trace_id"), selection.listed("layer", "trace_id")
     if selection.sums:
-        # Parts of a trace have rows of their own: their lists are added element by element.
-        query = f"""
-            select {names}, expert - 1 as expert, sum(weight[expert]) as weight
-            from (select *, unnest(range(1, len(n) + 1)) as expert from {_sums(selection)})
-            group by all"""
+        found = _kept_weights(store, selection)
     else:
-        chosen = chosen_tokens(selection, "expert_ids", "weights")
-        query = f"""
-            select {names}, expert_ids[rank] as expert, sum(weights[rank]) as weight
-            from (select *, unnest(range(1, len(expert_ids) + 1)) as rank from {chosen})
-            group by all"""
+        scan = partial(_weights, selection=selection)
+        found = pa.concat_tables(each(store, scan, by_traces(store, engine), engine))
     weight_RE = np.zeros(counts.n_RE.shape)
-    _place(weight_RE, counts.rows[keys], store.sql(query).df(), "weight")
+    _place(weight_RE, counts.rows[selection.keys("layer", "trace_id")], found.to_pandas(), "weight")
     return weight_RE
 
 
@@ -148,7 +150,28 @@ def _from_sums(store: Source, selection: Selection, experts: int) -> Counted:
     names = selection.listed("layer", "trace_id")
     query = f"select {names}, tokens, n from {_sums(selection)}"
     table = store.sql(query).to_arrow_table()
-    return table.drop_columns("n").to_pandas(), _lists(table["n"], experts)
+    return table.drop_columns("n"), _lists(table["n"], experts)
+
+
+def _kept_weights(store: Source, selection: Selection) -> pa.Table:
+    """Weights from the sums that are kept; parts of a trace have rows of their own."""
+    names = selection.listed("layer", "trace_id")
+    query = f"""
+        select {names}, expert - 1 as expert, sum(weight[expert]) as weight
+        from (select *, unnest(range(1, len(n) + 1)) as expert from {_sums(selection)})
+        group by all"""
+    return store.sql(query).to_arrow_table()
+
+
+def _weights(store: Source, traces: Traces, selection: Selection) -> pa.Table:
+    """Weights from the choices of some traces; they are fp16, so in any order the sum is exact."""
+    names = selection.listed("layer", "trace_id")
+    query = f"""
+        select {names}, expert_ids[rank] as expert, sum(weights[rank]) as weight
+        from (select *, unnest(range(1, len(expert_ids) + 1)) as rank
+              from {chosen_tokens(selection.part(traces), "expert_ids", "weights")})
+        group by all"""
+    return store.sql(query).to_arrow_table()
 
 
 # Tokens of a trace without roles have none, and its sums are those by phase.
@@ -174,17 +197,19 @@ def _sums(selection: Selection) -> str:
         ))"""
 
 
-def _from_choices(store: Source, selection: Selection, experts: int) -> Counted:
-    """Counts from the choices themselves."""
-    selected, keys = chosen_tokens(selection), selection.keys("layer", "trace_id")
+def _from_choices(store: Source, traces: Traces, selection: Selection, experts: int) -> Counted:
+    """Counts from the choices of some traces."""
+    selected, keys = chosen_tokens(selection.part(traces)), selection.keys("layer", "trace_id")
     names = selection.listed("layer", "trace_id")
-    tokens = store.sql(f"select {names}, count(*) as tokens from {selected} group by all").df()
+    tokens = store.sql(
+        f"select {names}, count(*) as tokens from {selected} group by all"
+    ).to_arrow_table()
     chosen = store.sql(
         f"select {names}, expert, count(*) as n from "
         f"(select {names}, unnest(expert_ids) as expert from {selected}) group by all"
-    ).df()
+    ).to_arrow_table()
     n_RE = np.zeros((len(tokens), experts), np.int64)
-    _place(n_RE, tokens[keys], chosen, "n")
+    _place(n_RE, tokens.select(keys).to_pandas(), chosen.to_pandas(), "n")
     return tokens, n_RE
 
 
@@ -205,10 +230,14 @@ def chosen_tokens(selection: Selection, *columns: str) -> str:
         *columns: Columns of `routing`, beside the grouping columns and the key; ``a as b`` renames.
     """
     reasons = "".join(f", routing.{name}" for name in columns or ("expert_ids",))
+    routing, tokens = "routing", f"({selection.where}\n)"
+    if selection.traces is not None:
+        routing = f"(from routing where {selection.of_traces}) as routing"
+        tokens = f"{tokens} and {selection.of_traces}"
     return (
-        f"(select {selection.listed('trace_id', 'pos')}, layer{reasons} from routing join "
+        f"(select {selection.listed('trace_id', 'pos')}, layer{reasons} from {routing} join "
         f"(select {selection.listed('trace_id', 'pos')} from token_context "
-        f"where ({selection.where}\n)) using (trace_id, pos))"
+        f"where {tokens}) using (trace_id, pos))"
     )
 
 
@@ -221,7 +250,9 @@ def _lists(column: pa.ChunkedArray, experts: int) -> NDArray[np.int64]:
     return lists.flatten().to_numpy().astype(np.int64).reshape(len(lists), experts)
 
 
-def _merged(rows: pd.DataFrame, n_RE: NDArray[np.int64], keys: Sequence[str]) -> Counted:
+def _merged(
+    rows: pd.DataFrame, n_RE: NDArray[np.int64], keys: Sequence[str]
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Rows in the order of their keys; those of one key, which parts of a trace make, are added."""
     grouped = rows.groupby(keys, dropna=False, sort=True)
     group_R = grouped.ngroup().to_numpy()

@@ -19,6 +19,7 @@ from ringlens.analysis.selections.selection import Selection, read
 from ringlens.analysis.statistics.bootstrap import enough_traces
 from ringlens.analysis.statistics.permutation import Exchanges, Scheme, SignFlips
 from ringlens.errors import ConfigError, StoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -43,6 +44,7 @@ class Group:
 
     Attributes:
         key: Values of the grouping columns.
+        experts_per_token: Experts that a token is given, k.
         paired: Whether each trace has tokens in both selections.
         trace_U: Ids of the traces; those of the first selection come first if they differ.
         first: Traces of the first selection.
@@ -57,6 +59,7 @@ class Group:
     """
 
     key: dict[str, Any]
+    experts_per_token: int
     paired: bool
     trace_U: NDArray[np.int64]
     first: int
@@ -110,18 +113,20 @@ def exclusive(
     return first, second
 
 
-def shared_groups(store: Source, first: Selection, second: Selection) -> Iterator[Group]:
+def shared_groups(
+    store: Source, first: Selection, second: Selection, engine: Engine = LOCAL
+) -> Iterator[Group]:
     """Count both selections, group by group; groups that one of them lacks are left out.
 
     Raises:
         ConfigError: The selections are about routers of different sizes.
         StoreError: A selection is empty, no group has both, or a group has too few traces.
     """
-    a, b = expert_counts.count(store, first), expert_counts.count(store, second)
-    if a.experts != b.experts:
+    a, b = (expert_counts.count(store, each, engine) for each in (first, second))
+    if (a.experts, a.experts_per_token) != (b.experts, b.experts_per_token):
         raise ConfigError(
-            f"a is about routers of {a.experts} experts and b about {b.experts}; choose runs of "
-            "one model."
+            f"a is about routers that choose {a.experts_per_token} of {a.experts} experts and b "
+            f"about {b.experts_per_token} of {b.experts}; choose runs of one model."
         )
     rows_a, rows_b = _rows_by_group(a, first.by), _rows_by_group(b, second.by)
     shared = [key for key in rows_a if key in rows_b]
@@ -181,6 +186,7 @@ def _group(
     layer_L = np.union1d(a.rows["layer"].iloc[rows_a], b.rows["layer"].iloc[rows_b])
     return Group(
         key,
+        a.experts_per_token,
         paired,
         trace_U,
         len(trace_U) if paired else len(traces_a),

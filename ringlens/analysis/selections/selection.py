@@ -9,9 +9,10 @@ other needs a scan of the choices.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ringlens.analysis.scans.parts import ALL
 from ringlens.config import known_only
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store.maintain.rollup import missing, missing_roles
@@ -40,11 +41,13 @@ class Selection:
         where: The predicate; "true" for all tokens.
         by: Columns of `token_context` that the result has a row for each value of.
         sums: Table of the sums that answer it; "" if it needs a scan.
+        traces: First and last id of the traces that are scanned; None for all.
     """
 
     where: str
     by: tuple[str, ...]
     sums: str
+    traces: tuple[int, int] | None = None
 
     def keys(self, *further: str) -> list[str]:
         """Grouping columns and further ones, each once."""
@@ -60,6 +63,15 @@ class Selection:
         return f"""cells as (
     select {keys}, row_number() over (order by {keys}) - 1 as cell
     from (select distinct {keys} from {rows}))"""
+
+    def part(self, traces: tuple[int, int]) -> Selection:
+        """The tokens of a part of a store."""
+        return self if traces == ALL else replace(self, traces=traces)
+
+    @property
+    def of_traces(self) -> str:
+        """Predicate of the traces that are scanned, for any table that has a trace."""
+        return "true" if self.traces is None else "trace_id between {} and {}".format(*self.traces)
 
     @property
     def source(self) -> str:

@@ -3,25 +3,30 @@
 A predictor knows one thing of a token and names the k experts that tokens of that kind chose most
 often, in other traces. What it gets right beyond the predictor that knows nothing is explained.
 
-Shape letters: R tokens of a layer, k experts per token, C kinds of tokens, E experts, U traces.
+Shape letters: L layers, N selected tokens, R tokens of a layer, k experts per token, E experts,
+U traces, X layers × predictors, B draws.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.analysis.scans.choices import Choices, Shape, Tokens, blocks, layers_of
+from ringlens.analysis.scans.parts import each
 from ringlens.analysis.selections.expert_counts import router_shape
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import read, traces_of
 from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, intervals
+from ringlens.analysis.structure.held_out import HeldOut, Strata
 from ringlens.config import refuse_unknown
-from ringlens.store.encode.columns import matrix
+from ringlens.errors import StoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -46,7 +51,12 @@ KNOWN = {
 
 @refuse_unknown
 def predictability(
-    store: Source, where: str | None = None, *, draws: int = DRAWS, seed: int = 0
+    store: Source,
+    where: str | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Measure how well a token's surroundings predict its experts, in traces held out.
 
@@ -56,6 +66,7 @@ def predictability(
             in the selection.
         draws: Resamples of traces for the intervals.
         seed: Seed of the folds and resamples.
+        engine: Counts blocks of layers, in this process or on a cluster.
 
     Returns:
         A row per layer and predictor: ``known``, one of `KNOWN` ("previous_layer" is the heaviest
@@ -65,136 +76,102 @@ def predictability(
         95% interval over traces ``low`` and ``high``.
 
     Raises:
-        ConfigError: The predicate is wrong.
+        ConfigError: The predicate is wrong, or the engine cannot open the store.
         StoreError: Nothing is selected, in too few traces, or runs with different routers.
     """
     selection = read(store, where, "phase")  # phases are not told apart: a predictor knows them
-    experts, _ = router_shape(store, selection)
+    shape = Shape(*router_shape(store, selection))
     traces = traces_of(store, selection)
     enough_traces(traces, "the prediction of held-out traces")
     rng = np.random.default_rng(seed)
-    tokens = _Tokens.read(store, selection.where)
-    parts = []
-    for (layer,) in store.sql("select distinct layer from routing order by 1").fetchall():
-        ids_Rk, place_R = tokens.choices(store, int(layer))
-        if len(ids_Rk):
-            found = _of_layer(tokens, ids_Rk, place_R, experts, rng, draws)
-            parts.append(found.assign(layer=layer))
-            tokens.kinds["previous_layer"] = tokens.heaviest(ids_Rk, place_R, experts)
-    frame = pd.concat(parts, ignore_index=True)
-    frame.insert(0, "layer", frame.pop("layer"))
-    return described(frame, selection, traces, None)
+    fold_U = rng.permutation(np.arange(traces) % min(FOLDS, traces))
+    count = partial(_of_layers, where=selection.where, fold_U=fold_U, shape=shape)
+    query = f"select count(*) from token_context where ({selection.where}\n)"
+    ((tokens,),) = store.sql(query).fetchall()
+    parts = each(store, count, blocks(layers_of(store), tokens, shape, engine), engine)
+    layers = [layer for part in parts for layer in part if layer.tokens_U.any()]
+    if not layers:
+        raise StoreError(f"no token with routing is selected by {selection.where!r:.200}.")
+    return described(_table(layers, shape.k, rng, draws), selection, traces, None)
 
 
-@dataclass
-class _Tokens:
-    """Selected tokens, in order of trace and position.
+class _Layer(NamedTuple):
+    """What predictors get right on a layer.
 
     Attributes:
-        key_N: Trace and position of each as one number.
-        traces: Ids of the traces.
-        trace_N: Place of each token's trace.
-        kinds: Kind of each token [N], by what a predictor knows.
+        layer: The layer.
+        tokens_U: Its tokens in each trace.
+        right: Chosen experts that were predicted, of each trace [U], by predictor.
+        unseen: Tokens of a kind that the other traces lack, by predictor.
     """
 
-    key_N: NDArray[np.int64]
-    traces: NDArray[np.int64]
-    trace_N: NDArray[np.int64]
-    kinds: dict[str, NDArray[np.int64]]
-
-    @classmethod
-    def read(cls, store: Source, where: str) -> _Tokens:
-        kinds = ", ".join(f"{sql} as {name}" for name, sql in KNOWN.items())
-        table = store.sql(
-            f"select trace_id, pos, {kinds} from token_context where ({where}\n) "
-            "order by trace_id, pos"
-        ).to_arrow_table()
-        traces, trace_N = np.unique(table["trace_id"].to_numpy(), return_inverse=True)
-        numbers = {n: np.unique(table[n].to_numpy(), return_inverse=True)[1] for n in KNOWN}
-        return cls(_keys(table), traces, trace_N, numbers)
-
-    def choices(self, store: Source, layer: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Experts on a layer [R, k], and the places [R] of their tokens."""
-        query = f"select trace_id, pos, expert_ids from routing where layer = {layer}"
-        table = store.sql(query).to_arrow_table()
-        key_R = _keys(table)
-        place_R = np.minimum(np.searchsorted(self.key_N, key_R), len(self.key_N) - 1)
-        mine = self.key_N[place_R] == key_R
-        ids_Rk = matrix(table["expert_ids"]).astype(np.int64)
-        return (ids_Rk[mine], place_R[mine]) if len(key_R) else (ids_Rk, place_R)
-
-    def heaviest(
-        self, ids_Rk: NDArray[np.int64], place_R: NDArray[np.int64], experts: int
-    ) -> NDArray[np.int64]:
-        """Heaviest expert of every token on a layer [N]; a kind of its own where it has none."""
-        found = np.full(len(self.key_N), experts)
-        found[place_R] = ids_Rk[:, 0]
-        return found
+    layer: int
+    tokens_U: NDArray[np.int64]
+    right: Mapping[str, NDArray[np.number]]
+    unseen: dict[str, int]
 
 
-def _keys(table: pa.Table) -> NDArray[np.int64]:
-    return table["trace_id"].to_numpy().astype(np.int64) * 2**32 + table["pos"].to_numpy()
+def _of_layers(
+    store: Source, layers: tuple[int, ...], where: str, fold_U: NDArray[np.int64], shape: Shape
+) -> list[_Layer]:
+    """Count what predictors get right on some layers."""
+    tokens, kinds = _read(store, where)
+    before = [layer for layer in layers_of(store) if layer < layers[0]][-1:]
+    choices = Choices.read(store, tokens, [*before, *layers], shape)
+    fold_N = fold_U[tokens.trace_N]
+    # Of a layer on which every token has a choice.
+    strata = {name: Strata.of(kind_N, fold_N) for name, kind_N in kinds.items()}
+    found = []
+    for place, layer in enumerate(layers, len(before)):
+        ids_kR, there_N = choices.of(place)
+        if place:
+            heaviest_N = choices.heaviest(place - 1, shape.experts)
+            kinds = kinds | {"previous_layer": heaviest_N}
+            strata = strata | {"previous_layer": Strata.of(heaviest_N, fold_N)}
+        fold_R, trace_R = fold_N[there_N], tokens.trace_N[there_N]
+        known = strata
+        if not there_N.all():
+            known = {name: Strata.of(kind_N[there_N], fold_R) for name, kind_N in kinds.items()}
+        held_out = HeldOut(ids_kR, fold_R, shape.experts)
+        counts = partial(np.bincount, minlength=len(tokens.traces))
+        right = {name: counts(trace_R, held_out.right(known[name])) for name in KNOWN}
+        unseen = {name: known[name].unseen for name in KNOWN}
+        found.append(_Layer(layer, counts(trace_R), right, unseen))
+    return found
 
 
-def _of_layer(
-    tokens: _Tokens,
-    ids_Rk: NDArray[np.int64],
-    place_R: NDArray[np.int64],
-    experts: int,
-    rng: np.random.Generator,
-    draws: int,
-) -> pd.DataFrame:
-    """Predictors of one layer."""
-    U, trace_R = len(tokens.traces), tokens.trace_N[place_R]
-    fold_R = rng.permutation(np.arange(U) % min(FOLDS, U))[trace_R]
-    size_U = np.bincount(trace_R, minlength=U).astype(np.float64)
-    rows = []
-    base_U: NDArray[np.float64] = np.zeros(U)
-    for name in KNOWN:
-        overlap_R, unseen_R = _held_out(ids_Rk, tokens.kinds[name][place_R], fold_R, experts)
-        right_U = np.bincount(trace_R, overlap_R, minlength=U).astype(np.float64)
-        base_U = right_U if name == "nothing" else base_U
-        gain_U = right_U - base_U
-
-        def gain(times_BU: NDArray[np.float64], _: slice, gain_U: NDArray = gain_U) -> NDArray:
-            return ((times_BU @ gain_U) / (times_BU @ size_U))[:, None]
-
-        low, high = intervals(gain, [U], 1, rng, draws)
-        rows.append(
-            {
-                "known": name,
-                "overlap": overlap_R.mean(),
-                "unseen": unseen_R.mean(),
-                "gain": gain_U.sum() / size_U.sum(),
-                "low": low[0],
-                "high": high[0],
-            }
-        )
-    return pd.DataFrame(rows)
+def _read(store: Source, where: str) -> tuple[Tokens, dict[str, NDArray[np.int64]]]:
+    """Selected tokens, and the kind of each [N] by what a predictor knows."""
+    kinds = ", ".join(f"{sql} as {name}" for name, sql in KNOWN.items())
+    table = store.sql(
+        f"select trace_id, pos, {kinds} from token_context where ({where}\n) order by trace_id, pos"
+    ).to_arrow_table()
+    numbers = {n: np.unique(table[n].to_numpy(), return_inverse=True)[1] for n in KNOWN}
+    return Tokens.of(table), numbers
 
 
-def _held_out(
-    ids_Rk: NDArray[np.int64],
-    kind_R: NDArray[np.int64],
-    fold_R: NDArray[np.int64],
-    experts: int,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Overlap of each token's experts with those predicted, and whether its kind was unseen."""
-    k = ids_Rk.shape[1]
-    overlap_R, unseen_R = np.zeros(len(ids_Rk)), np.zeros(len(ids_Rk), bool)
-    for fold in np.unique(fold_R):
-        mine, others = fold_R == fold, fold_R != fold
-        kinds, kind = np.unique(kind_R[mine], return_inverse=True)  # others predict nothing here
-        known = np.full(kind_R.max() + 1, -1)
-        known[kinds] = np.arange(len(kinds))
-        all_E = np.bincount(ids_Rk[others].ravel(), minlength=experts)
-        kind_O, ids_Ok = known[kind_R[others]], ids_Rk[others]
-        place = (kind_O[:, None] * experts + ids_Ok)[kind_O >= 0]
-        n_CE = np.bincount(place.ravel(), minlength=len(kinds) * experts).reshape(-1, experts)
-        # Experts that tokens of a kind chose equally often are ranked by how often all did.
-        score_CE = n_CE + all_E / (all_E.sum() + 1)
-        top_Ck = np.argpartition(-score_CE, k - 1, axis=1)[:, :k]
-        both = ids_Rk[mine][:, :, None] == top_Ck[kind][:, None, :]
-        overlap_R[mine] = both.any(axis=2).mean(axis=1)
-        unseen_R[mine] = n_CE.sum(axis=1)[kind] == 0
-    return overlap_R, unseen_R
+def _table(layers: list[_Layer], k: int, rng: np.random.Generator, draws: int) -> pd.DataFrame:
+    """A row per layer and predictor."""
+    X = len(KNOWN)
+    tokens_UX = np.repeat(np.stack([layer.tokens_U for layer in layers], axis=1), X, axis=1)
+    right_UX = np.stack([layer.right[name] for layer in layers for name in KNOWN], axis=1) / k
+    gain_UX = right_UX - np.repeat(right_UX[:, ::X], X, axis=1)  # "nothing" comes first
+
+    def gain(times_BU: NDArray[np.float64], part: slice) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # a resample may lack all traces of a layer
+            return (times_BU @ gain_UX[:, part]) / (times_BU @ tokens_UX[:, part])
+
+    low_X, high_X = intervals(gain, [len(gain_UX)], gain_UX.shape[1], rng, draws)
+    tokens_X = tokens_UX.sum(axis=0)
+    unseen_X = np.array([layer.unseen[name] for layer in layers for name in KNOWN])
+    return pd.DataFrame(
+        {
+            "layer": np.repeat([layer.layer for layer in layers], X),
+            "known": np.tile(list(KNOWN), len(layers)),
+            "overlap": right_UX.sum(axis=0) / tokens_X,
+            "unseen": unseen_X / tokens_X,
+            "gain": gain_UX.sum(axis=0) / tokens_X,
+            "low": low_X,
+            "high": high_X,
+        }
+    )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from ringlens.cli.analysis.frames import note, print_frame
+from ringlens.cli.options import engine_named, engine_option
 from ringlens.cli.sql.output import chosen_form, output_options
 
 LEVEL = 0.05
@@ -21,6 +22,7 @@ LEVEL = 0.05
 @click.option("--draws", default=1000, show_default=True, help="Resamples of traces.")
 @click.option("--seed", default=0, show_default=True, help="Seed of permutations and resamples.")
 @click.option("--top", default=20, show_default=True, help="Rows; 0 for all.")
+@engine_option
 @output_options
 def contrast(
     store: str,
@@ -31,6 +33,7 @@ def contrast(
     draws: int,
     seed: int,
     top: int,
+    engine: str,
     form: str | None,
     output: str | None,
 ) -> None:
@@ -50,7 +53,9 @@ def contrast(
 
     chosen_form(form, output)
     with Store(store) as opened:
-        frame = analysis.contrast(opened, a, b, by, within=within, draws=draws, seed=seed)
+        frame = analysis.contrast(
+            opened, a, b, by, within=within, draws=draws, seed=seed, engine=engine_named(engine)
+        )
     attrs, found = frame.attrs, int((frame["q"] <= LEVEL).sum())
     note(
         f"{found:,} of {len(frame):,} differ at q ≤ {LEVEL}; {attrs['traces']:,} traces "

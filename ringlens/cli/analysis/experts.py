@@ -9,6 +9,7 @@ import click
 
 from ringlens.cli.analysis.frames import note, print_frame
 from ringlens.cli.console import harmless
+from ringlens.cli.options import engine_named, engine_option
 from ringlens.cli.sql.output import chosen_form, output_options
 
 
@@ -20,6 +21,7 @@ from ringlens.cli.sql.output import chosen_form, output_options
 @click.option("--draws", default=0, show_default=True, help="Resamples of traces for intervals.")
 @click.option("--top", default=20, show_default=True, help="Rows; 0 for all.")
 @click.option("--card", metavar="LAYER/EXPERT", help="Everything about one expert, such as 5/3.")
+@engine_option
 @output_options
 def experts(
     store: str,
@@ -29,6 +31,7 @@ def experts(
     draws: int,
     top: int,
     card: str | None,
+    engine: str,
     form: str | None,
     output: str | None,
 ) -> None:
@@ -51,12 +54,16 @@ def experts(
 
     chosen_form(form, output)
     if card is not None:
-        if by or draws:
-            raise click.UsageError("--card tells phases apart, and takes no --by and no --draws")
+        if by or draws or engine != "here":
+            raise click.UsageError(
+                "--card tells phases apart and runs here; it takes no --by, --draws or --engine"
+            )
         _print_card(store, card, where, baseline, form, output)
         return
     with Store(store) as opened:
-        frame = expert_load(opened, where, by, baseline=baseline, draws=draws)
+        frame = expert_load(
+            opened, where, by, baseline=baseline, draws=draws, engine=engine_named(engine)
+        )
     attrs = frame.attrs
     ranked = frame.sort_values(["lift", "n"], ascending=False, kind="stable")
     note(f"{len(frame):,} rows of {attrs['traces']:,} traces, answered by {attrs['source']}")
