@@ -37,6 +37,7 @@ REFERENCE = {
     ),
     "Analyses": (
         "ringlens.analysis.load.expert_load",
+        "ringlens.analysis.load.expert_importance",
         "ringlens.analysis.load.selection_causes",
         "ringlens.analysis.load.router_entropy",
         "ringlens.analysis.experts.token_experts",
@@ -80,6 +81,11 @@ REFERENCE = {
         "ringlens.interact.run",
         "ringlens.interact.attention",
         "ringlens.interact.tracing",
+    ),
+    "Smaller models": (
+        "ringlens.prune.plan",
+        "ringlens.prune.criteria",
+        "ringlens.prune.export",
     ),
     "What to record": ("ringlens.config",),
     "Errors": ("ringlens.errors",),

@@ -11,6 +11,7 @@ from ringlens.analysis.differences.contrast import contrast
 from ringlens.analysis.differences.routing_shift import routing_shift, shift_along
 from ringlens.analysis.experts.expert_card import expert_card
 from ringlens.analysis.experts.token_experts import token_experts
+from ringlens.analysis.load.expert_importance import expert_importance
 from ringlens.analysis.load.expert_load import expert_load, layer_balance
 from ringlens.analysis.load.router_entropy import router_entropy
 from ringlens.analysis.load.selection_causes import group_displacements, selection_causes
@@ -25,6 +26,7 @@ __all__ = [
     "coactivation",
     "contrast",
     "expert_card",
+    "expert_importance",
     "expert_load",
     "group_displacements",
     "layer_balance",

@@ -64,10 +64,14 @@ class ProgressBar:
         """Show rows."""
         self._show(done, total, f"{done:,}/{total:,} rows")
 
+    def bytes(self, done: int, total: int) -> None:
+        """Show bytes."""
+        self._show(done, total, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
+
     def bytes_of_run(self, run_id: str, done: int, total: int) -> None:
         """Show bytes, and the run that is being read."""
         self._display.update(self._task, description=f"checking {run_id}")
-        self._show(done, total, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
+        self.bytes(done, total)
 
     def _show(self, done: int, total: int, counted: str) -> None:
         self._display.update(self._task, completed=done, total=total, counted=counted)

@@ -130,6 +130,12 @@ COMMANDS: tuple[Row, ...] = (
         "plan.md",
     ),
     Row(
+        "prune",
+        "Plan which experts of MODEL stay, by what they did in STORE, and write the smaller model.",
+        "ringlens.cli.acting.prune:prune",
+        "acting.md",
+    ),
+    Row(
         "replay",
         "Observe finished text with MODEL in one teacher-forced forward.",
         "ringlens.cli.replay:replay",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from ringlens.model.expert_names import ExpertNames
     from ringlens.model.points import Location
     from ringlens.model.sizes import CheckpointTensors, Sizes, Units
 
@@ -77,6 +78,9 @@ class Family(Protocol):
 
     def tensors(self, config: PreTrainedConfig) -> CheckpointTensors:
         """Tell what a checkpoint of this configuration must hold."""
+
+    def expert_names(self, config: PreTrainedConfig) -> ExpertNames:
+        """Tell how a checkpoint names what belongs to routed experts."""
 
     def buffers(self, config: PreTrainedConfig) -> Mapping[str, int]:
         """Count the bytes of buffers by unit, whatever the dtype of the weights."""

@@ -2,6 +2,7 @@
 
 import json
 
+import fp8_ring
 import parallel_ring
 import pytest
 import torch
@@ -210,44 +211,11 @@ def test_without_bitsandbytes_the_extra_is_named(monkeypatch):
         load_model("ring-nano", quantization="nf4")
 
 
-BLOCK = 16
-
-
-def to_fp8(weight):
-    """FP8 bits of a matrix and the scale of each 16 × 16 block: weight = bits · scale."""
-    rows, columns = (size // BLOCK for size in weight.shape)
-    blocks = weight.float().view(rows, BLOCK, columns, BLOCK)
-    scale = blocks.abs().amax(dim=(1, 3)) / torch.finfo(torch.float8_e4m3fn).max
-    bits = (blocks / scale[:, None, :, None]).view_as(weight).to(torch.float8_e4m3fn)
-    whole = bits.float().view(rows, BLOCK, columns, BLOCK) * scale[:, None, :, None]
-    return bits, scale, whole.view_as(weight)
-
-
 @pytest.fixture(scope="module")
 def fp8(tmp_path_factory):
-    """A checkpoint published in FP8, and the same weights in float32: (FP8 folder, plain folder).
-
-    As Ring-1T-FP8: a scale beside each projection, the router, head and embeddings as they are.
-    """
-    plain = parallel_ring.save(tmp_path_factory.mktemp("plain"), seed=3)
-    tensors = load_file(plain / "model.safetensors")
-    packed, whole = dict(tensors), dict(tensors)
-    for name, tensor in tensors.items():
-        if name.endswith(("_proj.weight", "query_key_value.weight", "dense.weight")):
-            packed[name], packed[f"{name}_scale_inv"], whole[name] = to_fp8(tensor)
-    folder = tmp_path_factory.mktemp("fp8")
-    for file in plain.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    save_file(packed, folder / "model.safetensors", metadata={"format": "pt"})
-    save_file(whole, plain / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((plain / "config.json").read_text())
-    config["quantization_config"] = {
-        "quant_method": "fp8",
-        "activation_scheme": "dynamic",
-        "fmt": "e4m3",
-        "weight_block_size": [BLOCK, BLOCK],
-    }
-    (folder / "config.json").write_text(json.dumps(config))
+    """Folders of a checkpoint published in FP8, and of the same weights in float32."""
+    folder, plain = tmp_path_factory.mktemp("fp8"), tmp_path_factory.mktemp("plain")
+    fp8_ring.save(folder, plain)
     return folder, plain
 
 
@@ -309,7 +277,7 @@ def test_fp8_that_stays_in_fp8_lands_in_the_right_places(fp8, monkeypatch):
     assert ((got - wanted).norm() / wanted.norm()) < 1e-5
     after, before = weight_bytes(model), weight_bytes(reference)
     # A quarter of float32, and a float32 scale for each block of 256 weights.
-    assert after["experts"] == before["experts"] / 4 * (1 + 4 / BLOCK**2)
+    assert after["experts"] == before["experts"] / 4 * (1 + 4 / fp8_ring.BLOCK**2)
 
 
 def test_fp8_weights_without_scales_are_refused(fp8, tmp_path):

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,10 +14,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ringlens.cli.console import harmless
 from ringlens.model.fit.launch import FP8_MODEL, MODEL, Launch, commands
 from ringlens.model.fit.scenario import DECODING
 from ringlens.model.fit.size import KEPT, QUANTIZED
 from ringlens.model.fit.strategy import Strategy
+from ringlens.prune.export import Pruned, pruning_of
 
 if TYPE_CHECKING:
     from ringlens.model.fit.placement import Load
@@ -36,6 +39,8 @@ def print_plan(plan: Plan, launch: Launch) -> None:
     """Print a plan; without colours if the output is no terminal."""
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(_parameters(plan))
+    if pruned := _pruning(launch):
+        console.print(_pruned_line(pruned), markup=False, soft_wrap=True)
     console.print(_memory(plan))
     for strategy in plan.strategies:
         _print_strategy(console, plan, strategy, launch)
@@ -51,6 +56,21 @@ def print_plan(plan: Plan, launch: Launch) -> None:
             f"[yellow]The context is longer than the model's "
             f"{plan.scenario.model.positions:,} positions.[/yellow]"
         )
+
+
+def _pruning(launch: Launch) -> Pruned | None:
+    """What the folder of the model says of how it was pruned."""
+    place = Path(launch.source).expanduser()
+    return pruning_of(place.parent if place.is_file() else place)
+
+
+def _pruned_line(pruned: Pruned) -> str:
+    made, saved = pruned.plan, pruned.bytes_before - pruned.bytes
+    return (
+        f"Pruned from {harmless(made.model)}: {made.left} of {made.experts} experts a layer, by "
+        f"{harmless(made.criterion)}; {gigabytes(pruned.bytes)} of weights in place of "
+        f"{gigabytes(pruned.bytes_before)} ({saved / pruned.bytes_before:.1%} saved)."
+    )
 
 
 def gigabytes(size: float) -> str:
@@ -214,7 +234,19 @@ def report(plan: Plan, launch: Launch) -> dict[str, Any]:
         "ways": [_strategy(plan, strategy, launch) for strategy in plan.strategies],
         "changes": [{"what": c.what, "value": c.value, "says": c.sentence} for c in plan.changes],
         "largest": plan.largest,
+        **_pruning_facts(launch),
     }
+
+
+def _pruning_facts(launch: Launch) -> dict[str, Any]:
+    """How a pruned model was pruned; nothing of others."""
+    pruned = _pruning(launch)
+    if pruned is None:
+        return {}
+    facts: dict[str, Any] = {"model": pruned.plan.model, "criterion": pruned.plan.criterion}
+    facts |= {"experts": pruned.plan.left, "experts_before": pruned.plan.experts}
+    sizes = {"weights": pruned.bytes, "weights_before": pruned.bytes_before}
+    return {"pruning": {**facts, **sizes}}
 
 
 def _layer(plan: Plan, *, sparse: bool) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
         raise CheckpointError(f"there is no {path.name} in {path.parent}.")
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            # Python sets aside what is asked for, so no more than is there.
+            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if len(data) > limit:

@@ -7,9 +7,11 @@ so saving writes the published names again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ringlens.model.expert_names import ExpertNames
 from ringlens.model.sizes import CheckpointTensors, Shape
 
 if TYPE_CHECKING:
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 # What is published in FP8: linear layers. Everything else has no scales that anyone would apply.
 LINEAR = ("_proj.weight", ".attention.query_key_value.weight", ".attention.dense.weight")
+
+# Checkpoints that were saved from the bare base model lack the "model.".
+_LAYER = r"(?:model\.)?layers\.(?P<layer>\d+)\.mlp"
+ONE_EXPERT = re.compile(rf"(?P<head>{_LAYER}\.experts\.)(?P<expert>\d+)(?P<tail>\..+)")
+EXPERT_ROWS = re.compile(rf"{_LAYER}\.gate\.(?:weight|expert_bias)")
 
 
 def fused_experts_converters() -> list[WeightConverter]:
@@ -111,3 +118,15 @@ def prediction_layer_pattern(config: BailingMoeV2Config) -> str | None:
     first = config.num_hidden_layers
     layers = "|".join(str(first + i) for i in range(config.num_nextn_predict_layers))
     return rf"(^|\.)layers\.({layers})\."
+
+
+def expert_names(config: BailingMoeV2Config) -> ExpertNames:
+    """How a checkpoint of this configuration names what belongs to routed experts."""
+    pattern = prediction_layer_pattern(config)
+    return ExpertNames(
+        one=ONE_EXPERT,
+        rows=EXPERT_ROWS,
+        unrun=None if pattern is None else re.compile(pattern),
+        count="num_experts",
+        without_unrun={} if pattern is None else {"num_nextn_predict_layers": 0},
+    )

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ringlens.model.expert_names import ExpertNames
 from ringlens.model.layout import LAYOUTS
 from ringlens.model.ring.attention import attention_kernel
 from ringlens.model.ring.configuration import BailingMoeV2Config
-from ringlens.model.ring.conversion import checkpoint_tensors
+from ringlens.model.ring.conversion import checkpoint_tensors, expert_names
 from ringlens.model.ring.fields import check_fields
 from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
 from ringlens.model.ring.moe import BailingMoeV2Gate
@@ -59,6 +60,10 @@ class RingFamily:
     def tensors(self, config: BailingMoeV2Config) -> CheckpointTensors:
         """By the published names."""
         return checkpoint_tensors(config)
+
+    def expert_names(self, config: BailingMoeV2Config) -> ExpertNames:
+        """By the published names."""
+        return expert_names(config)
 
     def buffers(self, config: BailingMoeV2Config) -> Mapping[str, int]:
         """Expert biases and rotary frequencies."""

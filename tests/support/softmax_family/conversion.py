@@ -1,5 +1,8 @@
 """What a checkpoint holds."""
 
+import re
+
+from ringlens.model.expert_names import ExpertNames
 from ringlens.model.sizes import CheckpointTensors
 from softmax_family.sizes import head_dim, sizes
 
@@ -36,3 +39,15 @@ def _layer(config, layer):
 def _block(prefix, D, width):
     yield from ((f"{prefix}.gate_proj", (width, D)), (f"{prefix}.up_proj", (width, D)))
     yield f"{prefix}.down_proj", (D, width)
+
+
+def expert_names(config):
+    """What belongs to experts."""
+    layer = r"model\.layers\.(?P<layer>\d+)\.mlp"
+    return ExpertNames(
+        one=re.compile(rf"(?P<head>{layer}\.experts\.)(?P<expert>\d+)(?P<tail>\..+)"),
+        rows=re.compile(rf"{layer}\.gate\.weight"),
+        unrun=None,
+        count="num_experts",
+        without_unrun={},
+    )

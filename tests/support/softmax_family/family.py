@@ -5,7 +5,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_moe.modeling_qwen3_moe import eager_attention_forward
 
 from ringlens.model.gate.checkpoint import check_checkpoint
-from softmax_family.conversion import checkpoint_tensors
+from softmax_family.conversion import checkpoint_tensors, expert_names
 from softmax_family.fields import check_fields
 from softmax_family.points import LOCATIONS
 from softmax_family.sharding import split_widths
@@ -20,6 +20,7 @@ class SoftmaxFamily:
     config = staticmethod(Qwen3MoeConfig.from_dict)
     sizes = staticmethod(sizes)
     tensors = staticmethod(checkpoint_tensors)
+    expert_names = staticmethod(expert_names)
     buffers = staticmethod(buffers)
     split_widths = staticmethod(split_widths)
 

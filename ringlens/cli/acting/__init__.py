@@ -1,0 +1,1 @@
+"""Commands that act on a model: what happens without some of its parts."""
