@@ -85,7 +85,7 @@ REFERENCE = {
     "Smaller models": (
         "ringlens.prune.plan",
         "ringlens.prune.criteria",
-        "ringlens.prune.export",
+        "ringlens.prune.checkpoint",
     ),
     "What to record": ("ringlens.config",),
     "Errors": ("ringlens.errors",),

@@ -22,7 +22,7 @@ from ringlens.data import path as bundled
 from ringlens.errors import CheckpointError, ConfigError, ModelNotFoundError
 from ringlens.model.loading import load_model
 from ringlens.prune import tensor_file
-from ringlens.prune.export import export
+from ringlens.prune.checkpoint import export
 from ringlens.prune.plan import PruningPlan
 
 MTP = {**plain_ring.BASE, "vocab_size": 384, "num_experts": 16, "num_nextn_predict_layers": 1}
@@ -155,7 +155,7 @@ def test_memory_is_that_of_a_chunk(folders, tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from ringlens.prune.export import export
+from ringlens.prune.checkpoint import export
 from ringlens.prune.plan import read_plan
 plan, folder = sys.argv[1:]
 export(read_plan(plan), folder, on_bytes=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -209,7 +209,7 @@ def test_what_cannot_be_is_refused(folders, tmp_path, monkeypatch):
     with pytest.raises(ModelNotFoundError):
         export(plan, tmp_path / "a", model=tmp_path / "nowhere")
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("ringlens.prune.export.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("ringlens.prune.checkpoint.shutil.disk_usage", lambda _: usage)
     with pytest.raises(CheckpointError, match=r"takes .* bytes, and there are 1,000 left"):
         export(plan, tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -11,7 +11,7 @@ from ringlens.cli.console import harmless, progress_bar
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ringlens.prune.export import Exported
+    from ringlens.prune.checkpoint import Exported
     from ringlens.prune.plan import PruningPlan
 
 CRITERIA = ("frequency", "weight", "reap", "ean", "easy-ep", "random")
@@ -101,7 +101,7 @@ def _plan(
 
 
 def _export(plan: PruningPlan, model: str, folder: Path) -> Exported:
-    from ringlens.prune.export import export
+    from ringlens.prune.checkpoint import export
 
     with progress_bar(f"writing {folder}") as bar:
         return export(plan, folder, model=model, on_bytes=bar.bytes)

@@ -19,7 +19,7 @@ from ringlens.model.fit.launch import FP8_MODEL, MODEL, Launch, commands
 from ringlens.model.fit.scenario import DECODING
 from ringlens.model.fit.size import KEPT, QUANTIZED
 from ringlens.model.fit.strategy import Strategy
-from ringlens.prune.export import Pruned, pruning_of
+from ringlens.prune.checkpoint import Pruned, pruning_of
 
 if TYPE_CHECKING:
     from ringlens.model.fit.placement import Load
