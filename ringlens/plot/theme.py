@@ -82,7 +82,8 @@ def titled(head: str, below: str, colours: Palette) -> str:
 def safe(text: str, most: int = 200) -> str:
     """A text that plotly shows as it is, cut; halves of surrogate pairs are written out."""
     cut = text[:most] + "…" if len(text) > most else text
-    return escape(cut.encode("utf-8", "backslashreplace").decode())
+    # Plotly shows &quot; as it stands; a text is never put into an attribute.
+    return escape(cut.encode("utf-8", "backslashreplace").decode(), quote=False)
 
 
 def colours_of(theme: str | None) -> tuple[str, Palette]:

@@ -121,7 +121,7 @@ def test_load_against_a_baseline(store):
     figure = rl.plot.expert_load(frame)
     assert len(figure.data) == 1
     check_map(figure, 0, frame, "expert", log2(frame.lift))
-    assert "against phase = &#x27;answer&#x27;" in figure.layout.title.text
+    assert "against phase = 'answer'" in figure.layout.title.text
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_words(tables):
     assert len(labels) == rows.token_id.nunique() <= 24
     for place, label in enumerate(labels):
         share_E = np.zeros(16)
-        (text,) = {t for t in rows.text if repr(t) in (label, label.replace("&#x27;", "'"))}
+        (text,) = {t for t in rows.text if repr(t) == label}
         mine = rows[rows.text == text]
         share_E[mine.expert] = mine.share
         np.testing.assert_allclose(z[place], share_E, rtol=1e-5)
@@ -246,7 +246,7 @@ def test_a_contrast(tables):
     np.testing.assert_allclose(numbers(bars["arrayminus"]), best.difference - best.low, rtol=1e-4)
     labels = [f"L{row.layer} · E{row.expert}" for row in best.itertuples()]
     assert list(figure.layout.yaxis2.ticktext) == labels
-    assert "phase = &#x27;think&#x27; against" in figure.layout.title.text
+    assert "phase = 'think' against" in figure.layout.title.text
 
 
 def test_dots_are_where_q_is_small(tables):
@@ -290,6 +290,8 @@ def test_a_shift_along_a_trace(tables):
         np.testing.assert_allclose(array(figure, index, "z"), wanted, rtol=1e-5)
         assert list(figure.data[index].y) == wanted.index.tolist()
         assert (figure.data[index].x0, figure.data[index].dx) == (10, 20)
+        wanted = [frame[c] for c in (column, "tokens", "start")]
+        check_said(figure, index, wanted)
     with pytest.raises(ConfigError, match="one window"):
         rl.plot.shift_along(frame[frame.start == 0])
 

@@ -77,7 +77,7 @@ def _map(canvas: Canvas, panel: Panel, rows: pd.DataFrame, layers: list[int], ex
     names = ("difference", "share_a", "share_b", "q")
     values = [grid(rows, "layer", "expert", name, layers, experts) for name in names]
     template = (
-        "<b>L%{y} · E%{x}</b><br>difference {0:+.2%}<br>first {1:.2%}, second {2:.2%}<br>"
+        "<b>L%{y:d} · E%{x}</b><br>difference {0:+.2%}<br>first {1:.2%}, second {2:.2%}<br>"
         "q = {3:.3f}"
     )
     maps.layer_axes(canvas, panel, layers, experts, "expert")
@@ -131,7 +131,7 @@ def association(frame: pd.DataFrame, *, theme: str | None = None) -> Figure:
     edge = max(0.05, round(float(together.quantile(0.99)), 2)) if len(together) else 1.0
     below = scope(frame, "0 independent, 1 always together; dots: q ≤ 0.05")
     canvas = Canvas(theme, "What experts go with", below, [high] * len(parts), bottom=maps.ROOM)
-    template = "<b>L%{y} · E%{x}</b><br>nPMI {0:+.3f}, lift {1:.2f}<br>q = {2:.3f}"
+    template = "<b>L%{y:d} · E%{x}</b><br>nPMI {0:+.3f}, lift {1:.2f}<br>q = {2:.3f}"
     for row, (name, rows) in enumerate(parts):
         panel = canvas.panel(row)
         canvas.name(panel, name)

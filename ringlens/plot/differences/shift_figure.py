@@ -93,12 +93,16 @@ def shift_along(frame: pd.DataFrame, *, theme: str | None = None) -> Figure:
     for row, (column, name) in enumerate(panels.items()):
         panel = canvas.panel(row)
         canvas.name(panel, name)
-        values, tokens = (
-            frame.pivot(index="layer", columns="start", values=c).to_numpy(np.float64)
-            for c in (column, "tokens")
+        values, tokens, start = (
+            frame.assign(place=frame["start"])
+            .pivot(index="layer", columns="start", values=c)
+            .to_numpy(np.float64)
+            for c in (column, "tokens", "place")
         )
-        template = "<b>layer %{y}, position %{x}</b><br>{0:.3f} nats " + name + "<br>{1:,} tokens"
-        maps.draw_map(canvas, panel, values, layers, said(template, [values, tokens]))
+        template = (
+            "<b>layer %{y:d}, from position {2:d}</b><br>{0:.3f} nats " + name + "<br>{1:,} tokens"
+        )
+        maps.draw_map(canvas, panel, values, layers, said(template, [values, tokens, start]))
         canvas.data[-1] |= {"x0": starts[0] + window / 2, "dx": window}
         canvas.axes(
             panel,

@@ -158,8 +158,9 @@ def expert_axes(canvas: Canvas, panel: Panel, experts: int, x: str, y: str, labe
 
 
 def found(canvas: Canvas, panel: Panel, row: NDArray[Any], column: NDArray[Any], rows: int) -> None:
-    """Mark cells with a dot that is seen on any colour of a map."""
-    size = min(6.0, max(2.5, 0.28 * panel.high / max(1, rows)))
+    """Mark cells of a map of so many rows with a dot; where there is room it has an edge."""
+    high = panel.high / max(1, rows)
+    edge = {"color": canvas.colours.surface, "width": 1 if high >= 10 else 0}
     canvas.add(
         panel,
         {
@@ -168,9 +169,9 @@ def found(canvas: Canvas, panel: Panel, row: NDArray[Any], column: NDArray[Any],
             "x": np.asarray(column).tolist(),
             "y": np.asarray(row).tolist(),
             "marker": {
-                "size": size,
+                "size": min(6.0, max(3.5, 0.28 * high)),
                 "color": canvas.colours.text,
-                "line": {"color": canvas.colours.surface, "width": 1},
+                "line": edge,
             },
             "hoverinfo": "skip",
             "showlegend": False,

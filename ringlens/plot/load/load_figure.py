@@ -39,7 +39,7 @@ def expert_load(frame: pd.DataFrame, *, theme: str | None = None) -> Figure:
     below = scope(frame, f"against {against}" if against else "against even load, k / E")
     canvas = Canvas(theme, "Load of each expert", below, [high] * len(parts), bottom=maps.ROOM)
     template = (
-        "<b>L%{y} · E%{x}</b><br>{0:.2%} of tokens chose it ({1:,} of {2:,})<br>"
+        "<b>L%{y:d} · E%{x}</b><br>{0:.2%} of tokens chose it ({1:,} of {2:,})<br>"
         "lift {3:.2f} over {4:.2%}"
     )
     columns = ["share", "n", "tokens", "lift", "baseline"]
