@@ -87,6 +87,11 @@ REFERENCE = {
         "ringlens.prune.criteria",
         "ringlens.prune.checkpoint",
     ),
+    "Experiments": (
+        "ringlens.probes.router_geometry",
+        "ringlens.probes.control_content",
+        "ringlens.probes.expert_norms",
+    ),
     "What to record": ("ringlens.config",),
     "Errors": ("ringlens.errors",),
 }

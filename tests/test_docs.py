@@ -11,7 +11,7 @@ import yaml
 from paths import ROOT
 
 import ringlens
-from ringlens import analysis, plot, store
+from ringlens import analysis, plot, probes, store
 from ringlens.interact.attention import AttentionPattern, TopPositions
 from ringlens.interact.cache import ActivationCache
 from ringlens.interact.run import HookPoint
@@ -88,7 +88,9 @@ def test_the_reference_has_every_public_name():
     site = runpy.run_path(str(ROOT / "docs" / "site_pages.py"))
     listed = {module for modules in site["REFERENCE"].values() for module in modules}
     public = [
-        getattr(home, name) for home in (ringlens, analysis, plot, store) for name in home.__all__
+        getattr(home, name)
+        for home in (ringlens, analysis, plot, probes, store)
+        for name in home.__all__
     ]
     public += [ActivationCache, HookPoint, AttentionPattern, TopPositions, Points]
     lost = {each.__module__ for each in public if hasattr(each, "__module__")} - listed

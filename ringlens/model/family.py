@@ -25,6 +25,34 @@ if TYPE_CHECKING:
     from ringlens.model.sizes import CheckpointTensors, Sizes, Units
 
 
+@dataclass(frozen=True)
+class WeightPlace:
+    """Where a weight of one expert is.
+
+    Attributes:
+        module: The module that holds it.
+        name: Name of the parameter.
+        index: The expert, if the parameter holds the weights of all.
+    """
+
+    module: nn.Module
+    name: str
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class ExpertPlaces:
+    """Where the weights of one expert are.
+
+    Attributes:
+        reading: Weights that map the hidden state into the expert.
+        writing: Weights that map back to it.
+    """
+
+    reading: tuple[WeightPlace, ...]
+    writing: tuple[WeightPlace, ...]
+
+
 class Family(Protocol):
     """What a family says of its models.
 
@@ -93,6 +121,12 @@ class Family(Protocol):
 
     def selection_bias(self, router: nn.Module) -> Tensor | None:
         """Take the selection bias [E] of a router; None where it has none."""
+
+    def router_weight(self, router: nn.Module) -> Tensor:
+        """Take the weight [E, D] by which a router makes its logits."""
+
+    def expert_places(self, experts: nn.Module, expert: int) -> ExpertPlaces:
+        """Tell where the weights of an expert are, in the layout that the module has."""
 
     def route(self, router: nn.Module, logits_NE: Tensor) -> tuple[Tensor, ...]:
         """Compute what a router returns for float32 logits [N, E], in its own order."""

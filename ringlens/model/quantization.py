@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig
 
+    from ringlens.model.family import WeightPlace
+
 
 QUANTIZATIONS = ("nf4", "nf4-double", "int8", "fp8")
 # Methods that replace nn.Linear and know nothing of 3-D parameters.
@@ -177,6 +179,41 @@ def keep_head(given: Any) -> Any:
     given = copy.copy(given)
     given.llm_int8_skip_modules = [*skipped, "lm_head"]
     return given
+
+
+def plain_weight(place: WeightPlace) -> Tensor:
+    """The weight at a place as numbers, dequantised if it is quantised.
+
+    Raises:
+        ConfigError: It is in a form from which ringlens cannot compute the numbers.
+    """
+    import torch
+
+    weight = getattr(place.module, place.name)
+    kind = type(weight).__name__
+    if kind in ("Params4bit", "Int8Params"):
+        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+        return dequantize_bnb_weight(weight, getattr(place.module, "state", None)).detach()
+    if hasattr(weight, "to_local"):
+        raise ConfigError(
+            f"a weight of {type(place.module).__name__} is divided over processes, each of which "
+            "holds a part; load the model in one process to look at whole weights."
+        )
+    plain = weight.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    if not plain and weight.dtype.is_floating_point:
+        raise ConfigError(
+            f"a weight of {type(place.module).__name__} is {weight.dtype} beside scales of its "
+            "own; load the checkpoint with device='cpu', which dequantises it."
+        )
+    if type(weight) not in (torch.Tensor, torch.nn.Parameter):
+        weight = weight.dequantize()  # quanto's and torchao's tensors
+    elif not plain:
+        raise ConfigError(
+            f"a weight of {type(place.module).__name__} is {weight.dtype}, of a quantiser that "
+            "ringlens does not know; load the checkpoint unquantised, or with quantization='nf4'."
+        )
+    return weight.detach() if place.index is None else weight[place.index].detach()
 
 
 class _Once(logging.Filter):

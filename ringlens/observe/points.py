@@ -35,6 +35,7 @@ __all__ = [
     "location",
     "module_at",
     "ranges",
+    "router_weight",
     "selection_bias",
     "tokens_module",
     "unembed",
@@ -168,6 +169,13 @@ def selection_bias(model: PreTrainedModel, layer: int) -> Tensor | None:
     with align_module_device(module):  # offloaded weights are away outside of a forward
         bias_E = family.selection_bias(module)
         return None if bias_E is None else bias_E.detach().float().cpu().clone()
+
+
+def router_weight(model: PreTrainedModel, layer: int) -> Tensor:
+    """A copy on the CPU of a router's weight, float64 [E, D], wherever it lives."""
+    module, family = gate(model, layer), family_of(model.config)
+    with align_module_device(module):
+        return family.router_weight(module).detach().double().cpu().clone()
 
 
 def unembed(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:

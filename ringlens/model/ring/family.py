@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ringlens.model.expert_names import ExpertNames
+from ringlens.model.family import ExpertPlaces, WeightPlace
 from ringlens.model.layout import LAYOUTS
 from ringlens.model.ring.attention import attention_kernel
 from ringlens.model.ring.configuration import BailingMoeV2Config
 from ringlens.model.ring.conversion import checkpoint_tensors, expert_names
 from ringlens.model.ring.fields import check_fields
 from ringlens.model.ring.modeling import BailingMoeV2ForCausalLM
-from ringlens.model.ring.moe import BailingMoeV2Gate
+from ringlens.model.ring.moe import BailingMoeV2ExpertModules, BailingMoeV2Gate
 from ringlens.model.ring.points import LOCATIONS
 from ringlens.model.ring.sharding import split_widths
 from ringlens.model.ring.sizes import KINDS, UNITS, buffers, sizes
@@ -80,6 +81,22 @@ class RingFamily:
     def selection_bias(self, router: BailingMoeV2Gate) -> Tensor:
         """Every Ring router has one; zeros where the checkpoint has none."""
         return router.expert_bias
+
+    def router_weight(self, router: BailingMoeV2Gate) -> Tensor:
+        """Of a parameter that no quantiser touches."""
+        return router.weight
+
+    def expert_places(self, experts: nn.Module, expert: int) -> ExpertPlaces:
+        """In the two 3-D parameters, or in the expert's own modules."""
+        if isinstance(experts, BailingMoeV2ExpertModules):
+            own = experts[expert]
+            gate, up, down = (
+                WeightPlace(own.get_submodule(name), "weight")
+                for name in ("gate_proj", "up_proj", "down_proj")
+            )
+            return ExpertPlaces((gate, up), (down,))
+        read, write = (WeightPlace(experts, name, expert) for name in ("gate_up_proj", "down_proj"))
+        return ExpertPlaces((read,), (write,))
 
     def route(self, router: BailingMoeV2Gate, logits_NE: Tensor) -> tuple[Tensor, ...]:
         """Logits, weights, ids."""

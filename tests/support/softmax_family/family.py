@@ -4,6 +4,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_moe.modeling_qwen3_moe import eager_attention_forward
 
+from ringlens.model.family import ExpertPlaces, WeightPlace
 from ringlens.model.gate.checkpoint import check_checkpoint
 from softmax_family.conversion import checkpoint_tensors, expert_names
 from softmax_family.fields import check_fields
@@ -42,6 +43,15 @@ class SoftmaxFamily:
     def selection_bias(self, router):
         """None."""
         return
+
+    def router_weight(self, router):
+        """Of the router itself."""
+        return router.weight
+
+    def expert_places(self, experts, expert):
+        """In two parameters for all experts."""
+        read, write = (WeightPlace(experts, name, expert) for name in ("gate_up_proj", "down_proj"))
+        return ExpertPlaces((read,), (write,))
 
     def route(self, router, logits_NE):
         """What the router does after its product."""
