@@ -38,7 +38,7 @@ Arrays = Mapping[str, NDArray]
 
 
 @dataclass(frozen=True)
-class Source:
+class TableRows:
     """Rows of a table that are read.
 
     Attributes:
@@ -79,8 +79,8 @@ def statistics(
 def routing(store: Store, layer: int, where: str | None, context: Sequence[str]) -> RoutingRows:
     """Read router choices of one layer; see `Store.routing`."""
     columns = "expert_ids, weights, affinities, margin, group_margin, entropy, bias_flips"
-    source = _of_layer(_table(store, "routing"), layer, columns, _as_routing)
-    rows = _read(store, source, where, context)
+    wanted = _of_layer(_table(store, "routing"), layer, columns, _as_routing)
+    rows = _read(store, wanted, where, context)
     ids = ", ".join(map(str, np.unique(rows.trace_id)[:FEW_TRACES]))
     query = f"select max(experts) from runs join traces using (run_id) where trace_id in ({ids})"
     return RoutingRows(**vars(rows), experts=store.sql(query).fetchall()[0][0])
@@ -106,8 +106,8 @@ def vectors(
     else:
         query = f"select distinct head from activations where {condition} order by head"
         heads = tuple(each for (each,) in store.sql(query, params).fetchall() if each is not None)
-    source = Source(table, name, "vector", condition, params, _as_arrays, heads or None)
-    return _read(store, source, where, context)
+    wanted = TableRows(table, name, "vector", condition, params, _as_arrays, heads or None)
+    return _read(store, wanted, where, context)
 
 
 def _table(store: Store, name: str) -> Table:
@@ -125,61 +125,63 @@ def _is_by_token(table: Table) -> bool:
 
 def _of_layer(
     table: Table, layer: int | None, columns: str, convert: Callable[[pa.Table], Arrays]
-) -> Source:
+) -> TableRows:
     if table.has("layer") == (layer is None):
         wanted = "has layers: name one" if layer is None else f"has no layers; leave out {layer!r}"
         raise NotInStoreError(f"{table.name} {wanted}")
     if layer is None:
-        return Source(table, table.name, columns, "true", (), convert)
+        return TableRows(table, table.name, columns, "true", (), convert)
     layer = whole_number("layer", layer)
-    return Source(table, f"{table.name} of layer {layer}", columns, "layer = ?", (layer,), convert)
+    return TableRows(
+        table, f"{table.name} of layer {layer}", columns, "layer = ?", (layer,), convert
+    )
 
 
-def _read(store: Store, source: Source, where: str | None, context: Sequence[str]) -> TokenRows:
+def _read(store: Store, wanted: TableRows, where: str | None, context: Sequence[str]) -> TokenRows:
     """Read the rows of the selected tokens into arrays."""
     selection = select(store, where, ("phase", *check_context(context)))
-    slots = len(source.heads or (0,))
+    slots = len(wanted.heads or (0,))
     found_NS = np.zeros((len(selection), slots), bool)
     arrays: dict[str, NDArray] = {}
     rows = 0
-    for batch in _batches(store, source, selection):
+    for batch in _batches(store, wanted, selection):
         place_R = selection.places(batch["trace_id"].to_numpy(), batch["pos"].to_numpy())
         mine_R = place_R >= 0
         if not mine_R.any():
             continue
-        slot_R = _slots(batch, source.heads)[mine_R]
+        slot_R = _slots(batch, wanted.heads)[mine_R]
         at = place_R[mine_R], slot_R
-        for name, values in source.convert(batch).items():
+        for name, values in wanted.convert(batch).items():
             shape = (*found_NS.shape, *values.shape[1:])
             if name not in arrays:
                 arrays[name] = np.empty(shape, values.dtype)
             if arrays[name].shape != shape:
                 sizes = arrays[name].shape[2:], shape[2:]
-                raise StoreError(_two_shapes(source, *sizes, selection))
+                raise StoreError(_two_shapes(wanted, *sizes, selection))
             arrays[name][at] = values[mine_R]
         found_NS[at], rows = True, rows + len(slot_R)
     if rows > found_NS.sum():
-        raise StoreError(f"{source.name} has several rows for a token: read it with sql()")
-    kept = _complete(store, source, selection, found_NS)
-    shown = {name: array if source.heads else array[:, 0] for name, array in arrays.items()}
+        raise StoreError(f"{wanted.name} has several rows for a token: read it with sql()")
+    kept = _complete(store, wanted, selection, found_NS)
+    shown = {name: array if wanted.heads else array[:, 0] for name, array in arrays.items()}
     keep_N = found_NS[:, 0]
     return TokenRows(
-        f"{source.name}{selection.words}",
+        f"{wanted.name}{selection.words}",
         kept.trace_id,
         kept.pos,
         kept.context | {n: a if keep_N.all() else a[keep_N] for n, a in shown.items()},
         tuple(shown),
         len(selection) - len(kept),
-        source.heads,
+        wanted.heads,
     )
 
 
-def _batches(store: Store, source: Source, selection: Selection) -> Iterator[pa.Table]:
+def _batches(store: Store, wanted: TableRows, selection: Selection) -> Iterator[pa.Table]:
     """Stream the rows of the selected traces."""
     traces = np.unique(selection.trace_id)
     files = [
         file
-        for file in store.snapshot().get(source.table.name, ())
+        for file in store.snapshot().get(wanted.table.name, ())
         if np.searchsorted(traces, file.first_trace)
         < np.searchsorted(traces, file.last_trace, side="right")
     ]
@@ -188,11 +190,11 @@ def _batches(store: Store, source: Source, selection: Selection) -> Iterator[pa.
         if len(traces) <= FEW_TRACES
         else f"trace_id between {traces[0]} and {traces[-1]}"
     )
-    head = ", head" if source.heads else ""
+    head = ", head" if wanted.heads else ""
     query = f"""
-        select trace_id, pos{head}, {source.columns} from {store.scan(source.table.name, files)}
-        where {source.condition} and {which}"""
-    for batch in store.sql(query, source.params).to_arrow_reader(BATCH_ROWS):
+        select trace_id, pos{head}, {wanted.columns} from {store.scan(wanted.table.name, files)}
+        where {wanted.condition} and {which}"""
+    for batch in store.sql(query, wanted.params).to_arrow_reader(BATCH_ROWS):
         yield pa.Table.from_batches([batch])
 
 
@@ -228,7 +230,7 @@ def _as_routing(batch: pa.Table) -> Arrays:
 
 
 def _complete(
-    store: Store, source: Source, selection: Selection, found_NS: NDArray[np.bool_]
+    store: Store, wanted: TableRows, selection: Selection, found_NS: NDArray[np.bool_]
 ) -> Selection:
     """The selected tokens that have rows.
 
@@ -239,58 +241,58 @@ def _complete(
     """
     found_N = found_NS[:, 0]
     if (found_NS != found_N[:, None]).any():
-        raise StoreError(f"{source.name}: heads were recorded at different positions; name one")
+        raise StoreError(f"{wanted.name}: heads were recorded at different positions; name one")
     if found_N.all():
         return selection
     with_rows = set(selection.run[found_N].tolist())
     bare = [run for i, run in enumerate(selection.runs) if i not in with_rows]
     if bare:
-        raise NotInStoreError(_not_recorded(store, source, bare, len(selection.runs)))
-    tiles = source.table.tiles
+        raise NotInStoreError(_not_recorded(store, wanted, bare, len(selection.runs)))
+    tiles = wanted.table.tiles
     if tiles is not None:
         query = "select run_id from runs where mode = 'imported'"
         imported = {run for (run,) in store.sql(query).fetchall()} if not tiles.imported else set()
         whole_N = np.array([run not in imported for run in selection.runs])[selection.run]
         if (whole_N & ~found_N).any():
-            raise StoreError(_holes(source, selection, whole_N & ~found_N))
+            raise StoreError(_holes(wanted, selection, whole_N & ~found_N))
     return selection.kept(found_N)
 
 
-def _not_recorded(store: Store, source: Source, bare: list[str], runs: int) -> str:
+def _not_recorded(store: Store, wanted: TableRows, bare: list[str], runs: int) -> str:
     """Say which run has no rows, what it recorded, and what may be done."""
     rows = store.sql("select record from runs where run_id = ?", bare[:1]).fetchall()
     recorded = ", ".join(rows[0][0]) if rows and rows[0][0] else "only tokens"
     more = f" (nor of {len(bare) - 1} other runs)" if len(bare) > 1 else ""
-    held = _layers(store, source, bare[0]) if source.table.has("layer") else []
-    layers = f"; its layers in {source.table.name} are {', '.join(held)}" if held else ""
+    held = _layers(store, wanted, bare[0]) if wanted.table.has("layer") else []
+    layers = f"; its layers in {wanted.table.name} are {', '.join(held)}" if held else ""
     other = f"; where=\"run_id <> '{bare[0]}'\" leaves the run out" if len(bare) < runs else ""
     return (
-        f"{source.name} was not recorded for the selected tokens of run {bare[0]}{more}, which "
+        f"{wanted.name} was not recorded for the selected tokens of run {bare[0]}{more}, which "
         f"recorded {recorded}{layers}: replay its traces with it in record=[…]{other}"
     )
 
 
-def _layers(store: Store, source: Source, run: str) -> list[str]:
+def _layers(store: Store, wanted: TableRows, run: str) -> list[str]:
     """Layers that a table holds for a run."""
-    files = [file for file in store.snapshot().get(source.table.name, ()) if file.run_id == run]
-    rows = store.scan(source.table.name, files)
+    files = [file for file in store.snapshot().get(wanted.table.name, ()) if file.run_id == run]
+    rows = store.scan(wanted.table.name, files)
     found = store.sql(f"select distinct layer from {rows} order by layer").fetchall()
     return [str(layer) for (layer,) in found if layer is not None]
 
 
-def _holes(source: Source, selection: Selection, missing_N: NDArray[np.bool_]) -> str:
+def _holes(wanted: TableRows, selection: Selection, missing_N: NDArray[np.bool_]) -> str:
     first = int(np.flatnonzero(missing_N)[0])
     trace_id, pos = selection.trace_id[first], selection.pos[first]
     return (
-        f"{source.name} is missing for {int(missing_N.sum()):,} selected tokens, the first in "
+        f"{wanted.name} is missing for {int(missing_N.sum()):,} selected tokens, the first in "
         f"trace {trace_id} at position {pos}: `ringlens check` says why; "
         f'where="trace_id <> {trace_id}" leaves the trace out'
     )
 
 
-def _two_shapes(source: Source, one: tuple, other: tuple, selection: Selection) -> str:
+def _two_shapes(wanted: TableRows, one: tuple, other: tuple, selection: Selection) -> str:
     sizes = f"{'×'.join(map(str, one))} and {'×'.join(map(str, other))}"
     return (
-        f"{source.name}: the selected tokens come from models of different sizes ({sizes} numbers "
+        f"{wanted.name}: the selected tokens come from models of different sizes ({sizes} numbers "
         f"a token). Take one run, with where=\"run_id = '{selection.runs[0]}'\""
     )
