@@ -1,16 +1,17 @@
 """Contrasts against plain arithmetic, planted structures and data without any."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 from planted import LAYERS, RUN, planted
-from records import WORDS
+from records import WORDS, random_run, random_trace
 
 from ringlens.analysis.differences.contrast import contrast
 from ringlens.errors import ConfigError, StoreError
-from ringlens.store import Store
+from ringlens.store import Store, StoreWriter
 
 THINK, ANSWER = "phase = 'think'", "phase = 'answer'"
 RIGHT, WRONG = "correct and phase = 'think'", "not correct and phase = 'think'"
@@ -173,3 +174,44 @@ def test_phases_are_compared_apart_where_nothing_names_them(thought):
 def test_what_cannot_be_compared_is_refused(thought, a, b, message):
     with pytest.raises((ConfigError, StoreError), match=message):
         contrast(thought, a, b)
+
+
+@pytest.fixture(scope="module")
+def ungraded(tmp_path_factory):
+    """Half of the traces have no verdict."""
+    run = random_run(record=("routing",), heads=1)
+    traces = [
+        replace(
+            random_trace(run, 60, seed=seed, heads=None, router_logits=None),
+            correct=None if seed % 2 else True,
+        )
+        for seed in range(8)
+    ]
+    path = tmp_path_factory.mktemp("s") / "s"
+    with StoreWriter(path) as writer:
+        writer.commit(writer.start_run(run), traces)
+    with Store(path) as store:
+        yield store
+
+
+@pytest.mark.parametrize("where", ["", " and pos >= 0"])
+@pytest.mark.parametrize("within", [None, "token"])
+def test_a_null_is_a_group_of_its_own(ungraded, where, within):
+    """By sums and by scan."""
+    frame = contrast(ungraded, THINK + where, ANSWER + where, "correct", within=within, draws=2)
+    null = frame[frame["correct"].isna()].drop(columns=["correct", "q"]).reset_index(drop=True)
+    alone = contrast(
+        ungraded, f"{THINK} and correct is null", f"{ANSWER} and correct is null", within=within,
+        draws=2,
+    ).drop(columns="q")  # fmt: skip
+    assert len(null) == len(frame) / 2
+    for name in ("layer", "expert", "tokens_a", "tokens_b", "difference", "p"):
+        np.testing.assert_allclose(null[name], alone[name], rtol=1e-9)
+
+
+def test_a_null_number_is_too(ungraded):
+    """Steps are null without a cut; numpy's NaN of one table is not that of another."""
+    frame = contrast(ungraded, THINK, ANSWER, "step", draws=2)
+    assert frame["step"].isna().all()
+    whole = contrast(ungraded, THINK, ANSWER, draws=2)
+    np.testing.assert_array_equal(frame["difference"], whole["difference"])

@@ -68,7 +68,8 @@ def contrast(
         store: The store.
         a: First selection, a predicate over `token_context`.
         b: Second selection.
-        by: Columns of `token_context` to group by; the phase is added where neither names it.
+        by: Columns of `token_context` to group by; the phase is added where neither names it. A
+            null is a group of its own.
         within: "token" compares equal token ids only, so that a preference for a word is told from
             one for what is done with it; None compares all tokens.
         draws: Resamples of traces for the intervals; 0 for no intervals.

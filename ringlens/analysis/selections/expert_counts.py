@@ -124,6 +124,45 @@ def weights_of(
     return weight_RE
 
 
+def flips_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDArray[np.int64]:
+    """Count how often each expert was chosen only because of its bias, beside its counts, [R, E].
+
+    Rows of imported runs, which know no causes, count as none.
+    """
+    keys, names = selection.keys("layer", "trace_id"), selection.listed("layer", "trace_id")
+    flips_RE = np.zeros(counts.n_RE.shape, np.int64)
+    if selection.sums:
+        query = f"""
+            select {names}, expert - 1 as expert, sum(bias_flips[expert])::bigint as n
+            from (select *, unnest(range(1, len(n) + 1)) as expert from {_sums(selection)})
+            where bias_flips[expert] > 0 group by all"""
+    else:
+        query = f"""
+            select {names}, expert, count(*) as n from (
+                select {names}, unnest(bias_flips) as expert
+                from {chosen_tokens(selection, "bias_flips")}) group by all"""
+    found = store.sql(query).to_arrow_table().to_pandas()
+    _place(flips_RE, counts.rows[keys], found, "n")
+    return flips_RE
+
+
+def rows_by_group(
+    rows: pd.DataFrame, by: Sequence[str]
+) -> dict[tuple[Any, ...], NDArray[np.int64]]:
+    """Find the rows of each group, in order.
+
+    A null is a value like any other, given as None: pandas' NaN does not equal that of another
+    table.
+    """
+    if not by:
+        return {(): np.arange(len(rows))}
+    found = {}
+    for key, index in rows.groupby(list(by), dropna=False, sort=True).indices.items():
+        values = key if isinstance(key, tuple) else (key,)
+        found[tuple(None if pd.isna(value) else value for value in values)] = index
+    return found
+
+
 def router_shape(store: Source, selection: Selection) -> tuple[int, int]:
     """Experts of a layer and experts per token, of the runs that a selection reaches.
 
@@ -178,8 +217,9 @@ def _weights(store: Source, traces: Traces, selection: Selection) -> pa.Table:
 _KEPT = {
     "usage_traces": "select *, null::varchar as role from usage_traces",
     "usage_roles": """
-        select trace_id, layer, phase, role, tokens, n, weight from usage_roles union all
-        select trace_id, layer, phase, null, tokens, n, weight from usage_traces
+        select trace_id, layer, phase, role, tokens, n, weight, bias_flips from usage_roles
+        union all
+        select trace_id, layer, phase, null, tokens, n, weight, bias_flips from usage_traces
         anti join usage_roles using (trace_id)""",
 }
 
@@ -189,8 +229,8 @@ def _sums(selection: Selection) -> str:
     return f"""(
         from (
             select usage.layer, usage.phase, usage.role, usage.tokens, usage.n, usage.weight,
-                   traces.trace_id, runs.run_id, model, mode, task, problem_id, correct,
-                   finish_reason
+                   usage.bias_flips, traces.trace_id, runs.run_id, model, mode, task, problem_id,
+                   correct, finish_reason
             from ({_KEPT[selection.sums]}) as usage join traces using (trace_id)
             join runs on runs.run_id = traces.run_id) as token_context
         where ({selection.where}

@@ -5,7 +5,7 @@ Shape letters: U traces, L layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.selections import expert_counts
-from ringlens.analysis.selections.expert_counts import ExpertCounts
+from ringlens.analysis.selections.expert_counts import ExpertCounts, rows_by_group
 from ringlens.analysis.selections.selection import Selection, read
 from ringlens.analysis.statistics.bootstrap import enough_traces
 from ringlens.analysis.statistics.permutation import Exchanges, Scheme, SignFlips
@@ -128,7 +128,7 @@ def shared_groups(
             f"a is about routers that choose {a.experts_per_token} of {a.experts} experts and b "
             f"about {b.experts_per_token} of {b.experts}; choose runs of one model."
         )
-    rows_a, rows_b = _rows_by_group(a, first.by), _rows_by_group(b, second.by)
+    rows_a, rows_b = rows_by_group(a.rows, first.by), rows_by_group(b.rows, second.by)
     shared = [key for key in rows_a if key in rows_b]
     if not shared:
         raise StoreError(
@@ -154,14 +154,6 @@ def terms_of(group: Group) -> Terms:
     if not group.paired:
         weight = np.broadcast_to(weight / len(group.trace_U), group.a_UL.shape)
     return Terms(own - own_tokens[:, :, None] * rate, weight)
-
-
-def _rows_by_group(counts: ExpertCounts, by: Sequence[str]) -> dict[tuple, NDArray[np.int64]]:
-    """Rows of each group."""
-    if not by:
-        return {(): np.arange(len(counts.rows))}
-    found = counts.rows.groupby(list(by), dropna=False, sort=True).indices
-    return {key if isinstance(key, tuple) else (key,): rows for key, rows in found.items()}
 
 
 def _group(

@@ -74,6 +74,15 @@ class Selection:
         return "true" if self.traces is None else "trace_id between {} and {}".format(*self.traces)
 
     @property
+    def partition(self) -> str:
+        """SQL, for a window, of the groups; nothing where there is one."""
+        return f"partition by {self.listed()}" if self.by else ""
+
+    def alike(self, first: str, second: str) -> str:
+        """SQL that joins two tables by the grouping columns."""
+        return same(self.by, first, second) or "true"
+
+    @property
     def source(self) -> str:
         """What answers the selection: "sums" or "scan"."""
         return "sums" if self.sums else "scan"
