@@ -9,7 +9,14 @@ import pytest
 from planted import LAYERS, RUN, planted
 from records import WORDS, random_run, random_trace
 
-from ringlens.analysis.differences.contrast import contrast
+from ringlens.analysis import (
+    bias_audit,
+    contrast,
+    expert_bias,
+    path_clusters,
+    routing_path,
+    routing_shift,
+)
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store import Store, StoreWriter
 
@@ -215,3 +222,20 @@ def test_a_null_number_is_too(ungraded):
     assert frame["step"].isna().all()
     whole = contrast(ungraded, THINK, ANSWER, draws=2)
     np.testing.assert_array_equal(frame["difference"], whole["difference"])
+
+
+def test_both_kinds_of_analyses_give_nulls_a_row(ungraded):
+    shift = routing_shift(ungraded, THINK, ANSWER, "correct", draws=20)
+    assert shift["correct"].isna().sum() == 3 == shift["correct"].notna().sum()
+    for frame in (
+        routing_path(ungraded, THINK, "correct", draws=20),
+        path_clusters(ungraded, THINK, over="correct", draws=20, layers=(1, 2)),
+        bias_audit(ungraded, THINK, "correct"),
+        expert_bias(ungraded, THINK, "correct"),
+    ):
+        assert frame["correct"].isna().any() and frame["correct"].notna().any()
+    paths = routing_path(ungraded, THINK, "correct", draws=20)
+    null = paths[paths["correct"].isna()]
+    alone = routing_path(ungraded, f"{THINK} and correct is null", draws=20)
+    assert null["path"].tolist() == alone["path"].tolist()
+    assert null["low"].notna().all() and null["n"].tolist() == alone["n"].tolist()

@@ -1,0 +1,120 @@
+"""Counts of the paths that tokens take over a band of layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ringlens.analysis.selections.expert_counts import chosen_tokens
+from ringlens.analysis.selections.selection import Selection
+from ringlens.config import whole
+from ringlens.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from ringlens.store.read.selection import Source
+
+BAND = 4
+"""Layers of a band that is not given."""
+
+
+def band_of(store: Source, selection: Selection, layers: tuple[int, int] | None) -> tuple[int, ...]:
+    """Layers of a band that route.
+
+    Args:
+        store: The store.
+        selection: The tokens.
+        layers: First and last layer; None for `BAND` ones in the middle of those that route.
+
+    Raises:
+        ConfigError: It is no pair of layers.
+        StoreError: Fewer than two layers of it have routing.
+    """
+    query = (
+        f"select distinct layer from routing where trace_id in ({_traces(selection)}) order by 1"
+    )
+    routed = tuple(int(layer) for (layer,) in store.sql(query).fetchall())
+    if layers is None:
+        start = max(0, (len(routed) - BAND) // 2)
+        band = routed[start : start + BAND]
+    else:
+        first, last = _ends(layers)
+        band = tuple(layer for layer in routed if first <= layer <= last)
+    if len(band) < 2:
+        raise StoreError(
+            f"a path takes two layers or more, and the band {layers} has the routing of "
+            f"{len(band)}; recorded are {', '.join(map(str, routed)) or 'none'}."
+        )
+    return band
+
+
+def walks(selection: Selection, band: tuple[int, ...]) -> str:
+    """SQL, for a with-clause, of ``walks``: how often each trace's tokens take each path.
+
+    A path is the list of a token's heaviest experts by layer. Tokens that lack a layer, or the
+    weights, have none.
+    """
+    chosen = chosen_tokens(selection, "expert_ids[1] as expert", "margin")
+    listed = ", ".join(map(str, band))
+    return f"""walked as (
+    select {selection.listed("trace_id", "pos")}, list(expert order by layer) as path
+    from {chosen} where layer in ({listed}) and margin is not null
+    group by {selection.listed("trace_id", "pos")} having count(*) = {len(band)}),
+walks as (
+    select {selection.listed("trace_id", "path")}, count(*) as n from walked group by all)"""
+
+
+def frequent_paths(selection: Selection, groups: Selection, band: tuple[int, ...], top: int) -> str:
+    """SQL, for a with-clause, of ``frequent``: the paths that most tokens of a group take.
+
+    Args:
+        selection: The tokens, and what `walks` tells apart.
+        groups: The groups, by some of these columns.
+        band: The layers.
+        top: Most paths of a group.
+    """
+    keys, apart = groups.listed("path"), groups.partition
+    return f"""{walks(selection, band)},
+ranked as (
+    select {keys}, sum(n)::bigint as n, (sum(sum(n)) over ({apart}))::bigint as tokens,
+           count(*) over ({apart}) as paths,
+           row_number() over ({apart} order by sum(n) desc, path) as rank
+    from walks group by {keys}),
+frequent as (
+    select *, sum(n) over ({apart} order by rank) as covered from ranked qualify rank <= {top}),
+of_trace as (
+    select {selection.listed("trace_id")}, sum(n)::bigint as tokens from walks
+    group by {selection.listed("trace_id")})"""
+
+
+def by_trace(selection: Selection, groups: Selection) -> str:
+    """SQL of how often each trace takes each frequent path; rank 0 has the tokens of all paths."""
+    return f"""
+select {selection.listed("trace_id", prefix="walks.")}, rank, walks.n
+from frequent join walks on walks.path = frequent.path and {groups.alike("frequent", "walks")}
+union all by name
+select {selection.listed("trace_id")}, 0 as rank, tokens as n from of_trace"""
+
+
+def refuse_none(found: int, selection: Selection, band: tuple[int, ...]) -> None:
+    """Refuse a selection without paths.
+
+    Raises:
+        StoreError: None were found.
+    """
+    if not found:
+        raise StoreError(
+            f"no token selected by {selection.where!r:.200} has known weights on all of the layers "
+            f"{', '.join(map(str, band))}; imported runs do not tell the heaviest expert."
+        )
+
+
+def _ends(layers: object) -> tuple[int, int]:
+    if not isinstance(layers, tuple | list) or len(layers) != 2:
+        raise ConfigError(
+            f"layers = {layers!r:.60}; give the first and the last layer of the band, (8, 11)."
+        )
+    first, last = (whole("layers", layer, 0) for layer in layers)
+    return first, last
+
+
+def _traces(selection: Selection) -> str:
+    return f"select trace_id from token_context where ({selection.where}\n)"
