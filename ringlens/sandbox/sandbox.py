@@ -25,7 +25,7 @@ from ringlens.sandbox.cheaper import cheaper
 from ringlens.sandbox.pool import Pool
 from ringlens.sandbox.worker_process import BOOT, Reply, WorkerProcess
 from ringlens.store.read.damage import Columns, explain
-from ringlens.store.read.store import Definitions, Store
+from ringlens.store.read.store import Definitions, Parameters, Store
 
 _GRACE = 0.5
 """Seconds from the time limit to the kill, in which DuckDB mostly stops by itself."""
@@ -143,12 +143,14 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             self.cancel(name)
         self._pool.close()
 
-    def sql(self, query: str, name: str | None = None) -> Answer:
+    def sql(self, query: str, name: str | None = None, params: Parameters | None = None) -> Answer:
         """Run one SELECT over the store's tables and views.
 
         Args:
             query: SQL of DuckDB.
             name: Name under which it can be cancelled.
+            params: Values for ``?`` (a sequence) or ``$name`` (a mapping): texts, numbers,
+                booleans, None.
 
         Raises:
             StoreError: The query is wrong, refused, too long or cancelled, or too many are waiting.
@@ -164,7 +166,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         try:
             with self._lock:
                 self._queries[name] = running
-            return self._run(query, running)
+            return self._run(query, running, params)
         finally:
             with self._lock:
                 self._queries.pop(name, None)
@@ -181,11 +183,11 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                 running.worker.kill()
         return True
 
-    def _run(self, query: str, running: _Query) -> Answer:
+    def _run(self, query: str, running: _Query, params: Parameters | None) -> Answer:
         with self._running:
-            return self._answered(query, running)
+            return self._answered(query, running, params)
 
-    def _answered(self, query: str, running: _Query) -> Answer:
+    def _answered(self, query: str, running: _Query, params: Parameters | None) -> Answer:
         self._store.require(query)  # a worker compares no checksums
         definitions = self._store.definitions()
         worker = self._pool.take(definitions)
@@ -198,7 +200,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         try:
             reply = worker.know(definitions)
             if reply.error is None:
-                reply = worker.ask(query, time.monotonic() + self.limits.seconds + _GRACE)
+                reply = worker.ask(query, time.monotonic() + self.limits.seconds + _GRACE, params)
             healthy = reply.error in _HARMLESS and not reply.worn
         except (ChannelTimeoutError, ChannelClosedError, FrameError) as error:
             raise self._failed(error, worker, running, query) from error
@@ -272,4 +274,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         if not (isinstance(kind, type) and issubclass(kind, duckdb.Error)):
             kind = duckdb.Error
         # No files are passed: a forged message must not make this process read the whole store.
-        return explain(kind(reply.message), query, columns, self._store.folder, [])
+        cause = kind(reply.message)
+        found = explain(cause, query, columns, self._store.folder, [])
+        found.__cause__ = cause  # as where DuckDB raised it in this process
+        return found

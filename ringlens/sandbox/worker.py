@@ -85,8 +85,8 @@ class Session:
         """Close the database."""
         self.connection.close()
 
-    def excerpt(self, query: str, limits: Extent) -> Excerpt:
-        """Run a query; the part of its result that fits the limits.
+    def excerpt(self, query: str, limits: Extent, params: Any = None) -> Excerpt:
+        """Run a query with values for its parameters; the part of its result that fits the limits.
 
         Raises:
             RefusedError: It gives no rows, or too many columns.
@@ -97,7 +97,7 @@ class Session:
         cursor = self.connection.cursor()
         cursor.execute("begin transaction read only")
         try:
-            relation = cursor.sql(query)
+            relation = cursor.sql(query, params=params)
             if relation is None:
                 raise RefusedError("the query gives no rows")
             if (count := len(relation.columns)) > limits.columns:
@@ -150,7 +150,7 @@ def main(given: str, check: Check = check) -> None:
                 else:
                     _send(channel, {})
                 continue
-            header, body = answer(session, request["query"], settings, check)
+            header, body = answer(session, request["query"], settings, check, request["params"])
             worn = _peak() - idle > settings["memory"] // 4
             _send(channel, {**header, "worn": worn})
             if body is not None:
@@ -158,13 +158,13 @@ def main(given: str, check: Check = check) -> None:
 
 
 def answer(
-    session: Session, query: str, settings: dict[str, Any], check: Check
+    session: Session, query: str, settings: dict[str, Any], check: Check, params: Any = None
 ) -> tuple[dict[str, Any], pa.Buffer | None]:
     """The answer to a query: a header and, if it succeeded, the rows."""
     start = time.perf_counter()
     try:
         check(session.connection, query)
-        found = session.excerpt(query, Extent.of(settings))
+        found = session.excerpt(query, Extent.of(settings), params)
         body = encode(found.table)
     except (RefusedError, StoreError, TooLargeError) as error:
         return {"error": "RefusedError", "message": _short(str(error))}, None

@@ -25,7 +25,7 @@ from ringlens.sandbox.channel import (
     FrameError,
 )
 from ringlens.store.read.extent import Extent
-from ringlens.store.read.store import Definitions
+from ringlens.store.read.store import Definitions, Parameters
 
 _START = 60.0
 """Seconds that a worker may take to start; a busy machine loads its libraries slowly."""
@@ -163,15 +163,15 @@ class WorkerProcess:
             self._sequence = definitions.sequence
         return reply
 
-    def ask(self, query: str, deadline: float) -> Reply:
-        """Send a query and wait for its answer.
+    def ask(self, query: str, deadline: float, params: Parameters | None = None) -> Reply:
+        """Send a query, with values for its parameters, and wait for its answer.
 
         Raises:
             ChannelTimeoutError: There was no answer in time.
             ChannelClosedError: The process has died.
             FrameError: The answer breaks the protocol.
         """
-        self._channel.send(json.dumps({"query": query}).encode(), deadline)
+        self._channel.send(json.dumps({"query": query, "params": params}).encode(), deadline)
         reply = self._header(deadline)
         if reply.error is not None:
             return reply

@@ -48,7 +48,7 @@ def token_experts(
     Raises:
         ConfigError: A predicate is wrong.
     """
-    selection = read(store, where, by)
+    selection = read(store, where, by).scanned()
     keys, on = selection.listed("layer"), partial(same, selection.keys("layer"))
     of_layer = "true" if layer is None else f"layer = {whole('layer', layer, 0)}"
     of_expert = "true" if expert is None else f"chosen.expert = {whole('expert', expert, 0)}"

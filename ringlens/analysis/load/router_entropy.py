@@ -37,7 +37,7 @@ def router_entropy(
         ConfigError: A predicate is wrong.
         StoreError: Nothing is selected, or it was imported without scores.
     """
-    selection = read(store, where, by)
+    selection = read(store, where, by).scanned()
     traces = traces_of(store, selection)
     chosen = chosen_tokens(selection, "weights", "entropy as router_entropy")
     query = f"""

@@ -55,7 +55,7 @@ def selection_causes(
         ConfigError: A predicate is wrong.
         StoreError: Nothing is selected, or it was imported and its causes are unknown.
     """
-    selection = read(store, where, by)
+    selection = read(store, where, by).scanned()
     traces = traces_of(store, selection)
     chosen = chosen_tokens(
         selection, "expert_ids", "bias_flips", "group_flips", "margin", "group_margin"
@@ -105,7 +105,7 @@ def group_displacements(
         ConfigError: A predicate is wrong.
         StoreError: Nothing is selected.
     """
-    selection = read(store, where, by)
+    selection = read(store, where, by).scanned()
     traces = traces_of(store, selection)
     return described(displacements(store, selection), selection, traces, None)
 

@@ -16,7 +16,7 @@ from ringlens.analysis.scans.parts import ALL
 from ringlens.config import known_only
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store.maintain.rollup import missing, missing_roles
-from ringlens.store.read.selection import check_where, columns_used
+from ringlens.store.read.selection import Proxy, check_where, columns_used
 from ringlens.store.read.store import Store
 from ringlens.store.schema.views import quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
@@ -67,6 +67,10 @@ class Selection:
     def part(self, traces: tuple[int, int]) -> Selection:
         """The tokens of a part of a store."""
         return self if traces == ALL else replace(self, traces=traces)
+
+    def scanned(self) -> Selection:
+        """The same tokens, for an analysis of what no sums know."""
+        return replace(self, sums="")
 
     @property
     def of_traces(self) -> str:
@@ -120,11 +124,13 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
 def _sums(store: Source, columns: set[str]) -> str:
     """Table of the sums that are kept by some columns; "" where there are none, or not all."""
     by_role = "role" in columns
-    if not columns - {"role"} <= set(SUMMED) or not isinstance(store, Store) or missing(store):
+    # What asks a store elsewhere has the sums of that store; a shuffled one has none.
+    own = store.store if isinstance(store, Proxy) else store
+    if not columns - {"role"} <= set(SUMMED) or not isinstance(own, Store) or missing(own):
         return ""
     if not by_role:
         return "usage_traces"
-    return "" if missing_roles(store) else "usage_roles"
+    return "" if missing_roles(own) else "usage_roles"
 
 
 def same(keys: Iterable[str], first: str, second: str) -> str:

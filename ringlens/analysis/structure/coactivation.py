@@ -45,7 +45,7 @@ def coactivation(
         ConfigError: A predicate is wrong, or there are too many groups to count at once.
         StoreError: Nothing is selected, or runs with different routers.
     """
-    selection = read(store, where, by)
+    selection = read(store, where, by).scanned()
     frame = _pairs(store, selection, _TOGETHER, "other")
     apart = frame[frame["expert"] != frame["other"]].reset_index(drop=True)
     apart.attrs = frame.attrs
@@ -72,7 +72,7 @@ def transitions(
         ConfigError: A predicate is wrong, or there are too many groups to count at once.
         StoreError: Nothing is selected, or runs with different routers.
     """
-    return _pairs(store, read(store, where, by), _FOLLOWING, "next")
+    return _pairs(store, read(store, where, by).scanned(), _FOLLOWING, "next")
 
 
 def _pairs(store: Source, selection: Selection, rows: str, other: str) -> pd.DataFrame:

@@ -79,7 +79,9 @@ def predictability(
         ConfigError: The predicate is wrong, or the engine cannot open the store.
         StoreError: Nothing is selected, in too few traces, or runs with different routers.
     """
-    selection = read(store, where, "phase")  # phases are not told apart: a predictor knows them
+    selection = read(
+        store, where, "phase"
+    ).scanned()  # phases are not told apart: a predictor knows them
     shape = Shape(*router_shape(store, selection))
     traces = traces_of(store, selection)
     enough_traces(traces, "the prediction of held-out traces")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import duckdb
 import numpy as np
@@ -36,6 +36,15 @@ class Source(Protocol):
 
     def sql(self, query: str, params: Parameters | None = None) -> Relation:
         """Query it, as `Store.sql` does."""
+
+
+@runtime_checkable
+class Proxy(Protocol):
+    """A source that has a store's queries run elsewhere, on the rows of that store."""
+
+    @property
+    def store(self) -> Store:
+        """The store."""
 
 
 _NO_COLUMN = re.compile(r'Referenced column "(.*?)" (?:not found|was not found)')
