@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.differences.contrast import contrast
+from ringlens.analysis.differences.sql import association_sql
 from ringlens.analysis.statistics.fdr import q_values
 from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
@@ -55,6 +56,7 @@ def association(
         (a) and without (b); ``lift`` = p(x, e) / (p(x) p(e)) and ``npmi`` = ln lift / -ln p(x, e)
         (RICE, arXiv 2505.14681; -1 never together, 0 independent, 1 always together), with p over
         the tokens of both. Lift and nPMI are of all tokens, whatever ``within`` compares.
+        ``attrs["sql"]`` gives all columns but the interval, p and q.
 
     Raises:
         ConfigError: A predicate is wrong.
@@ -63,7 +65,7 @@ def association(
     # Checked alone: it stands beside the event in what is compared.
     selected = "true" if where is None else check_where(store, where)
     events = _events(store, event, selected)
-    frames = []
+    frames, queries = [], {}
     for value, happens in events.items():
         frame = contrast(
             store,
@@ -76,11 +78,17 @@ def association(
             engine=engine,
         )
         attrs = frame.attrs
+        queries[literal(value) if isinstance(value, str) else str(value)] = attrs["sql"]
         frames.append(pd.concat([pd.Series(value, frame.index, name="event"), frame], axis=1))
     table = pd.concat(frames, ignore_index=True)
     table["lift"], table["npmi"] = _lift_and_npmi(table)
     table["q"] = q_values(table["p"].to_numpy())  # over all events
-    table.attrs = attrs | {"event": event, "events": events, "where": selected}
+    table.attrs = attrs | {
+        "sql": association_sql(queries),
+        "event": event,
+        "events": events,
+        "where": selected,
+    }
     return table
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ringlens.analysis.differences.sql import difference_sql
 from ringlens.analysis.selections import same_token
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.paired_counts import (
@@ -81,8 +82,8 @@ def contrast(
         ``share_b``, the shares of all tokens of a selection that chose it (uniform: k / E);
         ``difference`` as above, with its 95% interval over traces ``low`` and ``high``; ``p`` by
         permuting whole traces (or the two parts of each); and ``q`` by Benjamini and Hochberg over
-        all rows. ``attrs`` holds ``traces``, ``paired``, ``left_out`` and ``smallest_p``, the least
-        that so few traces can give.
+        all rows. ``attrs`` holds ``traces``, ``paired``, ``left_out``, ``smallest_p``, the least
+        that so few traces can give, and ``sql``, which gives all columns but the interval, p and q.
 
     Raises:
         ConfigError: A predicate is wrong, the selections share tokens, or one pools phases.
@@ -104,7 +105,7 @@ def contrast(
         frame,
         first,
         len({trace for group in groups for trace in group.trace_U}),
-        None,
+        difference_sql(first, second, within),
         a=a,
         b=b,
         within=within,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ringlens.analysis.differences.sql import shift_sql
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.paired_counts import Group, exclusive, scheme_of, shared_groups
 from ringlens.analysis.statistics.bootstrap import intervals
@@ -55,7 +56,7 @@ def routing_shift(
         A row per group and layer: ``divergence`` in nats (0 the same, ln 2 nothing in common) with
         its 95% interval over traces ``low`` and ``high``; ``null``, its mean if whole traces (or
         the two parts of each) change places at random; and ``p``, the share of these at least as
-        large, itself counted.
+        large, itself counted. ``attrs["sql"]`` gives the divergence.
 
     Raises:
         ConfigError: A predicate is wrong, the selections share tokens, or one pools phases.
@@ -66,7 +67,7 @@ def routing_shift(
     groups = list(shared_groups(store, first, second, engine))
     frame = pd.concat([_shift(group, rng, draws) for group in groups], ignore_index=True)
     traces = {trace for group in groups for trace in group.trace_U}
-    return described(frame, first, len(traces), None, a=a, b=b)
+    return described(frame, first, len(traces), shift_sql(first, second), a=a, b=b)
 
 
 @refuse_unknown

@@ -1,0 +1,112 @@
+"""SQL of what two selections differ by; what is resampled or permuted, SQL cannot give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ringlens.analysis.selections.expert_counts import chosen_tokens
+from ringlens.analysis.selections.selection import Selection, same
+
+
+def difference_sql(first: Selection, second: Selection, within: str | None = None) -> str:
+    """SQL of tokens, shares and risk differences; experts that were never chosen have no row.
+
+    Strata with tokens of one selection alone add nothing to either sum, and need not be left out.
+    """
+    stratum = ["stratum", *(["token_id"] if within else [])]
+    at = "case when paired then trace_id end as stratum" + (", token_id" if within else "")
+    keys = first.keys("layer")
+    listed = first.listed("layer")
+    return f"""{_counts(first, second, within)},
+strata as (
+    select {listed}, {at}, sum(a) as a, sum(b) as b from flagged group by all),
+hits as (
+    select {first.listed("layer", prefix="chosen.")}, {at}, expert, sum(a) as a, sum(b) as b
+    from chosen join {_groups(first)} group by all),
+residuals as (
+    select {first.listed("layer", prefix="hits.")}, expert, sum(hits.a) as n_a, sum(hits.b) as n_b,
+           sum(hits.a - strata.a * (hits.a + hits.b) / (strata.a + strata.b)) as residual
+    from hits join strata on {same([*keys, *stratum], "hits", "strata")} group by all),
+totals as (
+    select {listed}, sum(a) as tokens_a, sum(b) as tokens_b, sum(a * b / (a + b)) as weight
+    from strata group by all)
+select {first.listed("layer", prefix="residuals.")}, expert, tokens_a::bigint as tokens_a,
+       tokens_b::bigint as tokens_b, n_a / tokens_a as share_a, n_b / tokens_b as share_b,
+       residual / weight as difference
+from residuals join totals on {same(keys, "residuals", "totals")}
+qualify {_of_both(first, "totals.tokens_a", "totals.tokens_b")}"""
+
+
+def association_sql(events: dict[str, str]) -> str:
+    """SQL of an association's tokens, shares, differences, lift and nPMI.
+
+    Args:
+        events: SQL of the difference that each event makes, by the event as a literal.
+    """
+    parts = "\nunion all\n".join(
+        f"select {event} as event, * from (\n{sql})" for event, sql in events.items()
+    )
+    return f"""select * exclude (n), share_a / (n / (tokens_a + tokens_b)) as lift,
+       case when share_a > 0 then ln(lift) / -ln(share_a * tokens_a / (tokens_a + tokens_b))
+            else -1 end as npmi
+from (select *, share_a * tokens_a + share_b * tokens_b as n from (
+{parts})) as of_events"""
+
+
+def shift_sql(first: Selection, second: Selection) -> str:
+    """SQL of the Jensen–Shannon divergence, in nats, of traces that are compared."""
+    listed = first.listed("layer")
+    window = f"over (partition by {listed})"
+    return f"""{_counts(first, second, None)},
+hits as (
+    select {first.listed("layer", prefix="chosen.")}, expert, sum(a) as a, sum(b) as b
+    from chosen join {_groups(first)}
+    join (select distinct {first.listed("trace_id")}, in_both from flagged) as of_trace
+        on {same(first.keys("trace_id"), "chosen", "of_trace")}
+    where in_both or not paired group by all),
+shares as (
+    select {listed}, a / sum(a) {window} as p, b / sum(b) {window} as r, (p + r) / 2 as half
+    from hits)
+select {listed}, sum(case when p > 0 then p * ln(p / half) else 0 end) / 2
+       + sum(case when r > 0 then r * ln(r / half) else 0 end) / 2 as divergence
+from shares group by all having sum(p) > 0 and sum(r) > 0"""
+
+
+def _counts(first: Selection, second: Selection, within: str | None) -> str:
+    """SQL, up to a with-clause's last part, of both selections by trace."""
+    further = ("token_id",) if within else ()
+    names = first.listed("layer", "trace_id", *further)
+    sides = "\n    union all\n    ".join(
+        f"select {names}, {side} as side, expert_ids "
+        f"from {chosen_tokens(replace(each, by=(*each.by, *further), sums=''))}"
+        for side, each in enumerate((first, second))
+    )
+    sums = "count(*) filter (side = 0) as a, count(*) filter (side = 1) as b"
+    of_trace = f"over (partition by {first.listed('trace_id')})"
+    return f"""with rows as (
+    {sides}),
+counted as (select {names}, {sums} from rows group by all),
+marked as (
+    select *, sum(a) {of_trace} > 0 and sum(b) {of_trace} > 0 as in_both from counted),
+flagged as (select *, bool_or(in_both) {_over(first)} as paired from marked),
+chosen as (
+    select {names}, expert, {sums}
+    from (select {names}, side, unnest(expert_ids) as expert from rows) group by all)"""
+
+
+def _groups(selection: Selection) -> str:
+    """SQL that joins rows of `chosen` with whether their group is paired."""
+    names = f"{selection.listed()}, " if selection.by else ""
+    on = same(selection.by, "chosen", "of_group") or "true"
+    return f"(select distinct {names}paired from flagged) as of_group on {on}"
+
+
+def _of_both(selection: Selection, a: str, b: str) -> str:
+    """SQL of whether a group has tokens of both selections."""
+    names = selection.listed(prefix="totals.")
+    over = f"over (partition by {names})" if selection.by else "over ()"
+    return f"sum({a}) {over} > 0 and sum({b}) {over} > 0"
+
+
+def _over(selection: Selection) -> str:
+    return f"over (partition by {selection.listed()})" if selection.by else "over ()"

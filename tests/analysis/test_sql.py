@@ -1,0 +1,78 @@
+"""The SQL that a table of differences carries, run on its store: the same numbers."""
+
+import numpy as np
+import pytest
+from records import random_run, random_trace
+
+from ringlens import analysis
+from ringlens.store import Store, StoreWriter
+
+THINK, ANSWER = "phase = 'think'", "phase = 'answer'"
+EVEN, ODD = "trace_id % 2 = 0", "trace_id % 2 = 1"
+UNSURE, SURE = f"{THINK} and entropy > 0.4", f"{THINK} and entropy <= 0.4"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Some answers are correct, some are not, and of one it is not known."""
+    run = random_run(experts=16, groups=4, groups_kept=2, k=3, heads=1)
+    path = tmp_path_factory.mktemp("s") / "store"
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(run)
+        for seed, correct in enumerate((True, False, None, True, False, True)):
+            trace = random_trace(run, 60 + seed, seed=seed, heads=None, correct=correct)
+            writer.commit(run_id, [trace])
+    with Store(path) as store:
+        yield store
+
+
+def check(store, frame, keys, columns, chosen=None):
+    """Every row of the SQL is one of the frame, and none but those of unchosen experts is left."""
+    sql = store.sql(frame.attrs["sql"]).df()
+    of_frame = frame if chosen is None else frame[chosen]
+    assert len(sql) == len(of_frame) > 0
+    assert set(sql.columns) == {*keys, *columns}
+    merged = of_frame.merge(sql, on=keys, suffixes=("", "_sql"))
+    assert len(merged) == len(sql)
+    for name in columns:
+        np.testing.assert_allclose(merged[name], merged[f"{name}_sql"], rtol=1e-9, atol=1e-12)
+        assert name.startswith("tokens") or merged[name].std() > 0
+
+
+DIFFERENCES = ["tokens_a", "tokens_b", "share_a", "share_b", "difference"]
+
+
+@pytest.mark.parametrize("within", [None, "token"])
+@pytest.mark.parametrize(
+    ("a", "b", "by"),
+    [
+        (THINK, ANSWER, []),
+        (UNSURE, SURE, []),
+        (f"{THINK} and {EVEN}", f"{THINK} and {ODD}", []),
+        (EVEN, ODD, ["phase"]),
+        (UNSURE, SURE, ["task"]),
+    ],
+)
+def test_contrast(store, a, b, by, within):
+    frame = analysis.contrast(store, a, b, by, within=within, draws=0)
+    chosen = (frame.share_a > 0) | (frame.share_b > 0)
+    check(store, frame, [*by, "layer", "expert"], DIFFERENCES, chosen)
+    unchosen = frame[~chosen]
+    assert (unchosen["difference"] == 0).all()
+
+
+@pytest.mark.parametrize("event", ["text like '%a%'", "phase"])
+def test_association(store, event):
+    where = "phase <> 'prompt'" if event == "phase" else THINK
+    frame = analysis.association(store, event, where)
+    chosen = (frame.share_a > 0) | (frame.share_b > 0)
+    columns = [*DIFFERENCES, "lift", "npmi"]
+    check(store, frame, ["event", "layer", "expert"], columns, chosen)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "by"), [(THINK, ANSWER, []), (EVEN, ODD, ["phase"]), (UNSURE, SURE, [])]
+)
+def test_shift(store, a, b, by):
+    frame = analysis.routing_shift(store, a, b, by, draws=2)
+    check(store, frame, [*by, "layer"], ["divergence"])
