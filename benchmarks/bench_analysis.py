@@ -11,6 +11,7 @@ import argparse
 import os
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,13 +42,7 @@ ANALYSES: dict[str, Callable[[Store], object]] = {
     "path_clusters": lambda store: analysis.path_clusters(store, "phase <> 'prompt'"),
     "bias_audit": lambda store: analysis.bias_audit(store, THINK),
     "expert_bias, sums": lambda store: analysis.expert_bias(store, THINK),
-    "saturation": lambda store: analysis.saturation(
-        [
-            analysis.Checkpoint("shuffled", analysis.Shuffled(store)),
-            analysis.Checkpoint("last", store),
-        ],
-        THINK,
-    ),
+    "saturation": lambda store: saturated(store),
     "predictability": lambda store: analysis.predictability(store, THINK, draws=100),
     "contrast, sums": lambda store: analysis.contrast(store, THINK, ANSWER, draws=0),
     "contrast, sums, intervals": lambda store: analysis.contrast(store, THINK, ANSWER),
@@ -58,6 +53,16 @@ ANALYSES: dict[str, Callable[[Store], object]] = {
     "routing_shift, sums": lambda store: analysis.routing_shift(store, THINK, ANSWER),
     "shift_along": lambda store: analysis.shift_along(store, 1),
 }
+
+
+def saturated(store: Store) -> object:
+    """Compare a store with itself under another name, as if it were another checkpoint's."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "earlier"
+        link.symlink_to(Path(store.address).resolve())
+        with Store(link) as earlier:
+            last = analysis.Checkpoint("last", store)
+            return analysis.saturation([analysis.Checkpoint("earlier", earlier), last], THINK)
 
 
 def main() -> None:

@@ -24,14 +24,14 @@ PLANTED = ([1, 5, 9, 20], [2, 3, 14])
 """On the second layer a token prefers one of these, or none."""
 
 
-def written(path, committees, traces=10, tokens=120, run=RUN):
+def written(path, committees, traces=10, tokens=120, run=RUN, seed=3):
     """Choices by loads that differ from expert to expert, with committees on the second layer."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     popularity_SE = rng.normal(0, 0.5, (3, run.experts))
     with StoreWriter(path) as writer:
         run_id = writer.start_run(run)
-        for seed in range(traces):
-            trace = random_trace(run, tokens, seed=seed, heads=None, router_logits=None)
+        for number in range(traces):
+            trace = random_trace(run, tokens, seed=number, heads=None, router_logits=None)
             # Gumbel noise: experts are drawn one after the other, by their popularity alone.
             logits_STE = popularity_SE[:, None] + rng.gumbel(0, 1, (3, tokens, run.experts))
             logits_STE += rng.normal(0, 0.5, (3, 1, run.experts))  # each trace's taste
@@ -63,7 +63,7 @@ def test_planted_committees_are_found_whole_and_nowhere_else(store):
 @pytest.mark.parametrize("seed", range(5))
 def test_where_nothing_is_there_no_committee_is_found(tmp_path, seed):
     """Experts of unequal loads in traces of unequal tastes, otherwise drawn apart."""
-    with written(tmp_path / "s", ()) as store:
+    with written(tmp_path / "s", (), seed=seed) as store:
         assert committees(store, seed=seed).empty
 
 

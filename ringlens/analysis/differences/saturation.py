@@ -27,7 +27,7 @@ from ringlens.store.schema.views import literal
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
-_ROWS = 400_000
+_ROWS = 600_000
 """Rows of a checkpoint that are compared at a time; a trace that has more is compared whole."""
 
 _POS = 2**32

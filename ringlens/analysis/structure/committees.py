@@ -7,13 +7,16 @@ whatever the domain are described in arXiv 2601.03425, by their share of the rou
 found by their meeting.
 
 Shape letters: C cells (a group and a layer each), H halves of the traces, R rows, U traces, E
-experts, G groups of experts.
+experts, G groups of experts, X pairs of experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +32,10 @@ from ringlens.analysis.selections.shuffled import Shuffled
 from ringlens.analysis.statistics.bootstrap import enough_traces
 from ringlens.analysis.structure.chance import fitted, met_by_chance
 from ringlens.analysis.structure.communities import communities
-from ringlens.analysis.structure.pair_counts import ROWS, PairCounts, numbered, refuse_many
+from ringlens.analysis.structure.pair_counts import ROWS, numbered, refuse_many
 from ringlens.config import refuse_unknown, whole
 from ringlens.errors import ConfigError, StoreError
+from ringlens.store.encode.columns import matrix
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -44,6 +48,9 @@ LEAST = 3
 
 BEYOND = 3.0
 """Standard deviations by which a pair is beyond chance in each half of the traces."""
+
+_AT_ONCE = 4
+"""Layers that are searched at a time."""
 
 _MEDIAN = 0.4549
 """Median of the square of a standard normal variable."""
@@ -107,8 +114,12 @@ def committees(
     groups = _groups_of(store, selection) if within else 1
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
-    for cell in _cells(store, selection, counts, rng, groups):
-        rows += [cell.key | row for row in _committees(cell, least, seed)]
+    cells = _cells(store, selection, counts, rng, groups)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # the search and numpy leave Python's lock
+        while some := list(islice(cells, _AT_ONCE)):
+            searched = pool.map(partial(_committees, least=least, seed=seed), some)
+            for cell, found in zip(some, searched, strict=True):
+                rows += [cell.key | row for row in found]
     frame = pd.DataFrame(rows, columns=[*selection.keys("layer"), *COLUMNS])
     frame["groups"] = _spanned(frame["members"], counts.experts, _groups_of(store, selection))
     return described(frame, selection, counts.traces, _sql(selection), within=within)
@@ -170,19 +181,21 @@ def _pairs(
     experts: int,
 ) -> NDArray[np.int64]:
     """How often pairs met, by cell and half, [C, H, E, E]; zeros on the diagonal."""
-    C = len(half_CU)
-    refuse_many(2 * C, experts, selection)
-    pairs = PairCounts(2 * C, experts)
-    rows = store.sql(
-        f"{numbered(selection)} select trace_id, cell, expert_ids, expert_ids as others from chosen"
-    )
+    C, E = len(half_CU), experts
+    refuse_many(2 * C, E, selection)
+    n_X = np.zeros(2 * C * E * E, np.int64)
+    rows = store.sql(f"{numbered(selection)} select trace_id, cell, expert_ids from chosen")
     for batch in rows.to_arrow_reader(ROWS):
         table = pa.Table.from_batches([batch])
-        cell_R = table["cell"].to_numpy()
+        cell_R, ids_Rk = table["cell"].to_numpy(), matrix(table["expert_ids"]).astype(np.int64)
         trace_R = np.searchsorted(traces, table["trace_id"].to_numpy())
-        pairs.add(table, 2 * cell_R + half_CU[cell_R, trace_R])
-    n_CHEE = pairs.n_CEE.reshape(C, 2, experts, experts)
-    n_CHEE[:, :, np.arange(experts), np.arange(experts)] = 0
+        place_R = (2 * cell_R + half_CU[cell_R, trace_R]) * E
+        one, other = np.triu_indices(ids_Rk.shape[1], 1)
+        pair_RX = (place_R[:, None] + ids_Rk[:, one]) * E + ids_Rk[:, other]
+        n_X += np.bincount(pair_RX.ravel(), minlength=len(n_X))
+    n_CHEE = n_X.reshape(C, 2, E, E)
+    for n_HEE in n_CHEE:  # each pair stands in one order, by the ranks of its experts
+        n_HEE += n_HEE.transpose(0, 2, 1).copy()
     return n_CHEE
 
 
@@ -210,22 +223,29 @@ def _by_chance(
 
 def _committees(cell: _Cell, least: int, seed: int) -> list[dict[str, Any]]:
     """Committees of one layer in one group."""
-    beyond_HEE, noise = _beyond(cell.n_HEE, cell.chance_HEE)
-    edge_HEE = beyond_HEE >= BEYOND * noise
-    found = _found(cell.n_HEE.sum(axis=0), cell.chance_HEE.sum(axis=0), edge_HEE[0] & edge_HEE[1])
-    whole_graph = communities(found, seed, least)
-    if not whole_graph:
+    i, j = np.triu_indices(len(cell.n_E), 1)
+    n_HX, chance_HX = cell.n_HEE[:, i, j], cell.chance_HEE[:, i, j]
+    beyond_HX, noise = _beyond(n_HX, chance_HX)
+    edge_HX = beyond_HX >= BEYOND * noise
+
+    def found(
+        n_X: NDArray[np.float64], chance_X: NDArray[np.float64], edge_X: NDArray[np.bool_]
+    ) -> list[NDArray[np.int64]]:
+        edges = edge_X & (chance_X > 0)
+        weight_EE = np.zeros(cell.n_HEE.shape[1:])
+        weight_EE[i[edges], j[edges]] = np.log(n_X[edges] / chance_X[edges])
+        return communities(weight_EE + weight_EE.T, seed, least)
+
+    all_traces = found(n_HX.sum(axis=0), chance_HX.sum(axis=0), edge_HX[0] & edge_HX[1])
+    if not all_traces:
         return []
-    of_half = [
-        communities(_found(n, chance, edge), seed, least)
-        for n, chance, edge in zip(cell.n_HEE, cell.chance_HEE, edge_HEE, strict=True)
-    ]
-    rows = [_row(cell, members, of_half) for members in whole_graph]
+    of_half = [found(*each) for each in zip(n_HX, chance_HX, edge_HX, strict=True)]
+    rows = [_row(cell, members, of_half) for members in all_traces]
     return sorted(rows, key=lambda row: -row["share"])
 
 
 def _beyond(
-    n_HEE: NDArray[np.float64], chance_HEE: NDArray[np.float64]
+    n_HX: NDArray[np.float64], chance_HX: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
     """By how much pairs exceed chance, in units of a Poisson count's deviation, and the noise.
 
@@ -233,22 +253,15 @@ def _beyond(
     roots of n / chance differ by from half to half is noise; the median is not moved by pairs that
     do go together in one half more than in the other.
     """
-    beyond_HEE = 2 * (np.sqrt(n_HEE) - np.sqrt(chance_HEE))
-    known_EE = (chance_HEE >= 1).all(axis=0)
-    if not known_EE.any():
-        return beyond_HEE, 1.0
-    ratio_HX = np.sqrt(n_HEE[:, known_EE] / chance_HEE[:, known_EE])
-    variance_X = (1 / (4 * chance_HEE[:, known_EE])).sum(axis=0)
+    root_HX, even_HX = np.sqrt(n_HX), np.sqrt(chance_HX)
+    beyond_HX = 2 * (root_HX - even_HX)
+    known_X = (chance_HX >= 1).all(axis=0)
+    if not known_X.any():
+        return beyond_HX, 1.0
+    ratio_HX = root_HX[:, known_X] / even_HX[:, known_X]
+    variance_X = (1 / (4 * chance_HX[:, known_X])).sum(axis=0)
     inflated = np.median((ratio_HX[0] - ratio_HX[1]) ** 2 / variance_X) / _MEDIAN
-    return beyond_HEE, float(np.sqrt(max(1.0, inflated)))
-
-
-def _found(
-    n_EE: NDArray[np.float64], chance_EE: NDArray[np.float64], edge_EE: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Weights of the edges, [E, E]: the logarithm of the lift."""
-    edges = edge_EE & (chance_EE > 0)
-    return np.log(np.divide(n_EE, chance_EE, out=np.ones_like(n_EE), where=edges))
+    return beyond_HX, float(np.sqrt(max(1.0, inflated)))
 
 
 def _row(
