@@ -53,7 +53,8 @@ def test_a_seed_gives_one_order_and_another_gives_another(store):
     [
         analysis.expert_load, analysis.layer_balance, analysis.selection_causes,
         analysis.router_entropy, analysis.coactivation, analysis.transitions,
-        analysis.token_experts, analysis.group_displacements,
+        analysis.token_experts, analysis.group_displacements, analysis.routing_path,
+        analysis.path_clusters, analysis.bias_audit, analysis.expert_bias,
     ],
 )  # fmt: skip
 def test_every_table_has_a_null(store, function):
