@@ -90,6 +90,9 @@ REFERENCE = {
     "Smaller models": (
         "ringlens.prune.plan",
         "ringlens.prune.criteria",
+        "ringlens.prune.evaluation",
+        "ringlens.prune.curve",
+        "ringlens.prune.masked",
         "ringlens.prune.checkpoint",
     ),
     "Experiments": (

@@ -64,6 +64,10 @@ class ProgressBar:
         """Show rows."""
         self._show(done, total, f"{done:,}/{total:,} rows")
 
+    def models(self, done: int, total: int) -> None:
+        """Show models that were evaluated."""
+        self._show(done, total, f"{done}/{total} models")
+
     def bytes(self, done: int, total: int) -> None:
         """Show bytes."""
         self._show(done, total, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")

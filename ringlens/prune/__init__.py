@@ -2,6 +2,22 @@
 
 from ringlens.prune.checkpoint import Exported, export
 from ringlens.prune.criteria import CRITERIA, pruning_plan
+from ringlens.prune.curve import cliffs, concentration, pruning_curve
+from ringlens.prune.evaluation import Evaluation, evaluate
+from ringlens.prune.masked import masked
 from ringlens.prune.plan import PruningPlan, read_plan
 
-__all__ = ["CRITERIA", "Exported", "PruningPlan", "export", "pruning_plan", "read_plan"]
+__all__ = [
+    "CRITERIA",
+    "Evaluation",
+    "Exported",
+    "PruningPlan",
+    "cliffs",
+    "concentration",
+    "evaluate",
+    "export",
+    "masked",
+    "pruning_curve",
+    "pruning_plan",
+    "read_plan",
+]

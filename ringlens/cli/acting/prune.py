@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ringlens.cli.analysis.frames import note, print_frame
 from ringlens.cli.console import harmless, progress_bar
+from ringlens.cli.options import BATCH_SIZE, loading_options, take_loading
 from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from ringlens.problem import Problem
     from ringlens.prune.checkpoint import Exported
     from ringlens.prune.plan import PruningPlan
+    from ringlens.store import Store
 
 CRITERIA = ("frequency", "weight", "reap", "ean", "easy-ep", "random")
+ALL = "all"
+OnPlan = Callable[[int, int], None]
 
 
 @click.command()
@@ -22,11 +31,11 @@ CRITERIA = ("frequency", "weight", "reap", "ean", "easy-ep", "random")
 @click.argument("store", required=False)
 @click.option(
     "--criterion",
-    type=click.Choice(CRITERIA),
+    type=click.Choice([*CRITERIA, ALL]),
     default="reap",
     show_default=True,
     help="What ranks the experts; all but frequency, weight and random need a store that recorded "
-    "expert_outputs.",
+    "expert_outputs. A curve can be drawn of all.",
 )
 @click.option("--keep", help="Share of the experts that stay, as 0.5, or how many of a layer.")
 @click.option("--where", help="The tokens that count, a predicate over token_context; all else.")
@@ -41,17 +50,21 @@ CRITERIA = ("frequency", "weight", "reap", "ean", "easy-ep", "random")
 @click.option(
     "--export", "folder", type=click.Path(path_type=Path), help="Write a checkpoint to this folder."
 )
-def prune(
-    model: str,
-    store: str | None,
-    criterion: str,
-    keep: str | None,
-    where: str | None,
-    seed: int,
-    plan_file: Path | None,
-    save: Path | None,
-    folder: Path | None,
-) -> None:
+@click.option(
+    "--evaluate",
+    "tried",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Let the full model and the masked one think about N problems that are not in STORE.",
+)
+@click.option("--curve", metavar="SHARES", help="Evaluate at these shares instead: 0.75,0.5,0.25.")
+@click.option("--problems", default="countdown", show_default=True, help="Task or file of these.")
+@click.option(
+    "--max-new-tokens", default=512, show_default=True, help="Most tokens of an answer to them."
+)
+@BATCH_SIZE
+@loading_options
+def prune(model: str, store: str | None, **options: Any) -> None:
     r"""Plan which experts of MODEL stay, by what they did in STORE, and write the smaller model.
 
     Every group of every layer keeps the same number, and super experts stay in any case. Nothing is
@@ -62,42 +75,132 @@ def prune(
       ringlens prune ring-nano runs/outputs --criterion reap --keep 0.5
       ringlens prune ring-nano runs/outputs --criterion frequency --keep 24 --save plan.json
       ringlens prune ring-nano --plan plan.json --export models/ring-nano-24
+      ringlens prune ring-nano runs/outputs --keep 0.5 --evaluate 32
+      ringlens prune ring-nano runs/outputs --criterion all --curve 0.75,0.5,0.25 --evaluate 32
     """
-    plan = _plan(model, store, criterion, keep, where, seed, plan_file)
+    loading = take_loading(options)
+    if options["curve"] is not None:
+        _print_curve(model, store, loading, options)
+        return
+    plan = _plan(model, store, options)
     click.echo(harmless(repr(plan)))
-    if save is not None:
+    if (save := options["save"]) is not None:
         plan.save(save)
         click.echo(f"plan: {save}")
-    if folder is not None:
+    if options["tried"] is not None:
+        _print_evaluation(model, store, plan, loading, options)
+    if (folder := options["folder"]) is not None:
         _report(_export(plan, model, folder))
 
 
-def _plan(
-    model: str,
-    store: str | None,
-    criterion: str,
-    keep: str | None,
-    where: str | None,
-    seed: int,
-    plan_file: Path | None,
-) -> PruningPlan:
+def _plan(model: str, store: str | None, options: dict[str, Any]) -> PruningPlan:
     """The plan of a file, or one made of a store."""
     from ringlens.prune.plan import read_plan
 
-    if plan_file is not None:
+    keep, file = options["keep"], options["plan_file"]
+    if file is not None:
         if store is not None or keep is not None:
             raise ConfigError("--plan has its own store and --keep: leave these out.")
-        return read_plan(plan_file)
+        return read_plan(file)
     if store is None or keep is None:
         raise ConfigError(
             "a plan is made of STORE and --keep (a share such as 0.5, or experts of a layer); or "
             "give one that is made with --plan."
         )
+    if options["criterion"] == ALL:
+        raise ConfigError("a plan has one criterion; --criterion all is for --curve.")
     from ringlens.prune.criteria import pruning_plan
     from ringlens.store import Store
 
+    asked = {name: options[name] for name in ("where", "seed")}
     with Store(store) as opened:
-        return pruning_plan(model, opened, criterion, keep, where=where, seed=seed)
+        return pruning_plan(model, opened, options["criterion"], keep, **asked)
+
+
+def _print_evaluation(
+    model: str,
+    store: str | None,
+    plan: PruningPlan,
+    loading: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    import ringlens as rl
+    from ringlens.prune.evaluation import evaluate
+    from ringlens.store import Store
+
+    if store is None:
+        problems = _problems(None, options)
+    else:
+        with Store(store) as opened:
+            problems = _problems(opened, options)
+    with progress_bar("evaluating") as bar:
+        frame = evaluate(rl.load(model, **loading), plan, problems, **_asked(options, bar.models))
+    _print_rows(frame, len(problems))
+
+
+def _print_curve(
+    model: str, store: str | None, loading: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Print a curve, and where it breaks off."""
+    import ringlens as rl
+    from ringlens.prune.curve import cliffs, pruning_curve
+    from ringlens.store import Store
+
+    unused = [name for name in ("keep", "plan_file", "save", "folder") if options[name] is not None]
+    if store is None or options["tried"] is None or unused:
+        raise ConfigError(
+            "a curve takes STORE, --criterion, and --evaluate with a number of problems; --keep, "
+            "--plan, --save and --export are for one plan."
+        )
+    criteria = CRITERIA if options["criterion"] == ALL else (options["criterion"],)
+    shares = [share for share in options["curve"].split(",") if share]
+    with Store(store) as opened, progress_bar("evaluating") as bar:
+        problems = _problems(opened, options)
+        frame = pruning_curve(
+            rl.load(model, **loading),
+            opened,
+            problems,
+            criteria=criteria,
+            keep=shares,
+            where=options["where"],
+            seed=options["seed"],
+            **_asked(options, bar.models),
+        )
+    _print_rows(frame, len(problems))
+    print_frame(cliffs(frame), None, None)
+
+
+def _asked(options: dict[str, Any], on_plan: OnPlan) -> dict[str, Any]:
+    """Settings of an evaluation."""
+    names = ("max_new_tokens", "batch_size")
+    return {**{name: options[name] for name in names}, "on_plan": on_plan}
+
+
+def _problems(store: Store | None, options: dict[str, Any]) -> list[Problem]:
+    """Problems that are not in the store that ranks the experts."""
+    from ringlens.prompts.problems import problems
+
+    known: set[str] = set()
+    if store is not None:
+        found = store.sql("select distinct problem_id from traces where problem_id is not null")
+        known = {problem_id for (problem_id,) in found.fetchall()}
+    tried = options["tried"]
+    fresh = [each for each in problems(options["problems"]) if each.id not in known]
+    if len(fresh) < tried:
+        raise ConfigError(
+            f"--evaluate {tried}: {options['problems']} has {len(fresh)} problems that are not in "
+            "the store, and those in it flatter the smaller model. Ask for fewer, or give others "
+            "with --problems."
+        )
+    return fresh[:tried]
+
+
+def _print_rows(frame: pd.DataFrame, problems: int) -> None:
+    note(
+        f"on {problems} problems; loss in nats a token of what the full model wrote, agreement of "
+        "choices among experts that stay, thought in tokens, low and high 95% of accuracy"
+    )
+    print_frame(frame, None, None)
 
 
 def _export(plan: PruningPlan, model: str, folder: Path) -> Exported:
