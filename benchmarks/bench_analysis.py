@@ -1,22 +1,32 @@
 """How long each analysis takes over a store, warm, and what it holds in memory.
 
-A store of 10⁷ routed rows: python benchmarks/synthetic_store.py STORE --routed 1e7 --traces 16
-
 python benchmarks/bench_analysis.py STORE [--rounds 5] [--only contrast]
+python benchmarks/bench_analysis.py --routed 1e7 1e8 [--folder FOLDER]
+
+The second makes stores of so many routed rows (`synthetic_store.py`; 10⁸ take 1 GB and some two
+minutes) and keeps them in the folder, so that another run finds them. Each analysis runs in a
+process of its own, whose peak memory is the analysis's and the libraries'. A line that misses the
+goals (0.3 s where sums answer, else 2 s over 10⁷ rows and 10 s over 10⁸; 2 GiB) ends with what it
+misses.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import resource
+import re
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from side_by_side import machine
+from synthetic_store import ROUTED_A_TOKEN, TYPICAL, make
 
 from ringlens import analysis
 from ringlens.errors import RinglensError
@@ -65,40 +75,119 @@ def saturated(store: Store) -> object:
             return analysis.saturation([analysis.Checkpoint("earlier", earlier), last], THINK)
 
 
+GOALS = ((1.5e7, 2.0), (1.5e8, 10.0))
+"""Seconds of analyses that scan, by the most routed rows."""
+
+SUMS_GOAL = 0.3
+"""Seconds of analyses that sums answer."""
+
+LEAST = 16
+"""Fewest traces of a store that is made."""
+
+MEMORY_GOAL = 2048
+"""Peak of a process, MiB."""
+
+
 def main() -> None:
-    """Print a table."""
+    """Print a table for each store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", type=Path)
+    parser.add_argument("store", type=Path, nargs="?")
+    parser.add_argument("--routed", type=float, nargs="+", default=[], help="stores to make")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "routed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="analyses whose name holds this")
     given = parser.parse_args()
-    with Store(given.store) as store:
+    if (given.store is None) == (not given.routed):
+        parser.error("give a store, or --routed")
+    stores = [given.store] if given.store else []
+    stores += [made(given.folder, routed) for routed in given.routed]
+    for store in stores:
+        report(store, given.rounds, given.only)
+
+
+def made(folder: Path, routed: float) -> Path:
+    """A store of so many routed rows in at least `LEAST` traces; made if the folder has none."""
+    path = folder / f"{routed:.0e}"
+    if not path.exists():
+        start = time.perf_counter()
+        unfinished = path.with_name(f"{path.name}-unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make(unfinished, int(routed), max(LEAST, round(routed / ROUTED_A_TOKEN / TYPICAL)))
+        unfinished.rename(path)
+        print(f"{path}: made in {time.perf_counter() - start:.0f} s", flush=True)
+    return path
+
+
+def report(path: Path, rounds: int, only: str) -> None:
+    """Print the table of one store."""
+    with Store(path) as store:
         rows = sum(file.rows for file in store.files("routing"))
         (k, traces) = store.sql(
             "select max(experts_per_token), (select count(*) from traces) from runs"
         ).fetchall()[0]
-        print(f"{machine()}, load {os.getloadavg()[0]:.1f}")
-        print(f"{given.store}: {rows * k:,} routed rows, {traces} traces")
-        print(
-            f"{'seconds':28s} {'first':>7s} {'median':>7s} {'quartiles':>15s} {'CPU':>7s} peak MiB"
-        )
-        for name, run in ANALYSES.items():
-            if given.only in name:
-                print(f"{name:28s} {measured(store, run, given.rounds)}", flush=True)
+    print(f"{machine()}, load {os.getloadavg()[0]:.1f}")
+    print(f"{path}: {rows * k:,} routed rows, {traces} traces")
+    print(
+        f"{'seconds':28s} {'first':>7s} {'median':>7s} {'quartiles':>15s} {'CPU':>7s} "
+        f"{'rows/s':>8s} peak MiB"
+    )
+    context = multiprocessing.get_context("spawn")
+    for name in ANALYSES:
+        if only in name:
+            with ProcessPoolExecutor(1, context) as alone:
+                found = alone.submit(measured, path, name, rounds).result()
+            print(f"{name:28s} {line(found, name, rows * k)}", flush=True)
 
 
-def measured(store: Store, run: Callable[[Store], object], rounds: int) -> str:
-    """First call, then the median of further ones, their CPU time, and the peak of the process."""
-    try:
-        first, *_ = timed(store, run)
-        times = [timed(store, run) for _ in range(rounds)]
-    except RinglensError as error:
-        return f"not measured: {error}"
-    clock = [t for t, _ in times]
-    low, median, high = statistics.quantiles(clock, n=4)
-    cpu = statistics.median(c for _, c in times)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return f"{first:7.2f} {median:7.2f} {low:7.2f}–{high:<7.2f} {cpu:7.2f} {peak:8.0f}"
+@dataclass(frozen=True)
+class Measured:
+    """What an analysis takes.
+
+    Attributes:
+        first: Seconds of the first call.
+        clock: Seconds of further calls.
+        cpu: Seconds of all cores in these.
+        peak: Peak of the process, MiB.
+    """
+
+    first: float
+    clock: list[float]
+    cpu: list[float]
+    peak: float
+
+
+def measured(path: Path, name: str, rounds: int) -> Measured | str:
+    """Run an analysis once and then some rounds; why it cannot, if it refuses."""
+    with Store(path) as store:
+        try:
+            first, _ = timed(store, ANALYSES[name])
+            times = [timed(store, ANALYSES[name]) for _ in range(rounds)]
+        except RinglensError as error:
+            return f"not measured: {error}"
+    return Measured(first, [clock for clock, _ in times], [cpu for _, cpu in times], peak())
+
+
+def peak() -> float:
+    """Peak memory of this process, MiB; `getrusage` would count what its parent had, too."""
+    (found,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found) / 1024
+
+
+def line(found: Measured | str, name: str, routed: int) -> str:
+    """What is printed of an analysis."""
+    if isinstance(found, str):
+        return found
+    median = statistics.median(found.clock)
+    low, _, high = statistics.quantiles(found.clock, n=4) if len(found.clock) > 1 else [median] * 3
+    goal = next((seconds for most, seconds in GOALS if routed <= most), float("inf"))
+    goal = SUMS_GOAL if "sums" in name else goal
+    missed = [f"misses {goal:g} s"] if median > goal else []
+    missed += [f"misses {MEMORY_GOAL:,} MiB"] if found.peak > MEMORY_GOAL else []
+    return (
+        f"{found.first:7.2f} {median:7.2f} {low:7.2f}–{high:<7.2f} "
+        f"{statistics.median(found.cpu):7.2f} {routed / median:8.1e} {found.peak:8.0f}  "
+        f"{', '.join(missed)}"
+    )
 
 
 def timed(store: Store, run: Callable[[Store], object]) -> tuple[float, float]:

@@ -158,7 +158,7 @@ def _shares(
     step = max(1, _CELLS // max(1, terms_UX.shape[1]))
     extreme_X = np.zeros(terms_UX.shape[1])
     for start in range(0, len(factors_BU), step):
-        extreme_X += _extreme(factors_BU[start : start + step], terms_UX, least_X).sum(axis=0)
+        extreme_X += _times(_extreme(factors_BU[start : start + step], terms_UX, least_X))
     return extreme_X / len(factors_BU)
 
 
@@ -168,6 +168,15 @@ def _extreme(
     """Whether statistics are as extreme as the observation, [B, X]."""
     statistic_BX = factors_BU.astype(np.float32) @ terms_UX
     return np.abs(statistic_BX, out=statistic_BX) >= least_X
+
+
+def _times(over_BX: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many rows are true, [X]; summed as they are, booleans would each become an int64."""
+    bytes_BX, most = over_BX.view(np.uint8), 255
+    times_X = np.zeros(over_BX.shape[1], np.int64)
+    for start in range(0, len(bytes_BX), most):
+        times_X += np.add.reduce(bytes_BX[start : start + most], axis=0, dtype=np.uint8)
+    return times_X
 
 
 def _sequential(
@@ -183,7 +192,7 @@ def _sequential(
     while left.size and drawn < MOST:
         draws = int(np.clip(_CELLS // left.size, 1, min(max(256, drawn), MOST - drawn)))
         over_BX = _extreme(scheme.draw(rng, draws), terms_UX[:, left], least_X[left])
-        before_X, total_X = extreme_X[left], extreme_X[left] + over_BX.sum(axis=0)
+        before_X, total_X = extreme_X[left], extreme_X[left] + _times(over_BX)
         decided_X = total_X >= EXCEEDANCES
         last_BX = before_X[decided_X] + over_BX[:, decided_X].cumsum(axis=0) >= EXCEEDANCES
         p_X[left[decided_X]] = EXCEEDANCES / (drawn + last_BX.argmax(axis=0) + 1)
