@@ -21,6 +21,7 @@ from ringlens.interventions import Intervention
 from ringlens.interventions.experts import OnRouter
 from ringlens.observe.hooks import RECHOOSE, attach
 from ringlens.observe.interventions.effect import Change, Effect, Numbers
+from ringlens.observe.interventions.reader import Prompts, TextReader
 from ringlens.observe.interventions.resolve import point_of
 from ringlens.observe.interventions.selection import RouterEdits
 from ringlens.observe.interventions.stream import Stream
@@ -183,9 +184,11 @@ class Attached:
     ) -> None:
         self.interventions, self._rows = _numbered(rows, by_row)
         self._loaded = loaded
-        reader = None
+        places = [each.place for each in self.interventions]
+        reads = any(place.reads_text for place in places)
+        self._reader = TextReader(loaded, places) if reads else None
         count = len(rows) if by_row else None
-        self._where = Whereabouts(self.interventions, self._rows, count, reader)
+        self._where = Whereabouts(self.interventions, self._rows, count, self._reader)
         numbered = list(enumerate(self.interventions))
         self.routers = {
             layer: Router(loaded, layer, acts, self._where)
@@ -222,6 +225,11 @@ class Attached:
             stack.enter_context(attach(model, hooks))
             yield self.effect
         self.effect.close()
+
+    def begin(self, prompts: Prompts) -> None:
+        """A batch begins, of which this is known; else phases are read from the text alone."""
+        if self._reader is not None:
+            self._reader.begin(prompts)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._where.begin(forward_of(args, kwargs))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ringlens.errors import ConfigError, ObservationError
+from ringlens.errors import ObservationError
 from ringlens.interventions import Intervention
 from ringlens.interventions.place import Place
 from ringlens.model.caching import NEW, OLD
@@ -100,8 +100,6 @@ class Whereabouts:
         reader: Reader | None,
     ) -> None:
         self.places = [each.place for each in interventions]
-        if reader is None and any(place.reads_text for place in self.places):
-            raise ConfigError("phases and words are not read yet; give a span, or no place.")
         self._rows, self._rows_count, self._reader = rows, rows_count, reader
         self._masks: list[Tensor | None] = []
         self._forward: Forward | None = None
