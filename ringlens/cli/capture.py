@@ -46,8 +46,10 @@ def capture(model: str, store: str, **options: Any) -> None:
       ringlens capture ring-nano --n 4 --samples 8 --temperature 0.7 --store runs/samples
       ringlens capture ring-nano --n 64 --store runs/lean --record routing
       ringlens capture ring-nano --n 4 --store runs/stream --record routing,resid_post@3+5
+      ringlens capture ring-nano --n 4 --store runs/without --intervene ablate:5/3+7@think
     """
     from ringlens.config import Sampling, samples_of
+    from ringlens.interventions import read_interventions
     from ringlens.store.schema.instruments import recordable
 
     loading, asked = take_loading(options), take_asked(options)
@@ -55,6 +57,7 @@ def capture(model: str, store: str, **options: Any) -> None:
     # Before the model: a wrong setting or problem set should not cost a load.
     samples_of(options["samples"], Sampling(**{name: options[name] for name in SAMPLING}))
     recordable(options["record"])
+    read_interventions(options["interventions"])
     capture_problems(model, loading, read_asked(asked), store, options)
     print_summary(store)
 

@@ -36,6 +36,13 @@ RECORDING: tuple[Callable[[Command], Command], ...] = (
         help="Seconds after which the finished part of a running batch is committed.",
     ),
     click.option(
+        "--intervene",
+        "interventions",
+        multiple=True,
+        help="Change the model while it runs, as in ablate:5/3+7@think; may be given again. "
+        "docs/acting.md has all forms.",
+    ),
+    click.option(
         "--allow-nonfinite",
         is_flag=True,
         help="Continue where a number of the model is NaN or infinite, and flag its rows.",

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 
 from ringlens.errors import ConfigError
 from ringlens.interventions import Intervention, read_interventions
+from ringlens.model.parallel import parallel_of
 from ringlens.observe.interventions.attached import Attached
-from ringlens.observe.interventions.effect import Effect
+from ringlens.observe.interventions.effect import Effect, of_shards
 from ringlens.observe.interventions.resolve import Given, resolve, resolve_rows
+from ringlens.observe.interventions.together import attached
+from ringlens.observe.pipeline.ranks import rank_role
+from ringlens.store.write.peers import ALONE
 
 if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
@@ -23,11 +27,18 @@ def intervene(
     flat = [act for given in interventions for act in read_interventions(given)]
     if not flat:
         raise ConfigError("no intervention is given; give one, such as Ablate(layer=5, experts=3).")
-    return Attached(loaded, [resolve(loaded, flat)]).attached()
+    return _attached(loaded, Attached(loaded, [resolve(loaded, flat)]))
 
 
 def intervene_by_row(loaded: LoadedModel, rows: Sequence[Given]) -> AbstractContextManager[Effect]:
     """See :meth:`ringlens.lens.Lens.intervene_by_row`."""
     if isinstance(rows, Intervention | str) or not rows:
         raise ConfigError("rows must be a list with the interventions of each row of the batch.")
-    return Attached(loaded, resolve_rows(loaded, rows), by_row=True).attached()
+    return _attached(loaded, Attached(loaded, resolve_rows(loaded, rows), by_row=True))
+
+
+def _attached(loaded: LoadedModel, acting: Attached) -> AbstractContextManager[Effect]:
+    """Attached in all processes that the model is divided over."""
+    divided = parallel_of(loaded.model).world_size > 1
+    everyone = rank_role(loaded).everyone if divided else ALONE
+    return attached(acting, everyone, of_shards)

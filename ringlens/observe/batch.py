@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache
 from ringlens.config import Recorded, Sampling
 from ringlens.model.caching import CACHE, cache_of
 from ringlens.observe.instruments.transfer import bring
+from ringlens.observe.interventions.reader import Prompts
 from ringlens.observe.pipeline.commit_thread import Recording
 from ringlens.observe.pipeline.following import EachStep, Following
 from ringlens.observe.pipeline.ranks import RankRole
@@ -26,6 +27,7 @@ from ringlens.observe.sampling import processors
 
 if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
+    from ringlens.observe.interventions.attached import Attached
 
 # Positions a forward takes at most; a longer text goes through in several.
 PREFILL = 32_768
@@ -46,6 +48,7 @@ class Observer:
         on_forward: Called with (B, T) at the start of each forward.
         prefill: Positions a forward takes at most.
         following: Who follows the traces, if anybody does.
+        acting: The interventions that are attached to the model; None without any.
     """
 
     lens: LoadedModel
@@ -55,12 +58,15 @@ class Observer:
     on_forward: OnForward
     prefill: int = PREFILL
     following: Following | None = None
+    acting: Attached | None = None
 
     def recorder(self, pads: Sequence[int]) -> Recorder:
         """A recorder, to be attached for one batch."""
         steps = STEPS if self.following is None else 1
         put, on_forward = self.recording.put, self.on_forward
-        return Recorder(self.lens, self.record, put, on_forward, tuple(pads), self.role, steps)
+        return Recorder(
+            self.lens, self.record, put, on_forward, tuple(pads), self.role, steps, self.acting
+        )
 
     def begin(
         self, tasks: Sequence[Task], eos_token_ids: tuple[int, ...], finish_reason: str
@@ -70,10 +76,17 @@ class Observer:
             [task.token_ids for task in tasks], self.lens.pad_token_id, self.lens.device
         )
         pads = [ids_BP.shape[1] - len(task.token_ids) for task in tasks]
+        acts = None
+        if self.acting is not None:
+            acts = self.acting.by_layer
+            lengths, written = [t.n_prompt for t in tasks], [t.written for t in tasks]
+            self.acting.begin(Prompts(lengths, written))
         tokenizer = self.lens.tokenizer
         self.recording.begin(
             [
-                TraceBuffer(task, tokenizer, row, pad, eos_token_ids, finish_reason, self.record)
+                TraceBuffer(
+                    task, tokenizer, row, pad, eos_token_ids, finish_reason, self.record, acts
+                )
                 for row, (task, pad) in enumerate(zip(tasks, pads, strict=True))
                 if not task.finished
             ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING
 import torch
 
 from ringlens.config import OnLayers, Recorded, Sampling, number, refuse_unknown, whole
-from ringlens.errors import ConfigError
+from ringlens.errors import ConfigError, ObservationError
+from ringlens.interventions import Intervention
 from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
 from ringlens.observe.given import TextOrIds
 from ringlens.observe.inputs import check_rows, say_beyond_context
 from ringlens.observe.instruments.layers import on_layers
 from ringlens.observe.instruments.vectors import resolve
+from ringlens.observe.interventions.attached import Attached, attached_to
+from ringlens.observe.interventions.effect import of_shards, of_shares
+from ringlens.observe.interventions.resolve import Given
+from ringlens.observe.interventions.resolve import resolve as resolve_interventions
+from ringlens.observe.interventions.together import attached
 from ringlens.observe.pipeline.commit_thread import EVERY, Recording
 from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
-from ringlens.observe.pipeline.run_record import run_record
+from ringlens.observe.pipeline.run_record import WITH, run_record
 from ringlens.observe.pipeline.step import OnTokens
 from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.resume import unfinished_batches
@@ -92,6 +98,7 @@ def capture(
     on_tokens: OnTokens | None = None,
     stop: threading.Event | None = None,
     allow_nonfinite: bool = False,
+    interventions: Given = (),
 ) -> Store:
     """Let the model think about problems, and record it while it does.
 
@@ -134,6 +141,10 @@ def capture(
             call takes them up.
         allow_nonfinite: Go on where a number of the model is NaN or infinite, and flag its trace
             and token (``traces.flags``, ``tokens.nonfinite``).
+        interventions: What to change in the model while it runs: objects such as
+            :class:`ringlens.Ablate`, or their text form. They are stored with the run
+            (``runs.interventions``), and the router record says what the routers would have chosen
+            as well. An interrupted run goes on with the same ones only. See docs/acting.md.
 
     Returns:
         The store, open for reading.
@@ -162,6 +173,7 @@ def capture(
         commit_every,
         allow_nonfinite=allow_nonfinite,
         following=Following(on_tokens, stop) if followed else None,
+        interventions=resolve_interventions(lens, interventions),
     )
     return session.run(store, tasks, run, on_progress)
 
@@ -178,6 +190,7 @@ def replay(
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
     allow_nonfinite: bool = False,
+    interventions: Given = (),
 ) -> Store:
     """Observe finished text in one teacher-forced forward a batch.
 
@@ -193,6 +206,7 @@ def replay(
         commit_every: As for :func:`capture`.
         on_progress: Called after each forward.
         allow_nonfinite: As for :func:`capture`.
+        interventions: As for :func:`capture`.
 
     Returns:
         The store, open for reading.
@@ -220,6 +234,7 @@ def replay(
         commit_every,
         prefill,
         allow_nonfinite,
+        interventions=resolve_interventions(lens, interventions),
     )
     return session.run(store, tasks, teacher_force, on_progress)
 
@@ -248,6 +263,7 @@ class _Session:
     prefill: int = PREFILL
     allow_nonfinite: bool = False
     following: Following | None = None
+    interventions: tuple[Intervention, ...] = ()
 
     def __post_init__(self) -> None:
         fixed = {
@@ -275,9 +291,17 @@ class _Session:
             layers_asked(name, self.record, here.layers) for name in ("routing", "router_logits")
         ):
             check_same_rule(self.lens, here.layers)
-        run = run_record(self.lens, self.mode, self.record, self.settings, tasks, here)
+        if attached_to(self.lens.model) is not None:
+            raise ObservationError(
+                "interventions are attached to this model, which the run would not know of: leave "
+                "the block of lens.intervene, and give them as interventions=[…]."
+            )
+        run = run_record(
+            self.lens, self.mode, self.record, self.settings, tasks, here, self.interventions
+        )
         with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:
             run_id = here.everyone.broadcast(_open_run(writer, run, here))
+            acting = Attached(self.lens, [self.interventions]) if self.interventions else None
             mine = [task for task in tasks if task.item % here.share[1] == here.share[0]]
             left = unfinished_batches(folder, run_id, mine, self.batch_size)
             done = len(mine) - sum(not task.finished for batch in left for task in batch)
@@ -300,8 +324,9 @@ class _Session:
                     report.forward,
                     self.prefill,
                     self.following,
+                    acting,
                 )
-                with gone_peers(here.everyone.rank):
+                with gone_peers(here.everyone.rank), _acting(acting, here):
                     is_whole = self._run_batches(observer, left, run_batch, report)
             report.show()
             if not is_whole:
@@ -330,16 +355,45 @@ class _Session:
         return True
 
 
+def _acting(acting: Attached | None, here: RankRole) -> AbstractContextManager[object]:
+    """Interventions, if there are any, attached for as long as the block runs."""
+    if acting is None:
+        return nullcontext()
+    return attached(acting, here.everyone, of_shards if here.writers.size > 1 else of_shares)
+
+
 def _open_run(writer: StoreWriter, run: RunRecord, here: RankRole) -> str:
     """The id of the run: one that the same call left unfinished, or a new one."""
     if here.writers.size < here.everyone.size and here.everyone.rank > 0:
         return ""  # processes with models of their own: rank 0 opens the run for all
     left = writer.unfinished(run.fingerprint)
     if left is None:
+        _refuse_other_interventions(writer, run)
         return writer.start_run(run)
     log.info("taking up run %s, which was interrupted", left)
     writer.resume(left)
     return left
+
+
+def _refuse_other_interventions(writer: StoreWriter, run: RunRecord) -> None:
+    """Refuse to begin what an interrupted run began with other interventions.
+
+    Raises:
+        ConfigError: There is such a run.
+    """
+    base = run.fingerprint.partition(WITH)[0]
+    others = [run_id for run_id in writer.interrupted(base) if run_id]
+    if others:
+        with Store(writer.folder.address) as store:
+            query = "select interventions from runs where run_id = ?"
+            ((acts,),) = store.sql(query, [others[0]]).fetchall()
+        now = ", ".join(run.interventions) or "none"
+        raise ConfigError(
+            f"run {others[0]} of this store is the same call with other interventions "
+            f"({', '.join(acts or ()) or 'none'} in place of {now}), and was interrupted. Finish "
+            f"it with the same call and its own ones, take it out with `ringlens delete STORE "
+            f"--run {others[0]}`, or use another store."
+        )
 
 
 class _Reporter:

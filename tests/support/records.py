@@ -201,7 +201,7 @@ def cut(arrays: RoutingArrays | HeadArrays | None, start: int, stop: int):
     """The same of arrays [layers, T, …]."""
     if arrays is None:
         return None
-    names = [f.name for f in fields(arrays) if f.name != "layers"]
+    names = [f.name for f in fields(arrays) if f.name not in ("layers", "acted")]
     return replace(arrays, **{name: getattr(arrays, name)[:, start:stop] for name in names})
 
 

@@ -229,8 +229,9 @@ def _sums(selection: Selection) -> str:
     return f"""(
         from (
             select usage.layer, usage.phase, usage.role, usage.tokens, usage.n, usage.weight,
-                   usage.bias_flips, traces.trace_id, runs.run_id, model, mode, task, problem_id,
-                   correct, finish_reason
+                   usage.bias_flips, traces.trace_id, runs.run_id, model, mode,
+                   array_to_string(interventions, ' ') as interventions, task, problem_id, correct,
+                   finish_reason
             from ({_KEPT[selection.sums]}) as usage join traces using (trace_id)
             join runs on runs.run_id = traces.run_id) as token_context
         where ({selection.where}

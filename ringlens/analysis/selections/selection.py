@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
 OF_TRACES = (
-    "run_id", "model", "mode", "trace_id", "task", "problem_id", "correct", "finish_reason",
+    "run_id", "model", "mode", "interventions", "trace_id", "task", "problem_id", "correct",
+    "finish_reason",
 )  # fmt: skip
 """Columns of `token_context` that are the same for all tokens of a trace."""
 
@@ -105,7 +106,8 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
 
     Raises:
         ConfigError: The predicate is no predicate, or names a column that does not exist; or it
-            holds replays beside other traces without saying so.
+            holds replays beside other traces, or runs with interventions beside others, without
+            saying so.
     """
     groups = (by,) if isinstance(by, str) else tuple(by)
     known_only(groups, TOKEN_CONTEXT_COLUMNS, "column to group by")
@@ -115,6 +117,8 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
     used, nested = columns_used(store, predicate)
     if not {"mode", "run_id", "trace_id"} & {*used, *groups}:
         _refuse_twice(store, predicate)
+    if not {"interventions", "run_id", "trace_id"} & {*used, *groups}:
+        _refuse_mixed(store, predicate)
     if "phase" not in used and "phase" not in groups:
         groups = (*groups, "phase")
     sums = "" if nested else _sums(store, used | {*groups})
@@ -161,4 +165,20 @@ def _refuse_twice(store: Source, predicate: str) -> None:
             f"the selection holds replays beside other traces (modes {', '.join(modes)}), so the "
             "same tokens may count twice; add `mode = 'live'` or `mode = 'replay'` to where, or "
             "`mode is not null` if they are of other tokens."
+        )
+
+
+def _refuse_mixed(store: Source, predicate: str) -> None:
+    """Refuse runs with interventions beside others: what they hold is not one model's."""
+    query = (
+        f"select distinct coalesce(interventions, '') from token_context where ({predicate}\n)"
+        " order by 1"
+    )
+    found = [text for (text,) in store.sql(query).fetchall()]
+    if len(found) > 1:
+        acts = next(text for text in found if text)
+        raise ConfigError(
+            f"the selection holds runs under different interventions ({len(found)} kinds, such as "
+            f"{acts!r:.80}), in which different models ran; add `interventions is null` to where "
+            "for the plain ones, name the ones you want, or give by='interventions'."
         )

@@ -66,6 +66,47 @@ class Instrument(Protocol):
         """What was seen since the last time: by layer, fields [B, t, …]."""
 
 
+class RouterStep(Protocol):
+    """What interventions made of one router in the forward that runs.
+
+    Shape letters: N tokens, k experts a token, I interventions of the layer.
+    """
+
+    @property
+    def ids_Nk(self) -> Tensor:
+        """The experts that run."""
+
+    @property
+    def own_ids_Nk(self) -> Tensor:
+        """The experts that the router chose itself."""
+
+    @property
+    def own_weights_Nk(self) -> Tensor:
+        """Their weights."""
+
+    @property
+    def active_NI(self) -> Tensor:
+        """Which interventions act, bool."""
+
+    @property
+    def margin_N(self) -> Tensor:
+        """What the last chosen expert won by, edited scores compared."""
+
+    @property
+    def group_margin_N(self) -> Tensor:
+        """The same of the last kept group."""
+
+
+class Acting(Protocol):
+    """Interventions that are attached to a model."""
+
+    def numbers(self, layer: int) -> tuple[int, ...]:
+        """Places of those that act on a layer's router among all; empty for none."""
+
+    def step(self, layer: int) -> RouterStep:
+        """What they made of a layer's router in the forward that runs."""
+
+
 @dataclass(frozen=True)
 class Watched:
     """What instruments are made for: a model, and what of it this process watches.
@@ -76,6 +117,7 @@ class Watched:
         pads: Padded positions before each row; empty for none.
         transfer: Brings results to the host.
         only: The layers that are asked for; None: all.
+        acting: The interventions that are attached to the model; None without any.
     """
 
     loaded: LoadedModel
@@ -83,6 +125,7 @@ class Watched:
     pads: tuple[int, ...]
     transfer: Transfer
     only: frozenset[int] | None = None
+    acting: Acting | None = None
 
     @property
     def model(self) -> Any:
@@ -112,6 +155,10 @@ class TraceRows(Protocol):
     @property
     def pad(self) -> int:
         """Padded positions before the trace."""
+
+    @property
+    def interventions(self) -> Mapping[int, tuple[int, ...]] | None:
+        """By layer the places in ``runs.interventions`` of what acts on its router; None: none."""
 
     def has(self, instrument: str, field: str) -> bool:
         """Whether this process has observed a field of an instrument."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,17 +22,20 @@ from ringlens.observe.instruments.base import Asked, Instrument, Kind, TraceRows
 from ringlens.observe.instruments.transfer import PendingTensors, Tensors
 from ringlens.observe.kernels.router import (
     RouterRecord,
+    contains,
     has_kernel,
     refuse_other_choice,
+    refuse_other_run,
     rounded_logits,
     storable_logits,
     tie_margins,
     torch_record,
+    unrounded_logits,
 )
 from ringlens.observe.kernels.triton_available import triton_installed
 from ringlens.observe.points import POINTS, gate, location, selection_bias
 from ringlens.store.schema.instruments import layers_asked
-from ringlens.store.schema.records import RoutingArrays
+from ringlens.store.schema.records import ActedArrays, RoutingArrays
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,6 +52,7 @@ FIELDS = (
     "group_flips",
     "entropy",
 )
+ACTED = ("own_ids", "own_weights", "differs", "intervened")
 
 
 class RoutingInstrument:
@@ -70,6 +76,11 @@ class RoutingInstrument:
         self._shape = (0, 0)
         self._biases = {layer: self._bias(model, layer) for layer in layers}
         self._items = [location(POINTS[name], model.config).item or 0 for name in OUTPUTS]
+        acting = watched.acting
+        self._acting = acting
+        acts = {layer: acting.numbers(layer) if acting is not None else () for layer in layers}
+        self._acted = frozenset(layer for layer in layers if acts[layer])
+        self._most = max(map(len, acts.values()), default=0)
 
     def _bias(self, model: PreTrainedModel, layer: int) -> Tensor:
         """A router's selection bias where it is: to fetch it would wait for the device."""
@@ -102,14 +113,25 @@ class RoutingInstrument:
     def _routed(self, layer: int) -> Callable[[nn.Module, tuple, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> None:
             self._seen[layer] += (output[item] for item in self._items)
+            if layer in self._acted:
+                self._seen[layer] += self._step(layer)
             self._shapes[layer].append(self._shape)
             if self._shape[1] > 1:
                 self._send(layer)  # at once: the copy then runs beside the next layers
 
         return hook
 
+    def _step(self, layer: int) -> tuple[Tensor, ...]:
+        """What interventions made of a router that has just run."""
+        assert self._acting is not None
+        step = self._acting.step(layer)
+        own = step.own_weights_Nk, step.own_ids_Nk
+        return *own, step.ids_Nk, step.active_NI, step.margin_N, step.group_margin_N
+
     def _send(self, layer: int) -> None:
         compute = partial(routing_fields, self.router, layer in self.logits)
+        if layer in self._acted:
+            compute = partial(acted_fields, self._most, self.router, layer in self.logits)
         finish = partial(checked_fields, self.router)
         if layer not in self.choices:
             finish = partial(logits_alone, self.router)
@@ -143,7 +165,67 @@ def routing_fields(
     z_NE, weights_Nk, ids_Nk = (x.flatten(0, 1) for x in (z_BtE, weights_Btk, ids_Btk))
     record = record_of(z_NE, weights_Nk, ids_Nk, bias_E, rule)
     id_type = torch.uint8 if rule.experts <= 256 else torch.int32
+    fields = _fields(record, id_type)
+    if logits:
+        fields["logits"], fields["doubtful"] = rounded_logits(
+            z_NE, record.margin_N, record.group_margin_N, rule
+        )
+    return {name: x.unflatten(0, shape) for name, x in fields.items()} | {"bias": bias_E}
+
+
+def acted_fields(
+    most: int,
+    rule: RouterRule,
+    logits: bool,
+    shapes: list[tuple[int, int]],
+    bias_E: Tensor,
+    *seen: Tensor,
+) -> Tensors:
+    """`routing_fields` of a router that interventions act on: what ran, and its own choice.
+
+    Args:
+        most: The most interventions that act on a layer.
+        rule: How the router chooses.
+        logits: Whether to keep the logits.
+        shapes: (B, T) of each forward.
+        bias_E: Selection bias.
+        *seen: Of each forward in turn logits, weights and ids as they ran; weights and ids as the
+            router gave them; the ids that were to run, the interventions that acted, and by what
+            the choice was won under them.
+    """
+    every = [joined(seen[i::9], shapes) for i in range(9)]
+    shape = every[0].shape[:2]
+    z_NE, ran_Nk, ids_Nk, own_Nk, own_ids_Nk, meant_Nk, active_NI, margin_N, group_N = (
+        x.flatten(0, 1) for x in every
+    )
+    ran, own = (
+        record_of(z_NE, weights_Nk, chosen_Nk, bias_E, rule)
+        for weights_Nk, chosen_Nk in ((ran_Nk, ids_Nk), (own_Nk, own_ids_Nk))
+    )
+    id_type = torch.uint8 if rule.experts <= 256 else torch.int32
+    moved_N = (ran.expert_ids_Nk != own.expert_ids_Nk).any(dim=-1)
+    reweighed_N = (ran.weights_Nk.half() != own.weights_Nk.half()).any(dim=-1)
+    its_own_Nk = contains(ran.expert_ids_Nk, own.expert_ids_Nk)
     fields = {
+        **_fields(ran, id_type),
+        "bias_flips": ran.bias_flips_Nk & its_own_Nk,
+        "same": own.same_N,
+        "ran_as_meant": (ids_Nk == meant_Nk).all(dim=-1),
+        "own_ids": own.expert_ids_Nk.to(id_type),
+        "own_weights": own.weights_Nk.half(),
+        "differs": moved_N | reweighed_N,
+        "intervened": torch.nn.functional.pad(active_NI, (0, most - active_NI.shape[1])),
+    }
+    if logits:
+        least_N = torch.minimum(ran.margin_N, margin_N.to(ran.margin_N))
+        least_group_N = torch.minimum(ran.group_margin_N, group_N.to(ran.group_margin_N))
+        fields["logits"], fields["doubtful"] = rounded_logits(z_NE, least_N, least_group_N, rule)
+    return {name: x.unflatten(0, shape) for name, x in fields.items()} | {"bias": bias_E}
+
+
+def _fields(record: RouterRecord, id_type: torch.dtype) -> Tensors:
+    """What of a record is sent, [N, …]."""
+    return {
         "expert_ids": record.expert_ids_Nk.to(id_type),
         "weights": record.weights_Nk.half(),
         "affinities": record.affinities_Nk,
@@ -155,11 +237,6 @@ def routing_fields(
         "entropy": record.entropy_N,
         "same": record.same_N,
     }
-    if logits:
-        fields["logits"], fields["doubtful"] = rounded_logits(
-            z_NE, record.margin_N, record.group_margin_N, rule
-        )
-    return {name: x.unflatten(0, shape) for name, x in fields.items()} | {"bias": bias_E}
 
 
 def record_of(
@@ -191,13 +268,18 @@ def checked_fields(rule: RouterRule, fields: Tensors) -> Tensors:
     margin_N, group_margin_N = flat["margin"], flat["group_margin"]
     if bias_E.isnan().any():  # then the order of the scores means nothing
         margin_N.fill_(torch.nan)
-    same_N, ids_Nk = flat.pop("same"), flat["expert_ids"].long()
+    acted = "own_ids" in flat
+    same_N, ids_Nk = flat.pop("same"), flat["own_ids" if acted else "expert_ids"].long()
     least_N = flat["affinities"].amin(dim=-1)
+    if acted:
+        refuse_other_run(flat.pop("ran_as_meant"), flat["expert_ids"])
+        flat["own_weights"] = flat["own_weights"].float()
     refuse_other_choice(same_N, tie_margins(margin_N, group_margin_N, least_N, rule), ids_Nk)
     flat["weights"] = flat["weights"].float()
     if "logits" in flat:
         rows, logits_NE = flat.pop("doubtful").nonzero().flatten(), flat["logits"]
-        logits_NE[rows] = storable_logits(logits_NE[rows], ids_Nk[rows], bias_E, rule)
+        storable = unrounded_logits if acted else storable_logits
+        logits_NE[rows] = storable(logits_NE[rows], ids_Nk[rows], bias_E, rule)
     return {name: x.unflatten(0, shape) for name, x in flat.items()}
 
 
@@ -221,11 +303,38 @@ def _make(watched: Watched, asked: Asked) -> Iterator[tuple[str, Instrument]]:
 def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     if rows.has("routing", "margin"):
-        columns = {name: rows.take("routing", name)[1] for name in FIELDS}
-        found["routing"] = RoutingArrays(rows.layers("routing", "margin"), **columns)
+        columns: dict[str, Any] = {name: rows.take("routing", name)[1] for name in FIELDS}
+        routing = RoutingArrays(rows.layers("routing", "margin"), **columns)
+        found["routing"] = replace(routing, acted=_acted(rows, routing))
     if rows.has("routing", "logits"):
         found["router_logits"] = rows.take("routing", "logits")[1]
         found["logit_layers"] = rows.layers("routing", "logits")
+    return found
+
+
+def _acted(rows: TraceRows, routing: RoutingArrays) -> ActedArrays | None:
+    """What interventions changed, of all layers; None in a run without any."""
+    if not rows.interventions:
+        return None
+    S, T = routing.margin.shape
+    most = max(map(len, rows.interventions.values()), default=0)
+    found = ActedArrays(
+        own_ids=routing.expert_ids.copy(),
+        own_weights=routing.weights.copy(),
+        differs=np.zeros((S, T), bool),
+        intervened=np.zeros((S, T, most), bool),
+        numbers=np.zeros((S, most), np.uint16),
+    )
+    if not rows.has("routing", "own_ids"):
+        return found
+    taken = {name: rows.take("routing", name)[1] for name in ACTED}
+    for place, layer in enumerate(rows.layers("routing", "own_ids")):
+        at, numbers = routing.layers.index(layer), rows.interventions[layer]
+        for name, values in taken.items():
+            if name != "intervened":
+                getattr(found, name)[at] = values[place]
+        found.intervened[at, :, : len(numbers)] = taken["intervened"][place][:, : len(numbers)]
+        found.numbers[at, : len(numbers)] = numbers
     return found
 
 

@@ -6,7 +6,7 @@ H heads, C head dimension, I interventions of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from ringlens.errors import ObservationError
 from ringlens.interventions import Intervention
 from ringlens.interventions.experts import OnRouter
 from ringlens.observe.hooks import RECHOOSE, attach
-from ringlens.observe.interventions.effect import Change, Effect, Numbers
+from ringlens.observe.interventions.effect import Effect, Numbers
 from ringlens.observe.interventions.reader import Prompts, TextReader
 from ringlens.observe.interventions.resolve import point_of
 from ringlens.observe.interventions.selection import RouterEdits
@@ -197,11 +197,11 @@ class Attached:
             and (acts := list(_on_router(numbered, layer)))
         }
         self.streams = tuple(_streams(loaded, numbered, self._where))
-        self.effect = Effect(self.interventions, self._numbers)
+        self.effect = Effect(self.interventions, self._rows, self._numbers)
 
     @contextmanager
     def attached(self) -> Iterator[Effect]:
-        """Act for as long as the block runs.
+        """Act for as long as the block runs; `Effect.close` is left to the caller.
 
         Raises:
             ObservationError: Others are attached already.
@@ -224,7 +224,21 @@ class Attached:
             hooks = [(stream.point, stream.layer, stream.change) for stream in self.streams]
             stack.enter_context(attach(model, hooks))
             yield self.effect
-        self.effect.close()
+
+    @property
+    def by_layer(self) -> Mapping[int, tuple[int, ...]]:
+        """By layer the places of those that act on its router."""
+        return {layer: router.numbers for layer, router in self.routers.items()}
+
+    def numbers(self, layer: int) -> tuple[int, ...]:
+        """Places of those that act on a layer's router among all; empty for none."""
+        return self.routers[layer].numbers if layer in self.routers else ()
+
+    def step(self, layer: int) -> RouterStep:
+        """What they made of a layer's router in the forward that runs."""
+        step = self.routers[layer].step
+        assert step is not None  # the router has run
+        return step
 
     def begin(self, prompts: Prompts) -> None:
         """A batch begins, of which this is known; else phases are read from the text alone."""
@@ -236,34 +250,25 @@ class Attached:
 
     def _numbers(self) -> Numbers:
         """Read all counts from the device."""
-        count = len(self.interventions)
-        tokens, changed, barred, seen = ([0] * count for _ in range(4))
+        counts: dict[tuple[int, int], tuple[int, ...]] = {}
         displaced: dict[tuple[int, int], int] = {}
         gained: dict[tuple[int, int], int] = {}
         differ: dict[int, int] = {}
         for layer, router in self.routers.items():
-            for number in router.numbers:
-                seen[number] += router.tokens
-            counts = router.tally.counts if router.tally is not None else None
-            if counts is None:
+            found = router.tally.counts if router.tally is not None else None
+            if found is None:
+                counts |= {(number, layer): (0, 0, 0, 0) for number in router.numbers}
                 continue
-            for into, found_I in (
-                (tokens, counts.tokens_I),
-                (changed, counts.changed_I),
-                (barred, counts.barred_I),
-            ):
-                for number, value in zip(router.numbers, found_I.tolist(), strict=True):
-                    into[number] += value
-            displaced |= _by_expert(layer, counts.displaced_E)
-            gained |= _by_expert(layer, counts.gained_E)
-            differ[layer] = int(counts.differ)
+            each = (found.tokens_I.tolist(), found.changed_I.tolist(), found.barred_I.tolist())
+            for number, *three in zip(router.numbers, *each, strict=True):
+                counts[number, layer] = (*three, router.tokens)
+            displaced |= _by_expert(layer, found.displaced_E)
+            gained |= _by_expert(layer, found.gained_E)
+            differ[layer] = int(found.differ)
         for stream in self.streams:
-            for number, acted, moved in zip(stream.numbers, *stream.counts, strict=True):
-                tokens[number] += acted
-                changed[number] += moved
-                seen[number] += stream.tokens
-        each = zip(self.interventions, tokens, changed, barred, seen, self._rows, strict=True)
-        return Numbers(tuple(Change(*one) for one in each), displaced, gained, differ)
+            for number, acted, changed in zip(stream.numbers, *stream.counts, strict=True):
+                counts[number, stream.layer] = (acted, changed, 0, stream.tokens)
+        return Numbers(counts, displaced, gained, differ)
 
 
 def _streams(

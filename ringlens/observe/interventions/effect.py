@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
 
 from ringlens.display import lines
 from ringlens.interventions import (
@@ -56,15 +59,52 @@ class Change:
 
 @dataclass(frozen=True)
 class Numbers:
-    """All counts, on the host."""
+    """All counts, on the host.
 
-    changes: tuple[Change, ...]
+    Attributes:
+        counts: By place of an intervention and layer: tokens at which it acted, those at which it
+            changed something, those at which the group limit kept its experts out, and those that
+            the layer saw.
+        displaced: By layer and expert, as in `Effect`.
+        gained: By layer and expert, as in `Effect`.
+        differ: By layer, as in `Effect`.
+    """
+
+    counts: Mapping[tuple[int, int], tuple[int, ...]]
     displaced: Mapping[tuple[int, int], int]
     gained: Mapping[tuple[int, int], int]
     differ: Mapping[int, int]
 
+    def of(self, place: int) -> tuple[int, int, int, int]:
+        """The counts of one intervention over all layers."""
+        mine = [counts for (number, _), counts in self.counts.items() if number == place]
+        tokens, changed, barred, seen = np.array([(0, 0, 0, 0), *mine]).sum(axis=0).tolist()
+        return tokens, changed, barred, seen
 
-@dataclass
+
+def of_shards(parts: Sequence[Numbers]) -> Numbers:
+    """The numbers of processes that run the same tokens, each with layers that it holds."""
+    return Numbers(
+        *(
+            {key: value for part in parts for key, value in getattr(part, name).items()}
+            for name in ("counts", "displaced", "gained", "differ")
+        )
+    )
+
+
+def of_shares(parts: Sequence[Numbers]) -> Numbers:
+    """The numbers of processes that run other tokens each."""
+    counts: dict[tuple[int, int], tuple[int, ...]] = {}
+    for part in parts:
+        for key, each in part.counts.items():
+            counts[key] = tuple(map(sum, zip(each, counts.get(key, (0,) * 4), strict=True)))
+    sums = (
+        sum((Counter(getattr(part, name)) for part in parts), Counter())
+        for name in ("displaced", "gained", "differ")
+    )
+    return Numbers(counts, *sums)
+
+
 class Effect:
     """What interventions do, while they are attached and afterwards.
 
@@ -74,9 +114,15 @@ class Effect:
         interventions: The interventions, every layer named; by row those of each row in turn.
     """
 
-    interventions: tuple[Intervention, ...]
-    _read: Callable[[], Numbers] = field(repr=False)
-    _final: Numbers | None = field(default=None, repr=False)
+    def __init__(
+        self,
+        interventions: Sequence[Intervention],
+        rows: Sequence[tuple[int, ...] | None],
+        read: Callable[[], Numbers],
+    ) -> None:
+        self.interventions = tuple(interventions)
+        self._rows, self._read = rows, read
+        self._final: Numbers | None = None
 
     @property
     def _numbers(self) -> Numbers:
@@ -85,7 +131,11 @@ class Effect:
     @property
     def changes(self) -> tuple[Change, ...]:
         """What each intervention did."""
-        return self._numbers.changes
+        numbers = self._numbers
+        return tuple(
+            Change(act, *numbers.of(place), rows)
+            for place, (act, rows) in enumerate(zip(self.interventions, self._rows, strict=True))
+        )
 
     @property
     def displaced(self) -> Mapping[tuple[int, int], int]:
@@ -107,10 +157,13 @@ class Effect:
         """Those that changed nothing."""
         return tuple(change for change in self.changes if not change.changed)
 
-    def close(self) -> None:
-        """Keep the counts, and warn of what changed nothing."""
-        self._final = self._read()
-        warn(self._final.changes)
+    def close(self, join: Callable[[Numbers], Numbers] = lambda numbers: numbers) -> None:
+        """Keep the counts.
+
+        Args:
+            join: Given those of this process, gives those of all.
+        """
+        self._final = join(self._read())
 
     def __str__(self) -> str:
         return lines("Effect", *map(str, self.changes), *_moved(self._numbers))

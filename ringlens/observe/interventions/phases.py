@@ -63,7 +63,9 @@ class PhaseReader:
         self._think = symbols_in(THINK, self.atoms)
         self._end = symbols_in(END_THINK, self.atoms)
         self._starts = {
-            mark[:n] for mark in (*self._kinds, self._think, self._end) for n in range(len(mark) + 1)
+            mark[:n]
+            for mark in (*self._kinds, self._think, self._end)
+            for n in range(len(mark) + 1)
         }
         _, opens, rest = marks.begin.partition(THINK)
         self._head = symbols_in(rest, self.atoms) if opens else None

@@ -62,7 +62,9 @@ class Followed:
         if self._next_VS.device != ids_BT.device:
             self._next_VS = bring(self._next_VS, ids_BT.device)
         first_B = self._state(start, len(ids_BT), ids_BT.device)
-        behind_BT = composed(self._next_VS[ids_BT]).gather(-1, first_B[:, None, None].expand(*ids_BT.shape, 1))
+        behind_BT = composed(self._next_VS[ids_BT]).gather(
+            -1, first_B[:, None, None].expand(*ids_BT.shape, 1)
+        )
         behind_BT = behind_BT.squeeze(-1)
         self._behind.append(behind_BT)
         return torch.cat((first_B[:, None], behind_BT[:, :-1]), dim=1), behind_BT

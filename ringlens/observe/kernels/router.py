@@ -196,6 +196,30 @@ def refuse_other_choice(same_N: Tensor, margin_N: Tensor, ids_Nk: Tensor) -> Non
         )
 
 
+def refuse_other_run(meant_N: Tensor, ids_Nk: Tensor) -> None:
+    """Raise ObservationError where other experts run than interventions meant to."""
+    if not meant_N.all():
+        row = int((~meant_N).nonzero()[0])
+        raise ObservationError(
+            f"the experts {ids_Nk[row].tolist()} that run for token {row} are not those that the "
+            "interventions give. Something else replaces the router's output; detach other hooks "
+            "and retry."
+        )
+
+
+def unrounded_logits(logits_NE: Tensor, ids_Nk: Tensor, bias_E: Tensor, rule: RouterRule) -> Tensor:
+    """Logits as they are, but for ties that float64 would break the other way.
+
+    For rows in which interventions edit scores: rounding could change what was chosen from these.
+    Arguments, result and refusals are those of `storable_logits`.
+    """
+    logits_NE = logits_NE.float().clone()
+    rows = _rows_that_differ(logits_NE, ids_Nk, bias_E, rule)
+    if len(rows):
+        logits_NE[rows] = storable_logits(logits_NE[rows], ids_Nk[rows], bias_E, rule)
+    return logits_NE
+
+
 def rounded_logits(
     logits_NE: Tensor, margin_N: Tensor, group_margin_N: Tensor, rule: RouterRule
 ) -> tuple[Tensor, Tensor]:

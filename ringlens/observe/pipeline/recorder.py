@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ringlens.config import OnLayers, Recorded
 from ringlens.errors import ObservationError
-from ringlens.observe.instruments.base import Instrument, Watched, kind_of
+from ringlens.observe.instruments.base import Acting, Instrument, Watched, kind_of
 from ringlens.observe.instruments.transfer import PendingTensors, Transfer
 from ringlens.observe.pipeline.block import PendingBlock
 from ringlens.observe.pipeline.ranks import RankRole
@@ -45,6 +45,7 @@ class Recorder:
         pads: Padded positions before each row; empty for none.
         role: What of the model this process watches; None: all of it.
         steps: Decoding steps in a block.
+        acting: The interventions that are attached to the model.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Recorder:
         pads: tuple[int, ...] = (),
         role: RankRole | None = None,
         steps: int = STEPS,
+        acting: Acting | None = None,
     ) -> None:
         self.on_block, self.on_forward = on_block, on_forward
         model, self._transfer = lens.model, Transfer()
@@ -65,7 +67,9 @@ class Recorder:
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
         role = role or RankRole(tuple(range(lens.sizes.layers)))
-        self._instruments = dict(_instruments(Watched(lens, role, pads, self._transfer), record))
+        self._instruments = dict(
+            _instruments(Watched(lens, role, pads, self._transfer, acting=acting), record)
+        )
 
     def __enter__(self) -> Self:
         """Attach."""

@@ -21,8 +21,12 @@ from ringlens.store.schema.records import RunRecord
 from ringlens.versions import version_of
 
 if TYPE_CHECKING:
+    from ringlens.interventions import Intervention
     from ringlens.model.loaded import LoadedModel
     from ringlens.model.sizes import Sizes
+
+WITH = "+"
+"""Stands in a fingerprint before the digest of the interventions."""
 
 VERSIONED = ("ringlens", "torch", "transformers", "accelerate", "duckdb", "pyarrow")
 
@@ -34,6 +38,7 @@ def run_record(
     settings: Sampling,
     tasks: Sequence[Task],
     role: RankRole,
+    interventions: Sequence[Intervention] = (),
 ) -> RunRecord:
     """The constants of a run. All processes of a run call this together."""
     config, model, known = lens.config, lens.model, lens.sizes
@@ -66,6 +71,7 @@ def run_record(
         versions={"python": platform.python_version(), **{n: version_of(n) for n in VERSIONED}},
         sampling=asdict(settings) if mode == "live" else {},
         tokenizer=tokenizer_digest(lens.tokenizer),
+        interventions=tuple(map(str, interventions)),
     )
     return replace(run, fingerprint=_fingerprint(run, tasks))
 
@@ -105,7 +111,9 @@ def _parallel(lens: LoadedModel, role: RankRole) -> dict[str, int]:
 def _fingerprint(run: RunRecord, tasks: Sequence[Task]) -> str:
     """Digest of what a command asks for: the same command has the same.
 
-    How many processes share the problems out is left out: a run may be taken up by more or fewer.
+    Interventions have a digest of their own behind it, so that the same command with others is
+    told from another command. How many processes share the problems out is left out: a run may be
+    taken up by more or fewer.
     """
     names = ("mode", "model", "revision", "dtype", "quantization", "attention", "experts_layout")
     asked = {
@@ -115,4 +123,8 @@ def _fingerprint(run: RunRecord, tasks: Sequence[Task]) -> str:
     asked["tasks"] = [
         (task.token_ids, task.limit, task.seed, task.source_trace_id) for task in tasks
     ]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    if not run.interventions:
+        return digest
+    acts = json.dumps(run.interventions).encode()
+    return f"{digest}{WITH}{hashlib.sha256(acts).hexdigest()}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,8 @@ class TraceBuffer:
         eos_token_ids: Tokens that end it; none where the text is finished already.
         finish_reason: What is said when it ends without one of them.
         record: What is recorded, resolved for the model.
+        interventions: By layer the places in ``runs.interventions`` of what acts on its router;
+            None in a run without interventions.
 
     Attributes:
         trace_id: Its id in the store, once a part of it is there.
@@ -132,11 +134,12 @@ class TraceBuffer:
         eos_token_ids: tuple[int, ...],
         finish_reason: str,
         record: tuple[Recorded, ...] = (),
+        interventions: Mapping[int, tuple[int, ...]] | None = None,
     ) -> None:
         self.task, self.row, self.pad = task, row, pad
         self.trace_id, self.done = task.trace_id, False
         self._eos, self.finish_reason = frozenset(eos_token_ids), finish_reason
-        self._kinds = by_kind(record)
+        self._kinds, self._interventions = by_kind(record), interventions
         self._chosen = {w.observed_as: w for w in record if not isinstance(w, str | OnLayers)}
         self.text = TextStream(tokenizer)
         self._markup = markup(tokenizer)
@@ -272,7 +275,7 @@ class TraceBuffer:
 
     def _observed(self, stop: int) -> dict[str, Any]:
         """What all kinds of instruments make of the rows before ``stop``: fields of a record."""
-        cut = Cut(self._rows, self._layers, self.pad, stop)
+        cut = Cut(self._rows, self._layers, self.pad, stop, self._interventions)
         found: dict[str, Any] = {}
         statistics: dict[str, LayerArrays] = {}
         for kind, asked in self._kinds.items():
@@ -324,12 +327,14 @@ class Cut:
         layers_of: The layers of each field.
         pad: Padded positions before the trace.
         stop: The position.
+        interventions: What acts on each layer's router; None in a run without interventions.
     """
 
     rows: dict[Field, Rows]
     layers_of: dict[Field, tuple[int, ...]]
     pad: int
     stop: int
+    interventions: Mapping[int, tuple[int, ...]] | None = None
 
     def has(self, instrument: str, field: str) -> bool:
         """Whether this process has observed a field of an instrument."""

@@ -15,6 +15,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.interventions import Intervention
+from ringlens.store.check.intervened import (
+    acted_together,
+    edited,
+    interventions_of,
+    most_added,
+    unswapped,
+)
 from ringlens.store.encode.columns import matrix
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read.store import Store
@@ -105,18 +113,34 @@ def scores(logits_RE: NDArray, bias_RE: NDArray, router: Mapping[str, Any]) -> N
 
 
 def select(
-    scores_RE: NDArray, groups: int, kept: int, k: int, group_score: str = "sum_of_two"
+    scores_RE: NDArray,
+    groups: int,
+    kept: int,
+    k: int,
+    group_score: str = "sum_of_two",
+    acts: Sequence[Intervention] = (),
 ) -> NDArray[np.bool_]:
-    """Flag the k largest scores inside the ``kept`` best groups, [R, E]."""
+    """Flag the k largest scores inside the ``kept`` best groups, [R, E].
+
+    Args:
+        scores_RE: Selection scores.
+        groups: Expert groups.
+        kept: Groups whose experts may be chosen.
+        k: Experts per token.
+        group_score: What ranks the groups.
+        acts: Interventions that act at all rows.
+    """
+    scores_RE, behind_E, sure = edited(scores_RE, acts, groups)
     rows, experts = scores_RE.shape
     if group_score == "none":
-        return _largest(scores_RE, k)
+        return _largest(np.where(np.isinf(behind_E), behind_E, scores_RE), k)
     grouped = scores_RE.reshape(rows, groups, experts // groups)
     counted = 2 if group_score == "sum_of_two" else 1
     group_score_RG = np.sort(grouped, axis=2)[:, :, -counted:].sum(axis=2)
+    group_score_RG[:, sure] = np.inf
     stays_RG = _largest(group_score_RG, kept)
     limited_RE = np.where(stays_RG[:, :, None], grouped, -np.inf).reshape(rows, experts)
-    return _largest(limited_RE, k)
+    return _largest(np.where(np.isinf(behind_E), behind_E, limited_RE), k)
 
 
 def _largest(values_RX: NDArray, count: int) -> NDArray[np.bool_]:
@@ -127,25 +151,61 @@ def _largest(values_RX: NDArray, count: int) -> NDArray[np.bool_]:
 
 
 def _follows(batch: pa.Table, run: dict[str, Any], bias_SE: NDArray) -> NDArray[np.bool_]:
-    """Flag the rows [R] whose recorded choice follows from the logits."""
+    """Flag the rows [R] whose recorded choice follows from the logits.
+
+    In a run with interventions these are two: what the router had chosen itself, and what ran,
+    which follows by the interventions that are noted at the row.
+    """
     logits_RE = matrix(batch["logits"]).astype(np.float64)
     layer_R = np.searchsorted(run["sparse_layers"], batch["layer"].to_numpy())
     router = router_of(run)
     scores_RE = scores(logits_RE, bias_SE[layer_R], router)
-    recorded_RE = np.zeros(scores_RE.shape, bool)
-    known_R = batch["expert_ids"].is_valid().to_numpy()
-    ids = matrix(batch["expert_ids"].drop_null())
-    recorded_RE[np.flatnonzero(known_R)[:, None], ids] = True
+    ran_RE, known_R = _flags(batch["expert_ids"], scores_RE.shape)
+    acts = interventions_of(run)
+    if not acts:
+        return _chosen(scores_RE, ran_RE, known_R, run, router)
+    own_RE, changed_R = _flags(batch["own_ids"], scores_RE.shape)
+    own_RE = np.where(changed_R[:, None], own_RE, ran_RE)
+    same_R = _chosen(scores_RE, own_RE, known_R, run, router)
+    for numbers, rows in acted_together(batch["intervened"]).items():
+        if numbers and max(numbers) >= len(acts):
+            same_R[rows] = False
+            continue
+        here = [acts[number] for number in numbers]
+        chosen_RE = unswapped(ran_RE[rows], here)
+        same_R[rows] &= _chosen(scores_RE[rows], chosen_RE, known_R[rows], run, router, here)
+    return same_R
 
+
+def _flags(
+    ids: pa.ChunkedArray, shape: tuple[int, ...]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Flag the listed experts [R, E], and the rows [R] that have a list."""
+    flags_RE, known_R = np.zeros(shape, bool), ids.is_valid().to_numpy()
+    if known_R.any():
+        flags_RE[np.flatnonzero(known_R)[:, None], matrix(ids.drop_null())] = True
+    return flags_RE, known_R
+
+
+def _chosen(
+    scores_RE: NDArray,
+    recorded_RE: NDArray[np.bool_],
+    known_R: NDArray[np.bool_],
+    run: Mapping[str, Any],
+    router: Mapping[str, Any],
+    acts: Sequence[Intervention] = (),
+) -> NDArray[np.bool_]:
+    """Flag the rows [R] whose recorded choice is that of the scores, under interventions."""
     sizes = (int(run["groups"]), int(run["groups_kept"]), int(run["experts_per_token"]))
     limits = (*sizes, router["group_score"])
-    same_R = (select(scores_RE, *limits) == recorded_RE).all(axis=1)
+    same_R = (select(scores_RE, *limits, acts) == recorded_RE).all(axis=1)
     tied_R = np.flatnonzero(~same_R & known_R)
     # If several choices have equal scores, any of them is right: nudge the scores slightly in
     # favour of the recorded one and select again.
-    nudge_RE = SHARE_TIE * scores_RE[tied_R] if router["score"] == "softmax" else TIE
+    rounding = TIE * max(1.0, most_added(acts))
+    nudge_RE = SHARE_TIE * scores_RE[tied_R] if router["score"] == "softmax" else rounding
     nudged_RE = scores_RE[tied_R] + np.where(recorded_RE[tied_R], nudge_RE, -nudge_RE)
-    same_R[tied_R] = (select(nudged_RE, *limits) == recorded_RE[tied_R]).all(axis=1)
+    same_R[tied_R] = (select(nudged_RE, *limits, acts) == recorded_RE[tied_R]).all(axis=1)
     return same_R
 
 
@@ -157,7 +217,7 @@ def _rows_with_choices(store: Store, file: File, run: Mapping[str, Any]) -> Iter
     layers = list(recorded_layers(run, "routing"))
     routing = store.files("routing", file.first_trace, file.last_trace)
     query = f"""
-        select l.trace_id, l.layer, l.pos, l.logits, r.expert_ids
+        select l.trace_id, l.layer, l.pos, l.logits, r.expert_ids, r.own_ids, r.intervened
         from {store.scan("router_logits", [file])} as l
         left join {store.scan("routing", routing)} as r using (trace_id, layer, pos)
         where l.layer in (select unnest(?::integer[]))

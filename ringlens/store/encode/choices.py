@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 
 from ringlens.store.encode import grid
-from ringlens.store.encode.columns import fixed_lists, float32, masked_lists
+from ringlens.store.encode.columns import fixed_lists, float32, lists_or_null, masked_lists
 from ringlens.store.encode.grid import Grid, LayerShare
-from ringlens.store.schema.records import ChoiceArrays, RoutingArrays, TraceRecord
+from ringlens.store.schema.records import ActedArrays, ChoiceArrays, RoutingArrays, TraceRecord
 from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import ROUTING_GROUP, Size, Table
 
@@ -59,7 +60,30 @@ def _routing_batch(part: Grid, routing: RoutingArrays, arrow: pa.Schema) -> pa.R
         masked_lists(unlimited_Rk, part.rows(routing.group_flips), ids),
         pa.array(float32(part.rows(routing.entropy))),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=arrow)
+    if routing.acted is None:
+        unknown = [
+            pa.nulls(len(expert_ids_Rk), field.type) for field in list(arrow)[len(columns) :]
+        ]
+    else:
+        unknown = _acted(part, routing.acted, arrow)
+    return pa.RecordBatch.from_arrays([*columns, *unknown], schema=arrow)
+
+
+def _acted(part: Grid, acted: ActedArrays, arrow: pa.Schema) -> list[pa.Array]:
+    """Columns of what interventions changed; null where nothing did."""
+    ids, same_R = arrow.field("own_ids").type, ~part.rows(acted.differs)
+    id_type = ids.value_type.to_pandas_dtype()
+    own_ids_Rk = part.rows(acted.own_ids).astype(id_type, copy=False)
+    own_weights_Rk = float32(part.rows(acted.own_weights))
+    shape = acted.intervened.shape
+    numbers_STI = np.broadcast_to(acted.numbers[:, None], shape).astype(np.uint16)
+    return [
+        lists_or_null(own_ids_Rk, same_R, ids),
+        lists_or_null(own_weights_Rk, same_R, arrow.field("own_weights").type),
+        masked_lists(
+            part.rows(numbers_STI), part.rows(acted.intervened), arrow.field("intervened").type
+        ),
+    ]
 
 
 def _choice_groups(

@@ -51,6 +51,15 @@ def masked_lists(values_Tk: NDArray, mask_Tk: NDArray, arrow: pa.DataType) -> pa
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values_Tk[mask_Tk]), type=arrow)
 
 
+def lists_or_null(values_Tw: NDArray, null_T: NDArray, arrow: pa.DataType) -> pa.Array:
+    """Make a list column whose row r is ``values_Tw[r]``, or null."""
+    rows, width = values_Tw.shape
+    offsets = np.zeros(rows + 1, np.int32)
+    np.cumsum(np.where(null_T, 0, width), out=offsets[1:])
+    values = pa.array(np.ascontiguousarray(values_Tw[~null_T]).reshape(-1))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=arrow, mask=pa.array(null_T))
+
+
 def conformed(batch: pa.RecordBatch, arrow: pa.Schema) -> pa.RecordBatch:
     """Convert rows to a schema that differs in types, names of list items and nullability."""
     arrays = []

@@ -35,6 +35,7 @@ def run_batch(run_id: str, run: RunRecord, started: datetime) -> pa.RecordBatch:
     row = {name: getattr(run, name, None) for name in captured.RUNS.arrow.names}
     for name in ("parallel", "versions", "sampling"):
         row[name] = json.dumps(getattr(run, name), sort_keys=True)
+    row["interventions"] = run.interventions or None
     row["router"] = json.dumps(run.router, sort_keys=True) if run.router else None
     row |= {"run_id": run_id, "started": started, "finished": None}
     return pa.RecordBatch.from_pylist([row], schema=captured.RUNS.arrow)

@@ -316,6 +316,25 @@ class Manifest:
                 return str(run_id)
         return None
 
+    def interrupted(self, beginning: str, dead: Callable[[set[str]], set[str]]) -> list[str]:
+        """Unfinished runs whose fingerprint begins so and that no living process writes to.
+
+        Args:
+            beginning: What the fingerprint begins with.
+            dead: Selects the dead among some writers.
+
+        Returns:
+            Ids of the runs, the latest first.
+        """
+        self.journal.catch_up()
+        rows = self._rows(
+            "select run_id from runs join owners using (run_id)"
+            " where substr(fingerprint, 1, ?) = ? and finished is null"
+            " order by started desc, run_id desc",
+            (len(beginning), beginning),
+        )
+        return [str(run_id) for (run_id,) in rows if not self._alive(run_id, dead)]
+
     def is_being_written(self, run_id: str, dead: Callable[[set[str]], set[str]]) -> bool:
         """Whether a living process is writing to a run."""
         self.journal.catch_up()

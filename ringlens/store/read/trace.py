@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, Any]
 
+OF_INTERVENTIONS = ("own_ids", "own_weights", "intervened")
+"""Columns of ``routing`` that say what interventions changed."""
+
 
 class Vectors(NamedTuple):
     """Recorded vectors; ``torch.from_numpy(vectors.values)`` shares their memory.
@@ -142,7 +145,7 @@ class Trace:
         Raises:
             NotInStoreError: The layer has no router, or routing was not recorded.
         """
-        table = self._layer("routing", layer)
+        table = self._layer("routing", layer, leave_out=OF_INTERVENTIONS)
         ids_Tk = matrix(table["expert_ids"])
         if table["weights"].null_count:
             unknown = [name for name in table.column_names if name not in ("pos", "expert_ids")]
@@ -163,6 +166,43 @@ class Trace:
             "bias_flips": np.take_along_axis(marked_TE, ids_Tk.astype(np.int64), axis=1),
             "group_flips": np.split(group_flips, group_offsets[1:-1]),
             "entropy": table["entropy"].to_numpy(),
+        }
+
+    @refuse_unknown
+    def own_routing(self, layer: int) -> Arrays:
+        """What the router of a layer had chosen itself, in a run with interventions.
+
+        Where nothing was changed, and in a run without interventions, that is what ran.
+
+        Returns:
+            ``pos`` int32 [T]; ``expert_ids`` [T, k] heaviest first; ``weights`` float32 [T, k];
+            ``differs`` bool [T], where other experts or weights ran; ``intervened``, a list of T
+            tuples: the entries of ``runs.interventions`` that acted.
+
+        Raises:
+            NotInStoreError: The layer has no router, or routing was not recorded.
+        """
+        columns = ", ".join(OF_INTERVENTIONS)
+        where = f"layer = {whole_number('layer', layer)} order by pos"
+        found = self._rows("routing", f"pos, expert_ids, weights, {columns}", where)
+        if not found.num_rows:
+            raise NotInStoreError(self._missing("routing", layer))
+        ids_Tk, differs_T = matrix(found["expert_ids"]), found["own_ids"].is_valid().to_numpy()
+        weights_Tk = None
+        if not found["weights"].null_count:  # imported runs do not know them
+            weights_Tk = matrix(found["weights"]).copy()
+        ids_Tk = ids_Tk.copy()
+        if differs_T.any():
+            ids_Tk[differs_T] = matrix(found["own_ids"].drop_null())
+        if differs_T.any() and weights_Tk is not None:
+            weights_Tk[differs_T] = matrix(found["own_weights"].drop_null())
+        numbers = [tuple(row or ()) for row in found["intervened"].to_pylist()]
+        return {
+            "pos": found["pos"].to_numpy(),
+            "expert_ids": ids_Tk,
+            "weights": weights_Tk,
+            "differs": differs_T,
+            "intervened": numbers,
         }
 
     @refuse_unknown
@@ -365,12 +405,12 @@ class Trace:
         )
         return [layer for (layer,) in self._store.sql(query, [self.trace_id]).fetchall()]
 
-    def _layer(self, table: str, layer: int | None) -> pa.Table:
-        if layer is None:
-            found = self._rows(table, "* exclude (trace_id)", "true order by pos")
-        else:
+    def _layer(self, table: str, layer: int | None, leave_out: Sequence[str] = ()) -> pa.Table:
+        known = ", ".join(("trace_id", *leave_out, *(["layer"] if layer is not None else ())))
+        where = "true order by pos"
+        if layer is not None:
             where = f"layer = {whole_number('layer', layer)} order by pos"
-            found = self._rows(table, "* exclude (trace_id, layer)", where)
+        found = self._rows(table, f"* exclude ({known})", where)
         if not found.num_rows:
             raise NotInStoreError(self._missing(table, layer))
         return found

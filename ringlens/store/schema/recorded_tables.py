@@ -124,7 +124,7 @@ ROUTING = Table(
         _reason(
             "bias_flips",
             _IDS,
-            "chosen experts that would not be chosen with a bias of zero",
+            "chosen experts that the router would not choose with a bias of zero",
             expert_ids=True,
         ),
         _reason(
@@ -134,6 +134,26 @@ ROUTING = Table(
             expert_ids=True,
         ),
         _reason("entropy", pa.float32(), "entropy of s / sum(s) over all experts", unit="nats"),
+        _reason(
+            "own_ids",
+            _IDS,
+            "the k experts that the router had chosen itself, heaviest first, where an "
+            "intervention changed experts or weights; null elsewhere, and in runs without "
+            "interventions. margin, group_margin, group_flips and entropy are of this choice",
+            expert_ids=True,
+        ),
+        _reason(
+            "own_weights",
+            FLOATS,
+            "their weights, fp16; null where own_ids is",
+            unit="share × runs.routed_scaling_factor",
+        ),
+        _reason(
+            "intervened",
+            list_of(pa.uint16()),
+            "entries of runs.interventions, counted from 0, that acted on the layer's router at "
+            "the token; null in runs without interventions",
+        ),
     ),
     tiles=Tiles("sparse", imported=False),
     row_group=ROUTING_GROUP,

@@ -54,6 +54,7 @@ class RunRecord:
     fingerprint: str = ""
     tokenizer: str | None = None
     router: dict[str, object] = field(default_factory=dict)
+    interventions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class RoutingArrays:
         unlimited_ids: [S, T, k], the k best experts without the group limit.
         group_flips: [S, T, k] bool, which of ``unlimited_ids`` lost to the group limit.
         entropy: [S, T].
+        acted: What interventions made of it; None in a run without any.
     """
 
     layers: tuple[int, ...]
@@ -109,6 +111,26 @@ class RoutingArrays:
     unlimited_ids: NDArray[np.integer]
     group_flips: NDArray[np.bool_]
     entropy: Floats
+    acted: ActedArrays | None = None
+
+
+@dataclass(frozen=True)
+class ActedArrays:
+    """What interventions made of a router record: what the routers had chosen themselves.
+
+    Attributes:
+        own_ids: [S, T, k], the experts that the routers chose, heaviest first.
+        own_weights: [S, T, k] their weights.
+        differs: [S, T] bool, where other experts or weights ran.
+        intervened: [S, T, I] bool, which interventions acted.
+        numbers: [S, I] the place of each of these in ``RunRecord.interventions``.
+    """
+
+    own_ids: NDArray[np.integer]
+    own_weights: Floats
+    differs: NDArray[np.bool_]
+    intervened: NDArray[np.bool_]
+    numbers: NDArray[np.integer]
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ RUNS = Table(
             "what was recorded; 'routing@2+3' is the routing of these layers alone",
         ),
         Column(
+            "interventions",
+            list_of(pa.string()),
+            "what was changed in the model while it ran, as 'ablate:5/3+7@think'; null for nothing",
+            nullable=True,
+        ),
+        Column(
             "lost",
             list_of(pa.string()),
             "tables that were recorded and are missing: lost, as noted by a repair, or left out of "

@@ -5,8 +5,9 @@ from __future__ import annotations
 # Steps come in order, so the step of a token is the last one with tokens that began before.
 TOKEN_CONTEXT = """
 create or replace view token_context as
-select t.trace_id, pos, traces.run_id, model, mode, task, problem_id, correct, finish_reason, phase,
-       turn, pos / (n_prompt + n_think + n_answer) as rel_pos,
+select t.trace_id, pos, traces.run_id, model, mode,
+       array_to_string(interventions, ' ') as interventions, task, problem_id, correct,
+       finish_reason, phase, turn, pos / (n_prompt + n_think + n_answer) as rel_pos,
        case when pos < token_end then step end as step,
        case when pos < token_end then role end as role,
        case when pos < token_end then is_backtrack end as is_backtrack,
@@ -23,6 +24,8 @@ TOKEN_CONTEXT_COLUMNS = {
     "run_id": "run that wrote the trace",
     "model": "name or folder the model was loaded from",
     "mode": "'live', 'replay' or 'imported'",
+    "interventions": "what was changed in the model while it ran, as 'ablate:5/3+7@think'; null "
+    "for nothing",
     "task": "task of the problem",
     "problem_id": "problem, unique in its set",
     "correct": "whether the trace's answer passes the verifier; null without one",

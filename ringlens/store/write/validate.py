@@ -166,6 +166,17 @@ def _check_routing(routing: RoutingArrays, tokens: int, shape: RunShape) -> None
         _equal(f"routing.{name}", getattr(routing, name).shape, chosen)
     for ids in (routing.expert_ids, routing.unlimited_ids):
         _check_ids(ids, shape)
+    if (acted := routing.acted) is not None:
+        _check_ids(acted.own_ids, shape)
+        _equal("routing.acted.own_ids", acted.own_ids.shape, chosen)
+        _equal("routing.acted.own_weights", acted.own_weights.shape, chosen)
+        _equal("routing.acted.differs", acted.differs.shape, row)
+        _equal("routing.acted.intervened", acted.intervened.shape[:2], row)
+        _equal(
+            "routing.acted.numbers",
+            acted.numbers.shape,
+            (len(routing.layers), acted.intervened.shape[2]),
+        )
 
 
 def _check_choices(choices: ChoiceArrays, start: int, tokens: int, shape: RunShape) -> None:

@@ -178,6 +178,23 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
             ),
         )
 
+    def interrupted(self, fingerprint: str) -> list[str]:
+        """Runs whose fingerprints begin with this one and that were left unfinished.
+
+        Args:
+            fingerprint: Beginning of a fingerprint.
+
+        Returns:
+            Ids of the runs, the latest first; none that a living process writes to.
+
+        Raises:
+            StoreError: The store could not be read.
+        """
+        return self._on_rank_0(
+            "unfinished runs could not be looked up",
+            lambda: self._manifest.interrupted(fingerprint, self.folder.dead_writers),
+        )
+
     def resume(self, run_id: str) -> None:
         """Continue a run that another process left unfinished.
 
