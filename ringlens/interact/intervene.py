@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 from ringlens.errors import ConfigError
 from ringlens.interventions import Intervention, read_interventions
-from ringlens.model.parallel import parallel_of
 from ringlens.observe.interventions.attached import Attached
 from ringlens.observe.interventions.effect import Effect, of_shards
 from ringlens.observe.interventions.resolve import Given, resolve, resolve_rows
 from ringlens.observe.interventions.together import attached
-from ringlens.observe.pipeline.ranks import rank_role
-from ringlens.store.write.peers import ALONE
+from ringlens.observe.pipeline.ranks import sharers
 
 if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
@@ -39,6 +37,4 @@ def intervene_by_row(loaded: LoadedModel, rows: Sequence[Given]) -> AbstractCont
 
 def _attached(loaded: LoadedModel, acting: Attached) -> AbstractContextManager[Effect]:
     """Attached in all processes that the model is divided over."""
-    divided = parallel_of(loaded.model).world_size > 1
-    everyone = rank_role(loaded).everyone if divided else ALONE
-    return attached(acting, everyone, of_shards)
+    return attached(acting, sharers(loaded), of_shards)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from waiting import wait_for
 
 import ringlens as rl
 from ringlens.analysis import contrast
@@ -177,29 +178,41 @@ def same_rows(a, b, layers=range(1, 8)):
         np.testing.assert_array_equal(a.router_logits(layer), b.router_logits(layer))
 
 
+def follow(steps):
+    """A session that is followed hands its records on step by step."""
+
+
 def interrupted(nano, problems, path, **options):
-    """Begin a capture and leave it as soon as a part of a running trace is stored."""
+    """Begin a capture and leave it at its 30th forward, once a part of a thought is stored."""
 
     class Left(BaseException):
         pass
 
-    sizes = {0}
+    def stored():
+        with rl.Store(path) as store:
+            query = "select * from traces where finish_reason = 'running' and n_think > 8"
+            return store.sql(query).fetchall()
 
-    def leave(progress):
-        if progress.bytes_written not in sizes:
-            sizes.add(progress.bytes_written)
-            with rl.Store(path) as store:
-                query = "select * from traces where finish_reason = 'running' and n_think > 8"
-                if store.sql(query).fetchall():
-                    raise Left
+    forwards = []
 
-    with pytest.raises(Left):
-        rl.capture(nano, problems, path, on_progress=leave, commit_every=0, **options)
+    def leave(module, args):
+        forwards.append(args)
+        if len(forwards) == 30:
+            wait_for(stored, 60)
+            raise Left
+
+    handle = nano.model.register_forward_pre_hook(leave)
+    try:
+        with pytest.raises(Left):
+            rl.capture(nano, problems, path, on_tokens=follow, commit_every=0, **options)
+    finally:
+        handle.remove()
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(nano, problems, tmp_path):
-    options = {"max_new_tokens": 80, "interventions": ACTS}
+    options = {"max_new_tokens": 50, "interventions": ACTS}
     interrupted(nano, problems[:2], tmp_path / "store", **options)
+    options["on_tokens"] = follow
     with (
         rl.capture(nano, problems[:2], tmp_path / "whole", **options) as whole,
         rl.capture(nano, problems[:2], tmp_path / "store", **options) as resumed,
@@ -213,7 +226,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(nano, problems, tmp_path):
 
 
 def test_a_resumed_run_with_other_interventions_is_refused(nano, problems, tmp_path):
-    path, options = tmp_path / "store", {"max_new_tokens": 80}
+    path, options = tmp_path / "store", {"max_new_tokens": 50}
     interrupted(nano, problems[:1], path, interventions=ACTS[:1], **options)
     for others in ((), ACTS[1:2]):
         with pytest.raises(ConfigError, match=r"other interventions \(ablate:5/3\+7\+25@think"):

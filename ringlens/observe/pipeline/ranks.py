@@ -113,6 +113,14 @@ def rank_role(lens: LoadedModel) -> RankRole:
     return RankRole(mine, is_primary, writers=ranks, everyone=ranks, processes=ranks.size)
 
 
+def sharers(lens: LoadedModel) -> Peers:
+    """The processes that a model is divided over; this one alone where it is whole.
+
+    All of them call this together.
+    """
+    return rank_role(lens).everyone if parallel_of(lens.model).world_size > 1 else ALONE
+
+
 def watched(owned: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Layers each rank watches: every layer once, in turn by those ranks that have it."""
     mine: list[list[int]] = [[] for _ in owned]
