@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -194,6 +195,13 @@ def test_what_cannot_be_answered_is_refused(store, function, where, settings, me
 def test_an_unknown_column_is_answered_with_the_nearest(store):
     with pytest.raises(ConfigError, match="Did you mean 'role'"):
         path_clusters(store, THINK, over="rolle")
+
+
+def test_a_column_of_too_many_values_is_refused(store, monkeypatch):
+    home = import_module("ringlens.analysis.structure.path_clusters")
+    monkeypatch.setattr(home, "MOST", 20)
+    with pytest.raises(ConfigError, match="values in the selection, and 20 are told apart"):
+        path_clusters(store, "phase <> 'prompt'", over="pos")
 
 
 def test_imported_choices_have_no_heaviest_expert(tmp_path):

@@ -25,6 +25,7 @@ from ringlens.analysis.structure.path_counts import (
     refuse_none,
 )
 from ringlens.config import known_only, refuse_unknown, whole
+from ringlens.errors import ConfigError
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ TOP = 500
 LEAST = 2
 """Fewest paths of a cluster."""
 
+MOST = 200
+"""Most values of a column that are told apart."""
+
 COLUMNS = ("n", "tokens", "share", "overall", "lift")
+
+_ALL = slice(None)
 
 
 @refuse_unknown
@@ -144,6 +150,11 @@ def _counted(rows: pd.DataFrame, clusters: list[NDArray[np.int64]], over: str) -
     for number, members in enumerate(clusters):
         cluster_X[members + 1] = number  # ranks begin at 1
     value_R, value_V = pd.factorize(rows[over], use_na_sentinel=False)
+    if len(value_V) > MOST:
+        raise ConfigError(
+            f"over = {over!r} has {len(value_V):,} values in the selection, and {MOST} are told "
+            "apart; choose a column of kinds, such as 'role', or select less."
+        )
     trace_R, traces = pd.factorize(rows["trace_id"])
     rank_R, n_R = rows["rank"].to_numpy(), rows["n"].to_numpy(np.float64)
     tokens_UV = np.zeros((len(traces), len(value_V)))
@@ -179,7 +190,7 @@ def _table(
     if draws:
 
         def statistic(times_BU: NDArray[np.float64], part: slice) -> NDArray[np.float64]:
-            return _lifts(counts, times_BU)[:, part]
+            return _lifts(counts, times_BU, part)
 
         measured["low"], measured["high"] = intervals(statistic, [U], C * V, rng, draws)
     rows = []
@@ -195,11 +206,14 @@ def _table(
     return frame
 
 
-def _lifts(counts: _Counts, times_BU: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lifts of all clusters and values in resamples, [B, C·V]."""
+def _lifts(
+    counts: _Counts, times_BU: NDArray[np.float64], part: slice = _ALL
+) -> NDArray[np.float64]:
+    """Lifts of clusters and values in resamples, [B, C·V], or of a part of them."""
     U, C, V = counts.n_UCV.shape
-    n_BCV = (times_BU @ counts.n_UCV.reshape(U, C * V)).reshape(-1, C, V)
-    tokens_B1V = (times_BU @ counts.tokens_UV)[:, None, :]
+    cluster_X, value_X = np.repeat(np.arange(C), V)[part], np.tile(np.arange(V), C)[part]
+    n_BX = times_BU @ counts.n_UCV.reshape(U, C * V)[:, part]
+    n_BC, tokens_BV = times_BU @ counts.n_UCV.sum(axis=2), times_BU @ counts.tokens_UV
     with np.errstate(invalid="ignore", divide="ignore"):
-        overall_BC1 = n_BCV.sum(axis=2, keepdims=True) / tokens_B1V.sum(axis=2, keepdims=True)
-        return (n_BCV / tokens_B1V / overall_BC1).reshape(-1, C * V)
+        overall_BC = n_BC / tokens_BV.sum(axis=1, keepdims=True)
+        return n_BX / tokens_BV[:, value_X] / overall_BC[:, cluster_X]
