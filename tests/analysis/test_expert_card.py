@@ -11,12 +11,13 @@ from records import WORDS, choose, random_run, random_trace
 from small_store import write_run
 
 from ringlens import analysis
+from ringlens.analysis.experts.expert_label import Clause
 from ringlens.errors import ConfigError, NotInStoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
 
 THINK = "phase = 'think'"
 WAIT = WORDS.index(" Wait")
-LAYER, AT_WAIT, IN_CHECKS, NEVER, IN_ANSWERS = 2, 4, 7, 9, 12
+LAYER, AT_WAIT, IN_CHECKS, NEVER, IN_ANSWERS, OF_BOTH = 2, 4, 7, 9, 12, 14
 CHECKED = range(60, 80)  # positions of steps that check
 
 
@@ -24,10 +25,11 @@ def effect(number, phase_T, token_T):
     """Experts of one layer that only the word, the step or the phase chooses."""
     effect_STE = np.zeros((len(LAYERS), len(phase_T), RUN.experts))
     at_E = effect_STE[LAYERS.index(LAYER)]
-    at_E[:, [AT_WAIT, IN_CHECKS, NEVER, IN_ANSWERS]] = -50
+    at_E[:, [AT_WAIT, IN_CHECKS, NEVER, IN_ANSWERS, OF_BOTH]] = -50
     at_E[token_T == WAIT, AT_WAIT] = 50
     at_E[CHECKED.start : CHECKED.stop, IN_CHECKS] = 50
     at_E[phase_T == "answer", IN_ANSWERS] = 50
+    at_E[token_T == WAIT, OF_BOTH] = at_E[CHECKED.start : CHECKED.stop, OF_BOTH] = 49
     return effect_STE
 
 
@@ -72,7 +74,7 @@ def test_an_expert_of_one_word(store):
         assert row.n == count(store, f"phase = '{row.phase}' and text = ' Wait'")
     assert len(card.load) == 3
     assert card.traces == 6
-    assert (card.label.kind, card.label.values) == ("word", (" Wait",))
+    assert card.label.rule == (Clause("word", (" Wait",)),)
     score = card.label.score
     assert (score.precision, score.recall, score.f1, score.accuracy) == (1, 1, 1, 1)
     assert card.label.traces == (3, 3)
@@ -102,7 +104,7 @@ def test_contexts_are_the_heaviest_with_their_text(store):
 
 def test_an_expert_of_one_step_role(store):
     card = analysis.expert_card(store, LAYER, IN_CHECKS, THINK)
-    assert (card.label.kind, card.label.values) == ("step role", ("self_checking",))
+    assert card.label.rule == (Clause("step role", ("self_checking",)),)
     assert card.label.score.f1 == 1
     roles = card.roles.set_index("role")
     assert roles["tokens"].to_dict() == {"self_checking": 120, "computation": 120}
@@ -113,14 +115,23 @@ def test_an_expert_of_one_step_role(store):
 
 def test_an_expert_of_one_phase(store):
     label = analysis.expert_card(store, LAYER, IN_ANSWERS).label
-    assert (label.kind, label.values, label.score.f1) == ("phase", ("answer",), 1)
+    assert label.rule == (Clause("phase", ("answer",)),)
+    assert label.score.f1 == 1
+
+
+def test_an_expert_of_a_role_or_a_word(store):
+    label = analysis.expert_card(store, LAYER, OF_BOTH).label
+    role, word = Clause("step role", ("self_checking",)), Clause("word", (" Wait",))
+    assert set(label.rule) == {role, word}
+    assert label.text in (f"{role.text} or {word.text}", f"{word.text} or {role.text}")
+    assert label.score.accuracy == 1
 
 
 def test_an_expert_that_is_never_chosen(store):
     card = analysis.expert_card(store, LAYER, NEVER)
     assert card.load["n"].sum() == 0
     assert card.contexts.empty and card.tokens.empty
-    assert card.label.kind == "" and card.label.score is None
+    assert card.label.rule == () and card.label.score is None
     assert "not scored" in repr(card) and "no rule" in str(card)
     assert card.frame.query("part == 'label'")["value"].isna().all()
 
@@ -133,7 +144,7 @@ def test_where_nothing_is_there_a_label_does_no_better_than_chance(store):
 
 def test_one_trace_has_a_label_but_no_score(store):
     card = analysis.expert_card(store, LAYER, AT_WAIT, "trace_id = 3")
-    assert card.label.values == (" Wait",) and card.label.trained.f1 == 1
+    assert card.label.rule[0].values == (" Wait",) and card.label.trained.f1 == 1
     assert card.label.score is None
     assert "there is one trace" in card.label.reason
     assert "there is one trace" in repr(card)

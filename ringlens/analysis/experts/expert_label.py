@@ -1,8 +1,8 @@
 """A label of an expert, made by rules, with its score in traces that it was not made from.
 
-A rule names values of one kind, such as three words or two token classes, and says that tokens of
-these choose the expert. On one half of the traces the rule is chosen, on the other it is scored.
-No language model takes part.
+A rule is a clause, or two of which either may hold: a clause names values of one kind, such as
+three words or two token classes, and says that tokens of these choose the expert. On one half of
+the traces the rule is chosen, on the other it is scored. No language model takes part.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from ringlens.display import plural, quoted
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
-WORDS = 8
-"""Most values of a rule: a label is to be read."""
+VALUES, CLAUSES = 8, 2
+"""Most values of a clause, and clauses of a rule: a label is to be read."""
+
+GAIN = 0.01
+"""Least part of the contexts that a second clause must tell beyond the first."""
 
 LEAST = 10
 """Fewest occurrences of a value in the traces that a rule is chosen on, and fewest scored contexts
@@ -56,7 +59,7 @@ KINDS = {
     "step role": "role",
     "task": "task",
 }
-"""What rules are made of, as SQL over a token with its context; of two that are equally good the
+"""What clauses are made of, as SQL over a token with its context; of two that are equally good the
 first is taken."""
 
 _SAYS = {
@@ -71,12 +74,31 @@ _SAYS = {
 
 
 @dataclass(frozen=True)
+class Clause:
+    """Values of one kind.
+
+    Attributes:
+        kind: One of `KINDS`.
+        values: The values, the most telling first.
+    """
+
+    kind: str
+    values: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The clause in words."""
+        values = ", ".join(quoted(value, 24) for value in self.values)
+        return _SAYS[self.kind].format(s="s" if len(self.values) > 1 else "", values=values)
+
+
+@dataclass(frozen=True)
 class ExpertLabel:
     """What an expert is for, in words, and how far that can be trusted.
 
     Attributes:
-        kind: What the rule is made of, one of `KINDS`; "" if no rule tells its contexts apart.
-        values: The values that it names, the most telling first.
+        rule: Clauses of which one holds where the expert is chosen; none if nothing tells its
+            contexts apart.
         trained: Its score on the traces that it was chosen on; None without a rule.
         score: Its score on contexts of other traces, half of which chose the expert; a label that
             fits everything has an F1 of 2/3. None where there is none.
@@ -85,8 +107,7 @@ class ExpertLabel:
         reason: Why there is no score; "" if there is one.
     """
 
-    kind: str
-    values: tuple[str, ...]
+    rule: tuple[Clause, ...]
     trained: LabelScore | None
     score: LabelScore | None
     contexts: int
@@ -96,10 +117,8 @@ class ExpertLabel:
     @property
     def text(self) -> str:
         """The label in words."""
-        if not self.kind:
-            return "no rule tells its contexts apart"
-        values = ", ".join(quoted(value, 24) for value in self.values)
-        return _SAYS[self.kind].format(s="s" if len(self.values) > 1 else "", values=values)
+        clauses = " or ".join(clause.text for clause in self.rule)
+        return clauses or "no rule tells its contexts apart"
 
     @property
     def scored(self) -> str:
@@ -120,11 +139,12 @@ def expert_label(
 ) -> ExpertLabel:
     """Choose the rule that best tells an expert's contexts from others, and score it elsewhere.
 
-    The best rule is the one with the highest mean of its shares right among tokens that chose the
+    The best clause is the one with the highest mean of its shares right among tokens that chose the
     expert and among those that did not. Its values are those that tokens of the first sort have
-    more often; `WORDS` at most, and each `LEAST` times or more. Samples of one problem share its
-    prompt: name a phase in ``where`` if what is learned of one half's prompts should not help with
-    the other's.
+    more often; `VALUES` at most, and each `LEAST` times or more. A second clause is chosen in the
+    same way among the tokens that the first leaves, and kept if it tells `GAIN` more of them.
+    Samples of one problem share its prompt: name a phase in ``where`` if what is learned of one
+    half's prompts should not help with the other's.
 
     Args:
         store: The store.
@@ -139,23 +159,22 @@ def expert_label(
     shuffled = np.random.default_rng(seed).permutation(np.array(traces, np.int64)).tolist()
     half = (len(shuffled) + 1) // 2
     training, held_out = shuffled[:half], shuffled[half:]
-    rule = _best(_counted(store, tokens, training))
+    rule = _rule(store, tokens, training)
     halves = (len(training), len(held_out))
-    if rule is None:
+    if not rule:
         reason = "no word, class, phase or role comes with it more often than without it"
-        return ExpertLabel("", (), None, None, 0, halves, reason)
-    kind, values = rule
-    trained, _ = _score(store, tokens, training, kind, values, seed)
+        return ExpertLabel((), None, None, 0, halves, reason)
+    trained, _ = _score(store, tokens, training, rule, seed)
     if not held_out:
         reason = "there is one trace; what was learned from it needs another to be held against"
-        return ExpertLabel(kind, values, trained, None, 0, halves, reason)
-    score, contexts = _score(store, tokens, held_out, kind, values, seed)
+        return ExpertLabel(rule, trained, None, 0, halves, reason)
+    score, contexts = _score(store, tokens, held_out, rule, seed)
     reason = (
         ""
         if score
-        else (f"the held-out traces have fewer than {LEAST} tokens that chose it, or that did not")
+        else f"the held-out traces have fewer than {LEAST} tokens that chose it, or that did not"
     )
-    return ExpertLabel(kind, values, trained, score, contexts, halves, reason)
+    return ExpertLabel(rule, trained, score, contexts, halves, reason)
 
 
 def _tokens(store: Source, layer: int, expert: int, where: str | None) -> str:
@@ -169,44 +188,69 @@ def _tokens(store: Source, layer: int, expert: int, where: str | None) -> str:
     where layer = {layer})"""
 
 
-def _counted(store: Source, tokens: str, traces: list[int]) -> pd.DataFrame:
-    """How often each value comes with and without the expert in some traces."""
+def _rule(store: Source, tokens: str, traces: list[int]) -> tuple[Clause, ...]:
+    """The clauses that tell contexts of some traces apart best."""
+    query = f"""
+select count_if(chosen), count_if(not chosen) from {tokens}
+where trace_id in (select unnest($traces))"""
+    ((chosen, others),) = store.sql(query, {"traces": traces}).fetchall()
+    rule: tuple[Clause, ...] = ()
+    while len(rule) < CLAUSES and chosen and others:
+        clause, tells = _best(_counted(store, tokens, traces, rule), chosen, others)
+        if clause is None or (rule and tells < 2 * GAIN):
+            break
+        rule = (*rule, clause)
+    return rule
+
+
+def _matches(rule: tuple[Clause, ...]) -> tuple[str, dict[str, object]]:
+    """SQL of whether a rule holds for a token, and its parameters."""
+    clauses = [
+        f"coalesce({KINDS[clause.kind]} in (select unnest($values_{place})), false)"
+        for place, clause in enumerate(rule)
+    ]
+    values: dict[str, object] = {}
+    values |= {f"values_{place}": list(clause.values) for place, clause in enumerate(rule)}
+    return " or ".join(clauses) or "false", values
+
+
+def _counted(
+    store: Source, tokens: str, traces: list[int], rule: tuple[Clause, ...]
+) -> pd.DataFrame:
+    """How often each value comes with and without the expert where a rule does not hold."""
     pairs = ", ".join(f"{{kind: '{kind}', value: {sql}}}" for kind, sql in KINDS.items())
+    matches, values = _matches(rule)
     query = f"""
 select pair.kind as kind, pair.value as value, count_if(chosen) as n, count_if(not chosen) as others
 from (select chosen, unnest([{pairs}]) as pair from {tokens}
-      where trace_id in (select unnest($traces)))
+      where trace_id in (select unnest($traces)) and not ({matches}))
 where pair.value is not null group by all order by all"""
-    return store.sql(query, {"traces": traces}).df()
+    return store.sql(query, {"traces": traces, **values}).df()
 
 
-def _best(counts: pd.DataFrame) -> tuple[str, tuple[str, ...]] | None:
-    """The kind and the values of the rule that tells contexts apart best."""
-    of_phase = counts[counts["kind"] == "phase"]  # every token has one
-    chosen, others = of_phase["n"].sum(), of_phase["others"].sum()
-    if not chosen or not others:
-        return None
+def _best(counts: pd.DataFrame, chosen: int, others: int) -> tuple[Clause | None, float]:
+    """The clause that tells contexts apart best, and how well: its shares of both sorts, apart."""
     counts = counts[counts["n"] + counts["others"] >= LEAST].copy()
     counts["tells"] = counts["n"] / chosen - counts["others"] / others
     best, most = None, 0.0
     for kind in KINDS:
         found = counts[(counts["kind"] == kind) & (counts["tells"] > 0)]
-        found = found.sort_values(["tells", "value"], ascending=[False, True]).head(WORDS)
+        found = found.sort_values(["tells", "value"], ascending=[False, True]).head(VALUES)
         if (sum_of := float(found["tells"].sum())) > most + 1e-9:
-            best, most = (kind, tuple(found["value"])), sum_of
-    return best
+            best, most = Clause(kind, tuple(found["value"])), sum_of
+    return best, most
 
 
 def _score(
-    store: Source, tokens: str, traces: list[int], kind: str, values: tuple[str, ...], seed: int
+    store: Source, tokens: str, traces: list[int], rule: tuple[Clause, ...], seed: int
 ) -> tuple[LabelScore | None, int]:
     """Score of a rule on contexts of some traces, and their number; None if there are too few."""
+    matches, values = _matches(rule)
     query = f"""
-select chosen, {KINDS[kind]} as value from {tokens} where trace_id in (select unnest($traces))
+select chosen, {matches} as predicted from {tokens} where trace_id in (select unnest($traces))
 qualify row_number() over (partition by chosen order by hash(trace_id, pos, {seed}), trace_id, pos)
     <= least(count_if(chosen) over (), count_if(not chosen) over (), {CONTEXTS})"""
-    rows = store.sql(query, {"traces": traces}).fetchall()
+    rows = store.sql(query, {"traces": traces, **values}).fetchall()
     if len(rows) < 2 * LEAST:
         return None, 0
-    named = set(values)
-    return label_score([value in named for _, value in rows], [c for c, _ in rows]), len(rows)
+    return label_score([said for _, said in rows], [chosen for chosen, _ in rows]), len(rows)
