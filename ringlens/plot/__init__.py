@@ -5,14 +5,19 @@ For each function of `ringlens.analysis` there is one of the same name here, whi
 
 from ringlens.plot.differences.agreement_figure import agreement
 from ringlens.plot.differences.contrast_figure import association, contrast
+from ringlens.plot.differences.saturation_figure import saturation
 from ringlens.plot.differences.shift_figure import routing_shift, shift_along
 from ringlens.plot.experts.card_figure import expert_card
 from ringlens.plot.experts.words_figure import token_experts
 from ringlens.plot.head_figure import heads
 from ringlens.plot.load.balance_figure import layer_balance, router_entropy
+from ringlens.plot.load.bias_figure import bias_audit, expert_bias
 from ringlens.plot.load.causes_figure import group_displacements, selection_causes
+from ringlens.plot.load.importance_figure import expert_importance
 from ringlens.plot.load.load_figure import expert_load
+from ringlens.plot.structure.committee_figure import committees
 from ringlens.plot.structure.pair_figure import coactivation, transitions
+from ringlens.plot.structure.path_figure import path_clusters, routing_path
 from ringlens.plot.structure.predictability_figure import predictability
 from ringlens.plot.trace_figure import trace
 from ringlens.plot.usage_figure import usage
@@ -20,16 +25,23 @@ from ringlens.plot.usage_figure import usage
 __all__ = [
     "agreement",
     "association",
+    "bias_audit",
     "coactivation",
+    "committees",
     "contrast",
+    "expert_bias",
     "expert_card",
+    "expert_importance",
     "expert_load",
     "group_displacements",
     "heads",
     "layer_balance",
+    "path_clusters",
     "predictability",
     "router_entropy",
+    "routing_path",
     "routing_shift",
+    "saturation",
     "selection_causes",
     "shift_along",
     "token_experts",

@@ -23,6 +23,23 @@ THINK, ANSWER = "phase = 'think'", "phase = 'answer'"
 PHASES = ("prompt", "think", "answer")
 
 
+COMMITTEES = pd.DataFrame(
+    {
+        "layer": [1, 2, 2],
+        "members": [[0, 1, 2], [5, 9, 12], [3, 4, 6]],
+        "size": 3,
+        "groups": [[0], [0], [0]],
+        "n": [50, 90, 20],
+        "expected": [20.0, 30.0, 18.0],
+        "lift": [2.5, 3.0, 1.11],
+        "held_out": [2.0, np.nan, 1.0],
+        "share": [0.2, 0.3, 0.1],
+        "stability": [0.9, 0.8, 0.5],
+    }
+)
+"""As of `committees`, which finds none in random choices."""
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     run = random_run(record=("logprobs", "routing"), heads=1)
@@ -63,6 +80,15 @@ def tables(store, other):
         "agreement": analysis.agreement(store, other),
         "predictability": analysis.predictability(store, THINK, draws=50),
         "expert_card": analysis.expert_card(store, 2, 3),
+        "bias_audit": analysis.bias_audit(store, draws=50),
+        "expert_bias": analysis.expert_bias(store, THINK),
+        "expert_importance": analysis.expert_importance(store, THINK),
+        "routing_path": analysis.routing_path(store, THINK, draws=0),
+        "path_clusters": analysis.path_clusters(store, draws=0, apart=2),
+        "saturation": analysis.saturation(
+            [analysis.Checkpoint("early", other), analysis.Checkpoint("late", store)], draws=50
+        ),
+        "committees": COMMITTEES,
     }
 
 
@@ -100,11 +126,8 @@ def check_said(figure, index, columns):
 
 def test_every_analysis_has_its_figure():
     functions = {n for n in analysis.__all__ if isfunction(getattr(analysis, n))}
-    to_come = {
-        "committees", "routing_path", "path_clusters", "bias_audit", "expert_bias", "saturation",
-        "expert_importance",
-    }  # fmt: skip
-    assert functions - to_come <= set(rl.plot.__all__)
+    functions.discard("Checkpoint")
+    assert functions <= set(rl.plot.__all__)
 
 
 def test_load(tables):
@@ -355,11 +378,84 @@ def test_a_card(tables):
     assert set(colours) == set(PHASES)
 
 
+def test_what_the_bias_does(tables):
+    frame = tables["bias_audit"]
+    figure = rl.plot.bias_audit(frame)
+    drawn = {(t.yaxis, t.name): array(figure, i, "y") for i, t in enumerate(figure.data)}
+    assert len(drawn) == 9
+    names = {"y": "flips", "y2": "max_violation", "y3": "max_violation_unbiased"}
+    for (axis, phase), y in drawn.items():
+        rows = frame[frame.phase == phase]
+        np.testing.assert_allclose(y, rows[names[axis]].astype(float), rtol=1e-5)
+    frame = tables["expert_bias"]
+    assert frame.change.isna().all()  # no logits here: the bias is drawn
+    figure = rl.plot.expert_bias(frame)
+    check_map(figure, 0, frame, "expert", frame.bias)
+    check_said(figure, 0, [frame[c] for c in ("bias", "n", "tokens", "flips")])
+    known = frame.assign(change=frame.bias / 2, unbiased=1.0)
+    figure = rl.plot.expert_bias(known)
+    check_map(figure, 0, known, "expert", known.change)
+    columns = ("bias", "n", "tokens", "flips", "unbiased", "change")
+    check_said(figure, 0, [known[c] for c in columns])
+
+
+def test_importance(tables):
+    frame = tables["expert_importance"]
+    figure = rl.plot.expert_importance(frame, measure="weight")
+    check_map(figure, 0, frame, "expert", frame.weight)
+    with pytest.raises(ConfigError, match="reap was not recorded"):
+        rl.plot.expert_importance(frame)
+    with pytest.raises(ConfigError, match="Did you mean 'weight'"):
+        rl.plot.expert_importance(frame, measure="wieght")
+    known = frame.assign(reap=frame.n / 7, super_expert=frame.expert == 5)
+    figure = rl.plot.expert_importance(known)
+    check_map(figure, 0, known, "expert", known.reap)
+    assert sorted(zip(figure.data[1].y, figure.data[1].x, strict=True)) == [(1, 5), (2, 5), (3, 5)]
+
+
+def test_committees(tables):
+    figure = rl.plot.committees(tables["committees"])
+    np.testing.assert_allclose(bars_of(figure, "y"), [0.3, 0.2, 0.1], rtol=1e-5)
+    assert figure.layout.yaxis.ticktext == ("L2: 5, 9, 12", "L1: 0–2", "L2: 3–4, 6")
+
+
+def test_paths(tables):
+    frame = tables["routing_path"]
+    figure = rl.plot.routing_path(frame)
+    best = frame.sort_values("share", ascending=False, kind="stable").head(20)
+    np.testing.assert_allclose(bars_of(figure, "y"), best.share, rtol=1e-5)
+    wanted = [" → ".join(map(str, path)) for path in best.path]
+    assert list(figure.layout.yaxis.ticktext) == wanted
+    frame = tables["path_clusters"]
+    figure = rl.plot.path_clusters(frame)
+    assert figure.layout.xaxis.ticktext == PHASES
+    z = array(figure, 0, "z")
+    for row in frame[frame.cluster <= 20].itertuples():
+        drawn = z[row.cluster - 1, PHASES.index(row.phase)]
+        assert drawn == pytest.approx(float(log2([row.lift])[0]), rel=1e-5)
+    assert len(z) == min(20, frame.cluster.nunique())
+
+
+def test_saturation(tables):
+    frame = tables["saturation"]
+    figure = rl.plot.saturation(frame)
+    assert len(figure.data) == 3
+    for index, phase in enumerate(PHASES):
+        rows = frame[frame.phase == phase]
+        np.testing.assert_allclose(array(figure, index, "y"), rows.saturation, rtol=1e-5)
+        check_said(figure, index, [rows[c] for c in ("saturation", "chance", "beyond", "tokens")])
+        assert figure.data[index].name == "early"
+    many = pd.concat([frame.assign(checkpoint=f"step {i}") for i in range(7)])
+    with pytest.raises(ConfigError, match="7 checkpoints"):
+        rl.plot.saturation(many)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_figure_is_plotlys_and_of_its_theme(tables, theme):
     surface = {"light": "#ffffff", "dark": "#111317"}[theme]
     for name, table in tables.items():
-        figure = getattr(rl.plot, name)(table, theme=theme)
+        options = {"measure": "share"} if name == "expert_importance" else {}
+        figure = getattr(rl.plot, name)(table, theme=theme, **options)
         assert figure.layout.paper_bgcolor == surface, name
         json.loads(figure.to_json())
 
