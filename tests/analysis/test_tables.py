@@ -338,3 +338,10 @@ def test_without_any_sums_all_is_read_from_the_choices(tmp_path):
         bare = analysis.agreement(store, store), analysis.predictability(store, draws=2)
     for a, b in zip(whole, bare, strict=True):
         assert a.equals(b)
+
+
+def test_a_column_that_routing_has_too_is_that_of_the_token(store):
+    """Both have an entropy."""
+    frame = analysis.expert_load(store, THINK, "entropy")
+    rows = store.sql(f"select entropy from token_context where {THINK}").fetchall()
+    assert sorted(frame["entropy"].dropna().unique()) == sorted({e for (e,) in rows if e})

@@ -276,9 +276,9 @@ def chosen_tokens(selection: Selection, *columns: str) -> str:
         routing = f"(from routing where {selection.of_traces}) as routing"
         tokens = f"{tokens} and {selection.of_traces}"
     return (
-        f"(select {selection.listed('trace_id', 'pos')}, layer{reasons} from {routing} join "
-        f"(select {selection.listed('trace_id', 'pos')} from token_context "
-        f"where {tokens}) using (trace_id, pos))"
+        f"(select {selection.listed('trace_id', 'pos', prefix='asked.')}, layer{reasons} "
+        f"from {routing} join (select {selection.listed('trace_id', 'pos')} from token_context "
+        f"where {tokens}) as asked using (trace_id, pos))"
     )
 
 
