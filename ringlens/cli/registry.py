@@ -154,6 +154,12 @@ COMMANDS: tuple[Row, ...] = (
         "sql.md",
     ),
     Row(
+        "steps",
+        "Cut the thoughts and answers in STORE into steps, and label each with its role.",
+        "ringlens.cli.analysis.steps:steps",
+        "thought.md",
+    ),
+    Row(
         "verify",
         "Compare the routing of the same tokens in stores A and B, layer by layer.",
         "ringlens.cli.analysis.verify:verify",

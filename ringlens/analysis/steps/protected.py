@@ -19,9 +19,9 @@ _OPENING = {"round": "\\(", "square": "\\["}
 
 
 def protected(text: str) -> list[tuple[int, int]]:
-    """Find formulas and fenced code, as spans in order that do not overlap.
+    r"""Find formulas and fenced code, as spans in order that do not overlap.
 
-    Formulas are ``$…$``, ``$$…$$``, ``\\(…\\)`` and ``\\[…\\]``; ``$…$`` and ``\\(…\\)`` end within
+    Formulas are ``$…$``, ``$$…$$``, ``\(…\)`` and ``\[…\]``; ``$…$`` and ``\(…\)`` end within
     their paragraph, and a dollar sign before a space or after one, or before a digit, closes or
     opens nothing, as in pandoc. What opens and is never closed protects nothing.
     """

@@ -31,31 +31,16 @@ _ENDS = re.compile(
 _SPACE = re.compile(r"\s*")
 _ITEM = re.compile(r"[ \t>]{0,20}(?:[-*+•][ \t]{1,4})?\(?(?:\d{1,4}|[a-zA-Z]|[ivxIVX]{1,5})[.)]\Z")
 _WORD = re.compile(r"[\w.]{1,12}\Z")
-_TITLES = frozenset(
-    ("dr", "mr", "mrs", "ms", "prof", "e.g", "i.e", "eg", "ie", "cf", "vs", "viz", "resp", "approx")
-    + ("a.k.a", "w.r.t", "w.l.o.g", "s.t", "i.i.d")
-)
+_TITLES = {
+    *("dr", "mr", "mrs", "ms", "prof", "e.g", "i.e", "eg", "ie", "cf", "vs", "viz", "resp"),
+    *("approx", "a.k.a", "w.r.t", "w.l.o.g", "s.t", "i.i.d"),
+}
 """Abbreviations that a sentence does not end with."""
 
-_BEFORE_NUMBERS = frozenset(
-    (
-        "no",
-        "nos",
-        "fig",
-        "figs",
-        "eq",
-        "eqs",
-        "sec",
-        "thm",
-        "def",
-        "prop",
-        "lem",
-        "cor",
-        "ch",
-        "vol",
-    )
-    + ("p", "pp")
-)
+_BEFORE_NUMBERS = {
+    *("no", "nos", "fig", "figs", "eq", "eqs", "sec", "thm", "def", "prop", "lem", "cor", "ch"),
+    *("vol", "p", "pp"),
+}
 """Abbreviations if a number follows, words or ends of sentences otherwise."""
 
 _LOOK_BACK = 48

@@ -14,7 +14,8 @@ from ringlens.store.schema.table import LAYER, RUN, TRACE, Column, Table
 
 STEPS = Table(
     "steps",
-    "One row per step of a trace's thought: a sentence, as the segmentation cuts it.",
+    "One row per step of what the model wrote in a trace, thoughts and answers: a sentence, as the "
+    "segmentation cuts it.",
     ("trace_id", "step"),
     (
         TRACE,

@@ -1,0 +1,165 @@
+"""Roles of steps: the rules against published labels, and the labels of a store."""
+
+import itertools
+import runpy
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from paths import ROOT
+from records import part, random_run, random_trace
+from sklearn.metrics import cohen_kappa_score
+
+import ringlens as rl
+from ringlens import analysis
+from ringlens.analysis.roles import ROLES, Label, label, labelling
+from ringlens.analysis.roles.labelling import label_store, step_rows
+from ringlens.cli.main import main
+from ringlens.errors import ConfigError
+from ringlens.store import Store, StoreWriter
+from ringlens.store.check.check import check
+from ringlens.store.maintain import rollup
+
+ORACLE = ROOT.parent / "shared" / "oracles" / "steps"
+
+
+@pytest.mark.parametrize(
+    ("step", "role"),
+    [
+        ("Let me try a different approach, step by step.", "plan_generation"),
+        ("I remember that the formula for compound interest is known.", "fact_retrieval"),
+        ("29524 * 3 = 60000 + 27000 + 1572 = 88572", "active_computation"),
+        ("Wait, maybe I made a mistake somewhere?", "uncertainty_management"),
+        ("Therefore, the total is 42 in all.", "result_consolidation"),
+        ("Let me double-check that this is correct.", "self_checking"),
+        ("**Final Answer** \\boxed{88572}", "final_answer_emission"),
+        ("----- \n***", "unknown"),
+    ],
+)
+def test_plain_cases(step, role):
+    (found,) = label(["Some other step."] * 20 + [step] + ["Some other step."] * 5)[20:21]
+    assert found.role == role
+    assert 0 < found.confidence <= 1
+
+
+def test_the_first_steps_repeat_the_prompt():
+    steps = ["Make 24 from the numbers 4, 6 and 1.", *["6 * 4 = 24, and 24 * 1 = 24"] * 15]
+    assert label(steps, "Make 24 from the numbers 4, 6 and 1")[0].role == "problem_setup"
+    assert {found.role for found in label(steps)[12:14]} == {"active_computation"}
+
+
+@pytest.mark.parametrize(
+    ("step", "backtrack", "hypothesis"),
+    [
+        ("Wait, that is not what was asked.", True, False),
+        ("This doesn't work, so I go back to the sum.", True, False),
+        ("Let me try another way.", True, True),
+        ("Suppose that x is odd.", False, True),
+        ("Maybe it is a prime.", False, True),
+        ("So 3 times 4 is 12.", False, False),
+    ],
+)
+def test_flags(step, backtrack, hypothesis):
+    assert label([step])[0][1:3] == (backtrack, hypothesis)
+
+
+def test_what_is_no_list_of_texts_is_refused():
+    for wrong in ("one text", [1, 2], [None]):
+        with pytest.raises(ConfigError, match="must be a list of texts"):
+            label(wrong)
+    assert label([]) == []
+
+
+@pytest.mark.parametrize("unit", ["1,", "so ", "(", "a=", "wait not ", "the total ", "is 1 "])
+def test_hostile_steps_take_no_longer(unit):
+    before = time.process_time()
+    label([unit * 100_000] * 3)
+    assert time.process_time() - before < 5
+
+
+@pytest.mark.skipif(not ORACLE.exists(), reason="published labels are not here")
+def test_rules_agree_with_published_labels_on_problems_they_were_not_adjusted_to():
+    """Published rules reach 0.36. What is shipped was adjusted to all, and agrees better."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "role_rules.py"))
+    problems = script["traces"](ORACLE)
+    assert script["held_out"](problems, [["6596"], ["330", "1591"]]) >= 0.5
+    pairs = [pair for own in problems.values() for pair in own]
+    found = [each.role for texts, _ in pairs for each in label(texts)]
+    assert cohen_kappa_score([role for _, roles in pairs for role in roles], found) >= 0.57
+
+
+# --- in a store ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    path = tmp_path_factory.mktemp("labelled") / "store"
+    lens = rl.load("ring-nano")
+    rl.capture(lens, rl.problems("countdown", n=2), path, max_new_tokens=100, record=["routing"])
+    return path
+
+
+def test_what_ring_nano_wrote_is_labelled(captured):
+    said = CliRunner().invoke(main, ["steps", str(captured)])
+    assert said.exit_code == 0, said.output
+    with Store(captured) as store:
+        rows = store.sql("from steps order by trace_id, step").to_arrow_table().to_pylist()
+        assert f"{len(rows)} steps of 2 traces" in said.output
+        for trace in store:
+            own = [row for row in rows if row["trace_id"] == trace.trace_id]
+            assert [row["step"] for row in own] == list(range(len(own)))
+            assert all(row["text"] == trace.text[row["start"] : row["end"]] for row in own)
+            assert not any("<" in row["text"] for row in own)
+            starts = np.asarray(trace.tokens()["start"])
+            for row, after in itertools.pairwise(own):
+                assert row["end"] <= after["start"]
+                inside = (starts >= row["start"]) & (starts < row["end"])
+                first, last = np.flatnonzero(inside)[[0, -1]]
+                assert (first, last + 1) == (row["token_start"], row["token_end"])
+        assert {row["role"] for row in rows} <= set(ROLES)
+        assert {row["label_source"] for row in rows} == {"rules-1"}
+        phases = """select count(distinct phase) from token_context where step is not null
+            group by trace_id, step"""
+        assert set(store.sql(phases).fetchall()) == {(1,)}
+        loads = analysis.expert_load(store, "phase = 'think'", "role")
+        assert loads.attrs["source"] == "sums"
+        assert rollup.missing_roles(store) == []
+        assert check(store).findings == []
+    again = CliRunner().invoke(main, ["steps", str(captured)])
+    assert "all traces that have ended have steps" in again.output
+
+
+def test_only_what_is_new_is_labelled_and_what_was_stopped_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(labelling, "GROUP_TOKENS", 30)
+    run = random_run(heads=1, record=("routing",))
+    options = {"router_logits": None, "heads": None}
+    with StoreWriter(tmp_path) as writer, Store(tmp_path) as store:
+        run_id = writer.start_run(run)
+        whole = random_trace(run, 60, seed=9, **options)
+        traces = [random_trace(run, 30, seed=i, **options) for i in range(3)]
+        *ended, running = writer.commit(run_id, [*traces, part(whole, 0, 30, None)])
+        imported = [row | {"label_source": "file"} for row in step_rows(store, ended[0])]
+        writer.replace_rows(run_id, "steps", imported)
+
+        def dies(done, total):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            label_store(writer, on_progress=dies)
+        counts = "select trace_id, any_value(label_source) from steps group by all order by all"
+        assert store.sql(counts).fetchall() == [(1, "file"), (2, "rules-1")]
+        seen = []
+        done = label_store(writer, on_progress=lambda *each: seen.append(each))
+        assert (done.traces, seen) == (1, [(1, 1)])
+        assert label_store(writer) == (0, 0)
+        mine = label_store(
+            writer,
+            again=True,
+            labeller=lambda steps, prompt: [Label("unknown", False, True)] * len(steps),
+            source="rules-mine",
+        )
+        assert mine.traces == 2
+        assert store.sql(counts).fetchall() == [(1, "file"), (2, "rules-mine"), (3, "rules-mine")]
+        assert running not in [i for i, _ in store.sql(counts).fetchall()]
+        assert rollup.missing_roles(store) == []
