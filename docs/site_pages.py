@@ -103,6 +103,9 @@ REFERENCE = {
         "ringlens.prune.curve",
         "ringlens.prune.masked",
         "ringlens.prune.checkpoint",
+        "ringlens.distil.training",
+        "ringlens.distil.settings",
+        "ringlens.distil.curve",
     ),
     "Experiments": (
         "ringlens.probes.router_geometry",

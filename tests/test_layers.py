@@ -28,6 +28,7 @@ ALLOWED = {
     "interact": {"model", "interventions", "observe", "lens", "problem"},
     "serving": {"model", "observe", "store", "problem", "prompts", "transcript"},
     "interventions": set(),
+    "distil": {"model", "observe", "store"},
     "store": {"interventions"},
     "sandbox": {"store"},
     "analysis": {"store"},

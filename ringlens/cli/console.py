@@ -72,6 +72,10 @@ class ProgressBar:
         """Show bytes."""
         self._show(done, total, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
 
+    def learning(self, done: int, total: int, held_out: float) -> None:
+        """Show tokens learnt from, and the loss on texts held out."""
+        self._show(min(done, total), total, f"{done:,}/{total:,} tokens · held out {held_out:.4g}")
+
     def bytes_of_run(self, run_id: str, done: int, total: int) -> None:
         """Show bytes, and the run that is being read."""
         self._display.update(self._task, description=f"checking {run_id}")

@@ -94,6 +94,12 @@ COMMANDS: tuple[Row, ...] = (
         "recording.md",
     ),
     Row(
+        "distil",
+        "Let STUDENT learn what the teacher says of its own thoughts in STORE.",
+        "ringlens.cli.acting.distil:distil",
+        "acting.md",
+    ),
+    Row(
         "experts",
         "List the experts of STORE that some tokens chose most, against a baseline.",
         "ringlens.cli.analysis.experts:experts",

@@ -26,9 +26,10 @@ from ringlens.model.gate.checkpoint import (
     check_folder,
     read_values,
 )
+from ringlens.model.gate.descriptions import copy_descriptions
 from ringlens.model.gate.hub import fetch_descriptions, fetch_weights
 from ringlens.model.gate.json_files import read_object
-from ringlens.model.gate.shards import INDEX, PICKLES, SINGLE, shard_names
+from ringlens.model.gate.shards import INDEX, SINGLE, shard_names
 from ringlens.model.loading import locate, model_name
 from ringlens.prune.plan import PruningPlan
 from ringlens.prune.tensor_file import NewTensor, Span, some_rows, spans, whole, write
@@ -207,7 +208,7 @@ def write_checkpoint(
         if on_bytes is not None:
             on_bytes(done, size)
     _write_index(partial, files, size)
-    _copy_descriptions(source.folder, partial)
+    copy_descriptions(source.folder, partial, left_out=[PLAN])
     new = source.family.config(_new_values(source, plan))
     check_checkpoint(partial, new, source.family.tensors(new))
     _write_text(partial / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
@@ -329,15 +330,6 @@ def _write_index(partial: Path, files: Mapping[str, list[NewTensor]], size: int)
     homes = {tensor.name: file for file, tensors in files.items() for tensor in tensors}
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(homes.items()))}
     _write_text(partial / INDEX, json.dumps(index, indent=2) + "\n")
-
-
-def _copy_descriptions(source: Path, partial: Path) -> None:
-    """Copy the tokenizer, templates, licence and the rest: all but weights and configuration."""
-    weights = ("*.safetensors", *PICKLES)
-    for file in sorted(source.iterdir()):
-        is_weight = any(file.match(pattern) for pattern in weights)
-        if file.is_file() and not is_weight and file.name not in (CONFIG, INDEX, PLAN):
-            shutil.copyfile(file, partial / file.name)
 
 
 def _write_text(file: Path, text: str) -> None:
