@@ -102,6 +102,7 @@ REFERENCE = {
         "ringlens.prune.evaluation",
         "ringlens.prune.curve",
         "ringlens.prune.masked",
+        "ringlens.prune.merging",
         "ringlens.prune.checkpoint",
         "ringlens.distil.training",
         "ringlens.distil.settings",

@@ -20,6 +20,8 @@ class ExpertNames:
             if there are none.
         count: Key of config.json that says how many experts a layer has.
         without_unrun: Keys of config.json, and their values, once those layers are gone.
+        neurons: Which dimension of an expert's weight counts its neurons, by the ``tail`` of its
+            name.
     """
 
     one: Pattern[str]
@@ -27,3 +29,4 @@ class ExpertNames:
     unrun: Pattern[str] | None
     count: str
     without_unrun: Mapping[str, Any]
+    neurons: Mapping[str, int]

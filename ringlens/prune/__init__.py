@@ -5,6 +5,7 @@ from ringlens.prune.criteria import CRITERIA, pruning_plan
 from ringlens.prune.curve import cliffs, concentration, pruning_curve
 from ringlens.prune.evaluation import Evaluation, evaluate
 from ringlens.prune.masked import masked
+from ringlens.prune.merging import with_merging
 from ringlens.prune.plan import PruningPlan, read_plan
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "pruning_curve",
     "pruning_plan",
     "read_plan",
+    "with_merging",
 ]

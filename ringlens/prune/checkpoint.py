@@ -17,52 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 from ringlens.config import refuse_unknown
 from ringlens.errors import CheckpointError, ConfigError
-from ringlens.model.family import Family, sizes_of
-from ringlens.model.gate.checkpoint import (
-    CONFIG,
-    CONFIG_LIMIT,
-    FLOATS,
-    check_checkpoint,
-    check_folder,
-    read_values,
-)
+from ringlens.model.family import sizes_of
+from ringlens.model.gate.checkpoint import CONFIG, FLOATS, check_checkpoint, read_values
 from ringlens.model.gate.descriptions import copy_descriptions
-from ringlens.model.gate.hub import fetch_descriptions, fetch_weights
-from ringlens.model.gate.json_files import read_object
-from ringlens.model.gate.shards import INDEX, SINGLE, shard_names
-from ringlens.model.loading import locate, model_name
+from ringlens.model.gate.shards import INDEX, SINGLE
+from ringlens.model.loading import model_name
+from ringlens.model.quantization import fp8_block
+from ringlens.prune.merging import Merged, Merger
 from ringlens.prune.plan import PruningPlan
-from ringlens.prune.tensor_file import NewTensor, Span, some_rows, spans, whole, write
+from ringlens.prune.source import Source, open_source
+from ringlens.prune.tensor_file import NewTensor, Span, some_rows, whole, write
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from ringlens.model.expert_names import ExpertNames
 
 PLAN, UNFINISHED = "pruning.json", ".incomplete"
 OnBytes = Callable[[int, int], None]
 """Called with the bytes written so far, and those of the whole checkpoint."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The checkpoint that a smaller one is made of.
-
-    Attributes:
-        folder: Its folder.
-        family: Its family.
-        config: Its configuration.
-        values: Its config.json as it is.
-        names: How it names what belongs to experts.
-        files: Its tensors, by the file that holds them.
-    """
-
-    folder: Path
-    family: Family
-    config: PreTrainedConfig
-    values: Mapping[str, Any]
-    names: ExpertNames
-    files: Mapping[str, Mapping[str, Span]]
 
 
 @dataclass(frozen=True)
@@ -147,30 +118,6 @@ def export(
     return write_checkpoint(source, plan, Path(folder), on_bytes)
 
 
-def open_source(name: str) -> Source:
-    """Open a checkpoint to make a smaller one of it.
-
-    Raises:
-        CheckpointError: It is malformed.
-        ModelNotFoundError: There is no such model.
-    """
-    place = locate(name)
-    folder = Path(place)
-    if not folder.is_dir():
-        folder = fetch_descriptions(place, None)
-        fetch_weights(place, None, folder)
-    check_folder(folder)
-    row, values = read_values(folder / CONFIG)
-    family = row.open()
-    config = family.config(values)
-    check_checkpoint(folder, config, family.tensors(config))
-    listed = shard_names(folder)
-    files = [SINGLE] if listed is None else sorted(set(listed.values()))
-    raw = read_object(folder / CONFIG, CONFIG_LIMIT)
-    tensors = {file: spans(folder / file) for file in files}
-    return Source(folder, family, config, raw, family.expert_names(config), tensors)
-
-
 def _check_plan(plan: PruningPlan, source: Source) -> None:
     sizes = sizes_of(source.config)
     rule = sizes.router
@@ -233,7 +180,8 @@ def _new_config(source: Source, plan: PruningPlan) -> dict[str, Any]:
 
 def _new_files(source: Source, plan: PruningPlan) -> dict[str, list[NewTensor]]:
     """The tensors of each new file; files that would be empty are left out, and numbered anew."""
-    kept = [list(_new_tensors(source.names, plan, held)) for held in source.files.values()]
+    merger = _merger(source)
+    kept = [list(_new_tensors(source.names, plan, held, merger)) for held in source.files.values()]
     full = [tensors for tensors in kept if tensors]
     if list(source.files) == [SINGLE]:
         return {SINGLE: full[0]}
@@ -244,16 +192,20 @@ def _new_files(source: Source, plan: PruningPlan) -> dict[str, list[NewTensor]]:
 
 
 def _new_tensors(
-    names: ExpertNames, plan: PruningPlan, held: Mapping[str, Span]
+    names: ExpertNames, plan: PruningPlan, held: Mapping[str, Span], merger: Merger
 ) -> Iterator[NewTensor]:
     for name, span in held.items():
         if _is_unrun(names, name):
             continue
         if one := names.one.fullmatch(name):
-            kept = plan.kept[int(one["layer"])]
-            expert = int(one["expert"])
-            if expert in kept:
-                yield whole(f"{one['head']}{kept.index(expert)}{one['tail']}", span)
+            layer, expert = int(one["layer"]), int(one["expert"])
+            if expert in plan.kept[layer]:
+                place = plan.kept[layer].index(expert)
+                new = whole(f"{one['head']}{place}{one['tail']}", span)
+                members = plan.members(layer, expert)
+                if len(members) > 1:
+                    new = replace(new, content=Merged(merger, layer, members, one["tail"]))
+                yield new
         elif rows := names.rows.fullmatch(name):
             if span.dtype not in FLOATS or span.shape[0] != plan.experts:
                 raise CheckpointError(
@@ -264,6 +216,17 @@ def _new_tensors(
             yield some_rows(name, span, plan.kept[int(rows["layer"])])
         else:
             yield whole(name, span)
+
+
+def _merger(source: Source) -> Merger:
+    """What averages experts of this checkpoint."""
+    experts: dict[tuple[int, int], dict[str, Span]] = {}
+    for held in source.files.values():
+        for name, span in held.items():
+            if one := source.names.one.fullmatch(name):
+                place = int(one["layer"]), int(one["expert"])
+                experts.setdefault(place, {})[one["tail"]] = span
+    return Merger(experts, source.names.neurons, fp8_block(source.config))
 
 
 def _is_unrun(names: ExpertNames, name: str) -> bool:

@@ -7,8 +7,9 @@ accuracy and how long its thoughts are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
@@ -20,14 +21,16 @@ import pandas as pd
 
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError
+from ringlens.model.loaded import LoadedModel
+from ringlens.model.loading import load_model
 from ringlens.observe.session import capture, replay
+from ringlens.prune.checkpoint import pruning_of
 from ringlens.prune.masked import masked
+from ringlens.prune.plan import PruningPlan
 from ringlens.store import Store
 
 if TYPE_CHECKING:
-    from ringlens.model.loaded import LoadedModel
     from ringlens.problem import Problem
-    from ringlens.prune.plan import PruningPlan
 
 RECORD = ("logprobs", "routing")
 NORMAL = 1.959964
@@ -65,17 +68,45 @@ class Evaluation:
     stopped: float
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A model that is evaluated.
+
+    Attributes:
+        criterion: What ranked its experts; "none" for the full model.
+        plan: What it lacks; None for the full model.
+        folder: Its checkpoint; None for the full model, masked or not.
+    """
+
+    criterion: str
+    plan: PruningPlan | None = None
+    folder: Path | None = None
+
+    @contextmanager
+    def opened(self, full: LoadedModel) -> Iterator[LoadedModel]:
+        """Mask the full model, or load the checkpoint."""
+        if self.folder is not None:
+            kind = {"dtype": full.model.dtype, "device": full.device}
+            yield LoadedModel(*load_model(str(self.folder), **kind), name=str(self.folder))
+        elif self.plan is not None:
+            with masked(full, self.plan):
+                yield full
+        else:
+            yield full
+
+
 @refuse_unknown
 def evaluate(
     lens: LoadedModel,
     plans: PruningPlan | Iterable[PruningPlan],
     problems: Sequence[Problem],
     *,
+    checkpoints: Iterable[str | os.PathLike[str]] = (),
     max_new_tokens: int = 512,
     batch_size: int = 16,
     on_plan: OnPlan | None = None,
 ) -> pd.DataFrame:
-    """Evaluate plans on problems, by masking the experts that they drop.
+    """Evaluate plans on problems by masking what they drop, and checkpoints that are written.
 
     Nothing is drawn: tokens are the most likely ones. Choose problems that the plans were not made
     of, or the smaller model is flattered.
@@ -84,44 +115,67 @@ def evaluate(
         lens: The full model.
         plans: One plan, or several.
         problems: The problems.
+        checkpoints: Folders that `export` wrote; merged experts can be tried this way alone.
         max_new_tokens: Most tokens of an answer.
         batch_size: Problems side by side.
         on_plan: Called when a model was evaluated.
 
     Returns:
-        A row for the full model and for each plan: ``criterion`` ("none" for the full model),
-        ``keep``, the share of experts that stay, ``experts_left`` of a layer, the fields of
-        `Evaluation`, and ``loss_increase`` over the full model.
+        A row for the full model, each plan and each checkpoint: ``criterion`` ("none" for the full
+        model, with " + merge" where experts are merged), ``keep``, the share of experts that stay,
+        ``experts_left`` of a layer, the fields of `Evaluation`, and ``loss_increase`` over the full
+        model.
 
     Raises:
-        ConfigError: There are no plans or problems, or a plan is of another model.
-        ObservationError: The model cannot be masked, or runs in several processes.
+        ConfigError: There is nothing to evaluate, a plan is of another model, or a folder was not
+            written by `export`.
+        ObservationError: The model cannot be masked.
     """
-    asked = [plans] if not isinstance(plans, Iterable) else list(plans)
-    if not asked or not problems:
+    masks = [_Model(plan.criterion, plan) for plan in _listed(plans)]
+    written = [_of_checkpoint(Path(folder)) for folder in checkpoints]
+    models = [_Model("none"), *masks, *written]
+    if len(models) == 1 or not problems:
         raise ConfigError("nothing to evaluate: give at least one plan and one problem.")
-    for each in asked:
-        _check(lens, each)
+    for model in models:
+        _check(lens, model.plan)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     rows = []
     with TemporaryDirectory(prefix="ringlens-prune-") as home:
-        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         reference = capture(lens, problems, Path(home) / "full", record=RECORD, **settings)
-        for number, plan in enumerate([None, *asked]):
+        for number, model in enumerate(models):
             folder = Path(home) / str(number)
-            with nullcontext() if plan is None else masked(lens, plan):
-                again = replay(lens, reference, folder / "read", record=RECORD)
-                written = reference
-                if plan is not None:
-                    written = capture(lens, problems, folder / "own", record=(), **settings)
-            rows.append(_named(plan, lens) | asdict(_evaluation(reference, again, written, plan)))
+            with model.opened(lens) as tried:
+                again = replay(tried, reference, folder / "read", record=RECORD)
+                own = reference
+                if model.plan is not None:
+                    own = capture(tried, problems, folder / "own", record=(), **settings)
+            found = _evaluation(reference, again, own, model)
+            rows.append(_named(model, lens) | asdict(found))
             if on_plan is not None:
-                on_plan(number + 1, len(asked) + 1)
+                on_plan(number + 1, len(models))
     frame = pd.DataFrame(rows)
     frame["loss_increase"] = frame["loss"] - frame["loss"][0]
     return frame
 
 
-def _check(lens: LoadedModel, plan: PruningPlan) -> None:
+def _listed(plans: PruningPlan | Iterable[PruningPlan]) -> list[PruningPlan]:
+    return [plans] if isinstance(plans, PruningPlan) else list(plans)
+
+
+def _of_checkpoint(folder: Path) -> _Model:
+    pruned = pruning_of(folder)
+    if pruned is None:
+        raise ConfigError(
+            f"{folder} has no pruning.json, so what it lacks is not known; give a folder that "
+            "export (or ringlens prune --export) wrote."
+        )
+    merged = "" if pruned.plan.merged is None else " + merge"
+    return _Model(pruned.plan.criterion + merged, pruned.plan, folder)
+
+
+def _check(lens: LoadedModel, plan: PruningPlan | None) -> None:
+    if plan is None:
+        return
     rule, sparse = lens.router, lens.sizes.sparse_layers
     if (plan.experts, plan.groups, plan.layers) != (rule.experts, rule.groups, sparse):
         raise ConfigError(
@@ -130,16 +184,13 @@ def _check(lens: LoadedModel, plan: PruningPlan) -> None:
         )
 
 
-def _named(plan: PruningPlan | None, lens: LoadedModel) -> dict[str, object]:
+def _named(model: _Model, lens: LoadedModel) -> dict[str, object]:
     experts = lens.router.experts
-    left = experts if plan is None else plan.left
-    criterion = "none" if plan is None else plan.criterion
-    return {"criterion": criterion, "keep": left / experts, "experts_left": left}
+    left = experts if model.plan is None else model.plan.left
+    return {"criterion": model.criterion, "keep": left / experts, "experts_left": left}
 
 
-def _evaluation(
-    reference: Store, again: Store, written: Store, plan: PruningPlan | None
-) -> Evaluation:
+def _evaluation(reference: Store, again: Store, written: Store, model: _Model) -> Evaluation:
     loss = _loss(again)
     right, graded, thought, stopped = written.sql(
         "select count(*) filter (correct), count(correct), avg(n_think), "
@@ -149,7 +200,7 @@ def _evaluation(
     return Evaluation(
         loss=loss,
         perplexity=float(np.exp(loss)),
-        agreement=_agreement(reference, again, plan),
+        agreement=_agreement(reference, again, model),
         accuracy=right / graded if graded else float("nan"),
         low=low,
         high=high,
@@ -169,13 +220,15 @@ def _loss(again: Store) -> float:
     return float(loss)
 
 
-def _agreement(reference: Store, again: Store, plan: PruningPlan | None) -> float:
+def _agreement(reference: Store, again: Store, model: _Model) -> float:
     """Share of the full model's choices among kept experts that were made again."""
     made = kept = 0
     for layer, before, after in _choices(reference, again):
-        stays_Tk = (
-            np.ones(before.shape, bool) if plan is None else np.isin(before, plan.kept[layer])
-        )
+        stays_Tk = np.ones(before.shape, bool)
+        if model.plan is not None:
+            stays_Tk = np.isin(before, model.plan.kept[layer])
+            if model.folder is not None:  # its experts are numbered anew
+                after = np.array(model.plan.kept[layer])[after]
         again_Tk = (before[:, :, None] == after[:, None, :]).any(axis=2)
         made += int((stays_Tk & again_Tk).sum())
         kept += int(stays_Tk.sum())

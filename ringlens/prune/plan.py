@@ -40,9 +40,12 @@ class PruningPlan:
         tokens: Tokens that it looked at, in the layer with most.
         seed: Seed of a random criterion; None for any other.
         carried: Share of the choices of those tokens that kept experts had, by layer.
+        merged: For each dropped expert the kept one that it is merged into, and its share in the
+            average, by layer; None where dropped experts are lost.
 
     Raises:
-        ConfigError: Layers or groups keep different numbers, or an id is no expert's.
+        ConfigError: Layers or groups keep different numbers, an id is no expert's, or an expert is
+            merged into one that does not stay.
     """
 
     model: str
@@ -55,6 +58,7 @@ class PruningPlan:
     tokens: int
     seed: int | None
     carried: Mapping[int, float]
+    merged: Mapping[int, Mapping[int, tuple[int, float]]] | None = None
 
     def __post_init__(self) -> None:
         size = self.experts // self.groups
@@ -67,6 +71,14 @@ class PruningPlan:
                     f"keep {self.per_group} of each group, their ids ascending from 0 to "
                     f"{self.experts - 1}."
                 )
+
+        for layer, joins in (self.merged or {}).items():
+            for expert, (to, share) in joins.items():
+                if expert in self.kept[layer] or to not in self.kept[layer] or not 0 <= share <= 1:
+                    raise ConfigError(
+                        f"layer {layer} of a pruning plan merges expert {expert} into {to} with a "
+                        f"share of {share:g}; dropped experts merge into kept ones, from 0 to 1."
+                    )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -88,6 +100,12 @@ class PruningPlan:
         kept = set(self.kept[layer])
         return tuple(expert for expert in range(self.experts) if expert not in kept)
 
+    def members(self, layer: int, kept: int) -> dict[int, float]:
+        """The experts that a kept one is the average of, itself first, each with its share."""
+        joins = {} if self.merged is None else self.merged.get(layer, {})
+        others = {e: share for e, (to, share) in joins.items() if to == kept and share > 0}
+        return {kept: 1 - sum(others.values()), **others}
+
     def __repr__(self) -> str:
         size, count = self.experts // self.groups, len(self.layers)
         tried = "" if self.seed is None else f", seed {self.seed}"
@@ -100,6 +118,8 @@ class PruningPlan:
             f"looked at {plural(self.tokens, 'token')} where {self.where}",
             self._carrying(),
             self._protecting(),
+            *self._merging(),
+            most=7,
         )
 
     def _carrying(self) -> str:
@@ -118,6 +138,14 @@ class PruningPlan:
         named = [f"{layer}/{e}" for layer, ids in self.protected.items() for e in ids]
         return f"super experts that stay: {', '.join(named) or 'there are none'} (layer/expert)"
 
+    def _merging(self) -> list[str]:
+        if self.merged is None:
+            return []
+        shares = [share for joins in self.merged.values() for _, share in joins.values()]
+        joined = sum(share > 0 for share in shares)
+        mean = sum(shares) / max(len(shares), 1)
+        return [f"{joined} dropped experts merge into kept ones, with a mean share of {mean:.1%}"]
+
     def to_json(self) -> str:
         """Write it as JSON, which `from_json` reads."""
         values = {
@@ -133,6 +161,12 @@ class PruningPlan:
             "kept": _listed(self.kept),
             "protected": None if self.protected is None else _listed(self.protected),
             "carried": {str(layer): share for layer, share in self.carried.items()},
+            "merged": None
+            if self.merged is None
+            else {
+                str(layer): {str(expert): [*join] for expert, join in joins.items()}
+                for layer, joins in self.merged.items()
+            },
         }
         return json.dumps(values, indent=1) + "\n"
 
@@ -163,6 +197,7 @@ class PruningPlan:
                 tokens=_whole(values["tokens"]),
                 seed=None if values["seed"] is None else _whole(values["seed"]),
                 carried={int(k): float(v) for k, v in values["carried"].items()},
+                merged=_merges(values.get("merged")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, ConfigError):
@@ -266,6 +301,15 @@ def _listed(ids: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
 def _by_layer(values: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
     found = {int(layer): tuple(map(_whole, ids)) for layer, ids in values.items()}
     return dict(sorted(found.items()))
+
+
+def _merges(values: Any) -> dict[int, dict[int, tuple[int, float]]] | None:
+    if values is None:
+        return None
+    return {
+        int(layer): {int(e): (_whole(to), float(share)) for e, (to, share) in joins.items()}
+        for layer, joins in values.items()
+    }
 
 
 def _whole(value: object) -> int:

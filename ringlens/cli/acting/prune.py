@@ -51,6 +51,12 @@ OnPlan = Callable[[int, int], None]
     "--export", "folder", type=click.Path(path_type=Path), help="Write a checkpoint to this folder."
 )
 @click.option(
+    "--merge",
+    is_flag=True,
+    help="Merge each dropped expert into the most similar kept one of its group; shows in --export "
+    "alone, as nothing can be masked for it.",
+)
+@click.option(
     "--evaluate",
     "tried",
     type=click.IntRange(1),
@@ -76,6 +82,7 @@ def prune(model: str, store: str | None, **options: Any) -> None:
       ringlens prune ring-nano runs/outputs --criterion frequency --keep 24 --save plan.json
       ringlens prune ring-nano --plan plan.json --export models/ring-nano-24
       ringlens prune ring-nano runs/outputs --keep 0.5 --evaluate 32
+      ringlens prune ring-nano runs/outputs --keep 0.5 --merge --export models/merged --evaluate 32
       ringlens prune ring-nano runs/outputs --criterion all --curve 0.75,0.5,0.25 --evaluate 32
     """
     loading = take_loading(options)
@@ -87,10 +94,10 @@ def prune(model: str, store: str | None, **options: Any) -> None:
     if (save := options["save"]) is not None:
         plan.save(save)
         click.echo(f"plan: {save}")
-    if options["tried"] is not None:
-        _print_evaluation(model, store, plan, loading, options)
     if (folder := options["folder"]) is not None:
         _report(_export(plan, model, folder))
+    if options["tried"] is not None:
+        _print_evaluation(model, store, plan, loading, options)
 
 
 def _plan(model: str, store: str | None, options: dict[str, Any]) -> PruningPlan:
@@ -99,8 +106,8 @@ def _plan(model: str, store: str | None, options: dict[str, Any]) -> PruningPlan
 
     keep, file = options["keep"], options["plan_file"]
     if file is not None:
-        if store is not None or keep is not None:
-            raise ConfigError("--plan has its own store and --keep: leave these out.")
+        if store is not None or keep is not None or options["merge"]:
+            raise ConfigError("--plan has its own store, --keep and --merge: leave these out.")
         return read_plan(file)
     if store is None or keep is None:
         raise ConfigError(
@@ -110,11 +117,13 @@ def _plan(model: str, store: str | None, options: dict[str, Any]) -> PruningPlan
     if options["criterion"] == ALL:
         raise ConfigError("a plan has one criterion; --criterion all is for --curve.")
     from ringlens.prune.criteria import pruning_plan
+    from ringlens.prune.merging import with_merging
     from ringlens.store import Store
 
     asked = {name: options[name] for name in ("where", "seed")}
     with Store(store) as opened:
-        return pruning_plan(model, opened, options["criterion"], keep, **asked)
+        plan = pruning_plan(model, opened, options["criterion"], keep, **asked)
+        return with_merging(plan, opened) if options["merge"] else plan
 
 
 def _print_evaluation(
@@ -133,8 +142,11 @@ def _print_evaluation(
     else:
         with Store(store) as opened:
             problems = _problems(opened, options)
+    written = [] if options["folder"] is None else [options["folder"]]
     with progress_bar("evaluating") as bar:
-        frame = evaluate(rl.load(model, **loading), plan, problems, **_asked(options, bar.models))
+        asked = _asked(options, bar.models)
+        lens = rl.load(model, **loading)
+        frame = evaluate(lens, plan, problems, checkpoints=written, **asked)
     _print_rows(frame, len(problems))
 
 
@@ -147,10 +159,10 @@ def _print_curve(
     from ringlens.store import Store
 
     unused = [name for name in ("keep", "plan_file", "save", "folder") if options[name] is not None]
-    if store is None or options["tried"] is None or unused:
+    if store is None or options["tried"] is None or unused or options["merge"]:
         raise ConfigError(
             "a curve takes STORE, --criterion, and --evaluate with a number of problems; --keep, "
-            "--plan, --save and --export are for one plan."
+            "--plan, --save, --merge and --export are for one plan."
         )
     criteria = CRITERIA if options["criterion"] == ALL else (options["criterion"],)
     shares = [share for share in options["curve"].split(",") if share]

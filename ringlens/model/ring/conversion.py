@@ -129,4 +129,5 @@ def expert_names(config: BailingMoeV2Config) -> ExpertNames:
         unrun=None if pattern is None else re.compile(pattern),
         count="num_experts",
         without_unrun={} if pattern is None else {"num_nextn_predict_layers": 0},
+        neurons={".gate_proj.weight": 0, ".up_proj.weight": 0, ".down_proj.weight": 1},
     )

@@ -50,4 +50,5 @@ def expert_names(config):
         unrun=None,
         count="num_experts",
         without_unrun={},
+        neurons={".gate_proj.weight": 0, ".up_proj.weight": 0, ".down_proj.weight": 1},
     )
