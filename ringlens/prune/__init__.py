@@ -4,7 +4,7 @@ from ringlens.prune.checkpoint import Exported, export
 from ringlens.prune.criteria import CRITERIA, pruning_plan
 from ringlens.prune.curve import cliffs, concentration, pruning_curve
 from ringlens.prune.evaluation import Evaluation, evaluate
-from ringlens.prune.masked import masked
+from ringlens.prune.masked import ablations
 from ringlens.prune.merging import with_merging
 from ringlens.prune.plan import PruningPlan, read_plan
 
@@ -13,11 +13,11 @@ __all__ = [
     "Evaluation",
     "Exported",
     "PruningPlan",
+    "ablations",
     "cliffs",
     "concentration",
     "evaluate",
     "export",
-    "masked",
     "pruning_curve",
     "pruning_plan",
     "read_plan",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
@@ -25,11 +24,12 @@ from ringlens.model.loaded import LoadedModel
 from ringlens.model.loading import load_model
 from ringlens.observe.session import capture, replay
 from ringlens.prune.checkpoint import pruning_of
-from ringlens.prune.masked import masked
+from ringlens.prune.masked import ablations
 from ringlens.prune.plan import PruningPlan
 from ringlens.store import Store
 
 if TYPE_CHECKING:
+    from ringlens.interventions import Intervention
     from ringlens.problem import Problem
 
 RECORD = ("logprobs", "routing")
@@ -82,17 +82,17 @@ class _Model:
     plan: PruningPlan | None = None
     folder: Path | None = None
 
-    @contextmanager
-    def opened(self, full: LoadedModel) -> Iterator[LoadedModel]:
-        """Mask the full model, or load the checkpoint."""
-        if self.folder is not None:
-            kind = {"dtype": full.model.dtype, "device": full.device}
-            yield LoadedModel(*load_model(str(self.folder), **kind), name=str(self.folder))
-        elif self.plan is not None:
-            with masked(full, self.plan):
-                yield full
-        else:
-            yield full
+    def loaded(self, full: LoadedModel) -> LoadedModel:
+        """The full model, which is masked while it runs, or the one of the checkpoint."""
+        if self.folder is None:
+            return full
+        kind: dict[str, Any] = {"dtype": full.model.dtype, "device": full.device}
+        return LoadedModel(*load_model(str(self.folder), **kind), name=str(self.folder))
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What masks the full model."""
+        return () if self.plan is None or self.folder is not None else ablations(self.plan)
 
 
 @refuse_unknown
@@ -143,12 +143,14 @@ def evaluate(
     with TemporaryDirectory(prefix="ringlens-prune-") as home:
         reference = capture(lens, problems, Path(home) / "full", record=RECORD, **settings)
         for number, model in enumerate(models):
-            folder = Path(home) / str(number)
-            with model.opened(lens) as tried:
-                again = replay(tried, reference, folder / "read", record=RECORD)
-                own = reference
-                if model.plan is not None:
-                    own = capture(tried, problems, folder / "own", record=(), **settings)
+            folder, tried = Path(home) / str(number), model.loaded(lens)
+            acts = model.interventions
+            again = replay(tried, reference, folder / "read", record=RECORD, interventions=acts)
+            own = reference
+            if model.plan is not None:
+                own = capture(
+                    tried, problems, folder / "own", record=(), interventions=acts, **settings
+                )
             found = _evaluation(reference, again, own, model)
             rows.append(_named(model, lens) | asdict(found))
             if on_plan is not None:

@@ -7,12 +7,11 @@ import torch
 from click.testing import CliRunner
 from golden_data import FOLDER
 from pruned import random_plan
-from traced import state
 
 import ringlens as rl
 from ringlens.cli.main import main
 from ringlens.errors import ConfigError, RinglensError
-from ringlens.prune import cliffs, concentration, evaluate, export, masked, pruning_curve
+from ringlens.prune import ablations, cliffs, concentration, evaluate, export, pruning_curve
 from ringlens.prune.evaluation import wilson
 
 PROBLEMS = rl.problems("countdown", n=4)
@@ -72,14 +71,16 @@ def test_keeping_all_changes_nothing(lens):
         assert name == "criterion" or value == same[name] or np.isnan([value, same[name]]).all()
 
 
-def test_a_mask_leaves_nothing_behind(lens):
-    before = state(lens.model)
-    biases = [layer.mlp.gate.expert_bias.clone() for layer in lens.model.model.layers[1:]]
-    with pytest.raises(ZeroDivisionError), masked(lens, random_plan("ring-nano", 2)):
-        1 / int(lens.model.model.layers[3].mlp.gate.expert_bias.isinf().sum() != 24)
-    assert state(lens.model) == before
-    for layer, bias in zip(lens.model.model.layers[1:], biases, strict=True):
-        assert torch.equal(layer.mlp.gate.expert_bias, bias)
+def test_ablating_what_a_plan_drops_is_the_exported_model(lens, tmp_path):
+    plan = random_plan("ring-nano", 2, seed=4)
+    export(plan, tmp_path / "small")
+    small, ids = rl.load(tmp_path / "small", dtype="float32"), torch.arange(4, 44).view(2, 20)
+    with torch.inference_mode():
+        with lens.intervene(*ablations(plan)):
+            found = lens.model(ids).logits
+        torch.testing.assert_close(found, small.model(ids).logits)
+        assert not torch.allclose(found, lens.model(ids).logits, atol=1e-2)
+    assert ablations(random_plan("ring-nano", 8)) == ()
 
 
 def test_a_curve_has_the_full_model_and_a_row_a_plan(lens, store):

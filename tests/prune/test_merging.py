@@ -91,7 +91,7 @@ def test_an_expert_merged_with_its_own_shuffle_is_itself(tmp_path):
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
     for part in ("gate", "up", "down"):
         name = "model.layers.2.mlp.experts.{}." + f"{part}_proj.weight"
-        tensors[name.format(1)] = tensors[name.format(0)].index_select(part == "down", order)
+        tensors[name.format(1)] = tensors[name.format(0)].index_select(int(part == "down"), order)
     save_file(tensors, plain / "model.safetensors", metadata={"format": "pt"})
     kept = dict.fromkeys((1, 2, 3), (0, 2, 4, 5, 8, 9, 12, 13))
     plan = PruningPlan(
