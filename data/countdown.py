@@ -57,6 +57,22 @@ class Move(NamedTuple):
         return f"{self.x} {self.op} {self.y} = {self.result}"
 
 
+class DeadBranch(NamedTuple):
+    """A first move of four numbers that is given up, and the moves tried after it."""
+
+    move: Move
+    left: State
+    dead_leaves: list[tuple[Move, State]]
+
+
+class Search(NamedTuple):
+    """The dead ends of a search: branches of four numbers, then leaves of the last three."""
+
+    dead_branches: list[DeadBranch]
+    last: State
+    dead_leaves: list[tuple[Move, State]]
+
+
 @dataclass(frozen=True)
 class Trace:
     """A problem and one way through its search.
@@ -92,7 +108,7 @@ def prompt(numbers: State, target: int) -> str:
     >>> prompt((3, 7, 5), 26)
     'Make 26 from 3, 7, 5, using each number once.'
     """
-    return f"Make {target} from {_listed(numbers)}, using each number once."
+    return f"Make {target} from {listed(numbers)}, using each number once."
 
 
 def parse_prompt(text: str) -> tuple[State, int] | None:
@@ -209,24 +225,16 @@ def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> 
         path: Moves that lead to it.
     """
     story = _Story(target)
-    story.lines.append(f"I need {target} from {_listed(numbers)}, two numbers at a time.")
-    last = _after(numbers, path[0]) if len(numbers) == 4 else numbers
-    weights = DEAD_LEAVES_OF_THREE if len(numbers) == 3 else DEAD_LEAVES_IN_LAST_BRANCH
-    dead_leaves = _tries_before(rng, last, target, path[-2], weights)
+    story.lines.append(f"I need {target} from {listed(numbers)}, two numbers at a time.")
+    found = search(rng, numbers, target, path)
+    for branch in found.dead_branches:
+        story.try_branch(branch.move, branch.left, led_on=False)
+        story.try_dead_leaves(branch.dead_leaves, branch.left)
+        story.lines[-1] = _back_to(numbers)  # the branch is given up, not only its last leaf
     if len(numbers) == 4:
-        branches = [
-            (move, left, _tries_before(rng, left, target, None, DEAD_LEAVES_IN_DEAD_BRANCH))
-            for move, left in _tries_before(rng, numbers, target, path[0], DEAD_BRANCHES)
-        ]
-        while sum(len(leaves) for *_, leaves in branches) + len(dead_leaves) > MOST_DEAD_LEAVES:
-            branches.pop(0)
-        for move, left, leaves in branches:
-            story.try_branch(move, left, led_on=False)
-            story.try_dead_leaves(leaves, left)
-            story.lines[-1] = _back_to(numbers)  # the branch is given up, not only its last leaf
-        story.try_branch(path[0], last, led_on=True)
-    story.try_dead_leaves(dead_leaves, last)
-    story.try_leaf(path[-2], _after(last, path[-2]), led_on=True)
+        story.try_branch(path[0], found.last, led_on=True)
+    story.try_dead_leaves(found.dead_leaves, found.last)
+    story.try_leaf(path[-2], after(found.last, path[-2]), led_on=True)
     story.lines.append(f"Check: {', '.join(map(str, path))}.")
     return Trace(
         numbers=tuple(rng.sample(numbers, len(numbers))),
@@ -237,6 +245,24 @@ def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> 
     )
 
 
+def search(rng: random.Random, numbers: State, target: int, path: list[Move]) -> Search:
+    """Draw the dead ends of a search that ends in ``path``; see `trace` for their order."""
+    last = after(numbers, path[0]) if len(numbers) == 4 else numbers
+    weights = DEAD_LEAVES_OF_THREE if len(numbers) == 3 else DEAD_LEAVES_IN_LAST_BRANCH
+    dead_leaves = _tries_before(rng, last, target, path[-2], weights)
+    branches: list[DeadBranch] = []
+    if len(numbers) == 4:
+        branches = [
+            DeadBranch(
+                move, left, _tries_before(rng, left, target, None, DEAD_LEAVES_IN_DEAD_BRANCH)
+            )
+            for move, left in _tries_before(rng, numbers, target, path[0], DEAD_BRANCHES)
+        ]
+        while sum(len(each.dead_leaves) for each in branches) + len(dead_leaves) > MOST_DEAD_LEAVES:
+            branches.pop(0)
+    return Search(branches, last, dead_leaves)
+
+
 def traces(seed: int, sizes: tuple[int, ...] = TRAINING_SIZES) -> Iterator[Trace]:
     """Endless training traces; none is, or passes through, a problem of the held-out split."""
     rng = random.Random(seed)
@@ -244,7 +270,7 @@ def traces(seed: int, sizes: tuple[int, ...] = TRAINING_SIZES) -> Iterator[Trace
         numbers, target, path = sample(rng, rng.choice(sizes))
         if is_heldout(numbers, target):
             continue
-        if len(numbers) == 4 and is_heldout(_after(numbers, path[0]), target):
+        if len(numbers) == 4 and is_heldout(after(numbers, path[0]), target):
             continue
         yield trace(rng, numbers, target, path)
 
@@ -303,11 +329,13 @@ def _value(node: ast.expr, used: Counter[int]) -> Fraction:
     raise ValueError(f"not one of + - * /: {ast.unparse(node)}")
 
 
-def _listed(numbers: State) -> str:
+def listed(numbers: State) -> str:
+    """Numbers as a sentence has them."""
     return ", ".join(map(str, numbers))
 
 
-def _after(state: State, move: Move) -> State:
+def after(state: State, move: Move) -> State:
+    """What a move leaves of a state."""
     left = list(state)
     left.remove(move.x)
     left.remove(move.y)
@@ -315,7 +343,7 @@ def _after(state: State, move: Move) -> State:
 
 
 def _back_to(state: State) -> str:
-    return f"Wait, that is a dead end. Back to {_listed(state)}."
+    return f"Wait, that is a dead end. Back to {listed(state)}."
 
 
 class _Story:
@@ -327,14 +355,14 @@ class _Story:
         self.led_on: list[bool] = []
 
     def try_branch(self, move: Move, left: State, *, led_on: bool) -> None:
-        self.lines.append(f"Let me try {move}, leaving {_listed(left)}.")
+        self.lines.append(f"Let me try {move}, leaving {listed(left)}.")
         self.led_on.append(led_on)
 
     def try_leaf(self, move: Move, left: State, *, led_on: bool) -> None:
         self.try_branch(move, left, led_on=led_on)
         found = tuple(last.result for last in moves(*left))
         verdict = "there" if self.target in found else "not there"
-        self.lines[-1] += f" They give {_listed(found)}: {self.target} is {verdict}."
+        self.lines[-1] += f" They give {listed(found)}: {self.target} is {verdict}."
 
     def try_dead_leaves(self, leaves: list[tuple[Move, State]], state: State) -> None:
         for move, left in leaves:

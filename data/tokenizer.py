@@ -1,8 +1,10 @@
-"""The tokenizer of ring-nano: byte-level, numbers whole, Ring's role markup.
+"""The tokenizers of ring-nano: byte-level, numbers whole, Ring's role markup.
 
 The vocabulary holds the 256 bytes, the numbers 0 … 999, and the words of the generator's sentences;
 a piece of text that is one of them is one token, every other piece falls back to its bytes. So any
 text encodes, and decodes to itself.
+
+The second version's holds the first one's tokens under the same ids, and more words behind them.
 
     python -m ringlens.data.tokenizer DIR
 """
@@ -10,13 +12,16 @@ text encodes, and decodes to itself.
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from ringlens.data import countdown
+from ringlens.data.tasks import mix
 
 PAD = "<|endoftext|>"
 EOS = "<|role_end|>"
@@ -31,6 +36,8 @@ PIECES = (
     r"| ?[^\s\p{L}\p{N}]+(?: (?=\p{N})|[\r\n]+)?"
     r"|\s+(?!\S)|\s+"
 )
+
+_NUMBER = re.compile(r"\d+")
 
 CHAT_TEMPLATE = """\
 {%- set names = {'system': 'SYSTEM', 'user': 'HUMAN', 'assistant': 'ASSISTANT'} -%}
@@ -49,13 +56,31 @@ def render(prompt: str, completion: str) -> str:
 
 
 def build() -> Tokenizer:
-    """The tokenizer, always the same."""
+    """The first version's tokenizer, always the same."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     numbers = [str(number) for number in range(countdown.LARGEST + 1)]
-    vocabulary = dict.fromkeys([*alphabet, *numbers, *_words()])
+    texts = [(trace.prompt, trace.completion) for trace in islice(countdown.traces(seed=0), 500)]
+    vocabulary = dict.fromkeys([*alphabet, *numbers, *_words(texts)])
+    return _of({piece: index for index, piece in enumerate(vocabulary)})
+
+
+def build_second() -> Tokenizer:
+    """The second version's tokenizer, always the same.
+
+    Numbers of four digits have a comma, so three digits with leading zeros are tokens too.
+    """
+    vocabulary = build().get_vocab()
+    texts = [(trace.prompt, trace.completion) for trace in islice(mix.traces(seed=0), 2000)]
+    padded = [f"{number:03d}" for number in range(100)]
+    for piece in (*padded, *_words(texts)):
+        vocabulary.setdefault(piece, len(vocabulary))
+    return _of(vocabulary)
+
+
+def _of(vocabulary: dict[str, int]) -> Tokenizer:
     tokenizer = Tokenizer(
         models.BPE(
-            vocab={piece: index for index, piece in enumerate(vocabulary)},
+            vocab=vocabulary,
             merges=[],
             ignore_merges=True,  # a piece that is in the vocabulary is one token
         )
@@ -69,9 +94,8 @@ def build() -> Tokenizer:
     return tokenizer
 
 
-def save(folder: Path) -> Tokenizer:
-    """Write the tokenizer's files into ``folder`` in the form that transformers loads."""
-    tokenizer = build()
+def save(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write a tokenizer's files into ``folder`` in the form that transformers loads."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
@@ -84,7 +108,6 @@ def save(folder: Path) -> Tokenizer:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    return tokenizer
 
 
 def _splitter() -> pre_tokenizers.PreTokenizer:
@@ -96,17 +119,19 @@ def _splitter() -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _words() -> list[str]:
-    """All pieces of a sample of traces, and of the markup, that are no numbers."""
+def _words(texts: Iterable[tuple[str, str]]) -> list[str]:
+    """All pieces of prompts and completions, and of the markup, that are no numbers."""
     splitter = _splitter()
+    lines: set[str] = set()
+    for prompt, completion in texts:
+        told = _NUMBER.sub("7", completion)  # which number it is changes no word around it
+        lines.update((_NUMBER.sub("7", prompt), *told.splitlines(keepends=True)))
     found = {"HUMAN", "ASSISTANT", "SYSTEM"}
-    for trace in islice(countdown.traces(seed=0), 500):
-        for text in (trace.prompt, *trace.completion.splitlines(keepends=True)):
-            for mark in (THINK, "</think>"):
-                text = text.removeprefix(mark)
-            found.update(piece for piece, _ in splitter.pre_tokenize_str(text))
+    for line in lines:
+        text = line.removeprefix(THINK).removeprefix("</think>")
+        found.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     return sorted(piece for piece in found if not piece.isdecimal())
 
 
 if __name__ == "__main__":
-    save(Path(sys.argv[1]))
+    save(Path(sys.argv[1]), build_second())

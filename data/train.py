@@ -2,9 +2,10 @@
 
     python -m ringlens.data.train --out DIR
     python -m ringlens.data.train --out BETTER --init DIR --learning-rate 0.0012 --seed 2
+    python -m ringlens.data.train --out DIR --course countdown    # the first version's problems
 
 Shape letters: B traces of a batch, T tokens of its longest, P positions that a loss is taken at,
-N = B·T, E experts, k experts a token, L sparse layers.
+N = B·T, V vocabulary, E experts, L sparse layers.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from ringlens.data import corpus, tokenizer
+from ringlens.data.forward import Forward, loads
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
-from ringlens.model.family import family_of
 
 VOCABULARY_MULTIPLE = 64
 """The embedding is padded to a multiple of this, as Ring's own is."""
@@ -43,6 +44,7 @@ class Recipe:
     """How to train.
 
     Attributes:
+        course: What to learn from, of `corpus.COURSES`.
         tokens: Tokens to train on, padding not counted.
         minutes: Training stops by then: the schedule follows whichever budget is further spent.
         batch_tokens: Tokens of a step, padding counted.
@@ -53,8 +55,10 @@ class Recipe:
         seed: Of the weights and of the corpus.
         init: Folder of a model to go on from; empty to start from scratch.
         workers: Processes that draw traces.
+        repeats: How often every trace is learnt from, for GPUs faster than the workers.
     """
 
+    course: str = "mix"
     tokens: int = 400_000_000
     minutes: float = 60.0
     batch_tokens: int = 98_304
@@ -64,7 +68,8 @@ class Recipe:
     bias_step: float = 1e-3
     seed: int = 1
     init: str = ""
-    workers: int = min(10, os.cpu_count() or 1)
+    workers: int = min(15, os.cpu_count() or 1)
+    repeats: int = 1
 
 
 def ring_nano(tok: Any) -> BailingMoeV2Config:
@@ -103,7 +108,7 @@ class MasterWeights:
     So every forward of training computes exactly what the shipped bfloat16 weights compute.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
         self.live = list(model.parameters())
         self.master = [parameter.detach().float() for parameter in self.live]
         for copy, parameter in zip(self.master, self.live, strict=True):
@@ -113,10 +118,10 @@ class MasterWeights:
         vectors = [copy for copy in self.master if copy.dim() == 1]
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
+                {"params": matrices, "weight_decay": weight_decay},
                 {"params": vectors, "weight_decay": 0.0},
             ],
-            lr=recipe.learning_rate,
+            lr=learning_rate,
             betas=(0.9, 0.95),
             fused=True,
         )
@@ -126,13 +131,13 @@ class MasterWeights:
         """Take one step with the gradients of the live parameters, and clear them."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        for copy, parameter in zip(self.master, self.live, strict=True):
-            assert copy.grad is not None and parameter.grad is not None
-            copy.grad.copy_(parameter.grad)
+        live: list[Tensor] = list(self.live)
+        grads: Any = [parameter.grad for parameter in live]
+        torch._foreach_copy_([copy.grad for copy in self.master if copy.grad is not None], grads)
         nn.utils.clip_grad_norm_(self.master, 1.0)
         self.optimizer.step()
-        for copy, parameter in zip(self.master, self.live, strict=True):
-            parameter.copy_(copy)
+        torch._foreach_copy_(live, self.master)
+        for parameter in live:
             parameter.grad = None
 
 
@@ -144,37 +149,17 @@ class LoadBalancer:
     """
 
     def __init__(self, model: BailingMoeV2ForCausalLM) -> None:
-        self.experts = model.config.num_experts
-        path = family_of(model.config).locations["router_logits"].path
-        layers = model.config.sparse_layers
-        self.gates: list[Any] = [model.get_submodule(path.format(layer)) for layer in layers]
-        for gate in self.gates:
-            gate.register_forward_hook(_remember_choice)
+        layers: Any = model.model.layers
+        self.biases: list[Tensor] = [
+            layers[layer].mlp.gate.expert_bias for layer in model.config.sparse_layers
+        ]
 
     @torch.no_grad()
-    def step(self, inside_N: Tensor, size: float) -> Tensor:
-        """Move the biases by ``size`` after a forward.
-
-        Args:
-            inside_N: Which tokens of the batch are no padding; the others do not count.
-            size: The step u.
-
-        Returns:
-            The load of every expert [L, E] in tokens.
-        """
-        loads = []
-        for gate in self.gates:
-            ids_Nk = gate.expert_ids.masked_fill(~inside_N[:, None], -1)
-            loads.append(torch.histc(ids_Nk.float(), self.experts, min=0, max=self.experts - 1))
-        load_LE = torch.stack(loads)
+    def step(self, load_LE: Tensor, size: float) -> None:
+        """Move the biases by ``size``, given how many tokens chose each expert."""
         direction_LE = (load_LE.mean(dim=1, keepdim=True) - load_LE).sign()
-        for gate, direction_E in zip(self.gates, direction_LE, strict=True):
-            gate.expert_bias += size * direction_E
-        return load_LE
-
-
-def _remember_choice(gate: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    gate.expert_ids = output[2]
+        for bias_E, direction_E in zip(self.biases, direction_LE, strict=True):
+            bias_E += size * direction_E
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
@@ -183,18 +168,13 @@ def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
     return recipe.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def loss_of(model: BailingMoeV2ForCausalLM, batch: corpus.Batch, device: str) -> Tensor:
-    """Mean cross-entropy in nats over the batch's learnt positions."""
-    decoder = model.model
-    hidden_BTD = decoder.word_embeddings(_to(batch.input_ids_BT, device))
-    positions_1T = torch.arange(hidden_BTD.shape[1], device=device)[None]
-    rotary = decoder.rotary_emb(hidden_BTD, positions_1T)
-    for layer in decoder.layers:
-        # No mask: padding stands on the right, where causal attention never looks.
-        hidden_BTD = layer(hidden_BTD, position_embeddings=rotary, attention_mask=None)
-    hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, _to(batch.positions_P, device))
-    logits_PV = model.lm_head(decoder.norm(hidden_PD))
-    return F.cross_entropy(logits_PV.float(), _to(batch.targets_P, device))
+def logits_of(forward: Forward, batch: corpus.Batch, device: str) -> tuple[Tensor, Tensor]:
+    """Logits [P, V] at the batch's learnt positions, and the load [L, E] of every expert."""
+    hidden_BTD, chosen_LNk = forward.hidden(to(batch.input_ids_BT, device))
+    hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, to(batch.positions_P, device))
+    inside_BT = np.arange(batch.input_ids_BT.shape[1]) < batch.lengths_B[:, None]
+    load_LE = loads(chosen_LNk, to(inside_BT.ravel(), device), forward.config.num_experts)
+    return forward.model.lm_head(hidden_PD).float(), load_LE
 
 
 def train(
@@ -206,52 +186,57 @@ def train(
         The model (bfloat16, expert biases float32) and a log: one row every ``LOG_EVERY`` steps.
     """
     torch.manual_seed(recipe.seed)
-    shards = corpus.shards(recipe.seed, recipe.workers)
+    shards = corpus.shards(recipe.course, recipe.seed, recipe.workers)
     if recipe.init:
         model = BailingMoeV2ForCausalLM.from_pretrained(recipe.init, dtype=torch.float32)
     else:
         model = BailingMoeV2ForCausalLM(config)
     model = model.to(device).train()
-    weights, balancer = MasterWeights(model, recipe), LoadBalancer(model)
+    weights, balancer = (
+        MasterWeights(model, recipe.learning_rate, recipe.weight_decay),
+        LoadBalancer(model),
+    )
+    forward = Forward(model, compiled=device == "cuda")
     rng = np.random.default_rng(recipe.seed)
     batches = (
         batch
         for shard in shards
+        for _ in range(recipe.repeats)
         for batch in corpus.batches(shard, recipe.batch_tokens, config.pad_token_id or 0, rng)
     )
     log: list[dict[str, float]] = []
     tokens, start = 0, 0.0
     for step, batch in enumerate(batches):
-        start = start or time.monotonic()  # the first batch is there: the clock runs
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - start if start else 0.0
         progress = max(tokens / recipe.tokens, seconds / 60 / recipe.minutes)
         if progress >= 1:
             break
-        inside_BT = np.arange(batch.input_ids_BT.shape[1]) < batch.lengths_B[:, None]
-        loss = loss_of(model, batch, device)
+        logits_PV, load_LE = logits_of(forward, batch, device)
+        loss = F.cross_entropy(logits_PV, to(batch.targets_P, device))
         loss.backward()
         weights.step(learning_rate(recipe, step, progress))
         bias_step = recipe.bias_step * min(1.0, 3 * (1 - progress))
-        load_LE = balancer.step(_to(inside_BT.ravel(), device), bias_step)
+        balancer.step(load_LE, bias_step)
         tokens += int(batch.lengths_B.sum())
         if step % LOG_EVERY == 0:
             peak = load_LE.max(dim=1).values / load_LE.mean(dim=1)
             row = {"step": step, "tokens": tokens, "loss": loss.item(), "load": peak.mean().item()}
-            log.append({**row, "seconds": time.monotonic() - start, "progress": progress})
+            log.append({**row, "seconds": seconds, "progress": progress})
             print(" ".join(f"{key} {value:,.5g}" for key, value in log[-1].items()), flush=True)
+        start = start or time.monotonic()  # whatever is compiled has been: the clock runs
     shards.close()
     return model.eval(), log
 
 
 def save(
-    folder: Path, model: BailingMoeV2ForCausalLM, recipe: Recipe, log: list[dict[str, float]]
+    folder: Path, model: BailingMoeV2ForCausalLM, recipe: Any, log: list[dict[str, float]]
 ) -> None:
     """Write weights, config, generation config, tokenizer and the log of the training."""
     ids = {"eos_token_id": model.config.eos_token_id, "pad_token_id": model.config.pad_token_id}
     model.generation_config = GenerationConfig(**ids)
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder, max_shard_size="15MB")
-    tokenizer.save(folder)
+    tokenizer.save(folder, corpus.COURSES[recipe.course].tokenizer())
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     machine = torch.cuda.get_device_name() if model.device.type == "cuda" else "CPU"
     report = {"recipe": dataclasses.asdict(recipe), "machine": machine, **versions, "log": log}
@@ -270,11 +255,13 @@ def main() -> None:
     options = vars(parser.parse_args())
     out, device = options.pop("out"), options.pop("device")
     recipe = Recipe(**options)
-    model, log = train(ring_nano(tokenizer.build()), recipe, device)
+    tok = corpus.COURSES[recipe.course].tokenizer()
+    model, log = train(ring_nano(tok), recipe, device)
     save(out, model, recipe, log)
 
 
-def _to(array: np.ndarray, device: str) -> Tensor:
+def to(array: np.ndarray, device: str) -> Tensor:
+    """A tensor of an array, on a device."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device == "cuda" else tensor
 

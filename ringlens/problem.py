@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ringlens.data import countdown
+from ringlens.data.tasks import congruences, graphs, products
 from ringlens.display import quoted
 from ringlens.errors import ConfigError, ProblemError, RinglensError
 from ringlens.messages import Message, checked_messages
@@ -85,6 +86,8 @@ def check_problem(problem: Problem, place: str) -> None:
         raise ProblemError(f"{place}: its prompt is not the last of its messages; make them agree.")
     if problem.task == countdown.TASK:
         _check_countdown(problem, place)
+    elif problem.task in FROM_PROMPT:
+        _asked(problem, place)
 
 
 def check_prompt(prompt: str, place: str, error: type[RinglensError] = ConfigError) -> None:
@@ -206,7 +209,31 @@ def _verify_text(problem: Problem, answer: str) -> bool | None:
     return None if problem.answer is None else _normal(answer) == _normal(problem.answer)
 
 
-VERIFIERS: dict[str, Callable[[Problem, str], bool | None]] = {countdown.TASK: _verify_countdown}
+FROM_PROMPT = {module.TASK: module for module in (graphs, congruences, products)}
+"""Tasks whose prompt says everything that a verifier needs."""
+
+
+def _verify_from_prompt(problem: Problem, answer: str) -> bool:
+    fields = _asked(problem, f"problem {problem.id!r}")
+    return FROM_PROMPT[problem.task].verify(fields, answer)
+
+
+def _asked(problem: Problem, place: str) -> dict[str, Any]:
+    """What a prompt of these tasks asks."""
+    found = FROM_PROMPT[problem.task].parse_prompt(problem.prompt)
+    if found is None:
+        raise ProblemError(
+            f"{place}: the prompt {problem.prompt[:80]!r} is none of the task {problem.task}, so "
+            "no answer to it can be verified. Word it like the bundled problems, or leave the task "
+            "out."
+        )
+    return found
+
+
+VERIFIERS: dict[str, Callable[[Problem, str], bool | None]] = {
+    countdown.TASK: _verify_countdown,
+    **dict.fromkeys(FROM_PROMPT, _verify_from_prompt),
+}
 """Task → function that says whether an answer is right; None if it cannot know."""
 
 

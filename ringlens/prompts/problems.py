@@ -14,12 +14,12 @@ from ringlens.config import refuse_unknown
 from ringlens.config import whole as whole_number
 from ringlens.data import countdown, path
 from ringlens.errors import ProblemError
-from ringlens.problem import Problem
+from ringlens.problem import FROM_PROMPT, Problem
 from ringlens.prompts.fields import Row, problems_of
 from ringlens.prompts.kinds import How, chat_of, rows_of
 from ringlens.prompts.stream import LARGEST, opened, text_of
 
-TASKS = (countdown.TASK,)
+TASKS = (countdown.TASK, *FROM_PROMPT)
 SPLITS = ("heldout", "train")
 
 Source = str | PathLike[str] | BinaryIO
@@ -38,13 +38,14 @@ def problems(
     """Problems of a bundled task or of a file.
 
     Args:
-        source: A bundled task ("countdown"); the path of a file: ``.txt`` (one prompt a line),
-            ``.jsonl`` or ``.json`` (objects with a ``prompt`` or ``messages``, and optionally
-            ``id``, ``task``, ``answer`` and ``fields``), ``.csv``, ``.tsv`` or ``.parquet``; or an
-            open binary stream, as `sys.stdin.buffer`. Files without one of these suffixes, and
-            streams, are known by how they begin: with an object (JSON lines), or else text.
+        source: A bundled task ("countdown", "graphs", "congruences" or "products"); the path of a
+            file: ``.txt`` (one prompt a line), ``.jsonl`` or ``.json`` (objects with a ``prompt``
+            or ``messages``, and optionally ``id``, ``task``, ``answer`` and ``fields``), ``.csv``,
+            ``.tsv`` or ``.parquet``; or an open binary stream, as `sys.stdin.buffer`. Files without
+            one of these suffixes, and streams, are known by how they begin: with an object (JSON
+            lines), or else text.
         n: How many; None for all. Of a file no more is read than that takes.
-        split: Split of a bundled task, "heldout" (ring-nano never saw these) or "train".
+        split: Split of a bundled task, "heldout" (the bundled models never saw these) or "train".
             A file has no splits.
         seed: None takes the first ``n``; a number seeds a random draw of ``n``.
         column: Column of a CSV or Parquet file that holds the prompts; "prompt" if left out. Other

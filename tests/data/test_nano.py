@@ -13,6 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ringlens.data import corpus, countdown, evaluate, path, sets, tokenizer, train
+from ringlens.data.forward import Forward, loads
 from ringlens.errors import ModelNotFoundError
 from ringlens.problem import Problem
 from ringlens.prompts.problems import problems
@@ -78,7 +79,7 @@ def test_shipped_tokenizer_is_the_built_one_and_loads_with_transformers():
 
 
 def test_corpus_learns_the_assistant_part_but_no_dead_end():
-    shard = corpus.encode(TOKENIZER, TRACES)
+    shard = corpus.encode_countdown(TOKENIZER, TRACES)
     assert shard.lengths.sum() == len(shard.tokens)
     start = 0
     for trace, length in zip(TRACES, shard.lengths, strict=True):
@@ -97,7 +98,7 @@ def test_corpus_learns_the_assistant_part_but_no_dead_end():
 
 
 def test_batches_hold_every_token_once():
-    shard = corpus.encode(TOKENIZER, TRACES)
+    shard = corpus.encode_countdown(TOKENIZER, TRACES)
     learnt = int((shard.tokens < corpus.UNLEARNT).sum())
     rows, targets = [], 0
     for batch in corpus.batches(shard, 3000, 7, np.random.default_rng(0)):
@@ -128,7 +129,9 @@ def tiny() -> train.BailingMoeV2Config:
 def trained(tmp_path_factory):
     """A tiny model, trained for a few steps and saved: (folder, log)."""
     folder = tmp_path_factory.mktemp("tiny")
-    recipe = train.Recipe(tokens=9000, batch_tokens=1024, workers=1, warmup_steps=2)
+    recipe = train.Recipe(
+        course="countdown", tokens=9000, batch_tokens=1024, workers=1, warmup_steps=2
+    )
     before = corpus.TRACES_IN_SHARD, train.LOG_EVERY
     corpus.TRACES_IN_SHARD, train.LOG_EVERY = 100, 1
     try:
@@ -159,17 +162,35 @@ def test_load_balancer_follows_the_sign_rule():
     torch.manual_seed(0)
     model = train.BailingMoeV2ForCausalLM(tiny())
     balancer = train.LoadBalancer(model)
-    input_ids = torch.randint(0, 1000, (2, 30))
-    model(input_ids)
-    inside = torch.arange(60) < 50
-    gate = model.model.layers[1].mlp.gate
-    ids = gate.expert_ids[:50].flatten().tolist()
+    with torch.no_grad():
+        _, chosen_LNk = Forward(model, compiled=False).hidden(torch.randint(0, 1000, (2, 30)))
+    load_LE = loads(chosen_LNk, torch.arange(60) < 50, experts=8)
+    ids = chosen_LNk[0, :50].flatten().tolist()
     load = [ids.count(expert) for expert in range(8)]
-    load_LE = balancer.step(inside, 0.25)
     assert load_LE.tolist() == [load]
+    balancer.step(load_LE, 0.25)
     mean = sum(load) / 8
     wanted = [0.25 * ((mean > n) - (mean < n)) for n in load]
-    assert gate.expert_bias.tolist() == wanted
+    assert model.model.layers[1].mlp.gate.expert_bias.tolist() == wanted
+
+
+def test_forward_of_training_is_the_models():
+    torch.manual_seed(1)
+    model = train.BailingMoeV2ForCausalLM(tiny()).eval()
+    for layer in model.config.sparse_layers:
+        model.model.layers[layer].mlp.gate.expert_bias.normal_(std=0.1)
+    input_ids = torch.randint(0, 1000, (2, 30))
+    gates = [model.model.layers[layer].mlp.gate for layer in model.config.sparse_layers]
+    seen = []
+    for gate in gates:
+        gate.register_forward_hook(lambda gate, args, output: seen.append(output[2]))
+    with torch.no_grad():
+        wanted = model(input_ids).logits
+        hidden, chosen_LNk = Forward(model, compiled=False).hidden(input_ids)
+    torch.testing.assert_close(model.lm_head(hidden), wanted, rtol=1e-4, atol=1e-5)
+    assert [ids.sort(dim=1).values.tolist() for ids in chosen_LNk] == [
+        ids.sort(dim=1).values.tolist() for ids in seen
+    ]
 
 
 def test_evaluation_grades_what_the_model_writes(trained):

@@ -1,0 +1,1 @@
+"""Problems that ring-nano learns, and thoughts about them whose every step is known."""
