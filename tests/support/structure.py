@@ -68,10 +68,23 @@ def arrows():
 
 @cache
 def programs():
-    """Modules that are run and that nothing imports, such as the training of ring-nano."""
-    used = set().union(*arrows().values())
+    """Modules that are run, such as the training of ring-nano, and those beside that serve them.
+
+    Nothing but other programs of their folder imports them.
+    """
+    users = {module: set() for module in modules()}
+    for module, others in arrows().items():
+        for other in others:
+            users.setdefault(other, set()).add(module)
     run = {m for m, file in modules().items() if '__name__ == "__main__"' in file.read_text()}
-    return run - used
+    found = {m for m in modules() if m in run or users[m]}
+    while outside := {
+        m
+        for m in found
+        if not all(user in found and package(user) == package(m) for user in users[m])
+    }:
+        found -= outside
+    return found - {m for m in found if modules()[m].name == "__init__.py"}
 
 
 def package(module):
