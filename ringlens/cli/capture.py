@@ -14,8 +14,10 @@ from ringlens.cli.options import (
     names_in,
     recording_options,
     sampling_options,
+    steps_option,
     store_option,
     take_loading,
+    take_steps,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     "--samples", default=1, show_default=True, help="Traces of each problem; needs --temperature."
 )
 @store_option
+@steps_option
 @sampling_options
 @recording_options
 @loading_options
@@ -53,6 +56,7 @@ def capture(model: str, store: str, **options: Any) -> None:
     from ringlens.store.schema.instruments import recordable
 
     loading, asked = take_loading(options), take_asked(options)
+    take_steps(options)
     options["record"] = names_in(options["record"])
     # Before the model: a wrong setting or problem set should not cost a load.
     samples_of(options["samples"], Sampling(**{name: options[name] for name in SAMPLING}))

@@ -131,6 +131,14 @@ store_option = click.option(
     "--store", required=True, help="Folder or address of the store; made or added to."
 )
 
+steps_option = click.option(
+    "--steps/--no-steps",
+    "label_steps",
+    default=True,
+    show_default=True,
+    help="Cut each trace into steps with roles when it ends.",
+)
+
 run_option = click.option("--run", "run_ids", multiple=True, help="A run; may be given again.")
 
 trace_option = click.option(
@@ -157,6 +165,13 @@ def take_loading(options: dict[str, Any]) -> dict[str, Any]:
     if str(given.get("device_map", "")).endswith(".json"):
         given["device_map"] = _read_map(Path(given["device_map"]))
     return given
+
+
+def take_steps(options: dict[str, Any]) -> None:
+    """Replace the choice of `steps_option` by what a capture calls when traces have ended."""
+    from ringlens.analysis.roles.labelling import label_stored
+
+    options["on_stored"] = label_stored if options.pop("label_steps") else None
 
 
 def names_in(text: str) -> tuple[str, ...]:

@@ -148,6 +148,12 @@ COMMANDS: tuple[Row, ...] = (
         "recording.md",
     ),
     Row(
+        "roles",
+        "Labels of steps from elsewhere: import them, and train a classifier on them.",
+        "ringlens.cli.analysis.roles:roles",
+        "thought.md",
+    ),
+    Row(
         "rollup",
         "Recompute the usage tables of STORE where they do not match what they sum up.",
         "ringlens.cli.upkeep.rollup:rollup",

@@ -13,8 +13,10 @@ from ringlens.cli.options import (
     loading_options,
     names_in,
     recording_options,
+    steps_option,
     store_option,
     take_loading,
+    take_steps,
 )
 from ringlens.errors import RinglensError
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.argument("source")
 @store_option
+@steps_option
 @click.option(
     "--prefill", default=32768, show_default=True, help="Most positions that one forward takes."
 )
@@ -45,6 +48,7 @@ def replay(model: str, source: str, store: str, **options: Any) -> None:
     import ringlens as rl
 
     loading = take_loading(options)
+    take_steps(options)
     options["record"] = names_in(options["record"])
     finished = _finished(source)
     with progress_bar(f"replaying {source}", stays=True) as bar:

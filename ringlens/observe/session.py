@@ -25,7 +25,7 @@ from ringlens.observe.interventions.effect import of_shards, of_shares
 from ringlens.observe.interventions.resolve import Given
 from ringlens.observe.interventions.resolve import resolve as resolve_interventions
 from ringlens.observe.interventions.together import attached
-from ringlens.observe.pipeline.commit_thread import EVERY, Recording
+from ringlens.observe.pipeline.commit_thread import EVERY, OnStored, Recording
 from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
 from ringlens.observe.pipeline.run_record import WITH, run_record
@@ -96,6 +96,7 @@ def capture(
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
     on_tokens: OnTokens | None = None,
+    on_stored: OnStored | None = None,
     stop: threading.Event | None = None,
     allow_nonfinite: bool = False,
     interventions: Given = (),
@@ -136,6 +137,9 @@ def capture(
             they come. A session that is followed works its records up step by step, which costs
             the model some speed and changes numbers within rounding. Under torchrun all processes
             give one, or none does.
+        on_stored: Called with the store's writer, the run and the ids of traces that were just
+            stored to their ends, such as `ringlens.analysis.roles.labelling.label_stored`, which
+            cuts them into steps. Under torchrun all processes give one, or none does.
         stop: Ends the run early when it is set: the running traces end after the next token, as
             ``finish_reason`` "interrupted". Problems that were not begun are left, and the same
             call takes them up.
@@ -174,6 +178,7 @@ def capture(
         allow_nonfinite=allow_nonfinite,
         following=Following(on_tokens, stop) if followed else None,
         interventions=resolve_interventions(lens, interventions),
+        on_stored=on_stored,
     )
     return session.run(store, tasks, run, on_progress)
 
@@ -189,6 +194,7 @@ def replay(
     prefill: int = PREFILL,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
+    on_stored: OnStored | None = None,
     allow_nonfinite: bool = False,
     interventions: Given = (),
 ) -> Store:
@@ -205,6 +211,7 @@ def replay(
             cache, and memory for all else stays that of one.
         commit_every: As for :func:`capture`.
         on_progress: Called after each forward.
+        on_stored: As for :func:`capture`.
         allow_nonfinite: As for :func:`capture`.
         interventions: As for :func:`capture`.
 
@@ -235,6 +242,7 @@ def replay(
         prefill,
         allow_nonfinite,
         interventions=resolve_interventions(lens, interventions),
+        on_stored=on_stored,
     )
     return session.run(store, tasks, teacher_force, on_progress)
 
@@ -264,6 +272,7 @@ class _Session:
     allow_nonfinite: bool = False
     following: Following | None = None
     interventions: tuple[Intervention, ...] = ()
+    on_stored: OnStored | None = None
 
     def __post_init__(self) -> None:
         fixed = {
@@ -314,6 +323,7 @@ class _Session:
                 device,
                 self.allow_nonfinite,
                 self.following,
+                self.on_stored,
             ) as recording:
                 report = _Reporter(recording, len(mine), done, on_progress, self.following)
                 observer = Observer(

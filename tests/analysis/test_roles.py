@@ -130,6 +130,32 @@ def test_what_ring_nano_wrote_is_labelled(captured):
     assert "all traces that have ended have steps" in again.output
 
 
+def test_a_capture_labels_traces_as_they_end(tmp_path):
+    path = str(tmp_path / "store")
+    given = ("--n", "2", "--batch-size", "1", "--max-new-tokens", "60", "--record", "routing")
+    said = CliRunner().invoke(main, ["capture", "ring-nano", *given, "--store", path])
+    assert said.exit_code == 0, said.output
+    with Store(path) as store:
+        rows = store.sql("from steps order by trace_id, step").to_arrow_table().to_pylist()
+        wanted = [
+            {"parent": None} | row for trace in store for row in step_rows(store, trace.trace_id)
+        ]
+        for row in (*rows, *wanted):
+            row["confidence"] = round(row["confidence"], 5)
+        assert [dict(sorted(row.items())) for row in rows] == [
+            dict(sorted(row.items())) for row in wanted
+        ]
+        assert len(store.files("steps")) == 2
+        assert rollup.missing_roles(store) == []
+    assert "have steps" in CliRunner().invoke(main, ["steps", path]).output
+
+
+def test_a_run_that_another_process_writes_is_left_to_it(captured, monkeypatch):
+    with StoreWriter(captured) as writer:
+        monkeypatch.setattr(writer, "owns", lambda run_id: False)
+        assert label_store(writer, again=True) == (0, 0, 2)
+
+
 def test_only_what_is_new_is_labelled_and_what_was_stopped_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(labelling, "GROUP_TOKENS", 30)
     run = random_run(heads=1, record=("routing",))
@@ -152,7 +178,7 @@ def test_only_what_is_new_is_labelled_and_what_was_stopped_goes_on(tmp_path, mon
         seen = []
         done = label_store(writer, on_progress=lambda *each: seen.append(each))
         assert (done.traces, seen) == (1, [(1, 1)])
-        assert label_store(writer) == (0, 0)
+        assert label_store(writer) == (0, 0, 0)
         mine = label_store(
             writer,
             again=True,

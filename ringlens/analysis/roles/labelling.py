@@ -45,10 +45,12 @@ class Labelled(NamedTuple):
     Attributes:
         traces: Traces that were labelled.
         steps: Steps that were written.
+        left: Traces of runs that another process writes to, which were left to it.
     """
 
     traces: int
     steps: int
+    left: int = 0
 
 
 def label_store(
@@ -62,7 +64,7 @@ def label_store(
     """Cut and label the traces of a store that have ended and have no steps yet.
 
     Traces are committed in groups, each wholly or not at all, with the sums by role. What was
-    stopped goes on with the rest.
+    stopped goes on with the rest. A run that another process writes to is left to it.
 
     Args:
         writer: The store, open for writing.
@@ -77,14 +79,45 @@ def label_store(
     """
     with Store(writer.folder.address) as store:
         rows = store.sql(_NEW.format(which=_WHICH[again])).fetchall()
-        done = steps = 0
+        done = steps = left = 0
         for run_id, ids in _groups(rows):
+            if not writer.owns(run_id):
+                left += len(ids)
+                continue
             found = [row for i in ids for row in step_rows(store, i, labeller, source)]
             if found:
                 writer.replace_rows(run_id, "steps", found)
             done, steps = done + len(ids), steps + len(found)
             on_progress(done, len(rows))
-    return Labelled(done, steps)
+    return Labelled(done, steps, left)
+
+
+def label_stored(
+    writer: StoreWriter,
+    run_id: str,
+    trace_ids: Sequence[int],
+    labeller: Labeller = rules.label,
+    source: str = rules.SOURCE,
+) -> None:
+    """Cut and label some traces of a run, in one commit.
+
+    It fits ``on_stored`` of a capture. Of several writers that write together, all call it.
+
+    Args:
+        writer: The store, open for writing.
+        run_id: The run.
+        trace_ids: The traces.
+        labeller: Labels the steps of a trace.
+        source: What to store as source of the labels.
+
+    Raises:
+        StoreError: A file is damaged, or the disk is full; nothing was labelled.
+    """
+    found: list[dict[str, Any]] = []
+    if writer.peers.rank == 0:
+        with Store(writer.folder.address) as store:
+            found = [row for i in trace_ids for row in step_rows(store, i, labeller, source)]
+    writer.replace_rows(run_id, "steps", found)
 
 
 def step_rows(

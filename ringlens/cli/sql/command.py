@@ -28,9 +28,9 @@ def sql(
     Without a query it opens a prompt, where .help says more, or reads statements from standard
     input. Queries run with your own rights: they can read and write whatever you can.
 
-    Tables: runs, experts, traces, tokens, routing, router_logits, heads, head_blocks, steps,
-    head_steps, activations, attention, probes, usage_traces, usage_blocks, usage_roles; views:
-    router_choices, expert_usage, trace_summary, token_context.
+    Tables: runs, experts, traces, tokens, routing, router_logits, expert_outputs, heads,
+    head_blocks, steps, head_steps, activations, attention, probes, usage_traces, usage_blocks,
+    usage_roles; views: router_choices, expert_usage, trace_summary, token_context.
 
     \b
     Examples:

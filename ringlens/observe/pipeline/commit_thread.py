@@ -34,6 +34,10 @@ SWITCH = 2e-4
 EVERY = 10.0
 
 
+OnStored = Callable[[StoreWriter, str, Sequence[int]], None]
+"""Called with the writer, the run, and the ids of traces that are stored to their ends."""
+
+
 class Recording:
     """A thread that commits what a recorder hands over.
 
@@ -48,6 +52,7 @@ class Recording:
         device: Where the model runs.
         allow_nonfinite: Whether tokens with numbers that are none are recorded, and flagged.
         following: Who follows the traces, if anybody does.
+        on_stored: Called in the thread after a commit that ends traces.
 
     Attributes:
         traces: Traces finished and committed.
@@ -65,7 +70,9 @@ class Recording:
         device: str = "cpu",
         allow_nonfinite: bool = False,
         following: Following | None = None,
+        on_stored: OnStored | None = None,
     ) -> None:
+        self.on_stored = on_stored
         self.writer, self.run_id, self.peers, self.every = writer, run_id, peers, every
         self.most = QUEUED.get(device, QUEUED["cpu"])
         self.allow_nonfinite, self.following = allow_nonfinite, following
@@ -216,6 +223,9 @@ class Recording:
             for buffer in done:
                 self.following.stored(buffer)
         self._buffers = [buffer for buffer in self._buffers if not buffer.done]
+        stored = [buffer.trace_id for buffer in done if buffer.trace_id is not None]
+        if self.on_stored is not None and stored:
+            self.on_stored(self.writer, self.run_id, stored)
         self.bytes_written = self.writer.bytes_written
         self._last_commit = time.monotonic()
 

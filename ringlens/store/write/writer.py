@@ -212,6 +212,21 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
 
         self._on_rank_0("the run was not resumed", take)
 
+    def owns(self, run_id: str) -> bool:
+        """Take over a run, ended or not, unless another living process works on it.
+
+        Returns:
+            Whether the run now belongs to this writer: no other can take it before this one is
+            closed or its process ends.
+
+        Raises:
+            StoreError: The store could not be read or written.
+        """
+        return self._on_rank_0(
+            "the run was not taken over",
+            lambda: self._manifest.take(run_id, self._lock.name, self.folder.dead_writers),
+        )
+
     def replace_rows(
         self, run_id: str, table: str, rows: Rows, clear: Sequence[Mapping[str, object]] = ()
     ) -> None:
