@@ -112,6 +112,7 @@ REFERENCE = {
         "ringlens.probes.router_geometry",
         "ringlens.probes.control_content",
         "ringlens.probes.expert_norms",
+        "ringlens.probes.ablation",
     ),
     "What to record": ("ringlens.config",),
     "Errors": ("ringlens.errors",),

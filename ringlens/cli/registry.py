@@ -40,6 +40,12 @@ class Row:
 
 COMMANDS: tuple[Row, ...] = (
     Row(
+        "ablate",
+        "Measure how the loss of STORE's texts rises when MODEL lacks each expert.",
+        "ringlens.cli.acting.ablate:ablate",
+        "acting.md",
+    ),
+    Row(
         "app",
         "Serve the dashboard of STORE, and print the link to it.",
         "ringlens.cli.app:app",

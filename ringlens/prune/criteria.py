@@ -48,6 +48,9 @@ CRITERIA: Mapping[str, Criterion] = {
     "reap": Criterion("mean of w·‖f‖ over the tokens that chose it (arXiv 2510.13999)", "reap"),
     "ean": Criterion("Σ‖f‖", "ean"),
     "easy-ep": Criterion("Σ w·‖f‖·(1 − cos) (arXiv 2504.06792)", "easy_ep"),
+    "ablation": Criterion(
+        "measured rise of the loss without it (`ringlens ablate`)", "ablation", needs_outputs=False
+    ),
     "random": Criterion("a random rank, the floor of all others", "", needs_outputs=False),
 }
 """Every criterion by its name."""
@@ -88,6 +91,8 @@ def pruning_plan(
     table = expert_importance(store, where)
     _check_model(model, sizes, table)
     kind = CRITERIA[criterion]
+    if criterion == "ablation":
+        table = with_ablations(store, table)
     if kind.needs_outputs and table[kind.column].isna().all():
         raise StoreError(
             f"criterion {criterion!r} needs what the experts gave, and no token selected has "
@@ -112,6 +117,27 @@ def pruning_plan(
         seed=seed if criterion == "random" else None,
         carried=_carried(table, kept),
     )
+
+
+def with_ablations(store: Source, table: pd.DataFrame) -> pd.DataFrame:
+    """Add to a table of `expert_importance` the measured effect of each expert, ``ablation``.
+
+    Raises:
+        StoreError: Some experts were not ablated.
+    """
+    effect = store.sql(
+        "select layer, unit as expert, avg(value) as ablation from probes "
+        "where probe = 'ablation' and key = 'loss' group by all"
+    ).df()
+    merged = table.merge(effect, how="left", on=["layer", "expert"])
+    merged.attrs = dict(table.attrs)
+    missing = int(merged["ablation"].isna().sum())
+    if missing:
+        raise StoreError(
+            f"{missing} of {len(merged)} experts have no measured effect; measure them with "
+            "ringlens ablate, or rank by another criterion."
+        )
+    return merged
 
 
 def _check_model(model: str, sizes: Sizes, table: pd.DataFrame) -> None:

@@ -81,13 +81,16 @@ def pruning_curve(
 
 
 def concentration(store: Source, where: str | None = None) -> dict[str, float]:
-    """Compute the mean Gini of each criterion's scores over layers; 0 for random."""
+    """Compute the mean Gini of each criterion's scores over layers; 0 for random.
+
+    Effects of ablations may be below 0, and have none.
+    """
     table = expert_importance(store, where)
     found = {}
     for name, kind in CRITERIA.items():
         if not kind.column:
             found[name] = 0.0
-        elif not table[kind.column].isna().any():
+        elif kind.column in table and not table[kind.column].isna().any():
             score_LE = table.pivot(index="layer", columns="expert", values=kind.column).to_numpy()
             found[name] = float(np.mean(gini(score_LE)))
     return found

@@ -81,7 +81,7 @@ def test_the_fewest_is_what_the_router_itself_accepts(groups, size, data, group_
         assert possible == (per_group >= least)
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "ablation"])
 def test_the_best_of_every_group_stay(store, criterion):
     plan = pruning_plan("ring-nano", store, criterion, 0.5, seed=3)
     table = analysis.expert_importance(store).set_index(["layer", "expert"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ringlens.prune.plan import PruningPlan
     from ringlens.store import Store
 
-CRITERIA = ("frequency", "weight", "reap", "ean", "easy-ep", "random")
+CRITERIA = ("frequency", "weight", "reap", "ean", "easy-ep", "ablation", "random")
 ALL = "all"
 OnPlan = Callable[[int, int], None]
 
@@ -34,8 +34,8 @@ OnPlan = Callable[[int, int], None]
     type=click.Choice([*CRITERIA, ALL]),
     default="reap",
     show_default=True,
-    help="What ranks the experts; all but frequency, weight and random need a store that recorded "
-    "expert_outputs. A curve can be drawn of all.",
+    help="What ranks the experts; reap, ean and easy-ep need a store that recorded expert_outputs, "
+    "ablation one that ringlens ablate measured. A curve can be drawn of all others together.",
 )
 @click.option("--keep", help="Share of the experts that stay, as 0.5, or how many of a layer.")
 @click.option("--where", help="The tokens that count, a predicate over token_context; all else.")
@@ -164,7 +164,8 @@ def _print_curve(
             "a curve takes STORE, --criterion, and --evaluate with a number of problems; --keep, "
             "--plan, --save, --merge and --export are for one plan."
         )
-    criteria = CRITERIA if options["criterion"] == ALL else (options["criterion"],)
+    chosen = tuple(name for name in CRITERIA if name != "ablation")
+    criteria = chosen if options["criterion"] == ALL else (options["criterion"],)
     shares = [share for share in options["curve"].split(",") if share]
     with Store(store) as opened, progress_bar("evaluating") as bar:
         problems = _problems(opened, options)

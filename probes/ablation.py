@@ -1,0 +1,325 @@
+"""What happens without an expert: its effect on the loss and on the answer of stored texts.
+
+The prompt of a trace is run once. Its cache then serves all experts: as many rows as fit a batch go
+on with the same tokens, each without another expert, and one of them as the model is.
+
+Shape letters: B rows, P tokens of the prompt, T tokens behind it, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from ringlens.analysis.load.expert_importance import expert_importance
+from ringlens.analysis.statistics.bootstrap import intervals
+from ringlens.config import refuse_unknown, whole
+from ringlens.errors import ConfigError, ObservationError, StoreError
+from ringlens.interventions import Ablate
+from ringlens.model.caching import CACHE
+from ringlens.model.parallel import parallel_of
+from ringlens.observe.interventions.attached import Attached
+from ringlens.observe.interventions.resolve import resolve_rows
+from ringlens.observe.same_tokenizer import check_same_tokenizer
+from ringlens.observe.session import one_thread_if_tiny
+from ringlens.store import Store, StoreWriter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ringlens.model.loaded import LoadedModel
+
+PROBE, LOSS, ANSWER = "ablation", "loss", "answer"
+DRAWS = 1000
+
+Expert = tuple[int, int]
+"""A layer, and an expert of it."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with the traces that are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model without an expert does on one trace.
+
+    Attributes:
+        loss: Rise of the mean loss of the tokens that were written, in nats.
+        answer: Rise of the log-probability of the answer's tokens together, in nats; NaN of a trace
+            without an answer.
+    """
+
+    loss: float
+    answer: float
+
+
+@refuse_unknown
+def ablate(
+    lens: LoadedModel,
+    store: Store,
+    *,
+    layers: Iterable[int] | None = None,
+    experts: Iterable[int] | None = None,
+    traces: Iterable[int] | None = None,
+    batch_size: int = 16,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
+    """Measure the effect of each expert on texts that the model wrote, and keep it in the store.
+
+    An expert is kept from being chosen behind the prompt: its selection score is −∞, and the next
+    best stands in. Results are committed trace by trace in the table ``probes``; what is there is
+    not measured again, so that an interrupted call goes on where it was.
+
+    Args:
+        lens: The model that wrote the traces.
+        store: The store, in a folder that can be written.
+        layers: Sparse layers; None for all.
+        experts: Experts of each; None for all.
+        traces: Ids of live traces; None for all of the newest run with routing.
+        batch_size: Rows side by side.
+        on_progress: Called when a trace is done.
+
+    Returns:
+        The table of `effects`.
+
+    Raises:
+        ConfigError: The model has no such layer or expert, or the traces are of another model.
+        ObservationError: The model is divided over processes.
+        StoreError: There are no such traces, or the store cannot be written.
+    """
+    if parallel_of(lens.model).world_size > 1:
+        raise ObservationError(
+            "ablation runs in one process; load the model with device_map='auto', or sequentially."
+        )
+    check_same_tokenizer(lens, store)
+    asked = _experts(lens, layers, experts)
+    run_id, ids = _traces(store, traces)
+    rows = whole("batch_size", batch_size, 2)
+    with one_thread_if_tiny(lens), StoreWriter(store.address) as writer:
+        for number, trace_id in enumerate(ids, start=1):
+            known = _known(store, run_id, trace_id)
+            left = [each for each in asked if each not in known]
+            if left:
+                found = known | dict(_measure(lens, store, trace_id, left, rows))
+                writer.replace_rows(run_id, "probes", list(_rows(trace_id, found)))
+            if on_progress is not None:
+                on_progress(number, len(ids))
+    with Store(store.address) as after:
+        return effects(after, run_id)
+
+
+@refuse_unknown
+def effects(store: Store, run_id: str | None = None, *, seed: int = 0) -> pd.DataFrame:
+    """Read what ablations did, beside what counting says.
+
+    Args:
+        store: The store.
+        run_id: The run; None for the newest that has ablations.
+        seed: Seed of the resampling.
+
+    Returns:
+        A row per layer and expert, the largest effect first: ``traces`` that it was measured on;
+        ``loss``, the mean rise of the loss in nats a token, with its 95% interval over traces,
+        ``low`` and ``high`` (NaN of one trace); ``answer``, the mean rise of the answer's
+        log-probability; ``n`` and ``share``, how often it was chosen behind the prompt;
+        ``rank_effect`` and ``rank_count`` within its layer, 1 the largest, and ``disagreement``,
+        rank_count − rank_effect: far above 0 it matters more than its count says.
+        ``attrs["agreement"]`` is the mean rank correlation of effect and count over layers.
+
+    Raises:
+        StoreError: Nothing was ablated.
+    """
+    found = store.sql(
+        "select run_id, trace_id, layer, unit as expert, key, value from probes "
+        f"where probe = '{PROBE}' order by run_id desc, layer, expert, key, trace_id"
+    ).df()
+    run = found["run_id"].max() if run_id is None else run_id
+    found = found[found["run_id"] == run]
+    if found.empty:
+        raise StoreError("the store holds no ablations; measure some with ringlens ablate.")
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"layer": layer, "expert": expert, **_summed(part, rng)}
+        for (layer, expert), part in found.groupby(["layer", "expert"])
+    ]
+    where = f"run_id = '{run}' and phase <> 'prompt'"
+    counts = expert_importance(store, where)[["layer", "expert", "n", "share"]]
+    frame = pd.DataFrame(rows).merge(counts, how="left", on=["layer", "expert"])
+    by_layer = frame.groupby("layer")
+    frame["rank_effect"] = by_layer["loss"].rank(ascending=False, method="first").astype(int)
+    frame["rank_count"] = by_layer["n"].rank(ascending=False, method="first").astype(int)
+    frame["disagreement"] = frame["rank_count"] - frame["rank_effect"]
+    agreement = [
+        part[["loss", "n"]].rank().corr().iloc[0, 1]
+        for _, part in by_layer
+        if len(part) > 2 and part["loss"].nunique() > 1 and part["n"].nunique() > 1
+    ]
+    frame = frame.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
+    frame.attrs |= {
+        "run_id": run,
+        "agreement": float(np.mean(agreement)) if agreement else float("nan"),
+    }
+    return frame
+
+
+@refuse_unknown
+def against_random(
+    frame: pd.DataFrame, experts: Sequence[Expert], *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, float]:
+    """Compare the effect of some experts with that of random ones of equal load.
+
+    Args:
+        frame: A table of `effects` with all experts of the layers.
+        experts: Layers and experts, such as the top of a contrast.
+        draws: Random sets. Each takes, for every expert, one of the eight of its layer whose counts
+            are nearest to its own.
+        seed: Seed of the draws.
+
+    Returns:
+        ``effect``, the mean rise of the loss without one of them; ``random``, the mean of the
+        random sets, ``low`` and ``high``, between which 95% of them lie; and ``p``, the share of
+        them with at least that effect (one added to both).
+
+    Raises:
+        ConfigError: An expert was not measured.
+    """
+    table = frame.set_index(["layer", "expert"])
+    missing = [each for each in experts if each not in table.index]
+    if missing or not experts:
+        raise ConfigError(f"experts {missing or list(experts)} were not measured: ablate them too.")
+    rng, chosen = np.random.default_rng(seed), set(experts)
+    drawn = np.zeros(draws)
+    for layer, expert in experts:
+        others = table.loc[layer]
+        others = others[[(layer, e) not in chosen for e in others.index]]
+        near = (others["n"] - table.loc[(layer, expert), "n"]).abs().sort_values(kind="stable")
+        pool = others.loc[near.index[:8], "loss"].to_numpy()
+        if not len(pool):
+            raise ConfigError(f"layer {layer} has no other measured expert to draw from.")
+        drawn += rng.choice(pool, draws) / len(experts)
+    effect = float(table.loc[list(experts), "loss"].mean())
+    return {
+        "effect": effect,
+        "random": float(drawn.mean()),
+        "low": float(np.quantile(drawn, 0.025)),
+        "high": float(np.quantile(drawn, 0.975)),
+        "p": float((1 + (drawn >= effect).sum()) / (1 + draws)),
+    }
+
+
+def _experts(
+    lens: LoadedModel, layers: Iterable[int] | None, experts: Iterable[int] | None
+) -> list[Expert]:
+    sparse, count = lens.sizes.sparse_layers, lens.router.experts
+    chosen = sparse if layers is None else tuple(dict.fromkeys(layers))
+    ids = range(count) if experts is None else tuple(dict.fromkeys(experts))
+    wrong = [x for x in chosen if x not in sparse] or [e for e in ids if not 0 <= e < count]
+    if wrong or not chosen or not ids:
+        raise ConfigError(
+            f"there is no layer or expert {wrong or 'named'}: {lens.name} routes in layers "
+            f"{list(sparse)} to experts 0 to {count - 1}."
+        )
+    return [(layer, expert) for layer in chosen for expert in ids]
+
+
+def _traces(store: Store, traces: Iterable[int] | None) -> tuple[str, list[int]]:
+    """The run and its traces."""
+    asked = None if traces is None else [int(each) for each in traces]
+    rows = store.sql(
+        "select run_id, trace_id from traces join runs using (run_id) where mode = 'live' "
+        "and list_contains(record, 'routing') and n_think + n_answer > 1 order by started, trace_id"
+    ).fetchall()
+    chosen = [row for row in rows if asked is None or row[1] in asked]
+    run_id = chosen[-1][0] if chosen else None
+    ids = [trace_id for run, trace_id in chosen if run == run_id]
+    if not ids or (asked is not None and sorted(set(asked)) != sorted(ids)):
+        raise StoreError(
+            f"there are no live traces {asked or ''} of one run with routing: capture some, or "
+            "name traces of one run."
+        )
+    assert run_id is not None
+    return run_id, ids
+
+
+def _known(store: Store, run_id: str, trace_id: int) -> dict[Expert, Measured]:
+    """What an earlier call has measured of a trace."""
+    rows = store.sql(
+        "select layer, unit, max(value) filter (key = 'loss'), max(value) filter (key = 'answer') "
+        f"from probes where probe = '{PROBE}' and run_id = ? and trace_id = ? group by all",
+        [run_id, trace_id],
+    ).fetchall()
+    nan = float("nan")
+    return {(la, e): Measured(loss, nan if told is None else told) for la, e, loss, told in rows}
+
+
+def _rows(trace_id: int, found: dict[Expert, Measured]) -> Iterator[dict[str, object]]:
+    """Rows of ``probes``."""
+    for (layer, expert), each in sorted(found.items()):
+        place = {"probe": PROBE, "trace_id": trace_id, "layer": layer, "unit": expert}
+        yield {**place, "key": LOSS, "value": each.loss}
+        if not np.isnan(each.answer):
+            yield {**place, "key": ANSWER, "value": each.answer}
+
+
+def _measure(
+    lens: LoadedModel, store: Store, trace_id: int, left: Sequence[Expert], batch_size: int
+) -> Iterator[tuple[Expert, Measured]]:
+    """The effect of each expert on one trace."""
+    tokens = store.trace(trace_id).tokens()
+    ids = torch.tensor([tokens["token_id"].tolist()], device=lens.device)
+    phases = np.array(tokens["phase"])
+    P = int(np.flatnonzero(phases != "prompt")[0])
+    # The first written token is foretold by the prompt, which nothing changes.
+    answer_T = torch.tensor((phases == "answer")[P + 1 :])
+    B = min(batch_size, len(left) + 1)
+    with torch.inference_mode():
+        cache = DynamicCache(config=lens.config)
+        lens.model(ids[:, :P], **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(B)
+        for start in range(0, len(left), B - 1):
+            part = left[start : start + B - 1]
+            acts: list[object] = [(), *(Ablate(layer, expert) for layer, expert in part)]
+            acts += [()] * (B - len(acts))
+            told_BT = _told(lens, ids[:, P:].expand(B, -1), cache, acts)
+            rise_BT = (told_BT - told_BT[:1]).double().cpu()
+            for row, expert in enumerate(part, start=1):
+                answer = float(rise_BT[row][answer_T].sum()) if answer_T.any() else float("nan")
+                yield expert, Measured(-float(rise_BT[row].mean()), answer)
+
+
+def _told(lens: LoadedModel, ids_BT: Tensor, cache: DynamicCache, acts: Sequence[object]) -> Tensor:
+    """Log-probability of each token but the first under each row's ablation, [B, T − 1]."""
+    acting = Attached(lens, resolve_rows(lens, acts), by_row=True)  # type: ignore[arg-type]
+    with acting.attached():
+        logits_BTV = lens.model(ids_BT, **{CACHE: cache}, use_cache=True).logits
+    cache.crop(-ids_BT.shape[1])
+    told_BTV = logits_BTV[:, :-1].float().log_softmax(dim=-1)
+    return told_BTV.gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
+
+
+def _summed(part: pd.DataFrame, rng: np.random.Generator) -> dict[str, object]:
+    """Means of one expert over traces, and the interval of its effect on the loss."""
+    loss_U = part[part["key"] == LOSS]["value"].to_numpy()
+    answer_U = part[part["key"] == ANSWER]["value"].to_numpy()
+    low = high = float("nan")
+    if len(loss_U) > 1:
+
+        def mean(times_BU: NDArray[np.float64], each: slice) -> NDArray[np.float64]:
+            return (times_BU @ loss_U[:, None] / times_BU.sum(axis=1, keepdims=True))[:, each]
+
+        ends = intervals(mean, [len(loss_U)], 1, rng, DRAWS)
+        low, high = (float(end[0]) for end in ends)
+    return {
+        "traces": len(loss_U),
+        "loss": float(loss_U.mean()),
+        "low": low,
+        "high": high,
+        "answer": float(answer_U.mean()) if len(answer_U) else float("nan"),
+    }

@@ -1,0 +1,97 @@
+"""``ringlens ablate``: what happens without an expert, measured on stored texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ringlens.cli.analysis.frames import note, print_frame
+from ringlens.cli.console import progress_bar
+from ringlens.cli.options import loading_options, take_loading, trace_option
+from ringlens.cli.sql.output import chosen_form, output_options
+from ringlens.errors import ConfigError
+
+
+@click.command()
+@click.argument("model")
+@click.argument("store")
+@click.option("--layers", help="Sparse layers, as 3,5-7; all if left out.")
+@click.option("--expert-ids", help="Experts of each, as 0-15,20; all if left out.")
+@trace_option
+@click.option("--batch-size", default=16, show_default=True, help="Experts side by side.")
+@click.option(
+    "--against",
+    metavar="EXPERTS",
+    help="Compare these, as 5/3,5/7 (layer/expert), with random ones of equal load.",
+)
+@click.option("--top", default=20, show_default=True, help="Rows; 0 for all.")
+@output_options
+@loading_options
+def ablate(model: str, store: str, **options: Any) -> None:
+    r"""Measure how the loss of STORE's texts rises when MODEL lacks each expert.
+
+    Results are kept in the table probes, trace by trace; what is there is not measured again.
+    Beside the effect stands how often the expert was chosen, and how far the two disagree.
+
+    \b
+    Examples:
+      ringlens ablate ring-nano runs/first --layers 5
+      ringlens ablate ring-nano runs/first --layers 5 --against 5/3,5/7
+      ringlens ablate ring-nano runs/first --top 0 -o effects.csv
+    """
+    from ringlens.probes.ablation import ablate as measure
+    from ringlens.probes.ablation import against_random
+    from ringlens.store import Store
+
+    form, output, top = (options.pop(name) for name in ("form", "output", "top"))
+    chosen_form(form, output)
+    loading, against = take_loading(options), options.pop("against")
+    named = [_place(word) for word in (against or "").split(",") if word]
+    layers, experts = (_numbers(name, options[name]) for name in ("layers", "expert_ids"))
+    import ringlens as rl
+
+    with Store(store) as opened, progress_bar("ablating") as bar:
+        frame = measure(
+            rl.load(model, **loading),
+            opened,
+            layers=layers,
+            experts=experts,
+            traces=options["trace_ids"] or None,
+            batch_size=options["batch_size"],
+            on_progress=bar.models,
+        )
+    note(
+        f"{frame['traces'].max()} traces; loss: rise in nats a token without the expert; rank "
+        f"correlation of effect and count {frame.attrs['agreement']:.2f}"
+    )
+    print_frame(frame.head(top) if top else frame, form, output)
+    if named:
+        found = against_random(frame, named)
+        note(
+            f"{against}: {found['effect']:.4g} nats a token; random experts of equal load "
+            f"{found['random']:.4g} ({found['low']:.4g} to {found['high']:.4g}), "
+            f"p = {found['p']:.3g}"
+        )
+
+
+def _numbers(name: str, text: str | None) -> list[int] | None:
+    """Numbers of a list such as 0-3,7."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for word in text.split(","):
+        first, _, last = word.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {text!r:.60}; give numbers and ranges, such as 0-3,7."
+            )
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _place(word: str) -> tuple[int, int]:
+    layer, _, expert = word.strip().partition("/")
+    if not layer.isdecimal() or not expert.isdecimal():
+        raise ConfigError(f"--against {word!r:.60}; give layer/expert, such as 5/3.")
+    return int(layer), int(expert)
