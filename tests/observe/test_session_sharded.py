@@ -79,6 +79,13 @@ def test_sharded_records_equal_those_of_one_process(stores, layout):
 def test_processes_record_the_layers_that_are_asked_for(stores, layout):
     store, alone = stores[f"{layout}-few"], stores["tp_size=1-few"]
     assert check(store).findings == check(alone).findings == []
+    for table in ("steps", "usage_roles"):
+        columns = "trace_id, step, role" if table == "steps" else "trace_id, phase, role, tokens, n"
+        rows = [
+            each.sql(f"select {columns} from {table} order by all").fetchall()
+            for each in (store, alone)
+        ]
+        assert rows[0] == rows[1] != []
     for trace_id in (1, 2):
         a, b = store.trace(trace_id), alone.trace(trace_id)
         found = {name: a.layers(name) for name in ("routing", "router_logits", "heads")}

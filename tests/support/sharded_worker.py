@@ -14,6 +14,7 @@ from pathlib import Path
 import session_worker
 
 import ringlens as rl
+from ringlens.analysis.roles.labelling import label_stored
 
 RECORD = (
     *("logprobs", "routing", "router_logits", "expert_outputs", "heads"),
@@ -43,7 +44,8 @@ def record(model, folder, layout):
         lens, prompts, store, record=RECORD, on_progress=on_progress, commit_every=0, **settings
     )
     rl.replay(lens, live, store, record=RECORD, batch_size=3).close()
-    rl.capture(lens, prompts[:2], f"{store}-few", record=FEW, commit_every=0, **settings).close()
+    settings |= {"commit_every": 0, "on_stored": label_stored}
+    rl.capture(lens, prompts[:2], f"{store}-few", record=FEW, **settings).close()
 
 
 if __name__ == "__main__":

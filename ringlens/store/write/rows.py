@@ -100,7 +100,7 @@ class Replacement:
         left = sort(pa.concat_tables(together), self.table)
         if len(left):
             files.stage(self.table, batches(left, GROUP_ROWS), _span(left["trace_id"]))
-        if self.table is analysis_tables.STEPS:
+        if self.table.name == analysis_tables.STEPS.name:  # it may come from another process
             ids = pc.unique(self.scopes["trace_id"]).to_pylist()
             retire += role_sums.replace_sums(manifest, files, self.rows, ids)
         return retire
