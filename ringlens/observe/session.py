@@ -24,7 +24,7 @@ from ringlens.observe.interventions.attached import Attached, attached_to
 from ringlens.observe.interventions.effect import of_shards, of_shares
 from ringlens.observe.interventions.resolve import Given
 from ringlens.observe.interventions.resolve import resolve as resolve_interventions
-from ringlens.observe.interventions.together import attached
+from ringlens.observe.interventions.together import settle
 from ringlens.observe.pipeline.commit_thread import EVERY, OnStored, Recording
 from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
@@ -336,9 +336,12 @@ class _Session:
                     self.following,
                     acting,
                 )
-                with gone_peers(here.everyone.rank), _acting(acting, here):
+                with gone_peers(here.everyone.rank), _attached(acting):
                     is_whole = self._run_batches(observer, left, run_batch, report)
             report.show()
+            if acting is not None:  # the recording thread sends no messages any more
+                join = of_shards if here.writers.size > 1 else of_shares
+                settle(acting.effect, here.everyone, join)
             if not is_whole:
                 return Store(folder)
             here.everyone.gather(None)  # all have committed what was theirs
@@ -365,11 +368,9 @@ class _Session:
         return True
 
 
-def _acting(acting: Attached | None, here: RankRole) -> AbstractContextManager[object]:
+def _attached(acting: Attached | None) -> AbstractContextManager[object]:
     """Interventions, if there are any, attached for as long as the block runs."""
-    if acting is None:
-        return nullcontext()
-    return attached(acting, here.everyone, of_shards if here.writers.size > 1 else of_shares)
+    return nullcontext() if acting is None else acting.attached()
 
 
 def _open_run(writer: StoreWriter, run: RunRecord, here: RankRole) -> str:

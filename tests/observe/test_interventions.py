@@ -306,7 +306,7 @@ def test_any_experts_are_ablated_by_the_definition_or_refused(nano, data):
     logits = torch.randn(5, E, generator=g) * 2
     edits = RouterEdits(acts, rule, torch.device("cpu"))
     active = torch.ones(5, 1, dtype=torch.bool)
-    chosen = edits.rechoose(logits.sigmoid(), active).ids_Nk
+    chosen = edits.rechoose(logits.sigmoid(), active)
     for z, ids in zip(logits.tolist(), chosen.tolist(), strict=True):
         assert set(ids) == plain_interventions.routed(rule, z, [0.0] * E, acts).keys()
         assert not set(ids) & gone

@@ -10,7 +10,7 @@ store/test_remote.py store/test_upkeep_kills.py observe/test_recording.py
 store/test_remote_processes.py serving/test_import_saved.py interact/test_tracing.py
 store/test_peers.py cli/test_sql.py cli/test_ask.py model/test_parallel_model.py store/test_disks.py
 store/test_remote_steps.py observe/test_points_parallel.py observe/test_session_s3.py
-sandbox/test_refusal.py test_notebook.py
+sandbox/test_refusal.py test_notebook.py observe/test_interventions_parallel.py
 """
 
 _SERVED = """
@@ -29,7 +29,7 @@ store/test_check.py model/test_placement.py store/test_delete.py observe/test_se
 store/test_parts.py observe/test_session_nonfinite.py store/test_usage.py
 model/test_family_sizes.py model/test_loading.py store/test_reading.py store/test_intact.py
 store/test_promise.py store/test_rows.py store/test_rescue.py model/test_plan_memory.py
-model/test_plan_load.py store/test_head_blocks.py
+model/test_plan_load.py store/test_head_blocks.py observe/test_interventions_stored.py
 """
 
 SLOW = f"{_SERVED} {_PROGRAMS} {_MANY_SIZES}".split()

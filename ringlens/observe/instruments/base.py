@@ -88,14 +88,6 @@ class RouterStep(Protocol):
     def active_NI(self) -> Tensor:
         """Which interventions act, bool."""
 
-    @property
-    def margin_N(self) -> Tensor:
-        """What the last chosen expert won by, edited scores compared."""
-
-    @property
-    def group_margin_N(self) -> Tensor:
-        """The same of the last kept group."""
-
 
 class Acting(Protocol):
     """Interventions that are attached to a model."""
@@ -105,6 +97,14 @@ class Acting(Protocol):
 
     def step(self, layer: int) -> RouterStep:
         """What they made of a layer's router in the forward that runs."""
+
+    def margins(
+        self, layer: int, logits_NE: Tensor, active_NI: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """By what the last chosen expert and the last kept group won under them, [N] each.
+
+        None where nothing edits the scores of the layer.
+        """
 
 
 @dataclass(frozen=True)

@@ -126,12 +126,14 @@ class RoutingInstrument:
         assert self._acting is not None
         step = self._acting.step(layer)
         own = step.own_weights_Nk, step.own_ids_Nk
-        return *own, step.ids_Nk, step.active_NI, step.margin_N, step.group_margin_N
+        return *own, step.ids_Nk, step.active_NI
 
     def _send(self, layer: int) -> None:
         compute = partial(routing_fields, self.router, layer in self.logits)
         if layer in self._acted:
-            compute = partial(acted_fields, self._most, self.router, layer in self.logits)
+            assert self._acting is not None
+            won = partial(self._acting.margins, layer) if layer in self.logits else None
+            compute = partial(acted_fields, self._most, won, self.router)
         finish = partial(checked_fields, self.router)
         if layer not in self.choices:
             finish = partial(logits_alone, self.router)
@@ -175,8 +177,8 @@ def routing_fields(
 
 def acted_fields(
     most: int,
+    won: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None] | None,
     rule: RouterRule,
-    logits: bool,
     shapes: list[tuple[int, int]],
     bias_E: Tensor,
     *seen: Tensor,
@@ -185,19 +187,16 @@ def acted_fields(
 
     Args:
         most: The most interventions that act on a layer.
+        won: Given logits and what acted, by what the choice was won; None if no logits are kept.
         rule: How the router chooses.
-        logits: Whether to keep the logits.
         shapes: (B, T) of each forward.
         bias_E: Selection bias.
         *seen: Of each forward in turn logits, weights and ids as they ran; weights and ids as the
-            router gave them; the ids that were to run, the interventions that acted, and by what
-            the choice was won under them.
+            router gave them; the ids that were to run, and the interventions that acted.
     """
-    every = [joined(seen[i::9], shapes) for i in range(9)]
+    every = [joined(seen[i::7], shapes) for i in range(7)]
     shape = every[0].shape[:2]
-    z_NE, ran_Nk, ids_Nk, own_Nk, own_ids_Nk, meant_Nk, active_NI, margin_N, group_N = (
-        x.flatten(0, 1) for x in every
-    )
+    z_NE, ran_Nk, ids_Nk, own_Nk, own_ids_Nk, meant_Nk, active_NI = (x.flatten(0, 1) for x in every)
     ran, own = (
         record_of(z_NE, weights_Nk, chosen_Nk, bias_E, rule)
         for weights_Nk, chosen_Nk in ((ran_Nk, ids_Nk), (own_Nk, own_ids_Nk))
@@ -216,9 +215,11 @@ def acted_fields(
         "differs": moved_N | reweighed_N,
         "intervened": torch.nn.functional.pad(active_NI, (0, most - active_NI.shape[1])),
     }
-    if logits:
-        least_N = torch.minimum(ran.margin_N, margin_N.to(ran.margin_N))
-        least_group_N = torch.minimum(ran.group_margin_N, group_N.to(ran.group_margin_N))
+    if won is not None:
+        least_N, least_group_N = ran.margin_N, ran.group_margin_N
+        if (margins := won(z_NE, active_NI)) is not None:
+            least_N = torch.minimum(least_N, margins[0].to(least_N))
+            least_group_N = torch.minimum(least_group_N, margins[1].to(least_group_N))
         fields["logits"], fields["doubtful"] = rounded_logits(z_NE, least_N, least_group_N, rule)
     return {name: x.unflatten(0, shape) for name, x in fields.items()} | {"bias": bias_E}
 

@@ -56,16 +56,12 @@ class RouterStep:
         own_ids_Nk: The experts that the router chose itself.
         own_weights_Nk: Their weights.
         active_NI: Which of the layer's interventions act, bool.
-        margin_N: What the last chosen expert won by, edited scores compared.
-        group_margin_N: The same of the last kept group.
     """
 
     ids_Nk: Tensor
     own_ids_Nk: Tensor
     own_weights_Nk: Tensor
     active_NI: Tensor
-    margin_N: Tensor
-    group_margin_N: Tensor
 
 
 class Router:
@@ -101,7 +97,6 @@ class Router:
         self._edits: RouterEdits | None = None
         self.tally: RouterTally | None = None
         self.step: RouterStep | None = None
-        self.tokens = 0
 
     def _selection_bias(self, loaded: LoadedModel) -> Tensor:
         """Where it is, since fetching it would wait for the device; a copy if it is offloaded."""
@@ -125,24 +120,28 @@ class Router:
         edits = self._on(logits_NE.device)
         active_NI = self._where.active(self.numbers, logits_NE.device)
         ids_Nk, new_weights_Nk = own_Nk, weights_Nk
-        infinite = torch.full((1,), torch.inf, device=logits_NE.device).expand(len(own_Nk))
-        margin_N = group_margin_N = infinite
         if edits.edits:
             scores_NE = selection_scores(logits_NE.float(), self._bias_E, self._rule)
-            chosen = edits.rechoose(scores_NE, active_NI)
+            acts_NI = active_NI & edits.edits_I if edits.behind else active_NI
             ids_Nk, new_weights_Nk = self._where_edited(
-                chosen.ids_Nk, logits_NE, weights_Nk, own_Nk, active_NI[:, edits.edits]
+                edits.rechoose(scores_NE, active_NI), logits_NE, weights_Nk, own_Nk, acts_NI
             )
-            margin_N, group_margin_N = chosen.margin_N, chosen.group_margin_N
         ids_Nk, new_weights_Nk, behind = edits.act_behind(ids_Nk, new_weights_Nk, active_NI)
-        self.step = RouterStep(ids_Nk, own_Nk, weights_Nk, active_NI, margin_N, group_margin_N)
+        self.step = RouterStep(ids_Nk, own_Nk, weights_Nk, active_NI)
         assert self.tally is not None
         self.tally.add(
             Seen(logits_NE.detach(), self._bias_E, own_Nk, ids_Nk, active_NI, behind), again
         )
-        self.tokens += 0 if again else len(own_Nk)
         replaced = dict(zip(self._items, (logits_NE, new_weights_Nk, ids_Nk), strict=True))
         return tuple(replaced.get(i, x) for i, x in enumerate(output))
+
+    def margins(self, logits_NE: Tensor, active_NI: Tensor) -> tuple[Tensor, Tensor] | None:
+        """By what the choice under the interventions was won, [N] each; None without edits."""
+        edits = self._on(logits_NE.device)
+        if not edits.edits:
+            return None
+        scores_NE = selection_scores(logits_NE.float(), self._bias_E, self._rule)
+        return edits.margins(scores_NE, active_NI)
 
     def _where_edited(
         self,
@@ -240,6 +239,12 @@ class Attached:
         assert step is not None  # the router has run
         return step
 
+    def margins(
+        self, layer: int, logits_NE: Tensor, active_NI: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """By what a layer's choice was won under them, for logits and what acted."""
+        return self.routers[layer].margins(logits_NE, active_NI)
+
     def begin(self, prompts: Prompts) -> None:
         """A batch begins, of which this is known; else phases are read from the text alone."""
         if self._reader is not None:
@@ -261,13 +266,13 @@ class Attached:
                 continue
             each = (found.tokens_I.tolist(), found.changed_I.tolist(), found.barred_I.tolist())
             for number, *three in zip(router.numbers, *each, strict=True):
-                counts[number, layer] = (*three, router.tokens)
+                counts[number, layer] = (*three, self._where.seen)
             displaced |= _by_expert(layer, found.displaced_E)
             gained |= _by_expert(layer, found.gained_E)
             differ[layer] = int(found.differ)
         for stream in self.streams:
             for number, acted, changed in zip(stream.numbers, *stream.counts, strict=True):
-                counts[number, stream.layer] = (acted, changed, 0, stream.tokens)
+                counts[number, stream.layer] = (acted, changed, 0, self._where.seen)
         return Numbers(counts, displaced, gained, differ)
 
 

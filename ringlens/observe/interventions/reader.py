@@ -119,11 +119,12 @@ class TextReader:
             for words in dict.fromkeys(place.words for place in self._places if place.words)
         }
         self._prompts: Prompts | None = None
+        self._rows: Tensor | None = None
         self._seen = 0
 
     def begin(self, prompts: Prompts | None) -> None:
         """A batch begins, of which this is known beforehand."""
-        self._prompts, self._seen = prompts, 0
+        self._prompts, self._seen, self._rows = prompts, 0, None
 
     def read(self, forward: Forward) -> Mapping[Place, Tensor]:
         """Where each place is, bool [B, T].
@@ -157,9 +158,11 @@ class TextReader:
             self._phase_2SS = bring(self._phase_2SS, ids_BT.device)
         if self._prompts is None:
             return self._phase_2SS[1][before_BT, behind_BT]
-        device = ids_BT.device
-        finished_B1 = bring(torch.tensor([[int(not w)] for w in self._prompts.written]), device)
-        lengths_B1 = bring(torch.tensor([[length] for length in self._prompts.lengths]), device)
+        if self._rows is None:
+            finished = [[int(not written)] for written in self._prompts.written]
+            lengths = [[length] for length in self._prompts.lengths]
+            self._rows = bring(torch.tensor([finished, lengths]), ids_BT.device)
+        finished_B1, lengths_B1 = self._rows
         phase_BT = self._phase_2SS[finished_B1, before_BT, behind_BT]
         return phase_BT.masked_fill(forward.positions() < lengths_B1, PROMPT)
 

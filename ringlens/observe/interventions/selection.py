@@ -11,7 +11,6 @@ Shape letters: N tokens, E experts, k experts a token, g groups, I interventions
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -22,21 +21,6 @@ from ringlens.interventions.experts import ActsBehind, EditsScores, OnRouter
 from ringlens.model.router_rule import RouterRule
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.kernels.router import best, group_scores, keep_best_groups
-
-
-@dataclass(frozen=True)
-class Rechosen:
-    """What a router chooses once its scores are edited.
-
-    Attributes:
-        ids_Nk: The experts, best first.
-        margin_N: Edited score of rank k minus that of rank k + 1.
-        group_margin_N: The same of the last kept group.
-    """
-
-    ids_Nk: Tensor
-    margin_N: Tensor
-    group_margin_N: Tensor
 
 
 class RouterEdits:
@@ -57,6 +41,12 @@ class RouterEdits:
     def named_IE(self) -> Tensor:
         """Which experts each names, float32."""
         return self._table([1.0] * len(self.acts))
+
+    @cached_property
+    def edits_I(self) -> Tensor:
+        """Which of them edit scores, bool."""
+        flags = [isinstance(act, EditsScores) for act in self.acts]
+        return bring(torch.tensor(flags), self.device)
 
     @cached_property
     def removed_IE(self) -> Tensor | None:
@@ -116,13 +106,24 @@ class RouterEdits:
             table[i, list(act.ids)] = value
         return bring(table, self.device)
 
-    def rechoose(self, scores_NE: Tensor, active_NI: Tensor) -> Rechosen:
-        """What the router chooses from edited scores.
+    def rechoose(self, scores_NE: Tensor, active_NI: Tensor) -> Tensor:
+        """The experts that the router chooses from edited scores, best first [N, k].
 
         Args:
             scores_NE: Selection scores c, as they are.
             active_NI: Which interventions act at each token, bool.
         """
+        limited_NE, _ = self._edited(scores_NE, active_NI)
+        return limited_NE.topk(self.rule.experts_per_token, dim=-1).indices
+
+    def margins(self, scores_NE: Tensor, active_NI: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last expert that `rechoose` gives has won by, and the last kept group, [N]."""
+        limited_NE, groups_Ng = self._edited(scores_NE, active_NI)
+        kept = best(groups_Ng, self.rule.groups_kept)[1]
+        return best(limited_NE, self.rule.experts_per_token)[1], kept
+
+    def _edited(self, scores_NE: Tensor, active_NI: Tensor) -> tuple[Tensor, Tensor]:
+        """Edited scores [N, E] behind the group limit, and group scores [N, g]."""
         rule = self.rule
         if self.added_IE is not None:
             scores_NE = scores_NE + total(active_NI, self.added_IE).to(scores_NE.dtype)
@@ -136,8 +137,7 @@ class RouterEdits:
             limited_NE = limited_NE.masked_fill(some(active_NI, self.avoided_IE), -torch.inf)
         if self.forced_IE is not None:
             limited_NE = limited_NE.masked_fill(some(active_NI, self.forced_IE), torch.inf)
-        ids_Nk, margin_N = best(limited_NE, rule.experts_per_token)
-        return Rechosen(ids_Nk, margin_N, best(groups_Ng, rule.groups_kept)[1])
+        return limited_NE, groups_Ng
 
     def act_behind(
         self, ids_Nk: Tensor, weights_Nk: Tensor, active_NI: Tensor

@@ -29,7 +29,6 @@ class Stream:
 
     Attributes:
         numbers: Their numbers among all interventions.
-        tokens: Tokens that were seen, padding counted.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class Stream:
         self._acts, self._where = tuple(act for _, act in acts), where
         self._tables: list[Tensor] = []
         self._counts_2I: Tensor | None = None
-        self.tokens = 0
 
     def change(self, x: Tensor) -> Tensor:
         """What the point becomes: head outputs [B, T, H, C], or a stream [B, T, D]."""
@@ -63,7 +61,6 @@ class Stream:
                 moved = (x != before).flatten(2).any(dim=-1)
             changed.append(moved)
         self._count(active_BTI.detach(), torch.stack(changed, dim=-1))
-        self.tokens += B * T
         return x
 
     def _scaled(self, x_BTHC: Tensor, act: Intervention, named_H: Tensor, active: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ringlens.observe.interventions.attached import Attached
 from ringlens.observe.interventions.effect import Effect, Numbers, warn
@@ -12,13 +12,13 @@ from ringlens.observe.interventions.effect import Effect, Numbers, warn
 if TYPE_CHECKING:
     from ringlens.store.write.peers import Peers
 
-T = TypeVar("T")
+
+Join = Callable[[Sequence[Numbers]], Numbers]
+"""Joins the counts of all processes."""
 
 
 @contextmanager
-def attached(
-    acting: Attached, everyone: Peers, join: Callable[[Sequence[Numbers]], Numbers]
-) -> Iterator[Effect]:
+def attached(acting: Attached, everyone: Peers, join: Join) -> Iterator[Effect]:
     """Act for as long as the block runs, then warn of what changed nothing.
 
     All processes of a run call this together.
@@ -26,13 +26,21 @@ def attached(
     Args:
         acting: The interventions.
         everyone: The processes of the run.
-        join: Joins the counts of all processes.
+        join: Joins their counts.
 
     Raises:
         ObservationError: Others are attached already.
     """
     with acting.attached() as effect:
         yield effect
+    settle(effect, everyone, join)
+
+
+def settle(effect: Effect, everyone: Peers, join: Join) -> None:
+    """Keep the counts of all processes, and warn of what changed nothing.
+
+    All processes of a run call this together, when nothing else of theirs sends messages.
+    """
 
     def joined(mine: Numbers) -> Numbers:
         parts = everyone.gather(mine)

@@ -102,6 +102,8 @@ class Whereabouts:
         self.places = [each.place for each in interventions]
         self._rows, self._rows_count, self._reader = rows, rows_count, reader
         self._masks: list[Tensor | None] = []
+        self._seen: int | Tensor = 0
+        self._chosen: dict[tuple[Sequence[int], torch.device], Tensor] = {}
         self._forward: Forward | None = None
         self._joined: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
@@ -114,6 +116,8 @@ class Whereabouts:
                 "give as many as the batch has."
             )
         self._forward = forward
+        valid, B, T = forward.valid_BT, *forward.shape
+        self._seen = self._seen + (B * T if valid is None else valid.sum())
         self._joined.clear()
         found = self._places(forward)
         self._masks = [
@@ -143,10 +147,17 @@ class Whereabouts:
     ) -> Tensor | None:
         if rows is None:
             return mask
-        chosen = torch.zeros(forward.shape[0], 1, dtype=torch.bool)
-        chosen[list(rows)] = True
-        chosen = bring(chosen, forward.device)
+        if (rows, forward.device) not in self._chosen:
+            flags = torch.zeros(forward.shape[0], 1, dtype=torch.bool)
+            flags[list(rows)] = True
+            self._chosen[rows, forward.device] = bring(flags, forward.device)
+        chosen = self._chosen[rows, forward.device]
         return chosen if mask is None else chosen & mask
+
+    @property
+    def seen(self) -> int:
+        """Tokens that ran so far, padding left out."""
+        return int(self._seen)
 
     def active(self, numbers: tuple[int, ...], device: torch.device) -> Tensor:
         """Which of some interventions act at each token, bool [N, I]."""
@@ -159,9 +170,3 @@ class Whereabouts:
             flat = [(every if m is None else m).expand(shape).reshape(-1) for m in masks]
             self._joined[key] = torch.stack(flat, dim=1).to(device, non_blocking=True)
         return self._joined[key]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """B and T of the forward that runs."""
-        assert self._forward is not None
-        return self._forward.shape
