@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from waiting import wait_for
 
 import ringlens as rl
-from ringlens.analysis import contrast
+from ringlens.analysis import contrast, expert_load
 from ringlens.cli.main import main
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.observe.interventions.selection import RouterEdits
@@ -257,6 +257,12 @@ def test_analyses_tell_intervened_from_plain(store):
         "interventions is null and phase = 'think'",
     )
     assert len(found)
+    with pytest.raises(ConfigError, match="runs under different interventions"):
+        expert_load(store)
+    both = expert_load(store, by="interventions")
+    assert set(both["interventions"].dropna()) == {" ".join(map(str, ACTS))}
+    plain = expert_load(store, "interventions is null")
+    assert 0 < len(plain) < len(both)
 
 
 def test_the_command_line_intervenes(tmp_path):

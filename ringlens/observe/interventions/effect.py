@@ -35,7 +35,7 @@ class Change:
         changed: Those at which it changed something.
         barred: Those at which an expert that it names was among the k best of all, but outside the
             groups that the router keeps.
-        seen: Tokens that its layers saw.
+        seen: Tokens that ran, padding left out.
         rows: Rows of the batch that it was for; None: all.
     """
 
@@ -76,10 +76,11 @@ class Numbers:
     differ: Mapping[int, int]
 
     def of(self, place: int) -> tuple[int, int, int, int]:
-        """The counts of one intervention over all layers."""
+        """The counts of one intervention: sums over its layers, and the tokens that ran."""
         mine = [counts for (number, _), counts in self.counts.items() if number == place]
-        tokens, changed, barred, seen = np.array([(0, 0, 0, 0), *mine]).sum(axis=0).tolist()
-        return tokens, changed, barred, seen
+        each = np.array([(0, 0, 0, 0), *mine])
+        tokens, changed, barred, _ = each.sum(axis=0).tolist()
+        return tokens, changed, barred, int(each[:, 3].max())
 
 
 def of_shards(parts: Sequence[Numbers]) -> Numbers:
