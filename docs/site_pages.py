@@ -58,6 +58,7 @@ REFERENCE = {
         "ringlens.analysis.trajectory.signatures",
         "ringlens.analysis.trajectory.geometry",
         "ringlens.analysis.trajectory.step_map",
+        "ringlens.analysis.trajectory.alignment",
         "ringlens.analysis.differences.association",
         "ringlens.analysis.differences.contrast",
         "ringlens.analysis.differences.routing_shift",

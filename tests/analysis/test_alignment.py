@@ -104,11 +104,10 @@ def test_a_detour_has_no_partner(store, point):
     paired = frame.dropna(subset=["first", "second"])
     found = set(zip(paired["first"], paired["second"], strict=True))
     expected = {(ROUTE.index(z), DETOUR.index(z)) for z in set(ROUTE) & set(DETOUR)}
-    if point == "routing":
-        assert found == expected
-        assert frame.attrs["paired"] == 2 * len(expected) / (len(ROUTE) + len(DETOUR))
+    assert found == expected
+    assert frame.attrs["paired"] == 2 * len(expected) / (len(ROUTE) + len(DETOUR))
     assert frame.attrs["p"] == pytest.approx(1 / 101)
-    assert frame.attrs["score"] > 2 * frame.attrs["null"] > 0
+    assert frame.attrs["score"] > 1.5 * frame.attrs["null"] > 0
 
 
 def test_two_thoughts_of_one_way_are_paired_step_by_step(store):
@@ -137,7 +136,8 @@ def test_roles_alone_align(tmp_path):
     with opened(tmp_path / "s", thoughts, strength=0) as store:
         frame = alignment(store, 1, 2, role_weight=1, draws=0)
     assert frame["second"].tolist() == [0, 1, 2, 3]
-    assert frame["role_first"].tolist() == [None, *roles]
+    assert frame["role_first"].isna().tolist() == [True, False, False, False]
+    assert frame["role_first"].tolist()[1:] == roles
 
 
 @pytest.mark.parametrize(

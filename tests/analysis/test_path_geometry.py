@@ -118,7 +118,7 @@ def test_signatures_of_recorded_vectors_are_means(store):
     assert found.layers == (1, 2) and found.kind == "resid_post"
     np.testing.assert_allclose(found.vector_SD[:, 0], SLOW_PATH[::-1], atol=0.15)
     path = path_geometry(store, "trace_id = 1", point="resid_post", layers=[2])
-    assert path["net"][0] == pytest.approx(3, abs=0.3)
+    assert path["net"][0] == pytest.approx(np.sqrt(3**2 + 2**2 + 2**2), abs=0.3)
 
 
 def test_a_slow_path_is_slower_than_chance(store):

@@ -92,6 +92,7 @@ def _trace(thought, rng, taste_ZSE, tokens):
     logits_STE[:, 1:-1] += taste_ZSE[state_T].swapaxes(0, 1)
     vector_TV = rng.normal(0, 0.1, (T, 32)).astype(np.float16).astype(np.float32)
     vector_TV[1:-1, 0] += state_T
+    vector_TV[np.arange(1, T - 1), 1 + state_T] += 2
     logprob_T = -entropy_T * rng.uniform(0.5, 1.5, T).astype(np.float32)
     entropy_T[0] = logprob_T[0] = np.nan
     plain = random_trace(RUN, T, router_logits=None, heads=None)
