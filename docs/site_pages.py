@@ -14,6 +14,7 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "benchmarks/LOG.md": "log.md",
     "data/ring-nano/README.md": "ring-nano.md",
+    "data/ring-nano-v2/README.md": "ring-nano-v2.md",
 }
 """Files outside docs/ that become pages."""
 

@@ -305,9 +305,10 @@ def load(
     """Load a model to look through. See docs/loading.md.
 
     Args:
-        name: "ring-nano" (bundled), a folder, or a hub id such as "inclusionAI/Ring-mini-2.0".
+        name: "ring-nano", "ring-nano-v2" or "ring-nano-v2-base" (bundled), a folder, or a hub id
+            such as "inclusionAI/Ring-mini-2.0".
         dtype: dtype of the weights, such as "bfloat16"; "auto" takes the checkpoint's. None is
-            "auto", but float32 for ring-nano.
+            "auto", but float32 for bundled models.
         device: Where to put the whole model; None for the CPU.
         device_map: Instead of ``device``: "auto" fills the GPUs, then CPU memory, then the disk;
             or a place for each module.

@@ -41,7 +41,10 @@ PROBE = """
 import ringlens, ringlens.app, ringlens.data, ringlens.probes
 from ringlens.data import path
 assert (path("ring-nano") / "config.json").is_file(), path("ring-nano")
+assert (path("ring-nano-v2") / "config.json").is_file(), path("ring-nano-v2")
+assert (path("ring-nano-v2-base") / "config.json").is_file(), path("ring-nano-v2-base")
 assert path("countdown.heldout.jsonl").is_file()
+assert path("thoughts.heldout.jsonl").is_file()
 import importlib.util
 assert not any(importlib.util.find_spec(name) for name in ("app", "data", "probes"))
 print(ringlens.app.__file__)
