@@ -80,6 +80,22 @@ def routers(lens, token_ids):
     return seen, logits
 
 
+def test_interventions_follow_the_rule_of_the_family(lens):
+    ids = [5, 6, 7, 8, 9, 30, 31]
+    with lens.intervene(rl.Ablate(2, 1), rl.Scale(3, 0, 0.5)) as effect:
+        seen, _ = routers(lens, ids)
+    shares = seen[2][0].softmax(dim=-1)
+    left = shares.clone()
+    left[:, 1] = 0
+    weights, chosen = left.topk(K)
+    assert torch.equal(seen[2][2], chosen)
+    torch.testing.assert_close(seen[2][1], weights / weights.sum(dim=-1, keepdim=True))
+    weights, chosen = seen[3][0].softmax(dim=-1).topk(K)
+    halved = torch.where(chosen == 0, 0.5, 1.0)
+    torch.testing.assert_close(seen[3][1], halved * weights / weights.sum(dim=-1, keepdim=True))
+    assert all(change.changed for change in effect.changes)
+
+
 def test_it_is_loaded_as_transformers_own_class(lens, folder):
     assert type(lens.model) is Qwen3MoeForCausalLM
     assert lens.sizes.layers, lens.sizes.sparse_layers == (LAYERS, SPARSE)

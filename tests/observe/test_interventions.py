@@ -217,6 +217,20 @@ def test_new_logits_by_hand_do_not_undo_an_intervention(nano, token_ids):
     assert not set(seen[0].flatten().tolist()) & {3, 25}
 
 
+def test_new_logits_in_a_trace_are_intervened_once(nano, token_ids):
+    """nnsight changes a router's output before the hooks of the router run."""
+    acts = (rl.Swap(LAYER, (25, 27)), rl.Scale(LAYER, 2, 0.5))
+    with nano.intervene(*acts):
+        hooked = nano.run_with_hooks(
+            token_ids, [(("router_logits", LAYER), lambda x, hook: x * 0.3)]
+        )
+    with nano.intervene(*acts) as effect, torch.no_grad(), nano.trace(token_ids):
+        nano.points.router_logits[LAYER] = 0.3 * nano.points.router_logits[LAYER]
+        traced = nano.points.logits.save()
+    assert torch.allclose(traced, hooked, atol=1e-5)
+    assert [change.tokens for change in effect.changes] == [len(token_ids)] * 2
+
+
 def test_what_changes_nothing_says_why(nano, token_ids, caplog):
     own = routers(nano, token_ids)[1]
     never, other = sorted(set(range(32)) - set(own.flatten().tolist()))[:2]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -76,6 +75,7 @@ class Router:
     Attributes:
         numbers: Their numbers among all interventions.
         step: What it did in the forward that runs, or ran last.
+        has_run: Whether it has run in this forward.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Router:
         self._edits: RouterEdits | None = None
         self.tally: RouterTally | None = None
         self.step: RouterStep | None = None
+        self.has_run = False
 
     def _selection_bias(self, loaded: LoadedModel) -> Tensor:
         """Where it is, since fetching it would wait for the device; a copy if it is offloaded."""
@@ -107,7 +108,15 @@ class Router:
 
     def hook(self, module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> tuple:
         """Behind the router's own forward."""
+        self.has_run = True
         return self.change(output)
+
+    def rechoose(self, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the router gives for other logits that it was given by hand.
+
+        Before its own hook has run that is left to the hook, which sees this output.
+        """
+        return self.change(output, again=True) if self.has_run else output
 
     def change(self, output: tuple[Tensor, ...], again: bool = False) -> tuple[Tensor, ...]:
         """What the router gives under the interventions, for what it gives itself.
@@ -218,7 +227,7 @@ class Attached:
             stack.callback(handle.remove)
             for router in self.routers.values():
                 stack.callback(router.module.register_forward_hook(router.hook).remove)
-                RECHOOSE[router.module] = partial(router.change, again=True)
+                RECHOOSE[router.module] = router.rechoose
                 stack.callback(RECHOOSE.pop, router.module, None)
             hooks = [(stream.point, stream.layer, stream.change) for stream in self.streams]
             stack.enter_context(attach(model, hooks))
@@ -251,6 +260,8 @@ class Attached:
             self._reader.begin(prompts)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        for router in self.routers.values():
+            router.has_run = False
         self._where.begin(forward_of(args, kwargs))
 
     def _numbers(self) -> Numbers:

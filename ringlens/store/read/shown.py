@@ -110,18 +110,21 @@ def _runs(store: Store) -> list[dict[str, Any]]:
     for table in ("traces", "tokens"):
         for file in store.snapshot().get(table, ()):
             counts[table, file.run_id] += file.rows
-    query = "select run_id, model, mode, started, record from runs order by started desc, run_id"
+    query = (
+        "select run_id, model, mode, interventions, started, record from runs"
+        " order by started desc, run_id"
+    )
     return [
         {
             "run_id": run_id,
             "model": model,
-            "mode": mode,
+            "mode": f"{mode} under {clean(' '.join(acts), 60)}" if acts else mode,
             "started": f"{started:%Y-%m-%d %H:%M}",
             "traces": counts["traces", run_id],
             "tokens": counts["tokens", run_id],
             "recorded": ", ".join(record or ["only tokens"]),
         }
-        for run_id, model, mode, started, record in store.sql(query).fetchall()
+        for run_id, model, mode, acts, started, record in store.sql(query).fetchall()
     ]
 
 
