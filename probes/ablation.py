@@ -94,11 +94,7 @@ def ablate(
         ObservationError: The model is divided over processes.
         StoreError: There are no such traces, or the store cannot be written.
     """
-    if parallel_of(lens.model).world_size > 1:
-        raise ObservationError(
-            "ablation runs in one process; load the model with device_map='auto', or sequentially."
-        )
-    check_same_tokenizer(lens, store)
+    _check(lens, store)
     asked = _experts(lens, layers, experts)
     run_id, ids = _traces(store, traces)
     rows = whole("batch_size", batch_size, 2)
@@ -107,7 +103,9 @@ def ablate(
             known = _known(store, run_id, trace_id)
             left = [each for each in asked if each not in known]
             if left:
-                found = known | dict(_measure(lens, store, trace_id, left, rows))
+                acts = [_without([each]) for each in left]
+                told = _measure(lens, store, trace_id, acts, rows)
+                found = known | dict(zip(left, told, strict=True))
                 writer.replace_rows(run_id, "probes", list(_rows(trace_id, found)))
             if on_progress is not None:
                 on_progress(number, len(ids))
@@ -170,48 +168,98 @@ def effects(store: Store, run_id: str | None = None, *, seed: int = 0) -> pd.Dat
 
 
 @refuse_unknown
-def against_random(
-    frame: pd.DataFrame, experts: Sequence[Expert], *, draws: int = DRAWS, seed: int = 0
-) -> dict[str, float]:
-    """Compare the effect of some experts with that of random ones of equal load.
+def ablate_set(
+    lens: LoadedModel,
+    store: Store,
+    experts: Sequence[Expert],
+    *,
+    traces: Iterable[int] | None = None,
+    random_sets: int = 20,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """Measure what happens without several experts at once, beside random ones of equal load.
 
     Args:
-        frame: A table of `effects` with all experts of the layers.
+        lens: The model that wrote the traces.
+        store: The store.
         experts: Layers and experts, such as the top of a contrast.
-        draws: Random sets. Each takes, for every expert, one of the eight of its layer whose counts
-            are nearest to its own.
+        traces: Ids of live traces; None for all of the newest run with routing.
+        random_sets: How many random sets. Each takes, for every expert, one of the eight of its
+            layer whose counts behind the prompt are nearest to its own, none twice.
         seed: Seed of the draws.
+        batch_size: Sets side by side.
 
     Returns:
-        ``effect``, the mean rise of the loss without one of them; ``random``, the mean of the
-        random sets, ``low`` and ``high``, between which 95% of them lie; and ``p``, the share of
-        them with at least that effect (one added to both).
+        A row for the set, the first, and for each random one: ``set``, the experts as layer/expert;
+        ``n``, the sum of their counts; ``loss``, the mean rise of the loss in nats a token, with
+        its 95% interval over traces, ``low`` and ``high``; and ``answer``, the mean rise of the
+        answer's log-probability. ``attrs["p"]`` is the share of random sets with at least the
+        effect of the first on the loss, the first counted with them.
 
     Raises:
-        ConfigError: An expert was not measured.
+        ConfigError: The model has no such expert, or its layer too few others.
+        ObservationError: The model is divided over processes.
+        StoreError: There are no such traces.
     """
-    table = frame.set_index(["layer", "expert"])
-    missing = [each for each in experts if each not in table.index]
-    if missing or not experts:
-        raise ConfigError(f"experts {missing or list(experts)} were not measured: ablate them too.")
-    rng, chosen = np.random.default_rng(seed), set(experts)
-    drawn = np.zeros(draws)
+    _check(lens, store)
+    named = [(layer, expert) for layer, expert in dict.fromkeys(experts)]
+    for layer, expert in named:
+        _experts(lens, [layer], [expert])
+    run_id, ids = _traces(store, traces)
+    where = f"run_id = '{run_id}' and phase <> 'prompt'"
+    count = expert_importance(store, where).set_index(["layer", "expert"])["n"]
+    rng = np.random.default_rng(seed)
+    drawn = [_alike(named, count, rng) for _ in range(whole("random_sets", random_sets, 0))]
+    sets, rows = [tuple(named), *drawn], whole("batch_size", batch_size, 2)
+    with one_thread_if_tiny(lens):
+        acts = [_without(each) for each in sets]
+        told = [list(_measure(lens, store, trace_id, acts, rows)) for trace_id in ids]
+    found = []
+    for number, each in enumerate(sets):
+        measured = pd.DataFrame(
+            [(key, getattr(trace[number], key)) for trace in told for key in (LOSS, ANSWER)],
+            columns=["key", "value"],
+        ).dropna()
+        names = " ".join(f"{layer}/{expert}" for layer, expert in each)
+        facts = {"set": names, "n": int(sum(count[place] for place in each))}
+        found.append({**facts, **_summed(measured, rng)})
+    frame = pd.DataFrame(found)
+    frame.attrs["p"] = float((frame["loss"] >= frame["loss"][0]).mean())
+    return frame
+
+
+def _alike(
+    experts: Sequence[Expert], count: pd.Series, rng: np.random.Generator
+) -> tuple[Expert, ...]:
+    """Other experts of the same layers with nearly the same counts."""
+    taken, found = set(experts), []
     for layer, expert in experts:
-        others = table.loc[layer]
-        others = others[[(layer, e) not in chosen for e in others.index]]
-        near = (others["n"] - table.loc[(layer, expert), "n"]).abs().sort_values(kind="stable")
-        pool = others.loc[near.index[:8], "loss"].to_numpy()
-        if not len(pool):
-            raise ConfigError(f"layer {layer} has no other measured expert to draw from.")
-        drawn += rng.choice(pool, draws) / len(experts)
-    effect = float(table.loc[list(experts), "loss"].mean())
-    return {
-        "effect": effect,
-        "random": float(drawn.mean()),
-        "low": float(np.quantile(drawn, 0.025)),
-        "high": float(np.quantile(drawn, 0.975)),
-        "p": float((1 + (drawn >= effect).sum()) / (1 + draws)),
-    }
+        near = (count[layer] - count[layer, expert]).abs().sort_values(kind="stable")
+        pool = [int(e) for e in near.index if (layer, int(e)) not in taken][:8]
+        if not pool:
+            raise ConfigError(
+                f"layer {layer} has no other expert to compare {expert} with; name fewer."
+            )
+        found.append((layer, int(rng.choice(pool))))
+        taken.add(found[-1])
+    return tuple(found)
+
+
+def _without(experts: Iterable[Expert]) -> tuple[Ablate, ...]:
+    """Interventions that keep experts from being chosen."""
+    by_layer: dict[int, list[int]] = {}
+    for layer, expert in experts:
+        by_layer.setdefault(layer, []).append(expert)
+    return tuple(Ablate(layer, ids) for layer, ids in by_layer.items())
+
+
+def _check(lens: LoadedModel, store: Store) -> None:
+    if parallel_of(lens.model).world_size > 1:
+        raise ObservationError(
+            "ablation runs in one process; load the model with device_map='auto', or sequentially."
+        )
+    check_same_tokenizer(lens, store)
 
 
 def _experts(
@@ -269,34 +317,39 @@ def _rows(trace_id: int, found: dict[Expert, Measured]) -> Iterator[dict[str, ob
 
 
 def _measure(
-    lens: LoadedModel, store: Store, trace_id: int, left: Sequence[Expert], batch_size: int
-) -> Iterator[tuple[Expert, Measured]]:
-    """The effect of each expert on one trace."""
+    lens: LoadedModel,
+    store: Store,
+    trace_id: int,
+    acts: Sequence[Sequence[Ablate]],
+    batch_size: int,
+) -> Iterator[Measured]:
+    """What each of some ablations does on one trace, in their order."""
     tokens = store.trace(trace_id).tokens()
     ids = torch.tensor([tokens["token_id"].tolist()], device=lens.device)
     phases = np.array(tokens["phase"])
     P = int(np.flatnonzero(phases != "prompt")[0])
     # The first written token is foretold by the prompt, which nothing changes.
     answer_T = torch.tensor((phases == "answer")[P + 1 :])
-    B = min(batch_size, len(left) + 1)
+    B = min(batch_size, len(acts) + 1)
     with torch.inference_mode():
         cache = DynamicCache(config=lens.config)
         lens.model(ids[:, :P], **{CACHE: cache}, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(B)
-        for start in range(0, len(left), B - 1):
-            part = left[start : start + B - 1]
-            acts: list[object] = [(), *(Ablate(layer, expert) for layer, expert in part)]
-            acts += [()] * (B - len(acts))
-            told_BT = _told(lens, ids[:, P:].expand(B, -1), cache, acts)
+        for start in range(0, len(acts), B - 1):
+            part = acts[start : start + B - 1]
+            rows: list[Sequence[Ablate]] = [(), *part, *([()] * (B - 1 - len(part)))]
+            told_BT = _told(lens, ids[:, P:].expand(B, -1), cache, rows)
             rise_BT = (told_BT - told_BT[:1]).double().cpu()
-            for row, expert in enumerate(part, start=1):
-                answer = float(rise_BT[row][answer_T].sum()) if answer_T.any() else float("nan")
-                yield expert, Measured(-float(rise_BT[row].mean()), answer)
+            for rise_T in rise_BT[1 : len(part) + 1]:
+                answer = float(rise_T[answer_T].sum()) if answer_T.any() else float("nan")
+                yield Measured(-float(rise_T.mean()), answer)
 
 
-def _told(lens: LoadedModel, ids_BT: Tensor, cache: DynamicCache, acts: Sequence[object]) -> Tensor:
+def _told(
+    lens: LoadedModel, ids_BT: Tensor, cache: DynamicCache, acts: Sequence[Sequence[Ablate]]
+) -> Tensor:
     """Log-probability of each token but the first under each row's ablation, [B, T − 1]."""
-    acting = Attached(lens, resolve_rows(lens, acts), by_row=True)  # type: ignore[arg-type]
+    acting = Attached(lens, resolve_rows(lens, acts), by_row=True)
     with acting.attached():
         logits_BTV = lens.model(ids_BT, **{CACHE: cache}, use_cache=True).logits
     cache.crop(-ids_BT.shape[1])

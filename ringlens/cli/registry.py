@@ -42,7 +42,7 @@ COMMANDS: tuple[Row, ...] = (
     Row(
         "ablate",
         "Measure how the loss of STORE's texts rises when MODEL lacks each expert.",
-        "ringlens.cli.acting.ablate:ablate",
+        "ringlens.cli.acting.ablate:command",
         "acting.md",
     ),
     Row(

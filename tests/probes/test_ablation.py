@@ -11,7 +11,7 @@ from ringlens.cli.main import main
 from ringlens.errors import ConfigError, StoreError
 from ringlens.interventions import Ablate
 from ringlens.probes import ablation
-from ringlens.probes.ablation import ablate, against_random, effects
+from ringlens.probes.ablation import ablate, ablate_set, effects
 from ringlens.prune import concentration, pruning_plan
 from ringlens.store.check.check import check
 
@@ -79,7 +79,12 @@ def test_it_goes_on_where_it_was_and_measures_nothing_twice(lens, store, monkeyp
         assert half.sql("select distinct trace_id from probes").fetchall() == [(1,)]
     asked, measure = [], ablation._measure
     monkeypatch.setattr(
-        ablation, "_measure", lambda *given: asked.append(given[2:4]) or measure(*given)
+        ablation,
+        "_measure",
+        lambda *given: (
+            asked.append((given[2], [(a.layers[0], *a.ids) for (a,) in given[3]]))
+            or measure(*given)
+        ),
     )
     with rl.Store(store.address) as half:
         frame = ablate(lens, half, layers=[3], experts=[1, 6])
@@ -94,19 +99,46 @@ def test_it_goes_on_where_it_was_and_measures_nothing_twice(lens, store, monkeyp
         pd.testing.assert_frame_equal(effects(after), more)
 
 
-def test_random_experts_of_equal_load_stand_beside():
-    count = np.arange(20)
-    frame = pd.DataFrame(
-        {"layer": 1, "expert": count, "n": count, "loss": np.where(count == 10, 1.0, 0.01 * count)}
-    )
-    found = against_random(frame, [(1, 10)])
-    assert found["effect"] == 1.0
-    assert found["p"] == pytest.approx(1 / 1001)
-    assert 0.06 <= found["low"] <= found["random"] <= found["high"] <= 0.14
-    plain = against_random(frame, [(1, 3), (1, 15)])
-    assert plain["effect"] == pytest.approx(0.09) and plain["p"] > 0.05
-    with pytest.raises(ConfigError, match="were not measured"):
-        against_random(frame, [(2, 3)])
+def test_a_set_is_left_out_together_beside_random_ones_of_equal_load(lens, store):
+    named = [(3, 1), (3, 6), (5, 30)]
+    frame = ablate_set(lens, store, named, random_sets=5, batch_size=4)
+    assert frame["set"][0] == "3/1 3/6 5/30" and len(frame) == 6
+    found = []
+    for trace_id in (1, 2):
+        tokens = store.trace(trace_id).tokens()
+        ids = torch.tensor([tokens["token_id"].tolist()])
+        first = int(np.flatnonzero(np.array(tokens["phase"]) != "prompt")[0])
+        span = (first, None)
+        acts = Ablate(3, (1, 6), span=span), Ablate(5, 30, span=span)
+        rise = losses(lens, ids, first, *acts) - losses(lens, ids, first)
+        found.append(float(rise.mean()))
+    assert frame["loss"][0] == pytest.approx(np.mean(found), abs=2e-5)
+    assert frame.attrs["p"] == (frame["loss"] >= frame["loss"][0]).mean() >= 1 / 6
+    count = effects_of(store)
+    for words in frame["set"][1:]:
+        drawn = [tuple(map(int, word.split("/"))) for word in words.split()]
+        assert [layer for layer, _ in drawn] == [3, 3, 5]
+        assert len(set(drawn) | set(named)) == 6
+        for (layer, expert), (_, own) in zip(drawn, named, strict=True):
+            near = sorted(
+                abs(count.get((layer, e), 0) - count.get((layer, own), 0)) for e in range(32)
+            )
+            assert abs(count.get((layer, expert), 0) - count.get((layer, own), 0)) <= near[10]
+    again = ablate_set(lens, store, named, random_sets=5, batch_size=16)
+    assert again["set"].tolist() == frame["set"].tolist()
+    np.testing.assert_allclose(again["loss"], frame["loss"], atol=2e-5)
+    with pytest.raises(ConfigError, match=r"no layer or expert \[99\]"):
+        ablate_set(lens, store, [(3, 99)])
+    with pytest.raises(ConfigError, match="no other expert to compare"):
+        ablate_set(lens, store, [(3, e) for e in range(32)])
+
+
+def effects_of(store):
+    rows = store.sql(
+        "select layer, expert, count(*) from router_choices join tokens using (trace_id, pos) "
+        "where phase <> 'prompt' group by all"
+    ).fetchall()
+    return {(layer, expert): n for layer, expert, n in rows}
 
 
 def test_a_plan_may_follow_what_was_measured(lens, tmp_path):
@@ -146,12 +178,14 @@ def test_the_command_measures_and_compares(store):
     def run(*words):
         return CliRunner().invoke(main, ["ablate", "ring-nano", str(store.address), *words])
 
-    done = run("--layers", "3", "--expert-ids", "4-7", "--trace", "1", "--against", "3/6")
-    assert done.exit_code == 0, done.output
-    assert "disagreement" in done.output and "random experts of equal load" in done.output
+    done = run("--layers", "3", "--expert-ids", "4-7", "--trace", "1")
+    assert done.exit_code == 0 and "disagreement" in done.output, done.output
+    done = run("--against", "3/6,5/2", "--trace", "1")
+    assert done.exit_code == 0 and "of 20 random sets of equal load" in done.output, done.output
     for words, said in (
         (("--layers", "x"), "give numbers and ranges"),
         (("--against", "3"), "give layer/expert"),
+        (("--against", "3/1", "--layers", "3"), "--against names its experts"),
     ):
         wrong = run(*words)
         assert wrong.exit_code == 1 and said in wrong.output

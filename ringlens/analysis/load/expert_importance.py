@@ -103,7 +103,8 @@ def _outputs(
     query = f"""
 select layer, expert, avg(w * f) as reap, sum(f) as ean, sum(w * f * turned) as easy_ep,
        max(peak) as peak, count(*) as n
-from (select layer, outputs.expert_ids[rank] as expert, weights[rank]::double as w,
+from (select layer, outputs.expert_ids[rank] as expert,
+             weights[list_position(chosen.expert_ids, outputs.expert_ids[rank])]::double as w,
              norms[rank]::double as f, peaks[rank]::double as peak,
              greatest(contribution, 0)::double as turned
       from (select *, unnest(range(1, len(expert_ids) + 1)) as rank from {chosen}) as chosen

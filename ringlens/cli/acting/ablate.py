@@ -13,7 +13,7 @@ from ringlens.cli.sql.output import chosen_form, output_options
 from ringlens.errors import ConfigError
 
 
-@click.command()
+@click.command("ablate")
 @click.argument("model")
 @click.argument("store")
 @click.option("--layers", help="Sparse layers, as 3,5-7; all if left out.")
@@ -23,12 +23,13 @@ from ringlens.errors import ConfigError
 @click.option(
     "--against",
     metavar="EXPERTS",
-    help="Compare these, as 5/3,5/7 (layer/expert), with random ones of equal load.",
+    help="Leave these out together instead, as 5/3,5/7 (layer/expert), beside random sets of equal "
+    "load.",
 )
 @click.option("--top", default=20, show_default=True, help="Rows; 0 for all.")
 @output_options
 @loading_options
-def ablate(model: str, store: str, **options: Any) -> None:
+def command(model: str, store: str, **options: Any) -> None:
     r"""Measure how the loss of STORE's texts rises when MODEL lacks each expert.
 
     Results are kept in the table probes, trace by trace; what is there is not measured again.
@@ -37,42 +38,44 @@ def ablate(model: str, store: str, **options: Any) -> None:
     \b
     Examples:
       ringlens ablate ring-nano runs/first --layers 5
-      ringlens ablate ring-nano runs/first --layers 5 --against 5/3,5/7
+      ringlens ablate ring-nano runs/first --against 5/3,5/7
       ringlens ablate ring-nano runs/first --top 0 -o effects.csv
     """
-    from ringlens.probes.ablation import ablate as measure
-    from ringlens.probes.ablation import against_random
-    from ringlens.store import Store
-
     form, output, top = (options.pop(name) for name in ("form", "output", "top"))
     chosen_form(form, output)
     loading, against = take_loading(options), options.pop("against")
     named = [_place(word) for word in (against or "").split(",") if word]
     layers, experts = (_numbers(name, options[name]) for name in ("layers", "expert_ids"))
+    if named and (layers or experts):
+        raise ConfigError("--against names its experts: leave --layers and --expert-ids out.")
     import ringlens as rl
+    from ringlens.probes.ablation import ablate, ablate_set
+    from ringlens.store import Store
 
+    traces, batch_size = options["trace_ids"] or None, options["batch_size"]
     with Store(store) as opened, progress_bar("ablating") as bar:
-        frame = measure(
-            rl.load(model, **loading),
-            opened,
-            layers=layers,
-            experts=experts,
-            traces=options["trace_ids"] or None,
-            batch_size=options["batch_size"],
-            on_progress=bar.models,
-        )
+        lens = rl.load(model, **loading)
+        if named:
+            frame = ablate_set(lens, opened, named, traces=traces, batch_size=batch_size)
+        else:
+            frame = ablate(
+                lens,
+                opened,
+                layers=layers,
+                experts=experts,
+                traces=traces,
+                batch_size=batch_size,
+                on_progress=bar.models,
+            )
     note(
-        f"{frame['traces'].max()} traces; loss: rise in nats a token without the expert; rank "
-        f"correlation of effect and count {frame.attrs['agreement']:.2f}"
+        f"{frame['traces'].max()} traces; loss: rise in nats a token without the experts; "
+        + (
+            f"p = {frame.attrs['p']:.3g} of {len(frame) - 1} random sets of equal load"
+            if named
+            else f"rank correlation of effect and count {frame.attrs['agreement']:.2f}"
+        )
     )
     print_frame(frame.head(top) if top else frame, form, output)
-    if named:
-        found = against_random(frame, named)
-        note(
-            f"{against}: {found['effect']:.4g} nats a token; random experts of equal load "
-            f"{found['random']:.4g} ({found['low']:.4g} to {found['high']:.4g}), "
-            f"p = {found['p']:.3g}"
-        )
 
 
 def _numbers(name: str, text: str | None) -> list[int] | None:
