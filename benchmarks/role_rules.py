@@ -30,6 +30,8 @@ HAND = {
     "wait": {U: 2, K: 0.6},
     "hedge": {U: 1.6, P: 0.3},
     "mistake": {U: 1.7, K: 0.5},
+    "back": {U: 4},
+    "gives": {C: 1.5},
     "question": {U: 1, P: 0.2},
     "let me plan": {P: 2.2},
     "need": {P: 1.5},

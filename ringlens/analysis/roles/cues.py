@@ -94,6 +94,17 @@ CUES = (
         {P: -0.2, F: -0.2, U: 2.2, K: 0.5},
     ),
     Cue(
+        "back",
+        r"\b(?:back to|go(?:ing)? back(?! and (?:verify|check))|dead end|start(?:ing)? over"
+        r"|scratch that)\b",
+        {U: 4},
+    ),
+    Cue(
+        "gives",
+        r"^(?:they|this|that|these|it|which) (?:gives?|makes?|yields?|comes? to)\b",
+        {C: 1.5},
+    ),
+    Cue(
         "question",
         r"\?\W*$",
         {P: 0.3, U: 1},

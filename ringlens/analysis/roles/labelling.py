@@ -130,6 +130,10 @@ def step_rows(
     steps = list(written_steps(text, start_T, phase_T))
     labels = labeller([text[step.start : step.end] for step in steps], trace.summary["prompt"])
     spans = [token_span(step, start_T) for step in steps]
+    if labeller is rules.label:
+        labels = _with_answers(
+            labels, [phase_T[min(first, len(phase_T) - 1)] for first, _ in spans]
+        )
     return [
         {
             "trace_id": trace_id,
@@ -146,6 +150,14 @@ def step_rows(
             zip(steps, spans, labels, strict=True)
         )
     ]
+
+
+def _with_answers(labels: Sequence[Label], phases: Sequence[str]) -> list[Label]:
+    """Labels in which an answer of one step is the final answer, whatever its words are."""
+    found = list(labels)
+    if phases[-1:] == ["answer"] and phases[-2:-1] != ["answer"]:
+        found[-1] = found[-1]._replace(role="final_answer_emission", confidence=None)
+    return found
 
 
 def written_steps(text: str, start_T: NDArray[np.int64], phases: Sequence[str]) -> Iterator[Step]:

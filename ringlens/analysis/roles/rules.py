@@ -76,12 +76,24 @@ def _labelled(text: str, index: int, count: int, before: str | None, asked: set[
     for weights in _found(text, index, count, before):
         for role, weight in weights.items():
             score[role] += weight
-    words = _words(text)
-    if asked and index < count / 4 and len(asked.intersection(words)) > _SHARED * len(words):
+    if asked and _restates(text, index, count, asked):
         score["problem_setup"] += 2
     role = max(score, key=lambda each: score[each])
     share = 1 / sum(math.exp(each - score[role]) for each in score.values())
     return Label(role, *flags, share)
+
+
+def _restates(text: str, index: int, count: int, asked: set[str]) -> bool:
+    """Whether a step repeats the prompt: most of its own words, or first of all the numbers."""
+    words = _words(text)
+    numbers = {word for word in asked if word.isdigit()}
+    if (
+        index == 0
+        and len(numbers) > 1
+        and len(numbers.intersection(words)) > _SHARED * len(numbers)
+    ):
+        return True
+    return index < count / 4 and len(asked.intersection(words)) > _SHARED * len(words)
 
 
 def _found(text: str, index: int, count: int, before: str | None) -> Iterator[dict[str, float]]:
