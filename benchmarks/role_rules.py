@@ -31,6 +31,7 @@ HAND = {
     "hedge": {U: 1.6, P: 0.3},
     "mistake": {U: 1.7, K: 0.5},
     "back": {U: 4},
+    "check:": {K: 6},
     "gives": {C: 1.5},
     "question": {U: 1, P: 0.2},
     "let me plan": {P: 2.2},

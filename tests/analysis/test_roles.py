@@ -33,6 +33,7 @@ ORACLE = ROOT.parent / "shared" / "oracles" / "steps"
         ("29524 * 3 = 60000 + 27000 + 1572 = 88572", "active_computation"),
         ("Wait, maybe I made a mistake somewhere?", "uncertainty_management"),
         ("Therefore, the total is 42 in all.", "result_consolidation"),
+        ("Check: 2 / 1 = 2, 9 * 2 = 18.", "self_checking"),
         ("Let me double-check that this is correct.", "self_checking"),
         ("**Final Answer** \\boxed{88572}", "final_answer_emission"),
         ("----- \n***", "unknown"),

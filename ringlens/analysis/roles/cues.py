@@ -100,6 +100,11 @@ CUES = (
         {U: 4},
     ),
     Cue(
+        "check:",
+        r"^(?:let me |let's |to )?(?:check|checking|double-check|verify|verification)\s*:",
+        {K: 6},
+    ),
+    Cue(
         "gives",
         r"^(?:they|this|that|these|it|which) (?:gives?|makes?|yields?|comes? to)\b",
         {C: 1.5},
