@@ -24,7 +24,8 @@ _MANY_SIZES = """
 app/test_page_registry.py app/test_queries.py observe/test_instrument.py
 observe/test_observe_golden.py store/test_roundtrip.py prompts/test_forms.py
 observe/test_following.py prompts/test_samples.py observe/test_some_layers.py
-data/test_nano.py model/test_quantization.py store/test_accidents.py store/test_compact.py
+data/test_nano.py data/test_reinforce.py data/test_second.py data/test_tasks.py
+model/test_quantization.py store/test_accidents.py store/test_compact.py
 store/test_check.py model/test_placement.py store/test_delete.py observe/test_session.py
 store/test_parts.py observe/test_session_nonfinite.py store/test_usage.py
 model/test_family_sizes.py model/test_loading.py store/test_reading.py store/test_intact.py
