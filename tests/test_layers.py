@@ -31,7 +31,7 @@ ALLOWED = {
     "distil": {"model", "observe", "store"},
     "store": {"interventions"},
     "sandbox": {"store"},
-    "analysis": {"store"},
+    "analysis": {"store", "problem"},
     "plot": {"store", "analysis"},
     "app": {"store", "sandbox", "analysis", "plot"},
     "problem": {"data", "transcript"},
