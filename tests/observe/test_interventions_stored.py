@@ -10,6 +10,7 @@ import ringlens as rl
 from ringlens.analysis import contrast, expert_load
 from ringlens.cli.main import main
 from ringlens.errors import ConfigError, ObservationError
+from ringlens.interventions import read_interventions
 from ringlens.observe.interventions.selection import RouterEdits
 from ringlens.store.check.check import check
 
@@ -281,6 +282,20 @@ def test_the_command_line_intervenes(tmp_path):
         main, ["replay", "ring-nano", store, "--store", f"{store}-2", *acts]
     )
     assert result.exit_code == 0, result.output
+
+
+def test_a_run_that_changes_heads_alone_says_that_no_router_was(nano, problems, tmp_path):
+    acts = [rl.AblateHead(2, 1), rl.Steer(4, np.linspace(-1, 1, 256), by=0.1)]
+    path = tmp_path / "store"
+    with rl.capture(nano, problems[:1], path, max_new_tokens=4, interventions=acts) as store:
+        own = store.trace(1).own_routing(5)
+        assert set(own["intervened"]) == {()}
+        assert not own["differs"].any()
+        query = "select count(*) filter (intervened is null) from routing"
+        assert store.sql(query).fetchall() == [(0,)]
+        assert check(store).findings == []
+        kept = store.sql("select interventions from runs").fetchall()[0][0]
+        assert read_interventions(kept) == tuple(acts)
 
 
 def test_what_changed_nothing_is_logged_at_the_end(nano, problems, tmp_path, caplog):

@@ -315,7 +315,7 @@ def _to_record(rows: TraceRows, asked: Asked) -> Mapping[str, Any]:
 
 def _acted(rows: TraceRows, routing: RoutingArrays) -> ActedArrays | None:
     """What interventions changed, of all layers; None in a run without any."""
-    if not rows.interventions:
+    if rows.interventions is None:
         return None
     S, T = routing.margin.shape
     most = max(map(len, rows.interventions.values()), default=0)
