@@ -10,6 +10,13 @@ from hypothesis import strategies as st
 
 import ringlens as rl
 from ringlens.errors import ConfigError, ObservationError, RinglensError
+from ringlens.observe.interventions.choosable import check_choosable
+from ringlens.observe.interventions.reader import Prompts, TextReader
+from ringlens.observe.interventions.selection import RouterEdits
+from ringlens.observe.interventions.stream import Stream
+from ringlens.observe.interventions.tally import Seen, count
+from ringlens.observe.interventions.whereabouts import Forward, Whereabouts
+from ringlens.observe.points import POINTS as POINTS_BY_NAME
 from ringlens.observe.points import selection_bias
 
 LAYER = 5
@@ -266,6 +273,43 @@ def test_the_group_limit_is_named_where_it_kept_an_expert_out(nano, token_ids):
     assert f"the group limit kept them out at {times}" in effect.changes[0].why
 
 
+def test_no_step_waits_for_the_device(nano):
+    """On tensors without numbers: what would look at one fails."""
+    on = torch.device("meta")
+    acts = [
+        rl.Ablate(LAYER, (3, 7), phase="think"),
+        rl.RouteAround(LAYER, 9),
+        rl.Boost(LAYER, 4, 0.1, words=("wait", "so"), reach=4),
+        rl.Force(LAYER, 5, span=(1, 3)),
+        rl.Swap(LAYER, (1, 2), phase=("prompt", "answer")),
+        rl.Scale(LAYER, 8, 0.5),
+    ]
+    reader = TextReader(nano, [act.place for act in acts])
+    reader.begin(Prompts([3, 5], [True, False]))
+    where = Whereabouts(acts, [None, (1,), None, None, None, (0,)], 2, reader)
+    edits, bias = RouterEdits(acts, nano.router, on), torch.zeros(32, device=on)
+    heads = [rl.AblateHead(2, 1), rl.ScaleHead(2, 3, 0.5)]
+    steering = [rl.Steer(2, np.ones(256), by=0.5)]
+    mask = torch.ones(2, 9, dtype=torch.bool, device=on)
+    for start, T in ((0, 7), (7, 1), (8, 1)):  # a prefill and two steps
+        ids = torch.zeros(2, T, dtype=torch.int64, device=on)
+        where.begin(Forward(ids, (2, T), start, mask[:, : start + T], on))
+        active = where.active(tuple(range(6)), on)
+        logits = torch.zeros(2 * T, 32, device=on)
+        own = torch.zeros(2 * T, 4, dtype=torch.int64, device=on)
+        chosen = edits.rechoose(logits.sigmoid() + bias, active)
+        ran, weights, behind = edits.act_behind(chosen, logits[:, :4], active)
+        counts = count(edits, Seen(logits, bias, own, ran, active, behind))
+        assert counts.tokens_I.shape == (6,)
+        assert weights.shape == ran.shape == (2 * T, 4)
+        for point, numbered, x in (
+            ("head_out", heads, torch.zeros(2, T, 8, 32, device=on)),
+            ("resid_post", steering, torch.zeros(2, T, 256, device=on)),
+        ):
+            stream = Stream(POINTS_BY_NAME[point], 2, list(enumerate(numbered)), where)
+            assert stream.change(x).shape == x.shape
+
+
 REFUSED = {
     "ablate:0/3": "layer 0 is dense",
     "ablate:9/3": "layer 9 is not there",
@@ -306,9 +350,6 @@ def test_settings_that_contradict_each_other_are_refused(nano):
 @given(st.data())
 def test_any_experts_are_ablated_by_the_definition_or_refused(nano, data):
     """Over routers of random logits, through the arithmetic alone."""
-    from ringlens.observe.interventions.choosable import check_choosable
-    from ringlens.observe.interventions.selection import RouterEdits
-
     rule, E = nano.router, nano.router.experts
     gone = data.draw(st.sets(st.integers(0, E - 1), min_size=1, max_size=E))
     acts = [rl.Ablate(LAYER, sorted(gone))]
