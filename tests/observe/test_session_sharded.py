@@ -13,6 +13,7 @@ from sessions import PROMPTS, assert_same
 from torchrun_environment import environment
 
 import ringlens as rl
+from ringlens.observe.session import EVERYTHING
 from ringlens.store import Store
 from ringlens.store.check.check import check
 
@@ -131,12 +132,19 @@ PLACES = {
 def test_an_offloaded_model_records_the_same(model, tmp_path):
     def capture(name, **options):
         lens = rl.load(str(model), dtype="float32", **options)
-        return rl.capture(lens, PROMPTS, tmp_path / name, max_new_tokens=8)
+        record = (*EVERYTHING, "expert_outputs")
+        return rl.capture(lens, PROMPTS, tmp_path / name, max_new_tokens=8, record=record)
 
     plain = capture("plain")
     offloaded = capture("offloaded", device_map=PLACES, offload_folder=tmp_path / "weights")
     for trace_id in range(1, len(PROMPTS) + 1):
         assert_same(plain.trace(trace_id), offloaded.trace(trace_id))
+        for layer in (1, 2, 3):
+            a, b = (
+                x.trace(trace_id).statistics("expert_outputs", layer) for x in (plain, offloaded)
+            )
+            for name in ("norms", "peaks", "contribution"):
+                np.testing.assert_allclose(b[name], a[name], rtol=1e-3, atol=1e-6)
     assert '"devices": 2' in offloaded.sql("select parallel from runs").fetchall()[0][0]
 
 
