@@ -222,11 +222,11 @@ def test_ids_of_experts_have_one_type_in_all_tables_and_views(tmp_path, experts)
     with Store(tmp_path) as store:
         columns = store.sql(
             "select table_name, column_name, data_type from duckdb_columns() where not internal"
-            " and column_name in ('expert', 'expert_ids', 'bias_flips', 'group_flips')"
+            " and column_name in ('expert', 'expert_ids', 'own_ids', 'bias_flips', 'group_flips')"
         ).fetchall()
         ids = {(t, c): kind for t, c, kind in columns if not t.startswith(("usage", "expert_us"))}
         ids |= {(t, c): kind for t, c, kind in columns if c == "expert"}
-        assert len(ids) == 6
+        assert len(ids) == 8
         assert {kind.removesuffix("[]") for kind in ids.values()} == {"USMALLINT"}
         if experts:
             assert store.trace(1).routing(1)["expert_ids"].dtype == "uint16"
