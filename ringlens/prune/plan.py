@@ -44,8 +44,8 @@ class PruningPlan:
             average, by layer; None where dropped experts are lost.
 
     Raises:
-        ConfigError: Layers or groups keep different numbers, an id is no expert's, or an expert is
-            merged into one that does not stay.
+        ConfigError: Layers or groups keep different numbers, an id is no expert's, an expert is
+            merged into one that does not stay, or the experts do not divide into the groups.
     """
 
     model: str
@@ -61,6 +61,11 @@ class PruningPlan:
     merged: Mapping[int, Mapping[int, tuple[int, float]]] | None = None
 
     def __post_init__(self) -> None:
+        if min(self.experts, self.groups) < 1 or self.experts % self.groups:
+            raise ConfigError(
+                f"a pruning plan is about {self.experts} experts in {self.groups} groups, which "
+                "cannot be of equal size; write one with ringlens prune --save."
+            )
         size = self.experts // self.groups
         for layer, ids in self.kept.items():
             each = [sum(e // size == group for e in ids) for group in range(self.groups)]

@@ -150,3 +150,29 @@ def test_what_has_no_single_bias_is_refused(tmp_path):
             analysis.bias_audit(store, THINK)
         (run_id,) = store.sql("select min(run_id) from runs").fetchall()[0]
         assert len(analysis.bias_audit(store, f"{THINK} and run_id = '{run_id}'")) == 3
+
+
+def test_an_empty_selection_is_said_to_be_empty(store):
+    with pytest.raises(StoreError, match="no token is selected"):
+        analysis.bias_audit(store, f"{THINK} and pos < 0")
+
+
+def test_nulls_are_a_group(tmp_path):
+    run = random_run(experts=16, groups=4, groups_kept=2, k=3, record=("routing",))
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(run)
+        for seed, correct in enumerate((True, None, False)):
+            trace = random_trace(run, 40, seed=seed, heads=None, router_logits=None)
+            writer.commit(run_id, [replace(trace, correct=correct)])
+    with Store(tmp_path) as store:
+        for by, groups in (("correct", 3), ("role", 1)):  # no step has a role
+            frame = analysis.bias_audit(store, THINK, by)
+            assert len(frame) == 3 * groups
+            assert frame["group_tokens"].notna().all()
+        flips = "avg((len(group_flips) > 0)::int)"
+        query = f"""select layer, {flips} from routing join tokens using (trace_id, pos)
+            where phase = 'think' and trace_id = 2 group by layer order by layer"""
+        of_null = analysis.bias_audit(store, THINK, "correct")
+        of_null = of_null[of_null["correct"].isna()]
+        found = of_null.set_index("layer")["group_tokens"].to_dict()
+        assert found == pytest.approx(dict(store.sql(query).fetchall()))

@@ -207,7 +207,7 @@ def test_pairs_of_experts(store, function):
         assert row.lift == pytest.approx(share * tokens[phase, layer] / second[phase, layer, b])
     sql = store.sql(frame.attrs["sql"]).df()
     merged = frame.merge(sql, on=["phase", "layer", "expert", other], suffixes=("", "_sql"))
-    assert len(merged) == len(frame) and (merged["n"] == merged["n_sql"]).all()
+    assert len(merged) == len(frame) == len(sql) and (merged["n"] == merged["n_sql"]).all()
 
 
 def test_association_is_pointwise_information(store):
@@ -262,6 +262,8 @@ def test_shift_finds_a_planted_move_and_none_elsewhere(tmp_path):
         ("sum(entropy) > 1", "cannot contain aggregates"),
         ("entropy > 'x'", "Could not convert string 'x'"),
         ("phase = 'thought'", "no token is selected"),
+        ("Random() < 0.5", r"random\(\) selects other tokens each time"),
+        ("phase = 'think' and pos in (select nextval('s'))", "nextval"),
         (3, "must be a predicate"),
         ("", "must be a predicate"),
         ("-- nothing", "is no predicate"),

@@ -172,6 +172,31 @@ def test_a_cache_may_be_cut_and_continued_otherwise(nano, reader):
     assert torch.equal(torch.stack([found[p][0] for p in (*PLACES, WAIT, NEAR)]), wanted[:, 4:])
 
 
+def test_beams_are_read_each_as_its_own_text(nano):
+    """A beam search exchanges rows; what each row says goes with it."""
+    ids = torch.tensor([nano.encode("<think>so wait")[-4:], nano.encode("<think>so that")[-4:]])
+    act = rl.Ablate(5, 3, words="wait", reach=2)
+    with nano.intervene(act) as effect:
+        cache = nano.model(ids, use_cache=True).past_key_values
+        before = effect.changes[0].tokens
+        reordered(nano.model, cache, [1, 1])
+        nano.model(ids[:, -1:], past_key_values=cache)
+        assert effect.changes[0].tokens == before == 1
+        reordered(nano.model, cache, [0, 1])
+    assert not hasattr(nano.model, "_reorder_cache")
+    with nano.intervene_by_row([act, act]), pytest.raises(ObservationError, match="beam search"):
+        reordered(nano.model, nano.model(ids, use_cache=True).past_key_values, [1, 0])
+
+
+def reordered(model, cache, rows):
+    """As `generate` does in a beam search."""
+    rows = torch.tensor(rows)
+    if hasattr(model, "_reorder_cache"):
+        model._reorder_cache(cache, rows)
+    else:
+        cache.reorder_cache(rows)
+
+
 def test_what_cannot_be_read_is_refused(nano):
     text = "Make 24 from 4, 6."
     ids = torch.tensor([nano.encode(text)])

@@ -1,5 +1,7 @@
 """Interventions of a capture: stored with the run, known to the records, the check and analyses."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,15 @@ from click.testing import CliRunner
 from waiting import wait_for
 
 import ringlens as rl
-from ringlens.analysis import contrast, expert_load
+from ringlens.analysis import (
+    bias_audit,
+    contrast,
+    expert_card,
+    expert_load,
+    group_displacements,
+)
 from ringlens.cli.main import main
-from ringlens.errors import ConfigError, ObservationError
+from ringlens.errors import ConfigError, ObservationError, StoreError
 from ringlens.interventions import read_interventions
 from ringlens.observe.interventions.selection import RouterEdits
 from ringlens.store.check.check import check
@@ -264,6 +272,27 @@ def test_analyses_tell_intervened_from_plain(store):
     assert set(both["interventions"].dropna()) == {" ".join(map(str, ACTS))}
     plain = expert_load(store, "interventions is null")
     assert 0 < len(plain) < len(both)
+
+
+def test_what_interventions_chose_is_not_put_down_to_the_bias(store):
+    with pytest.raises(StoreError, match=r"interventions changed [\d,]+ of [\d,]+ choices"):
+        bias_audit(store, "interventions is not null and phase = 'think'")
+    assert len(bias_audit(store, "interventions is null and phase = 'think'")) == 7
+
+
+def test_causes_are_of_choices_that_the_routers_made(store):
+    where = "interventions is not null and phase = 'think'"
+    rows = store.sql(
+        f"""select layer, expert_ids, own_ids, group_flips from routing
+        where (trace_id, pos) in (select (trace_id, pos) from token_context where {where})"""
+    ).fetchall()
+    own = [row for row in rows if row[2] is None or set(row[1]) == set(row[2])]
+    assert {row[0] for row in rows if row not in own} == {4, 5, 6}
+    pairs = group_displacements(store, where).groupby("layer")["n"].sum().to_dict()
+    assert pairs == {at: sum(len(row[3]) for row in own if row[0] == at) for at in range(1, 8)}
+    by_expert = Counter(expert for layer, chosen, *_ in own if layer == 5 for expert in chosen)
+    ((expert, times),) = by_expert.most_common(1)
+    assert expert_card(store, 5, expert, where).causes["n"].tolist() == [times]
 
 
 def test_the_command_line_intervenes(tmp_path):

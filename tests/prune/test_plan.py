@@ -188,6 +188,8 @@ def test_a_store_of_another_model_is_refused(store, tmp_path):
         (lambda v: v | {"kept": {"1": [1, 0, 8, 9, 16, 17, 24, 25]}}, "ascending"),
         (lambda v: v | {"kept": {"1": [0.5]}}, "no whole number"),
         (lambda v: v | {"kept": [1]}, "no pruning plan"),
+        (lambda v: v | {"experts": 0}, "0 experts in 4 groups"),
+        (lambda v: v | {"groups": 5}, "32 experts in 5 groups"),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused(tmp_path, change, said):

@@ -129,7 +129,7 @@ def test_a_process_alone_may_hold_any_layers(tmp_path):
         **{
             name: getattr(trace.routing, name)[:0]
             for name in trace.routing.__dataclass_fields__
-            if name != "layers"
+            if name not in ("layers", "acted")
         },
     )
     empty = replace(trace, routing=none, router_logits=trace.router_logits[:0], heads=None)

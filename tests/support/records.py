@@ -238,7 +238,8 @@ def _own_layers(arrays, rank: int, size: int):
     if arrays is None:
         return None
     own = [i for i, layer in enumerate(arrays.layers) if layer % size == rank]
-    names = [f.name for f in fields(arrays) if f.name not in ("layers", "heads", "pos", "point")]
+    whole = ("layers", "heads", "pos", "point", "acted")
+    names = [f.name for f in fields(arrays) if f.name not in whole]
     changes = {name: getattr(arrays, name)[own] for name in names}
     return replace(arrays, layers=tuple(arrays.layers[i] for i in own), **changes)
 

@@ -13,7 +13,7 @@ from ringlens.analysis.experts.expert_label import ExpertLabel, expert_label
 from ringlens.analysis.experts.token_experts import LEAST, token_experts
 from ringlens.analysis.load.expert_load import expert_load
 from ringlens.analysis.load.selection_causes import QUANTILES, displacements
-from ringlens.analysis.selections.expert_counts import chosen_tokens
+from ringlens.analysis.selections.expert_counts import OWN_CHOICE, chosen_tokens
 from ringlens.analysis.selections.selection import read
 from ringlens.config import refuse_unknown, whole
 from ringlens.display import spans
@@ -34,12 +34,13 @@ class ExpertCard:
         traces: Number of traces that they are of.
         load: A row per phase, as `expert_load` has it: ``n``, ``tokens``, ``share``, ``weight``,
             ``baseline`` and ``lift``.
-        causes: A row per phase: ``n`` choices of it whose causes are known; the shares of these
-            ``bias_flips`` (it would not be chosen with a bias of zero) and ``stand_ins`` (it
-            stands in for an expert whose group was rejected); ``kept_out``, how often it was among
-            the k best itself and its group was rejected; and ``margin_05``, ``margin_50``,
-            ``margin_95``, quantiles of its own lead: its selection score minus that of the best
-            expert that was not chosen (inf where nothing could have displaced it).
+        causes: A row per phase: ``n`` choices of it whose causes are known, those that
+            interventions changed left out; the shares of these ``bias_flips`` (it would not be
+            chosen with a bias of zero) and ``stand_ins`` (it stands in for an expert whose group
+            was rejected); ``kept_out``, how often it was among the k best itself and its group was
+            rejected; and ``margin_05``, ``margin_50``, ``margin_95``, quantiles of its own lead:
+            its selection score minus that of the best expert that was not chosen (inf where
+            nothing could have displaced it).
         displacements: A row per phase, ``event`` and ``other`` expert, most frequent first: it
             "stands in for" the other, or is "replaced by" it, ``n`` times; both by the group limit.
         tokens: Vocabulary specialisation as in `token_experts`, of words with 10 occurrences or
@@ -166,7 +167,7 @@ def _causes(
 ) -> pd.DataFrame:
     """Why it was chosen, and by how much."""
     selection = read(store, where, ("phase", "run_id"))
-    columns = ("expert_ids", "affinities", "margin", "bias_flips")
+    columns = ("expert_ids", "affinities", "margin", "bias_flips", "own_ids")
     quantiles = ", ".join(
         f"quantile_disc(lead, {q}) as margin_{round(100 * q):02}" for q in QUANTILES
     )
@@ -179,7 +180,8 @@ scored as (
            list_transform(expert_ids, lambda e, i: affinities[i] + bias[e + 1]) as scores,
            list_position(expert_ids, {expert}) as rank
     from {chosen_tokens(selection, *columns)} join biases using (run_id)
-    where layer = {layer} and margin is not null and list_contains(expert_ids, {expert})),
+    where layer = {layer} and margin is not null and list_contains(expert_ids, {expert})
+        and {OWN_CHOICE}),
 leads as (select phase, flipped, scores[rank] - list_min(scores) + margin as lead from scored)
 select phase, count(*) as n, avg(flipped::int) as bias_flips, {quantiles}
 from leads group by all order by all"""

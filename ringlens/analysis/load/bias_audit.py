@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from ringlens.analysis.load.unbiased_load import UnbiasedLoad, unbiased_load
 from ringlens.analysis.load.usage import gini, max_violation
 from ringlens.analysis.selections import expert_counts
-from ringlens.analysis.selections.expert_counts import ExpertCounts, chosen_tokens, flips_of
+from ringlens.analysis.selections.expert_counts import (
+    OWN_CHOICE,
+    ExpertCounts,
+    chosen_tokens,
+    flips_of,
+    rows_by_group,
+)
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import Selection, read, same
 from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
@@ -69,7 +75,8 @@ def bias_audit(
     Raises:
         ConfigError: A predicate is wrong.
         StoreError: Nothing is selected, runs with different routers or biases, or routers without a
-            bias; or an interval is asked for of one trace.
+            bias; interventions changed what routers chose; or an interval is asked for of one
+            trace.
     """
     audit = _audit(store, read(store, where, by))
     rng = np.random.default_rng(seed)
@@ -78,9 +85,9 @@ def bias_audit(
         layer = {"tokens": int(audit.tokens_C[c])} | _spread(audit.bias(key["layer"]))
         layer |= _flips(audit, index, key, rng, draws) | _load(audit, c, index)
         rows.append(key | layer)
-    frame = pd.DataFrame(rows).merge(
-        _beside_groups(store, audit.selection), how="left", on=audit.selection.keys("layer")
-    )
+    frame = pd.DataFrame(rows)
+    names = ["group_tokens", "group_tokens_flipped"]
+    frame[names] = _beside_groups(store, audit)[names].to_numpy(np.float64)
     frame["flips_by_group"] = _known(
         audit, np.divide(audit.unbiased.by_group_C, np.maximum(audit.unbiased.flips_C, 1))
     )
@@ -171,8 +178,8 @@ class _Audit:
 
 
 def _audit(store: Source, selection: Selection) -> _Audit:
-    experts, run = _experts(store, selection)
     counts = expert_counts.count(store, selection)
+    experts, run = _experts(store, selection)
     parts = list(counts.groups(selection.by))
     tokens_R = counts.rows["tokens"].to_numpy(np.int64)
     return _Audit(
@@ -209,7 +216,22 @@ def _experts(store: Source, selection: Selection) -> tuple[pd.DataFrame, dict[st
             "where, and compare the tables."
         )
     runs = store.sql(f"select * from runs where {of_runs} order by run_id").to_arrow_table()
-    return experts[["layer", "expert", "group", "bias"]], runs.to_pylist()[0]
+    listed = runs.to_pylist()
+    if any(run.get("interventions") for run in listed):
+        _refuse_intervened(store, selection)
+    return experts[["layer", "expert", "group", "bias"]], listed[0]
+
+
+def _refuse_intervened(store: Source, selection: Selection) -> None:
+    """Refuse choices that interventions made: the audit would put them down to the bias."""
+    chosen = chosen_tokens(selection, "expert_ids", "own_ids")
+    query = f"select count(*) filter (not {OWN_CHOICE}), count(*) from {chosen}"
+    ((changed, rows),) = store.sql(query).fetchall()
+    if changed:
+        raise StoreError(
+            f"interventions changed {changed:,} of {rows:,} choices selected by "
+            f"{selection.where!r:.200}, and the bias did not; add `interventions is null` to where."
+        )
 
 
 def _spread(bias_E: NDArray[np.float64]) -> dict[str, float]:
@@ -261,14 +283,18 @@ def _known(audit: _Audit, values_C: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(audit.unbiased.rows_C == audit.tokens_C, values_C, np.nan)
 
 
-def _beside_groups(store: Source, selection: Selection) -> pd.DataFrame:
+def _beside_groups(store: Source, audit: _Audit) -> pd.DataFrame:
     """How often the limit to groups decides, of all tokens and of those with a bias flip."""
+    selection = audit.selection
     chosen = chosen_tokens(selection, "bias_flips", "group_flips")
-    return store.sql(
+    found = store.sql(
         f"""select {selection.listed("layer")}, avg((len(group_flips) > 0)::int) as group_tokens,
             avg((len(group_flips) > 0)::int) filter (len(bias_flips) > 0) as group_tokens_flipped
         from {chosen} group by all"""
     ).df()
+    row_of = rows_by_group(found, selection.keys("layer"))
+    keys = (tuple(None if pd.isna(v) else v for v in key.values()) for key, _ in audit.parts)
+    return found.iloc[[int(row_of[key][0]) for key in keys]]
 
 
 def _expert_sql(selection: Selection) -> str:

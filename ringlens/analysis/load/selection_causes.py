@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.analysis.selections.expert_counts import chosen_tokens
+from ringlens.analysis.selections.expert_counts import OWN_CHOICE, chosen_tokens
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.selection import Selection, read, same, traces_of
 from ringlens.config import refuse_unknown
@@ -90,7 +90,7 @@ def group_displacements(
 
     The experts among the k best of all groups have the highest scores. So of the chosen ones, those
     with the lowest scores stand in, as many as were kept out; the best of these is paired with the
-    first that was kept out, and so on.
+    first that was kept out, and so on. Where interventions changed the choice nothing is counted.
 
     Args:
         store: The store.
@@ -112,7 +112,7 @@ def group_displacements(
 
 def displacements(store: Source, selection: Selection, which: str = "true") -> pd.DataFrame:
     """Count the same in some rows of `routing`, such as ``found.layer = 5``."""
-    chosen = chosen_tokens(selection, "expert_ids", "affinities", "group_flips")
+    chosen = chosen_tokens(selection, "expert_ids", "affinities", "group_flips", "own_ids")
     keys, on = selection.listed("layer"), same(selection.keys("layer"), "flipped", "cells")
     # A router's biases are joined by their number: a list of them a row would be most of the bytes.
     flipped = f"""with biases as (
@@ -122,7 +122,7 @@ def displacements(store: Source, selection: Selection, which: str = "true") -> p
 flipped as (
     select found.*, router from {chosen} as found join traces using (trace_id)
     join biases on biases.run_id = traces.run_id and biases.layer = found.layer
-    where len(group_flips) > 0 and {which}),
+    where len(group_flips) > 0 and {OWN_CHOICE} and {which}),
 {selection.cells("flipped")}"""
     cells = store.sql(f"{flipped} select {keys}, cell from cells order by cell").df()
     biases = store.sql(f"{flipped} select bias from biases order by router").to_arrow_table()

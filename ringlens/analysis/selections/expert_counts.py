@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
 
+OWN_CHOICE = "(own_ids is null or list_sort(own_ids) = list_sort(expert_ids))"
+"""SQL, over `routing`: interventions left the experts that the router had chosen. Only then do its
+margins and group flips belong to the experts that ran."""
+
 Counted = tuple[pa.Table, NDArray[np.int64]]
 """Rows with their keys and tokens, and the counts of their experts [R, E]."""
 

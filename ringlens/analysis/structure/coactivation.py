@@ -48,7 +48,7 @@ def coactivation(
     selection = read(store, where, by).scanned()
     frame = _pairs(store, selection, _TOGETHER, "other")
     apart = frame[frame["expert"] != frame["other"]].reset_index(drop=True)
-    apart.attrs = frame.attrs
+    apart.attrs = frame.attrs | {"sql": frame.attrs["sql"] + ' having expert <> "other"'}
     return apart
 
 

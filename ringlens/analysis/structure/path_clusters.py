@@ -109,7 +109,8 @@ def path_clusters(
         clusters = communities(_alike(path_XL, apart), seed, LEAST)
         key = dict(zip(groups.by, values, strict=True))
         if draws:
-            enough_traces(rows["trace_id"].iloc[of_rows[values]].nunique(), f"the lift in {key}")
+            traces_here = rows["trace_id"].iloc[of_rows[values]].nunique()
+            enough_traces(traces_here, f"the lift of clusters{f' in {key}' if key else ''}")
         if clusters:
             counts = _counted(rows.iloc[of_rows[values]], clusters, over)
             found.append(_table(key, path_XL, clusters, counts, over, rng, draws))

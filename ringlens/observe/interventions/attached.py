@@ -6,7 +6,7 @@ H heads, C head dimension, I interventions of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ from ringlens.observe.points import (
 )
 
 if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
+
     from ringlens.model.loaded import LoadedModel
 
 _ATTACHED: WeakKeyDictionary[nn.Module, Attached] = WeakKeyDictionary()
@@ -225,6 +227,7 @@ class Attached:
             stack.callback(_ATTACHED.pop, model, None)
             handle = model.register_forward_pre_hook(self._begin, with_kwargs=True)
             stack.callback(handle.remove)
+            stack.enter_context(reordered(model, self._where.reorder))
             for router in self.routers.values():
                 stack.callback(router.module.register_forward_hook(router.hook).remove)
                 RECHOOSE[router.module] = router.rechoose
@@ -285,6 +288,25 @@ class Attached:
             for number, acted, changed in zip(stream.numbers, *stream.counts, strict=True):
                 counts[number, stream.layer] = (acted, changed, 0, self._where.seen)
         return Numbers(counts, displaced, gained, differ)
+
+
+@contextmanager
+def reordered(model: nn.Module, tell: Callable[[Tensor], None]) -> Iterator[None]:
+    """Tell of each step of a beam search which rows are continued.
+
+    ``generate`` asks a model that has a ``_reorder_cache`` to reorder its cache.
+    """
+
+    def reorder(cache: Cache, rows_B: Tensor) -> Cache:
+        tell(rows_B)
+        cache.reorder_cache(rows_B)
+        return cache
+
+    model._reorder_cache = reorder  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del model._reorder_cache
 
 
 def _streams(

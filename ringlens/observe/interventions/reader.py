@@ -69,6 +69,10 @@ class Followed:
         self._behind.append(behind_BT)
         return torch.cat((first_B[:, None], behind_BT[:, :-1]), dim=1), behind_BT
 
+    def reorder(self, rows_B: Tensor) -> None:
+        """Continue other rows, as a beam search does."""
+        self._behind = [picked(torch.cat(self._behind, dim=1), rows_B)]
+
     def _state(self, start: int, rows: int, device: torch.device) -> Tensor:
         """States behind the first ``start`` tokens, int64 [B]."""
         if start == 0:
@@ -125,6 +129,16 @@ class TextReader:
     def begin(self, prompts: Prompts | None) -> None:
         """A batch begins, of which this is known beforehand."""
         self._prompts, self._seen, self._rows = prompts, 0, None
+
+    def reorder(self, rows_B: Tensor) -> None:
+        """Continue other rows, as a beam search does.
+
+        Args:
+            rows_B: The row that each row continues.
+        """
+        for each in (self._phases, *self._words.values()):
+            if each is not None:
+                each.reorder(rows_B)
 
     def read(self, forward: Forward) -> Mapping[Place, Tensor]:
         """Where each place is, bool [B, T].
@@ -194,6 +208,11 @@ class _Words:
         self._hit_SV = torch.cat((hit_SV, torch.zeros(len(hit_SV), 1, dtype=torch.bool)), dim=1)
         self._last: list[Tensor] = []
 
+    def reorder(self, rows_B: Tensor) -> None:
+        """Continue other rows, as a beam search does."""
+        self._followed.reorder(rows_B)
+        self._last = [picked(torch.cat(self._last, dim=1), rows_B)]
+
     def since(self, ids_BT: Tensor, forward: Forward) -> Tensor:
         """Tokens since a word was completed, [B, T]; very many where none was."""
         if self._hit_SV.device != ids_BT.device:
@@ -210,6 +229,11 @@ class _Words:
             last_BT = torch.maximum(last_BT, self._last[-1][:, -1:])
         self._last.append(last_BT)
         return at_T - last_BT
+
+
+def picked(of_BT: Tensor, rows_B: Tensor) -> Tensor:
+    """Some rows in another order."""
+    return of_BT.index_select(0, rows_B.to(of_BT.device))
 
 
 def with_padding(next_SV: Table) -> Tensor:

@@ -29,6 +29,9 @@ class Reader(Protocol):
     def read(self, forward: Forward) -> Mapping[Place, Tensor]:
         """Where each place is, bool [B, T]."""
 
+    def reorder(self, rows_B: Tensor) -> None:
+        """Continue other rows."""
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -124,6 +127,23 @@ class Whereabouts:
             self._of_rows(found[place], rows, forward)
             for place, rows in zip(self.places, self._rows, strict=True)
         ]
+
+    def reorder(self, rows_B: Tensor) -> None:
+        """Continue other rows, as a beam search does.
+
+        Args:
+            rows_B: The row that each row continues.
+
+        Raises:
+            ObservationError: Rows have interventions of their own.
+        """
+        if self._rows_count is not None:
+            raise ObservationError(
+                "a beam search exchanges the rows of a batch, so that rows cannot have "
+                "interventions of their own; give the same to all, or sample."
+            )
+        if self._reader is not None:
+            self._reader.reorder(rows_B)
 
     def _places(self, forward: Forward) -> dict[Place, Tensor | None]:
         """Where each place is, [B or 1, T]; None: at every token."""

@@ -49,6 +49,9 @@ class Proxy(Protocol):
 
 _NO_COLUMN = re.compile(r'Referenced column "(.*?)" (?:not found|was not found)')
 
+DRAWN = ("random", "uuid", "uuidv4", "uuidv7", "gen_random_uuid", "nextval")
+"""Functions that give another value each time."""
+
 _SHIFT = 32
 """Positions have at most so many bits."""
 
@@ -160,13 +163,13 @@ def check_where(store: Source, where: str) -> str:
     """Check a predicate over ``token_context`` without reading rows.
 
     Raises:
-        ConfigError: It is no predicate, or a column does not exist.
+        ConfigError: It is no predicate, a column does not exist, or it draws at random.
     """
     if not isinstance(where, str) or not where.strip():
         raise ConfigError(
             f"where = {where!r:.60}; it must be a predicate such as \"phase = 'think'\"."
         )
-    tree(store, where)
+    _refuse_drawn(where, tree(store, where))
     try:
         # A value must not be an aggregate of all rows, which a select list would take.
         store.sql(f"select 1 from token_context where ({where}\n) limit 0").fetchall()
@@ -215,6 +218,16 @@ def tree(store: Source, where: str) -> Any:
                 "\"phase = 'think' and entropy > 1\"."
             )
     return parsed["statements"][0]["node"]["where_clause"]
+
+
+def _refuse_drawn(where: str, parsed: Any) -> None:
+    """Refuse what draws at random: each query of an analysis would be about other tokens."""
+    named = {str(node.get("function_name")).lower() for node in _nodes(parsed)}
+    if drawn := sorted(named & set(DRAWN)):
+        raise ConfigError(
+            f"where = {where!r:.200}: {drawn[0]}() selects other tokens each time it is asked; for "
+            "a sample that stays, write hash(trace_id, pos) % 10 = 0."
+        )
 
 
 def _nodes(parsed: Any) -> Iterator[dict[str, Any]]:
