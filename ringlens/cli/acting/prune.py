@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 CRITERIA = ("frequency", "weight", "reap", "ean", "easy-ep", "ablation", "random")
 ALL = "all"
+SHOWN = (
+    *("criterion", "keep", "loss", "loss_increase", "agreement", "accuracy", "low", "high"),
+    *("thought", "carried"),
+)
+"""Columns of an evaluation that fit a terminal."""
 OnPlan = Callable[[int, int], None]
 
 
@@ -213,7 +218,7 @@ def _print_rows(frame: pd.DataFrame, problems: int) -> None:
         f"on {problems} problems; loss in nats a token of what the full model wrote, agreement of "
         "choices among experts that stay, thought in tokens, low and high 95% of accuracy"
     )
-    print_frame(frame, None, None)
+    print_frame(frame[[name for name in SHOWN if name in frame]], None, None)
 
 
 def _export(plan: PruningPlan, model: str, folder: Path) -> Exported:
