@@ -93,6 +93,9 @@ REFERENCE = {
         "ringlens.plot.differences.saturation_figure",
         "ringlens.plot.experts.words_figure",
         "ringlens.plot.experts.card_figure",
+        "ringlens.plot.trajectory.map_figure",
+        "ringlens.plot.trajectory.alignment_figure",
+        "ringlens.plot.trajectory.ledger_figure",
     ),
     "Acting on a model": (
         "ringlens.interventions.experts",

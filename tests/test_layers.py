@@ -45,7 +45,7 @@ ORDER = {
     "observe": "kernels instruments interventions pipeline",
     "model": "gate fit",
     "app": "web shared",
-    "plot": "forms load differences structure experts",
+    "plot": "forms load differences structure experts trajectory",
 }
 NO_TORCH = {
     *("store", "sandbox", "analysis", "plot", "app", "problem", "prompts", "transcript"),

@@ -73,7 +73,7 @@ def alignment(
         A row per pair and per step without partner, in order: ``first`` and ``second``, numbers of
         the steps (missing where there is no partner); ``similarity``, s, NaN without one; and
         ``role_first``, ``text_first``, ``role_second``, ``text_second``. ``attrs``: ``where``,
-        ``kind``, ``layers``; ``traces``, the two; ``score``; ``chance`` = s̄; ``paired``, the part
+        ``kind``, ``layers``; ``pair``, the two; ``score``; ``chance`` = s̄; ``paired``, the part
         of all steps that have a partner; and with draws ``null``, the mean score if the second's
         steps come in random order, and ``p``, the share of orders that score as much, the data
         counted.
@@ -98,7 +98,7 @@ def alignment(
     frame = _table(found.steps, first_I, second_J, pairs, similarity_IJ)
     partners = 2 * int(frame["similarity"].notna().sum())
     frame.attrs |= described(found) | {
-        "traces": [a, b],
+        "pair": (a, b),
         "score": score,
         "chance": chance,
         "paired": partners / (len(first_I) + len(second_J)),

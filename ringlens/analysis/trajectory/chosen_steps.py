@@ -30,7 +30,8 @@ def of_thoughts(store: Source, where: str | None) -> Selection:
     """
     selection = replace(read(store, where), sums="")
     if "phase" in selection.by:
-        selection = replace(selection, where=f"{THINK} and ({selection.where}\n)", by=())
+        narrowed = THINK if where is None else f"{THINK} and ({where}\n)"
+        selection = replace(selection, where=narrowed, by=())
     traces_of(store, selection)
     return selection
 
