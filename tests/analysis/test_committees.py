@@ -9,7 +9,6 @@ import pytest
 from planted import planted
 from records import random_run, random_trace, route
 
-from ringlens import analysis
 from ringlens.analysis.structure.chance import fitted, met_by_chance
 from ringlens.analysis.structure.committees import committees
 from ringlens.errors import ConfigError, StoreError
@@ -149,11 +148,6 @@ def test_traces_of_real_words_are_more_than_chance(tmp_path):
 def test_what_cannot_be_answered_is_refused(store, where, settings, error, message):
     with pytest.raises(error, match=message):
         committees(store, where, **settings)
-
-
-def test_a_shuffled_store_is_no_null_of_committees(store):
-    with pytest.raises(ConfigError, match="Compare n with expected"):
-        committees(analysis.Shuffled(store), THINK)
 
 
 def test_one_expert_a_token_has_no_committees(tmp_path):

@@ -30,6 +30,9 @@ ANALYSES = {
         s, EVEN, ODD, within="token", draws=20, **e
     ),
     "shift": lambda s, **e: analysis.routing_shift(s, SURE, UNSURE, draws=20, **e),
+    "coactivation": lambda s, **e: analysis.coactivation(s, UNSURE, "role", **e),
+    "transitions": lambda s, **e: analysis.transitions(s, "pos > 1", **e),
+    "committees": lambda s, **e: analysis.committees(s, "pos > 1", least=2, **e),
     "predictability": lambda s, **e: analysis.predictability(s, UNSURE, draws=20, **e),
 }
 

@@ -5,6 +5,7 @@ import pytest
 from planted import LAYERS, RUN, planted
 
 from ringlens import analysis
+from ringlens.errors import ConfigError
 from ringlens.store import Store
 
 THINK, ANSWER = "phase = 'think'", "phase = 'answer'"
@@ -52,7 +53,7 @@ def test_a_seed_gives_one_order_and_another_gives_another(store):
     "function",
     [
         analysis.expert_load, analysis.layer_balance, analysis.selection_causes,
-        analysis.router_entropy, analysis.coactivation, analysis.transitions,
+        analysis.router_entropy, analysis.transitions,
         analysis.token_experts, analysis.group_displacements, analysis.routing_path,
         analysis.path_clusters, analysis.bias_audit, analysis.expert_bias,
     ],
@@ -65,3 +66,9 @@ def test_every_table_has_a_null(store, function):
 def test_the_shift_between_phases_is_that_of_chance(store):
     frame = analysis.routing_shift(analysis.Shuffled(store), THINK, ANSWER)
     assert (frame["p"] > 0.02).all()
+
+
+@pytest.mark.parametrize("function", [analysis.coactivation, analysis.committees])
+def test_what_keeps_experts_together_is_no_null_of_pairs(store, function):
+    with pytest.raises(ConfigError, match=f"no null of {function.__name__}. Compare n with"):
+        function(analysis.Shuffled(store), THINK)

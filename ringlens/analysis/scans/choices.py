@@ -43,9 +43,13 @@ class Shape(NamedTuple):
         return np.min_scalar_type(self.experts - 1)
 
 
-def layers_of(store: Source) -> list[int]:
-    """Layers with a router, in order."""
-    rows = store.sql("select distinct layer from routing order by layer").fetchall()
+def layers_of(store: Source, where: str | None = None) -> list[int]:
+    """Layers with a router, in order; of the traces of selected tokens, or of all."""
+    traces = "true"
+    if where is not None:
+        traces = f"trace_id in (select trace_id from token_context where ({where}\n))"
+    query = f"select distinct layer from routing where {traces} order by layer"
+    rows = store.sql(query).fetchall()
     return [int(layer) for (layer,) in rows]
 
 

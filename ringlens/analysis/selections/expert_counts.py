@@ -5,7 +5,7 @@ Shape letters: R rows (one per trace, layer and group), U traces of a layer and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -153,18 +153,18 @@ def flips_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDArr
 def rows_by_group(
     rows: pd.DataFrame, by: Sequence[str]
 ) -> dict[tuple[Any, ...], NDArray[np.int64]]:
-    """Find the rows of each group, in order.
-
-    A null is a value like any other, given as None: pandas' NaN does not equal that of another
-    table.
-    """
+    """Find the rows of each group, in order, by its `values_of`."""
     if not by:
         return {(): np.arange(len(rows))}
     found = {}
     for key, index in rows.groupby(list(by), dropna=False, sort=True).indices.items():
-        values = key if isinstance(key, tuple) else (key,)
-        found[tuple(None if pd.isna(value) else value for value in values)] = index
+        found[values_of(key if isinstance(key, tuple) else (key,))] = index
     return found
+
+
+def values_of(key: Iterable[Any]) -> tuple[Any, ...]:
+    """Values of a group, with None for a null: pandas' NaN does not equal that of another table."""
+    return tuple(None if pd.isna(value) else value for value in key)
 
 
 def router_shape(store: Source, selection: Selection) -> tuple[int, int]:

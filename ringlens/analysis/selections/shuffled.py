@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ringlens.config import whole
+from ringlens.errors import ConfigError
 
 if TYPE_CHECKING:
     from ringlens.store.read.relation import Relation
@@ -52,3 +53,16 @@ class Shuffled:
         begins = _WITH.match(query)
         rest = f", {query[begins.end() :]}" if begins else f" {query}"
         return self._store.sql(f"with {self._routing}{rest}", params)
+
+
+def refuse_shuffled(store: Source, table: str) -> None:
+    """Refuse what is no null of a table of pairs.
+
+    Raises:
+        ConfigError: The store is shuffled.
+    """
+    if isinstance(store, Shuffled):
+        raise ConfigError(
+            "Shuffled moves the choices of whole tokens, and keeps the experts of a token "
+            f"together: it is no null of {table}. Compare n with expected in committees instead."
+        )

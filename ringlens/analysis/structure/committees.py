@@ -15,27 +15,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.analysis.scans.choices import Shape
 from ringlens.analysis.selections import expert_counts
-from ringlens.analysis.selections.expert_counts import ExpertCounts
+from ringlens.analysis.selections.expert_counts import ExpertCounts, chosen_tokens, values_of
 from ringlens.analysis.selections.frame import described
+from ringlens.analysis.selections.grouped_choices import by_layers, grouped_tokens, on_layers
 from ringlens.analysis.selections.selection import Selection, read
-from ringlens.analysis.selections.shuffled import Shuffled
+from ringlens.analysis.selections.shuffled import refuse_shuffled
 from ringlens.analysis.statistics.bootstrap import enough_traces
 from ringlens.analysis.structure.chance import fitted, met_by_chance
 from ringlens.analysis.structure.communities import communities
-from ringlens.analysis.structure.pair_counts import ROWS, numbered, refuse_many
+from ringlens.analysis.structure.pair_counts import refuse_many, together
 from ringlens.config import refuse_unknown, whole
 from ringlens.errors import ConfigError, StoreError
-from ringlens.store.encode.columns import matrix
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -69,6 +70,7 @@ def committees(
     within: str | None = None,
     least: int = LEAST,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Find groups of experts that tokens choose together beyond chance.
 
@@ -86,6 +88,7 @@ def committees(
             the limit to groups brings together is left out; None compares all pairs.
         least: Fewest members of a committee.
         seed: Seed of the halves and of the search.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per group, layer and committee, the largest share first: ``members``, ids of its
@@ -106,22 +109,20 @@ def committees(
     if within not in (None, GROUP):
         raise ConfigError(f"within = {within!r:.60}; it is {GROUP!r} or None.")
     least = whole("least", least, 2)
-    _refuse_shuffled(store)
+    refuse_shuffled(store, "committees")
     selection = read(store, where, by)
-    counts = expert_counts.count(store, selection)
+    counts = expert_counts.count(store, selection, engine)
     if counts.experts_per_token < 2:
         raise ConfigError("these routers choose one expert for a token, so that none go together.")
-    groups = _groups_of(store, selection) if within else 1
-    rng = np.random.default_rng(seed)
-    rows: list[dict[str, Any]] = []
-    cells = _cells(store, selection, counts, rng, groups)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # the search and numpy leave Python's lock
-        while some := list(islice(cells, _AT_ONCE)):
-            searched = pool.map(partial(_committees, least=least, seed=seed), some)
-            for cell, found in zip(some, searched, strict=True):
-                rows += [cell.key | row for row in found]
+    of_router = _groups_of(store, selection)
+    halved = _Halved.of(counts, selection, np.random.default_rng(seed))
+    search = _Search(of_router if within else 1, least, seed)
+    shape = Shape(counts.experts, counts.experts_per_token)
+    count = partial(_of_layers, selection=selection, halved=halved, shape=shape, search=search)
+    found = dict(by_layers(store, selection.scanned(), shape, count, engine))
+    rows = [halved.cells[c] | row for c in sorted(found) for row in found[c]]
     frame = pd.DataFrame(rows, columns=[*selection.keys("layer"), *COLUMNS])
-    frame["groups"] = _spanned(frame["members"], counts.experts, _groups_of(store, selection))
+    frame["groups"] = _spanned(frame["members"], counts.experts, of_router)
     return described(frame, selection, counts.traces, _sql(selection), within=within)
 
 
@@ -130,81 +131,125 @@ class _Cell:
     """Pairs of one layer in one group.
 
     Attributes:
-        key: Values of the grouping columns, and the layer.
         n_HEE: How often pairs met, by half of the traces.
         chance_HEE: How often chance has it.
         n_E: Times that each expert was chosen.
     """
 
-    key: dict[str, Any]
     n_HEE: NDArray[np.float64]
     chance_HEE: NDArray[np.float64]
     n_E: NDArray[np.int64]
 
 
-def _cells(
-    store: Source,
-    selection: Selection,
-    counts: ExpertCounts,
-    rng: np.random.Generator,
-    groups: int,
-) -> Iterator[_Cell]:
-    """Count the pairs of every layer and group, in halves, and what chance has them be."""
-    parts = list(counts.groups(selection.by))
-    trace_R = counts.rows["trace_id"].to_numpy()
-    traces, trace_R = np.unique(trace_R, return_inverse=True)
-    half_CU = np.zeros((len(parts), len(traces)), np.int64)
-    for c, (key, index) in enumerate(parts):
-        enough_traces(len(index), f"the committees in {key}: their stability")
-        half_CU[c, trace_R[index]] = rng.permutation(len(index)) % 2
-    tokens_R = counts.rows["tokens"].to_numpy(np.int64)
-    n_CHEE = _pairs(store, selection, traces, half_CU, counts.experts)
-    _refuse_different(n_CHEE, [tokens_R[index].sum() for _, index in parts], counts)
-    for c, (key, index) in enumerate(parts):
-        half_U = half_CU[c, trace_R[index]]
-        chance_HEE = np.stack(
-            [
-                _by_chance(counts.n_RE[own], tokens_R[own], n_CHEE[c, half], groups)
-                for half in (0, 1)
-                for own in [index[half_U == half]]
-            ]
+@dataclass(frozen=True)
+class _Halved:
+    """Counts of each layer and group, and its traces in two halves.
+
+    Attributes:
+        cells: Keys of the groups and layers.
+        traces: Ids of all traces, ascending, [U].
+        half_CU: Half of each trace in each cell.
+        own_C: Places of the traces of each cell.
+        tokens_C: Their tokens.
+        n_C: Times that they chose each expert.
+    """
+
+    cells: list[dict[str, Any]]
+    traces: NDArray[np.int64]
+    half_CU: NDArray[np.int8]
+    own_C: list[NDArray[np.int64]]
+    tokens_C: list[NDArray[np.int64]]
+    n_C: list[NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, counts: ExpertCounts, selection: Selection, rng: np.random.Generator) -> _Halved:
+        """Divide the traces of every layer and group at random."""
+        groups = list(counts.groups(selection.by))
+        traces, trace_R = np.unique(counts.rows["trace_id"].to_numpy(), return_inverse=True)
+        half_CU = np.zeros((len(groups), len(traces)), np.int8)
+        for c, (key, index) in enumerate(groups):
+            enough_traces(len(index), f"the committees in {key}: their stability")
+            half_CU[c, trace_R[index]] = rng.permutation(len(index)) % 2
+        tokens_R = counts.rows["tokens"].to_numpy(np.int64)
+        return cls(
+            [key for key, _ in groups],
+            traces,
+            half_CU,
+            [trace_R[index] for _, index in groups],
+            [tokens_R[index] for _, index in groups],
+            [counts.n_RE[index] for _, index in groups],
         )
-        n_E = counts.n_RE[index].sum(axis=0)
-        yield _Cell(key, n_CHEE[c].astype(np.float64), chance_HEE, n_E)
+
+    def places(self, by: Sequence[str]) -> dict[tuple[Any, ...], int]:
+        """Number of the cell of each group and layer."""
+        return {
+            (*values_of(key[name] for name in by), int(key["layer"])): c
+            for c, key in enumerate(self.cells)
+        }
+
+    def half(self, c: int, half: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Counts of experts [U, E] and tokens [U] of one half of a cell's traces."""
+        own = self.half_CU[c, self.own_C[c]] == half
+        return self.n_C[c][own], self.tokens_C[c][own]
 
 
-def _pairs(
+class _Search(NamedTuple):
+    """How committees are searched.
+
+    Attributes:
+        groups: Groups of experts that are told apart.
+        least: Fewest members.
+        seed: Seed.
+    """
+
+    groups: int
+    least: int
+    seed: int
+
+
+def _of_layers(
     store: Source,
+    layers: tuple[int, ...],
+    *,
     selection: Selection,
-    traces: NDArray[np.int64],
-    half_CU: NDArray[np.int64],
-    experts: int,
-) -> NDArray[np.int64]:
-    """How often pairs met, by cell and half, [C, H, E, E]; zeros on the diagonal."""
-    C, E = len(half_CU), experts
-    refuse_many(2 * C, E, selection)
-    n_X = np.zeros(2 * C * E * E, np.int64)
-    rows = store.sql(f"{numbered(selection)} select trace_id, cell, expert_ids from chosen")
-    for batch in rows.to_arrow_reader(ROWS):
-        table = pa.Table.from_batches([batch])
-        cell_R, ids_Rk = table["cell"].to_numpy(), matrix(table["expert_ids"]).astype(np.int64)
-        trace_R = np.searchsorted(traces, table["trace_id"].to_numpy())
-        place_R = (2 * cell_R + half_CU[cell_R, trace_R]) * E
-        one, other = np.triu_indices(ids_Rk.shape[1], 1)
-        pair_RX = (place_R[:, None] + ids_Rk[:, one]) * E + ids_Rk[:, other]
-        n_X += np.bincount(pair_RX.ravel(), minlength=len(n_X))
-    n_CHEE = n_X.reshape(C, 2, E, E)
-    for n_HEE in n_CHEE:  # each pair stands in one order, by the ranks of its experts
-        n_HEE += n_HEE.transpose(0, 2, 1).copy()
-    return n_CHEE
+    halved: _Halved,
+    shape: Shape,
+    search: _Search,
+) -> list[tuple[int, list[dict[str, Any]]]]:
+    """Committees of some layers, by the number of their cell."""
+    cells = _cells(store, layers, selection, halved, shape)
+    found: list[tuple[int, list[dict[str, Any]]]] = []
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # the search and numpy leave Python's lock
+        while some := list(islice(cells, _AT_ONCE)):
+            search_cell = partial(_committees, halved=halved, search=search)
+            found += zip((c for c, _ in some), pool.map(search_cell, some), strict=True)
+    return found
 
 
-def _refuse_different(
-    n_CHEE: NDArray[np.int64], tokens_C: Sequence[int], counts: ExpertCounts
-) -> None:
+def _cells(
+    store: Source, layers: tuple[int, ...], selection: Selection, halved: _Halved, shape: Shape
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Count the pairs of some layers by half of the traces, [H, E, E], with the cell's number."""
+    grouped = grouped_tokens(store, selection)
+    G, E = len(grouped.groups), shape.experts
+    refuse_many(2 * G * E**2, selection)
+    places, keys = halved.places(selection.by), grouped.keys()
+    # Traces without routing are in no cell, and none of their tokens has a choice.
+    place_U = np.searchsorted(halved.traces, grouped.tokens.traces)
+    u_N = np.minimum(place_U, len(halved.traces) - 1)[grouped.tokens.trace_N]
+    for each in on_layers(store, grouped, layers, shape):
+        c_G = np.array([places.get((*key, each.layer), -1) for key in keys])
+        half_R = halved.half_CU[c_G[each.group_R], u_N[each.at_R]]
+        n_XEE = together(each.ids_kR, 2 * each.group_R + half_R, 2 * G, E)
+        for c, n_HEE in zip(c_G, n_XEE.reshape(G, 2, E, E), strict=True):
+            if c >= 0:
+                _refuse_different(n_HEE, halved.tokens_C[c], shape.k)
+                yield int(c), n_HEE.astype(np.float64)
+
+
+def _refuse_different(n_HEE: NDArray[np.int64], tokens_U: NDArray[np.int64], k: int) -> None:
     """Refuse pairs that are not of the tokens that were counted."""
-    k = counts.experts_per_token
-    if (n_CHEE.sum(axis=(1, 2, 3)) != np.array(tokens_C) * k * (k - 1)).any():
+    if n_HEE.sum() != tokens_U.sum() * k * (k - 1):
         raise StoreError(
             "the pairs of experts are not those of the tokens that the store's sums count: run "
             "`ringlens check`."
@@ -212,19 +257,28 @@ def _refuse_different(
 
 
 def _by_chance(
-    n_UE: NDArray[np.int64], tokens_U: NDArray[np.int64], n_EE: NDArray[np.int64], groups: int
+    n_UE: NDArray[np.int64], tokens_U: NDArray[np.int64], n_EE: NDArray[np.float64], groups: int
 ) -> NDArray[np.float64]:
     """How often chance has pairs of experts meet in some traces, [E, E]."""
     size = len(n_EE) // groups
-    between_GG = n_EE.reshape(groups, size, groups, size).sum(axis=(1, 3)).astype(np.float64)
-    sum_E = n_EE.sum(axis=1).astype(np.float64)
-    return fitted(met_by_chance(n_UE, tokens_U), sum_E, between_GG if groups > 1 else None)
+    between_GG = n_EE.reshape(groups, size, groups, size).sum(axis=(1, 3))
+    return fitted(
+        met_by_chance(n_UE, tokens_U), n_EE.sum(axis=1), between_GG if groups > 1 else None
+    )
 
 
-def _committees(cell: _Cell, least: int, seed: int) -> list[dict[str, Any]]:
+def _committees(
+    counted: tuple[int, NDArray[np.float64]], halved: _Halved, search: _Search
+) -> list[dict[str, Any]]:
     """Committees of one layer in one group."""
-    i, j = np.triu_indices(len(cell.n_E), 1)
-    n_HX, chance_HX = cell.n_HEE[:, i, j], cell.chance_HEE[:, i, j]
+    c, n_HEE = counted
+    chance_HEE = np.stack([_by_chance(*halved.half(c, h), n_HEE[h], search.groups) for h in (0, 1)])
+    cell = _Cell(n_HEE, chance_HEE, halved.n_C[c].sum(axis=0))
+    E = len(cell.n_E)
+    pair_X = _pairs_of(E)
+    n_HX, chance_HX = (
+        np.take(each.reshape(2, E * E), pair_X, axis=1) for each in (n_HEE, chance_HEE)
+    )
     beyond_HX, noise = _beyond(n_HX, chance_HX)
     edge_HX = beyond_HX >= BEYOND * noise
 
@@ -232,9 +286,9 @@ def _committees(cell: _Cell, least: int, seed: int) -> list[dict[str, Any]]:
         n_X: NDArray[np.float64], chance_X: NDArray[np.float64], edge_X: NDArray[np.bool_]
     ) -> list[NDArray[np.int64]]:
         edges = edge_X & (chance_X > 0)
-        weight_EE = np.zeros(cell.n_HEE.shape[1:])
-        weight_EE[i[edges], j[edges]] = np.log(n_X[edges] / chance_X[edges])
-        return communities(weight_EE + weight_EE.T, seed, least)
+        weight_EE = np.zeros((E, E))
+        weight_EE.ravel()[pair_X[edges]] = np.log(n_X[edges] / chance_X[edges])
+        return communities(weight_EE + weight_EE.T, search.seed, search.least)
 
     all_traces = found(n_HX.sum(axis=0), chance_HX.sum(axis=0), edge_HX[0] & edge_HX[1])
     if not all_traces:
@@ -242,6 +296,13 @@ def _committees(cell: _Cell, least: int, seed: int) -> list[dict[str, Any]]:
     of_half = [found(*each) for each in zip(n_HX, chance_HX, edge_HX, strict=True)]
     rows = [_row(cell, members, of_half) for members in all_traces]
     return sorted(rows, key=lambda row: -row["share"])
+
+
+@cache
+def _pairs_of(experts: int) -> NDArray[np.int64]:
+    """Places of all pairs of experts in an [E, E] array, the smaller one first, [X]."""
+    i, j = np.triu_indices(experts, 1)
+    return i * experts + j
 
 
 def _beyond(
@@ -258,9 +319,11 @@ def _beyond(
     known_X = (chance_HX >= 1).all(axis=0)
     if not known_X.any():
         return beyond_HX, 1.0
-    ratio_HX = root_HX[:, known_X] / even_HX[:, known_X]
-    variance_X = (1 / (4 * chance_HX[:, known_X])).sum(axis=0)
-    inflated = np.median((ratio_HX[0] - ratio_HX[1]) ** 2 / variance_X) / _MEDIAN
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_HX = root_HX / even_HX
+        variance_X = (1 / (4 * chance_HX)).sum(axis=0)
+        square_X = (ratio_HX[0] - ratio_HX[1]) ** 2 / variance_X
+    inflated = np.median(square_X[known_X]) / _MEDIAN
     return beyond_HX, float(np.sqrt(max(1.0, inflated)))
 
 
@@ -304,14 +367,6 @@ def _jaccard(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     return both / (len(a) + len(b) - both)
 
 
-def _refuse_shuffled(store: Source) -> None:
-    if isinstance(store, Shuffled):
-        raise ConfigError(
-            "Shuffled moves the choices of whole tokens, and keeps the experts of a token "
-            "together: it is no null of committees. Compare n with expected instead."
-        )
-
-
 def _groups_of(store: Source, selection: Selection) -> int:
     """Groups of experts of the routers.
 
@@ -339,8 +394,8 @@ def _spanned(members: pd.Series, experts: int, groups: int) -> list[list[int]]:
 def _sql(selection: Selection) -> str:
     """SQL that counts the pairs of which committees are made."""
     keys = selection.listed("layer")
-    return f"""{numbered(selection)}
+    return f"""with found as (from {chosen_tokens(selection)})
 select {keys}, expert, other, count(*) as n from (
     select {keys}, expert, unnest(expert_ids) as other
-    from (select {keys}, unnest(expert_ids) as expert, expert_ids from chosen))
+    from (select {keys}, unnest(expert_ids) as expert, expert_ids from found))
 where expert < other group by all"""

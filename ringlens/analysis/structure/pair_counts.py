@@ -1,80 +1,138 @@
-"""Counts of pairs of experts, which go into an array a batch of rows at a time.
+"""Counts of pairs of experts on a layer, or on a layer and the next.
 
-Shape letters: C cells (a group and a layer each), R rows, k experts per token, E experts.
+Shape letters: R tokens with a choice, k experts per token, E experts, G groups, X pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.analysis.selections.expert_counts import chosen_tokens
-from ringlens.analysis.selections.selection import Selection, same
+from ringlens.analysis.selections.selection import Selection
 from ringlens.errors import ConfigError
-from ringlens.store.encode.columns import matrix
 
-ROWS = 200_000
-"""Rows that are counted at a time."""
+MOST = 2**24
+"""Most pairs that a table lists, or that are counted for a layer at once: 1 GiB of a table."""
 
-MOST = 2**27
-"""Most pairs of experts that are counted at once, over all groups and layers: 1 GiB."""
+_PAIRS = 2_000_000
+"""Pairs of tokens that are numbered at a time."""
 
-
-def numbered(selection: Selection) -> str:
-    """SQL of the choices with the number of their cell."""
-    return f"""with found as (from {chosen_tokens(selection)}),
-following as (
-    select layer, lead(layer) over (order by layer) as next
-    from (select distinct layer from found)),
-{selection.cells("found")},
-chosen as (
-    select found.*, cell from found join cells on {same(selection.keys("layer"), "found", "cells")})
-"""
+Ids = NDArray[np.unsignedinteger]
 
 
-def refuse_many(cells: int, experts: int, selection: Selection) -> None:
+class LayerPairs(NamedTuple):
+    """Pairs of experts that tokens chose on a layer.
+
+    Attributes:
+        layer: The layer.
+        pair_X: Pairs that occurred, as (group · E + first) · E + second, ascending.
+        n_X: Tokens that chose both.
+        tokens_G: Tokens of each group.
+        first_GE: Those that chose the first expert.
+        second_GE: Those that chose the second.
+    """
+
+    layer: int
+    pair_X: NDArray[np.int32]
+    n_X: NDArray[np.int32]
+    tokens_G: NDArray[np.int64]
+    first_GE: NDArray[np.int64]
+    second_GE: NDArray[np.int64]
+
+
+def refuse_many(pairs: int, selection: Selection) -> None:
     """Refuse to count more pairs than memory should hold.
 
     Raises:
         ConfigError: There are more than `MOST`.
     """
-    if cells * experts**2 > MOST:
+    if pairs > MOST:
         raise ConfigError(
-            f"by = {selection.by} makes {cells:,} groups and layers of {experts}² pairs, more "
-            "than are counted at once; group by less, or select less."
+            f"by = {list(selection.by)} makes {pairs:,} pairs of experts, and at most {MOST:,} are "
+            "counted at once; group by less, or select less."
         )
 
 
-class PairCounts:
-    """How often pairs of experts and single ones were chosen, in each cell."""
+def together(ids_kR: Ids, group_R: NDArray[np.int64], groups: int, experts: int) -> NDArray:
+    """Count pairs of different experts of a token, in both orders.
 
-    def __init__(self, cells: int, experts: int) -> None:
-        self.n_CEE = np.zeros((cells, experts, experts), np.int64)
-        self.first_CE = np.zeros((cells, experts), np.int64)
-        self.second_CE = np.zeros((cells, experts), np.int64)
-        self.tokens_C = np.zeros(cells, np.int64)
+    Returns:
+        Tokens that chose both, [G, E, E]; zeros on the diagonal.
+    """
+    one, other = np.triu_indices(len(ids_kR), 1)
+    n_GEE = _counted(ids_kR, ids_kR, (one, other), group_R, groups, experts)
+    return n_GEE + n_GEE.transpose(0, 2, 1)
 
-    def add(self, rows: pa.Table, cell_R: NDArray[np.int64]) -> None:
-        """Count the rows of a batch, which have ``expert_ids`` and ``others``."""
-        C, E, _ = self.n_CEE.shape
-        first_Rk = matrix(rows["expert_ids"]).astype(np.int64)
-        second_Rk = matrix(rows["others"]).astype(np.int64)
-        place_Rk = cell_R[:, None] * E + first_Rk
-        pair_Rkk = place_Rk[:, :, None] * E + second_Rk[:, None, :]
-        self.n_CEE += np.bincount(pair_Rkk.ravel(), minlength=C * E * E).reshape(C, E, E)
-        self.first_CE += np.bincount(place_Rk.ravel(), minlength=C * E).reshape(C, E)
-        other_Rk = cell_R[:, None] * E + second_Rk
-        self.second_CE += np.bincount(other_Rk.ravel(), minlength=C * E).reshape(C, E)
-        self.tokens_C += np.bincount(cell_R, minlength=C)
 
-    def frame(self, cells: pd.DataFrame, other: str) -> pd.DataFrame:
-        """Make the table of the pairs that occurred."""
-        C, i, j = self.n_CEE.nonzero()
-        n = self.n_CEE[C, i, j]
-        frame = cells.drop(columns="cell").iloc[C].reset_index(drop=True)
-        frame["expert"], frame[other], frame["n"] = i, j, n
-        frame["share"] = n / self.first_CE[C, i]
-        frame["lift"] = frame["share"] * self.tokens_C[C] / self.second_CE[C, j]
-        return frame
+def following(
+    ids_kR: Ids, next_kR: Ids, group_R: NDArray[np.int64], groups: int, experts: int
+) -> NDArray[np.int64]:
+    """Count pairs of an expert on a layer and one on the next, [G, E, E]."""
+    k = len(ids_kR)
+    ranks = np.repeat(np.arange(k), k), np.tile(np.arange(k), k)
+    return _counted(ids_kR, next_kR, ranks, group_R, groups, experts)
+
+
+def loads(ids_kR: Ids, group_R: NDArray[np.int64], groups: int, experts: int) -> NDArray[np.int64]:
+    """Count how often each expert was chosen, [G, E]."""
+    n_GE = np.zeros(groups * experts, np.int64)
+    for ids_R in ids_kR:
+        n_GE += np.bincount(group_R * experts + ids_R, minlength=len(n_GE))
+    return n_GE.reshape(groups, experts)
+
+
+def table(
+    found: Sequence[LayerPairs], groups: pd.DataFrame, other: str, selection: Selection
+) -> pd.DataFrame:
+    """Make the table of the pairs that occurred, by group and layer."""
+    refuse_many(sum(len(each.n_X) for each in found), selection)
+    columns: dict[str, list[NDArray]] = {
+        name: [] for name in ("expert", other, "n", "share", "lift")
+    }
+    cells, sizes = [], []
+    for group in range(len(groups)):
+        for each in found:
+            E = each.first_GE.shape[1]
+            own = slice(*np.searchsorted(each.pair_X, (group * E**2, (group + 1) * E**2)))
+            i, j = np.divmod(each.pair_X[own] - group * E**2, E)
+            n = each.n_X[own].astype(np.int64)
+            share = n / each.first_GE[group, i]
+            lift = share * each.tokens_G[group] / each.second_GE[group, j]
+            values = (i.astype(np.int64), j.astype(np.int64), n, share, lift)
+            for name, part in zip(columns, values, strict=True):
+                columns[name].append(part)
+            cells.append((group, each.layer))
+            sizes.append(len(n))
+    group_C, layer_C = np.array(cells, np.int64).reshape(-1, 2).T
+    keys = {name: groups[name].iloc[group_C].repeat(sizes).array for name in groups}
+    keys["layer"] = np.repeat(layer_C.astype(np.uint16), sizes)
+    found_columns = {}
+    for name in list(columns):  # one after the other, so that parts and whole are held for one
+        parts = columns.pop(name)
+        found_columns[name] = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    # Copied, columns of one type would be held twice.
+    return pd.DataFrame({**keys, **found_columns}, copy=False)
+
+
+def _counted(
+    first_kR: Ids,
+    second_kR: Ids,
+    ranks: tuple[NDArray, NDArray],
+    group_R: NDArray[np.int64],
+    groups: int,
+    experts: int,
+) -> NDArray[np.int64]:
+    """Count the pairs of some ranks, [G, E, E]."""
+    one, other = ranks
+    n_X = np.zeros(groups * experts**2, np.int64)
+    step = max(1, _PAIRS // max(1, len(one)))
+    for start in range(0, len(group_R), step):
+        part = slice(start, start + step)
+        place_kR = (group_R[part] * experts + first_kR[:, part]) * experts
+        pair_XR = place_kR[one] + second_kR[:, part][other]
+        n_X += np.bincount(pair_XR.ravel(), minlength=len(n_X))
+    return n_X.reshape(groups, experts, experts)
