@@ -33,6 +33,13 @@ ANALYSES = {
     "coactivation": lambda s, **e: analysis.coactivation(s, UNSURE, "role", **e),
     "transitions": lambda s, **e: analysis.transitions(s, "pos > 1", **e),
     "committees": lambda s, **e: analysis.committees(s, "pos > 1", least=2, **e),
+    "causes": lambda s, **e: analysis.selection_causes(s, UNSURE, "role", **e),
+    "displacements": lambda s, **e: analysis.group_displacements(s, "pos > 1", "role", **e),
+    "entropy": lambda s, **e: analysis.router_entropy(s, UNSURE, "role", **e),
+    "words": lambda s, **e: analysis.token_experts(s, "pos > 1", "role", least=2, **e),
+    "words of an expert": lambda s, **e: analysis.token_experts(s, UNSURE, expert=3, least=1, **e),
+    "bias": lambda s, **e: analysis.bias_audit(s, UNSURE, "role", draws=20, **e),
+    "bias of experts": lambda s, **e: analysis.expert_bias(s, "pos > 1", **e),
     "predictability": lambda s, **e: analysis.predictability(s, UNSURE, draws=20, **e),
 }
 

@@ -1,6 +1,7 @@
 """The SQL that a table of differences carries, run on its store: the same numbers."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from records import random_run, random_trace
 
@@ -76,3 +77,20 @@ def test_association(store, event):
 def test_shift(store, a, b, by):
     frame = analysis.routing_shift(store, a, b, by, draws=2)
     check(store, frame, [*by, "layer"], ["divergence"])
+
+
+@pytest.mark.parametrize(("where", "by"), [(THINK, []), ("entropy > 0.2", ["role"])])
+def test_displacements(store, where, by):
+    frame = analysis.group_displacements(store, where, by)
+    found = store.sql(frame.attrs["sql"]).df()
+    pd.testing.assert_frame_equal(frame, found[frame.columns], check_dtype=False)
+    assert frame["n"].max() > 1
+
+
+def test_words(store):
+    frame = analysis.token_experts(store, "entropy > 0.2", "role", least=2)
+    found = store.sql(frame.attrs["sql"]).df()
+    keys = ["role", "phase", "layer", "expert", "token_id"]
+    both = [each.sort_values(keys, ignore_index=True) for each in (frame, found[frame.columns])]
+    pd.testing.assert_frame_equal(*both, check_dtype=False)
+    assert (frame["share"].diff().dropna() <= 0).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -147,7 +147,7 @@ def _mine(load: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
 def _pairs(store: Source, layer: int, expert: int, where: str | None) -> pd.DataFrame:
     """Whom it stands in for, and who is chosen in its place."""
     selection = read(store, where, "phase")
-    found = displacements(store, selection, f"found.layer = {layer}")
+    found = displacements(store, replace(selection, layers=(layer,)))
     events = [("stand_in", "expert", "stands in for"), ("expert", "stand_in", "replaced by")]
     parts = [
         found[found[mine] == expert].rename(columns={other: "other"}).assign(event=event)

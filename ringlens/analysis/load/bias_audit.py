@@ -26,12 +26,15 @@ from ringlens.analysis.selections.expert_counts import (
     chosen_tokens,
     flips_of,
     rows_by_group,
+    values_of,
 )
 from ringlens.analysis.selections.frame import described
+from ringlens.analysis.selections.layer_parts import rows_by_layers
 from ringlens.analysis.selections.selection import Selection, read, same
 from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
 from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -45,6 +48,7 @@ def bias_audit(
     *,
     draws: int = 0,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Measure what the selection bias of each layer decides, and whether it evens the load.
 
@@ -58,6 +62,7 @@ def bias_audit(
         by: Columns of `token_context` to group by; the phase is added where nothing names it.
         draws: Resamples of whole traces for the interval of ``flips``; 0 for none.
         seed: Seed of the resampling.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per group and layer: ``tokens``; ``bias_min``, ``bias_max`` and ``bias_deviation``
@@ -78,7 +83,7 @@ def bias_audit(
             bias; interventions changed what routers chose; or an interval is asked for of one
             trace.
     """
-    audit = _audit(store, read(store, where, by))
+    audit = _audit(store, read(store, where, by), engine)
     rng = np.random.default_rng(seed)
     rows = []
     for c, (key, index) in enumerate(audit.parts):
@@ -87,7 +92,7 @@ def bias_audit(
         rows.append(key | layer)
     frame = pd.DataFrame(rows)
     names = ["group_tokens", "group_tokens_flipped"]
-    frame[names] = _beside_groups(store, audit)[names].to_numpy(np.float64)
+    frame[names] = _beside_groups(store, audit, engine)[names].to_numpy(np.float64)
     frame["flips_by_group"] = _known(
         audit, np.divide(audit.unbiased.by_group_C, np.maximum(audit.unbiased.flips_C, 1))
     )
@@ -102,7 +107,11 @@ def bias_audit(
 
 @refuse_unknown
 def expert_bias(
-    store: Source, where: str | None = None, by: str | Iterable[str] = ()
+    store: Source,
+    where: str | None = None,
+    by: str | Iterable[str] = (),
+    *,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """List the selection bias of every expert, and what it does to its load.
 
@@ -110,6 +119,7 @@ def expert_bias(
         store: The store.
         where: As in `bias_audit`.
         by: As in `bias_audit`.
+        engine: As in `bias_audit`.
 
     Returns:
         A row per group, layer and expert: ``group`` of the expert; its ``bias``; ``n`` times chosen
@@ -121,7 +131,7 @@ def expert_bias(
         ConfigError: A predicate is wrong.
         StoreError: As `bias_audit`.
     """
-    audit = _audit(store, read(store, where, by))
+    audit = _audit(store, read(store, where, by), engine)
     known_C = audit.unbiased.rows_C == audit.tokens_C
     tables = []
     for c, (key, index) in enumerate(audit.parts):
@@ -177,19 +187,19 @@ class _Audit:
         return own.sort_values("expert")["bias"].to_numpy(np.float64)
 
 
-def _audit(store: Source, selection: Selection) -> _Audit:
-    counts = expert_counts.count(store, selection)
+def _audit(store: Source, selection: Selection, engine: Engine) -> _Audit:
+    counts = expert_counts.count(store, selection, engine)
     experts, run = _experts(store, selection)
     parts = list(counts.groups(selection.by))
     tokens_R = counts.rows["tokens"].to_numpy(np.int64)
     return _Audit(
         selection,
         counts,
-        flips_of(store, selection, counts),
+        flips_of(store, selection, counts, engine),
         parts,
         np.array([tokens_R[index].sum() for _, index in parts]),
         experts,
-        unbiased_load(store, selection, run, len(parts)),
+        unbiased_load(store, selection, run, [key for key, _ in parts], engine),
     )
 
 
@@ -283,18 +293,21 @@ def _known(audit: _Audit, values_C: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(audit.unbiased.rows_C == audit.tokens_C, values_C, np.nan)
 
 
-def _beside_groups(store: Source, audit: _Audit) -> pd.DataFrame:
+def _beside_groups(store: Source, audit: _Audit, engine: Engine) -> pd.DataFrame:
     """How often the limit to groups decides, of all tokens and of those with a bias flip."""
-    selection = audit.selection
-    chosen = chosen_tokens(selection, "bias_flips", "group_flips")
-    found = store.sql(
-        f"""select {selection.listed("layer")}, avg((len(group_flips) > 0)::int) as group_tokens,
-            avg((len(group_flips) > 0)::int) filter (len(bias_flips) > 0) as group_tokens_flipped
-        from {chosen} group by all"""
-    ).df()
-    row_of = rows_by_group(found, selection.keys("layer"))
-    keys = (tuple(None if pd.isna(v) else v for v in key.values()) for key, _ in audit.parts)
+    names = audit.selection.keys("layer")
+    found = rows_by_layers(store, audit.selection, _groups_sql, engine)
+    row_of = rows_by_group(found, names)
+    keys = (values_of(key[name] for name in names) for key, _ in audit.parts)
     return found.iloc[[int(row_of[key][0]) for key in keys]]
+
+
+def _groups_sql(selection: Selection) -> str:
+    chosen = chosen_tokens(selection, "bias_flips", "group_flips")
+    return f"""select {selection.listed("layer")},
+        avg((len(group_flips) > 0)::int) as group_tokens,
+        avg((len(group_flips) > 0)::int) filter (len(bias_flips) > 0) as group_tokens_flipped
+    from {chosen} group by all"""
 
 
 def _expert_sql(selection: Selection) -> str:

@@ -8,18 +8,23 @@ Shape letters: C cells (a group and a layer each), R rows, k experts per token, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ringlens.analysis.selections.expert_counts import chosen_tokens
+from ringlens.analysis.scans.parts import each
+from ringlens.analysis.selections.expert_counts import chosen_tokens, values_of
+from ringlens.analysis.selections.layer_parts import layer_parts
 from ringlens.analysis.selections.selection import Selection, same
 from ringlens.analysis.selections.shuffled import Shuffled
 from ringlens.store.check.verify import BATCH_VALUES, router_of, scores, select
 from ringlens.store.encode.columns import matrix
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -41,9 +46,19 @@ class UnbiasedLoad:
     flips_C: NDArray[np.int64]
     by_group_C: NDArray[np.int64]
 
+    @classmethod
+    def zeros(cls, cells: int, experts: int) -> UnbiasedLoad:
+        """No rows."""
+        shapes = (cells, (cells, experts), cells, cells)
+        return cls(*(np.zeros(shape, np.int64) for shape in shapes))
+
 
 def unbiased_load(
-    store: Source, selection: Selection, run: dict[str, Any], cells: int
+    store: Source,
+    selection: Selection,
+    run: dict[str, Any],
+    cells: Sequence[dict[str, Any]],
+    engine: Engine = LOCAL,
 ) -> UnbiasedLoad:
     """Choose again from the logits of a selection, with a bias of zero.
 
@@ -51,15 +66,34 @@ def unbiased_load(
         store: The store; of a shuffled one the logits are not those of the choices, and not read.
         selection: The tokens.
         run: A row of ``runs`` with the rule of their routers.
-        cells: Number of groups and layers.
+        cells: Keys of the groups and layers.
+        engine: Scans the store, in this process or on a cluster.
     """
-    experts, chosen = int(run["experts"]), chosen_tokens(selection)
-    found = UnbiasedLoad(
-        *(np.zeros(shape, np.int64) for shape in (cells, (cells, experts), cells, cells))
-    )
+    whole = UnbiasedLoad.zeros(len(cells), int(run["experts"]))
     if isinstance(store, Shuffled) or not store.sql("from router_logits limit 1").fetchall():
-        return found
+        return whole
+    names = selection.keys("layer")
+    place = {values_of(key[name] for name in names): c for c, key in enumerate(cells)}
+    count = partial(_of_layers, run=run)
+    parts = layer_parts(store, selection, engine)
+    for keys, part in each(store, count, parts, engine):
+        at = [place[values_of(key)] for key in keys]
+        whole.rows_C[at] += part.rows_C
+        whole.n_CE[at] += part.n_CE
+        whole.flips_C[at] += part.flips_C
+        whole.by_group_C[at] += part.by_group_C
+    return whole
+
+
+def _of_layers(
+    store: Source, selection: Selection, run: dict[str, Any]
+) -> tuple[list[tuple[Any, ...]], UnbiasedLoad]:
+    """Choose again on the layers of a selection; its groups and layers, and what was chosen."""
+    experts, chosen = int(run["experts"]), chosen_tokens(selection)
     query = f"""with found as (from {chosen}), {selection.cells("found")}"""
+    listed = f"{query} select {selection.listed('layer')} from cells order by cell"
+    keys = list(store.sql(listed).df().itertuples(index=False, name=None))
+    found = UnbiasedLoad.zeros(len(keys), experts)
     rows = store.sql(
         f"""{query} select cell, expert_ids, logits from found
         join cells on {same(selection.keys("layer"), "found", "cells")}
@@ -68,7 +102,7 @@ def unbiased_load(
     )
     for batch in rows.to_arrow_reader(max(1, BATCH_VALUES // experts)):
         _add(found, pa.Table.from_batches([batch]), run)
-    return found
+    return keys, found
 
 
 def _add(found: UnbiasedLoad, rows: pa.Table, run: dict[str, Any]) -> None:

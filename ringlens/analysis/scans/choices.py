@@ -58,7 +58,12 @@ def blocks(
 ) -> list[tuple[int, ...]]:
     """Divide layers into blocks whose choices are held at once; on a cluster, into shares."""
     most = max(1, BYTES // (tokens * shape.k * shape.dtype.itemsize))
-    size = most if engine is LOCAL else min(most, _SHARE)
+    return shares(layers, most if engine is LOCAL else min(most, _SHARE))
+
+
+def shares(layers: Sequence[int], size: int | None = None) -> list[tuple[int, ...]]:
+    """Divide layers into shares of a size, or of what a worker of a cluster counts at a time."""
+    size = size or _SHARE
     return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
 
 

@@ -128,7 +128,9 @@ def weights_of(
     return weight_RE
 
 
-def flips_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDArray[np.int64]:
+def flips_of(
+    store: Source, selection: Selection, counts: ExpertCounts, engine: Engine = LOCAL
+) -> NDArray[np.int64]:
     """Count how often each expert was chosen only because of its bias, beside its counts, [R, E].
 
     Rows of imported runs, which know no causes, count as none.
@@ -140,13 +142,11 @@ def flips_of(store: Source, selection: Selection, counts: ExpertCounts) -> NDArr
             select {names}, expert - 1 as expert, sum(bias_flips[expert])::bigint as n
             from (select *, unnest(range(1, len(n) + 1)) as expert from {_sums(selection)})
             where bias_flips[expert] > 0 group by all"""
+        found = store.sql(query).to_arrow_table()
     else:
-        query = f"""
-            select {names}, expert, count(*) as n from (
-                select {names}, unnest(bias_flips) as expert
-                from {chosen_tokens(selection, "bias_flips")}) group by all"""
-    found = store.sql(query).to_arrow_table().to_pandas()
-    _place(flips_RE, counts.rows[keys], found, "n")
+        scan = partial(_flips, selection=selection)
+        found = pa.concat_tables(each(store, scan, by_traces(store, engine), engine))
+    _place(flips_RE, counts.rows[keys], found.to_pandas(), "n")
     return flips_RE
 
 
@@ -217,6 +217,16 @@ def _weights(store: Source, traces: Traces, selection: Selection) -> pa.Table:
     return store.sql(query).to_arrow_table()
 
 
+def _flips(store: Source, traces: Traces, selection: Selection) -> pa.Table:
+    """Choices of some traces that the bias made."""
+    names = selection.listed("layer", "trace_id")
+    query = f"""
+        select {names}, expert, count(*) as n from (
+            select {names}, unnest(bias_flips) as expert
+            from {chosen_tokens(selection.part(traces), "bias_flips")}) group by all"""
+    return store.sql(query).to_arrow_table()
+
+
 # Tokens of a trace without roles have none, and its sums are those by phase.
 _KEPT = {
     "usage_traces": "select *, null::varchar as role from usage_traces",
@@ -276,8 +286,10 @@ def chosen_tokens(selection: Selection, *columns: str) -> str:
     """
     reasons = "".join(f", routing.{name}" for name in columns or ("expert_ids",))
     routing, tokens = "routing", f"({selection.where}\n)"
+    scanned = [each for each in (selection.of_traces, selection.of_layers) if each != "true"]
+    if scanned:
+        routing = f"(from routing where {' and '.join(scanned)}) as routing"
     if selection.traces is not None:
-        routing = f"(from routing where {selection.of_traces}) as routing"
         tokens = f"{tokens} and {selection.of_traces}"
     return (
         f"(select {selection.listed('trace_id', 'pos', prefix='asked.')}, layer{reasons} "

@@ -89,7 +89,7 @@ on {same(selection.by, "asked", "numbered")}"""
     select trace_id, pos{names} from token_context where ({selection.where}\n))
 select asked.*, {number} from asked {join} order by asked.trace_id, asked.pos"""
     ).to_arrow_table()
-    return GroupedTokens(Tokens.of(table), groups, table[_GROUP].to_numpy(), table)
+    return GroupedTokens(Tokens.of(table), groups, table[_GROUP].to_numpy().astype(np.int64), table)
 
 
 def groups_of(store: Source, selection: Selection) -> pd.DataFrame:
@@ -120,7 +120,7 @@ def by_layers(
     """
     query = f"select count(*) from token_context where ({selection.where}\n)"
     ((tokens,),) = store.sql(query).fetchall()
-    layers = layers_of(store, selection.where)
+    layers = selection.layers or layers_of(store, selection.where)
     parts = each(store, function, blocks(layers, tokens, shape, engine), engine)
     return [found for part in parts for found in part]
 
@@ -135,3 +135,13 @@ def on_layers(
         at_R = np.flatnonzero(there_N)
         if len(at_R):
             yield OnLayer(layer, ids_kR, at_R, grouped.group_N[at_R])
+
+
+def loads(
+    ids_kR: NDArray[np.unsignedinteger], group_R: NDArray[np.int64], groups: int, experts: int
+) -> NDArray[np.int64]:
+    """Count how often each expert was chosen, [G, E]."""
+    n_GE = np.zeros(groups * experts, np.int64)
+    for ids_R in ids_kR:
+        n_GE += np.bincount(group_R * experts + ids_R, minlength=len(n_GE))
+    return n_GE.reshape(groups, experts)

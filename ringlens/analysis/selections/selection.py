@@ -43,12 +43,14 @@ class Selection:
         by: Columns of `token_context` that the result has a row for each value of.
         sums: Table of the sums that answer it; "" if it needs a scan.
         traces: First and last id of the traces that are scanned; None for all.
+        layers: Layers that are scanned; None for all.
     """
 
     where: str
     by: tuple[str, ...]
     sums: str
     traces: tuple[int, int] | None = None
+    layers: tuple[int, ...] | None = None
 
     def keys(self, *further: str) -> list[str]:
         """Grouping columns and further ones, each once."""
@@ -77,6 +79,12 @@ class Selection:
     def of_traces(self) -> str:
         """Predicate of the traces that are scanned, for any table that has a trace."""
         return "true" if self.traces is None else "trace_id between {} and {}".format(*self.traces)
+
+    @property
+    def of_layers(self) -> str:
+        """Predicate of the layers that are scanned, for any table that has a layer."""
+        listed = "" if self.layers is None else ", ".join(map(str, self.layers))
+        return f"layer in ({listed})" if listed else "true"
 
     @property
     def partition(self) -> str:

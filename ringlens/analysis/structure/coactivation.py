@@ -19,6 +19,7 @@ from ringlens.analysis.selections.grouped_choices import (
     by_layers,
     grouped_tokens,
     groups_of,
+    loads,
     on_layers,
 )
 from ringlens.analysis.selections.selection import Selection, read, traces_of
@@ -26,7 +27,6 @@ from ringlens.analysis.selections.shuffled import refuse_shuffled
 from ringlens.analysis.structure.pair_counts import (
     LayerPairs,
     following,
-    loads,
     refuse_many,
     table,
     together,

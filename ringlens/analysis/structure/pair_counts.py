@@ -77,14 +77,6 @@ def following(
     return _counted(ids_kR, next_kR, ranks, group_R, groups, experts)
 
 
-def loads(ids_kR: Ids, group_R: NDArray[np.int64], groups: int, experts: int) -> NDArray[np.int64]:
-    """Count how often each expert was chosen, [G, E]."""
-    n_GE = np.zeros(groups * experts, np.int64)
-    for ids_R in ids_kR:
-        n_GE += np.bincount(group_R * experts + ids_R, minlength=len(n_GE))
-    return n_GE.reshape(groups, experts)
-
-
 def table(
     found: Sequence[LayerPairs], groups: pd.DataFrame, other: str, selection: Selection
 ) -> pd.DataFrame:
