@@ -1,5 +1,7 @@
 """The SQL that a table of differences carries, run on its store: the same numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,3 +96,18 @@ def test_words(store):
     both = [each.sort_values(keys, ignore_index=True) for each in (frame, found[frame.columns])]
     pd.testing.assert_frame_equal(*both, check_dtype=False)
     assert (frame["share"].diff().dropna() <= 0).all()
+
+
+def test_agreement(tmp_path):
+    """Two routings of the same tokens."""
+    run = random_run(experts=16, groups=4, groups_kept=2, k=3, heads=1)
+    first, other = (random_trace(run, 60, seed=seed, heads=None) for seed in (0, 1))
+    with StoreWriter(tmp_path) as writer:
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [first])
+        writer.commit(run_id, [replace(other, tokens=first.tokens, text=first.text)])
+    with Store(tmp_path) as store:
+        frame = analysis.agreement(store, store)
+        found = store.sql(frame.attrs["sql"]).df()
+    pd.testing.assert_frame_equal(frame, found, check_dtype=False, rtol=1e-6)
+    assert frame["weight_error"].min() > 0 and 0 < frame["mismatch"].min() < 1

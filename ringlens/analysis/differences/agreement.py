@@ -12,9 +12,11 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.analysis.scans.parts import each_of
 from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
 from ringlens.store.encode.columns import matrix
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -40,7 +42,7 @@ class _Routing(NamedTuple):
 
 
 @refuse_unknown
-def agreement(store: Source, other: Source) -> pd.DataFrame:
+def agreement(store: Source, other: Source, *, engine: Engine = LOCAL) -> pd.DataFrame:
     """Compare the routing of the same tokens in two captures, layer by layer.
 
     Traces of the second that replay those of the first are paired with these if their token ids are
@@ -50,6 +52,7 @@ def agreement(store: Source, other: Source) -> pd.DataFrame:
     Args:
         store: The first capture, a.
         other: The second one, b; may be the same store, where it holds a run and its replay.
+        engine: Scans both, in this process or on a cluster.
 
     Returns:
         A row per layer: ``tokens`` compared; ``mismatch``, the mean of 1 − |A ∩ B| / k (R3, arXiv
@@ -59,21 +62,26 @@ def agreement(store: Source, other: Source) -> pd.DataFrame:
         capture was imported. ``attrs`` holds ``traces`` and ``unpaired`` (traces of a and b without
         a partner); ``any_layer``, the share of tokens that differ on at least one layer; and
         ``logprob_error`` and ``logprob_error_differ``, the mean absolute difference of their
-        log-probabilities, of all tokens and of those.
+        log-probabilities, of all tokens and of those; and ``sql``, which gives all columns where
+        both captures lie in one store, else None.
 
     Raises:
         StoreError: No trace of one is a capture of the same tokens as one of the other.
     """
     pairs, unpaired = paired(store, other)
-    rows, tokens = zip(*(_compared(store, other, pair) for pair in pairs), strict=True)
-    of_layer = pd.concat(rows, ignore_index=True)
-    of_token = pd.concat(tokens, ignore_index=True)
-    frame = of_layer.groupby("layer", as_index=False).agg(
-        tokens=("mismatch", "size"),
-        mismatch=("mismatch", "mean"),
-        tokens_differ=("differs", "mean"),
-        order_differs=("order_differs", "mean"),
-        weight_error=("weight_error", "max"),
+    found = each_of((store, other), _compared, pairs, engine)
+    rows, of_token = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+    sums = rows.groupby("layer", as_index=False).sum()
+    tokens, known = sums["tokens"], sums["known"].where(sums["known"] > 0)
+    frame = pd.DataFrame(
+        {
+            "layer": sums["layer"],
+            "tokens": tokens,
+            "mismatch": sums["missing"] / sums["choices"],
+            "tokens_differ": sums["differs"] / tokens,
+            "order_differs": sums["order_differs"] / known,
+            "weight_error": rows.groupby("layer")["weight_error"].max().to_numpy(),
+        }
     )
     frame.attrs |= {
         "traces": len(pairs),
@@ -81,6 +89,7 @@ def agreement(store: Source, other: Source) -> pd.DataFrame:
         "any_layer": float(of_token["differs"].mean()),
         "logprob_error": float(of_token["logprob_error"].mean()),
         "logprob_error_differ": float(of_token["logprob_error"][of_token["differs"]].mean()),
+        "sql": _sql(pairs) if store.address == other.address else None,
     }
     return frame
 
@@ -137,7 +146,7 @@ def _by_tokens(ids_a: dict[int, str], ids_b: dict[int, str], *, same: bool) -> l
 
 
 def _compared(store: Source, other: Source, pair: Pair) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare one trace, by layer and token, and by token."""
+    """Compare one trace: sums by layer, and what is known of each token."""
     a, b = _routing(store, pair.a), _routing(other, pair.b)
     key_a, key_b = (r.layer_R * 2**32 + r.pos_R for r in (a, b))
     key_R, in_a, in_b = np.intersect1d(key_a, key_b, assume_unique=True, return_indices=True)
@@ -147,27 +156,55 @@ def _compared(store: Source, other: Source, pair: Pair) -> tuple[pd.DataFrame, p
             f"a has {a_Rk.shape[1]} experts per token and b {b_Rk.shape[1]}; compare captures of "
             "one model."
         )
-    both_Rkk = a_Rk[:, :, None] == b_Rk[:, None, :]
-    common_R = both_Rkk.any(axis=2).sum(axis=1)
-    error_Rkk = np.abs(a.weight_Rk[in_a][:, :, None] - b.weight_Rk[in_b][:, None, :])
-    known_R = ~np.isnan(error_Rkk).any(axis=(1, 2))
+    a_w, b_w = a.weight_Rk[in_a], b.weight_Rk[in_b]
+    common_R = np.zeros(len(key_R), np.int64)
+    error_R = np.zeros(len(key_R))
+    for i in range(a_Rk.shape[1]):  # a table of k × k experts would be k times the memory
+        for j in range(b_Rk.shape[1]):
+            both_R = a_Rk[:, i] == b_Rk[:, j]
+            common_R += both_R
+            np.maximum(error_R, np.abs(a_w[:, i] - b_w[:, j]), out=error_R, where=both_R)
+    known_R = ~(np.isnan(a_w).any(axis=1) | np.isnan(b_w).any(axis=1))
     differs_R = common_R < a_Rk.shape[1]
     order_R = ~differs_R & (a_Rk != b_Rk).any(axis=1)
     layers = pd.DataFrame(
         {
             "layer": key_R >> 32,
-            "mismatch": 1 - common_R / a_Rk.shape[1],
+            "tokens": 1,
+            "missing": a_Rk.shape[1] - common_R,
             "differs": differs_R,
-            "order_differs": np.where(known_R, order_R, np.nan),
-            "weight_error": np.where(
-                known_R, np.where(both_Rkk, error_Rkk, 0).max(axis=(1, 2), initial=0), np.nan
-            ),
+            "order_differs": order_R & known_R,
+            "known": known_R,
+            "weight_error": np.where(known_R, error_R, np.nan),
         }
-    )
+    ).groupby("layer", as_index=False)
+    sums = layers[["tokens", "missing", "differs", "order_differs", "known"]].sum()
+    sums["weight_error"] = layers["weight_error"].max()["weight_error"]
+    sums["choices"] = a_Rk.shape[1] * sums["tokens"]
     by_pos = pd.Series(differs_R).groupby(key_R & (2**32 - 1)).any()
     error = _logprobs(other, pair.b).sub(_logprobs(store, pair.a)).abs()
     tokens = pd.DataFrame({"differs": by_pos, "logprob_error": error.reindex(by_pos.index)})
-    return layers, tokens
+    return sums, tokens
+
+
+def _sql(pairs: list[Pair]) -> str:
+    """SQL of the table, for captures in one store."""
+    listed = ", ".join(f"({a}, {b})" for a, b in pairs)
+    return f"""with pairs(a, b) as (values {listed}),
+compared as (
+    select a.layer, a.expert_ids as ids_a, b.expert_ids as ids_b, a.weights as weights_a,
+           b.weights as weights_b, len(list_intersect(ids_a, ids_b)) as common, len(ids_a) as k,
+           common < k as differs,
+           a.weights is not null and b.weights is not null as known
+    from pairs join routing as a on a.trace_id = pairs.a
+    join routing as b on b.trace_id = pairs.b and b.layer = a.layer and b.pos = a.pos)
+select layer, count(*) as tokens, sum(k - common) / sum(k) as mismatch,
+       avg(differs::int) as tokens_differ,
+       avg((not differs and ids_a <> ids_b)::int) filter (known) as order_differs,
+       max(list_max(list_transform(list_intersect(ids_a, ids_b), lambda expert: abs(
+           weights_a[list_position(ids_a, expert)]
+           - weights_b[list_position(ids_b, expert)])))) filter (known) as weight_error
+from compared group by layer order by layer"""
 
 
 def _routing(store: Source, trace_id: int) -> _Routing:

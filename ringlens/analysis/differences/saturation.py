@@ -1,13 +1,14 @@
 """Router saturation: when, in training, the routers settle on the experts that they end with.
 
-Shape letters: P pairs of traces, R rows (a token on a layer), X rows of a table of pairs, k experts
-per token, E experts, B draws.
+Shape letters: P pairs of traces, N tokens, R tokens with choices on a layer, X groups of pairs, k
+experts per token, E experts, B draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,23 +16,23 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.analysis.scans.choices import Choices, Shape, Tokens, blocks, layers_of
+from ringlens.analysis.scans.parts import each_of
 from ringlens.analysis.selections.expert_counts import chosen_tokens, router_shape
 from ringlens.analysis.selections.frame import described
+from ringlens.analysis.selections.grouped_choices import grouped_tokens, loads
 from ringlens.analysis.selections.selection import Selection, read
 from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, intervals
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError, StoreError
-from ringlens.store.encode.columns import matrix
+from ringlens.store.maintain.engine import LOCAL, Engine
 from ringlens.store.schema.views import literal
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
-_ROWS = 600_000
-"""Rows of a checkpoint that are compared at a time; a trace that has more is compared whole."""
-
 _POS = 2**32
-_LAYER = 2**12
+"""Beyond every position."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def saturation(
     *,
     draws: int = DRAWS,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Measure how much of the last checkpoint's routing earlier ones have.
 
@@ -78,6 +80,7 @@ def saturation(
         by: Columns of its `token_context` to group by; the phase is added where nothing names it.
         draws: Resamples of traces for the intervals; 0 for no intervals.
         seed: Seed of the resampling.
+        engine: Scans the stores, in this process or on a cluster.
 
     Returns:
         A row per checkpoint but the last, group and layer: ``tokens`` compared; ``saturation``, the
@@ -102,7 +105,7 @@ def saturation(
     tables, queries, unpaired, traces = [], [], {}, 0
     for checkpoint in earlier:
         pairs, unpaired[checkpoint.name] = _paired(checkpoint, last, selection)
-        counted = _counted(checkpoint, last, selection, pairs, shape)
+        counted = _counted(checkpoint, last, selection, pairs, shape, engine)
         traces = max(traces, len(pairs))
         tables.append(_table(checkpoint.name, counted, selection, rng, draws))
         queries.append(_sql(checkpoint, selection, counted))
@@ -194,8 +197,9 @@ def _counted(
     selection: Selection,
     pairs: Sequence[_Pair],
     shape: tuple[int, int],
+    engine: Engine,
 ) -> _Counted:
-    """Compare the choices of a checkpoint with those of the last, some traces at a time."""
+    """Compare the choices of a checkpoint with those of the last, some layers at a time."""
     other_shape = router_shape(checkpoint.store, Selection(checkpoint.where or "true", (), ""))
     if other_shape != shape:
         raise StoreError(
@@ -203,64 +207,78 @@ def _counted(
             f"experts, and {last.name!r:.60} {shape[1]} of {shape[0]}; compare checkpoints of one "
             "model."
         )
-    found = [
-        _compared(checkpoint.store, last.store, selection, part, shape[0])
-        for part in _parts(last.store, pairs)
-    ]
-    rows = pd.concat([each.rows for each in found], ignore_index=True)
-    if rows.empty:
+    common_P = _common(checkpoint.store, last.store, pairs)
+    texts = _Texts(np.array(pairs, np.int64), common_P)
+    count = partial(_compared, selection=selection, texts=texts, shape=Shape(*shape))
+    query = f"select count(*) from token_context where ({selection.where}\n)"
+    ((tokens,),) = last.store.sql(query).fetchall()
+    layers = layers_of(last.store, selection.where)
+    # The choices of both are held.
+    parts = blocks(layers, 2 * tokens, Shape(*shape), engine)
+    found = each_of((checkpoint.store, last.store), count, parts, engine)
+    units = [unit for part in found for unit in part]
+    if not units:
         raise StoreError(
             f"no token that is selected has equal tokens before it and routing in both "
             f"{checkpoint.name!r:.60} and {last.name!r:.60}; replay the same texts with both."
         )
-    common = {pair: end for each in found for pair, end in each.common.items()}
-    return _Counted(rows, np.concatenate([each.chance_X for each in found]), common)
+    rows, chance = zip(*units, strict=True)
+    common = dict(zip(pairs, common_P.tolist(), strict=True))
+    return _Counted(pd.concat(rows, ignore_index=True), np.concatenate(chance), common)
 
 
-def _parts(store: Source, pairs: Sequence[_Pair]) -> Iterator[list[_Pair]]:
-    """Pairs, as many at a time as have about `_ROWS` rows."""
-    query = "select trace_id, count(*) from routing group by trace_id"
-    rows = dict(store.sql(query).fetchall())
-    part: list[_Pair] = []
-    held = 0
-    for pair in pairs:
-        if part and held + rows.get(pair.last, 0) > _ROWS:
-            yield part
-            part, held = [], 0
-        part.append(pair)
-        held += rows.get(pair.last, 0)
-    yield part
+class _Texts(NamedTuple):
+    """Pairs of traces, and how far their tokens are equal.
+
+    Attributes:
+        pair_P2: Ids of the earlier trace and the last one.
+        common_P: Positions before which their tokens are equal.
+    """
+
+    pair_P2: NDArray[np.int64]
+    common_P: NDArray[np.int64]
 
 
 def _compared(
-    store: Source, last: Source, selection: Selection, pairs: Sequence[_Pair], experts: int
-) -> _Counted:
-    """Compare the choices of some pairs of traces."""
-    ids_a, ids_b = (", ".join(str(pair[side]) for pair in pairs) for side in (0, 1))
-    common_P = _common(store, last, pairs)
-    narrowed = replace(selection, where=f"({selection.where}\n) and trace_id in ({ids_b})")
-    b = last.sql(f"from {chosen_tokens(narrowed)}").to_arrow_table()
-    query = f"select trace_id, layer, pos, expert_ids from routing where trace_id in ({ids_a})"
-    a = store.sql(query).to_arrow_table()
-    key_a, _ = _keys(a, [pair.earlier for pair in pairs])
-    key_b, pair_b = _keys(b, [pair.last for pair in pairs])
-    own_b = np.flatnonzero(b["pos"].to_numpy() < common_P[pair_b])
-    _, in_a, in_b = np.intersect1d(key_a, key_b[own_b], assume_unique=True, return_indices=True)
-    in_b = own_b[in_b]
-    names = selection.keys("layer")
-    units = b.select(names).take(pa.array(in_b)).to_pandas().assign(pair=pair_b[in_b])
-    grouped = units.groupby([*names, "pair"], dropna=False, sort=True)
-    unit_R = grouped.ngroup().to_numpy()
-    a_Rk, b_Rk = matrix(a["expert_ids"])[in_a], matrix(b["expert_ids"])[in_b]
-    X = grouped.ngroups
-    tokens_X = np.bincount(unit_R, minlength=X)
-    rows = grouped.size().rename("tokens").reset_index()
-    rows["pair"] = [pairs[p].last for p in rows["pair"]]
-    rows["overlap"] = np.bincount(unit_R, _overlaps(a_Rk, b_Rk), minlength=X)
-    a_XE, b_XE = (_loads(unit_R, each_Rk, X, experts) for each_Rk in (a_Rk, b_Rk))
-    k = max(1, a_Rk.shape[1])
-    chance_X = (a_XE * b_XE).sum(axis=1) / np.maximum(tokens_X, 1) / k
-    return _Counted(rows, chance_X, dict(zip(pairs, common_P.tolist(), strict=True)))
+    store: Source,
+    last: Source,
+    layers: tuple[int, ...],
+    *,
+    selection: Selection,
+    texts: _Texts,
+    shape: Shape,
+) -> list[tuple[pd.DataFrame, NDArray[np.float64]]]:
+    """Compare the choices on some layers: rows of `_Counted`, and their chance."""
+    listed = ", ".join(map(str, texts.pair_P2[:, 1]))
+    narrowed = replace(selection, where=f"({selection.where}\n) and trace_id in ({listed})")
+    grouped = grouped_tokens(last, narrowed)
+    trace_N, pos_N = (grouped.table[name].to_numpy() for name in ("trace_id", "pos"))
+    pair_N = pd.Index(texts.pair_P2[:, 1]).get_indexer(trace_N)
+    ours_N = texts.pair_P2[pair_N, 0]
+    order_N = np.lexsort((pos_N, ours_N))
+    ours = Tokens.of(pa.table({"trace_id": ours_N[order_N], "pos": pos_N[order_N]}))
+    place_N = np.empty_like(order_N)
+    place_N[order_N] = np.arange(len(order_N))
+    a, b = (Choices.read(*each, layers, shape) for each in ((store, ours), (last, grouped.tokens)))
+    P, E = len(texts.pair_P2), shape.experts
+    found = []
+    for place, layer in enumerate(layers):
+        both_N = a.there_LN[place, place_N] & b.there_LN[place] & (pos_N < texts.common_P[pair_N])
+        if not both_N.any():
+            continue
+        a_kR = np.ascontiguousarray(a.ids_LNk[place, place_N[both_N]].T)
+        b_kR = np.ascontiguousarray(b.ids_LNk[place, both_N].T)
+        units, unit_R = np.unique(grouped.group_N[both_N] * P + pair_N[both_N], return_inverse=True)
+        X = len(units)
+        tokens_X = np.bincount(unit_R, minlength=X)
+        shared_X = np.bincount(unit_R, _shared(a_kR, b_kR), minlength=X)
+        rows = grouped.groups.iloc[units // P].reset_index(drop=True)
+        rows["layer"], rows["tokens"] = np.uint16(layer), tokens_X
+        rows["pair"], rows["overlap"] = texts.pair_P2[units % P, 1], shared_X / shape.k
+        loads_a, loads_b = (loads(each_kR, unit_R, X, E) for each_kR in (a_kR, b_kR))
+        chance_X = (loads_a * loads_b).sum(axis=1) / tokens_X / shape.k
+        found.append((rows, chance_X))
+    return found
 
 
 def _common(store: Source, last: Source, pairs: Sequence[_Pair]) -> NDArray[np.int64]:
@@ -279,28 +297,15 @@ def _common(store: Source, last: Source, pairs: Sequence[_Pair]) -> NDArray[np.i
     return common_P
 
 
-def _keys(table: pa.Table, traces: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pair, layer and position of each row as one number, and the place of its pair."""
-    pair_R = pd.Index(traces).get_indexer(table["trace_id"].to_numpy()).astype(np.int64)
-    layer_R = table["layer"].to_numpy().astype(np.int64)
-    return (pair_R * _LAYER + layer_R) * _POS + table["pos"].to_numpy(), pair_R
-
-
-def _overlaps(a_Rk: NDArray, b_Rk: NDArray) -> NDArray[np.float64]:
-    """|A ∩ B| / k of each row, [R]."""
-    shared_R = np.zeros(len(a_Rk))
-    for rank in range(a_Rk.shape[1]):  # a table of k × k comparisons would be k times the memory
-        shared_R += (b_Rk == a_Rk[:, rank : rank + 1]).any(axis=1)
-    return shared_R / max(1, a_Rk.shape[1])
-
-
-def _loads(
-    unit_R: NDArray[np.int64], ids_Rk: NDArray, units: int, experts: int
-) -> NDArray[np.float64]:
-    """How often each expert was chosen in each group, layer and pair, [X, E]."""
-    place_Rk = unit_R[:, None] * experts + ids_Rk.astype(np.int64)
-    found = np.bincount(place_Rk.ravel(), minlength=units * experts)
-    return found.reshape(units, experts).astype(np.float64)
+def _shared(
+    a_kR: NDArray[np.unsignedinteger], b_kR: NDArray[np.unsignedinteger]
+) -> NDArray[np.uint16]:
+    """|A ∩ B| of each token, [R]: the experts of a token are distinct."""
+    shared_R = np.zeros(a_kR.shape[1], np.uint16)
+    for a_R in a_kR:  # rows of equal rank are compared many at a time, and nothing of k × k is held
+        for b_R in b_kR:
+            shared_R += a_R == b_R
+    return shared_R
 
 
 def _table(

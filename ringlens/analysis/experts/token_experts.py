@@ -130,7 +130,8 @@ def _table(store: Source, selection: Selection, found: list[_Words]) -> pd.DataF
     words = store.sql(f"{_words_sql(selection)} order by {selection.listed('token_id')}").df()
     sizes = [len(each.n_X) for each in found]
     layer_X = np.repeat(np.array([each.layer for each in found], np.uint16), sizes)
-    nothing = _Words(0, *(np.zeros(0, np.int64) for _ in range(5)))
+    none = np.zeros(0, np.int64)
+    nothing = _Words(0, none, none, none, none, np.zeros(0))
     _, *columns = zip(nothing, *found, strict=True)
     word_X, expert_X, times_X, n_X, lift_X = (np.concatenate(parts) for parts in columns)
     share_X = n_X / times_X

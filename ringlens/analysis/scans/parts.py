@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store.maintain.engine import LOCAL, Engine
@@ -44,14 +45,27 @@ def each(
         ConfigError: A cluster is asked for what is no store, such as a shuffled one.
         StoreError: The store has changed since the parts were made.
     """
+    return each_of((store,), function, parts, engine)
+
+
+def each_of(
+    stores: Sequence[Source],
+    function: Callable[..., R],
+    parts: Sequence[S],
+    engine: Engine = LOCAL,
+) -> list[R]:
+    """Apply a function to several stores and each part, as `each` does to one."""
     if engine is LOCAL:
-        return [function(store, part) for part in parts]
-    if not isinstance(store, Store):
-        raise ConfigError(
-            f"engine = {type(engine).__name__}: only a Store can be opened on other machines, and "
-            f"this is a {type(store).__name__}; leave the engine out."
-        )
-    task = _Task(store.address, store.verify, store.definitions().sequence, function)
+        return [function(*stores, part) for part in parts]
+    opened = []
+    for store in stores:
+        if not isinstance(store, Store):
+            raise ConfigError(
+                f"engine = {type(engine).__name__}: only a Store can be opened on other machines, "
+                f"and this is a {type(store).__name__}; leave the engine out."
+            )
+        opened.append(_Address(store.address, store.verify, store.definitions().sequence))
+    task: _Task[S, R] = _Task(tuple(opened), function)
     found = dict(engine.map(task, list(enumerate(parts))))
     return [found[place] for place in range(len(parts))]
 
@@ -75,21 +89,34 @@ def by_traces(store: Source, engine: Engine = LOCAL) -> list[Traces]:
     return list(zip(firsts, [*lasts, ALL[1]], strict=True))
 
 
-@dataclass(frozen=True)
-class _Task(Generic[S, R]):
-    """Counts one part, on any machine."""
+class _Address(NamedTuple):
+    """A store as it was when parts were made."""
 
     address: str
     verify: bool | None
     sequence: int
-    function: Callable[[Source, S], R]
+
+    def open(self) -> Store:
+        """Open it, if it is still the same."""
+        store = Store(self.address, verify=self.verify)
+        if store.definitions().sequence != self.sequence:
+            store.close()
+            raise StoreError(
+                f"{self.address} has changed while it was counted: ask again, or wait until "
+                "what writes to it is done."
+            )
+        return store
+
+
+@dataclass(frozen=True)
+class _Task(Generic[S, R]):
+    """Counts one part, on any machine."""
+
+    stores: tuple[_Address, ...]
+    function: Callable[..., R]
 
     def __call__(self, part: tuple[int, S]) -> tuple[int, R]:
         place, which = part
-        with Store(self.address, verify=self.verify) as store:
-            if store.definitions().sequence != self.sequence:
-                raise StoreError(
-                    f"{self.address} has changed while it was counted: ask again, or wait until "
-                    "what writes to it is done."
-                )
-            return place, self.function(store, which)
+        with ExitStack() as stack:
+            stores = [stack.enter_context(each.open()) for each in self.stores]
+            return place, self.function(*stores, which)
