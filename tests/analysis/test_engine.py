@@ -11,6 +11,7 @@ from records import part, random_run, random_trace
 
 from ringlens import analysis
 from ringlens.analysis.scans import choices, parts
+from ringlens.analysis.structure import pair_counts
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store import Store, StoreWriter
 
@@ -164,3 +165,11 @@ def test_pieces_of_a_trace_are_one_part(tmp_path):
     with Store(tmp_path) as store:
         assert parts.by_traces(store, Elsewhere()) == [(0, last - 1), (last, parts.ALL[1])]
         assert parts.by_traces(store) == [parts.ALL]
+
+
+@pytest.mark.parametrize("name", ["coactivation", "transitions"])
+def test_more_pairs_than_memory_should_hold_are_refused(store, name, monkeypatch):
+    monkeypatch.setattr(pair_counts, "MOST", 3_000)
+    getattr(analysis, name)(store, "pos > 1")  # 3 phases, 3 layers and 16² pairs
+    with pytest.raises(ConfigError, match=r"by = \['trace_id', 'phase'\] makes .* at most 3,000"):
+        getattr(analysis, name)(store, "pos > 1", "trace_id")

@@ -111,3 +111,10 @@ def test_agreement(tmp_path):
         found = store.sql(frame.attrs["sql"]).df()
     pd.testing.assert_frame_equal(frame, found, check_dtype=False, rtol=1e-6)
     assert frame["weight_error"].min() > 0 and 0 < frame["mismatch"].min() < 1
+
+
+def test_shift_along_a_trace(store):
+    frame = analysis.shift_along(store, 1, 16)
+    found = store.sql(frame.attrs["sql"]).df()
+    pd.testing.assert_frame_equal(frame, found, check_dtype=False)
+    assert frame["from_previous"].notna().sum() == len(frame) * 3 / 4

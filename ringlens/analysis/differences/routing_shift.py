@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ringlens.analysis.differences.sql import shift_sql
+from ringlens.analysis.differences.sql import along_sql, shift_sql
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.paired_counts import Group, exclusive, scheme_of, shared_groups
 from ringlens.analysis.statistics.bootstrap import intervals
@@ -82,7 +82,8 @@ def shift_along(store: Source, trace_id: int, window: int = 256) -> pd.DataFrame
     Returns:
         A row per layer and window: ``start``, its first position; ``tokens`` in it; and the
         Jensen–Shannon divergences in nats ``from_previous`` window and ``from_first`` (NaN in the
-        first). One trace says nothing of others, so there is no p-value.
+        first). One trace says nothing of others, so there is no p-value. ``attrs["sql"]`` gives the
+        same numbers.
 
     Raises:
         NotInStoreError: There is no such trace, or its routing was not recorded.
@@ -99,7 +100,7 @@ def shift_along(store: Source, trace_id: int, window: int = 256) -> pd.DataFrame
     n_LWE = np.zeros((len(layers), len(windows), int(table["expert"].max()) + 1))
     place = np.searchsorted(layers, table["layer"]), np.searchsorted(windows, table["window"])
     n_LWE[(*place, table["expert"])] = table["n"]
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "layer": np.repeat(layers, len(windows)),
             "start": np.tile(windows * size, len(layers)),
@@ -108,6 +109,8 @@ def shift_along(store: Source, trace_id: int, window: int = 256) -> pd.DataFrame
             "from_first": _against(n_LWE, n_LWE[:, :1]).ravel(),
         }
     )
+    frame.attrs["sql"] = along_sql(number, size)
+    return frame
 
 
 def divergence(n_E: NDArray[np.float64], m_E: NDArray[np.float64]) -> NDArray[np.float64]:

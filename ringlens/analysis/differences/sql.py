@@ -72,6 +72,44 @@ select {listed}, sum(case when p > 0 then p * ln(p / half) else 0 end) / 2
 from shares group by all having sum(p) > 0 and sum(r) > 0"""
 
 
+def along_sql(trace_id: int, window: int) -> str:
+    """SQL of how far the windows of a trace diverge from the one before and from the first."""
+    return f"""with chosen as (
+    select layer, pos // {window} as place, expert, count(*) as n
+    from (select layer, pos, unnest(expert_ids) as expert from routing
+          where trace_id = {trace_id}) group by all),
+windows as (
+    select place, lag(place) over (order by place) as previous,
+           first_value(place) over (order by place) as first, tokens
+    from (select pos // {window} as place, count(distinct pos) as tokens
+          from routing where trace_id = {trace_id} group by all)),
+shares as (
+    select layer, place, expert, n / sum(n) over (partition by layer, place) as share from chosen),
+grid as (
+    select distinct chosen.layer, windows.place, chosen.expert, previous, first, tokens
+    from chosen cross join windows),
+sides as (
+    select grid.*, coalesce(own.share, 0) as p, coalesce(before.share, 0) as r,
+           coalesce(earliest.share, 0) as s
+    from grid left join shares as own using (layer, place, expert)
+    left join shares as before on before.layer = grid.layer and before.expert = grid.expert
+        and before.place = previous
+    left join shares as earliest on earliest.layer = grid.layer
+        and earliest.expert = grid.expert and earliest.place = first)
+select layer, place * {window} as start, any_value(tokens) as tokens,
+       case when any_value(previous) is not null then {_divergence("p", "r")} end as from_previous,
+       case when any_value(previous) is not null then {_divergence("p", "s")} end as from_first
+from sides group by layer, place order by layer, place"""
+
+
+def _divergence(p: str, r: str) -> str:
+    """SQL of the Jensen–Shannon divergence of two columns of shares."""
+    return " + ".join(
+        f"sum(case when {x} > 0 then {x} * ln({x} / (({p} + {r}) / 2)) else 0 end) / 2"
+        for x in (p, r)
+    )
+
+
 def _counts(first: Selection, second: Selection, within: str | None) -> str:
     """SQL, up to a with-clause's last part, of both selections by trace."""
     further = ("token_id",) if within else ()
