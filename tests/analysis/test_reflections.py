@@ -1,8 +1,11 @@
 """The ledger of candidate answers: known stories, and the words that state an answer."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 from thoughts import Thought, opened
 
 from ringlens.analysis.trajectory import reflections, stated_answers
@@ -61,7 +64,9 @@ def test_thoughts_that_mend_themselves_gain(tmp_path):
 
 
 def test_the_finder_can_be_replaced(store):
-    frame = reflections(store, "trace_id = 1", candidates=lambda text: ["2*3*4"] * ("24" in text))
+    frame = reflections(
+        store, "trace_id = 1", candidates=lambda text, role: ["2*3*4"] * ("24" in text)
+    )
     assert frame["correct"].all() and len(frame) == 3
 
 
@@ -82,6 +87,14 @@ def test_the_finder_can_be_replaced(store):
 )
 def test_what_states_an_answer(text, answers):
     assert stated_answers(text) == answers
+
+
+def test_every_told_answer_of_the_held_out_thoughts_is_found_and_no_other():
+    """The generator says which steps give the answer; the last one is the answer alone."""
+    lines = (ROOT / "ringlens" / "data" / "thoughts.heldout.jsonl").read_text().splitlines()
+    for told in map(json.loads, lines):
+        found = [stated_answers(step["text"], step["role"]) for step in told["steps"][:-1]]
+        assert [answer for answers in found for answer in answers] == [told["answer"]]
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-Finder = Callable[[str], Sequence[str]]
-"""Finds the candidate answers in a step's text, in order."""
+Finder = Callable[[str, str | None], Sequence[str]]
+"""Finds the candidate answers in a step's text, given its role, in order."""
+
+EMISSION = "final_answer_emission"
+"""Role of steps that give the answer, whatever they call it."""
 
 # Braces of a box may hold braces of one level, as \frac{1}{2} has; what is deeper is cut off.
 _BOX = r"\\(?:boxed|fbox)\s*\{(?P<box>(?:[^{}]|\{[^{}]*\}){1,200})\}"
@@ -15,6 +18,9 @@ _STATED = (
     r"(?:is|should be|must be|would be|will be|equals|=|:)\s*:?\s*(?P<stated>[^\n;]{1,200})"
 )
 _CANDIDATE = re.compile(f"{_BOX}|{_STATED}", re.IGNORECASE)
+_EMITTED = re.compile(
+    r"\b(?:the|my|our)\s[\w\s]{1,40}?\s(?:is|equals)\s(.{1,200})", re.I | re.DOTALL
+)
 _CLAUSE = re.compile(
     r"(?:[.!?](?=\s|\Z)|,\s|\s(?:because|since|which|so|but|and|as)\b).*", re.DOTALL
 )
@@ -25,11 +31,12 @@ _NO_ANSWER = re.compile(
 _WRAPPED = re.compile(r"\A[\s*_`$\"'“‘:]+|[\s*_`$\"'”’.,]+\Z")
 
 
-def stated_answers(text: str) -> list[str]:
+def stated_answers(text: str, role: str | None = None) -> list[str]:
     r"""Find what a text boxes, or states after words such as "the answer is".
 
     Args:
         text: Text of a step.
+        role: Its role; a step that gives the answer may call it by another name, as "the path is".
 
     Returns:
         The candidates in order, without marks around them. Of a sentence that only judges an
@@ -44,4 +51,7 @@ def stated_answers(text: str) -> list[str]:
         answer = _WRAPPED.sub("", answer)
         if answer and (box is not None or not _NO_ANSWER.match(answer)):
             found.append(answer)
+    if not found and role == EMISSION and (emitted := _EMITTED.search(text)) is not None:
+        answer = _WRAPPED.sub("", re.sub(r"\.\s*\Z", "", emitted[1]))
+        found += [answer] if answer and not _NO_ANSWER.match(answer) else []
     return found

@@ -37,8 +37,8 @@ def reflections(
         store: The store, cut into steps.
         where: Which tokens, a predicate over `token_context`; thoughts only where it names no
             phase.
-        candidates: Finds the candidates in a step's text; by default what it boxes, or states after
-            words such as "the answer is".
+        candidates: Finds the candidates in a step's text, given its role; by default what it boxes,
+            or states after words such as "the answer is".
         seed: Seed of the permutations, where there are too many to compute all.
 
     Returns:
@@ -100,7 +100,7 @@ def _ledger(trace: dict[str, Any], steps: pd.DataFrame, find: Finder) -> list[di
     found: list[tuple[Any, Any, str, bool | None]] = [
         (row["step"], row["role"], answer, _correct(problem, answer))
         for row in steps.to_dict("records")
-        for answer in find(row["text"])
+        for answer in find(row["text"], row["role"])
     ]
     if trace["answer"] is not None:
         found.append((pd.NA, None, trace["answer"], trace["correct"]))
