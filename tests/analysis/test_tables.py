@@ -282,8 +282,27 @@ def test_runs_with_other_routers_are_not_pooled(tmp_path):
             writer.commit(writer.start_run(run), [random_trace(run, 30, heads=None)])
     with Store(tmp_path) as store:
         with pytest.raises(StoreError, match="different routers"):
-            analysis.expert_load(store)
+            analysis.expert_load(store, "model is not null")
         assert len(analysis.expert_load(store, "model = 'm32' and phase = 'think'")) == 3 * 32
+
+
+def test_runs_of_two_models_are_not_pooled_though_their_routers_are_alike(tmp_path):
+    with StoreWriter(tmp_path) as writer:
+        for model in ("before", "after"):
+            run = random_run(model=model, heads=1)
+            trace = random_trace(run, 30, heads=None)
+            writer.commit(writer.start_run(run), [trace, replace(trace, seed=1)])
+    with Store(tmp_path) as store:
+        for function in (analysis.expert_load, analysis.selection_causes, analysis.coactivation):
+            for where in (None, THINK, "entropy > 0"):
+                with pytest.raises(ConfigError, match="runs of 2 models \\('after', 'before'\\)"):
+                    function(store, where)
+        one = analysis.expert_load(store, f"{THINK} and model = 'before'")
+        both = analysis.expert_load(store, THINK, by="model")
+        assert both[both["model"] == "before"]["n"].tolist() == one["n"].tolist()
+        pooled = analysis.expert_load(store, f"{THINK} and model is not null")
+        assert pooled["n"].sum() == both["n"].sum()
+        analysis.contrast(store, "model = 'before'", "model = 'after'", by="phase")
 
 
 def test_a_trace_and_its_replay_are_not_two_traces(tmp_path):

@@ -8,7 +8,7 @@ other needs a scan of the choices.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -114,8 +114,8 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
 
     Raises:
         ConfigError: The predicate is no predicate, or names a column that does not exist; or it
-            holds replays beside other traces, or runs with interventions beside others, without
-            saying so.
+            holds replays beside other traces, runs of several models, or runs with interventions
+            beside others, without saying so.
     """
     groups = (by,) if isinstance(by, str) else tuple(by)
     known_only(groups, TOKEN_CONTEXT_COLUMNS, "column to group by")
@@ -123,10 +123,7 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
         raise ConfigError(f"by = {groups!r} names a column twice; name it once.")
     predicate = "true" if where is None else check_where(store, where)
     used, nested = columns_used(store, predicate)
-    if not {"mode", "run_id", "trace_id"} & {*used, *groups}:
-        _refuse_twice(store, predicate)
-    if not {"interventions", "run_id", "trace_id"} & {*used, *groups}:
-        _refuse_mixed(store, predicate)
+    _refuse_pooled(store, predicate, {*used, *groups})
     if "phase" not in used and "phase" not in groups:
         groups = (*groups, "phase")
     sums = "" if nested else _sums(store, used | {*groups})
@@ -164,11 +161,29 @@ def traces_of(store: Source, selection: Selection) -> int:
     return int(traces)
 
 
-def _refuse_twice(store: Source, predicate: str) -> None:
+def _refuse_pooled(store: Source, predicate: str, named: set[str]) -> None:
+    """Refuse what is not one model's, or counts tokens twice, where nothing says that it is meant.
+
+    Args:
+        store: The store.
+        predicate: The predicate.
+        named: Columns that the predicate or the grouping names.
+    """
+    if {"run_id", "trace_id"} & named or {*_REFUSED} <= named:
+        return
+    rows = store.sql(
+        "select distinct mode, model, coalesce(interventions, '') as interventions "
+        f"from token_context where ({predicate}\n)"
+    ).fetchall()
+    for at, (column, refuse) in enumerate(_REFUSED.items()):
+        found = sorted({row[at] for row in rows})
+        if column not in named and len(found) > 1:
+            refuse(found)
+
+
+def _refuse_twice(modes: list[str]) -> None:
     """Refuse replays beside live traces: the same tokens would count as two independent traces."""
-    query = f"select distinct mode from token_context where ({predicate}\n) order by mode"
-    modes = [mode for (mode,) in store.sql(query).fetchall()]
-    if "replay" in modes and len(modes) > 1:
+    if "replay" in modes:
         raise ConfigError(
             f"the selection holds replays beside other traces (modes {', '.join(modes)}), so the "
             "same tokens may count twice; add `mode = 'live'` or `mode = 'replay'` to where, or "
@@ -176,17 +191,28 @@ def _refuse_twice(store: Source, predicate: str) -> None:
         )
 
 
-def _refuse_mixed(store: Source, predicate: str) -> None:
-    """Refuse runs with interventions beside others: what they hold is not one model's."""
-    query = (
-        f"select distinct coalesce(interventions, '') from token_context where ({predicate}\n)"
-        " order by 1"
+def _refuse_models(models: list[str]) -> None:
+    """Refuse runs of several models: expert 5 of one is not expert 5 of another."""
+    raise ConfigError(
+        f"the selection holds runs of {len(models)} models ({models[0]!r:.80}, {models[1]!r:.80}), "
+        "whose experts have nothing to do with each other; name one in where, give by='model', or "
+        "add `model is not null` if they are one model under several names."
     )
-    found = [text for (text,) in store.sql(query).fetchall()]
-    if len(found) > 1:
-        acts = next(text for text in found if text)
-        raise ConfigError(
-            f"the selection holds runs under different interventions ({len(found)} kinds, such as "
-            f"{acts!r:.80}), in which different models ran; add `interventions is null` to where "
-            "for the plain ones, name the ones you want, or give by='interventions'."
-        )
+
+
+def _refuse_mixed(found: list[str]) -> None:
+    """Refuse runs with interventions beside others: what they hold is not one model's."""
+    acts = next(text for text in found if text)
+    raise ConfigError(
+        f"the selection holds runs under different interventions ({len(found)} kinds, such as "
+        f"{acts!r:.80}), in which different models ran; add `interventions is null` to where "
+        "for the plain ones, name the ones you want, or give by='interventions'."
+    )
+
+
+_REFUSED: dict[str, Callable[[list[str]], None]] = {
+    "mode": _refuse_twice,
+    "model": _refuse_models,
+    "interventions": _refuse_mixed,
+}
+"""What refuses several values of a column of runs where nothing names it."""
