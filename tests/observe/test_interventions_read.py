@@ -197,6 +197,30 @@ def reordered(model, cache, rows):
         cache.reorder_cache(rows)
 
 
+def test_two_texts_in_turn_are_not_read_as_one(nano):
+    """Each with its own cache: the second would be taken for the first one's beginning."""
+    first, second = (
+        torch.tensor([nano.encode(text)]) for text in ("so wait and see", "nothing of the kind, no")
+    )
+    act, on = rl.Ablate(5, 3, words="wait", reach=9), {"use_cache": True}
+    with nano.intervene(act) as effect:
+        cache = nano.model(first[:, :-1], **on).past_key_values
+        nano.model(first[:, -1:], past_key_values=cache)
+        seen = effect.changes[0].tokens
+        nano.model(second)  # a text of its own, which ends the first
+        for _ in range(2):  # having been refused changes nothing
+            with pytest.raises(ObservationError, match="continues another cache"):
+                nano.model(first[:, -1:], past_key_values=cache)
+        other = nano.model(second[:, :-1], **on).past_key_values
+        with pytest.raises(ObservationError, match="continues another cache"):
+            nano.model(first[:, -1:], past_key_values=cache)
+        nano.model(second[:, -1:], past_key_values=other)
+    assert effect.changes[0].tokens == seen > 1
+    with nano.intervene(rl.Ablate(5, 3, span=(2, 4))):  # positions need no reading
+        caches = [nano.model(ids, **on).past_key_values for ids in (first, second)]
+        nano.model(first[:, -1:], past_key_values=caches[0])
+
+
 def test_what_cannot_be_read_is_refused(nano):
     text = "Make 24 from 4, 6."
     ids = torch.tensor([nano.encode(text)])

@@ -19,6 +19,7 @@ from ringlens.errors import ObservationError
 from ringlens.interventions import Intervention
 from ringlens.interventions.experts import OnRouter
 from ringlens.observe.hooks import RECHOOSE, attach
+from ringlens.observe.interventions.continued import Continued
 from ringlens.observe.interventions.effect import Effect, Numbers
 from ringlens.observe.interventions.reader import Prompts, TextReader
 from ringlens.observe.interventions.resolve import point_of
@@ -197,6 +198,7 @@ class Attached:
         places = [each.place for each in self.interventions]
         reads = any(place.reads_text for place in places)
         self._reader = TextReader(loaded, places) if reads else None
+        self._continued = Continued()
         count = len(rows) if by_row else None
         self._where = Whereabouts(self.interventions, self._rows, count, self._reader)
         numbered = list(enumerate(self.interventions))
@@ -227,6 +229,7 @@ class Attached:
             stack.callback(_ATTACHED.pop, model, None)
             handle = model.register_forward_pre_hook(self._begin, with_kwargs=True)
             stack.callback(handle.remove)
+            stack.callback(model.register_forward_hook(self._end, with_kwargs=True).remove)
             stack.enter_context(reordered(model, self._where.reorder))
             for router in self.routers.values():
                 stack.callback(router.module.register_forward_hook(router.hook).remove)
@@ -261,11 +264,17 @@ class Attached:
         """A batch begins, of which this is known; else phases are read from the text alone."""
         if self._reader is not None:
             self._reader.begin(prompts)
+            self._continued.restart()
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         for router in self.routers.values():
             router.has_run = False
+        if self._reader is not None:
+            self._continued.begin(kwargs)
         self._where.begin(forward_of(args, kwargs))
+
+    def _end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        self._continued.end(kwargs, output)
 
     def _numbers(self) -> Numbers:
         """Read all counts from the device."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from ringlens.errors import ObservationError
 from ringlens.interventions import Intervention
 from ringlens.interventions.place import Place
-from ringlens.model.caching import NEW, OLD
 from ringlens.observe.instruments.transfer import bring
+from ringlens.observe.interventions.continued import cache_given
 
 
 class Reader(Protocol):
@@ -71,19 +71,19 @@ def forward_of(args: tuple, kwargs: Mapping[str, Any]) -> Forward:
         ObservationError: An attention mask that does not say which positions are padding.
     """
     ids = kwargs.get("input_ids", args[0] if args else None)
-    given = ids if ids is not None else kwargs.get("inputs_embeds")
+    tokens = ids if ids is not None else kwargs.get("inputs_embeds")
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-    assert given is not None  # or the model itself refuses
-    cache = kwargs.get(NEW) if kwargs.get(NEW) is not None else kwargs.get(OLD)
+    assert tokens is not None  # or the model itself refuses
+    cache = cache_given(kwargs)
     start = 0 if cache is None else int(cache.get_seq_length())
-    B, T = given.shape[:2]
+    B, T = tokens.shape[:2]
     if mask is not None and (mask.dim() != 2 or mask.shape[1] != start + T):
         raise ObservationError(
             f"the attention mask has shape {tuple(mask.shape)} at a forward of {B} x {T} tokens "
             f"behind {start}; interventions need one of shape [rows, tokens with those before]."
         )
-    valid = None if mask is None else mask.to(given.device).bool()
-    return Forward(ids, (B, T), start, valid, given.device)
+    valid = None if mask is None else mask.to(tokens.device).bool()
+    return Forward(ids, (B, T), start, valid, tokens.device)
 
 
 class Whereabouts:
