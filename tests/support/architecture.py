@@ -86,7 +86,7 @@ def rows(graph):
 
 def ordered(levels, graph):
     """The rows, each in an order in which few arrows cross: by the mean place of neighbours."""
-    ends = [(name, other) for name, others in graph.items() for other in others]
+    ends = [(name, other) for name in sorted(graph) for other in sorted(graph[name])]
     at = {}
     for row, names in enumerate(levels):
         at |= {node: (place, row) for place, node in enumerate(names)}
@@ -201,7 +201,7 @@ def draw():
         f'<rect class="page" width="{WIDTH}" height="{high}"/>',
     ]
     for name in sorted(graph):
-        others = sorted(graph[name], key=lambda other: boxes[other][0])
+        others = sorted(graph[name], key=lambda other: (boxes[other][0], other))
         for at, other in enumerate(others):
             share = (at + 1) / (len(others) + 1)
             parts.append(line(boxes, levels, name, other, share))
