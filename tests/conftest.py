@@ -8,7 +8,7 @@ import pytest
 from browser import browser, served
 from hypothesis import settings
 from paths import TESTS
-from slow_files import SLOW
+from slow_files import EXTRA, SLOW
 
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,7 +30,7 @@ settings.register_profile("ringlens", deadline=None, derandomize="RINGLENS_FUZZ"
 settings.load_profile("ringlens")
 
 FAST = bool(os.environ.get("RINGLENS_FAST"))
-collect_ignore = SLOW if FAST else []
+collect_ignore = [*(SLOW if FAST else ()), *(() if os.environ.get("RINGLENS_EXTRA") else EXTRA)]
 
 
 def pytest_ignore_collect(collection_path):

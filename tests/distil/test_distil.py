@@ -116,6 +116,7 @@ def test_what_was_killed_ends_in_the_same_weights(made, whole):
     assert not (made / "killed.progress").exists()
 
 
+@pytest.mark.extra
 def test_two_processes_learn_what_one_does(made, whole):
     out = made / "shared"
     given = [made / "student", made / "thoughts", out, made / "teacher"]

@@ -1,6 +1,6 @@
-"""Files that RINGLENS_FAST=1 leaves out (`make test-fast`), relative to tests/."""
+"""Files that fast runs leave out, and those that only RINGLENS_EXTRA=1 runs, relative to tests/."""
 
-# The longest first: that is the order in which the whole suite runs them.
+# What RINGLENS_FAST=1 leaves out (`make test-fast`). The longest first: that is the order in which the whole suite runs them.
 _PROGRAMS = """
 test_docs.py test_first_hour.py cli/test_commands.py
 observe/test_session_killed.py store/test_processes.py
@@ -36,3 +36,13 @@ model/test_plan_load.py store/test_head_blocks.py observe/test_interventions_sto
 """
 
 SLOW = f"{_SERVED} {_PROGRAMS} {_MANY_SIZES}".split()
+
+# What they show in more processes, places, sizes or draws, other files show in one.
+EXTRA = """
+observe/test_interventions_parallel.py observe/test_interventions_placed.py
+prune/test_evaluation.py prune/test_merging.py probes/test_ablation.py
+data/test_second.py data/test_reinforce.py data/test_tasks.py
+analysis/test_engine.py analysis/test_role_labels.py
+store/test_remote_processes.py store/test_remote_steps.py store/test_upkeep_kills.py
+store/test_accidents.py
+""".split()
