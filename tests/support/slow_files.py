@@ -38,11 +38,19 @@ model/test_plan_load.py store/test_head_blocks.py observe/test_interventions_sto
 SLOW = f"{_SERVED} {_PROGRAMS} {_MANY_SIZES}".split()
 
 # What they show in more processes, places, sizes or draws, other files show in one.
-EXTRA = """
-observe/test_interventions_parallel.py observe/test_interventions_placed.py
-prune/test_evaluation.py prune/test_merging.py probes/test_ablation.py
-data/test_second.py data/test_reinforce.py data/test_tasks.py
-analysis/test_engine.py analysis/test_role_labels.py
-store/test_remote_processes.py store/test_remote_steps.py store/test_upkeep_kills.py
-store/test_accidents.py
-""".split()
+EXTRA = [
+    "observe/test_interventions_parallel.py",
+    "observe/test_interventions_placed.py",
+    "prune/test_evaluation.py",
+    "prune/test_merging.py",
+    "probes/test_ablation.py",
+    "data/test_second.py",
+    "data/test_reinforce.py",
+    "data/test_tasks.py",
+    "analysis/test_engine.py",
+    "analysis/test_role_labels.py",
+    "store/test_remote_processes.py",
+    "store/test_remote_steps.py",
+    "store/test_upkeep_kills.py",
+    "store/test_accidents.py",
+]
