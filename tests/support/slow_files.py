@@ -1,6 +1,7 @@
 """Files that fast runs leave out, and those that only RINGLENS_EXTRA=1 runs, relative to tests/."""
 
-# What RINGLENS_FAST=1 leaves out (`make test-fast`). The longest first: that is the order in which the whole suite runs them.
+# RINGLENS_FAST=1 (`make test-fast`) leaves these out. The longest first: that is the order in which
+# the whole suite runs them.
 _PROGRAMS = """
 test_docs.py test_first_hour.py cli/test_commands.py
 observe/test_session_killed.py store/test_processes.py
