@@ -54,4 +54,5 @@ EXTRA = [
     "store/test_remote_steps.py",
     "store/test_upkeep_kills.py",
     "store/test_accidents.py",
+    "test_first_hour.py",
 ]
