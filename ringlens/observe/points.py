@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
@@ -169,6 +170,26 @@ def selection_bias(model: PreTrainedModel, layer: int) -> Tensor | None:
     with align_module_device(module):  # offloaded weights are away outside of a forward
         bias_E = family.selection_bias(module)
         return None if bias_E is None else bias_E.detach().float().cpu().clone()
+
+
+def live_selection_bias(model: PreTrainedModel, layer: int) -> Tensor:
+    """A router's selection bias [E] where it is: to fetch it would wait for the device.
+
+    A copy if it is offloaded; zeros where the model's routers have none.
+    """
+    found_E = family_of(model.config).selection_bias(gate(model, layer))
+    if found_E is not None and found_E.is_meta:
+        found_E = selection_bias(model, layer)
+    return torch.zeros(sizes_of(model.config).router.experts) if found_E is None else found_E
+
+
+def router_items(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Where a router's output has its logits, weights and choice."""
+    logits, weights, choice = (
+        location(POINTS[name], config).item or 0
+        for name in ("router_logits", "router_weights", "router_choice")
+    )
+    return logits, weights, choice
 
 
 def router_weight(model: PreTrainedModel, layer: int) -> Tensor:

@@ -19,14 +19,15 @@ from ringlens.model.parallel import owned_layers
 from ringlens.observe.hooks import attach
 from ringlens.observe.instruments.base import Asked, Instrument, Kind, Watched
 from ringlens.observe.instruments.routing import joined
-from ringlens.observe.instruments.transfer import PendingTensors, Tensors
+from ringlens.observe.instruments.sent_layers import SentLayers
+from ringlens.observe.instruments.transfer import Tensors
 from ringlens.observe.instruments.vectors import Held
 from ringlens.observe.points import POINTS, module_at
 
 NAME = "expert_outputs"
 
 
-class ExpertOutputsInstrument:
+class ExpertOutputsInstrument(SentLayers):
     """Watches the experts of some layers.
 
     Args:
@@ -36,15 +37,11 @@ class ExpertOutputsInstrument:
     """
 
     def __init__(self, watched: Watched, present: tuple[int, ...], kept: tuple[int, ...]) -> None:
+        super().__init__()
         self.model, self.present, self.kept = watched.model, present, frozenset(kept)
         self.transfer, self.experts = watched.transfer, watched.loaded.sizes.router.experts
-        self.start = 0
-        self._shape = (0, 0)
         self._stream: dict[int, list[Tensor]] = defaultdict(list)
         self._numbers: dict[int, tuple[Tensor, ...]] = {}
-        self._seen: dict[int, list[Tensor]] = defaultdict(list)
-        self._shapes: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        self._sent: dict[int, PendingTensors] = {}
 
     def attach(self) -> list[Any]:
         """Stand around the modules of experts; returns handles to remove."""
@@ -64,20 +61,6 @@ class ExpertOutputsInstrument:
         ]
         return [Held(attach(self.model, points)), *watches]
 
-    def begin(self, token_ids_BT: Tensor, stop: int) -> None:
-        """A forward over these tokens begins, after which ``stop`` positions are in the cache."""
-        B, T = token_ids_BT.shape
-        if not self._seen and not self._sent:
-            self.start = stop - T
-        self._shape = B, T
-
-    def take(self) -> dict[int, PendingTensors]:
-        """What was seen since the last time, by layer."""
-        for layer in list(self._seen):
-            self._send(layer)
-        sent, self._sent = self._sent, {}
-        return sent
-
     def _see_stream(self, layer: int, seen_BTD: Tensor) -> None:
         self._stream[layer].append(seen_BTD)
 
@@ -88,10 +71,7 @@ class ExpertOutputsInstrument:
     def _see_mixture(self, layer: int, routed_BTD: Tensor) -> None:
         before_BTD, attended_BTD = self._stream.pop(layer)
         turned_BT = contribution(before_BTD + attended_BTD, routed_BTD)
-        self._seen[layer] += (*self._numbers.pop(layer), turned_BT.flatten())
-        self._shapes[layer].append(self._shape)
-        if self._shape[1] > 1:
-            self._send(layer)  # at once: the copy then runs beside the next layers
+        self._see(layer, *self._numbers.pop(layer), turned_BT.flatten())
 
     def _send(self, layer: int) -> None:
         compute = partial(output_fields, self.experts, self._shapes.pop(layer))

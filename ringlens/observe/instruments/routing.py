@@ -6,7 +6,6 @@ a token.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ringlens.model.family import family_of
 from ringlens.model.router_rule import RouterRule
 from ringlens.observe.instruments.base import Asked, Instrument, Kind, TraceRows, Watched
-from ringlens.observe.instruments.transfer import PendingTensors, Tensors
+from ringlens.observe.instruments.sent_layers import SentLayers
+from ringlens.observe.instruments.transfer import Tensors
 from ringlens.observe.kernels.router import (
     RouterRecord,
     contains,
@@ -33,14 +32,13 @@ from ringlens.observe.kernels.router import (
     unrounded_logits,
 )
 from ringlens.observe.kernels.triton_available import triton_installed
-from ringlens.observe.points import POINTS, gate, location, selection_bias
+from ringlens.observe.points import gate, live_selection_bias, router_items
 from ringlens.store.schema.instruments import layers_asked
 from ringlens.store.schema.records import ActedArrays, RoutingArrays
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
-OUTPUTS = ("router_logits", "router_weights", "router_choice")
 FIELDS = (
     "expert_ids",
     "weights",
@@ -55,7 +53,7 @@ FIELDS = (
 ACTED = ("own_ids", "own_weights", "differs", "intervened")
 
 
-class RoutingInstrument:
+class RoutingInstrument(SentLayers):
     """Hooks on the routers of some layers.
 
     Args:
@@ -65,29 +63,18 @@ class RoutingInstrument:
     """
 
     def __init__(self, watched: Watched, choices: tuple[int, ...], logits: tuple[int, ...]) -> None:
+        super().__init__()
         model, layers = watched.model, sorted({*choices, *logits})
         self.router, self.choices, self.logits = watched.loaded.router, choices, logits
         self.transfer = watched.transfer
         self._gates = {layer: gate(model, layer) for layer in layers}
-        self._seen: dict[int, list[Tensor]] = defaultdict(list)
-        self._shapes: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        self._sent: dict[int, PendingTensors] = {}
-        self.start = 0
-        self._shape = (0, 0)
-        self._biases = {layer: self._bias(model, layer) for layer in layers}
-        self._items = [location(POINTS[name], model.config).item or 0 for name in OUTPUTS]
+        self._biases = {layer: live_selection_bias(model, layer) for layer in layers}
+        self._items = router_items(model.config)
         acting = watched.acting
         self._acting = acting
         acts = {layer: acting.numbers(layer) if acting is not None else () for layer in layers}
         self._acted = frozenset(layer for layer in layers if acts[layer])
         self._most = max(map(len, acts.values()), default=0)
-
-    def _bias(self, model: PreTrainedModel, layer: int) -> Tensor:
-        """A router's selection bias where it is: to fetch it would wait for the device."""
-        found = family_of(model.config).selection_bias(self._gates[layer])
-        if found is not None and found.is_meta:  # offloaded
-            found = selection_bias(model, layer)
-        return torch.zeros(self.router.experts) if found is None else found
 
     def attach(self) -> list[Any]:
         """Hook the routers; returns handles to remove."""
@@ -96,28 +83,10 @@ class RoutingInstrument:
             for layer, module in self._gates.items()
         ]
 
-    def begin(self, token_ids_BT: Tensor, stop: int) -> None:
-        """A forward over these tokens begins, after which ``stop`` positions are in the cache."""
-        B, T = token_ids_BT.shape
-        if not self._seen and not self._sent:
-            self.start = stop - T
-        self._shape = B, T
-
-    def take(self) -> dict[int, PendingTensors]:
-        """What was seen since the last time, by layer."""
-        for layer in list(self._seen):
-            self._send(layer)
-        sent, self._sent = self._sent, {}
-        return sent
-
     def _routed(self, layer: int) -> Callable[[nn.Module, tuple, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> None:
-            self._seen[layer] += (output[item] for item in self._items)
-            if layer in self._acted:
-                self._seen[layer] += self._step(layer)
-            self._shapes[layer].append(self._shape)
-            if self._shape[1] > 1:
-                self._send(layer)  # at once: the copy then runs beside the next layers
+            acted = self._step(layer) if layer in self._acted else ()
+            self._see(layer, *(output[item] for item in self._items), *acted)
 
         return hook
 

@@ -32,8 +32,8 @@ from ringlens.observe.points import (
     POINTS,
     gate,
     in_this_process,
-    location,
-    selection_bias,
+    live_selection_bias,
+    router_items,
 )
 
 if TYPE_CHECKING:
@@ -92,22 +92,12 @@ class Router:
         self.module = gate(loaded.model, layer)
         self._acts = tuple(act for _, act in acts)
         self._family, self._rule, self._where = loaded.family, loaded.router, where
-        self._items = [
-            location(POINTS[name], loaded.config).item or 0
-            for name in ("router_logits", "router_weights", "router_choice")
-        ]
-        self._bias_E = self._selection_bias(loaded)
+        self._items = router_items(loaded.config)
+        self._bias_E = live_selection_bias(loaded.model, layer)
         self._edits: RouterEdits | None = None
         self.tally: RouterTally | None = None
         self.step: RouterStep | None = None
         self.has_run = False
-
-    def _selection_bias(self, loaded: LoadedModel) -> Tensor:
-        """Where it is, since fetching it would wait for the device; a copy if it is offloaded."""
-        found = loaded.family.selection_bias(self.module)
-        if found is not None and found.is_meta:
-            found = selection_bias(loaded.model, self.layer)
-        return torch.zeros(loaded.router.experts) if found is None else found
 
     def hook(self, module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> tuple:
         """Behind the router's own forward."""
@@ -227,9 +217,11 @@ class Attached:
         with ExitStack() as stack:
             _ATTACHED[model] = self
             stack.callback(_ATTACHED.pop, model, None)
-            handle = model.register_forward_pre_hook(self._begin, with_kwargs=True)
-            stack.callback(handle.remove)
-            stack.callback(model.register_forward_hook(self._end, with_kwargs=True).remove)
+            handles = [model.register_forward_pre_hook(self._begin, with_kwargs=True)]
+            if self._reader is not None:
+                handles.append(model.register_forward_hook(self._end, with_kwargs=True))
+            for handle in handles:
+                stack.callback(handle.remove)
             stack.enter_context(reordered(model, self._where.reorder))
             for router in self.routers.values():
                 stack.callback(router.module.register_forward_hook(router.hook).remove)
