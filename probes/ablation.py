@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from ringlens.analysis.load.expert_importance import expert_importance
-from ringlens.analysis.statistics.bootstrap import intervals
+from ringlens.analysis.statistics.bootstrap import ratio_interval
 from ringlens.config import refuse_unknown, whole
 from ringlens.errors import ConfigError, ObservationError, StoreError
 from ringlens.interventions import Ablate
@@ -32,8 +32,6 @@ from ringlens.observe.session import one_thread_if_tiny
 from ringlens.store import Store, StoreWriter
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from ringlens.model.loaded import LoadedModel
 
 PROBE, LOSS, ANSWER = "ablation", "loss", "answer"
@@ -363,12 +361,7 @@ def _summed(part: pd.DataFrame, rng: np.random.Generator) -> dict[str, object]:
     answer_U = part[part["key"] == ANSWER]["value"].to_numpy()
     low = high = float("nan")
     if len(loss_U) > 1:
-
-        def mean(times_BU: NDArray[np.float64], each: slice) -> NDArray[np.float64]:
-            return (times_BU @ loss_U[:, None] / times_BU.sum(axis=1, keepdims=True))[:, each]
-
-        ends = intervals(mean, [len(loss_U)], 1, rng, DRAWS)
-        low, high = (float(end[0]) for end in ends)
+        low, high = ratio_interval(loss_U, np.ones(len(loss_U)), rng, DRAWS)
     return {
         "traces": len(loss_U),
         "loss": float(loss_U.mean()),

@@ -22,7 +22,7 @@ from ringlens.analysis.selections.expert_counts import chosen_tokens, router_sha
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.grouped_choices import grouped_tokens, loads
 from ringlens.analysis.selections.selection import Selection, read
-from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, intervals
+from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, ratio_interval
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store.maintain.engine import LOCAL, Engine
@@ -324,26 +324,11 @@ def _table(
         row = {"checkpoint": name, **key, "tokens": tokens_U.sum(), "saturation": measured}
         if draws:
             enough_traces(len(own), f"the saturation of {name!r:.60} in {key}")
-            row["low"], row["high"] = _interval(overlap_U, tokens_U, rng, draws)
+            row["low"], row["high"] = ratio_interval(overlap_U, tokens_U, rng, draws)
         with np.errstate(invalid="ignore", divide="ignore"):
             beyond = np.float64(measured - chance) / (1 - chance)
         found.append(row | {"chance": chance, "beyond": beyond})
     return pd.DataFrame(found)
-
-
-def _interval(
-    overlap_U: NDArray[np.float64],
-    tokens_U: NDArray[np.int64],
-    rng: np.random.Generator,
-    draws: int,
-) -> tuple[float, float]:
-    """Ends of the interval of a mean overlap."""
-
-    def mean(times_BU: NDArray[np.float64], _: slice) -> NDArray[np.float64]:
-        return ((times_BU @ overlap_U) / (times_BU @ tokens_U))[:, None]
-
-    low, high = intervals(mean, [len(tokens_U)], 1, rng, draws)
-    return low[0], high[0]
 
 
 def _sql(checkpoint: Checkpoint, selection: Selection, counted: _Counted) -> str:

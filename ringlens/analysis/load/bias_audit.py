@@ -31,7 +31,7 @@ from ringlens.analysis.selections.expert_counts import (
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.layer_parts import rows_by_layers
 from ringlens.analysis.selections.selection import Selection, read, same
-from ringlens.analysis.statistics.bootstrap import enough_traces, intervals
+from ringlens.analysis.statistics.bootstrap import enough_traces, ratio_interval
 from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
 from ringlens.store.maintain.engine import LOCAL, Engine
@@ -209,11 +209,10 @@ def _experts(store: Source, selection: Selection) -> tuple[pd.DataFrame, dict[st
     Raises:
         StoreError: There are none, or those of the runs differ.
     """
-    of_runs = f"run_id in (select run_id from token_context where ({selection.where}\n))"
     experts = store.sql(
         f"""select layer, expert, any_value("group") as "group", min(bias) as bias,
             max(bias) as most, count(bias) as known, count(*) as runs
-        from experts where {of_runs} group by layer, expert order by layer, expert"""
+        from experts where {selection.of_runs} group by layer, expert order by layer, expert"""
     ).df()
     if experts.empty or (experts["known"] < experts["runs"]).any():
         raise StoreError(
@@ -225,7 +224,9 @@ def _experts(store: Source, selection: Selection) -> tuple[pd.DataFrame, dict[st
             "the selection holds runs whose experts have different biases; add `run_id = '…'` to "
             "where, and compare the tables."
         )
-    runs = store.sql(f"select * from runs where {of_runs} order by run_id").to_arrow_table()
+    runs = store.sql(
+        f"select * from runs where {selection.of_runs} order by run_id"
+    ).to_arrow_table()
     listed = runs.to_pylist()
     if any(run.get("interventions") for run in listed):
         _refuse_intervened(store, selection)
@@ -265,12 +266,8 @@ def _flips(
     if not draws:
         return found
     enough_traces(len(index), f"the share of flips in {key}")
-
-    def share(times_BU: NDArray[np.float64], _: slice) -> NDArray[np.float64]:
-        return ((times_BU @ flips_U) / (times_BU @ n_U))[:, None]
-
-    low, high = intervals(share, [len(index)], 1, rng, draws)
-    return found | {"low": low[0], "high": high[0]}
+    low, high = ratio_interval(flips_U, n_U, rng, draws)
+    return found | {"low": low, "high": high}
 
 
 def _load(audit: _Audit, c: int, index: NDArray[np.int64]) -> dict[str, Any]:
@@ -319,8 +316,7 @@ def _expert_sql(selection: Selection) -> str:
 cells as (select {keys}, count(*) as tokens from chosen group by all),
 biases as (
     select layer, expert, any_value("group") as "group", any_value(bias) as bias from experts
-    where run_id in (select run_id from token_context where ({selection.where}
-    )) group by all),
+    where {selection.of_runs} group by all),
 choices as (
     select {keys}, expert, count(*) as n
     from (select {keys}, unnest(expert_ids) as expert from chosen) group by all),

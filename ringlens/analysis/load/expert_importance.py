@@ -125,8 +125,6 @@ group by layer, expert order by layer, expert"""
 
 def _layers(store: Source, selection: Selection) -> int:
     """Layers of the models of a selection's runs."""
-    (found,) = store.sql(
-        "select max(layers) from runs where run_id in "
-        f"(select run_id from token_context where ({selection.where}\n))"
-    ).fetchall()[0]
+    query = f"select max(layers) from runs where {selection.of_runs}"
+    (found,) = store.sql(query).fetchall()[0]
     return int(found)

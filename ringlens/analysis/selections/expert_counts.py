@@ -174,8 +174,7 @@ def router_shape(store: Source, selection: Selection) -> tuple[int, int]:
         StoreError: The runs differ, so that expert 3 of one is not expert 3 of the other.
     """
     shapes = store.sql(
-        "select distinct experts, experts_per_token from runs where run_id in "
-        f"(select run_id from token_context where ({selection.where}\n))"
+        f"select distinct experts, experts_per_token from runs where {selection.of_runs}"
     ).fetchall()
     if len(shapes) > 1:
         listed_shapes = ", ".join(f"{k} of {experts}" for experts, k in sorted(shapes))

@@ -81,6 +81,11 @@ class Selection:
         return "true" if self.traces is None else "trace_id between {} and {}".format(*self.traces)
 
     @property
+    def of_runs(self) -> str:
+        """Predicate of the runs that the tokens are of, for any table that has a run."""
+        return f"run_id in (select run_id from token_context where ({self.where}\n))"
+
+    @property
     def of_layers(self) -> str:
         """Predicate of the layers that are scanned, for any table that has a layer."""
         listed = "" if self.layers is None else ", ".join(map(str, self.layers))

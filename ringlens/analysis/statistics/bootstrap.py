@@ -6,6 +6,7 @@ Shape letters: U traces, X quantities, B draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,3 +73,25 @@ def intervals(
     ]
     low_X, high_X = np.concatenate(ends, axis=1)
     return low_X, high_X
+
+
+def ratio_interval(
+    over_U: NDArray[Any], under_U: NDArray[Any], rng: np.random.Generator, draws: int = DRAWS
+) -> tuple[float, float]:
+    """Compute the interval of Σ over / Σ under, both summed over resampled traces.
+
+    Args:
+        over_U: What each trace adds to the numerator.
+        under_U: What it adds to the denominator; ones for the mean of traces.
+        rng: Source of the draws.
+        draws: Number of resamples.
+
+    Returns:
+        Lower and upper end.
+    """
+
+    def ratio(times_BU: NDArray[np.float64], _: slice) -> NDArray[np.float64]:
+        return ((times_BU @ over_U) / (times_BU @ under_U))[:, None]
+
+    low, high = intervals(ratio, [len(over_U)], 1, rng, draws)
+    return float(low[0]), float(high[0])

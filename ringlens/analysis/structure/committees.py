@@ -373,10 +373,7 @@ def _groups_of(store: Source, selection: Selection) -> int:
     Raises:
         StoreError: The runs differ.
     """
-    found = store.sql(
-        "select distinct groups from runs where run_id in "
-        f"(select run_id from token_context where ({selection.where}\n))"
-    ).fetchall()
+    found = store.sql(f"select distinct groups from runs where {selection.of_runs}").fetchall()
     if len(found) > 1:
         raise StoreError(
             "the selection holds runs whose experts are grouped differently; add `run_id = '…'` "
