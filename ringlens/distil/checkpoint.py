@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ringlens.model.gate.descriptions import copy_descriptions
-from ringlens.model.gate.hub import fetch_descriptions
+from ringlens.model.gate.hub import described
 from ringlens.model.loading import locate, read_config
 from ringlens.observe.pipeline.run_record import VERSIONED
 from ringlens.versions import version_of
@@ -37,8 +37,7 @@ def write_checkpoint(
         settings: How it learnt.
         unfinished: Folder that becomes ``made.folder``.
     """
-    place = locate(student.name)
-    source = Path(place) if os.path.isdir(place) else fetch_descriptions(place, None)
+    source = described(locate(student.name))
     stated = read_config(str(source)).dtype
     dtype = stated if isinstance(stated, torch.dtype) else torch.bfloat16
     for parameter in student.model.parameters():  # buffers, such as selection biases, stay

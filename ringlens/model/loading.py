@@ -14,7 +14,7 @@ from ringlens.data import path as bundled
 from ringlens.errors import ConfigError, ModelNotFoundError
 from ringlens.model.family import family_of
 from ringlens.model.gate.checkpoint import CONFIG, check_folder, read_values
-from ringlens.model.gate.hub import fetch_config, fetch_descriptions, fetch_weights
+from ringlens.model.gate.hub import described, fetch_config, fetch_weights
 from ringlens.model.gate.tokenizer_files import open_tokenizer
 from ringlens.model.layout import choose_layout
 from ringlens.model.parallel import distributed_config
@@ -122,7 +122,7 @@ def load_model(
     _check_attention(attention)
     config = read_config(place, revision)
     local = os.path.isdir(place)
-    folder = Path(place) if local else fetch_descriptions(place, revision)
+    folder = described(place, revision)
     check_folder(folder)
     sizes = {"tp_size": tp_size, "ep_size": ep_size, "pp_size": pp_size}
     layout = distributed_config(config, **sizes)

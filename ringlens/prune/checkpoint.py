@@ -27,6 +27,7 @@ from ringlens.prune.merging import Merged, Merger
 from ringlens.prune.plan import PruningPlan
 from ringlens.prune.source import Source, open_source
 from ringlens.prune.tensor_file import NewTensor, Span, some_rows, whole, write
+from ringlens.store.storage.parquet import flush
 
 if TYPE_CHECKING:
     from ringlens.model.expert_names import ExpertNames
@@ -121,8 +122,7 @@ def export(
 def _check_plan(plan: PruningPlan, source: Source) -> None:
     sizes = sizes_of(source.config)
     rule = sizes.router
-    theirs = (rule.experts, rule.groups, tuple(sizes.sparse_layers))
-    if (plan.experts, plan.groups, plan.layers) != theirs:
+    if not plan.fits(sizes):
         raise ConfigError(
             f"the plan is about {plan.experts} experts in {plan.groups} groups on layers "
             f"{list(plan.layers)}, and {source.folder} has {rule.experts} in {rule.groups} on "
@@ -159,11 +159,11 @@ def write_checkpoint(
     new = source.family.config(_new_values(source, plan))
     check_checkpoint(partial, new, source.family.tensors(new))
     _write_text(partial / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    _synchronise(partial)
+    flush(partial)
     if folder.is_dir():
         folder.rmdir()  # empty, as was checked
     partial.rename(folder)
-    _synchronise(folder.parent)
+    flush(folder.parent)
     left_out = sum(_is_unrun(source.names, name) for held in source.files.values() for name in held)
     return Exported(folder, tuple(files), size, before, left_out)
 
@@ -300,12 +300,3 @@ def _write_text(file: Path, text: str) -> None:
         opened.write(text)
         opened.flush()
         os.fsync(opened.fileno())
-
-
-def _synchronise(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -86,9 +86,22 @@ def pruning_plan(
             criterion needs.
     """
     known_only([criterion], CRITERIA, "criterion")
+    kept_per_group(keep, sizes_of(read_config(locate(model))).router)  # before the store is read
+    return plan_of(model, store, expert_importance(store, where), criterion, keep, seed)
+
+
+def plan_of(
+    model: str,
+    store: Source,
+    table: pd.DataFrame,
+    criterion: str,
+    keep: str | float,
+    seed: int = 0,
+) -> PruningPlan:
+    """Plan as `pruning_plan`, from a table of `expert_importance` of the store."""
+    known_only([criterion], CRITERIA, "criterion")
     sizes = sizes_of(read_config(locate(model)))
     per_group = kept_per_group(keep, sizes.router)
-    table = expert_importance(store, where)
     _check_model(model, sizes, table)
     kind = CRITERIA[criterion]
     if criterion == "ablation":

@@ -15,7 +15,7 @@ from ringlens.analysis.load.expert_importance import expert_importance
 from ringlens.analysis.load.usage import gini
 from ringlens.config import number, refuse_unknown
 from ringlens.errors import ConfigError
-from ringlens.prune.criteria import CRITERIA, pruning_plan
+from ringlens.prune.criteria import CRITERIA, plan_of
 from ringlens.prune.evaluation import OnPlan, evaluate
 
 if TYPE_CHECKING:
@@ -65,15 +65,17 @@ def pruning_curve(
         StoreError: The store cannot answer.
         ObservationError: The model cannot be masked.
     """
+    table = expert_importance(store, where)
+    shares = list(keep)
     plans = [
-        pruning_plan(lens.name, store, criterion, share, where=where, seed=seed)
+        plan_of(lens.name, store, table, criterion, share, seed)
         for criterion in criteria
-        for share in keep
+        for share in shares
     ]
     frame = evaluate(
         lens, plans, problems, max_new_tokens=max_new_tokens, batch_size=batch_size, on_plan=on_plan
     )
-    uneven = concentration(store, where)
+    uneven = _concentration(table)
     frame["gini"] = [uneven.get(name, np.nan) for name in frame["criterion"]]
     carried = [float(np.mean(list(plan.carried.values()))) for plan in plans]
     frame["carried"] = [1.0, *carried]
@@ -85,7 +87,10 @@ def concentration(store: Source, where: str | None = None) -> dict[str, float]:
 
     Effects of ablations may be below 0, and have none.
     """
-    table = expert_importance(store, where)
+    return _concentration(expert_importance(store, where))
+
+
+def _concentration(table: pd.DataFrame) -> dict[str, float]:
     found = {}
     for name, kind in CRITERIA.items():
         if not kind.column:

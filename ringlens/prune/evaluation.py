@@ -179,7 +179,7 @@ def _check(lens: LoadedModel, plan: PruningPlan | None) -> None:
     if plan is None:
         return
     rule, sparse = lens.router, lens.sizes.sparse_layers
-    if (plan.experts, plan.groups, plan.layers) != (rule.experts, rule.groups, sparse):
+    if not plan.fits(lens.sizes):
         raise ConfigError(
             f"{plan!r:.80}… is about another model than {lens.name}, whose {rule.experts} experts "
             f"lie in {rule.groups} groups on layers {list(sparse)}."

@@ -13,12 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringlens.display import lines, plural, spans
 from ringlens.errors import ConfigError
 from ringlens.model.router_rule import RouterRule
 from ringlens.strict_json import parsed_object
+
+if TYPE_CHECKING:
+    from ringlens.model.sizes import Sizes
 
 FORMAT = 1
 LIMIT = 64 * 2**20
@@ -99,6 +102,12 @@ class PruningPlan:
     def per_group(self) -> int:
         """Experts that stay in each group of each layer, m."""
         return self.left // self.groups
+
+    def fits(self, sizes: Sizes) -> bool:
+        """Whether a model of these sizes has the layers, experts and groups that it names."""
+        rule = sizes.router
+        theirs = (rule.experts, rule.groups, tuple(sizes.sparse_layers))
+        return (self.experts, self.groups, self.layers) == theirs
 
     def dropped(self, layer: int) -> tuple[int, ...]:
         """Ids of the experts that go, ascending."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ringlens.model.gate.checkpoint import (
     check_folder,
     read_values,
 )
-from ringlens.model.gate.hub import fetch_descriptions, fetch_weights
+from ringlens.model.gate.hub import described, fetch_weights
 from ringlens.model.gate.json_files import read_object
 from ringlens.model.gate.shards import SINGLE, shard_names
 from ringlens.model.loading import locate
@@ -56,9 +57,8 @@ def open_source(name: str) -> Source:
         ModelNotFoundError: There is no such model.
     """
     place = locate(name)
-    folder = Path(place)
-    if not folder.is_dir():
-        folder = fetch_descriptions(place, None)
+    folder = described(place)
+    if not os.path.isdir(place):
         fetch_weights(place, None, folder)
     check_folder(folder)
     row, values = read_values(folder / CONFIG)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringlens.errors import ServingError
 from ringlens.model.family import sizes_of
-from ringlens.model.gate.hub import fetch_descriptions
+from ringlens.model.gate.hub import described
 from ringlens.model.gate.tokenizer_files import open_tokenizer
 from ringlens.model.loading import locate, model_name, read_config
 from ringlens.observe.chat import messages_text, prompt_text
@@ -59,8 +58,7 @@ class ServedModel:
         file = Path(name).expanduser()
         place = locate(str(file.parent.resolve()) if file.name == "config.json" else name)
         config = read_config(place, revision)
-        folder = Path(place) if os.path.isdir(place) else fetch_descriptions(place, revision)
-        tokenizer = open_tokenizer(folder, config)
+        tokenizer = open_tokenizer(described(place, revision), config)
         return cls(config, tokenizer, name, revision)
 
     @property

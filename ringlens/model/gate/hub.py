@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ringlens.errors import ModelNotFoundError
@@ -30,6 +31,15 @@ def fetch_descriptions(name: str, revision: str | None) -> Path:
         ModelNotFoundError: As above.
     """
     return _snapshot(name, revision, [f"*{suffix}" for suffix in READ])
+
+
+def described(place: str, revision: str | None = None) -> Path:
+    """The folder of a place: itself, or what is fetched of a hub id.
+
+    Raises:
+        ModelNotFoundError: As above.
+    """
+    return Path(place) if os.path.isdir(place) else fetch_descriptions(place, revision)
 
 
 def fetch_weights(name: str, revision: str | None, folder: Path) -> None:
