@@ -14,13 +14,10 @@ Shape letters: B traces, T tokens of the longest, P tokens that the model wrote,
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +29,7 @@ from ringlens.data import corpus, tokenizer
 from ringlens.data.forward import Forward
 from ringlens.data.sampling import Sampler, Samples
 from ringlens.data.tasks.mix import KINDS, Kind, training_problem
-from ringlens.data.train import MasterWeights, logits_of, save, to
+from ringlens.data.train import MasterWeights, asked, logits_of, save, to
 from ringlens.model import BailingMoeV2ForCausalLM
 
 LOG_EVERY = 10
@@ -300,16 +297,7 @@ def report(asked: list[Question], samples: Samples, reward_B: np.ndarray) -> dic
 
 def main() -> None:
     """Reinforce and save."""
-    parser = argparse.ArgumentParser(description="Reinforce ring-nano with verifiable rewards.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    for setting in dataclasses.fields(Recipe):
-        kind = type(setting.default)
-        name = "--" + setting.name.replace("_", "-")
-        parser.add_argument(name, type=kind, default=setting.default, help=f"{setting.default}")
-    options = vars(parser.parse_args())
-    out, device = options.pop("out"), options.pop("device")
-    recipe = Recipe(**options)
+    recipe, out, device = asked(Recipe, "Reinforce ring-nano with verifiable rewards.")
     model, log = reinforce(recipe, device)
     save(out, model, recipe, log)
 

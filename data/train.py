@@ -18,7 +18,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +29,10 @@ from transformers import GenerationConfig
 
 from ringlens.data import corpus, tokenizer
 from ringlens.data.forward import Forward, loads
+from ringlens.distil.balance import balance
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
+
+R = TypeVar("R")
 
 VOCABULARY_MULTIPLE = 64
 """The embedding is padded to a multiple of this, as Ring's own is."""
@@ -142,11 +145,7 @@ class MasterWeights:
 
 
 class LoadBalancer:
-    """Balances the experts by their selection bias, without an auxiliary loss.
-
-    After each step bias += u · sign(mean load − load), layer by layer (Wang et al. 2024,
-    "Auxiliary-loss-free load balancing strategy for mixture-of-experts"; DeepSeek-V3's rule).
-    """
+    """Balances the experts of a ring-nano; see `ringlens.distil.balance.balance`."""
 
     def __init__(self, model: BailingMoeV2ForCausalLM) -> None:
         layers: Any = model.model.layers
@@ -157,9 +156,7 @@ class LoadBalancer:
     @torch.no_grad()
     def step(self, load_LE: Tensor, size: float) -> None:
         """Move the biases by ``size``, given how many tokens chose each expert."""
-        direction_LE = (load_LE.mean(dim=1, keepdim=True) - load_LE).sign()
-        for bias_E, direction_E in zip(self.biases, direction_LE, strict=True):
-            bias_E += size * direction_E
+        balance(self.biases, load_LE, size)
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
@@ -243,18 +240,23 @@ def save(
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
-def main() -> None:
-    """Train and save."""
-    parser = argparse.ArgumentParser(description="Train ring-nano from scratch.")
+def asked(recipe: type[R], what: str) -> tuple[R, Path, str]:
+    """Read a recipe, a folder and a device from the command line, an option for each setting."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    for setting in dataclasses.fields(Recipe):
+    for setting in dataclasses.fields(recipe):  # type: ignore[arg-type]  # a dataclass
         kind = type(setting.default)
         name = "--" + setting.name.replace("_", "-")
         parser.add_argument(name, type=kind, default=setting.default, help=f"{setting.default}")
     options = vars(parser.parse_args())
     out, device = options.pop("out"), options.pop("device")
-    recipe = Recipe(**options)
+    return recipe(**options), out, device
+
+
+def main() -> None:
+    """Train and save."""
+    recipe, out, device = asked(Recipe, "Train ring-nano from scratch.")
     tok = corpus.COURSES[recipe.course].tokenizer()
     model, log = train(ring_nano(tok), recipe, device)
     save(out, model, recipe, log)

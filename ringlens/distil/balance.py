@@ -11,16 +11,13 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ringlens.model.loaded import LoadedModel
 
 
 class Balancer:
-    """Moves selection biases against the load, without an auxiliary loss.
-
-    After each step bias += u · sign(mean load − load), layer by layer (Wang et al.,
-    arXiv 2408.15664). Routers without a bias are only counted.
+    """Moves selection biases against the load; routers without a bias are only counted.
 
     Args:
         lens: The model that learns.
@@ -53,7 +50,21 @@ class Balancer:
     @torch.no_grad()
     def move(self, load_LE: Tensor, size: float) -> None:
         """Move the biases by ``size`` where experts are used less than the mean, or more."""
-        directions = (load_LE.float().mean(dim=1, keepdim=True) - load_LE).sign()
-        for bias_E, direction_E in zip(self.biases, directions, strict=True):
-            if bias_E is not None:
-                bias_E += size * direction_E.to(bias_E)
+        balance(self.biases, load_LE, size)
+
+
+def balance(biases: Sequence[Tensor | None], load_LE: Tensor, size: float) -> None:
+    """Move selection biases against the load, in place and without an auxiliary loss.
+
+    bias += u · sign(mean load − load), layer by layer (Wang et al. 2024, "Auxiliary-loss-free load
+    balancing strategy for mixture-of-experts", arXiv 2408.15664; DeepSeek-V3's rule).
+
+    Args:
+        biases: The bias [E] of each layer; None where it has none.
+        load_LE: Tokens that chose each expert.
+        size: The step u.
+    """
+    direction_LE = (load_LE.float().mean(dim=1, keepdim=True) - load_LE).sign()
+    for bias_E, direction_E in zip(biases, direction_LE, strict=True):
+        if bias_E is not None:
+            bias_E += size * direction_E.to(bias_E)

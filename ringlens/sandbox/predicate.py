@@ -12,6 +12,7 @@ from typing import Any
 
 from ringlens.config import known_only
 from ringlens.errors import ConfigError
+from ringlens.sandbox.statement import nodes
 from ringlens.store.read.selection import Source, tree
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
@@ -63,7 +64,9 @@ def check(source: Source, predicate: str) -> str:
         raise ConfigError(f"the predicate {predicate!r:.60} holds a null character; remove it.")
     try:
         predicate.encode()
-        _walk(tree(source, predicate))
+        for node in nodes(tree(source, predicate)):
+            if "class" in node:
+                _check_node(node)
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"the predicate holds half a character at place {error.start + 1}; type it again."
@@ -71,19 +74,6 @@ def check(source: Source, predicate: str) -> str:
     except RecursionError as error:
         raise ConfigError("the predicate is nested too deeply; write it flatter.") from error
     return predicate
-
-
-def _walk(parsed: Any) -> None:
-    """Check every node; a loop, as a predicate can be nested deeper than Python's stack."""
-    waiting = [parsed]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, list):
-            waiting.extend(node)
-        elif isinstance(node, dict):
-            if "class" in node:
-                _check_node(node)
-            waiting.extend(node.values())
 
 
 def _check_node(node: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ of three walls; DuckDB's settings and the confined process are the others, and h
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -70,7 +71,8 @@ def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         raise RefusedError("PIVOT must name its values here: `on phase in ('think', 'answer')`")
     if kind != "SELECT":
         raise RefusedError(f"only SELECT can run here, and this is {kind}")
-    _walk(_tree(connection, query))
+    for node in nodes(_tree(connection, query)):
+        _check_node(node)
 
 
 def _kind(statement: duckdb.Statement) -> str:
@@ -92,15 +94,15 @@ def _tree(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
     return found["statements"]
 
 
-def _walk(tree: Any) -> None:
-    """Check every node; a loop, as a query can be nested deeper than Python's stack."""
+def nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every node of a parsed text; a loop, as it can be nested deeper than Python's stack."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, list):
             waiting.extend(node)
         elif isinstance(node, dict):
-            _check_node(node)
+            yield node
             waiting.extend(node.values())
 
 

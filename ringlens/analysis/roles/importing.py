@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ringlens.analysis.roles.cues import ROLES
-from ringlens.analysis.roles.labelling import token_span
+from ringlens.analysis.roles.labelling import place_rows
 from ringlens.analysis.steps.segmentation import Step
 from ringlens.config import known_only
 from ringlens.errors import ConfigError, NotInStoreError
@@ -147,16 +147,8 @@ def _rows(store: Store, trace_id: int, steps: Steps, source: str) -> list[dict[s
             f"step {missing} of trace {trace_id}, {steps[missing]['text']!r:.60}, is not in the "
             "trace's text behind the step before it; the labels are of another text."
         )
-    found = []
-    for number, (step, span) in enumerate(zip(steps, spans, strict=True)):
-        first, last = token_span(span, start_T)
-        found.append(
-            step
-            | {"trace_id": trace_id, "step": number, "start": span.start, "end": span.end}
-            | {"token_start": first, "token_end": last, "text": text[span.start : span.end]}
-            | {"label_source": source}
-        )
-    return found
+    places = place_rows(trace_id, text, start_T, spans, source)
+    return [step | place for step, place in zip(steps, places, strict=True)]
 
 
 def _spans(text: str, steps: Steps) -> list[Step] | None:

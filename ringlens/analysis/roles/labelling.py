@@ -129,11 +129,28 @@ def step_rows(
     text, start_T, phase_T = trace.text, np.asarray(tokens["start"]), list(tokens["phase"])
     steps = list(written_steps(text, start_T, phase_T))
     labels = labeller([text[step.start : step.end] for step in steps], trace.summary["prompt"])
-    spans = [token_span(step, start_T) for step in steps]
+    places = place_rows(trace_id, text, start_T, steps, source)
     if labeller is rules.label:
+        last = len(phase_T) - 1
         labels = _with_answers(
-            labels, [phase_T[min(first, len(phase_T) - 1)] for first, _ in spans]
+            labels, [phase_T[min(place["token_start"], last)] for place in places]
         )
+    return [place | label._asdict() for place, label in zip(places, labels, strict=True)]
+
+
+def place_rows(
+    trace_id: int, text: str, start_T: NDArray[np.int64], steps: Sequence[Step], source: str
+) -> list[dict[str, Any]]:
+    """Rows of ``steps`` of one trace, without their labels.
+
+    Args:
+        trace_id: The trace.
+        text: Its text.
+        start_T: First character of each token.
+        steps: Where its steps are.
+        source: Source of their labels.
+    """
+    spans = [token_span(step, start_T) for step in steps]
     return [
         {
             "trace_id": trace_id,
@@ -144,11 +161,8 @@ def step_rows(
             "token_end": last,
             "text": text[step.start : step.end],
             "label_source": source,
-            **label._asdict(),
         }
-        for number, (step, (first, last), label) in enumerate(
-            zip(steps, spans, labels, strict=True)
-        )
+        for number, (step, (first, last)) in enumerate(zip(steps, spans, strict=True))
     ]
 
 

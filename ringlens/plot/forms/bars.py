@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.display import quoted
@@ -20,6 +21,14 @@ ROW = 21
 def word(text: str, most: int = 20) -> str:
     """A token's text as plotly shows it: in quotes, on one line, no markup."""
     return safe(quoted(text, most))
+
+
+def largest(frame: pd.DataFrame, column: str, most: int) -> pd.DataFrame:
+    """The rows with the largest values of a column, each with its ``place`` from 0."""
+    best = frame.sort_values(column, ascending=False, kind="stable").head(most)
+    best = best.reset_index(drop=True).assign(place=range(len(best)))
+    best.attrs = frame.attrs
+    return best
 
 
 def draw_bars(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ringlens.config import refuse_unknown
 from ringlens.display import spans
-from ringlens.plot.forms.bars import ROW, draw_bars, ranked_axes
+from ringlens.plot.forms.bars import ROW, draw_bars, largest, ranked_axes
 from ringlens.plot.forms.canvas import Canvas
 from ringlens.plot.forms.hover import said
 from ringlens.plot.forms.table import check, groups, scope
@@ -38,9 +38,7 @@ def committees(frame: pd.DataFrame, *, theme: str | None = None) -> Figure:
         ConfigError: It is no such table, or has more groups than a figure tells apart.
     """
     check(frame, "committees", "layer", "members", *_VALUES)
-    best = frame.sort_values("share", ascending=False, kind="stable").head(MOST)
-    best = best.reset_index(drop=True).assign(place=range(min(MOST, len(frame))))
-    best.attrs = frame.attrs
+    best = largest(frame, "share", MOST)
     parts = groups(best)
     several = len(parts) > 1
     below = scope(frame, f"the {len(best)} largest of {len(frame):,}")

@@ -10,7 +10,7 @@ import pandas as pd
 from ringlens.config import refuse_unknown
 from ringlens.display import spans
 from ringlens.plot.forms import maps
-from ringlens.plot.forms.bars import ROW, draw_bars, ranked_axes
+from ringlens.plot.forms.bars import ROW, draw_bars, largest, ranked_axes
 from ringlens.plot.forms.canvas import Canvas, title
 from ringlens.plot.forms.hover import said
 from ringlens.plot.forms.table import check, groups, scope
@@ -46,9 +46,7 @@ def routing_path(frame: pd.DataFrame, *, theme: str | None = None) -> Figure:
         ConfigError: It is no such table, or has more groups than a figure tells apart.
     """
     check(frame, "routing_path", "path", *_VALUES)
-    best = frame.sort_values("share", ascending=False, kind="stable").head(MOST)
-    best = best.reset_index(drop=True).assign(place=range(min(MOST, len(frame))))
-    best.attrs = frame.attrs
+    best = largest(frame, "share", MOST)
     parts, several = groups(best), len(groups(best)) > 1
     layers = frame.attrs.get("layers")
     band = [f"layers {spans(layers)}"] if layers else []
