@@ -11,6 +11,8 @@ from ringlens.data import countdown
 from ringlens.data.tasks import congruences, graphs, products
 from ringlens.display import quoted
 from ringlens.errors import ConfigError, ProblemError, RinglensError
+from ringlens.graders import choice, latex, program
+from ringlens.graders.ungraded import UNGRADED, UngradedError
 from ringlens.messages import Message, checked_messages
 from ringlens.plain import half_pair
 from ringlens.transcript import Transcript, parse
@@ -56,10 +58,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Grade:
-    """The answer found in a text (None: no answer), and whether it is right (None: unknown)."""
+    """A grade of a text.
+
+    Attributes:
+        answer: The answer found; None if there is none.
+        correct: Whether it is right; None if that is unknown.
+        flags: What its trace is flagged with: of an answer that a grader could not grade,
+            "ungraded" and the reason (`ringlens.graders.ungraded.REASONS`).
+    """
 
     answer: str | None
     correct: bool | None
+    flags: tuple[str, ...] = ()
 
 
 def check_problem(problem: Problem, place: str) -> None:
@@ -88,6 +98,12 @@ def check_problem(problem: Problem, place: str) -> None:
         _check_countdown(problem, place)
     elif problem.task in FROM_PROMPT:
         _asked(problem, place)
+    elif problem.task == latex.TASK:
+        latex.check(place)
+    elif problem.task == choice.TASK:
+        _expected_letter(problem, place)
+    elif problem.task == program.TASK:
+        program.check(problem.fields, place)
 
 
 def check_prompt(prompt: str, place: str, error: type[RinglensError] = ConfigError) -> None:
@@ -131,9 +147,15 @@ def grade(problem: Problem, text: str | Transcript) -> Grade:
         text: What the model wrote, with or without the prompt before it; or the same parsed, where
             the caller knows its marks.
     """
-    answer = find_answer(text if isinstance(text, Transcript) else parse(text))
-    verifier = VERIFIERS.get(problem.task, _verify_text)
-    return Grade(answer, verifier(problem, answer if answer is not None else ""))
+    transcript = text if isinstance(text, Transcript) else parse(text)
+    answer = find_answer(transcript)
+    try:
+        if problem.task in FINDERS and transcript.answer is not None:
+            answer = FINDERS[problem.task](problem, transcript.answer)
+        verifier = VERIFIERS.get(problem.task, _verify_text)
+        return Grade(answer, verifier(problem, answer if answer is not None else ""))
+    except UngradedError as error:
+        return Grade(answer, None, (UNGRADED, error.reason))
 
 
 def find_answer(transcript: Transcript) -> str | None:
@@ -141,8 +163,7 @@ def find_answer(transcript: Transcript) -> str | None:
     answer = transcript.answer
     if answer is None:
         return None
-    boxes = _boxes(answer)
-    if boxes:
+    if boxes := _boxes(answer):
         return _boxed(answer, boxes)
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
     return lines[-1] if lines else None
@@ -230,9 +251,63 @@ def _asked(problem: Problem, place: str) -> dict[str, Any]:
     return found
 
 
+def _find_choice(problem: Problem, answer: str) -> str:
+    boxes = _boxes(answer)
+    boxed = (_boxed(answer, boxes) or "") if boxes else None
+    return choice.choice(answer, boxed, choice.letters(problem.prompt))
+
+
+def _verify_choice(problem: Problem, answer: str) -> bool | None:
+    if problem.answer is None:
+        return None
+    return answer == _expected_letter(problem, f"problem {problem.id!r}")
+
+
+def _expected_letter(problem: Problem, place: str) -> str | None:
+    """The letter of the expected answer; None where that is unknown.
+
+    Raises:
+        ProblemError: It is none of the prompt's letters.
+    """
+    allowed = choice.letters(problem.prompt)
+    if problem.answer is None or (letter := choice.expected(problem.answer, allowed)):
+        return None if problem.answer is None else letter
+    raise ProblemError(
+        f"{place}: the answer {problem.answer!r:.60} is none of the letters {allowed[0]} to "
+        f"{allowed[-1]} that the prompt lists; give the letter of the right choice."
+    )
+
+
+def _verify_latex(problem: Problem, answer: str) -> bool | None:
+    if problem.answer is None:
+        return None
+    return bool(_verify_text(problem, answer)) or latex.equal(problem.answer, answer)
+
+
+def _find_program(problem: Problem, answer: str) -> str | None:
+    return program.program(answer)
+
+
+def _verify_program(problem: Problem, answer: str) -> bool:
+    if not problem.fields:
+        raise UngradedError("no_tests")
+    tests = program.read(problem.fields, f"problem {problem.id!r}")
+    return bool(answer) and program.passes(answer, tests)
+
+
+FINDERS: dict[str, Callable[[Problem, str], str | None]] = {
+    choice.TASK: _find_choice,
+    program.TASK: _find_program,
+}
+"""Task → function that finds the answer in what the model wrote behind its thought, where that is
+not the last box or line."""
+
 VERIFIERS: dict[str, Callable[[Problem, str], bool | None]] = {
     countdown.TASK: _verify_countdown,
     **dict.fromkeys(FROM_PROMPT, _verify_from_prompt),
+    latex.TASK: _verify_latex,
+    choice.TASK: _verify_choice,
+    program.TASK: _verify_program,
 }
 """Task → function that says whether an answer is right; None if it cannot know."""
 

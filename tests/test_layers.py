@@ -24,7 +24,7 @@ BASE = {"errors", "config", "display", "files", "messages", "plain", "strict_jso
 # What a part of ringlens may import of the others; parts not listed may import all but the cli.
 ALLOWED = {
     "model": {"data"},
-    "observe": {"model", "interventions", "store", "problem", "prompts", "transcript"},
+    "observe": {"model", "interventions", "store", "problem", "prompts", "transcript", "graders"},
     "interact": {"model", "interventions", "observe", "lens", "problem"},
     "serving": {"model", "observe", "store", "problem", "prompts", "transcript"},
     "interventions": set(),
@@ -34,7 +34,8 @@ ALLOWED = {
     "analysis": {"store", "problem"},
     "plot": {"store", "analysis"},
     "app": {"store", "sandbox", "analysis", "plot"},
-    "problem": {"data", "transcript"},
+    "problem": {"data", "graders", "transcript"},
+    "graders": {"sandbox"},
     "prompts": {"data", "problem"},
     "transcript": {"quoting"},
     **{name: set() for name in ("quoting", *BASE)},
@@ -49,6 +50,7 @@ ORDER = {
 }
 NO_TORCH = {
     *("store", "sandbox", "analysis", "plot", "app", "problem", "prompts", "transcript"),
+    "graders",
     *("interventions", *BASE),
 }
 AT_START = ("ringlens", "ringlens.cli.main", "ringlens.cli.console")  # functions may import torch

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringlens.config import Sampling, samples_of
 from ringlens.errors import ConfigError, ProblemError
+from ringlens.graders.ungraded import REASONS, UNGRADED
 from ringlens.observe.chat import chat_text, with_system
 from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
 from ringlens.observe.inputs import Encoder, check_rows, item_ids, problem_text, say_beyond_context
@@ -167,7 +168,7 @@ def stored_texts(store: Store) -> list[Task]:
     """One trace a finished trace of the store that is no replay itself."""
     rows = store.sql(
         "select t.trace_id, t.problem_id, t.task, t.prompt, t.expected, t.answer, t.correct, "
-        "t.sample, r.mode != 'replay' as written, "
+        "t.flags, t.sample, r.mode != 'replay' as written, "
         "coalesce(min(k.pos) filter (k.phase != 'prompt'), count(*)) as n_prompt, "
         "list(k.token_id order by k.pos) as token_ids "
         "from traces t join tokens k using (trace_id) join runs r using (run_id) "
@@ -195,7 +196,8 @@ def _grade_left(row: Mapping[str, Any]) -> Grade | None:
     try:
         check_problem(from_row(row), f"trace {row['trace_id']}")
     except ProblemError:
-        return Grade(row["answer"], row["correct"])
+        flags = tuple(flag for flag in row["flags"] or () if flag == UNGRADED or flag in REASONS)
+        return Grade(row["answer"], row["correct"], flags)
     return None
 
 

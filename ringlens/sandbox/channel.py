@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import time
 
 _PREFIX = 8
@@ -93,6 +94,17 @@ class Channel:
                 raise ChannelClosedError("the pipe is closed")
             found += piece
         return bytes(found)
+
+
+def of_standard_pipes() -> Channel:
+    """The pipes to the parent, moved away from 0 and 1, where a library might read or print."""
+    reading, writing = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(nothing, standard)
+    os.close(nothing)
+    sys.stdin = sys.stdout = None
+    return Channel(reading, writing)
 
 
 def _wait(descriptor: int, event: int, deadline: float | None) -> None:

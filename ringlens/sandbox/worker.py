@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ import pyarrow as pa
 
 from ringlens.errors import SandboxError, StoreError
 from ringlens.sandbox.arrow_ipc import encode
-from ringlens.sandbox.channel import Channel, ChannelClosedError
+from ringlens.sandbox.channel import Channel, ChannelClosedError, of_standard_pipes
 from ringlens.sandbox.confine import Bounds, confine
 from ringlens.sandbox.excerpt import Excerpt, Selection, excerpt
 from ringlens.sandbox.statement import RefusedError, check
@@ -124,7 +122,7 @@ def main(given: str, check: Check = check) -> None:
         check: What a query must pass before it is run.
     """
     settings = json.loads(given)
-    channel = _channel()
+    channel = of_standard_pipes()
     try:
         folders = [Path(folder) for folder in settings["folders"]]
         folders += [path for path in _SYSTEM if path.exists()]
@@ -179,17 +177,6 @@ def _short(message: str) -> str:
     if len(message) <= MAX_MESSAGE:
         return message
     return f"{message[:MAX_MESSAGE]}… ({len(message):,} characters)"
-
-
-def _channel() -> Channel:
-    """Move the pipes to the parent away from 0 and 1, where a library might read or print."""
-    reading, writing = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1):
-        os.dup2(nothing, standard)
-    os.close(nothing)
-    sys.stdin = sys.stdout = None
-    return Channel(reading, writing)
 
 
 def _peak() -> int:

@@ -146,6 +146,7 @@ def _record(
         answer=graded.answer,
         expected=problem.answer,
         correct=graded.correct,
+        flags=graded.flags,
         item=item,
     )
 

@@ -34,6 +34,7 @@ prune/test_evaluation.py prune/test_merging.py prune/test_export.py probes/test_
 observe/test_expert_outputs.py prune/test_plan.py
 store/test_promise.py store/test_rows.py store/test_rescue.py model/test_plan_memory.py
 model/test_plan_load.py store/test_head_blocks.py observe/test_interventions_stored.py
+graders/test_program.py graders/test_latex.py
 """
 
 SLOW = f"{_SERVED} {_PROGRAMS} {_MANY_SIZES}".split()

@@ -292,6 +292,7 @@ class TraceBuffer:
         graded = task.graded if self.done else None
         if graded is None and problem is not None and self.done:
             graded = grade(problem, reading.transcript)
+        nonfinite = (NONFINITE,) if any(pos < stop for pos in self._nonfinite) else ()
         return TraceRecord(
             trace_id=self.trace_id,
             start=stop - len(tokens.token_id),
@@ -314,7 +315,7 @@ class TraceBuffer:
             source_trace_id=task.source_trace_id,
             resumed_at=task.resumed_at,
             sample=task.sample,
-            flags=(NONFINITE,) if any(pos < stop for pos in self._nonfinite) else (),
+            flags=(*nonfinite, *(graded.flags if graded else ())),
         )
 
 

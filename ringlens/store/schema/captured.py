@@ -92,7 +92,8 @@ TRACES = Table(
             list_of(pa.string()),
             f"known faults of the trace: '{TRUNCATED}' (resumed inside its prompt by an early "
             f"version), '{NONFINITE}' (some recorded numbers are NaN or infinite; "
-            "`tokens.nonfinite` marks the tokens); null without faults",
+            "`tokens.nonfinite` marks the tokens), 'ungraded' with a reason such as 'ambiguous' "
+            "(the answer could not be graded, so `correct` is null); null without faults",
             nullable=True,
         ),
         Column(

@@ -1,0 +1,1 @@
+"""Graders of answers: multiple choice, LaTeX, and programs, which run in confined processes."""
