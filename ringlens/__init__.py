@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from ringlens.lens import Lens, load
     from ringlens.observe.session import capture, replay
+    from ringlens.probes.chain.runner import probe
     from ringlens.prompts.problems import problems
     from ringlens.store import Store
 
@@ -48,6 +49,7 @@ __all__ = [
     "capture",
     "load",
     "plot",
+    "probe",
     "problems",
     "replay",
 ]
@@ -63,6 +65,7 @@ _HOMES = {
     "capture": "ringlens.observe.session",
     "load": "ringlens.lens",
     "plot": "ringlens.plot",
+    "probe": "ringlens.probes.chain.runner",
     "problems": "ringlens.prompts.problems",
     "replay": "ringlens.observe.session",
 }

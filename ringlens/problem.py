@@ -311,6 +311,10 @@ VERIFIERS: dict[str, Callable[[Problem, str], bool | None]] = {
 }
 """Task → function that says whether an answer is right; None if it cannot know."""
 
+COMPARED = (latex.TASK,)
+"""Tasks with a verifier that compares with the expected answer, and so says of any two answers
+whether they are the same. So do tasks without a verifier, whose answers are compared as text."""
+
 
 def _normal(text: str) -> str:
     """A text without differences of case, spacing, dollar signs and a final full stop."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Display
 
     from ringlens.observe.session import Progress
+    from ringlens.probes.chain.meter import ProbeProgress
     from ringlens.store.read.relation import Relation
 
 
@@ -68,6 +69,17 @@ class ProgressBar:
         """Show models that were evaluated."""
         self._show(done, total, f"{done}/{total} models")
 
+    def probing(self, progress: ProbeProgress) -> None:
+        """Show traces and tokens of a probe, and the time that is left at most."""
+        left = progress.seconds_left
+        told = "" if left is None else f" · at most {_time(left)} to go"
+        self._show(
+            progress.done.tokens,
+            max(1, progress.most.tokens),
+            f"{progress.traces}/{progress.total} traces · {progress.done.forwards:,} forwards · "
+            f"{progress.done.tokens:,} tokens{told}",
+        )
+
     def bytes(self, done: int, total: int) -> None:
         """Show bytes."""
         self._show(done, total, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
@@ -83,6 +95,13 @@ class ProgressBar:
 
     def _show(self, done: int, total: int, counted: str) -> None:
         self._display.update(self._task, completed=done, total=total, counted=counted)
+
+
+def _time(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -142,6 +142,12 @@ COMMANDS: tuple[Row, ...] = (
         "plan.md",
     ),
     Row(
+        "probe",
+        "Experiment with MODEL on the thoughts of STORE, step by step.",
+        "ringlens.cli.probing.command:probe",
+        "mattered.md",
+    ),
+    Row(
         "prune",
         "Plan which experts of MODEL stay, by what they did in STORE, and write the smaller model.",
         "ringlens.cli.acting.prune:prune",

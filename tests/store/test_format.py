@@ -151,3 +151,26 @@ def test_info_says_what_would_make_a_store_faster(tmp_path, monkeypatch):
     with Store(shutil.copytree(DATA / "store-1", tmp_path / "store")) as store:
         commands = [step["command"].split()[1] for step in info(store)["next"]]
     assert commands == ["check", "app", "rollup", "compact"]
+
+
+def test_results_of_before_have_no_steps_and_stay_when_they_are_written_again(tmp_path):
+    """``probes`` got the columns step, changed_step and pos; older files have them as nulls."""
+    path = shutil.copytree(DATA / "store-2", tmp_path / "s")
+    with Store(path) as store, StoreWriter(path) as writer:
+        ((run_id, probe, trace_id, key, value),) = store.sql(
+            "select run_id, probe, trace_id, key, value from probes"
+        ).fetchall()
+        place = {"probe": "belief", "trace_id": trace_id or 1, "key": "p", "value": 0.5}
+        writer.replace_rows(run_id, "probes", [place | {"step": 2}, place | {"step": 3, "pos": 7}])
+        rows = store.sql(
+            "select probe, key, step, changed_step, pos, value from probes order by step"
+        ).fetchall()
+        assert sorted(rows, key=str) == sorted(
+            [
+                (probe, key, None, None, None, value),
+                ("belief", "p", 2, None, None, 0.5),
+                ("belief", "p", 3, None, 7, 0.5),
+            ],
+            key=str,
+        )
+        assert not [found for found in check(store).findings if "probes" in found.path]

@@ -97,6 +97,9 @@ PROBES = st.lists(
         {
             "probe": st.sampled_from(["logit_lens", "ablation"]),
             "trace_id": st.none() | st.integers(1, 3),
+            "step": st.none() | st.integers(-1, 9),
+            "changed_step": st.none() | st.integers(0, 9),
+            "pos": st.none() | st.integers(0, 9),
             "layer": st.none() | st.integers(0, LAYERS - 1),
             "unit": st.none() | st.integers(0, 99),
             "key": TEXT,
@@ -105,7 +108,9 @@ PROBES = st.lists(
         }
     ),
     max_size=12,
-    unique_by=itemgetter("probe", "trace_id", "layer", "unit", "key"),
+    unique_by=itemgetter(
+        "probe", "trace_id", "step", "changed_step", "pos", "layer", "unit", "key"
+    ),
 )
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from ringlens.store.schema.table import LAYER, RUN, TRACE, Column, Table
+from ringlens.store.schema.table import LAYER, POS, RUN, TRACE, Column, Table
 
 STEPS = Table(
     "steps",
@@ -93,11 +93,30 @@ HEAD_STEPS = Table(
 PROBES = Table(
     "probes",
     "One row per result of an experiment: a value, or more as JSON.",
-    ("probe", "run_id", "trace_id", "layer", "unit", "key"),
+    ("probe", "run_id", "trace_id", "step", "changed_step", "pos", "layer", "unit", "key"),
     (
         Column("probe", pa.string(), "name of the experiment, for example 'logit_lens'"),
         replace(RUN, meaning="run that the result is about"),
         replace(TRACE, meaning="trace that the result is about; null for the run", nullable=True),
+        Column(
+            "step",
+            pa.int32(),
+            "step that the result is about, or that it was measured behind; -1 stands for the "
+            "place before the first step; null if it is about none",
+            nullable=True,
+            unit="steps",
+        ),
+        Column(
+            "changed_step",
+            pa.int32(),
+            "step that the experiment changed to measure the result on another; null if it changed "
+            "none",
+            nullable=True,
+            unit="steps",
+        ),
+        replace(
+            POS, meaning="token that the result is about; null if it is about none", nullable=True
+        ),
         replace(LAYER, meaning="layer; null if the result is about none", nullable=True),
         Column(
             "unit",

@@ -109,7 +109,9 @@ Format 2 added
 - `files.checksum`;
 - head_blocks, usage_traces and usage_blocks, written in the same commit as the rows they sum up;
 - steps, head_steps and probes; later usage_roles, written in the same commit as steps;
-- routing of which only the choice is known; its other columns are null.
+- routing of which only the choice is known; its other columns are null;
+- step, changed_step and pos of probes, which files of before do not have: there they read as null,
+  and are so when such a file is written again.
 
 Stores of format 1 can be read as they are, even on a read-only disk. The first writer that opens
 one adds the column and notes version 2; `ringlens check --repair` adds the checksums,
