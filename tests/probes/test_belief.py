@@ -149,6 +149,12 @@ def test_answers_are_grouped_as_they_are_graded():
     assert grouped(sums, ["2 + 3", "3 + 2", "2+3"]) == [0, 1, 0]
 
 
+def test_answers_in_latex_are_compared_by_math_verify():
+    pytest.importorskip("math_verify")
+    asked = Problem("m", "math-verify", "What is 1/2?", "0.5")
+    assert grouped(asked, [r"\frac{1}{2}", "0.5", "2", r"\dfrac12"]) == [0, 0, 1, 0]
+
+
 def test_the_command_says_what_it_costs_and_found(store):
     words = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
 
