@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 
-def regular(path: Path) -> os.stat_result:
+def regular(path: str | Path) -> os.stat_result:
     """What the disk says of a regular file, or of the one that a link leads to.
 
     Opening a pipe waits for a writer, and reading a device may never end, so both are refused here.
@@ -17,7 +17,7 @@ def regular(path: Path) -> os.stat_result:
         OSError: It is missing, a folder, a pipe, a socket or a device.
         ValueError: Its name holds a NUL.
     """
-    found = path.stat()
+    found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "is a folder and no file", str(path))
     if not stat.S_ISREG(found.st_mode):

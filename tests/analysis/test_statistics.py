@@ -46,6 +46,20 @@ def test_drawn_p_values_are_near_the_exact_ones(monkeypatch, scheme):
     assert np.corrcoef(drawn, exact)[0, 1] > 0.98
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_draws_that_are_picked_give_the_p_values_of_all(monkeypatch, seed):
+    rng = np.random.default_rng(seed)
+    shift = rng.choice([0, 0.5, 1, 3], 600)
+    terms_UX = rng.normal(0, 1, (15, 600)) * rng.gamma(1, 1, (15, 1)) + shift
+    monkeypatch.setattr(permutation, "_FEW", 200)
+    monkeypatch.setattr(permutation, "_ALIKE", 1)
+    picked = p_values(terms_UX, SignFlips(15), np.random.default_rng(1))
+    monkeypatch.setattr(permutation, "_BITS", 0)
+    every = p_values(terms_UX, SignFlips(15), np.random.default_rng(1))
+    assert (picked == every).all()
+    assert len(np.unique(picked)) > 50 and picked.min() < 0.001
+
+
 @pytest.mark.parametrize("scheme", [SignFlips(20), Exchanges(20, 10)])
 def test_p_values_of_nothing_are_uniform(scheme):
     """Traces that differ widely and are alike in nothing: p ≤ x with a probability of at most x."""
@@ -76,6 +90,16 @@ def test_q_values_by_their_definition(given_p):
         larger = known[known >= value]
         expected = min(x * len(known) / (known <= x).sum() for x in larger)
         assert adjusted == pytest.approx(expected)
+
+
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_intervals_are_percentiles_of_the_draws(draws, seed):
+    drawn_BX = np.random.default_rng(seed).normal(size=(draws, 5))
+    drawn_BX[draws // 2, 3] = np.nan
+    found = intervals(lambda _, part: drawn_BX[:, part], [3], 5, np.random.default_rng(0), draws)
+    expected = np.percentile(drawn_BX, [2.5, 97.5], axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert np.isnan(found[0]).tolist() == [False, False, False, True, False]
 
 
 def test_intervals_cover_as_often_as_they_say():

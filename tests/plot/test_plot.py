@@ -148,7 +148,7 @@ def test_runs_that_do_not_fit_together_are_not_pooled(tmp_path):
         assert "2 runs (live)" in text(rl.plot.usage(store))
     last = add(tmp_path, other, random_trace(other, 24, seed=1))
     with Store(tmp_path) as store:
-        with pytest.raises(StoreError, match="routers of different shapes: take one"):
+        with pytest.raises(StoreError, match=r"different routers .*: take one"):
             rl.plot.usage(store)
         assert array(rl.plot.usage(store, where=f"run_id = '{last}'"), 0, "z").shape == (3, 8)
         assert array(rl.plot.usage(store, where=f"run_id = '{one}'"), 0, "z").shape == (3, 16)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from ringlens.analysis.scans.choices import Choices, Shape, Tokens, blocks, layers_of
 from ringlens.analysis.scans.parts import each_of
-from ringlens.analysis.selections.expert_counts import chosen_tokens, router_shape
+from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.grouped_choices import grouped_tokens, loads
-from ringlens.analysis.selections.selection import Selection, read
+from ringlens.analysis.selections.router import router_shape
+from ringlens.analysis.selections.selection import Selection, read, traces_of
 from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, ratio_interval
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError, StoreError
@@ -100,7 +101,7 @@ def saturation(
     """
     *earlier, last = _checked(checkpoints)
     selection = read(last.store, _both(last.where, where), by)
-    shape = router_shape(last.store, selection)
+    shape, _ = router_shape(last.store, selection), traces_of(last.store, selection)
     rng = np.random.default_rng(seed)
     tables, queries, unpaired, traces = [], [], {}, 0
     for checkpoint in earlier:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.scans.choices import Shape
-from ringlens.analysis.selections.expert_counts import chosen_tokens, router_shape
+from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.grouped_choices import (
     by_layers,
@@ -20,7 +20,8 @@ from ringlens.analysis.selections.grouped_choices import (
     loads,
     on_layers,
 )
-from ringlens.analysis.selections.selection import Selection, read, same, traces_of
+from ringlens.analysis.selections.router import router_shape
+from ringlens.analysis.selections.selection import Selection, extent_of, read, same
 from ringlens.config import refuse_unknown, whole
 from ringlens.store.maintain.engine import LOCAL, Engine
 
@@ -62,15 +63,15 @@ def token_experts(
         ConfigError: A predicate is wrong.
     """
     selection = read(store, where, by).scanned()
-    traces, shape = traces_of(store, selection), Shape(*router_shape(store, selection))
+    extent, shape = extent_of(store, selection), Shape(*router_shape(store, selection))
     layer = None if layer is None else whole("layer", layer, 0)
     expert = None if expert is None else whole("expert", expert, 0)
     least = whole("least", least, 1)
     wanted = selection if layer is None else replace(selection, layers=(layer,))
     count = partial(_of_layers, selection=selection, shape=shape, expert=expert, least=least)
-    found = by_layers(store, wanted, shape, count, engine)
+    found = by_layers(store, wanted, shape, count, extent.tokens, engine)
     frame = _table(store, selection, found)
-    return described(frame, selection, traces, _sql(wanted, expert, least))
+    return described(frame, selection, extent.traces, _sql(wanted, expert, least))
 
 
 class _Words(NamedTuple):

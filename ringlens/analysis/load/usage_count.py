@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.analysis.load.usage import Array, Sums, Usage
+from ringlens.analysis.selections.router import one_router
 from ringlens.analysis.selections.selection import read
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store import Store
@@ -141,7 +142,7 @@ def usage(store: Store, where: str | None = None) -> tuple[Usage, list[dict[str,
     known = [run for (run,) in ids.fetchall()]
     query = "select * from runs where run_id in (select unnest($ids)) order by started, run_id"
     runs = store.sql(query, {"ids": known}).to_arrow_table().to_pylist()
-    first = _same_router(runs, where)
+    first = _recorded_alike(runs, where)
     sums = _rollups(store, first) if where is None else None
     from_rollups = sums is not None
     if sums is None:
@@ -159,19 +160,12 @@ def usage(store: Store, where: str | None = None) -> tuple[Usage, list[dict[str,
     return found, runs
 
 
-def _same_router(runs: list[dict[str, Any]], where: str | None) -> dict[str, Any]:
-    """The first of some runs that recorded routing; all have one shape of routers and layers."""
+def _recorded_alike(runs: list[dict[str, Any]], where: str | None) -> dict[str, Any]:
+    """The first of some runs that recorded routing, all of one router and of the same layers."""
     if not runs:
         what = "no tokens yet" if where is None else f"no token selected by {where!r:.200}"
         raise NotInStoreError(f"the store holds {what}: there is nothing to count")
-    names = ("sparse_layers", "experts", "experts_per_token", "groups")
-    other = next((r for r in runs if any(r[n] != runs[0][n] for n in names)), None)
-    if other is not None:
-        raise StoreError(
-            f"runs {runs[0]['run_id']} ({runs[0]['model']:.60}) and {other['run_id']} "
-            f"({other['model']:.60}) have routers of different shapes: take one, with "
-            f"where=\"run_id = '{runs[0]['run_id']}'\""
-        )
+    one_router(runs, "experts", "experts_per_token", "groups", "sparse_layers")
     routed = [run for run in runs if recorded_layers(run, "routing")]
     if not routed:
         return runs[0]

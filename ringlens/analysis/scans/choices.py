@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ringlens.analysis.scans.kept import has_sums, once
 from ringlens.store.encode.columns import matrix
 from ringlens.store.maintain.engine import LOCAL, Engine
 
@@ -45,12 +46,20 @@ class Shape(NamedTuple):
 
 def layers_of(store: Source, where: str | None = None) -> list[int]:
     """Layers with a router, in order; of the traces of selected tokens, or of all."""
-    traces = "true"
-    if where is not None:
-        traces = f"trace_id in (select trace_id from token_context where ({where}\n))"
-    query = f"select distinct layer from routing where {traces} order by layer"
-    rows = store.sql(query).fetchall()
-    return [int(layer) for (layer,) in rows]
+    if where is None:
+        return list(once(store, _every_layer))
+    return _layers(store, f"trace_id in (select trace_id from token_context where ({where}\n))")
+
+
+def _every_layer(store: Source) -> list[int]:
+    return _layers(store, "true")
+
+
+def _layers(store: Source, traces: str) -> list[int]:
+    """Layers of some traces; the sums have a row where the routing has thousands."""
+    table = "usage_traces" if has_sums(store) else "routing"
+    query = f"select distinct layer from {table} where {traces} order by layer"
+    return [int(layer) for (layer,) in store.sql(query).fetchall()]
 
 
 def blocks(

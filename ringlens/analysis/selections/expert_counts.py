@@ -16,7 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.analysis.scans.parts import Traces, by_traces, each
-from ringlens.analysis.selections.selection import Selection
+from ringlens.analysis.selections.router import router_shape
+from ringlens.analysis.selections.selection import Selection, traces_of
 from ringlens.errors import StoreError
 from ringlens.store.maintain.engine import LOCAL, Engine
 
@@ -102,6 +103,7 @@ def count(store: Source, selection: Selection, engine: Engine = LOCAL) -> Expert
     rows = pa.concat_tables([table for table, _ in tables]).to_pandas()
     n_RE = np.concatenate([counts for _, counts in tables])
     if not len(rows):
+        traces_of(store, selection)
         raise StoreError(
             f"no token with routing is selected by {selection.where!r:.200}; see "
             "`store.sql('select phase, count(*) from tokens group by phase')` for what there is."
@@ -165,26 +167,6 @@ def rows_by_group(
 def values_of(key: Iterable[Any]) -> tuple[Any, ...]:
     """Values of a group, with None for a null: pandas' NaN does not equal that of another table."""
     return tuple(None if pd.isna(value) else value for value in key)
-
-
-def router_shape(store: Source, selection: Selection) -> tuple[int, int]:
-    """Experts of a layer and experts per token, of the runs that a selection reaches.
-
-    Raises:
-        StoreError: The runs differ, so that expert 3 of one is not expert 3 of the other.
-    """
-    shapes = store.sql(
-        f"select distinct experts, experts_per_token from runs where {selection.of_runs}"
-    ).fetchall()
-    if len(shapes) > 1:
-        listed_shapes = ", ".join(f"{k} of {experts}" for experts, k in sorted(shapes))
-        raise StoreError(
-            f"the selection holds runs with different routers ({listed_shapes} experts); add "
-            "`model = '…'` or `run_id = '…'` to where."
-        )
-    if not shapes:
-        raise StoreError(f"no token is selected by {selection.where!r:.200}; widen the selection.")
-    return shapes[0]
 
 
 def _from_sums(store: Source, selection: Selection, experts: int) -> Counted:

@@ -107,6 +107,7 @@ def by_layers(
     selection: Selection,
     shape: Shape,
     function: Callable[[Source, tuple[int, ...]], list[R]],
+    tokens: int,
     engine: Engine = LOCAL,
 ) -> list[R]:
     """Apply a function to blocks of a selection's layers, and chain what it gives.
@@ -116,10 +117,9 @@ def by_layers(
         selection: The tokens.
         shape: Experts of a layer, and experts per token.
         function: Gives a list for some layers; must be picklable for a cluster.
+        tokens: Number of the tokens.
         engine: Runs the function.
     """
-    query = f"select count(*) from token_context where ({selection.where}\n)"
-    ((tokens,),) = store.sql(query).fetchall()
     layers = selection.layers or layers_of(store, selection.where)
     parts = each(store, function, blocks(layers, tokens, shape, engine), engine)
     return [found for part in parts for found in part]

@@ -193,10 +193,11 @@ def _group(
 
 def _totals(counts: ExpertCounts, rows: NDArray[np.int64], layer_L: NDArray[np.int64]) -> Totals:
     layer_R = np.searchsorted(layer_L, counts.rows["layer"].to_numpy()[rows])
-    tokens_L = np.zeros(len(layer_L), np.int64)
-    np.add.at(tokens_L, layer_R, counts.rows["tokens"].to_numpy()[rows])
-    n_LE = np.zeros((len(layer_L), counts.experts))
-    np.add.at(n_LE, layer_R, counts.n_RE[rows])
+    tokens_L = np.bincount(
+        layer_R, counts.rows["tokens"].to_numpy()[rows], minlength=len(layer_L)
+    ).astype(np.int64)
+    own_L = [rows[layer_R == layer] for layer in range(len(layer_L))]
+    n_LE = np.stack([counts.n_RE[own].sum(axis=0) for own in own_L]).astype(np.float64)
     with np.errstate(invalid="ignore"):
         return Totals(tokens_L, n_LE / tokens_L[:, None])
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ringlens.analysis.scans.kept import has_role_sums, has_sums, once
 from ringlens.analysis.scans.parts import ALL
 from ringlens.config import known_only
 from ringlens.errors import ConfigError, StoreError
-from ringlens.store.maintain.rollup import missing, missing_roles
-from ringlens.store.read.selection import Proxy, check_where, columns_used
-from ringlens.store.read.store import Store
+from ringlens.store.read.selection import check_where, columns_used
 from ringlens.store.schema.views import quote
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
@@ -137,14 +136,11 @@ def read(store: Source, where: str | None = None, by: str | Iterable[str] = ()) 
 
 def _sums(store: Source, columns: set[str]) -> str:
     """Table of the sums that are kept by some columns; "" where there are none, or not all."""
-    by_role = "role" in columns
-    # What asks a store elsewhere has the sums of that store; a shuffled one has none.
-    own = store.store if isinstance(store, Proxy) else store
-    if not columns - {"role"} <= set(SUMMED) or not isinstance(own, Store) or missing(own):
+    if not columns - {"role"} <= set(SUMMED) or not has_sums(store):
         return ""
-    if not by_role:
+    if "role" not in columns:
         return "usage_traces"
-    return "" if missing_roles(own) else "usage_roles"
+    return "usage_roles" if has_role_sums(store) else ""
 
 
 def same(keys: Iterable[str], first: str, second: str) -> str:
@@ -153,17 +149,34 @@ def same(keys: Iterable[str], first: str, second: str) -> str:
     return " and ".join(f"{first}.{name} is not distinct from {second}.{name}" for name in names)
 
 
-def traces_of(store: Source, selection: Selection) -> int:
-    """Number of traces that a selection reaches.
+class Extent(NamedTuple):
+    """How much a selection reaches."""
+
+    tokens: int
+    traces: int
+
+
+def extent_of(store: Source, selection: Selection) -> Extent:
+    """Count the tokens and traces that a selection reaches.
 
     Raises:
         StoreError: It reaches none.
     """
-    query = f"select count(distinct trace_id) from token_context where ({selection.where}\n)"
-    (traces,) = store.sql(query).fetchall()[0]
-    if not traces:
+    query = f"""select count(*), count(distinct trace_id) from token_context
+        where ({selection.where}\n)"""
+    extent = Extent(*store.sql(query).fetchall()[0])
+    if not extent.tokens:
         raise StoreError(f"no token is selected by {selection.where!r:.200}; widen the selection.")
-    return int(traces)
+    return extent
+
+
+def traces_of(store: Source, selection: Selection) -> int:
+    """Count the traces that a selection reaches.
+
+    Raises:
+        StoreError: It reaches none.
+    """
+    return extent_of(store, selection).traces
 
 
 def _refuse_pooled(store: Source, predicate: str, named: set[str]) -> None:
@@ -176,14 +189,28 @@ def _refuse_pooled(store: Source, predicate: str, named: set[str]) -> None:
     """
     if {"run_id", "trace_id"} & named or {*_REFUSED} <= named:
         return
+    asked = [at for at, column in enumerate(_REFUSED) if column not in named]
+
+    def differ(rows: list[tuple[str, ...]]) -> list[int]:
+        return [at for at in asked if len({row[at] for row in rows}) > 1]
+
+    # If all runs are alike, the tokens need not be read.
+    if not differ(once(store, _kinds_of_runs)):
+        return
     rows = store.sql(
         "select distinct mode, model, coalesce(interventions, '') as interventions "
         f"from token_context where ({predicate}\n)"
     ).fetchall()
-    for at, (column, refuse) in enumerate(_REFUSED.items()):
-        found = sorted({row[at] for row in rows})
-        if column not in named and len(found) > 1:
-            refuse(found)
+    refuse = [*_REFUSED.values()]
+    for at in differ(rows):
+        refuse[at](sorted({row[at] for row in rows}))
+
+
+def _kinds_of_runs(store: Source) -> list[tuple[str, ...]]:
+    """Modes, models and interventions of all runs."""
+    return store.sql(
+        "select distinct mode, model, coalesce(array_to_string(interventions, ' '), '') from runs"
+    ).fetchall()
 
 
 def _refuse_twice(modes: list[str]) -> None:

@@ -19,8 +19,8 @@ DRAWS = 1_000
 LEVEL = 0.95
 """Coverage of an interval."""
 
-_CELLS = 50_000_000
-"""Statistics that are held at once, which bounds the memory."""
+_CELLS = 2_000_000
+"""Statistics that are held at once, which bounds the memory; few are sorted faster than many."""
 
 LEAST = 2
 """Fewest traces that are resampled."""
@@ -65,14 +65,27 @@ def intervals(
     times_BU = np.concatenate(
         [rng.multinomial(n, np.full(n, 1 / n), size=draws) for n in sets], axis=1
     ).astype(np.float64)
-    tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
     step = max(1, _CELLS // draws)
-    ends = [
-        np.percentile(statistic(times_BU, slice(start, start + step)), tails, axis=0)
-        for start in range(0, quantities, step)
-    ]
+    parts = (slice(start, start + step) for start in range(0, quantities, step))
+    ends = [_ends(statistic(times_BU, part)) for part in parts]
     low_X, high_X = np.concatenate(ends, axis=1)
     return low_X, high_X
+
+
+def _ends(found_BX: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Percentiles of the draws of each quantity, [2, X], as ``np.percentile`` gives them.
+
+    That selects them in draws that lie far apart, which takes four times as long as to sort draws
+    side by side.
+    """
+    sorted_XB = np.sort(found_BX.T, axis=1)
+    ends = []
+    for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
+        below, part = divmod((sorted_XB.shape[1] - 1) * tail, 1)
+        a_X, b_X = sorted_XB[:, int(below)], sorted_XB[:, int(np.ceil(below + part))]
+        ends.append(a_X + (b_X - a_X) * part if part < 0.5 else b_X - (b_X - a_X) * (1 - part))
+    # What is not a number is sorted to the end.
+    return np.where(np.isnan(sorted_XB[:, -1]), np.nan, np.stack(ends))
 
 
 def ratio_interval(

@@ -27,6 +27,18 @@ EXCEEDANCES = 20
 _CELLS = 2_000_000
 """Statistics per chunk: what stays in a core's cache is compared several times faster."""
 
+_FEW = 1_000
+"""Draws after which the quantities that are left have small p-values."""
+
+_LARGE = 6
+"""Fewest terms that must flip together for a quantity whose draws are picked: one in 32."""
+
+_ALIKE = 10
+"""Fewest quantities with the same such terms: picking draws for each takes longer than testing."""
+
+_BITS = 64
+"""Most traces whose signs are compared as bits."""
+
 _TIE = 1e-5
 """Part of the sum of a quantity's terms by which float32 may miss an equal statistic."""
 
@@ -185,19 +197,66 @@ def _sequential(
     least_X: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    p_X = np.full(terms_UX.shape[1], np.nan)
-    extreme_X = np.zeros(terms_UX.shape[1], np.int64)
-    left = np.arange(terms_UX.shape[1])
-    drawn = 0
+    test = _Test(terms_UX, least_X)
+    left, drawn = np.arange(len(least_X)), 0
     while left.size and drawn < MOST:
+        if drawn >= _FEW and isinstance(scheme, SignFlips) and scheme.traces <= _BITS:
+            test.flips(left, drawn, scheme.draw(rng, MOST - drawn))
+            break
         draws = int(np.clip(_CELLS // left.size, 1, min(max(256, drawn), MOST - drawn)))
-        over_BX = _extreme(scheme.draw(rng, draws), terms_UX[:, left], least_X[left])
-        before_X, total_X = extreme_X[left], extreme_X[left] + _times(over_BX)
+        left = test.draws(left, np.arange(drawn, drawn + draws), scheme.draw(rng, draws))
+        drawn += draws
+    return np.where(np.isnan(test.p_X), (test.extreme_X + 1) / (MOST + 1), test.p_X)
+
+
+class _Test:
+    """Draws that were as extreme as the observation.
+
+    Attributes:
+        p_X: p-values of the quantities that are decided; NaN of others.
+        extreme_X: Extreme draws of the others.
+    """
+
+    def __init__(self, terms_UX: NDArray[np.float32], least_X: NDArray[np.float32]) -> None:
+        self._terms_UX, self._least_X = terms_UX, least_X
+        self.p_X = np.full(len(least_X), np.nan)
+        self.extreme_X = np.zeros(len(least_X), np.int64)
+
+    def draws(
+        self, which: NDArray[np.int64], at_B: NDArray[np.int64], factors_BU: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Count further draws, of which ``at_B`` were drawn before; give what is undecided."""
+        over_BX = _extreme(factors_BU, self._terms_UX[:, which], self._least_X[which])
+        before_X, total_X = self.extreme_X[which], self.extreme_X[which] + _times(over_BX)
         decided_X = total_X >= EXCEEDANCES
         last_BX = before_X[decided_X] + over_BX[:, decided_X].cumsum(axis=0) >= EXCEEDANCES
-        p_X[left[decided_X]] = EXCEEDANCES / (drawn + last_BX.argmax(axis=0) + 1)
-        extreme_X[left] = total_X
-        drawn += draws
-        left = left[~decided_X]
-    p_X[left] = (extreme_X[left] + 1) / (drawn + 1)
-    return p_X
+        self.p_X[which[decided_X]] = EXCEEDANCES / (at_B[last_BX.argmax(axis=0)] + 1)
+        self.extreme_X[which] = total_X
+        return which[~decided_X]
+
+    def flips(self, which: NDArray[np.int64], drawn: int, factors_BU: NDArray[np.float64]) -> None:
+        """Count all draws that are left, of `SignFlips`.
+
+        Most terms of a quantity with a small p have one sign. One that is larger than all terms of
+        the other sign together must not flip alone: a draw is extreme only if all of these flip, or
+        none does. So of most draws, two comparisons of bits tell that they are not.
+        """
+        bit_U = np.uint64(1) << np.arange(factors_BU.shape[1], dtype=np.uint64)
+        bits_B = (factors_BU < 0) @ bit_U
+        terms_UX = self._terms_UX[:, which].astype(np.float64)
+        terms_UX *= np.sign(terms_UX.sum(axis=0))
+        other_X = np.maximum(-terms_UX, 0).sum(axis=0)
+        large_UX = terms_UX > other_X + 2 * _TIE * np.abs(terms_UX).sum(axis=0)
+        at_B = np.arange(drawn, drawn + len(bits_B))
+        keys, key_X, alike = np.unique(bit_U @ large_UX, return_inverse=True, return_counts=True)
+        picked = np.flatnonzero((np.bitwise_count(keys) >= _LARGE) & (alike >= _ALIKE))
+        for key in picked:
+            both_B = bits_B & keys[key]
+            candidates = np.flatnonzero((both_B == 0) | (both_B == keys[key]))
+            if candidates.size:
+                self.draws(which[key_X == key], at_B[candidates], factors_BU[candidates])
+        few_X = np.isin(key_X, picked)
+        left, start = which[~few_X], 0
+        while left.size and start < len(at_B):
+            part = slice(start, start + max(1, _CELLS // left.size))
+            left, start = self.draws(left, at_B[part], factors_BU[part]), part.stop

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.scans.choices import Shape, layers_of
-from ringlens.analysis.selections.expert_counts import chosen_tokens, router_shape
+from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.grouped_choices import (
     OnLayer,
@@ -22,7 +22,8 @@ from ringlens.analysis.selections.grouped_choices import (
     loads,
     on_layers,
 )
-from ringlens.analysis.selections.selection import Selection, read, traces_of
+from ringlens.analysis.selections.router import router_shape
+from ringlens.analysis.selections.selection import Selection, extent_of, read
 from ringlens.analysis.selections.shuffled import refuse_shuffled
 from ringlens.analysis.structure.pair_counts import (
     LayerPairs,
@@ -115,9 +116,9 @@ def _pairs(
     store: Source, selection: Selection, count: _Count, rows: str, other: str, engine: Engine
 ) -> pd.DataFrame:
     """Count pairs of experts over all tokens of a selection, some layers at a time."""
-    shape = Shape(*router_shape(store, selection))
+    shape, extent = Shape(*router_shape(store, selection)), extent_of(store, selection)
     count_layers = partial(count, selection=selection, shape=shape)
-    found = by_layers(store, selection, shape, count_layers, engine)
+    found = by_layers(store, selection, shape, count_layers, extent.tokens, engine)
     frame = table(found, groups_of(store, selection), other, selection)
     keys = selection.listed("layer")
     sql = f"""with found as (from {chosen_tokens(selection)}),
@@ -128,7 +129,7 @@ select {keys}, expert, other as "{other}", count(*) as n from (
     select {keys}, expert, unnest(others) as other
     from (select {keys}, unnest(expert_ids) as expert, others from ({rows})))
 where {"expert <> other" if other == "other" else "true"} group by all"""
-    return described(frame, selection, traces_of(store, selection), sql)
+    return described(frame, selection, extent.traces, sql)
 
 
 def _together(

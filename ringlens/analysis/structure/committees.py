@@ -28,7 +28,8 @@ from ringlens.analysis.selections import expert_counts
 from ringlens.analysis.selections.expert_counts import ExpertCounts, chosen_tokens, values_of
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.grouped_choices import by_layers, grouped_tokens, on_layers
-from ringlens.analysis.selections.selection import Selection, read
+from ringlens.analysis.selections.router import router_groups
+from ringlens.analysis.selections.selection import Selection, extent_of, read
 from ringlens.analysis.selections.shuffled import refuse_shuffled
 from ringlens.analysis.statistics.bootstrap import enough_traces
 from ringlens.analysis.structure.chance import fitted, met_by_chance
@@ -114,12 +115,13 @@ def committees(
     counts = expert_counts.count(store, selection, engine)
     if counts.experts_per_token < 2:
         raise ConfigError("these routers choose one expert for a token, so that none go together.")
-    of_router = _groups_of(store, selection)
+    of_router = router_groups(store, selection)
     halved = _Halved.of(counts, selection, np.random.default_rng(seed))
     search = _Search(of_router if within else 1, least, seed)
     shape = Shape(counts.experts, counts.experts_per_token)
     count = partial(_of_layers, selection=selection, halved=halved, shape=shape, search=search)
-    found = dict(by_layers(store, selection.scanned(), shape, count, engine))
+    tokens = extent_of(store, selection).tokens
+    found = dict(by_layers(store, selection.scanned(), shape, count, tokens, engine))
     rows = [halved.cells[c] | row for c in sorted(found) for row in found[c]]
     frame = pd.DataFrame(rows, columns=[*selection.keys("layer"), *COLUMNS])
     frame["groups"] = _spanned(frame["members"], counts.experts, of_router)
@@ -365,21 +367,6 @@ def _lift(
 def _jaccard(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     both = len(np.intersect1d(a, b, assume_unique=True))
     return both / (len(a) + len(b) - both)
-
-
-def _groups_of(store: Source, selection: Selection) -> int:
-    """Groups of experts of the routers.
-
-    Raises:
-        StoreError: The runs differ.
-    """
-    found = store.sql(f"select distinct groups from runs where {selection.of_runs}").fetchall()
-    if len(found) > 1:
-        raise StoreError(
-            "the selection holds runs whose experts are grouped differently; add `run_id = '…'` "
-            "to where."
-        )
-    return int(found[0][0])
 
 
 def _spanned(members: pd.Series, experts: int, groups: int) -> list[list[int]]:

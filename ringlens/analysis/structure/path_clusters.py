@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ringlens.analysis.selections.expert_counts import router_shape, rows_by_group
+from ringlens.analysis.selections.expert_counts import rows_by_group
 from ringlens.analysis.selections.frame import described
+from ringlens.analysis.selections.router import router_shape
 from ringlens.analysis.selections.selection import read, traces_of
 from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, intervals
 from ringlens.analysis.structure.communities import communities

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ringlens.analysis.scans.choices import layers_of
 from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.selection import Selection
 from ringlens.config import whole
@@ -28,10 +29,7 @@ def band_of(store: Source, selection: Selection, layers: tuple[int, int] | None)
         ConfigError: It is no pair of layers.
         StoreError: Fewer than two layers of it have routing.
     """
-    query = (
-        f"select distinct layer from routing where trace_id in ({_traces(selection)}) order by 1"
-    )
-    routed = tuple(int(layer) for (layer,) in store.sql(query).fetchall())
+    routed = tuple(layers_of(store, selection.where))
     if layers is None:
         start = max(0, (len(routed) - BAND) // 2)
         band = routed[start : start + BAND]
@@ -114,7 +112,3 @@ def _ends(layers: object) -> tuple[int, int]:
         )
     first, last = (whole("layers", layer, 0) for layer in layers)
     return first, last
-
-
-def _traces(selection: Selection) -> str:
-    return f"select trace_id from token_context where ({selection.where}\n)"

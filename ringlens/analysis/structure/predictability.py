@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from ringlens.analysis.scans.choices import Choices, Shape, Tokens, blocks, layers_of
 from ringlens.analysis.scans.parts import each
-from ringlens.analysis.selections.expert_counts import router_shape
 from ringlens.analysis.selections.frame import described
-from ringlens.analysis.selections.selection import read, traces_of
+from ringlens.analysis.selections.router import router_shape
+from ringlens.analysis.selections.selection import extent_of, read
 from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, intervals
 from ringlens.analysis.structure.held_out import HeldOut, Strata
 from ringlens.config import refuse_unknown
@@ -83,13 +83,11 @@ def predictability(
         store, where, "phase"
     ).scanned()  # phases are not told apart: a predictor knows them
     shape = Shape(*router_shape(store, selection))
-    traces = traces_of(store, selection)
+    tokens, traces = extent_of(store, selection)
     enough_traces(traces, "the prediction of held-out traces")
     rng = np.random.default_rng(seed)
     fold_U = rng.permutation(np.arange(traces) % min(FOLDS, traces))
     count = partial(_of_layers, where=selection.where, fold_U=fold_U, shape=shape)
-    query = f"select count(*) from token_context where ({selection.where}\n)"
-    ((tokens,),) = store.sql(query).fetchall()
     parts = each(store, count, blocks(layers_of(store), tokens, shape, engine), engine)
     layers = [layer for part in parts for layer in part if layer.tokens_U.any()]
     if not layers:

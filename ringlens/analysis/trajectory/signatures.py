@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.analysis.scans.choices import Choices, Shape, Tokens, blocks, layers_of
-from ringlens.analysis.selections.expert_counts import router_shape
+from ringlens.analysis.selections.router import router_shape
 from ringlens.analysis.selections.selection import Selection
 from ringlens.analysis.trajectory.chosen_steps import of_thoughts, steps_of
 from ringlens.config import known_only, refuse_unknown, whole

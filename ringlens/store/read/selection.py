@@ -171,9 +171,8 @@ def check_where(store: Source, where: str) -> str:
         )
     _refuse_drawn(where, tree(store, where))
     try:
-        # A value must not be an aggregate of all rows, which a select list would take.
-        store.sql(f"select 1 from token_context where ({where}\n) limit 0").fetchall()
-        kinds = store.sql(f"select ({where}\n) from token_context limit 0").types
+        # A value must not be an aggregate of all rows, which a select list alone would take.
+        kinds = store.sql(f"select ({where}\n) from token_context where ({where}\n)").types
     except StoreError as error:
         raise _wrong(where, error) from error
     if kinds != ["BOOLEAN"]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, TypeVar, overload
 
 import duckdb
 
@@ -34,6 +34,7 @@ MOST_EXPERTS = 2**16
 """Queries see ids of experts in one type, however few a model has."""
 
 Parameters = Sequence[object] | Mapping[str, object]
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Store(AbstractContextManager["Store"]):
         self._lost: set[str] = set()
         self._faults: dict[str, str] = {}
         self._definitions: Definitions | None = None
+        self._kept: dict[Callable[[Store], Any], tuple[int, Any]] = {}
         with store_errors(self.folder, "the store was not opened"):
             self._manifest = self.folder.open_manifest()
         self._connection = duckdb.connect(
@@ -471,6 +473,23 @@ class Store(AbstractContextManager["Store"]):
                     self._columns(),
                 )
             return self._definitions
+
+    def once(self, function: Callable[[Store], F]) -> F:
+        """Apply a function to this store, or give what it gave if there was no commit since.
+
+        Args:
+            function: Asks the store alone; what it gives is shared, and must not be changed.
+        """
+        self._refresh()
+        # Noted before it is computed: a commit meanwhile makes the next call compute it again.
+        sequence = self._sequence
+        found: F
+        if (kept := self._kept.get(function)) is not None and kept[0] == sequence:
+            found = kept[1]
+            return found
+        found = function(self)
+        self._kept[function] = sequence, found
+        return found
 
     def _columns(self) -> dict[str, Sequence[str]]:
         tables = {name: table.arrow.names for name, table in self._shown.items()}
