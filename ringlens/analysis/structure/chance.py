@@ -53,24 +53,19 @@ def fitted(
         a_i·a_j·chance_ij, or with a factor of each two groups as well, [E, E].
     """
     factor_E = np.ones(len(sum_E))
-    pairs_EE = chance_EE
+    groups = 1 if between_GG is None else len(between_GG)
+    group_E = np.arange(len(sum_E)) // (len(sum_E) // groups)
+    factor_GG, own_EG = np.ones((groups, groups)), np.eye(groups)[group_E]
     for _ in range(_STEPS):
+        # Pairs of each expert with each group; all pairs are only made at the end.
+        pairs_EG = factor_E[:, None] * (chance_EE @ (own_EG * factor_E[:, None]))
         if between_GG is not None:
-            pairs_EE = _between(pairs_EE * factor_E[:, None] * factor_E, between_GG)
-            factor_E = np.ones(len(sum_E))
-        ratio_E = _ratio(sum_E, factor_E * (pairs_EE @ factor_E))
-        factor_E *= np.sqrt(ratio_E)
+            factor_GG = _ratio(between_GG, own_EG.T @ pairs_EG)
+        ratio_E = _ratio(sum_E, (factor_GG[group_E] * pairs_EG).sum(axis=1))
+        factor_E = factor_E * np.sqrt(ratio_E)
         if np.abs(ratio_E - 1)[sum_E > 0].max(initial=0) < _CLOSE:
             break
-    return pairs_EE * factor_E[:, None] * factor_E
-
-
-def _between(pairs_EE: NDArray[np.float64], between_GG: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale the pairs of any two groups to their sum."""
-    groups, size = len(between_GG), len(pairs_EE) // len(between_GG)
-    blocks = pairs_EE.reshape(groups, size, groups, size)
-    ratio_GG = _ratio(between_GG, blocks.sum(axis=(1, 3)))
-    return (blocks * ratio_GG[:, None, :, None]).reshape(pairs_EE.shape)
+    return chance_EE * factor_GG[np.ix_(group_E, group_E)] * factor_E[:, None] * factor_E
 
 
 def _ratio(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ whatever the domain are described in arXiv 2601.03425, by their share of the rou
 found by their meeting.
 
 Shape letters: C cells (a group and a layer each), H halves of the traces, R rows, U traces, E
-experts, G groups of experts, X pairs of experts.
+experts, G groups of experts, K committees, X pairs of experts.
 """
 
 from __future__ import annotations
@@ -296,8 +296,7 @@ def _committees(
     if not all_traces:
         return []
     of_half = [found(*each) for each in zip(n_HX, chance_HX, edge_HX, strict=True)]
-    rows = [_row(cell, members, of_half) for members in all_traces]
-    return sorted(rows, key=lambda row: -row["share"])
+    return sorted(_rows(cell, all_traces, of_half), key=lambda row: -row["share"])
 
 
 @cache
@@ -329,44 +328,65 @@ def _beyond(
     return beyond_HX, float(np.sqrt(max(1.0, inflated)))
 
 
-def _row(
-    cell: _Cell, members: NDArray[np.int64], of_half: Sequence[list[NDArray[np.int64]]]
-) -> dict[str, Any]:
-    """What is said of one committee."""
-    alike = [max(half, key=lambda m: _jaccard(m, members), default=None) for half in of_half]
-    jaccard = [0.0 if other is None else _jaccard(other, members) for other in alike]
-    lifts = [
-        _lift(cell.n_HEE[1 - half], cell.chance_HEE[1 - half], other)
-        for half, other in enumerate(alike)
-        if other is not None and jaccard[half] > 0
-    ]
-    n, expected = (
-        float(each_HEE[:, members][:, :, members].sum()) / 2
+def _rows(
+    cell: _Cell, found: list[NDArray[np.int64]], of_half: list[list[NDArray[np.int64]]]
+) -> list[dict[str, Any]]:
+    """What is said of the committees of all traces, beside those of each half."""
+    E = len(cell.n_E)
+    members_KE = _members(found, E)
+    n_K, expected_K = (
+        _meetings(each_HEE.sum(axis=0), members_KE) / 2
         for each_HEE in (cell.n_HEE, cell.chance_HEE)
     )
-    return {
-        "members": members.tolist(),
-        "size": len(members),
-        "n": int(n),
-        "expected": expected,
-        "lift": n / expected,
-        "held_out": float(np.mean(lifts)) if lifts else np.nan,
-        "share": cell.n_E[members].sum() / cell.n_E.sum(),
-        "stability": float(np.mean(jaccard)),
-    }
+    jaccard_HK, lift_HK = np.zeros((2, len(found))), np.full((2, len(found)), np.nan)
+    for half, committees in enumerate(of_half):
+        if committees:
+            half_KE, other = _members(committees, E), 1 - half
+            jaccard_KK = _jaccard(members_KE, half_KE)
+            nearest_K = jaccard_KK.argmax(axis=1)
+            jaccard_HK[half] = jaccard_KK.max(axis=1)
+            lift_K = _lift(cell.n_HEE[other], cell.chance_HEE[other], half_KE)
+            lift_HK[half] = lift_K[nearest_K]
+    near_HK = jaccard_HK > 0
+    return [
+        {
+            "members": members.tolist(),
+            "size": len(members),
+            "n": int(n_K[k]),
+            "expected": expected_K[k],
+            "lift": n_K[k] / expected_K[k],
+            "held_out": float(lift_HK[near_HK[:, k], k].mean()) if near_HK[:, k].any() else np.nan,
+            "share": cell.n_E[members].sum() / cell.n_E.sum(),
+            "stability": float(jaccard_HK[:, k].mean()),
+        }
+        for k, members in enumerate(found)
+    ]
+
+
+def _members(committees: list[NDArray[np.int64]], experts: int) -> NDArray[np.float64]:
+    """1 for the experts of each committee, [K, E]."""
+    members_KE = np.zeros((len(committees), experts))
+    for k, members in enumerate(committees):
+        members_KE[k, members] = 1
+    return members_KE
+
+
+def _meetings(n_EE: NDArray[np.float64], members_KE: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How often members of each committee meet, both orders counted, [K]."""
+    return ((members_KE @ n_EE) * members_KE).sum(axis=1)
 
 
 def _lift(
-    n_EE: NDArray[np.float64], chance_EE: NDArray[np.float64], members: NDArray[np.int64]
-) -> float:
-    pairs = np.ix_(members, members)
-    expected = chance_EE[pairs].sum()
-    return float(n_EE[pairs].sum() / expected) if expected > 0 else np.nan
+    n_EE: NDArray[np.float64], chance_EE: NDArray[np.float64], members_KE: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    expected_K = _meetings(chance_EE, members_KE)
+    unknown_K = np.full(len(members_KE), np.nan)
+    return np.divide(_meetings(n_EE, members_KE), expected_K, unknown_K, where=expected_K > 0)
 
 
-def _jaccard(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both)
+def _jaccard(a_KE: NDArray[np.float64], b_KE: NDArray[np.float64]) -> NDArray[np.float64]:
+    both_KK = a_KE @ b_KE.T
+    return both_KK / (a_KE.sum(axis=1)[:, None] + b_KE.sum(axis=1) - both_KK)
 
 
 def _spanned(members: pd.Series, experts: int, groups: int) -> list[list[int]]:
