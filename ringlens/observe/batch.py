@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from ringlens.config import Recorded, Sampling
 from ringlens.model.caching import CACHE, cache_of
+from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.interventions.reader import Prompts
 from ringlens.observe.pipeline.commit_thread import Recording
@@ -60,12 +61,18 @@ class Observer:
     following: Following | None = None
     acting: Attached | None = None
 
-    def recorder(self, pads: Sequence[int]) -> Recorder:
-        """A recorder, to be attached for one batch."""
-        steps = STEPS if self.following is None else 1
-        put, on_forward = self.recording.put, self.on_forward
+    def recorder(self, pads: Sequence[int], tape: Tape | None = None) -> Recorder:
+        """A recorder, to be attached for one batch; with a tape, steps may be repeated."""
         return Recorder(
-            self.lens, self.record, put, on_forward, tuple(pads), self.role, steps, self.acting
+            self.lens,
+            self.record,
+            self.recording.put,
+            self.on_forward,
+            tuple(pads),
+            self.role,
+            STEPS if self.following is None else 1,
+            self.acting,
+            tape,
         )
 
     def begin(

@@ -9,6 +9,8 @@ Shape letters: B batch, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import (
@@ -38,13 +40,22 @@ class GumbelSampler(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores_BV: torch.FloatTensor) -> Tensor:
         """Noisy scores [B, V] whose largest entry is a draw from softmax(scores)."""
-        V, length = scores_BV.shape[1], input_ids.shape[1]
-        noise = [
-            torch.rand(V, generator=torch.Generator().manual_seed(_spread(seed, length - pad)))
-            for seed, pad in zip(self.seeds, self.pads, strict=True)
-        ]
-        uniform_BV = torch.stack(noise).clamp_(min=torch.finfo(torch.float32).tiny)
-        return scores_BV.float() - (-uniform_BV.log()).log().to(scores_BV.device)
+        noise_BV = torch.empty(scores_BV.shape)
+        positions = [input_ids.shape[1] - pad for pad in self.pads]
+        return scores_BV.float() - noise_at(self.seeds, positions, noise_BV).to(scores_BV.device)
+
+
+def noise_at(seeds: Sequence[int], positions: Sequence[int], noise_BV: Tensor) -> Tensor:
+    """What is taken from the scores of each trace to draw its token: log(-log u), u uniform.
+
+    Args:
+        seeds: Seed of each trace.
+        positions: Position of the token that is drawn, in each trace.
+        noise_BV: Where it is put, float32 on the CPU; returned.
+    """
+    for row_V, seed, position in zip(noise_BV, seeds, positions, strict=True):
+        row_V.uniform_(generator=torch.Generator().manual_seed(_spread(seed, position)))
+    return noise_BV.clamp_(min=torch.finfo(torch.float32).tiny).log_().neg_().log_()
 
 
 class StoredTokens(LogitsProcessor):
@@ -78,13 +89,16 @@ def processors(
 
     Without stored tokens and with temperature 0 it is empty.
     """
-    chain = _drawing(sampling, seeds, pads)
+    chain = warpers(sampling)
+    if sampling.temperature:
+        chain.append(GumbelSampler(seeds, pads))
     if any(stored):
         chain.append(StoredTokens(stored, pads))
     return chain
 
 
-def _drawing(sampling: Sampling, seeds: list[int], pads: list[int]) -> LogitsProcessorList:
+def warpers(sampling: Sampling) -> LogitsProcessorList:
+    """The processors before noise is added: temperature, and the tokens that are left out."""
     chain = LogitsProcessorList()
     if sampling.temperature == 0:
         return chain
@@ -94,7 +108,6 @@ def _drawing(sampling: Sampling, seeds: list[int], pads: list[int]) -> LogitsPro
         chain.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         chain.append(TopPLogitsWarper(sampling.top_p))
-    chain.append(GumbelSampler(seeds, pads))
     return chain
 
 

@@ -15,7 +15,8 @@ import torch
 from ringlens.config import OnLayers, Recorded, Sampling, number, refuse_unknown, whole
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.interventions import Intervention
-from ringlens.observe.batch import PREFILL, Observer, generate, teacher_force
+from ringlens.observe.batch import PREFILL, Observer, teacher_force
+from ringlens.observe.decoding.choice import Decode, Wanted, check_decode, generating
 from ringlens.observe.given import TextOrIds
 from ringlens.observe.inputs import check_rows, say_beyond_context
 from ringlens.observe.instruments.layers import on_layers
@@ -100,6 +101,7 @@ def capture(
     stop: threading.Event | None = None,
     allow_nonfinite: bool = False,
     interventions: Given = (),
+    decode: Decode = "eager",
 ) -> Store:
     """Let the model think about problems, and record it while it does.
 
@@ -149,35 +151,44 @@ def capture(
             :class:`ringlens.Ablate`, or their text form. They are stored with the run
             (``runs.interventions``), and the router record says what the routers would have chosen
             as well. An interrupted run goes on with the same ones only. See docs/acting.md.
+        decode: "graph" repeats a decoding step as a CUDA graph, which takes Python out of it;
+            "eager" calls the model for each token; "auto" takes a graph where there can be one, and
+            says why where there cannot. Tokens and records are the same, up to what two kernels
+            round differently.
 
     Returns:
         The store, open for reading.
 
     Raises:
         ConfigError: An unknown or impossible setting, ``stop`` in several processes, no problems,
-            or a system prompt that the chat template does not take.
+            a system prompt that the chat template does not take, or ``decode="graph"`` where there
+            can be none.
         ObservationError: A number of the model is NaN or infinite, or another process of the run
             is gone. What was committed before stays, and the same call, or one with
             ``allow_nonfinite``, takes the run up again.
         StoreError: The store cannot be written. What was committed before stays.
     """
     settings = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    check_decode(decode)
     tasks = problem_tasks(lens, problems, settings, samples=samples, system=system)
+
+    recorded, acts = resolved(lens, record), resolve_interventions(lens, interventions)
+    followed = on_tokens is not None or stop is not None
+    generate = generating(decode, Wanted(lens, recorded, bool(acts), followed))
 
     def run(observer: Observer, batch: Sequence[Task]) -> None:
         generate(observer, batch, settings)
 
-    followed = on_tokens is not None or stop is not None
     session = _Session(
         lens,
         "live",
-        resolved(lens, record),
+        recorded,
         settings,
         batch_size,
         commit_every,
         allow_nonfinite=allow_nonfinite,
         following=Following(on_tokens, stop) if followed else None,
-        interventions=resolve_interventions(lens, interventions),
+        interventions=acts,
         on_stored=on_stored,
     )
     return session.run(store, tasks, run, on_progress)

@@ -57,6 +57,8 @@ class AttentionInstrument:
         window: Positions that are looked at; None: all.
     """
 
+    on_tape = True
+
     def __init__(
         self,
         watched: Watched,
@@ -66,7 +68,7 @@ class AttentionInstrument:
         window: Window | None = None,
     ) -> None:
         self.model, self.layers, self.compute, self.known = watched.model, layers, compute, known
-        self.first_B, self.transfer = watched.first_B, watched.transfer
+        self.first_B, self.transfer, self._tape = watched.first_B, watched.transfer, watched.tape
         self.start = 0
         self._window = window or Window((0, None), ())
         self._begin = self._T = 0
@@ -106,14 +108,12 @@ class AttentionInstrument:
         scaling: float,
         known: HeadStatistics | None,
     ) -> None:
+        if query_BHTC.shape[2] == 1:
+            keep = partial(self._keep, layer, key_BGSC, scaling)
+            self._tape.show(keep, query_BHTC, output_BTHC)
+            return
         part = self._window.cut(self._begin, self._T)
         if part.start == part.stop:
-            return
-        if self._T == 1:  # as little as possible: this is done for every layer of every step
-            if not self._seen:
-                self.start = self._begin
-            self._seen[layer] += (query_BHTC, output_BTHC)
-            self._keys[layer] = key_BGSC, scaling, self._begin + 1
             return
         if not self._seen and not self._sent:
             self.start = self._begin + part.start
@@ -123,6 +123,23 @@ class AttentionInstrument:
             self._sent[layer] = self.transfer.send(self.known, *_tensors(known), output_BTHC)
         else:
             self._send(layer, key_BGSC, scaling, query_BHTC, output_BTHC)
+
+    def _keep(
+        self,
+        layer: int,
+        key_BGSC: Tensor,
+        scaling: float,
+        query_BH1C: Tensor,
+        output_B1HC: Tensor,
+    ) -> None:
+        """Keep a single token's; as little as possible, as every layer of every step does this."""
+        part = self._window.cut(self._begin, 1)
+        if part.start == part.stop:
+            return
+        if not self._seen:
+            self.start = self._begin
+        self._seen[layer] += (query_BH1C, output_B1HC)
+        self._keys[layer] = key_BGSC, scaling, self._begin + 1
 
     def _send(self, layer: int, key: Tensor, scaling: float, *seen: Tensor) -> None:
         # Only tensors are sent: an empty one stands for no padding.

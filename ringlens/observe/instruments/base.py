@@ -17,7 +17,7 @@ Shape letters: B batch, T tokens of a forward, t positions of a block, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ringlens.config import Recorded
+from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import PendingTensors, Transfer, bring
 from ringlens.store.schema.instruments import OBSERVED_BY, declaration_of, layers_asked
 from ringlens.store.schema.records import LayerArrays
@@ -118,6 +119,7 @@ class Watched:
         transfer: Brings results to the host.
         only: The layers that are asked for; None: all.
         acting: The interventions that are attached to the model; None without any.
+        tape: Stands between hooks and what is kept.
     """
 
     loaded: LoadedModel
@@ -126,6 +128,7 @@ class Watched:
     transfer: Transfer
     only: frozenset[int] | None = None
     acting: Acting | None = None
+    tape: Tape = field(default_factory=Tape)
 
     @property
     def model(self) -> Any:

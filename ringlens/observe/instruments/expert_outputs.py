@@ -37,7 +37,7 @@ class ExpertOutputsInstrument(SentLayers):
     """
 
     def __init__(self, watched: Watched, present: tuple[int, ...], kept: tuple[int, ...]) -> None:
-        super().__init__()
+        super().__init__(watched.tape)
         self.model, self.present, self.kept = watched.model, present, frozenset(kept)
         self.transfer, self.experts = watched.transfer, watched.loaded.sizes.router.experts
         self._stream: dict[int, list[Tensor]] = defaultdict(list)

@@ -30,6 +30,8 @@ from ringlens.observe.points import POINTS, module_at, unembed
 MAX_LOGITS = {"cpu": 2**25, "cuda": 2**27}
 FIELDS = ("logprob", "entropy")
 PEAK = "peak"
+LAST = "last_logits"
+"""What a decoding step that is repeated leaves on the tape."""
 
 
 def surprise(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,11 +51,14 @@ class LogprobsInstrument:
 
     A token's numbers come from the distribution before it: within a forward from the final norm's
     hidden states (in chunks, so that no [T, V] is ever held), across forwards from the last
-    position's logits, which wait until the next token is known.
+    position's logits, which wait until the next token is known. A decoding step that is repeated
+    leaves its logits on the tape, and the next one begins with its token's numbers.
     """
 
+    on_tape = True
+
     def __init__(self, watched: Watched) -> None:
-        self.model, self.transfer = watched.model, watched.transfer
+        self.model, self.transfer, self._tape = watched.model, watched.transfer, watched.tape
         self.start, self._is_new = 0, True
         self._unembed = unembed(self.model)
         self._vocabulary = sizes_of(self.model.config).vocabulary
@@ -63,10 +68,13 @@ class LogprobsInstrument:
         self._last_logits_BV: Tensor | None = None
 
     def attach(self) -> list[Any]:
-        """Hook the final norm and the output projection; returns handles to remove."""
+        """Hook the model, the final norm and the output projection; returns handles to remove."""
         return [
-            module_at(self.model, POINTS[name]).register_forward_hook(hook)
-            for name, hook in (("final_norm", self._hidden), ("logits", self._logits))
+            self.model.register_forward_pre_hook(self._repeated, with_kwargs=True),
+            *(
+                module_at(self.model, POINTS[name]).register_forward_hook(hook)
+                for name, hook in (("final_norm", self._hidden), ("logits", self._logits))
+            ),
         ]
 
     def begin(self, token_ids_BT: Tensor, stop: int) -> None:
@@ -98,7 +106,23 @@ class LogprobsInstrument:
             self._found += (joined["logprob"], joined["entropy"])
             self._waiting = []
 
+    def _repeated(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """In a step that may be repeated: the numbers of its token."""
+        if not self._tape.repeats:
+            return
+        if self._last_logits_BV is not None:
+            self._tape.hold(LAST, self._last_logits_BV)
+            self._last_logits_BV = None
+        last_BV = self._tape.held[LAST]
+        ids_B1 = kwargs["input_ids"].to(last_BV.device)
+        self._tape.show(self._know, *surprise(last_BV[:, None], ids_B1))
+
+    def _know(self, logprob_B1: Tensor, entropy_B1: Tensor) -> None:
+        self._found += (logprob_B1, entropy_B1)
+
     def _hidden(self, module: nn.Module, args: tuple, hidden_BTD: Tensor) -> None:
+        if self._tape.repeats:
+            return
         B, T, _ = hidden_BTD.shape
         if self._last_logits_BV is None:  # nothing is expected before the first token
             nothing_B1 = torch.full((B, 1), torch.nan, device=hidden_BTD.device)
@@ -113,7 +137,10 @@ class LogprobsInstrument:
             self._found += surprise(logits, ids_Bt)
 
     def _logits(self, module: nn.Module, args: tuple, logits_BTV: Tensor) -> None:
-        self._last_logits_BV = logits_BTV[:, -1]
+        if self._tape.repeats:
+            self._tape.hold(LAST, logits_BTV[:, -1])
+        else:
+            self._last_logits_BV = logits_BTV[:, -1]
 
 
 class PeakInstrument:
@@ -122,20 +149,28 @@ class PeakInstrument:
     It is not stored: a token drawn from logits that are NaN or infinite must not pass unseen.
     """
 
+    on_tape = True
+
     def __init__(self, watched: Watched) -> None:
-        self.model, self.transfer = watched.model, watched.transfer
+        self.model, self.transfer, self._tape = watched.model, watched.transfer, watched.tape
         self.start, self._is_new = 0, True
         self._found: list[Tensor] = []
         self._last_B: Tensor | None = None
+        self._is_repeated = False
 
     def attach(self) -> list[Any]:
-        """Hook the output projection; returns handles to remove."""
-        return [module_at(self.model, POINTS["logits"]).register_forward_hook(self._logits)]
+        """Hook the model and the output projection; returns handles to remove."""
+        return [
+            self.model.register_forward_pre_hook(self._repeated),
+            module_at(self.model, POINTS["logits"]).register_forward_hook(self._logits),
+        ]
 
     def begin(self, token_ids_BT: Tensor, stop: int) -> None:
         """A forward over these tokens begins; only the first one's logits are looked at."""
         if self._is_new:
             self.start, self._is_new = stop - token_ids_BT.shape[1], False
+        if self._is_repeated:
+            return
         device = token_ids_BT.device if self._last_B is None else self._last_B.device
         peak_BT = torch.zeros(token_ids_BT.shape, device=device)
         if self._last_B is not None:
@@ -152,8 +187,24 @@ class PeakInstrument:
         joined = lambda *x: {PEAK: torch.cat(x, dim=1)}  # noqa: E731
         return {OUTSIDE: self.transfer.send(joined, *(peak_BT.to(last) for peak_BT in found))}
 
+    def _repeated(self, module: nn.Module, args: tuple) -> None:
+        """In a step that may be repeated: what the one before it left."""
+        if not self._tape.repeats:
+            return
+        if self._last_B is not None:
+            self._tape.hold(LAST, self._last_B)
+            self._last_B, self._is_repeated = None, True
+        self._tape.show(self._know, self._tape.held[LAST].clone())
+
+    def _know(self, peak_B: Tensor) -> None:
+        self._found.append(peak_B[:, None])
+
     def _logits(self, module: nn.Module, args: tuple, logits_BTV: Tensor) -> None:
-        self._last_B = logits_BTV[:, -1].amax(dim=-1).float()
+        last_B = logits_BTV[:, -1].amax(dim=-1).float()
+        if self._tape.repeats:
+            self._tape.hold(LAST, last_B)
+        else:
+            self._last_B = last_B
 
 
 def _joined(found: tuple[Tensor, ...], waiting: tuple[Tensor, ...]) -> Tensors:

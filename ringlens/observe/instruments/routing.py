@@ -63,7 +63,7 @@ class RoutingInstrument(SentLayers):
     """
 
     def __init__(self, watched: Watched, choices: tuple[int, ...], logits: tuple[int, ...]) -> None:
-        super().__init__()
+        super().__init__(watched.tape)
         model, layers = watched.model, sorted({*choices, *logits})
         self.router, self.choices, self.logits = watched.loaded.router, choices, logits
         self.transfer = watched.transfer

@@ -6,21 +6,29 @@ Shape letters: B batch, T tokens of a forward.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 
 from torch import Tensor
 
+from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import PendingTensors
 
 
 class SentLayers:
     """The forwards of a block, by layer; the base of instruments that see one layer after another.
 
+    Args:
+        tape: Stands between hooks and what is kept.
+
     Attributes:
         start: First position, padding counted, of what `take` gives.
     """
 
-    def __init__(self) -> None:
+    on_tape = True
+
+    def __init__(self, tape: Tape) -> None:
         self.start = 0
+        self._tape = tape
         self._shape = (0, 0)
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
         self._shapes: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -41,7 +49,11 @@ class SentLayers:
         return sent
 
     def _see(self, layer: int, *seen: Tensor) -> None:
-        """Keep what this forward shows of a layer; of many tokens it is sent at once."""
+        """What this forward shows of a layer."""
+        self._tape.show(partial(self._keep, layer), *seen)
+
+    def _keep(self, layer: int, *seen: Tensor) -> None:
+        """Keep it; of many tokens it is sent at once."""
         self._seen[layer] += seen
         self._shapes[layer].append(self._shape)
         if self._shape[1] > 1:

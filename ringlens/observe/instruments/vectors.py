@@ -107,9 +107,11 @@ class VectorInstrument:
         wanted: Resolved request; its layers are those that this process watches.
     """
 
+    on_tape = True
+
     def __init__(self, watched: Watched, wanted: Vectors) -> None:
         self.model, self.wanted, self.transfer = watched.model, wanted, watched.transfer
-        self.start = 0
+        self.start, self._tape = 0, watched.tape
         self._window = Window(wanted.span, watched.pads)
         self._begin = self._T = 0
         self._seen: dict[int, list[Tensor]] = defaultdict(list)
@@ -135,6 +137,11 @@ class VectorInstrument:
         return sent
 
     def _see(self, layer: int | None, seen_BTD: Tensor) -> None:
+        if self._tape.repeats:  # the step shows it at its end, and later hooks may change it
+            seen_BTD = seen_BTD.clone()
+        self._tape.show(partial(self._keep, layer), seen_BTD)
+
+    def _keep(self, layer: int | None, seen_BTD: Tensor) -> None:
         part = self._window.cut(self._begin, self._T)
         if part.start == part.stop:
             return

@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens of a forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ringlens.config import OnLayers, Recorded
 from ringlens.errors import ObservationError
 from ringlens.observe.instruments.base import Acting, Instrument, Watched, kind_of
+from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import PendingTensors, Transfer
 from ringlens.observe.pipeline.block import PendingBlock
 from ringlens.observe.pipeline.ranks import RankRole
@@ -29,6 +30,10 @@ STEPS = 64
 
 OnForward = Callable[[int, int], None]
 OnBlock = Callable[[PendingBlock], None]
+
+Repeated = tuple[Tensor, Callable[[], None]]
+"""A decoding step that ran without Python: its tokens [B, 1], and what shows instruments the rest.
+"""
 
 
 class Recorder:
@@ -46,6 +51,7 @@ class Recorder:
         role: What of the model this process watches; None: all of it.
         steps: Decoding steps in a block.
         acting: The interventions that are attached to the model.
+        tape: Stands between hooks and instruments; None: they take in at once what they see.
     """
 
     def __init__(
@@ -58,18 +64,18 @@ class Recorder:
         role: RankRole | None = None,
         steps: int = STEPS,
         acting: Acting | None = None,
+        tape: Tape | None = None,
     ) -> None:
         self.on_block, self.on_forward = on_block, on_forward
         model, self._transfer = lens.model, Transfer()
         self._model = model
         self._start = self._stop = 0
-        self._steps = steps
+        self._steps, self._tape = steps, tape or Tape()
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
         role = role or RankRole(tuple(range(lens.sizes.layers)))
-        self._instruments = dict(
-            _instruments(Watched(lens, role, pads, self._transfer, acting=acting), record)
-        )
+        watched = Watched(lens, role, pads, self._transfer, acting=acting, tape=self._tape)
+        self._instruments = dict(_instruments(watched, record))
 
     def __enter__(self) -> Self:
         """Attach."""
@@ -95,19 +101,44 @@ class Recorder:
         if error is None:
             self._hand_over()
 
+    @property
+    def not_on_tape(self) -> list[str]:
+        """Names of instruments that do not show what they see by the tape."""
+        return [
+            name
+            for name, instrument in self._instruments.items()
+            if not getattr(instrument, "on_tape", False)
+        ]
+
+    def take_in(self, steps: Iterable[Repeated]) -> None:
+        """Take in decoding steps that were repeated, the earliest first."""
+        for token_ids_B1, show in steps:
+            self._began(token_ids_B1)
+            show()
+            self._ended()
+
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self._tape.repeats:
+            return
         token_ids_BT = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         B, T = token_ids_BT.shape
         if T > 1:
             self._hand_over()
-        self._stop += T
-        self._token_ids.append(token_ids_BT)
-        for instrument in self._instruments.values():
-            instrument.begin(token_ids_BT, self._stop)
+        self._began(token_ids_BT)
         if self.on_forward is not None:
             self.on_forward(B, T)
 
+    def _began(self, token_ids_BT: Tensor) -> None:
+        self._stop += token_ids_BT.shape[1]
+        self._token_ids.append(token_ids_BT)
+        for instrument in self._instruments.values():
+            instrument.begin(token_ids_BT, self._stop)
+
     def _end(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if not self._tape.repeats:
+            self._ended()
+
+    def _ended(self) -> None:
         if self._token_ids[-1].shape[1] > 1 or self._stop - self._start >= self._steps:
             self._hand_over()
 

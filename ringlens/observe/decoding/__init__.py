@@ -1,0 +1,1 @@
+"""Decoding as one step that is repeated: in fixed memory, on CUDA as a graph."""
