@@ -159,7 +159,8 @@ def shown_by_kernel(
         return one_choice_a_row(forward, show, hidden_ND, ids_Nk, weights_Nk, experts)
     flat_S = ids_Nk.reshape(-1)
     # In the order in which the grouped kernel sorts the same ids.
-    choice_S = flat_S.sort()[1] if kernel == "grouped_mm" else torch.arange(len(flat_S)).to(flat_S)
+    in_turn_S = torch.arange(len(flat_S), device=flat_S.device)
+    choice_S = flat_S.sort()[1] if kernel == "grouped_mm" else in_turn_S
 
     def seen(output_SD: Tensor) -> Tensor:
         elsewhere_S = flat_S[choice_S] >= experts

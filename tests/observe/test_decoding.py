@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import tiny_lens
-import torch
 from repeating import repeated
 from sessions import PROMPTS, assert_same
 
 import ringlens as rl
-from ringlens.errors import ConfigError
 from ringlens.observe.decoding import generating
-from ringlens.observe.decoding.generating import AsItStands
 
 EVERYTHING = (
     *("logprobs", "routing", "router_logits", "heads", "expert_outputs"),

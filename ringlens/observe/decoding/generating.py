@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,13 +16,16 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from ringlens.config import Sampling
 from ringlens.model.caching import CACHE
-from ringlens.observe.batch import Observer
+from ringlens.observe.batch import PREFILL, Observer
 from ringlens.observe.decoding.drawing import Drawing
 from ringlens.observe.decoding.noise import NoiseAhead
 from ringlens.observe.decoding.step import Step
 from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.pipeline.recorder import STEPS, Recorder
 from ringlens.observe.pipeline.trace_buffer import Task
+
+if TYPE_CHECKING:
+    from ringlens.model.loaded import LoadedModel
 
 # Steps between looks at whether all rows have ended. The host launches one such part ahead, so up
 # to two parts run in vain at the end of a batch; what they show belongs to no trace.
@@ -77,7 +80,7 @@ def generate_repeating(
     with ExitStack() as stack:
         recorder = stack.enter_context(observer.recorder(pads, tape))
         stack.enter_context(torch.inference_mode())
-        past, logits_BV = _prefill(observer, ids_BP, mask_BP)
+        past, logits_BV = _prefill(lens, ids_BP, mask_BP, observer.prefill)
         noise = None
         if settings.temperature:
             seeds, positions = [task.seed for task in tasks], [P - pad for pad in pads]
@@ -141,14 +144,46 @@ def _repeat(
     take_in(stop)
 
 
-def _prefill(observer: Observer, ids_BP: Tensor, mask_BP: Tensor) -> tuple[Cache, Tensor]:
+def plainly(
+    lens: LoadedModel,
+    ids_BP: Tensor,
+    mask_BP: Tensor,
+    settings: Sampling,
+    make: MakeRunner,
+    on_step: Callable[[], object],
+) -> None:
+    """Run the steps of a batch unobserved: what an observed run is measured against.
+
+    Args:
+        lens: The model.
+        ids_BP: The prompts.
+        mask_BP: Which positions of them are no padding.
+        settings: How tokens are drawn; without noise.
+        make: Makes what runs the steps.
+        on_step: Called at the start of each step.
+    """
+    with torch.inference_mode():
+        past, logits_BV = _prefill(lens, ids_BP, mask_BP, PREFILL)
+        none: list[list[int]] = [[]] * len(ids_BP)
+        ends = lens.eos_token_ids, lens.pad_token_id
+        drawing = Drawing(settings, None, none, *ends, logits_BV.device)
+        room = _room(ids_BP.shape[1] + settings.max_new_tokens)
+        step = Step(lens.model, Tape(), past, mask_BP, logits_BV, drawing, STEPS, room)
+        runner = make(step)
+        with _for_decoding(lens.model):
+            for _ in range(settings.max_new_tokens):
+                on_step()
+                runner.run()
+
+
+def _prefill(lens: LoadedModel, ids_BP: Tensor, mask_BP: Tensor, size: int) -> tuple[Cache, Tensor]:
     """Run the prompts as ``generate`` does; their cache, and the logits [B, V] behind them."""
-    cache = DynamicCache(config=observer.lens.config)
+    cache = DynamicCache(config=lens.config)
     positions_BP = (mask_BP.cumsum(dim=1) - 1).clamp(min=0)
     P = ids_BP.shape[1]
-    for start in range(0, P, observer.prefill):
-        stop = min(start + observer.prefill, P)
-        output = observer.lens.model(
+    for start in range(0, P, size):
+        stop = min(start + size, P)
+        output = lens.model(
             input_ids=ids_BP[:, start:stop],
             attention_mask=mask_BP[:, :stop],
             position_ids=positions_BP[:, start:stop],
