@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 @steps_option
 @sampling_options
 @recording_options
+@click.option(
+    "--decode",
+    type=click.Choice(["auto", "graph", "eager"]),
+    default="eager",
+    show_default=True,
+    help="graph: repeat a decoding step as a CUDA graph; auto: where there can be one.",
+)
 @loading_options
 def capture(model: str, store: str, **options: Any) -> None:
     r"""Let MODEL think about problems, and record it while it does.

@@ -1,17 +1,38 @@
 """A decoding step that is repeated decodes and records what ``generate`` does; here on the CPU."""
 
-import numpy as np
+import pyarrow as pa
 import pytest
 import tiny_lens
-from repeating import repeated
+import torch
+from repeating import EVERYTHING, interrupt_behind_a_block, repeated, rows, same_tables
 from sessions import PROMPTS, assert_same
 
 import ringlens as rl
+from ringlens.errors import ConfigError, ObservationError
 from ringlens.observe.decoding import generating
+from ringlens.observe.decoding.choice import Wanted, against
+from ringlens.observe.decoding.rings import Rings
+from ringlens.observe.instruments.base import Kind
+from ringlens.store.schema import instruments
+from ringlens.store.schema.instruments import Declaration
+from ringlens.store.schema.table import POS, TRACE, Column, Table, Tiles
 
-EVERYTHING = (
-    *("logprobs", "routing", "router_logits", "heads", "expert_outputs"),
-    *("resid_post@1+3", "head_out@2/0+1[3:20]", "final_norm@", "attention:3@0+2/1"),
+
+class InPython:
+    """An instrument of somebody else's, which does not know of steps that are repeated."""
+
+    start = 0
+
+    def attach(self):
+        return []
+
+
+COLUMNS = (TRACE, POS, Column("norm", pa.float32(), "L2 norm"))
+OWN = Declaration(
+    "own",
+    Table("own", "One row a token.", ("trace_id", "pos"), COLUMNS, tiles=Tiles("none")),
+    kind=Kind(lambda watched, asked: iter([("own", InPython())])),
+    attaches_to="point",
 )
 
 
@@ -20,38 +41,101 @@ def lens():
     return tiny_lens.lens()
 
 
-def rows(store, table):
-    return store.sql(
-        f"select t.item, k.* exclude (trace_id) from {table} k join traces t using (trace_id) "
-        "order by all"
-    ).fetchall()
-
-
-def same_tables(one, other):
-    """Every table holds the same rows, numbers up to float32."""
-    for trace_id in range(1, len(PROMPTS) + 1):
-        assert_same(one.trace(trace_id), other.trace(trace_id))
-    for table in ("expert_outputs", "activations", "attention", "head_blocks"):
-        for a, b in zip(rows(one, table), rows(other, table), strict=True):
-            for x, y in zip(a, b, strict=True):
-                if isinstance(x, list) and isinstance(x[0], float):
-                    np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-5, err_msg=table)
-                elif not isinstance(x, float):
-                    assert x == y, table
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_a_repeated_step_records_what_generate_records(temperature, lens, tmp_path, monkeypatch):
-    """Past a full ring, past several rooms, with padding, and with rows of different ends."""
+def test_a_repeated_step_records_what_generate_records(lens, tmp_path, monkeypatch):
+    """Past a full ring, past several rooms, with padding, and with noise."""
     monkeypatch.setattr(generating, "ROOM", 16)
-    options = {
-        "max_new_tokens": 75,
-        "record": EVERYTHING,
-        "temperature": temperature,
-        "top_p": 0.95 if temperature else 1.0,
-        "top_k": 100 if temperature else 0,
-    }
+    options = {"max_new_tokens": 70, "record": EVERYTHING}
+    options |= {"temperature": 0.9, "top_p": 0.95, "top_k": 100}
     eager = rl.capture(lens, PROMPTS, tmp_path / "eager", **options)
     with repeated():
         again = rl.capture(lens, PROMPTS, tmp_path / "again", **options)
     same_tables(eager, again)
+
+
+def test_rows_end_where_generate_ends_them(lens, tmp_path):
+    """And no more steps run than it takes to see that all have ended."""
+    free = rl.capture(lens, PROMPTS, tmp_path / "free", max_new_tokens=30, record=())
+    drawn = [free.trace(i).tokens()["token_id"][-30:].tolist() for i in range(1, 5)]
+    ends = [tokens[3 + 4 * row] for row, tokens in enumerate(drawn)]
+    steps = []
+    lens.model.generation_config.eos_token_id = ends
+    try:
+        eager = rl.capture(lens, PROMPTS, tmp_path / "eager", max_new_tokens=90)
+        with repeated():
+            again = rl.capture(
+                lens, PROMPTS, tmp_path / "again", max_new_tokens=90, on_progress=steps.append
+            )
+    finally:
+        lens.model.generation_config.eos_token_id = 1
+    for trace_id in range(1, 5):
+        a, b = eager.trace(trace_id), again.trace(trace_id)
+        assert b.summary["finish_reason"] == a.summary["finish_reason"] == "stop"
+        assert_same(a, b)
+    assert len(steps) < 90
+
+
+def test_a_run_that_was_interrupted_is_taken_up(lens, tmp_path):
+    """Bit for bit, with the noise of its positions and the tokens that are stored."""
+    options = {"max_new_tokens": 80, "batch_size": 4, "temperature": 1.0, "seed": 3}
+    options |= {"commit_every": 0, "record": ("routing", "logprobs")}
+
+    interrupt = interrupt_behind_a_block(tmp_path / "s")
+    with repeated():
+        whole = rl.capture(lens, PROMPTS, tmp_path / "whole", **options)
+        with pytest.raises(KeyboardInterrupt):
+            rl.capture(lens, PROMPTS, tmp_path / "s", **options, on_progress=interrupt)
+        again = rl.capture(lens, PROMPTS, tmp_path / "s", **options)
+    assert again.sql("select 1 from traces where len(resumed_at) = 1").fetchall()
+    for table in ("tokens", "routing"):
+        assert repr(rows(whole, table)) == repr(rows(again, table)), table
+
+
+@pytest.mark.parametrize("record", [("routing",), ("heads",)])
+def test_numbers_that_are_none_stop_a_run(record, tmp_path):
+    """Where router logits are looked at, and where no more than the peak of the logits is."""
+    lens = tiny_lens.lens()
+    module = lens.model.model.layers[2].mlp.gate if record == ("routing",) else lens.model.lm_head
+
+    def spoil(progress):
+        if progress.tokens > 8:
+            with torch.no_grad():
+                module.weight[0] = torch.nan
+
+    with repeated(), pytest.raises(ObservationError, match="nan"):
+        rl.capture(
+            lens, PROMPTS, tmp_path / "s", max_new_tokens=30, record=record, on_progress=spoil
+        )
+
+
+def test_what_stands_against_a_graph_is_said(lens, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="runs on 'cpu', and graphs are CUDA's"):
+        rl.capture(lens, PROMPTS, tmp_path / "s", decode="graph")
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(
+        ConfigError, match="decode is str 'fast'; known are 'auto', 'graph', 'eager'"
+    ):
+        rl.capture(lens, PROMPTS, tmp_path / "s", decode="fast")
+    modules = tiny_lens.lens("modules", "flex_attention")
+    handle = modules.model.lm_head.register_forward_hook(lambda *_: None)
+    monkeypatch.setattr(instruments, "INSTRUMENTS", (*instruments.INSTRUMENTS, OWN))
+    found = " ".join(against(Wanted(modules, ("own",), acts=True, followed=True)))
+    handle.remove()
+    for clause in ("'flex_attention'", "modules", "interventions", "followed", "hooks", "'own'"):
+        assert clause in found
+
+
+def test_a_ring_keeps_tensors_of_all_kinds():
+    g = torch.Generator().manual_seed(0)
+    kinds = [(3, torch.float32), (5, torch.bfloat16), (1, torch.int64), (2, torch.bool)]
+    steps = [
+        [torch.randint(0, 2, (2, n), generator=g).to(dtype).T for n, dtype in kinds]
+        for _ in range(7)
+    ]
+    rings = Rings(steps[0], 4)
+    for number, shown in enumerate(steps):
+        rings.keep(shown, torch.tensor([number % 4]))
+    for shown, kept in zip(steps[4:], rings.taken(0, 3), strict=True):
+        for a, b in zip(shown, kept, strict=True):
+            assert a.dtype == b.dtype and torch.equal(a, b)
+    with pytest.raises(ObservationError, match="other tensors"):
+        rings.keep(steps[0][:2], torch.tensor([0]))

@@ -3,9 +3,8 @@
 import pytest
 import tiny_lens
 import torch
-from repeating import repeated
+from repeating import EVERYTHING, interrupt_behind_a_block, repeated, rows, same_tables
 from sessions import PROMPTS
-from test_decoding import EVERYTHING, rows, same_tables
 
 import ringlens as rl
 from ringlens.lens import Lens
@@ -50,17 +49,11 @@ def test_a_graph_repeats_the_step_as_it_stands_bit_for_bit(tmp_path):
 
 
 def test_a_run_taken_up_by_a_graph_equals_one_that_was_not_interrupted(tmp_path):
-    options = {"max_new_tokens": 150, "batch_size": 2, "temperature": 1.0, "seed": 3}
+    options = {"max_new_tokens": 150, "batch_size": 4, "temperature": 1.0, "seed": 3}
     options |= {"decode": "graph", "commit_every": 0}
     lens = on_gpu()
     whole = rl.capture(lens, PROMPTS, tmp_path / "whole", **options)
-    seen = []
-
-    def interrupt(progress):
-        seen.append(progress)
-        if progress.tokens > 100:
-            raise KeyboardInterrupt
-
+    interrupt = interrupt_behind_a_block(tmp_path / "s")
     with pytest.raises(KeyboardInterrupt):
         rl.capture(lens, PROMPTS, tmp_path / "s", **options, on_progress=interrupt)
     again = rl.capture(lens, PROMPTS, tmp_path / "s", **options)

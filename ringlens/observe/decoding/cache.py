@@ -27,7 +27,7 @@ class FixedCache(Cache):
     """
 
     def __init__(self, past: Cache, positions: int, capacity: int, position_1: Tensor) -> None:
-        self.layers = []
+        self.layers: list[Any] = []
         self.layer_class_to_replicate = None
         self.offloading = False
         self.capacity, self._position_1 = capacity, position_1

@@ -49,7 +49,7 @@ def check_decode(decode: str) -> None:
     """
     if decode not in get_args(Decode):
         known = ", ".join(map(repr, get_args(Decode)))
-        raise ConfigError(f"decode = {shown(decode)}; known are {known}.")
+        raise ConfigError(f"decode is {shown(decode)}; known are {known}.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def generating(decode: str, wanted: Wanted) -> Generate:
     """
     if decode == "eager":
         return generate
-    reason = next(_against(wanted), None)
+    reason = next(against(wanted), None)
     if reason is None:
         return generate_by_graph
     if decode == "graph":
@@ -96,8 +96,8 @@ def generate_by_graph(observer: Observer, tasks: Sequence[Task], settings: Sampl
     generate_repeating(observer, tasks, settings, AsGraph)
 
 
-def _against(wanted: Wanted) -> Iterator[str]:
-    """What stands against a graph, in clauses."""
+def against(wanted: Wanted) -> Iterator[str]:
+    """What stands against a graph, in clauses; nothing where there can be one."""
     lens = wanted.lens
     yield from _place(lens)
     yield from _kernels(lens)

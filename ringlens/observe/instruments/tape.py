@@ -65,7 +65,8 @@ class Tape:
     @contextmanager
     def step(self) -> Iterator[list[Shown]]:
         """A step that may be repeated runs as long as the block does; gives what it shows."""
-        self._step = shown = []
+        shown: list[Shown] = []
+        self._step = shown
         try:
             yield shown
         finally:
