@@ -155,7 +155,9 @@ def shown_by_kernel(
     show, kernel = watcher_of(module), module.config._experts_implementation
     if show is None or kernel == "eager":  # which shows them itself
         return forward(hidden_ND, ids_Nk, weights_Nk)
-    if kernel not in ("grouped_mm", "batched_mm"):
+    # Before transformers 5.24 modules had no such place, and would show nothing.
+    has_place = hasattr(module, "has_post_expert_norm")
+    if kernel not in ("grouped_mm", "batched_mm") or not has_place:
         return one_choice_a_row(forward, show, hidden_ND, ids_Nk, weights_Nk, experts)
     flat_S = ids_Nk.reshape(-1)
     # In the order in which the grouped kernel sorts the same ids.

@@ -100,6 +100,12 @@ class Observer:
         )
         return ids_BP, mask_BP, pads
 
+    def end(self) -> None:
+        """Tell the recording that a batch that was generated is done."""
+        # What has reached its own end by now keeps the reason for that.
+        stopped = self.following is not None and self.following.stops
+        self.recording.end(INTERRUPTED if stopped else None)
+
 
 def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> None:
     """Generate one batch under observation."""
@@ -132,9 +138,7 @@ def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> N
             position_ids=mask_BS.sum(dim=1, keepdim=True) - 1,
             **{CACHE: cache_of(output)},
         )
-    # What has reached its own end by now keeps the reason for that.
-    stopped = following is not None and following.stops
-    observer.recording.end(INTERRUPTED if stopped else None)
+    observer.end()
 
 
 def teacher_force(observer: Observer, tasks: Sequence[Task]) -> None:

@@ -174,7 +174,7 @@ def capture(
 
     recorded, acts = resolved(lens, record), resolve_interventions(lens, interventions)
     followed = on_tokens is not None or stop is not None
-    generate = generating(decode, Wanted(lens, recorded, bool(acts), followed))
+    generate = generating(decode, Wanted(lens, recorded, bool(acts)))
 
     def run(observer: Observer, batch: Sequence[Task]) -> None:
         generate(observer, batch, settings)

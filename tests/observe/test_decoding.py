@@ -1,5 +1,8 @@
 """A decoding step that is repeated decodes and records what ``generate`` does; here on the CPU."""
 
+import threading
+from contextlib import nullcontext
+
 import pyarrow as pa
 import pytest
 import tiny_lens
@@ -90,6 +93,32 @@ def test_a_run_that_was_interrupted_is_taken_up(lens, tmp_path):
         assert repr(rows(whole, table)) == repr(rows(again, table)), table
 
 
+def test_a_run_that_is_followed_can_be_stopped(lens, tmp_path):
+    """All tokens are told, and those behind the stop are the same as by ``generate``."""
+    stores, told = [], []
+    for name in ("eager", "again"):
+        stop, texts = threading.Event(), {}
+        told.append(texts)
+
+        def follow(steps, stop=stop, texts=texts):
+            for step in steps:
+                texts[step.item] = texts.get(step.item, "") + step.text
+            if len(texts) == 4 and all(len(text) > 150 for text in texts.values()):
+                stop.set()
+
+        with repeated() if name == "again" else nullcontext():
+            options = {"max_new_tokens": 500, "on_tokens": follow, "stop": stop}
+            stores.append(rl.capture(lens, PROMPTS, tmp_path / name, **options))
+    for store, texts in zip(stores, told, strict=True):
+        found = dict(store.sql("select item, text from traces").fetchall())
+        assert texts == found
+        (reasons,) = store.sql("select list(distinct finish_reason) from traces").fetchall()[0]
+        assert reasons == ["interrupted"]
+    for item, text in told[0].items():
+        both = sorted((text, told[1][item]), key=len)
+        assert both[1].startswith(both[0])
+
+
 @pytest.mark.parametrize("record", [("routing",), ("heads",)])
 def test_numbers_that_are_none_stop_a_run(record, tmp_path):
     """Where router logits are looked at, and where no more than the peak of the logits is."""
@@ -118,9 +147,9 @@ def test_what_stands_against_a_graph_is_said(lens, tmp_path, monkeypatch):
     modules = tiny_lens.lens("modules", "flex_attention")
     handle = modules.model.lm_head.register_forward_hook(lambda *_: None)
     monkeypatch.setattr(instruments, "INSTRUMENTS", (*instruments.INSTRUMENTS, OWN))
-    found = " ".join(against(Wanted(modules, ("own",), acts=True, followed=True)))
+    found = " ".join(against(Wanted(modules, ("own",), acts=True)))
     handle.remove()
-    for clause in ("'flex_attention'", "modules", "interventions", "followed", "hooks", "'own'"):
+    for clause in ("'flex_attention'", "modules", "interventions", "hooks", "'own'"):
         assert clause in found
 
 

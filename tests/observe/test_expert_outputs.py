@@ -171,6 +171,31 @@ def test_a_kernel_that_mixes_in_one_launch_is_given_one_choice_a_row():
         )
 
 
+def test_kernels_of_an_older_transformers_are_given_one_choice_a_row(monkeypatch):
+    """They have no place where outputs are whole."""
+    from transformers.integrations.moe import ExpertsInterface, grouped_mm_experts_forward
+
+    def older(self, *given):
+        self.has_post_expert_norm = False
+        try:
+            return grouped_mm_experts_forward(self, *given)
+        finally:
+            del self.has_post_expert_norm
+
+    ids = torch.arange(4, 64).view(2, 30)
+    wanted = observe(tiny_lens.lens(), ids, record=RECORD)
+    monkeypatch.setitem(ExpertsInterface._global_mapping, "grouped_mm", older)
+    lens = tiny_lens.lens()
+    lens.model.set_experts_implementation("grouped_mm")
+    for layer in (1, 2, 3):
+        del module_at(lens.model, POINTS["expert_out"], layer).has_post_expert_norm
+    block = observe(lens, ids, record=RECORD)
+    for name in ("norms", "peaks"):
+        np.testing.assert_allclose(
+            block.fields[NAME, name], wanted.fields[NAME, name], rtol=1e-4, atol=1e-7
+        )
+
+
 def test_padding_moves_no_number():
     short, long = [7, 8, 9], list(range(20, 32))
     lens = tiny_lens.lens()

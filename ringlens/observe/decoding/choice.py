@@ -60,13 +60,11 @@ class Wanted:
         lens: The model.
         record: What is recorded, resolved for the model.
         acts: Whether interventions act.
-        followed: Whether somebody is told of every token as it comes.
     """
 
     lens: LoadedModel
     record: tuple[Recorded, ...]
     acts: bool = False
-    followed: bool = False
 
 
 def generating(decode: str, wanted: Wanted) -> Generate:
@@ -103,8 +101,6 @@ def against(wanted: Wanted) -> Iterator[str]:
     yield from _kernels(lens)
     if wanted.acts:
         yield "interventions decide in Python at which tokens they act"
-    if wanted.followed:
-        yield "the run is followed token by token"
     if any(m._forward_hooks or m._forward_pre_hooks for m in lens.model.modules()):
         yield "other hooks are attached to the model, which a graph would not run"
     if names := Recorder(lens, wanted.record, lambda block: None).not_on_tape:

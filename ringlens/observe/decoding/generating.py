@@ -100,8 +100,10 @@ def generate_repeating(
         room = min(_room(P + ROOM), _room(P + steps))
         step = Step(lens.model, tape, past, mask_BP, logits_BV, drawing, STEPS, room)
         stack.enter_context(_for_decoding(lens.model))
-        _repeat(observer, recorder, step, make(step), drawing, noise, P, steps)
-    observer.recording.end()
+        runner = make(step)
+        stack.callback(runner.forget)
+        _repeat(observer, recorder, step, runner, drawing, noise, P, steps)
+    observer.end()
 
 
 def _repeat(
@@ -115,8 +117,10 @@ def _repeat(
     steps: int,
 ) -> None:
     """Run steps until all rows have ended, and let the recorder take in what they show."""
+    following = observer.following
+    checked, behind = (CHECKED, 1) if following is None else (1, 0)
     taken = stop = 0
-    ends = _Ends(drawing.live_B)
+    ends = _Ends(drawing.live_B, behind)
 
     def take_in(stop: int) -> None:
         nonlocal taken
@@ -128,19 +132,25 @@ def _repeat(
         # Step t draws with the noise of t + 1: the first was drawn behind the prompts.
         if noise is not None and (t + 1) % CHECKED == 0:
             noise.bring(t + 1)
-        if t % CHECKED == 0 and ends.all_ended():
+        if t % checked == 0 and ends.all_ended():
             break
+        # Of a run that is stopped the token drawn last is fed still, for its records.
+        stops = following is not None and following.stops
         if P + t == step.capacity:
             take_in(t)
             runner.forget()
             step.grow(P + t, min(_room(2 * step.capacity), _room(P + steps)))
         observer.on_forward(len(drawing.live_B), 1)
         runner.run()
-        if (t + 1) % CHECKED == 0:
-            ends.ask()
-        if (t + 1) % STEPS == 0:
-            take_in(t + 1)
         stop = t + 1
+        if stop % checked == 0:
+            ends.ask()
+        if stop % recorder.steps == 0:
+            take_in(stop)
+        if following is not None:
+            following.tell()
+        if stops:
+            break
     take_in(stop)
 
 
@@ -223,10 +233,11 @@ class _Ends:
 
     Args:
         live_B: Which rows have not, where the model runs.
+        behind: How many of the last times that it was asked are not waited for.
     """
 
-    def __init__(self, live_B: Tensor) -> None:
-        self._live_B = live_B
+    def __init__(self, live_B: Tensor, behind: int) -> None:
+        self._live_B, self._behind = live_B, behind
         self._asked: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
     def ask(self) -> None:
@@ -240,8 +251,8 @@ class _Ends:
         self._asked.append((host, torch.cuda.current_stream(live.device).record_event()))
 
     def all_ended(self) -> bool:
-        """Whether all rows had ended when it was asked the time before last."""
-        if len(self._asked) < 2:
+        """Whether all rows had ended when it was asked, ``behind`` times ago."""
+        if len(self._asked) <= self._behind:
             return False
         live, arrived = self._asked.popleft()
         if arrived is not None:

@@ -52,6 +52,9 @@ class Recorder:
         steps: Decoding steps in a block.
         acting: The interventions that are attached to the model.
         tape: Stands between hooks and instruments; None: they take in at once what they see.
+
+    Attributes:
+        steps: Decoding steps in a block.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Recorder:
         model, self._transfer = lens.model, Transfer()
         self._model = model
         self._start = self._stop = 0
-        self._steps, self._tape = steps, tape or Tape()
+        self.steps, self._tape = steps, tape or Tape()
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
         role = role or RankRole(tuple(range(lens.sizes.layers)))
@@ -139,7 +142,7 @@ class Recorder:
             self._ended()
 
     def _ended(self) -> None:
-        if self._token_ids[-1].shape[1] > 1 or self._stop - self._start >= self._steps:
+        if self._token_ids[-1].shape[1] > 1 or self._stop - self._start >= self.steps:
             self._hand_over()
 
     def _hand_over(self) -> None:
