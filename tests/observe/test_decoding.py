@@ -9,11 +9,13 @@ import tiny_lens
 import torch
 from repeating import EVERYTHING, interrupt_behind_a_block, repeated, rows, same_tables
 from sessions import PROMPTS, assert_same
+from taped_ops import AsNoted
 
 import ringlens as rl
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.observe.decoding import generating
 from ringlens.observe.decoding.choice import Wanted, against
+from ringlens.observe.decoding.generating import AsItStands
 from ringlens.observe.decoding.rings import Rings
 from ringlens.observe.instruments.base import Kind
 from ringlens.store.schema import instruments
@@ -44,14 +46,21 @@ def lens():
     return tiny_lens.lens()
 
 
-def test_a_repeated_step_records_what_generate_records(lens, tmp_path, monkeypatch):
+OPTIONS = {"max_new_tokens": 70, "record": EVERYTHING}
+OPTIONS |= {"temperature": 0.9, "top_p": 0.95, "top_k": 100}
+
+
+@pytest.fixture(scope="module")
+def eager(lens, tmp_path_factory):
+    return rl.capture(lens, PROMPTS, tmp_path_factory.mktemp("eager") / "store", **OPTIONS)
+
+
+@pytest.mark.parametrize("make", [AsItStands, AsNoted])
+def test_a_repeated_step_records_what_generate_records(make, lens, eager, tmp_path, monkeypatch):
     """Past a full ring, past several rooms, with padding, and with noise."""
     monkeypatch.setattr(generating, "ROOM", 16)
-    options = {"max_new_tokens": 70, "record": EVERYTHING}
-    options |= {"temperature": 0.9, "top_p": 0.95, "top_k": 100}
-    eager = rl.capture(lens, PROMPTS, tmp_path / "eager", **options)
-    with repeated():
-        again = rl.capture(lens, PROMPTS, tmp_path / "again", **options)
+    with repeated(make):
+        again = rl.capture(lens, PROMPTS, tmp_path / "again", **OPTIONS)
     same_tables(eager, again)
 
 
