@@ -21,6 +21,7 @@ from ringlens.cli.options import (
 from ringlens.errors import RinglensError
 
 if TYPE_CHECKING:
+    from ringlens.prompts.completions import Completion
     from ringlens.store import Store
 
 
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
 def replay(model: str, source: str, store: str, **options: Any) -> None:
     r"""Observe finished text with MODEL in one teacher-forced forward.
 
-    SOURCE is a store, whose traces are replayed, or a text file. A line of its own with ``---``
-    separates several texts in a file.
+    SOURCE is a store, whose traces are replayed; JSON lines of problems with their `completion`,
+    which are graded; or a text file. A line of its own with ``---`` separates several texts in it.
 
     \b
     Examples:
       ringlens replay ring-nano runs/first --store runs/again
       ringlens replay ring-nano thoughts.txt --store runs/texts
+      ringlens replay ring-nano completions.jsonl --store runs/texts
     """
     import ringlens as rl
 
@@ -57,8 +59,9 @@ def replay(model: str, source: str, store: str, **options: Any) -> None:
     print_summary(store)
 
 
-def _finished(source: str) -> Store | list[str]:
-    """What to replay: a store, or the texts of a file."""
+def _finished(source: str) -> Store | list[str] | list[Completion]:
+    """What to replay: a store, or the completions or texts of a file."""
+    from ringlens.prompts.completions import completions, is_file
     from ringlens.prompts.problems import read_text
     from ringlens.store import Store
 
@@ -67,5 +70,7 @@ def _finished(source: str) -> Store | list[str]:
         return Store(source)
     if not os.path.exists(path):  # Path.exists would raise for a name that is too long
         raise RinglensError(f"nothing to replay at {source!r}: neither a store nor a text file.")
+    if is_file(source):
+        return completions(source)
     texts = [text.strip("\n") for text in read_text(path).split("\n---\n")]
     return [text for text in texts if text.strip()]

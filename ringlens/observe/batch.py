@@ -141,8 +141,27 @@ def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> N
     observer.end()
 
 
+LARGEST_MASK = 2**28
+"""Entries of a mask at most; rows of another length that would take more run one by one."""
+
+
 def teacher_force(observer: Observer, tasks: Sequence[Task]) -> None:
-    """Observe one batch of finished token sequences."""
+    """Observe one batch of finished token sequences.
+
+    Rows of different lengths need padding, and padding a mask of each query and key. Where that is
+    large, each row runs by itself, which changes no record.
+    """
+    lengths = [len(task.token_ids) for task in tasks]
+    mask = len(tasks) * max(lengths) * min(max(lengths), observer.prefill)
+    if len(set(lengths)) > 1 and mask > LARGEST_MASK:
+        for task in tasks:
+            if not task.finished:
+                _force(observer, [task])
+    else:
+        _force(observer, tasks)
+
+
+def _force(observer: Observer, tasks: Sequence[Task]) -> None:
     lens = observer.lens
     ids_BP, mask_BP, pads = observer.begin(tasks, (), "replay")
     P, size = ids_BP.shape[1], observer.prefill

@@ -2,7 +2,7 @@
 
 Taken are a text, token ids (a list, tuple, range, numpy array or tensor of whole numbers), what a
 tokenizer returned (``input_ids`` with its ``attention_mask``), a chat (a list of messages), a
-`Problem`, a `Text`, and lists of these.
+`Problem`, a `Completion`, a `Text`, and lists of these.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from ringlens.errors import ConfigError
 from ringlens.messages import Message, checked_messages
 from ringlens.plain import check_text, shown
 from ringlens.problem import Problem, check_problem
+from ringlens.prompts.completions import Completion, checked_text
 
 WAYS = (
     "give a text, token ids, what the tokenizer returned, a list of chat messages, a Problem, a "
-    "Text, or a list of these"
+    "Completion, a Text, or a list of these"
 )
 
 # What tokenizers return beside ids and mask; nothing of it changes what the model reads.
@@ -61,9 +62,11 @@ class Chat:
     messages: tuple[Message, ...]
 
 
-Item = str | Ids | Chat | Problem | Text
+Item = str | Ids | Chat | Problem | Completion | Text
 
-TextOrIds = str | Sequence[Any] | np.ndarray | Tensor | Mapping[str, Any] | Problem | Text
+TextOrIds = (
+    str | Sequence[Any] | np.ndarray | Tensor | Mapping[str, Any] | Problem | Completion | Text
+)
 
 
 def read(given: object) -> list[Item]:
@@ -98,6 +101,11 @@ def _rows(given: object, place: str) -> list[Item] | None:
         return [str(given)]
     if isinstance(given, Problem):
         check_problem(given, place.rstrip(": ") or "the problem")
+        return [given]
+    if isinstance(given, Completion):
+        here = place.rstrip(": ") or "the completion"
+        check_problem(given.problem, here)
+        checked_text(given.text, here)
         return [given]
     if isinstance(given, Text):
         return [_text(given, place)]

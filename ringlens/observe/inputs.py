@@ -23,6 +23,8 @@ from ringlens.errors import ConfigError
 from ringlens.observe.chat import chat_text, prompt_text
 from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
 from ringlens.problem import Problem, check_prompt
+from ringlens.prompts.completions import Completion
+from ringlens.transcript import END_THINK, THINK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,7 +90,28 @@ def item_ids(encoder: Encoder, item: Item, *, prompts: bool = False) -> list[int
         return encoder.encode(chat_text(tokenizer, item.messages))
     if isinstance(item, Problem):
         return encoder.encode(problem_text(tokenizer, item))
+    if isinstance(item, Completion):
+        return [token for part in completion_ids(encoder, item) for token in part]
     return encoder.encode(prompt_text(tokenizer, item) if prompts else item)
+
+
+def completion_ids(encoder: Encoder, given: Completion) -> tuple[list[int], list[int]]:
+    """Token ids of a completion's prompt in the chat template, and of what was written.
+
+    The template may begin an answer with a thought. It does not where the completion has none, and
+    a completion that opens its thought itself opens it once.
+
+    Raises:
+        ConfigError: The template refuses the prompt.
+    """
+    prompt, text = problem_text(encoder.tokenizer, given.problem), given.text
+    opening = prompt.rstrip()
+    if opening.endswith(THINK):
+        if text.lstrip().startswith(THINK):
+            text = text.lstrip().removeprefix(THINK).lstrip("\n")
+        elif END_THINK not in text and THINK not in text:
+            prompt = opening.removesuffix(THINK)
+    return encoder.encode(prompt), encoder.encode(text)
 
 
 def problem_text(tokenizer: PreTrainedTokenizerBase, problem: Problem) -> str:
@@ -109,6 +132,8 @@ def _asked(item: Item) -> Iterator[str]:
     elif isinstance(item, Problem):
         yield item.prompt
         yield from (message["content"] for message in item.messages)
+    elif isinstance(item, Completion):
+        yield from _asked(item.problem)
     elif isinstance(item, Chat):
         yield from (message["content"] for message in item.messages)
 

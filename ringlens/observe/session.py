@@ -214,7 +214,8 @@ def replay(
     Args:
         lens: The model.
         source: Texts (taken as they stand, chat markup included), token ids, a tokenizer's output,
-            chats, or a list of these; or a store whose traces are replayed token by token.
+            chats, completions, or a list of these; or a store whose traces are replayed token by
+            token.
         store: Folder or address of the store that the records go to; may be the source.
         batch_size: Texts a forward; no record depends on it.
         record: As for :func:`capture`.

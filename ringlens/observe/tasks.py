@@ -13,13 +13,21 @@ from ringlens.errors import ConfigError, ProblemError
 from ringlens.graders.ungraded import REASONS, UNGRADED
 from ringlens.observe.chat import chat_text, with_system
 from ringlens.observe.given import Chat, Ids, Item, Text, TextOrIds, read
-from ringlens.observe.inputs import Encoder, check_rows, item_ids, problem_text, say_beyond_context
+from ringlens.observe.inputs import (
+    Encoder,
+    check_rows,
+    completion_ids,
+    item_ids,
+    problem_text,
+    say_beyond_context,
+)
 from ringlens.observe.pipeline.trace_buffer import Task
 from ringlens.observe.sampling import trace_seed
 from ringlens.observe.text import token_text
 from ringlens.observe.turns import markup
 from ringlens.plain import check_text
 from ringlens.problem import Grade, Problem, check_problem, check_prompt, from_row
+from ringlens.prompts.completions import Completion, sample_numbers
 from ringlens.prompts.fields import ProblemIds
 from ringlens.prompts.kinds import KINDS
 from ringlens.prompts.problems import TASKS
@@ -54,6 +62,8 @@ def problem_tasks(
     """
     samples = samples_of(samples, settings)
     rows = _prompts(given)
+    if any(isinstance(row, Completion) for row in rows):
+        raise ConfigError("a Completion is finished: replay it, or capture its problem.")
     told = rows if system is None else _under_system(rows, system)
     prompts = [item_ids(encoder, row, prompts=True) for row in told]
     check_rows(encoder, prompts)
@@ -158,17 +168,29 @@ def text_tasks(lens: LoadedModel, given: TextOrIds) -> list[Task]:
         raise ConfigError("an empty text cannot be replayed; leave it out.")
     check_rows(lens, [text.token_ids for text in texts])
     say_beyond_context(lens, [len(text.token_ids) for text in texts])
+    samples = sample_numbers(row for row in rows if isinstance(row, Completion))
     return [
-        Task(text.token_ids, text.n_prompt, len(text.token_ids), item, written=False)
-        for item, text in enumerate(texts)
+        _text_task(row, text, item, next(samples) if isinstance(row, Completion) else None)
+        for item, (row, text) in enumerate(zip(rows, texts, strict=True))
     ]
+
+
+def _text_task(row: Item, text: Text, item: int, sample: int | None) -> Task:
+    """The task of a finished text; of a completion the problem is known, and all else is its own.
+
+    Its turns are not looked for: what an engine wrote is one turn, whatever marks it quotes.
+    """
+    task = Task(text.token_ids, text.n_prompt, len(text.token_ids), item, written=False)
+    if not isinstance(row, Completion):
+        return task
+    return replace(task, problem=row.problem, sample=sample, written=True)
 
 
 def stored_texts(store: Store) -> list[Task]:
     """One trace a finished trace of the store that is no replay itself."""
     rows = store.sql(
         "select t.trace_id, t.problem_id, t.task, t.prompt, t.expected, t.answer, t.correct, "
-        "t.flags, t.sample, r.mode != 'replay' as written, "
+        "t.flags, t.sample, r.mode != 'replay' or t.sample is not null as written, "
         "coalesce(min(k.pos) filter (k.phase != 'prompt'), count(*)) as n_prompt, "
         "list(k.token_id order by k.pos) as token_ids "
         "from traces t join tokens k using (trace_id) join runs r using (run_id) "
@@ -207,6 +229,9 @@ def _finished(lens: LoadedModel, row: Item) -> Text:
         return row
     if isinstance(row, Ids):
         return Text(row.token_ids)
+    if isinstance(row, Completion):
+        prompt, written = completion_ids(lens, row)
+        return Text(prompt + written, len(prompt))
     if isinstance(row, Chat):
         return _tokens(lens, chat_text(lens.tokenizer, row.messages))
     return _tokens(lens, row if isinstance(row, str) else problem_text(lens.tokenizer, row))

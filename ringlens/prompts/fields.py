@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ringlens.errors import ProblemError
@@ -14,6 +14,9 @@ from ringlens.problem import FIELDS, Problem, check_problem, check_prompt
 
 Row = tuple[str, Mapping[str, Any]]
 """Where something stands, for errors, and what stands there by key."""
+
+MakeId = Callable[[str, Iterable[Message]], str]
+"""Makes an id from a prompt, and the messages that it ends."""
 
 
 def content_id(prompt: str, messages: Iterable[Message] = ()) -> str:
@@ -57,20 +60,38 @@ def problems_of(rows: Iterable[Row]) -> Iterator[Problem]:
     """
     ids = ProblemIds()
     for place, row in rows:
-        _check_keys(row, place)
-        messages = checked_messages(row.get("messages") or (), f"{place}: ", ProblemError)
-        prompt = _prompt(row, messages, place)
-        given = row.get("id")
-        problem = Problem(
-            id=ids.made(prompt, messages) if given is None else ids.taken(given, place),
-            task=row.get("task", ""),
-            prompt=prompt,
-            answer=row.get("answer"),
-            fields=row.get("fields", {}),
-            messages=messages,
-        )
-        check_problem(problem, place)
+        problem = problem_of(row, place, ids.made)
+        if row.get("id") is not None:
+            ids.taken(problem.id, place)
         yield problem
+
+
+def problem_of(row: Mapping[str, Any], place: str, made: MakeId) -> Problem:
+    """The problem of a row.
+
+    Args:
+        row: The row.
+        place: Where it stands, for errors.
+        made: Makes the id of a row that has none.
+
+    Raises:
+        ProblemError: It lacks a prompt, has an unknown key or one of the wrong type, or cannot be
+            stored or graded.
+    """
+    _check_keys(row, place)
+    messages = checked_messages(row.get("messages") or (), f"{place}: ", ProblemError)
+    prompt = _prompt(row, messages, place)
+    given = row.get("id")
+    problem = Problem(
+        id=made(prompt, messages) if given is None else given,
+        task=row.get("task", ""),
+        prompt=prompt,
+        answer=row.get("answer"),
+        fields=row.get("fields", {}),
+        messages=messages,
+    )
+    check_problem(problem, place)
+    return problem
 
 
 def _check_keys(row: Mapping[str, Any], place: str) -> None:

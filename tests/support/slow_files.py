@@ -44,6 +44,7 @@ SLOW = f"{_SERVED} {_PROGRAMS} {_MANY_SIZES}".split()
 EXTRA = [
     "observe/test_interventions_parallel.py",
     "observe/test_interventions_placed.py",
+    "observe/test_long_texts.py",
     "prune/test_evaluation.py",
     "prune/test_merging.py",
     "probes/test_ablation.py",

@@ -100,7 +100,7 @@ TRACES = Table(
             "sample",
             pa.int32(),
             "number among the samples of its problem in the run, from 0; null in imports, replays "
-            "of texts and runs of older versions",
+            "of texts without a problem, and runs of older versions",
             nullable=True,
         ),
     ),
