@@ -194,5 +194,6 @@ class _Teller:
 
     def give_up(self) -> tuple[str, int]:
         """Say that no way was found; give the answer "none" with the step that says it."""
-        self.story.say("uncertainty_management", STUCK, parent=self.start, target=self.target)
+        stuck: dict[str, Any] = {"parent": self.start, "target": self.target}
+        self.story.say("uncertainty_management", STUCK, backtrack=True, **stuck)
         return "none", self.story.say("final_answer_emission", NONE, error=True)

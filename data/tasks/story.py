@@ -24,6 +24,9 @@ ROLES: tuple[str, ...] = get_args(Role)
 OPENED, CLOSED = "<think>\n", "</think>\n"
 _UNLEARNT = re.compile(r"\[([^\[\]]*)\]")
 
+TENTATIVE = ("Maybe", "Let me try", "Try ")
+"""How phrases begin that propose something to try."""
+
 FILLERS = (
     "Okay, let us see here.",
     "Right, on we go now.",
@@ -151,7 +154,7 @@ class Story:
             phrases: The sentence, or several that say the same, of which one is drawn.
             parent: The step that it goes on from; None for the last.
             backtrack: Whether it gives something up.
-            hypothesis: Whether it supposes something; a phrase that begins with "Maybe" does.
+            hypothesis: Whether it supposes something; a phrase that begins as `TENTATIVE` does too.
             error: Whether it is false on purpose.
             values: What stands in the phrase's braces.
 
@@ -159,7 +162,7 @@ class Story:
             The index of the step.
         """
         phrase = phrases if isinstance(phrases, str) else self.rng.choice(tuple(phrases))
-        tentative = hypothesis or phrase.startswith("Maybe")
+        tentative = hypothesis or phrase.startswith(TENTATIVE)
         flags = {"is_backtrack": backtrack, "is_hypothesis": tentative, "has_error": error}
         said = _Said("", role, self.last if parent is None else parent, flags)
         for at, part in enumerate(_UNLEARNT.split(phrase.format(**values))):

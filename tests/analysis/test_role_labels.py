@@ -178,7 +178,7 @@ def test_the_scores_are_those_of_folds_by_problem():
 
 def test_nothing_to_learn_from_and_files_that_are_no_classifier(path, tmp_path):
     assert "labels of 0 problems" in run("roles", "train", path, "--out", tmp_path / "r", code=1)
-    for text in ("{}", "[]", '{"format": 1, "roles": ["x"], "base": [0], "weights": {}}'):
+    for text in ("{}", "[]", '{"format": 2, "roles": ["x"], "base": [0], "weights": {}}'):
         (tmp_path / "r.json").write_text(text)
         with pytest.raises(ConfigError, match="no classifier of roles"):
             classifier.load(tmp_path / "r.json")

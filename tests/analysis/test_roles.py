@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 
 import ringlens as rl
 from ringlens import analysis
-from ringlens.analysis.roles import ROLES, Label, label, labelling
+from ringlens.analysis.roles import ROLES, Label, label, labelling, rules
 from ringlens.analysis.roles.labelling import label_store, step_rows
 from ringlens.cli.main import main
 from ringlens.errors import ConfigError
@@ -21,6 +21,7 @@ from ringlens.store import Store, StoreWriter
 from ringlens.store.check.check import check
 from ringlens.store.maintain import rollup
 
+SCRIPT = ROOT / "benchmarks" / "role_rules.py"
 ORACLE = ROOT.parent / "shared" / "oracles" / "steps"
 
 
@@ -37,6 +38,14 @@ ORACLE = ROOT.parent / "shared" / "oracles" / "steps"
         ("Let me double-check that this is correct.", "self_checking"),
         ("**Final Answer** \\boxed{88572}", "final_answer_emission"),
         ("----- \n***", "unknown"),
+        ("Alright, here we go again then.", "unknown"),
+        ("My strategy is to look at the corners and return when they are full.", "plan_generation"),
+        ("Next I will write 5 in the empty cell and see what is left.", "plan_generation"),
+        ("Move the disc to the peg: B-C.", "active_computation"),
+        ("Suppose n = 9: 9 mod 4 = 1, not 3.", "active_computation"),
+        ("I am not certain that this sum is what I want.", "uncertainty_management"),
+        ("That gives the entire route A-D-E.", "result_consolidation"),
+        ("Node D is connected to E and F.", "fact_retrieval"),
     ],
 )
 def test_plain_cases(step, role):
@@ -62,6 +71,15 @@ def test_the_first_steps_repeat_the_prompt():
         ("Suppose that x is odd.", False, True),
         ("Maybe it is a prime.", False, True),
         ("So 3 times 4 is 12.", False, False),
+        ("I will walk on and go back when a road ends.", False, False),
+        ("I plan to go back from blocked cells.", False, False),
+        ("So I go back from this to 4 and 5.", True, False),
+        ("Hmm, I am not quite sure about it.", False, False),
+        ("I see no other move, so I give up.", True, False),
+        ("No, I take that back.", True, False),
+        ("Check: 3 * 4 = 12, which does not fit.", False, False),
+        ("Say x = 4, then 4 + 2 = 6.", False, True),
+        ("I will try one number after another.", False, False),
     ],
 )
 def test_flags(step, backtrack, hypothesis):
@@ -85,12 +103,32 @@ def test_hostile_steps_take_no_longer(unit):
 @pytest.mark.skipif(not ORACLE.exists(), reason="published labels are not here")
 def test_rules_agree_with_published_labels_on_problems_they_were_not_adjusted_to():
     """Published rules reach 0.36. What is shipped was adjusted to all, and agrees better."""
-    script = runpy.run_path(str(ROOT / "benchmarks" / "role_rules.py"))
+    script = runpy.run_path(str(SCRIPT))
     problems = script["traces"](ORACLE)
-    assert script["held_out"](problems, [["6596"], ["330", "1591"]]) >= 0.5
-    pairs = [pair for own in problems.values() for pair in own]
-    found = [each.role for texts, _ in pairs for each in label(texts)]
-    assert cohen_kappa_score([role for _, roles in pairs for role in roles], found) >= 0.57
+    assert script["held_out"](problems, [["6596"], ["330", "1591"]]) >= 0.51
+    own = [trace for traces in problems.values() for trace in traces]
+    found = [each.role for texts, _, _ in own for each in label(texts)]
+    assert cohen_kappa_score([role for _, roles, _ in own for role in roles], found) >= 0.59
+
+
+def test_rules_agree_with_the_roles_that_the_generator_meant():
+    kappa, precision, recall = runpy.run_path(str(SCRIPT))["of_generator"]("tests", 12)
+    assert kappa >= 0.95
+    assert min(precision, recall) >= 0.98
+
+
+def test_what_a_step_says_again_is_told_from_what_it_finds():
+    thought = ["47 * 30 = 1,410.", "47 * 6 = 282.", "1,410 + 282 = 1,692."] * 2
+    steps = [
+        "We want 47 times 36.",
+        *thought,
+        "So 47 * 36 = 1,692.",
+        "That is a number.",
+        "Done it.",
+    ]
+    assert label(steps, "What is 47 * 36?")[7].role == "result_consolidation"
+    steps[7] = "So 47 * 31 = 1,457."
+    assert label(steps, "What is 47 * 36?")[7].role == "active_computation"
 
 
 # --- in a store ----------------------------------------------------------------------------------
@@ -128,7 +166,7 @@ def test_what_ring_nano_wrote_is_labelled(captured):
                 first, last = np.flatnonzero(inside)[[0, -1]]
                 assert (first, last + 1) == (row["token_start"], row["token_end"])
         assert {row["role"] for row in rows} <= set(ROLES)
-        assert {row["label_source"] for row in rows} == {"rules-1"}
+        assert {row["label_source"] for row in rows} == {rules.SOURCE}
         phases = """select count(distinct phase) from token_context where step is not null
             group by trace_id, step"""
         assert set(store.sql(phases).fetchall()) == {(1,)}
@@ -184,7 +222,7 @@ def test_only_what_is_new_is_labelled_and_what_was_stopped_goes_on(tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             label_store(writer, on_progress=dies)
         counts = "select trace_id, any_value(label_source) from steps group by all order by all"
-        assert store.sql(counts).fetchall() == [(1, "file"), (2, "rules-1")]
+        assert store.sql(counts).fetchall() == [(1, "file"), (2, rules.SOURCE)]
         seen = []
         done = label_store(writer, on_progress=lambda *each: seen.append(each))
         assert (done.traces, seen) == (1, [(1, 1)])

@@ -22,13 +22,14 @@ import numpy as np
 import pandas as pd
 
 from ringlens.analysis.roles import rules
-from ringlens.analysis.roles.cues import CUES, ROLES
+from ringlens.analysis.roles.cues import ROLES
 from ringlens.analysis.roles.label import Label
 from ringlens.errors import ConfigError
 from ringlens.store import Store
 from ringlens.strict_json import parsed_object
 
-FORMAT = 1
+FORMAT = 2
+"""Grows when the cues do, so that no weight is lost without a word."""
 FOLDS = 5
 """Parts that problems are divided into for the cross-validation."""
 
@@ -210,13 +211,11 @@ def features(steps: Sequence[str]) -> list[Features]:
     """Features of the steps of one trace: words and pairs of them, the words before, and cues."""
     words = [_words(text[:_LONGEST]) for text in steps]
     found = []
-    for index, own in enumerate(words):
+    for index, (own, cues) in enumerate(zip(words, rules.evidence(steps), strict=True)):
         before = words[index - 1] if index else ["^"]
-        text = steps[index][:_LONGEST].strip()
         names = {*own, *map(" ".join, itertools.pairwise(own))}
         names |= {f"< {word}" for word in before}
-        names |= {f"cue {cue.name}" for cue in CUES if re.search(cue.pattern, text, re.IGNORECASE)}
-        names |= {f"shape {name}" for name in rules.shape(text, index, len(steps))}
+        names |= {f"cue {name}" for name in cues}
         found.append(dict.fromkeys(sorted(names), 1.0))
     return found
 
