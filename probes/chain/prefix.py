@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from ringlens.errors import ConfigError
 from ringlens.model.caching import CACHE
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 PREFILL = 32_768
 """Positions that a forward takes at most."""
+
+MASKED = ("sdpa", "eager")
+"""Attention kernels that take a mask for each query and key."""
+
+Span = tuple[int, int]
+"""Positions from the first to before the second."""
 
 
 class Prefix:
@@ -44,19 +51,30 @@ class Prefix:
             part = self._ids_T[first : first + PREFILL]
             run(lens, meter, [part], self._cache, logits_to_keep=1)
 
-    def rows(self, ends: Sequence[int]) -> Rows:
+    def rows(self, ends: Sequence[int], hidden: Sequence[Span | None] = ()) -> Rows:
         """Rows that go on from places of the thought.
 
         Args:
             ends: How many tokens of the thought each row has.
+            hidden: Positions that tokens behind them do not see, in each row; None for none.
+
+        Raises:
+            ConfigError: Positions are hidden, and the attention kernel takes no such mask.
         """
+        kernel = self._lens.config._attn_implementation
+        if any(hidden) and kernel not in MASKED:
+            raise ConfigError(
+                f"the attention kernel {kernel!r:.40} cannot hide steps; load the model with "
+                f"attention = {' or '.join(map(repr, MASKED))}."
+            )
         B, P = len(ends), max(ends)
         cache = DynamicCache(config=self._lens.config)
         for number, layer in enumerate(self._cache.layers):
             keys, values = layer.keys[:, :, :P], layer.values[:, :, :P]
             cache.update(keys.expand(B, -1, -1, -1), values.expand(B, -1, -1, -1), number)
         seen_BP = torch.arange(P) < torch.tensor(list(ends))[:, None]
-        return Rows(self._lens, self._meter, cache, seen_BP.to(self._lens.device), list(ends))
+        seen_BP = seen_BP.to(self._lens.device)
+        return Rows(self._lens, self._meter, cache, seen_BP, list(ends), hidden)
 
 
 class Rows:
@@ -68,6 +86,7 @@ class Rows:
         cache: Keys and values of all rows.
         seen_BS: Which cached positions each row sees.
         lengths: Tokens that each row has so far.
+        hidden: As in `Prefix.rows`.
     """
 
     def __init__(
@@ -77,9 +96,12 @@ class Rows:
         cache: DynamicCache,
         seen_BS: Tensor,
         lengths: list[int],
+        hidden: Sequence[Span | None] = (),
     ) -> None:
         self._lens, self._meter, self._cache = lens, meter, cache
         self._seen_BS, self.lengths = seen_BS, lengths
+        self._pos_BS = torch.arange(seen_BS.shape[1], device=seen_BS.device).expand_as(seen_BS)
+        self._hidden = list(hidden)
 
     def feed(self, ids: Sequence[Sequence[int]], *, keep: int = 0) -> Tensor:
         """Let the rows read on.
@@ -95,14 +117,30 @@ class Rows:
         device = self._lens.device
         new_Bn = torch.ones(len(ids), n, dtype=torch.bool, device=device)
         self._seen_BS = torch.cat((self._seen_BS, new_Bn), dim=1)
+        begin_B1 = torch.tensor(self.lengths, device=device)[:, None]
+        pos_Bn = begin_B1 + torch.arange(n, device=device)
+        self._pos_BS = torch.cat((self._pos_BS, pos_Bn), dim=1)
         more: dict[str, Any] = {"logits_to_keep": keep}
-        if not bool(self._seen_BS.all()):  # without gaps no mask: kernels are faster so
-            begin_B1 = torch.tensor(self.lengths, device=device)[:, None]
-            more["attention_mask"] = self._seen_BS.long()
-            more["position_ids"] = begin_B1 + torch.arange(n, device=device)
+        # Without gaps there is no mask: kernels are faster so.
+        if any(self._hidden):
+            more |= {"attention_mask": self._mask(pos_Bn), "position_ids": pos_Bn}
+        elif not bool(self._seen_BS.all()):
+            more |= {"attention_mask": self._seen_BS.long(), "position_ids": pos_Bn}
         logits_BnV = run(self._lens, self._meter, ids, self._cache, **more)
         self.lengths = [length + n for length in self.lengths]
         return logits_BnV
+
+    def _mask(self, pos_Bn: Tensor) -> Tensor:
+        """What each new token does not see, as a mask [B, 1, n, S] that is added to scores."""
+        spans = [span or (0, 0) for span in self._hidden]
+        first_B11, end_B11 = torch.tensor(spans, device=pos_Bn.device).T[:, :, None, None]
+        key_B1S, query_Bn1 = self._pos_BS[:, None, :], pos_Bn[:, :, None]
+        inside_B1S = (key_B1S >= first_B11) & (key_B1S < end_B11)
+        lost_BnS = ~self._seen_BS[:, None, :] | (key_B1S > query_Bn1)
+        lost_BnS |= inside_B1S & (query_Bn1 >= end_B11)
+        dtype = self._lens.model.dtype
+        mask_BnS = torch.zeros(lost_BnS.shape, dtype=dtype, device=pos_Bn.device)
+        return mask_BnS.masked_fill_(lost_BnS, torch.finfo(dtype).min)[:, None]
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep some of the rows, in this order."""
@@ -110,7 +148,9 @@ class Rows:
         for layer in self._cache.layers:
             own = index.to(layer.keys.device)
             layer.keys, layer.values = layer.keys[own], layer.values[own]
-        self._seen_BS = self._seen_BS[index.to(self._seen_BS.device)]
+        own = index.to(self._seen_BS.device)
+        self._seen_BS, self._pos_BS = self._seen_BS[own], self._pos_BS[own]
+        self._hidden = [self._hidden[row] for row in rows] if self._hidden else []
         self.lengths = [self.lengths[row] for row in rows]
 
 

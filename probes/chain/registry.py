@@ -51,6 +51,24 @@ PROBES: tuple[Entry, ...] = (
         "ringlens.probes.belief:Belief",
         "ringlens.analysis.importance.convergence:convergence",
     ),
+    Entry(
+        "logit_lens",
+        "In which layer what a token foretells is settled, along a thought.",
+        "ringlens.probes.logit_lens:LogitLens",
+        "ringlens.analysis.importance.settling:settling",
+    ),
+    Entry(
+        "resampling",
+        "What becomes of a thought if its steps are written anew.",
+        "ringlens.probes.resampling:Resampling",
+        "ringlens.analysis.importance.resampling:resampling",
+    ),
+    Entry(
+        "suppression",
+        "How the rest of a thought changes if the model cannot look back at a step.",
+        "ringlens.probes.suppression:Suppression",
+        "ringlens.analysis.importance.suppression:suppression",
+    ),
 )
 
 

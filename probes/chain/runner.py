@@ -31,11 +31,12 @@ SETTINGS = "settings"
 
 _TRACES = """
 select run_id, trace_id, model, interventions is null as plain from traces join runs using (run_id)
-where mode = 'live' and finish_reason <> 'running' and n_think > 0 order by trace_id
+where source_trace_id is null and mode <> 'imported' and finish_reason <> 'running'
+  and n_think > 0 order by trace_id
 """
 _ENDED = """
 select min(trace_id) from traces join steps using (trace_id)
-where run_id = ? and finish_reason = 'stop' and n_think > 0 and n_answer > 0
+where run_id = ? and finish_reason in ('stop', 'replay') and n_think > 0 and n_answer > 0
 """
 
 
@@ -77,7 +78,8 @@ def probe(
     Under torchrun or ``accelerate launch`` the processes share the traces out.
 
     Args:
-        name: Name of the probe: "belief". `ringlens probe --help` lists them.
+        name: Name of the probe: "belief", "logit_lens", "resampling" or "suppression";
+            `ringlens probe --help` lists them.
         lens: The model that thought.
         store: The store, in a folder that can be written.
         traces: Ids of traces; None for all that this model thought, without interventions.
@@ -214,7 +216,7 @@ def _chosen(store: Store, lens: LoadedModel, traces: Iterable[int] | None) -> li
     lost = [each for each in asked if each not in {i for _, i in found}]
     if lost or not asked:
         raise StoreError(
-            f"traces {lost or 'that are named'}: there are no finished live thoughts of these ids."
+            f"traces {lost or 'that are named'}: there are no finished thoughts of these ids."
         )
     return found
 

@@ -44,6 +44,7 @@ class Thought:
         answer: The answer that was found in it; None if it has none.
         text: Its text.
         token_ids: Its tokens, prompt included.
+        n_prompt: How many of them are prompt.
         starts: First character of each token.
         steps: The steps of its thinking, in order.
         answer_first: Position of the first token of the answer, marks left out; None if it has
@@ -56,6 +57,7 @@ class Thought:
     answer: str | None
     text: str
     token_ids: tuple[int, ...]
+    n_prompt: int
     starts: tuple[int, ...]
     steps: tuple[ThoughtStep, ...]
     answer_first: int | None
@@ -104,6 +106,7 @@ def read_thought(store: Store, trace_id: int) -> Thought:
         answer=row["answer"],
         text=trace.text,
         token_ids=tuple(tokens["token_id"].tolist()),
+        n_prompt=row["n_prompt"],
         starts=tuple(tokens["start"].tolist()),
         steps=steps,
         answer_first=min(answered, default=None),
