@@ -172,9 +172,9 @@ def capture(
     check_decode(decode)
     tasks = problem_tasks(lens, problems, settings, samples=samples, system=system)
 
-    recorded, acts = resolved(lens, record), resolve_interventions(lens, interventions)
+    recorded = resolved(lens, record)
     followed = on_tokens is not None or stop is not None
-    generate = generating(decode, Wanted(lens, recorded, bool(acts)))
+    generate = generating(decode, Wanted(lens, recorded))
 
     def run(observer: Observer, batch: Sequence[Task]) -> None:
         generate(observer, batch, settings)
@@ -188,7 +188,7 @@ def capture(
         commit_every,
         allow_nonfinite=allow_nonfinite,
         following=Following(on_tokens, stop) if followed else None,
-        interventions=acts,
+        interventions=resolve_interventions(lens, interventions),
         on_stored=on_stored,
     )
     return session.run(store, tasks, run, on_progress)

@@ -13,6 +13,7 @@ from taped_ops import AsNoted
 
 import ringlens as rl
 from ringlens.errors import ConfigError, ObservationError
+from ringlens.observe import session
 from ringlens.observe.decoding import generating
 from ringlens.observe.decoding.choice import Wanted, against
 from ringlens.observe.decoding.generating import AsItStands
@@ -46,6 +47,7 @@ def lens():
     return tiny_lens.lens()
 
 
+RECORDED = ("logprobs", "routing")
 OPTIONS = {"max_new_tokens": 70, "record": EVERYTHING}
 OPTIONS |= {"temperature": 0.9, "top_p": 0.95, "top_k": 100}
 
@@ -88,7 +90,7 @@ def test_rows_end_where_generate_ends_them(lens, tmp_path):
 
 def test_a_run_that_was_interrupted_is_taken_up(lens, tmp_path):
     """Bit for bit, with the noise of its positions and the tokens that are stored."""
-    options = {"max_new_tokens": 80, "batch_size": 4, "temperature": 1.0, "seed": 3}
+    options = {"max_new_tokens": 100, "batch_size": 4, "temperature": 1.0, "seed": 3}
     options |= {"commit_every": 0, "record": ("routing", "logprobs")}
 
     interrupt = interrupt_behind_a_block(tmp_path / "s")
@@ -100,6 +102,41 @@ def test_a_run_that_was_interrupted_is_taken_up(lens, tmp_path):
     assert again.sql("select 1 from traces where len(resumed_at) = 1").fetchall()
     for table in ("tokens", "routing"):
         assert repr(rows(whole, table)) == repr(rows(again, table)), table
+
+
+ACTS = (
+    rl.Ablate(5, (3, 7, 25), phase="think"),
+    rl.Boost(4, 3, 0.2, span=(60, 100)),
+    rl.Swap(6, (1, 2)),
+    rl.Scale(6, (1, 5), 0.5, words=("6", "4"), reach=3),
+    rl.AblateHead(2, 1, span=(0, 90)),
+)
+
+
+def test_interventions_act_in_a_step_that_is_repeated(tmp_path, monkeypatch):
+    """At spans, phases and words; what they did is counted as often as by ``generate``."""
+    nano, problems = rl.load("ring-nano", dtype="float32"), rl.problems("countdown", n=2)
+    changes, settle = [], session.settle
+
+    def settled(effect, *others):
+        settle(effect, *others)
+        changes.append([(c.tokens, c.changed, c.barred, c.seen) for c in effect.changes])
+
+    monkeypatch.setattr(session, "settle", settled)
+    stores = []
+    for name in ("eager", "again"):
+        with repeated(AsNoted) if name == "again" else nullcontext():
+            options = {"max_new_tokens": 70, "interventions": ACTS, "record": RECORDED}
+            stores.append(rl.capture(nano, problems, tmp_path / name, **options))
+    eager, again = stores
+    query = "select trace_id, pos, token_id, phase from tokens order by all"
+    assert eager.sql(query).fetchall() == again.sql(query).fetchall()
+    query = "select trace_id, layer, pos, expert_ids, {} from routing order by all"
+    for columns in ("own_ids", "intervened"):
+        found = [store.sql(query.format(columns)).fetchall() for store in stores]
+        assert found[0] == found[1]
+    assert changes[0] == changes[1]
+    assert all(changed for _, changed, _, _ in changes[0])
 
 
 def test_a_run_that_is_followed_can_be_stopped(lens, tmp_path):
@@ -156,9 +193,9 @@ def test_what_stands_against_a_graph_is_said(lens, tmp_path, monkeypatch):
     modules = tiny_lens.lens("modules", "flex_attention")
     handle = modules.model.lm_head.register_forward_hook(lambda *_: None)
     monkeypatch.setattr(instruments, "INSTRUMENTS", (*instruments.INSTRUMENTS, OWN))
-    found = " ".join(against(Wanted(modules, ("own",), acts=True)))
+    found = " ".join(against(Wanted(modules, ("own",))))
     handle.remove()
-    for clause in ("'flex_attention'", "modules", "interventions", "hooks", "'own'"):
+    for clause in ("'flex_attention'", "modules", "hooks", "'own'"):
         assert clause in found
 
 

@@ -56,7 +56,7 @@ def interrupt_behind_a_block(path):
 
     def interrupt(progress):
         calls.append(progress)
-        if len(calls) > 70:
+        if len(calls) > 85:
             wait_for(stored)
             raise KeyboardInterrupt
 

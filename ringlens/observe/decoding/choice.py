@@ -59,12 +59,10 @@ class Wanted:
     Attributes:
         lens: The model.
         record: What is recorded, resolved for the model.
-        acts: Whether interventions act.
     """
 
     lens: LoadedModel
     record: tuple[Recorded, ...]
-    acts: bool = False
 
 
 def generating(decode: str, wanted: Wanted) -> Generate:
@@ -99,8 +97,6 @@ def against(wanted: Wanted) -> Iterator[str]:
     lens = wanted.lens
     yield from _place(lens)
     yield from _kernels(lens)
-    if wanted.acts:
-        yield "interventions decide in Python at which tokens they act"
     if any(m._forward_hooks or m._forward_pre_hooks for m in lens.model.modules()):
         yield "other hooks are attached to the model, which a graph would not run"
     if names := Recorder(lens, wanted.record, lambda block: None).not_on_tape:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -73,7 +74,8 @@ def generate_repeating(
         settings: How tokens are drawn.
         make: Makes what runs the steps.
     """
-    lens, tape = observer.lens, Tape()
+    lens, tape = observer.lens, Tape() if observer.acting is None else observer.acting.tape
+    tape.held.clear()
     ids_BP, mask_BP, pads = observer.begin(tasks, lens.eos_token_ids, "length")
     P = ids_BP.shape[1]
     steps = max(task.limit - len(task.token_ids) for task in tasks)
@@ -98,12 +100,34 @@ def generate_repeating(
             logits_BV.device,
         )
         room = min(_room(P + ROOM), _room(P + steps))
-        step = Step(lens.model, tape, past, mask_BP, logits_BV, drawing, STEPS, room)
+        followed = observer.following is not None
+        pace = _Pace(1, 0, recorder.steps) if followed else _Pace(CHECKED, 1, recorder.steps)
+        step = Step(lens.model, tape, past, mask_BP, logits_BV, drawing, pace.ring, room)
         stack.enter_context(_for_decoding(lens.model))
         runner = make(step)
         stack.callback(runner.forget)
-        _repeat(observer, recorder, step, runner, drawing, noise, P, steps)
+        _repeat(observer, recorder, step, runner, drawing, noise, pace, P, steps)
     observer.end()
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How far the host runs ahead of what it knows.
+
+    Attributes:
+        checked: Steps between looks at whether all rows have ended.
+        behind: How many of the last looks are not waited for.
+        block: Steps that a recorder takes in at a time.
+    """
+
+    checked: int
+    behind: int
+    block: int
+
+    @property
+    def ring(self) -> int:
+        """Steps that are kept at most before they are taken in."""
+        return self.block + (self.behind + 1) * self.checked
 
 
 def _repeat(
@@ -113,45 +137,48 @@ def _repeat(
     runner: Runner,
     drawing: Drawing,
     noise: NoiseAhead | None,
+    pace: _Pace,
     P: int,
     steps: int,
 ) -> None:
-    """Run steps until all rows have ended, and let the recorder take in what they show."""
-    following = observer.following
-    checked, behind = (CHECKED, 1) if following is None else (1, 0)
-    taken = stop = 0
-    ends = _Ends(drawing.live_B, behind)
+    """Run steps until all rows have ended, and let the recorder take in what they show.
+
+    Steps are taken in when it is known that some row had not ended before them: what runs in vain
+    is seen by nobody.
+    """
+    following, ends, taken, run = observer.following, _Ends(drawing.live_B, pace.behind), 0, 0
 
     def take_in(stop: int) -> None:
         nonlocal taken
-        if stop > taken:
-            recorder.take_in(step.kept(taken, stop - taken))
-        taken = stop
+        while taken < stop:
+            n = min(pace.block, stop - taken)
+            recorder.take_in(step.kept(taken, n))
+            taken += n
 
-    for t in range(steps):
+    while run < steps:
         # Step t draws with the noise of t + 1: the first was drawn behind the prompts.
-        if noise is not None and (t + 1) % CHECKED == 0:
-            noise.bring(t + 1)
-        if t % checked == 0 and ends.all_ended():
-            break
+        if noise is not None and (run + 1) % CHECKED == 0:
+            noise.bring(run + 1)
+        if run % pace.checked == 0:
+            if ends.all_ended():
+                break
+            known = run - pace.behind * pace.checked
+            take_in(known - known % pace.block if known > taken else taken)
+            if following is not None:
+                following.tell()
+        if P + run == step.capacity:
+            runner.forget()
+            step.grow(P + run, min(_room(2 * step.capacity), _room(P + steps)))
         # Of a run that is stopped the token drawn last is fed still, for its records.
         stops = following is not None and following.stops
-        if P + t == step.capacity:
-            take_in(t)
-            runner.forget()
-            step.grow(P + t, min(_room(2 * step.capacity), _room(P + steps)))
         observer.on_forward(len(drawing.live_B), 1)
         runner.run()
-        stop = t + 1
-        if stop % checked == 0:
+        run += 1
+        if run % pace.checked == 0:
             ends.ask()
-        if stop % recorder.steps == 0:
-            take_in(stop)
-        if following is not None:
-            following.tell()
         if stops:
             break
-    take_in(stop)
+    take_in(taken + step.in_earnest(taken, run - taken))
 
 
 def plainly(

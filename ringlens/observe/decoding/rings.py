@@ -64,14 +64,14 @@ class Rings:
         self._ring_Rb.index_copy_(0, at_1, self._row_b[None])
 
     def taken(self, first: int, n: int) -> list[tuple[Tensor, ...]]:
-        """What n steps from place ``first`` on have shown, by step.
-
-        On CUDA these are views of the ring: what reads them must be launched before the next step.
-        """
-        rows = self._ring_Rb[first : first + n]
-        rows = rows if rows.is_cuda else rows.clone()
+        """What the n steps from number ``first`` on have shown, by step; nobody writes to it."""
+        at = first % self.steps
+        rows_nb = torch.cat(
+            (self._ring_Rb[at : at + n], self._ring_Rb[: max(0, at + n - self.steps)])
+        )
+        row_bytes = rows_nb.view(torch.uint8)
         found = [
-            rows.view(torch.uint8)[:, part].view(dtype).unflatten(1, shape).unbind(0)
+            row_bytes[:, part].view(dtype).unflatten(1, shape).unbind(0)
             for part, (shape, dtype) in zip(self._parts, self._kinds, strict=True)
         ]
         return list(zip(*found, strict=True))

@@ -9,7 +9,7 @@ Shape letters: B batch, P positions of the prompts, S positions that there is ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ class Step:
         self._pads_B1 = P - mask_BP.sum(dim=1, keepdim=True)
         self._position_1 = torch.full((1,), P, dtype=torch.int64, device=device)
         self._ring_at_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        self._fed_1 = torch.ones(1, dtype=torch.bool, device=device)
         self._ids_B1 = drawing.draw(logits_BV)
         self._mask_B11S = torch.zeros(B, 1, 1, P, dtype=model.dtype, device=device)
         self._mask_B11S.masked_fill_(mask_BP[:, None, None] == 0, -torch.inf)
@@ -76,12 +77,13 @@ class Step:
                 use_cache=True,
                 **{CACHE: self._cache},
             ).logits
-        tensors = [self._ids_B1, *(x for each in shown for x in each.tensors)]
+        tensors = [self._fed_1, self._ids_B1, *(x for each in shown for x in each.tensors)]
         if self._rings is None:
             self._rings = Rings(tensors, self._steps)
         self._shown = [Shown(each.see, each.tensors[:0]) for each in shown]
         self._widths = [len(each.tensors) for each in shown]
         self._rings.keep(tensors, self._ring_at_1)
+        self._fed_1.copy_(self._drawing.live_B.any())
         self._ids_B1.copy_(self._drawing.draw(logits_BTV[:, -1]))
         self._position_1.add_(1)
         self._ring_at_1.add_(1).remainder_(self._steps)
@@ -92,13 +94,17 @@ class Step:
 
     def kept(self, first: int, n: int) -> list[Repeated]:
         """The n steps from number ``first`` on, for a recorder; they lie in the ring still."""
-        assert self._rings is not None
-        return [
-            (tensors[0], self._showing(tensors[1:]))
-            for tensors in self._rings.taken(first % self._steps, n)
-        ]
+        return [(ids_B1, self._showing(tensors)) for _, ids_B1, *tensors in self._taken(first, n)]
 
-    def _showing(self, tensors: tuple[Tensor, ...]) -> Callable[[], None]:
+    def in_earnest(self, first: int, n: int) -> int:
+        """How many of these steps fed a token that some row drew before its end; waits for them."""
+        flags = [bool(fed_1) for fed_1, *_ in self._taken(first, n)]
+        return flags.index(False) if False in flags else n
+
+    def _taken(self, first: int, n: int) -> list[tuple[Tensor, ...]]:
+        return [] if self._rings is None else self._rings.taken(first, n)
+
+    def _showing(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
         def show() -> None:
             at = 0
             for each, width in zip(self._shown, self._widths, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from ringlens.errors import ObservationError
 from ringlens.interventions import Intervention
 from ringlens.interventions.experts import OnRouter
 from ringlens.observe.hooks import RECHOOSE, attach
+from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.interventions.continued import Continued
 from ringlens.observe.interventions.effect import Effect, Numbers
 from ringlens.observe.interventions.reader import Prompts, TextReader
@@ -74,6 +76,7 @@ class Router:
         layer: The layer.
         acts: Numbers and interventions, in the order in which they are given.
         where: Says at which tokens they act.
+        tape: Stands between what is seen and what is counted.
 
     Attributes:
         numbers: Their numbers among all interventions.
@@ -87,11 +90,13 @@ class Router:
         layer: int,
         acts: Sequence[tuple[int, OnRouter]],
         where: Whereabouts,
+        tape: Tape,
     ) -> None:
         self.layer, self.numbers = layer, tuple(number for number, _ in acts)
         self.module = gate(loaded.model, layer)
         self._acts = tuple(act for _, act in acts)
-        self._family, self._rule, self._where = loaded.family, loaded.router, where
+        self._family, self._rule = loaded.family, loaded.router
+        self._where, self._tape = where, tape
         self._items = router_items(loaded.config)
         self._bias_E = live_selection_bias(loaded.model, layer)
         self._edits: RouterEdits | None = None
@@ -130,12 +135,25 @@ class Router:
             )
         ids_Nk, new_weights_Nk, behind = edits.act_behind(ids_Nk, new_weights_Nk, active_NI)
         self.step = RouterStep(ids_Nk, own_Nk, weights_Nk, active_NI)
-        assert self.tally is not None
-        self.tally.add(
-            Seen(logits_NE.detach(), self._bias_E, own_Nk, ids_Nk, active_NI, behind), again
-        )
+        seen = logits_NE.detach(), own_Nk, ids_Nk, active_NI, *behind.values()
+        self._tape.show(partial(self._tell, again, tuple(behind)), *seen)
         replaced = dict(zip(self._items, (logits_NE, new_weights_Nk, ids_Nk), strict=True))
         return tuple(replaced.get(i, x) for i, x in enumerate(output))
+
+    def _tell(
+        self,
+        again: bool,
+        behind: Sequence[int],
+        logits_NE: Tensor,
+        own_Nk: Tensor,
+        ids_Nk: Tensor,
+        active_NI: Tensor,
+        *changed: Tensor,
+    ) -> None:
+        """Count what the router did."""
+        assert self.tally is not None
+        acted = dict(zip(behind, changed, strict=True))
+        self.tally.add(Seen(logits_NE, self._bias_E, own_Nk, ids_Nk, active_NI, acted), again)
 
     def margins(self, logits_NE: Tensor, active_NI: Tensor) -> tuple[Tensor, Tensor] | None:
         """By what the choice under the interventions was won, [N] each; None without edits."""
@@ -175,6 +193,9 @@ class Attached:
         rows: The interventions, resolved for the model: one tuple for all rows of a batch, or one
             for each row.
         by_row: Whether there is one for each row.
+
+    Attributes:
+        tape: Stands between what they see and what is counted.
     """
 
     def __init__(
@@ -187,18 +208,19 @@ class Attached:
         self._loaded = loaded
         places = [each.place for each in self.interventions]
         reads = any(place.reads_text for place in places)
-        self._reader = TextReader(loaded, places) if reads else None
+        self.tape = Tape()
+        self._reader = TextReader(loaded, places, self.tape) if reads else None
         self._continued = Continued()
         count = len(rows) if by_row else None
-        self._where = Whereabouts(self.interventions, self._rows, count, self._reader)
+        self._where = Whereabouts(self.interventions, self._rows, count, self._reader, self.tape)
         numbered = list(enumerate(self.interventions))
         self.routers = {
-            layer: Router(loaded, layer, acts, self._where)
+            layer: Router(loaded, layer, acts, self._where, self.tape)
             for layer in loaded.sizes.sparse_layers
             if in_this_process(loaded.model, POINTS["router_logits"], layer)
             and (acts := list(_on_router(numbered, layer)))
         }
-        self.streams = tuple(_streams(loaded, numbered, self._where))
+        self.streams = tuple(_streams(loaded, numbered, self._where, self.tape))
         self.effect = Effect(self.interventions, self._rows, self._numbers)
 
     @contextmanager
@@ -261,12 +283,14 @@ class Attached:
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         for router in self.routers.values():
             router.has_run = False
-        if self._reader is not None:
+        repeats = self.tape.repeats
+        if self._reader is not None and not repeats:
             self._continued.begin(kwargs)
-        self._where.begin(forward_of(args, kwargs))
+        self._where.begin(forward_of(args, kwargs, repeats))
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        self._continued.end(kwargs, output)
+        if not self.tape.repeats:
+            self._continued.end(kwargs, output)
 
     def _numbers(self) -> Numbers:
         """Read all counts from the device."""
@@ -311,7 +335,10 @@ def reordered(model: nn.Module, tell: Callable[[Tensor], None]) -> Iterator[None
 
 
 def _streams(
-    loaded: LoadedModel, numbered: Sequence[tuple[int, Intervention]], where: Whereabouts
+    loaded: LoadedModel,
+    numbered: Sequence[tuple[int, Intervention]],
+    where: Whereabouts,
+    tape: Tape,
 ) -> Iterator[Stream]:
     """What acts on heads and on the residual stream, by point and layer of this process."""
     others = [(i, act) for i, act in numbered if not isinstance(act, OnRouter)]
@@ -320,7 +347,7 @@ def _streams(
         for layer in sorted({layer for _, act in here for layer in act.layers or ()}):
             acts = [(i, act) for i, act in here if layer in (act.layers or ())]
             if in_this_process(loaded.model, point, layer):
-                yield Stream(point, layer, acts, where)
+                yield Stream(point, layer, acts, where, tape)
 
 
 def _on_router(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.interventions.place import PHASES, Place
+from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.interventions.automaton import Table, lifted
 from ringlens.observe.interventions.phases import PROMPT, PhaseReader, phase_tables
@@ -46,10 +47,13 @@ class Followed:
 
     Args:
         next_VS: Number of the state behind each token; the last row is for padding.
+        tape: Holds the states between decoding steps that are repeated.
+        name: What they are called there.
     """
 
-    def __init__(self, next_VS: Tensor) -> None:
+    def __init__(self, next_VS: Tensor, tape: Tape, name: str) -> None:
         self._next_VS = next_VS
+        self._tape, self._name = tape, name
         self._behind: list[Tensor] = []
 
     def follow(self, ids_BT: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -57,10 +61,12 @@ class Followed:
 
         Args:
             ids_BT: The tokens; padding is the last column's number.
-            start: Tokens before them.
+            start: Tokens before them; of no meaning in a step that is repeated.
         """
         if self._next_VS.device != ids_BT.device:
             self._next_VS = bring(self._next_VS, ids_BT.device)
+        if self._tape.repeats:
+            return self._step(ids_BT)
         first_B = self._state(start, len(ids_BT), ids_BT.device)
         behind_BT = composed(self._next_VS[ids_BT]).gather(
             -1, first_B[:, None, None].expand(*ids_BT.shape, 1)
@@ -72,6 +78,16 @@ class Followed:
     def reorder(self, rows_B: Tensor) -> None:
         """Continue other rows, as a beam search does."""
         self._behind = [picked(torch.cat(self._behind, dim=1), rows_B)]
+
+    def _step(self, ids_B1: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of a step that is repeated."""
+        if self._behind:
+            self._tape.hold(self._name, self._behind[-1][:, -1:])
+            self._behind.clear()
+        before_B1 = self._tape.held[self._name].clone()
+        behind_B1 = self._next_VS[ids_B1[:, 0]].long().gather(-1, before_B1)
+        self._tape.hold(self._name, behind_B1)
+        return before_B1, behind_B1
 
     def _state(self, start: int, rows: int, device: torch.device) -> Tensor:
         """States behind the first ``start`` tokens, int64 [B]."""
@@ -105,9 +121,13 @@ class TextReader:
     Args:
         loaded: The model, for its tokenizer.
         places: The places to tell.
+        tape: Holds what is known between decoding steps that are repeated.
     """
 
-    def __init__(self, loaded: LoadedModel, places: Iterable[Place]) -> None:
+    def __init__(
+        self, loaded: LoadedModel, places: Iterable[Place], tape: Tape | None = None
+    ) -> None:
+        tape = tape or Tape()
         self._places = [place for place in dict.fromkeys(places) if place.reads_text]
         written = markup(loaded.tokenizer)
         reader = PhaseReader(written)
@@ -116,10 +136,10 @@ class TextReader:
         self._phases: Followed | None = None
         if any(place.phases for place in self._places):
             automaton = reader.automaton()
-            self._phases = Followed(with_padding(lifted(automaton, tokens).next_SV))
+            self._phases = Followed(with_padding(lifted(automaton, tokens).next_SV), tape, "phases")
             self._phase_2SS = torch.from_numpy(phase_tables(automaton))
         self._words = {
-            words: _Words(words, tokens, BYTES + len(reader.atoms))
+            words: _Words(words, tokens, BYTES + len(reader.atoms), tape)
             for words in dict.fromkeys(place.words for place in self._places if place.words)
         }
         self._prompts: Prompts | None = None
@@ -152,7 +172,7 @@ class TextReader:
                 "phases and words are read from tokens, and this forward is given embeddings; "
                 "give the intervention a span, or none of these."
             )
-        if forward.start > self._seen:
+        if not forward.repeats and forward.start > self._seen:
             raise ObservationError(
                 f"the cache holds {forward.start} positions, of which {self._seen} ran inside this "
                 "block: what they say is not known here. Run them inside the block too, or give "
@@ -200,13 +220,15 @@ class _Words:
     """How many tokens ago one of some words was completed."""
 
     def __init__(
-        self, words: tuple[str, ...], tokens: Sequence[Sequence[int]], symbols: int
+        self, words: tuple[str, ...], tokens: Sequence[Sequence[int]], symbols: int, tape: Tape
     ) -> None:
         found = word_automaton(words, tokens, symbols)
-        self._followed = Followed(with_padding(found.next_SV))
+        self._tape, self._name = tape, f"since {words}"
+        self._followed = Followed(with_padding(found.next_SV), tape, f"words {words}")
         hit_SV = torch.from_numpy(found.hit_SV)
         self._hit_SV = torch.cat((hit_SV, torch.zeros(len(hit_SV), 1, dtype=torch.bool)), dim=1)
         self._last: list[Tensor] = []
+        self._latest: Tensor | None = None
 
     def reorder(self, rows_B: Tensor) -> None:
         """Continue other rows, as a beam search does."""
@@ -218,6 +240,8 @@ class _Words:
         if self._hit_SV.device != ids_BT.device:
             self._hit_SV = bring(self._hit_SV, ids_BT.device)
         before_BT, _ = self._followed.follow(ids_BT, forward.start)
+        if forward.repeats:
+            return self._step(self._hit_SV[before_BT, ids_BT])
         at_T = torch.arange(forward.start, forward.start + ids_BT.shape[1], device=ids_BT.device)
         never = torch.iinfo(torch.int64).min // 2
         last_BT = torch.where(self._hit_SV[before_BT, ids_BT], at_T, never).cummax(dim=1).values
@@ -228,7 +252,17 @@ class _Words:
                 self._last = [torch.cat(self._last, dim=1)[:, : forward.start]]
             last_BT = torch.maximum(last_BT, self._last[-1][:, -1:])
         self._last.append(last_BT)
-        return at_T - last_BT
+        self._latest = at_T - last_BT
+        return self._latest
+
+    def _step(self, hit_B1: Tensor) -> Tensor:
+        """The same of a step that is repeated."""
+        if self._latest is not None:
+            self._tape.hold(self._name, self._latest[:, -1:])
+            self._latest = None
+        since_B1 = torch.where(hit_B1, 0, self._tape.held[self._name] + 1)
+        self._tape.hold(self._name, since_B1)
+        return since_B1
 
 
 def picked(of_BT: Tensor, rows_B: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ringlens.interventions import Intervention, Steer
 from ringlens.interventions.heads import OnHeads
+from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.interventions.whereabouts import Whereabouts
 from ringlens.observe.points import Point
@@ -26,6 +27,7 @@ class Stream:
         layer: The layer.
         acts: Numbers and interventions.
         where: Says at which tokens they act.
+        tape: Stands between what is seen and what is counted.
 
     Attributes:
         numbers: Their numbers among all interventions.
@@ -37,10 +39,12 @@ class Stream:
         layer: int,
         acts: Sequence[tuple[int, Intervention]],
         where: Whereabouts,
+        tape: Tape | None = None,
     ) -> None:
         self.point, self.layer = point, layer
         self.numbers = tuple(number for number, _ in acts)
         self._acts, self._where = tuple(act for _, act in acts), where
+        self._tape = tape or Tape()
         self._tables: list[Tensor] = []
         self._counts_2I: Tensor | None = None
 
@@ -72,8 +76,10 @@ class Stream:
 
     @torch.no_grad()
     def _count(self, active_BTI: Tensor, changed_BTI: Tensor) -> None:
-        both = torch.stack((active_BTI, active_BTI & changed_BTI)).sum((1, 2))
-        self._counts_2I = both if self._counts_2I is None else self._counts_2I + both
+        self._tape.show(self._add, torch.stack((active_BTI, active_BTI & changed_BTI)).sum((1, 2)))
+
+    def _add(self, both_2I: Tensor) -> None:
+        self._counts_2I = both_2I if self._counts_2I is None else self._counts_2I + both_2I
 
     @property
     def counts(self) -> tuple[list[int], list[int]]:

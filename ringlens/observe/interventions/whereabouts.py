@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from ringlens.errors import ObservationError
 from ringlens.interventions import Intervention
 from ringlens.interventions.place import Place
+from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.interventions.continued import cache_given
 
@@ -43,6 +45,8 @@ class Forward:
         start: Positions in the cache before it, padding counted.
         valid_BS: Which positions are no padding, with those in the cache; None: all.
         device: Where it begins.
+        own_B1: Position of each row's token in its trace, in a decoding step that is repeated: what
+            changes from step to step is then in tensors alone, and ``start`` says nothing.
     """
 
     token_ids_BT: Tensor | None
@@ -50,6 +54,12 @@ class Forward:
     start: int
     valid_BS: Tensor | None
     device: torch.device
+    own_B1: Tensor | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is a step that is repeated."""
+        return self.own_B1 is not None
 
     @property
     def valid_BT(self) -> Tensor | None:
@@ -58,14 +68,21 @@ class Forward:
 
     def positions(self) -> Tensor:
         """Positions in the trace, [B or 1, T]; negative ones are padding."""
+        if self.own_B1 is not None:
+            return self.own_B1
         if self.valid_BS is None:
             stop = self.start + self.shape[1]
             return torch.arange(self.start, stop, device=self.device)[None]
         return (self.valid_BS.long().cumsum(dim=1) - 1)[:, self.start :]
 
 
-def forward_of(args: tuple, kwargs: Mapping[str, Any]) -> Forward:
+def forward_of(args: tuple, kwargs: Mapping[str, Any], repeats: bool = False) -> Forward:
     """Read what a model's forward was called with.
+
+    Args:
+        args: Its arguments.
+        kwargs: Those that were named.
+        repeats: Whether it is a decoding step that is repeated.
 
     Raises:
         ObservationError: An attention mask that does not say which positions are padding.
@@ -74,6 +91,8 @@ def forward_of(args: tuple, kwargs: Mapping[str, Any]) -> Forward:
     tokens = ids if ids is not None else kwargs.get("inputs_embeds")
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
     assert tokens is not None  # or the model itself refuses
+    if repeats:
+        return Forward(ids, tuple(ids.shape), -1, None, ids.device, kwargs["position_ids"])
     cache = cache_given(kwargs)
     start = 0 if cache is None else int(cache.get_seq_length())
     B, T = tokens.shape[:2]
@@ -92,7 +111,9 @@ class Whereabouts:
     Args:
         interventions: The interventions.
         rows: By intervention the rows of the batch that it is for; None: all.
+        rows_count: How many rows a batch must have; None: any.
         reader: Tells places that depend on what the tokens say; None where there are none.
+        tape: Stands between what hooks see and what is counted.
     """
 
     def __init__(
@@ -101,9 +122,11 @@ class Whereabouts:
         rows: Sequence[Sequence[int] | None],
         rows_count: int | None,
         reader: Reader | None,
+        tape: Tape | None = None,
     ) -> None:
         self.places = [each.place for each in interventions]
         self._rows, self._rows_count, self._reader = rows, rows_count, reader
+        self._tape = tape or Tape()
         self._masks: list[Tensor | None] = []
         self._seen: int | Tensor = 0
         self._chosen: dict[tuple[Sequence[int], torch.device], Tensor] = {}
@@ -120,13 +143,16 @@ class Whereabouts:
             )
         self._forward = forward
         valid, B, T = forward.valid_BT, *forward.shape
-        self._seen = self._seen + (B * T if valid is None else valid.sum())
+        self._tape.show(partial(self._see, B * T if valid is None else valid.sum()))
         self._joined.clear()
         found = self._places(forward)
         self._masks = [
             self._of_rows(found[place], rows, forward)
             for place, rows in zip(self.places, self._rows, strict=True)
         ]
+
+    def _see(self, tokens: int | Tensor) -> None:
+        self._seen = self._seen + tokens
 
     def reorder(self, rows_B: Tensor) -> None:
         """Continue other rows, as a beam search does.
