@@ -44,6 +44,10 @@ ANALYSES = {
     "bias of experts": lambda s, **e: analysis.expert_bias(s, "pos > 1", **e),
     "saturation": lambda s, **e: saturated(s, **e),
     "agreement": lambda s, **e: analysis.agreement(s, s, **e),
+    "paths": lambda s, **e: analysis.routing_path(s, "pos > 1", "role", draws=20, **e),
+    "clusters of paths": lambda s, **e: analysis.path_clusters(s, "pos > 1", draws=20, **e),
+    "card": lambda s, **e: analysis.expert_card(s, 2, 3, UNSURE, **e).frame,
+    "importance": lambda s, **e: analysis.expert_importance(s, UNSURE, **e),
     "predictability": lambda s, **e: analysis.predictability(s, UNSURE, draws=20, **e),
 }
 

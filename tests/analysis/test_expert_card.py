@@ -11,7 +11,7 @@ from records import WORDS, choose, random_run, random_trace
 from small_store import write_run
 
 from ringlens import analysis
-from ringlens.analysis.experts.expert_label import Clause
+from ringlens.analysis.experts.expert_label import Clause, expert_label
 from ringlens.errors import ConfigError, NotInStoreError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
 
@@ -262,3 +262,26 @@ def test_imported_choices_have_no_causes_and_no_weights(tmp_path):
 def test_experts_that_do_not_exist(store, layer, expert, error, message):
     with pytest.raises(error, match=message):
         analysis.expert_card(store, layer, expert)
+
+
+@pytest.mark.parametrize(
+    ("problems", "split", "halves"),
+    [
+        (("a", "a", "a", "a", "b", "c"), "problem", {(5, 1), (2, 4)}),
+        (("a", "a", None, "b", None, None), "problem", {(3, 3), (4, 2)}),
+        (("a",) * 6, "trace", {(3, 3)}),
+        ((None,) * 6, "trace", {(3, 3)}),
+    ],
+)
+def test_samples_of_a_problem_are_in_one_half(tmp_path, problems, split, halves):
+    run = random_run()
+    traces = [
+        replace(random_trace(run, 60, seed=seed, heads=None), problem_id=problem)
+        for seed, problem in enumerate(problems)
+    ]
+    with Store(write_run(tmp_path / "store", run, traces)) as store:
+        labels = [expert_label(store, LAYER, 1, seed=seed) for seed in range(2)]
+    assert {label.traces for label in labels} <= halves
+    assert {label.split for label in labels} == {split}
+    said = "of other problems" if split == "problem" else "split by trace, not by problem"
+    assert all(said in label.scored for label in labels if label.score)

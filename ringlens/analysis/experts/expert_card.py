@@ -18,6 +18,7 @@ from ringlens.analysis.selections.selection import read
 from ringlens.config import refuse_unknown, whole
 from ringlens.display import spans
 from ringlens.errors import NotInStoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -88,6 +89,7 @@ def expert_card(
     baseline: str | None = None,
     contexts: int = 8,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> ExpertCard:
     """Describe one expert: its load, why it is chosen, its words, roles and contexts, and a label.
 
@@ -99,6 +101,8 @@ def expert_card(
         baseline: What the load is compared with, as in `expert_load`; None for even load.
         contexts: Most contexts that are shown.
         seed: Seed of the halves that the label is made from and scored on.
+        engine: Counts the load of all layers, in this process or on a cluster; all else is of one
+            layer, and is read here.
 
     Returns:
         The card. Its label is chosen on one half of the traces and scored on the other; with one
@@ -112,7 +116,7 @@ def expert_card(
     layer, expert = whole("layer", layer, 0), whole("expert", expert, 0)
     most = whole("contexts", contexts, 1, 1_000)
     seed = whole("seed", seed, 0)
-    load = expert_load(store, where, "phase", baseline=baseline)
+    load = expert_load(store, where, "phase", baseline=baseline, engine=engine)
     mine = _mine(load, layer, expert)
     pairs = _pairs(store, layer, expert, where)
     return ExpertCard(

@@ -2,7 +2,8 @@
 
 A rule is a clause, or two of which either may hold: a clause names values of one kind, such as
 three words or two token classes, and says that tokens of these choose the expert. On one half of
-the traces the rule is chosen, on the other it is scored. No language model takes part.
+the problems, or of the traces if they are of none, the rule is chosen; on the other it is scored.
+No language model takes part.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ _SAYS = {
 }
 
 
+PROBLEM, TRACE = "problem", "trace"
+
+_APART = {PROBLEM: "of other problems", TRACE: "split by trace, not by problem"}
+
+
 @dataclass(frozen=True)
 class Clause:
     """Values of one kind.
@@ -104,6 +110,7 @@ class ExpertLabel:
             fits everything has an F1 of 2/3. None where there is none.
         contexts: Number of contexts that are scored.
         traces: Number of traces that the rule was chosen on, and of those it was scored on.
+        split: What lies on one side as a whole: "problem", all traces of one, or "trace".
         reason: Why there is no score; "" if there is one.
     """
 
@@ -112,6 +119,7 @@ class ExpertLabel:
     score: LabelScore | None
     contexts: int
     traces: tuple[int, int]
+    split: str
     reason: str
 
     @property
@@ -129,8 +137,8 @@ class ExpertLabel:
         return (
             f"F1 {score.f1:.2f} (precision {score.precision:.2f}, recall {score.recall:.2f}, "
             f"accuracy {score.accuracy:.2f}) on {plural(self.contexts, 'context')} of "
-            f"{plural(self.traces[1], 'held-out trace')}, half of which chose it; a label that "
-            f"fits everything reaches {CHANCE:.2f}"
+            f"{plural(self.traces[1], 'held-out trace')} {_APART[self.split]}, half of which chose "
+            f"it; a label that fits everything reaches {CHANCE:.2f}"
         )
 
 
@@ -143,8 +151,8 @@ def expert_label(
     expert and among those that did not. Its values are those that tokens of the first sort have
     more often; `VALUES` at most, and each `LEAST` times or more. A second clause is chosen in the
     same way among the tokens that the first leaves, and kept if it tells `GAIN` more of them.
-    Samples of one problem share its prompt: name a phase in ``where`` if what is learned of one
-    half's prompts should not help with the other's.
+    Samples of one problem share its prompt, so all of them lie in one half. Where no trace has a
+    problem, or all have the same, traces are divided, and ``split`` says so.
 
     Args:
         store: The store.
@@ -154,27 +162,45 @@ def expert_label(
         seed: Seed of the halves, and of the contexts that are scored.
     """
     tokens = _tokens(store, layer, expert, where)
-    query = f"select distinct trace_id from {tokens} order by all"
-    traces = [trace for (trace,) in store.sql(query).fetchall()]
-    shuffled = np.random.default_rng(seed).permutation(np.array(traces, np.int64)).tolist()
-    half = (len(shuffled) + 1) // 2
-    training, held_out = shuffled[:half], shuffled[half:]
+    training, held_out, split = _halves(store, tokens, seed)
     rule = _rule(store, tokens, training)
     halves = (len(training), len(held_out))
     if not rule:
         reason = "no word, class, phase or role comes with it more often than without it"
-        return ExpertLabel((), None, None, 0, halves, reason)
+        return ExpertLabel((), None, None, 0, halves, split, reason)
     trained, _ = _score(store, tokens, training, rule, seed)
     if not held_out:
         reason = "there is one trace; what was learned from it needs another to be held against"
-        return ExpertLabel(rule, trained, None, 0, halves, reason)
+        return ExpertLabel(rule, trained, None, 0, halves, split, reason)
     score, contexts = _score(store, tokens, held_out, rule, seed)
     reason = (
         ""
         if score
         else f"the held-out traces have fewer than {LEAST} tokens that chose it, or that did not"
     )
-    return ExpertLabel(rule, trained, score, contexts, halves, reason)
+    return ExpertLabel(rule, trained, score, contexts, halves, split, reason)
+
+
+def _halves(store: Source, tokens: str, seed: int) -> tuple[list[int], list[int], str]:
+    """Divide the traces of some tokens into two halves, and say what was not torn apart."""
+    query = f"""
+select trace_id, problem_id from traces
+where trace_id in (select trace_id from {tokens}) order by trace_id"""
+    rows = store.sql(query).fetchall()
+    problems = {problem for _, problem in rows if problem is not None}
+    split = PROBLEM if len(problems) > 1 else TRACE
+    of_unit: dict[tuple[str, object], list[int]] = {}
+    for trace, problem in rows:
+        whole = split == PROBLEM and problem is not None
+        unit = (PROBLEM, problem) if whole else (TRACE, trace)
+        of_unit.setdefault(unit, []).append(trace)
+    units = list(of_unit.values())
+    order = np.random.default_rng(seed).permutation(len(units))
+    half = (len(units) + 1) // 2
+    training, held_out = (
+        [trace for unit in part for trace in units[unit]] for part in (order[:half], order[half:])
+    )
+    return training, held_out, split
 
 
 def _tokens(store: Source, layer: int, expert: int, where: str | None) -> str:

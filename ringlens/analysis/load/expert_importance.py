@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from ringlens.analysis.selections import expert_counts
 from ringlens.analysis.selections.expert_counts import ExpertCounts, chosen_tokens
 from ringlens.analysis.selections.frame import described
+from ringlens.analysis.selections.layer_parts import rows_by_layers
 from ringlens.analysis.selections.selection import Selection, read
 from ringlens.config import refuse_unknown
 from ringlens.errors import StoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -32,7 +34,9 @@ OF_OUTPUTS = ("reap", "ean", "easy_ep", "peak")
 
 
 @refuse_unknown
-def expert_importance(store: Source, where: str | None = None) -> pd.DataFrame:
+def expert_importance(
+    store: Source, where: str | None = None, *, engine: Engine = LOCAL
+) -> pd.DataFrame:
     """Measure what each expert gives to some tokens.
 
     All phases count together: a model that lacks an expert lacks it in prompt and thought alike.
@@ -42,6 +46,7 @@ def expert_importance(store: Source, where: str | None = None) -> pd.DataFrame:
         store: The store; all but ``n``, ``share`` and ``weight`` need a run that recorded
             `expert_outputs`.
         where: The tokens, a predicate over `token_context`; None for all.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per sparse layer and expert: ``n`` times chosen; ``share`` of tokens; ``weight``, the
@@ -58,8 +63,8 @@ def expert_importance(store: Source, where: str | None = None) -> pd.DataFrame:
             `expert_outputs` and others do not.
     """
     selection = replace(read(store, where), by=())
-    counts = expert_counts.count(store, selection)
-    weight_RE = expert_counts.weights_of(store, selection, counts)
+    counts = expert_counts.count(store, selection, engine)
+    weight_RE = expert_counts.weights_of(store, selection, counts, engine)
     rows = []
     for key, index in counts.groups(()):
         tokens = int(counts.rows["tokens"].to_numpy()[index].sum())
@@ -67,7 +72,7 @@ def expert_importance(store: Source, where: str | None = None) -> pd.DataFrame:
         facts = {"expert": np.arange(counts.experts), "n": n_E, "share": n_E / tokens}
         rows.append(pd.DataFrame(key | facts | {"weight": weight_RE[index].sum(axis=0)}))
     frame = pd.concat(rows, ignore_index=True)
-    outputs, query = _outputs(store, selection, counts)
+    outputs = _outputs(store, selection, counts, engine)
     if outputs is None:
         frame[list(OF_OUTPUTS)] = np.nan
         frame["super_expert"] = None
@@ -78,7 +83,7 @@ def expert_importance(store: Source, where: str | None = None) -> pd.DataFrame:
             frame["layer"].to_numpy(), frame["peak"].to_numpy(), _layers(store, selection)
         )
     tokens = int(counts.rows.groupby("layer")["tokens"].sum().max())
-    return described(frame, selection, counts.traces, query, tokens=tokens)
+    return described(frame, selection, counts.traces, _outputs_sql(selection), tokens=tokens)
 
 
 def super_experts(
@@ -95,12 +100,10 @@ def super_experts(
     return early & (peak > np.percentile(peak, PERCENTILE)) & (peak > OF_LARGEST * peak.max())
 
 
-def _outputs(
-    store: Source, selection: Selection, counts: ExpertCounts
-) -> tuple[pd.DataFrame | None, str]:
-    """What the outputs of each expert come to, and its SQL; None where no token has outputs."""
+def _outputs_sql(selection: Selection) -> str:
+    """SQL of what the outputs of each expert come to."""
     chosen = chosen_tokens(selection, "expert_ids", "weights")
-    query = f"""
+    return f"""
 select layer, expert, avg(w * f) as reap, sum(f) as ean, sum(w * f * turned) as easy_ep,
        max(peak) as peak, count(*) as n
 from (select layer, outputs.expert_ids[rank] as expert,
@@ -110,9 +113,15 @@ from (select layer, outputs.expert_ids[rank] as expert,
       from (select *, unnest(range(1, len(expert_ids) + 1)) as rank from {chosen}) as chosen
       join expert_outputs as outputs using (trace_id, layer, pos))
 group by layer, expert order by layer, expert"""
-    found = store.sql(query).df()
+
+
+def _outputs(
+    store: Source, selection: Selection, counts: ExpertCounts, engine: Engine
+) -> pd.DataFrame | None:
+    """What the outputs of each expert come to; None where no token has outputs."""
+    found = rows_by_layers(store, selection, _outputs_sql, engine)
     if found.empty:
-        return None, query
+        return None
     seen, wanted = int(found["n"].sum()), int(counts.n_RE.sum())
     if seen != wanted:
         raise StoreError(
@@ -120,7 +129,7 @@ group by layer, expert order by layer, expert"""
             "some runs, or layers, recorded expert_outputs and others did not. Select those that "
             "did, with `run_id = '…'`, or replay the traces with record=[…, 'expert_outputs']."
         )
-    return found.drop(columns="n"), query
+    return found.drop(columns="n")
 
 
 def _layers(store: Source, selection: Selection) -> int:

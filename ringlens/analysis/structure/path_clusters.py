@@ -20,13 +20,16 @@ from ringlens.analysis.selections.selection import read, traces_of
 from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, intervals
 from ringlens.analysis.structure.communities import communities
 from ringlens.analysis.structure.path_counts import (
+    Walked,
     band_of,
     by_trace,
     frequent_paths,
     refuse_none,
+    walked,
 )
 from ringlens.config import known_only, refuse_unknown, whole
 from ringlens.errors import ConfigError
+from ringlens.store.maintain.engine import LOCAL, Engine
 from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ def path_clusters(
     apart: int = 1,
     draws: int = DRAWS,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """Cluster the most frequent paths, and measure which tokens run along each cluster.
 
@@ -76,6 +80,7 @@ def path_clusters(
         apart: Most layers on which two paths that run alike differ.
         draws: Resamples of traces for the intervals; 0 for no intervals.
         seed: Seed of the search and of the resampling.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per group, cluster and value of ``over``: ``cluster``, 1 for the one that most tokens
@@ -97,12 +102,13 @@ def path_clusters(
     traces, band = traces_of(store, selection), band_of(store, selection, layers)
     apart, top = whole("apart", apart, 1, len(band) - 1), whole("top", top, LEAST)
     groups = replace(selection, by=tuple(name for name in selection.by if name != over))
-    frequent = frequent_paths(selection, groups, band, top)
+    frequent = frequent_paths(selection, groups, top)
     listed = groups.listed("rank", "path")
-    paths = store.sql(f"with {frequent} select {listed} from frequent order by rank").df()
-    refuse_none(len(paths), selection, band)
-    query = f"with {frequent}{by_trace(selection, groups)}"
-    rows = store.sql(query).df()
+    query = f"{frequent}{by_trace(selection, groups)}"
+    with Walked(store, selection, band, engine) as tokens:
+        paths = tokens.df(f"with {frequent} select {listed} from frequent order by rank")
+        refuse_none(len(paths), selection, band)
+        rows = tokens.df(f"with {query}")
     of_rows, rng = rows_by_group(rows, groups.by), np.random.default_rng(seed)
     found = []
     for values, index in rows_by_group(paths, groups.by).items():
@@ -118,9 +124,8 @@ def path_clusters(
     columns = [*groups.by, "cluster", "center", "size", over, *COLUMNS]
     columns += ["low", "high"] if draws else []
     frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
-    return described(
-        frame, replace(selection, sums=""), traces, query, layers=list(band), over=over
-    )
+    sql = f"with walked as ({walked(selection, band)}),\n{query}"
+    return described(frame, replace(selection, sums=""), traces, sql, layers=list(band), over=over)
 
 
 def _alike(path_XL: NDArray[np.int64], apart: int) -> NDArray[np.float64]:

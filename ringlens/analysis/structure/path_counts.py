@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
 from ringlens.analysis.scans.choices import layers_of
+from ringlens.analysis.scans.parts import Traces, by_traces, each
 from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.selection import Selection
 from ringlens.config import whole
 from ringlens.errors import ConfigError, StoreError
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -44,33 +52,63 @@ def band_of(store: Source, selection: Selection, layers: tuple[int, int] | None)
     return band
 
 
-def walks(selection: Selection, band: tuple[int, ...]) -> str:
-    """SQL, for a with-clause, of ``walks``: how often each trace's tokens take each path.
+def walked(selection: Selection, band: tuple[int, ...]) -> str:
+    """SQL of the path of each token, the list of its heaviest experts by layer.
 
-    A path is the list of a token's heaviest experts by layer. Tokens that lack a layer, or the
-    weights, have none.
+    Tokens that lack a layer, or the weights, have none.
     """
     chosen = chosen_tokens(selection, "expert_ids[1] as expert", "margin")
     listed = ", ".join(map(str, band))
-    return f"""walked as (
+    return f"""
     select {selection.listed("trace_id", "pos")}, list(expert order by layer) as path
     from {chosen} where layer in ({listed}) and margin is not null
-    group by {selection.listed("trace_id", "pos")} having count(*) = {len(band)}),
-walks as (
-    select {selection.listed("trace_id", "path")}, count(*) as n from walked group by all)"""
+    group by {selection.listed("trace_id", "pos")} having count(*) = {len(band)}"""
 
 
-def frequent_paths(selection: Selection, groups: Selection, band: tuple[int, ...], top: int) -> str:
-    """SQL, for a with-clause, of ``frequent``: the paths that most tokens of a group take.
+class Walked(AbstractContextManager["Walked"]):
+    """The paths of a selection's tokens, read once and asked as a table ``walked``.
 
     Args:
-        selection: The tokens, and what `walks` tells apart.
-        groups: The groups, by some of these columns.
+        store: The store.
+        selection: The tokens.
         band: The layers.
+        engine: Reads ranges of traces, in this process or on a cluster.
+    """
+
+    def __init__(
+        self, store: Source, selection: Selection, band: tuple[int, ...], engine: Engine = LOCAL
+    ) -> None:
+        read = partial(_walked, selection=selection, band=band)
+        self.rows = pa.concat_tables(each(store, read, by_traces(store, engine), engine)).sort_by(
+            [("trace_id", "ascending"), ("pos", "ascending")]
+        )
+        # Several threads would add the same numbers in another order each time.
+        self._connection = duckdb.connect(config={"threads": 1})
+        self._connection.register("walked", self.rows)
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.close()
+
+    def df(self, query: str) -> pd.DataFrame:
+        """The rows of a query over ``walked``."""
+        return self._connection.execute(query).df()
+
+
+def _walked(store: Source, traces: Traces, selection: Selection, band: tuple[int, ...]) -> pa.Table:
+    return store.sql(walked(selection.part(traces), band)).to_arrow_table()
+
+
+def frequent_paths(selection: Selection, groups: Selection, top: int) -> str:
+    """SQL, for a with-clause after `walked`, of ``frequent``: what most tokens of a group take.
+
+    Args:
+        selection: The tokens, and what is told apart by trace in ``walks``.
+        groups: The groups, by some of these columns.
         top: Most paths of a group.
     """
     keys, apart = groups.listed("path"), groups.partition
-    return f"""{walks(selection, band)},
+    return f"""walks as (
+    select {selection.listed("trace_id", "path")}, count(*) as n from walked group by all),
 ranked as (
     select {keys}, sum(n)::bigint as n, (sum(sum(n)) over ({apart}))::bigint as tokens,
            count(*) over ({apart}) as paths,

@@ -22,14 +22,17 @@ from ringlens.analysis.selections.router import router_shape
 from ringlens.analysis.selections.selection import Selection, read, traces_of
 from ringlens.analysis.statistics.bootstrap import DRAWS, enough_traces, intervals
 from ringlens.analysis.structure.path_counts import (
+    Walked,
     band_of,
     by_trace,
     frequent_paths,
     refuse_none,
+    walked,
 )
 from ringlens.analysis.structure.shifted_layers import coverages
 from ringlens.config import refuse_unknown, whole
 from ringlens.store.encode.columns import matrix
+from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -51,6 +54,7 @@ def routing_path(
     top: int = TOP,
     draws: int = DRAWS,
     seed: int = 0,
+    engine: Engine = LOCAL,
 ) -> pd.DataFrame:
     """List the paths that most tokens take over a band of layers, beside what chance has them be.
 
@@ -65,6 +69,7 @@ def routing_path(
         draws: Resamples of traces for the intervals, and shifts for the null (at most `SHIFTS`); 0
             for neither.
         seed: Seed of both.
+        engine: Scans the store, in this process or on a cluster.
 
     Returns:
         A row per group and path: ``rank``, 1 for the most frequent; ``path``, the heaviest expert
@@ -87,15 +92,17 @@ def routing_path(
     selection = replace(read(store, where, by), sums="")
     router_shape(store, selection)
     traces, band = traces_of(store, selection), band_of(store, selection, layers)
-    frequent = frequent_paths(selection, selection, band, whole("top", top, 1))
-    query = f"with {frequent}{_beside_chance(selection, len(band))}"
-    frame = store.sql(query).df()
-    refuse_none(len(frame), selection, band)
-    frame["path"] = [[int(expert) for expert in path] for path in frame["path"]]
-    if draws:
-        found = _uncertain(store, selection, frequent, draws, seed)
-        frame = frame.merge(found, how="left", on=selection.keys("rank"))
-    return described(frame, selection, traces, query, layers=list(band))
+    frequent = frequent_paths(selection, selection, whole("top", top, 1))
+    query = f"{frequent}{_beside_chance(selection, len(band))}"
+    with Walked(store, selection, band, engine) as paths:
+        frame = paths.df(f"with {query}")
+        refuse_none(len(frame), selection, band)
+        frame["path"] = [[int(expert) for expert in path] for path in frame["path"]]
+        if draws:
+            found = _uncertain(paths, selection, frequent, draws, seed)
+            frame = frame.merge(found, how="left", on=selection.keys("rank"))
+    sql = f"with walked as ({walked(selection, band)}),\n{query}"
+    return described(frame, selection, traces, sql, layers=list(band))
 
 
 def _beside_chance(selection: Selection, layers: int) -> str:
@@ -124,14 +131,12 @@ order by {selection.listed("rank", prefix="frequent.")}"""
 
 
 def _uncertain(
-    store: Source, selection: Selection, frequent: str, draws: int, seed: int
+    paths: Walked, selection: Selection, frequent: str, draws: int, seed: int
 ) -> pd.DataFrame:
     """Intervals of the shares, and the null of the coverage, by group and rank."""
     rng = np.random.default_rng(seed)
-    rows = store.sql(f"with {frequent}{by_trace(selection, selection)}").df()
-    columns = selection.listed("trace_id", "path")
-    tokens = store.sql(f"with {frequent} select {columns} from walked order by trace_id, pos")
-    table = tokens.to_arrow_table()
+    rows = paths.df(f"with {frequent}{by_trace(selection, selection)}")
+    table = paths.rows
     path_NL, trace_N = matrix(table["path"]).astype(np.int64), table["trace_id"].to_numpy()
     of_tokens = rows_by_group(table.drop_columns("path").to_pandas(), selection.by)
     found = []
