@@ -15,6 +15,8 @@ from typing import Any
 from dash import Dash
 from dash.development.base_component import Component
 
+from ringlens.app.compare import page as compare
+from ringlens.app.expert import page as expert
 from ringlens.app.routing import page as routing
 from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import page as sql
@@ -111,6 +113,29 @@ PAGES = (
         icon="routing",
         key="r",
         keys=routing.KEYS,
+    ),
+    Page(
+        name="expert",
+        path="/expert/<layer>/<expert>",
+        title="Expert <layer>/<expert>",
+        build=expert.layout,
+        register=expert.register,
+        folder=HERE / "expert",
+        keys=expert.KEYS,
+        under="routing",
+    ),
+    Page(
+        name="compare",
+        path="/compare",
+        title="Compare",
+        build=compare.layout,
+        register=compare.register,
+        folder=HERE / "compare",
+        constants=compare.CONSTANTS,
+        label="Compare",
+        icon="compare",
+        key="c",
+        keys=compare.KEYS,
     ),
     Page(
         name="sql",

@@ -16,8 +16,8 @@ import numpy as np
 from ringlens.app.shared import constants as shared
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage_cache import UsageCache
+from ringlens.app.trace import belief, payload, thought
 from ringlens.app.trace import page as page_trace
-from ringlens.app.trace import payload
 from ringlens.app.web.files import TYPES, module
 from ringlens.plot.typed_arrays import encode
 from ringlens.store import Store, Trace
@@ -90,9 +90,14 @@ def _write_trace(
     boot["heads_block"] = payload.heads_block(run["layers"], run["heads"])
     save(f"{place}/boot", boot)
     save(f"{place}/tokens", payload.tokens(store, trace_id))
+    save(f"{place}/steps", thought.steps(store, trace_id))
+    save(f"{place}/belief", belief.belief(store, run, trace_id))
+    save(f"{place}/received", thought.received(store, run, trace_id, tokens))
+    save(f"{place}/map", thought.path_map(store, trace_id))
     if boot["has_routing"]:
         save(f"{place}/usage", _usage(UsageCache(store), trace))
         save(f"{place}/experts", payload.expert_map(store, trace_id, tokens))
+        save(f"{place}/change", thought.change(store, trace_id, tokens))
         for pos in range(0, tokens, payload.ROUTING_BLOCK):
             save(f"{place}/routing/{pos}", payload.routing(store, trace_id, pos))
     if boot["recorded"]["margin"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from dash import dcc, html
 from dash.development.base_component import Component
 
@@ -35,7 +37,7 @@ def summary(
     """
     facts = expert_facts(store, scope.run_id, layer, expert)
     return [
-        _head(usage, layer, expert, facts),
+        _head(scope, usage, layer, expert, facts),
         _facts(usage, layer, expert, phase),
         _phases(usage, layer, expert),
     ]
@@ -73,7 +75,7 @@ def evidence(
     return [_tokens(tokens), html.H3(title), _contexts(contexts, layer)]
 
 
-def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component:
+def _head(scope: Scope, usage: Usage, layer: int, expert: int, facts: Row | None) -> Component:
     colour = expert_colour(expert, usage.experts, usage.groups)
     known = facts["bias"] if facts else None  # null in imported runs
     bias = (
@@ -86,6 +88,12 @@ def _head(usage: Usage, layer: int, expert: int, facts: Row | None) -> Component
             html.I(className="swatch", style={"background": colour}),
             html.H2(f"Expert {expert}"),
             html.Span([f"layer {layer} · group {usage.group(expert)}", *bias], className="dim"),
+            dcc.Link(
+                "Card",
+                href=f"/expert/{layer}/{expert}?{urlencode({'run': scope.run_id})}",
+                className="button",
+                title="all that the run says of it",
+            ),
         ],
         className="panel-title",
     )

@@ -385,7 +385,8 @@ def _panel_callbacks(app: Dash, sources: Sources) -> None:
         if expert is None:
             return usage_views.strongest(usage, metric, phase), True
         phase = "all" if phase == "difference" else phase
-        return expert_panel.summary(sources.store, where, usage, layer, expert, phase), False
+        found = expert_panel.summary(sources.store, where, usage, layer, expert, phase)
+        return below(sources.prefix, found), False
 
     @app.callback(
         Output("expert-evidence", "children"),

@@ -99,12 +99,16 @@ const mix = (a, b, t) => {
   return `rgb(${parts.join(", ")})`;
 };
 
-/** Scale of small heatmaps as 64 colours, the same as the routing heatmap's. */
-export const heat = () => {
-  const stops = HEAT[theme()];
-  return Array.from({ length: 64 }, (_, i) => {
+/**
+ * A scale as 64 colours.
+ * @param {string[]} stops
+ */
+export const scaleOf = (stops) =>
+  Array.from({ length: 64 }, (_, i) => {
     const at = (i / 63) * (stops.length - 1);
     const low = Math.min(stops.length - 2, Math.floor(at));
     return mix(stops[low], stops[low + 1], at - low);
   });
-};
+
+/** Scale of small heatmaps, the same as the routing heatmap's. */
+export const heat = () => scaleOf(HEAT[theme()]);

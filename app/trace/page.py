@@ -12,12 +12,14 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
+from ringlens.analysis.roles import ROLES
 from ringlens.app.listing.rows import Place, place
 from ringlens.app.listing.wanted import Wanted, wanted
 from ringlens.app.shared import queries
+from ringlens.app.shared.made import Made, made
 from ringlens.app.shared.parts import copy_button, state_page
 from ringlens.app.shared.sources import Sources
-from ringlens.app.trace import payload, routes
+from ringlens.app.trace import payload, routes, thought
 from ringlens.app.trace.queries import attention_heads
 from ringlens.app.web.untrusted import whole
 from ringlens.display import plural
@@ -37,7 +39,9 @@ TITLES = {"heads": "Attention heads"}
 
 KEYS = (
     ("← →", "previous, next token"),
-    ("j k", "next, previous line"),
+    ("j k", "next, previous step"),
+    ("↓ ↑", "next, previous line"),
+    ("m", "the map of the path, or the token"),
     ("[ ]", "previous, next layer"),
     ("/", "find in the text; ↵ and Shift ↵ go to the next and previous place"),
     (", .", "previous, next entropy peak"),
@@ -55,6 +59,8 @@ CONSTANTS = {
     "ROUTING_BLOCK": payload.ROUTING_BLOCK,
     "ATTENTION_BLOCK": payload.ATTENTION_BLOCK,
     "PHASE_HEADINGS": [PHASE_HEADINGS[phase] for phase in PHASES],
+    "NO_STEP": thought.NO_STEP,
+    "ROLES": list(ROLES),
 }
 """Exports of ``trace/constants.js``."""
 
@@ -112,6 +118,34 @@ def boot(store: Store, head: Row, run: Row) -> Row:
             "margin": has_weights,
             "expert": has_weights,
         },
+        "made": made_of(store, trace_id),
+    }
+
+
+def made_of(store: Store, trace_id: int) -> dict[str, Made]:
+    """Say how what needs no request of its own was made; ``$pos`` stands for the focused token."""
+
+    def by_sql(query: str) -> Made:
+        return made(store, query, f'found = store.sql("""{query}""").df()')
+
+    tokens = f"from tokens where trace_id = {trace_id} order by pos"
+    return {
+        "entropy": by_sql(f"select pos, text, phase, entropy {tokens}"),
+        "logprob": by_sql(f"select pos, text, phase, -logprob as surprise {tokens}"),
+        "phase": by_sql(f"select pos, text, phase {tokens}"),
+        "margin": by_sql(
+            f"select pos, avg(margin) filter (isfinite(margin)) as margin from routing\n"
+            f"where trace_id = {trace_id} group by pos order by pos"
+        ),
+        "map": by_sql(
+            f"select layer, pos, expert_ids[1] as expert from routing\n"
+            f"where trace_id = {trace_id} order by layer, pos"
+        ),
+        "token": by_sql(
+            f"select layer, expert_ids, weights, affinities, bias_flips, group_flips, margin,\n"
+            f"       group_margin, entropy\n"
+            f"from routing where trace_id = {trace_id} and pos = $pos order by layer"
+        ),
     }
 
 

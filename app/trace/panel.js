@@ -7,13 +7,17 @@ import { number, percent, visible } from "../shared/text.js";
 import { drawSources, headChoice, headHint } from "./attention.js";
 import { blocksOf } from "./blocks.js";
 import { drawHeads } from "./heads.js";
+import { pathMap } from "./path_map.js";
+import { roleColour, roleName } from "./roles.js";
 import { decodeRouting, drawRouting } from "./routing.js";
+import { stepAt } from "./steps.js";
 
 /** @import { Panel, View } from "./types.js" */
 
 const KEYS = [
   ["← →", "token"],
-  ["j k", "line"],
+  ["j k", "step"],
+  ["↓ ↑", "line"],
   ["[ ]", "layer"],
   ["/", "find a text"],
   [", .", "entropy peak"],
@@ -29,22 +33,34 @@ const KEYS = [
 export function tracePanel(view) {
   const { boot } = view;
   const node = el("aside", "trace-panel", null, { "aria-label": "Focused token" });
+  const token = el("div", "panel-token");
+  const path = pathMap(view);
   const address = `/data/trace/${boot.trace_id}`;
   const routing = blocksOf(`${address}/routing`, decodeRouting);
 
   function show() {
     const { pos } = view;
-    if (pos === null) return node.replaceChildren(hint());
+    if (!path.node.isConnected) node.replaceChildren(token, path.node);
+    path.show();
+    if (pos === null) return token.replaceChildren(hint());
     const old = node.scrollTop;
     const map = mapInFocus();
-    node.replaceChildren(facts(view, pos));
+    token.replaceChildren(facts(view, pos));
+    const step = stepCard(view, pos);
+    if (step) token.appendChild(step);
     if (boot.has_routing) section(routing, pos, drawRouting);
-    else node.appendChild(missing("routing"));
+    else token.appendChild(missing("routing"));
     for (const blocks of view.statistics.values()) section(blocks, pos, drawHeads);
-    if (!view.statistics.size) node.appendChild(missing("heads"));
+    if (!view.statistics.size) token.appendChild(missing("heads"));
     if (boot.heads) attention(pos);
     node.scrollTop = old;
     if (map) node.querySelector(map)?.focus({ preventScroll: true });
+  }
+
+  /** Bring the map of the path on screen, or the token again. */
+  function turn() {
+    const here = path.node.offsetTop - node.offsetTop;
+    node.scrollTop = node.scrollTop < here / 2 ? here : 0;
   }
 
   /**
@@ -55,7 +71,7 @@ export function tracePanel(view) {
    * @param {(box: HTMLElement, block: B, pos: number, view: View) => void} draw
    */
   function section(blocks, pos, draw) {
-    const box = node.appendChild(el("div", "panel-section"));
+    const box = token.appendChild(el("div", "panel-section"));
     const block = blocks.find(pos);
     if (block) {
       draw(box, block, pos, view);
@@ -79,9 +95,9 @@ export function tracePanel(view) {
   function attention(pos) {
     const { head } = view;
     if (!head && !boot.attention_heads.length && !view.statistics.size) return;
-    node.appendChild(headChoice(view)).classList.add("panel-section");
+    token.appendChild(headChoice(view)).classList.add("panel-section");
     if (!head) {
-      if (view.statistics.size) node.appendChild(headHint());
+      if (view.statistics.size) token.appendChild(headHint());
       return;
     }
     const blocks = {
@@ -100,7 +116,7 @@ export function tracePanel(view) {
     return column ? /** @type {"canvas"} */ (`canvas[data-column="${CSS.escape(column)}"]`) : null;
   }
 
-  const enterMap = () => node.querySelector("canvas")?.focus();
+  const enterMap = () => token.querySelector("canvas")?.focus();
 
   /** @param {string} table */
   function missing(table) {
@@ -108,7 +124,7 @@ export function tracePanel(view) {
     return add(el("div", "panel-section"), el("p", "dim", said));
   }
 
-  return { node, show, enterMap };
+  return { node, show, enterMap, turn };
 }
 
 /** What to do while no token has the focus. */
@@ -124,6 +140,32 @@ function hint() {
     "Click one in the text, or on the ribbon, to see which experts were chosen for it on every " +
     "layer, and what each head looked at.";
   return add(el("div", "panel-hint"), el("h2", "", "Choose a token"), el("p", "", text), list);
+}
+
+/**
+ * The step that a token belongs to; null outside steps.
+ * @param {View} view
+ * @param {number} pos
+ */
+function stepCard(view, pos) {
+  const { steps } = view;
+  const i = stepAt(steps, pos);
+  if (!steps || i < 0) return null;
+  const swatch = el("i", "swatch");
+  swatch.style.background = roleColour(steps.role[i]);
+  const role = termed(el("b", "", roleName(steps.role[i])), "step role");
+  const card = add(el("p", "step-card"), swatch, el("span", "dim", `step ${steps.step[i]}`), role);
+  for (const [flag, word] of [
+    [steps.backtrack[i], "goes back"],
+    [steps.hypothesis[i], "proposes"],
+  ]) {
+    if (flag) card.appendChild(el("span", "tag", word));
+  }
+  const sure = steps.confidence[i];
+  if (Number.isFinite(sure)) {
+    card.appendChild(el("span", "dim step-sure", `confidence ${number(sure, 2)}`));
+  }
+  return card;
 }
 
 /**

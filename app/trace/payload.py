@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ringlens.app.shared.arrow import floats
+from ringlens.app.shared.made import made
 from ringlens.app.trace import queries
 from ringlens.errors import NotInStoreError
 from ringlens.plot.typed_arrays import encode
@@ -71,7 +72,15 @@ def margin(store: Store, trace_id: int) -> Payload:
 def layer(store: Store, trace_id: int, layer: int) -> Payload:
     """Encode the heaviest expert of each token at a layer [T] and its share of the weight [T]."""
     table = queries.layer_experts(store, trace_id, layer)
-    return {"expert": _experts(table), "share": encode(floats(table["share"]), "f4")}
+    query = (
+        f"select pos, expert_ids[1] as expert, weights[1] / list_sum(weights) as share\n"
+        f"from routing where trace_id = {trace_id} and layer = {layer} order by pos"
+    )
+    return {
+        "expert": _experts(table),
+        "share": encode(floats(table["share"]), "f4"),
+        "made": made(store, query, f'found = store.sql("""{query}""").df()'),
+    }
 
 
 def expert_map(store: Store, trace_id: int, n_tokens: int) -> Payload:

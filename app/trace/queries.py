@@ -5,6 +5,8 @@ Shape letters: T tokens of a trace, S sparse layers, k experts a token, H heads.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from ringlens.app.shared.queries import frame, of_trace, rows
@@ -106,3 +108,76 @@ def attention_block(
         where layer = $layer and head = $head and pos >= $start and pos < $end order by pos"""
     wanted = {"trace_id": trace_id, "layer": layer, "head": head, "start": start, "end": end}
     return frame(store, query, wanted)
+
+
+STEPS = """
+select step, token_start, token_end, role, is_backtrack, is_hypothesis, parent, confidence,
+       label_source
+from {steps} where trace_id = {trace_id} order by step"""
+"""The steps of a trace, in order."""
+
+RECEIVED = """
+with paid as (
+    select layer, head, pos, unnest(positions) as place, unnest(weights) as weight
+    from {attention} where trace_id = {trace_id}),
+heads as (select count(*) as n from (select distinct layer, head from paid))
+select place as pos, sum(weight) / any_value(n) as received
+from paid, heads where place < pos group by place order by place"""
+"""Attention that later tokens pay to each token, summed; mean of the recorded heads."""
+
+
+def steps(store: Store, trace_id: int) -> pa.Table:
+    """Return the steps of a trace, in order."""
+    source = of_trace(store, "steps", trace_id)
+    query = STEPS.format(steps=source, trace_id="$trace_id")
+    return frame(store, query, {"trace_id": trace_id})
+
+
+def received(store: Store, trace_id: int) -> pa.Table:
+    """Return the attention that each token receives from later ones; none of others' rows."""
+    source = of_trace(store, "attention", trace_id)
+    query = RECEIVED.format(attention=source, trace_id="$trace_id")
+    return frame(store, query, {"trace_id": trace_id})
+
+
+def attention_held(store: Store, trace_id: int) -> float:
+    """Return the share of all attention of the recorded heads that the recorded positions hold."""
+    query = f"select avg(list_sum(weights)) as held from {of_trace(store, 'attention', trace_id)}"
+    return float(rows(store, query, {"trace_id": trace_id})[0]["held"])
+
+
+def map_size(store: Store, trace_id: int) -> tuple[int, int]:
+    """Return the experts of a layer, and the steps of a trace."""
+    query = f"""
+        select (select experts from runs join traces using (run_id)
+                where trace_id = $trace_id) as experts,
+               (select count(*) from {of_trace(store, "steps", trace_id)}) as steps"""
+    found = rows(store, query, {"trace_id": trace_id})[0]
+    return int(found["experts"] or 0), int(found["steps"])
+
+
+def routing_layers(store: Store, trace_id: int) -> list[int]:
+    """Return the layers whose routing was recorded for a trace."""
+    query = f"""
+        select distinct layer from {of_trace(store, "routing", trace_id)} where pos < 64
+        order by layer"""
+    return [row["layer"] for row in rows(store, query, {"trace_id": trace_id})]
+
+
+BELIEF = """
+select unit as step, token_end, value as probability, json
+from {probes} as probes join {steps} as steps
+    on probes.trace_id = steps.trace_id and probes.unit = steps.step
+where probes.probe = 'belief' and probes.key = 'final' and probes.trace_id = {trace_id}
+order by unit"""
+"""How probable the answer in the end was after each step."""
+
+
+def belief(store: Store, trace_id: int) -> list[dict[str, Any]]:
+    """Return the rows of the probe `belief` about a trace, in order of its steps."""
+    query = BELIEF.format(
+        probes=of_trace(store, "probes", trace_id),
+        steps=of_trace(store, "steps", trace_id),
+        trace_id="$trace_id",
+    )
+    return rows(store, query, {"trace_id": trace_id})

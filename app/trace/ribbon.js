@@ -1,202 +1,152 @@
-// The whole trace on one axis: the metric as a profile, the heaviest expert of every layer below.
+// The whole trace on one axis: tracks under one another, which a click moves the focus on.
 
+import { param, setParams } from "../shared/address.js";
+import { behindButton } from "../shared/behind.js";
 import { contextOf } from "../shared/canvas.js";
-import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
-import { fetchJson } from "../shared/host.js";
+import { termed } from "../shared/glossary.js";
 import { theme } from "../shared/theme.js";
-import { decode } from "../shared/typed_arrays.js";
-import { above } from "./matches.js";
-import { attends } from "./metrics.js";
+import { beliefTrack } from "./belief_track.js";
+import { changeTrack } from "./change_track.js";
+import { expertTrack } from "./expert_track.js";
+import { canvasOf, profileTrack } from "./profile_track.js";
+import { receivedTrack } from "./received_track.js";
+import { stepAt } from "./steps.js";
+import { stepsTrack } from "./steps_track.js";
 
-/** @import { Bands, Ramp, Ribbon, View } from "./types.js" */
+/** @import { Ribbon, Track, View } from "./types.js" */
 
-const PROFILE = 38; // height of the profile
-const BAND = 3; // height of the phase band
-const MAP = 84; // most height of the expert map
+/** @typedef {{track: Track, canvas: HTMLCanvasElement, label: HTMLElement, quiet: HTMLElement}} Lane */
 
 /**
  * @param {View} view
  * @returns {Ribbon}
  */
 export function traceRibbon(view) {
-  const { boot } = view;
-  const node = el("div", "ribbon");
+  const node = el("div", "ribbon", null, { role: "group", "aria-label": "Along the trace" });
+  const labels = el("div", "track-labels");
   const track = el("div", "track");
-  const profile = el("canvas", "profile", null, { "aria-hidden": "true" });
-  const experts = el("canvas", "expert-map", null, {
-    role: "img",
-    "aria-label": "Heaviest expert of each layer along the trace; the panel lists them by token",
-  });
   const frame = el("div", "window");
   const cursor = el("div", "cursor");
-  const labels = el("div", "track-labels");
+  const tip = el("div", "tip ribbon-tip", null, { hidden: "" });
+  const maps = { change: changeTrack(view), expert: expertTrack(view) };
+  const chooser = el("select", "map-choice", null, {
+    "aria-label": "What the map of layers shows",
+  });
+  add(
+    chooser,
+    el("option", "", "Routing change", { value: "change" }),
+    el("option", "", "Heaviest expert", { value: "expert" }),
+  );
+  /** @type {Lane[]} */
+  let lanes = [];
+  let here = -2; // step in focus when the steps were last drawn
   add(node, labels, track);
-  add(track, profile, experts, frame, cursor);
-  // Of an imported run the heaviest expert is not known.
-  const rows = boot.has_routing && boot.has_weights ? boot.sparse_layers.length : 0;
-  const rowHeight = rows ? Math.max(1, Math.min(8, Math.floor(MAP / rows))) : 0;
-  /** @type {{stride: number, expert: Uint16Array} | null} */
-  let map = null;
-  /** @type {string | null} */
-  let drawn = null; // how the map looks now
 
   const width = () => track.clientWidth || 1;
   /** @param {number} pos */
   const x = (pos) => (pos / view.count) * width();
-  // To whole device pixels: edges between would blend and show as stripes.
-  /** @param {number} left */
-  const snap = (left) => {
-    const ratio = window.devicePixelRatio || 1;
-    return Math.round(left * ratio) / ratio;
+
+  /** Which map of layers is shown: what was chosen, else what goes with the metric. */
+  const mapShown = () => {
+    const asked = param("map");
+    if (asked === "change" || asked === "expert") return asked;
+    return view.metric === "expert" ? "expert" : "change";
   };
 
-  function draw() {
-    const w = width();
-    const c = contextOf(profile, w, PROFILE + BAND + 2);
-    c.clearRect(0, 0, w, PROFILE + BAND + 2);
-    const { paint, data } = view;
-    if (paint && paint.kind === "ramp") drawRamp(c, w, paint);
-    else if (paint) drawBands(c, paint);
-    for (let i = 0; i < view.count; i++) {
-      let to = i;
-      while (to + 1 < view.count && data.phase[to + 1] === data.phase[i]) to++;
-      c.fillStyle = colours.phaseLine(data.phase[i]);
-      c.fillRect(x(i), PROFILE + 2, Math.max(1, x(to + 1) - x(i) - 1), BAND);
-      i = to;
+  const tracks = [stepsTrack(view), profileTrack(view), beliefTrack(view)];
+  const received = receivedTrack(view);
+
+  /** @param {Track} one */
+  function laneOf(one) {
+    const canvas = canvasOf(one.name);
+    const label = el("span", "track-label");
+    const quiet = el("div", "track-quiet", null, { hidden: "" });
+    return { track: one, canvas, label, quiet };
+  }
+
+  /** Make the lanes, of which the map of layers may be another than before. */
+  function arrange() {
+    const kept = new Map(lanes.map((lane) => [lane.track, lane]));
+    const wanted = [...tracks, maps[mapShown()], received];
+    lanes = wanted.map((one) => kept.get(one) || laneOf(one));
+    labels.replaceChildren(...lanes.map(({ label }) => label));
+    const boxes = lanes.map(({ canvas, quiet }) => add(el("div", "lane"), canvas, quiet));
+    track.replaceChildren(...boxes, frame, cursor);
+    for (const lane of lanes) {
+      if (!kept.has(lane.track) && lane.track.load) lane.track.load().then(() => settle(lane));
     }
-    drawFound(c);
-    label();
+  }
+
+  /** @param {Lane} lane */
+  function settle(lane) {
+    if (!document.contains(node)) return;
+    drawLane(lane);
+    nameLane(lane);
+  }
+
+  /** @param {Lane} lane */
+  function drawLane({ track: one, canvas, quiet }) {
+    const lacks = one.lacks();
+    const failed = one.failed();
+    const [w, h] = [width(), one.height()];
+    const waits = one.load !== null && !lacks && !failed && h <= 20;
+    canvas.hidden = Boolean(lacks || failed || waits);
+    quiet.hidden = !canvas.hidden;
+    if (canvas.hidden) {
+      quiet.classList.toggle("error", failed !== null);
+      quiet.replaceChildren(el("span", "", failed || lacks?.lacks || "reading…"));
+      if (lacks?.command) {
+        const copy = el("button", "copy", "Copy", { type: "button", "data-copy": lacks.command });
+        add(quiet, el("code", "", lacks.command, { title: lacks.command }), copy);
+      }
+      return;
+    }
+    const c = contextOf(canvas, w, h);
+    c.clearRect(0, 0, w, h);
+    one.draw(c, w, h);
+  }
+
+  /**
+   * Name a lane; what is named already is left alone, as it may have the keyboard.
+   * @param {Lane} lane
+   */
+  function nameLane({ track: one, label }) {
+    const ready = one.behind() !== null;
+    const said = [one.label, one.height(), ready, one.scale()?.text, theme()].join();
+    if (label.dataset.said === said) return;
+    label.dataset.said = said;
+    label.style.height = `${one.height()}px`;
+    const isMap = one === maps.change || one === maps.expert;
+    const name = el("span", "track-name", one.label);
+    const shown = isMap ? chooser : one.term ? termed(name, one.term) : name;
+    const words = add(el("span", "track-words"), shown, ready ? scaleOf(one) : null);
+    label.replaceChildren(words, ...(ready ? [behindButton(one.label, one.behind)] : []));
+  }
+
+  /**
+   * What a track's colours or heights mean.
+   * @param {Track} one
+   */
+  function scaleOf(one) {
+    const scale = one.scale();
+    if (!scale) return null;
+    const box = el("span", "track-scale");
+    if (scale.colours.length) {
+      const bar = el("i", "track-bar");
+      bar.style.background = `linear-gradient(90deg, ${scale.colours.join(", ")})`;
+      add(box, el("span", "", "0"), bar);
+    }
+    return add(box, el("span", "", scale.text));
+  }
+
+  function draw() {
+    if (!lanes.some((lane) => lane.track === maps[mapShown()])) arrange();
+    chooser.value = mapShown();
+    for (const lane of lanes) settle(lane);
+    here = stepAt(view.steps, view.pos);
     frameText();
     mark();
-  }
-
-  /**
-   * Where the text that is looked for stands; places in one pixel are one stroke.
-   * @param {CanvasRenderingContext2D} c
-   */
-  function drawFound(c) {
-    const { ends } = view.data;
-    let last = -1;
-    c.fillStyle = colours.found();
-    for (const start of view.found.starts) {
-      const left = Math.round(x(above(ends, start)));
-      if (left !== last) c.fillRect(left, 0, 2, 5);
-      last = left;
-    }
-  }
-
-  /**
-   * A column of several tokens shows their largest value pale, so that no fork is averaged away,
-   * and their mean on top of it.
-   * @param {CanvasRenderingContext2D} c
-   * @param {number} w
-   * @param {Ramp} paint
-   */
-  function drawRamp(c, w, paint) {
-    c.fillStyle = colours.line(paint.of);
-    const columns = Math.min(Math.floor(w), view.count);
-    const step = w / columns;
-    for (let column = 0; column < columns; column++) {
-      const from = Math.floor((column / columns) * view.count);
-      const to = Math.max(from + 1, Math.floor(((column + 1) / columns) * view.count));
-      let [most, sum, known] = [0, 0, 0];
-      for (let i = from; i < to; i++) {
-        if (Number.isNaN(paint.values[i])) continue;
-        most = Math.max(most, paint.bins[i]);
-        sum += paint.bins[i];
-        known++;
-      }
-      if (!known) continue; // a gap, not a zero
-      /** @type {(bin: number, alpha: number) => void} */
-      const bar = (bin, alpha) => {
-        const height = Math.max(1, (bin / (colours.BINS - 1)) * PROFILE);
-        c.globalAlpha = bin ? alpha : 0.25;
-        const left = snap(column * step);
-        const right = snap((column + 1) * step);
-        c.fillRect(left, PROFILE - height, right - left - (step > 3 ? 1 : 0), height);
-      };
-      if (to - from > 1) bar(most, to - from > 3 ? 0.25 : 0.5);
-      bar(sum / known, 0.9);
-    }
-    c.globalAlpha = 1;
-  }
-
-  /**
-   * @param {CanvasRenderingContext2D} c
-   * @param {Bands} paint
-   */
-  function drawBands(c, paint) {
-    for (let i = 0; i < view.count; i++) {
-      const colour = paint.palette[paint.bins[i]];
-      if (!colour || colour === "transparent") continue; // no expert is known, or it is not meant
-      c.fillStyle =
-        paint.kind === "expert"
-          ? colours.expertLine(paint.bins[i], boot)
-          : colours.phaseLine(paint.bins[i]);
-      c.fillRect(snap(x(i)), 0, snap(x(i + 1)) - snap(x(i)), PROFILE);
-    }
-  }
-
-  async function drawMap() {
-    if (!rows) return experts.remove();
-    experts.style.height = `${rows * rowHeight}px`;
-    try {
-      if (!map) {
-        const body = await fetchJson(`/data/trace/${boot.trace_id}/experts`);
-        map = { stride: body.stride, expert: decode(body.expert, "u2") };
-      }
-    } catch (error) {
-      return view.fail(error);
-    }
-    const w = width();
-    const loud = view.metric === "expert" && !attends(view);
-    const look = [w, loud, view.only, theme()].join();
-    if (look === drawn) return;
-    drawn = look;
-    const c = contextOf(experts, w, rows * rowHeight);
-    const columns = map.expert.length / rows;
-    const step = (w * map.stride) / view.count;
-    const gap = rowHeight > 3 ? 1 : 0;
-    const fills = Array.from({ length: boot.experts }, (_, e) =>
-      view.only !== null && view.only !== e
-        ? "transparent"
-        : loud
-          ? colours.expertLine(e, boot)
-          : colours.expertFill(e, boot),
-    );
-    for (let s = 0; s < rows; s++) {
-      for (let column = 0; column < columns; column++) {
-        const fill = fills[map.expert[s * columns + column]];
-        if (!fill) continue; // not recorded: a gap
-        const left = snap(column * step);
-        c.fillStyle = fill;
-        c.fillRect(left, s * rowHeight, snap((column + 1) * step) - left, rowHeight - gap);
-      }
-    }
-    mark();
-  }
-
-  function label() {
-    labels.replaceChildren();
-    /** @type {Record<string, string>} */
-    const names = {
-      entropy: "entropy",
-      logprob: "surprise",
-      margin: "contested",
-      expert: `L${view.layer}`,
-      phase: "phase",
-    };
-    const { head } = view;
-    const shown = attends(view) && head ? `L${head.layer}.${head.head}` : names[view.metric];
-    const top = el("span", "", shown);
-    top.style.height = `${PROFILE + BAND + 4}px`;
-    labels.appendChild(top);
-    if (!rows) return;
-    const all = boot.sparse_layers;
-    const below = el("span", "ends");
-    below.style.height = `${rows * rowHeight}px`;
-    add(labels, add(below, el("i", "", `L${all[0]}`), el("i", "", `L${all[all.length - 1]}`)));
   }
 
   function frameText() {
@@ -209,31 +159,80 @@ export function traceRibbon(view) {
   function mark() {
     cursor.hidden = view.pos === null;
     if (view.pos !== null) cursor.style.left = `${x(view.pos + 0.5)}px`;
+    const now = stepAt(view.steps, view.pos);
+    if (now !== here && lanes.length) drawLane(lanes[0]);
+    here = now;
   }
+
+  // --- pointer --------------------------------------------------------------------------------
 
   /** @param {PointerEvent} event */
   const posAt = (event) => {
     const box = track.getBoundingClientRect();
-    return Math.floor(((event.clientX - box.left) / box.width) * view.count);
+    const at = Math.floor(((event.clientX - box.left) / box.width) * view.count);
+    return Math.max(0, Math.min(view.count - 1, at));
   };
+
+  /**
+   * The lane under the pointer, and how far below its top.
+   * @param {PointerEvent} event
+   * @returns {[Lane, number] | null}
+   */
+  const laneAt = (event) => {
+    for (const lane of lanes) {
+      const box = lane.canvas.getBoundingClientRect();
+      if (box.height && event.clientY >= box.top - 2 && event.clientY < box.bottom + 2) {
+        return [lane, event.clientY - box.top];
+      }
+    }
+    return null;
+  };
+
   track.addEventListener("pointerdown", (event) => {
+    if (event.target instanceof Element && event.target.closest(".track-quiet")) return;
     track.setPointerCapture(event.pointerId);
-    const layer =
-      event.target === experts
-        ? boot.sparse_layers[Math.floor((event.offsetY / experts.clientHeight) * rows)]
-        : null;
-    view.setPos(posAt(event), true);
-    if (layer !== null && layer !== undefined) view.setLayer(layer);
+    const found = laneAt(event);
+    const pos = posAt(event);
+    view.setPos(found ? found[0].track.target(pos) : pos, true);
+    const map = found && [maps.change, maps.expert].find((each) => each === found[0].track);
+    const layer = map && found ? map.layerAt(found[1]) : null;
+    if (layer !== null) view.setLayer(layer);
   });
   track.addEventListener("pointermove", (event) => {
-    if (track.hasPointerCapture(event.pointerId)) view.setPos(posAt(event), true);
+    if (track.hasPointerCapture(event.pointerId)) {
+      tip.hidden = true;
+      return view.setPos(posAt(event), true);
+    }
+    const found = laneAt(event);
+    const rows = found?.[0].track.hover(posAt(event), found[1]);
+    tip.hidden = !rows;
+    if (!rows) return;
+    tip.replaceChildren(
+      ...rows.map(([name, value]) =>
+        add(el("div", "tip-row"), name ? el("span", "dim", name) : null, el("b", "", value)),
+      ),
+    );
+    const left = Math.min(event.clientX + 12, window.innerWidth - tip.offsetWidth - 12);
+    tip.style.left = `${Math.max(8, left)}px`;
+    tip.style.top = `${track.getBoundingClientRect().bottom + 8}px`;
   });
+  track.addEventListener("pointerleave", () => {
+    tip.hidden = true;
+  });
+  chooser.addEventListener("change", () => {
+    setParams({ map: chooser.value });
+    draw();
+  });
+  document.body.appendChild(tip);
+
   const observer = new ResizeObserver(() => {
-    if (!document.contains(node)) return observer.disconnect();
+    if (!document.contains(node)) {
+      tip.remove();
+      return observer.disconnect();
+    }
     if (view.paint) draw();
-    drawMap();
   });
   observer.observe(track);
 
-  return { node, draw, drawMap, mark, frame: frameText };
+  return { node, draw, mark, frame: frameText };
 }

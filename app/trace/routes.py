@@ -10,7 +10,7 @@ from flask import Blueprint, Flask
 
 from ringlens.app.shared import queries
 from ringlens.app.shared.sources import Sources
-from ringlens.app.trace import payload
+from ringlens.app.trace import belief, payload, thought
 from ringlens.app.web.answers import answered
 from ringlens.app.web.untrusted import shown, whole
 from ringlens.errors import NotInStoreError
@@ -30,6 +30,11 @@ def register(server: Flask, sources: Sources) -> None:
         "routing/<pos>": _routing,
         "statistics/<table>/<pos>": _statistics,
         "attention/<head>/<pos>": _attention,
+        "steps": _steps,
+        "change": _change,
+        "received": _received,
+        "map": _map,
+        "belief": _belief,
     }
     for rule, view in views.items():
         name = rule.partition("/")[0]
@@ -86,6 +91,31 @@ def _attention(sources: Sources, trace_id: str, head: str, pos: str) -> payload.
         )
     place, tokens = _pos(trace, pos), queries.n_tokens(trace)
     return payload.attention(sources.store, trace["trace_id"], n, h, place, tokens)
+
+
+def _steps(sources: Sources, trace_id: str) -> payload.Payload:
+    return thought.steps(sources.store, _head(sources, trace_id)["trace_id"])
+
+
+def _change(sources: Sources, trace_id: str) -> payload.Payload:
+    head = _head(sources, trace_id)
+    return thought.change(sources.store, head["trace_id"], queries.n_tokens(head))
+
+
+def _received(sources: Sources, trace_id: str) -> payload.Payload:
+    head = _head(sources, trace_id)
+    run = queries.run(sources.catalogue, head["run_id"])
+    return thought.received(sources.store, run, head["trace_id"], queries.n_tokens(head))
+
+
+def _map(sources: Sources, trace_id: str) -> payload.Payload:
+    return thought.path_map(sources.store, _head(sources, trace_id)["trace_id"])
+
+
+def _belief(sources: Sources, trace_id: str) -> payload.Payload:
+    head = _head(sources, trace_id)
+    run = queries.run(sources.catalogue, head["run_id"])
+    return belief.belief(sources.store, run, head["trace_id"])
 
 
 def _head(sources: Sources, trace_id: str) -> dict[str, Any]:

@@ -151,7 +151,8 @@ function layerRow(record, largest, wide, view) {
   row.addEventListener("click", () => view.setLayer(record.layer));
   const name = el("button", "", `L${record.layer}`, { type: "button" });
   row.appendChild(add(el("th", "", null, { scope: "row" }), name));
-  for (const choice of record.chosen) row.appendChild(add(el("td"), chip(choice, largest, boot)));
+  for (const choice of record.chosen)
+    row.appendChild(add(el("td"), chip(choice, record, largest, boot)));
   if (wide) row.appendChild(shutOutCell(record, boot));
   if (boot.has_weights) {
     const close = record.margin < CLOSE ? " close" : "";
@@ -161,13 +162,16 @@ function layerRow(record, largest, wide, view) {
 }
 
 /**
+ * A chosen expert, which leads to its card. By keyboard the links of the layer in focus do.
  * @param {Choice} choice
+ * @param {Choices} record
  * @param {number} largest
  * @param {Boot} boot
  */
-function chip(choice, largest, boot) {
+function chip(choice, record, largest, boot) {
   const { expert, share, affinity, bias } = choice;
-  const item = el("span", "chip", String(expert));
+  const item = link(cardOf(record.layer, expert, boot), "chip", String(expert));
+  item.tabIndex = -1;
   item.style.backgroundColor = colours.expertFill(expert, boot);
   item.title = `expert ${expert}`;
   if (!boot.has_weights) return item;
@@ -269,13 +273,21 @@ function shutOutRow(expert, record, boot) {
  * @param {Boot} boot
  */
 function expertCell(expert, record, boot) {
-  const href = `/routing?trace=${boot.trace_id}&L=${record.layer}&E=${expert}`;
-  const found = link(href, "expert-link", `E${expert}`);
+  const found = link(cardOf(record.layer, expert, boot), "expert-link", `E${expert}`);
   const dot = el("i", "swatch");
   dot.style.background = colours.expertLine(expert, boot);
   found.prepend(dot);
   return add(el("td"), found);
 }
+
+/**
+ * Address of an expert's card.
+ * @param {number} layer
+ * @param {number} expert
+ * @param {Boot} boot
+ */
+const cardOf = (layer, expert, boot) =>
+  `/expert/${layer}/${expert}?run=${encodeURIComponent(boot.run_id)}`;
 
 /**
  * @param {number} expert

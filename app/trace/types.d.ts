@@ -1,6 +1,8 @@
 // What the scripts of the trace page pass to one another. T tokens, S sparse layers, k experts a
 // token, N layers, H heads.
 
+import type { Behind, Made } from "../shared/behind.js";
+import type { Surface } from "../shared/surface.js";
 import type { Blocks } from "./blocks.js";
 
 /** A column with a number for each head, and how it is named. */
@@ -48,6 +50,63 @@ export interface Boot {
   has_weights: boolean;
   /** Which metrics can be shown. */
   recorded: Record<string, boolean>;
+  /** How the numbers of metrics were made; `$pos` stands for the focused token. */
+  made: Record<string, Made>;
+}
+
+/** What is not there to be shown, and the command that makes it; "" where there is none. */
+export interface Lacks {
+  lacks: string;
+  command: string;
+}
+
+/** An arc from a step that goes back: places among the steps. */
+export interface Arc {
+  from: number;
+  to: number;
+  /** Whether the labels name where it leads. */
+  named: boolean;
+}
+
+/** The steps of a trace, in order: spans of tokens, roles, flags. */
+export interface Steps {
+  step: Uint32Array;
+  first: Uint32Array;
+  /** Token after the last. */
+  end: Uint32Array;
+  /** Places among ROLES; one more than those where there is no label. */
+  role: Uint8Array;
+  backtrack: Uint8Array;
+  hypothesis: Uint8Array;
+  confidence: Float32Array;
+  /** Numbers of steps; NO_STEP where none is named. */
+  parent: Uint32Array;
+  source: string[];
+  made: Made;
+  arcs: Arc[];
+}
+
+/** Something along the trace, which the ribbon draws on the axis of tokens. */
+export interface Track {
+  name: string;
+  readonly label: string;
+  /** Its name in the glossary; "" if that has none. */
+  readonly term: string;
+  /** What its colours or heights mean: colours from low to high, and the end of the scale. */
+  scale(): { colours: string[]; text: string } | null;
+  height(): number;
+  /** What it would need, if it has nothing to show. */
+  lacks(): Lacks | null;
+  /** Why it could not be read. */
+  failed(): string | null;
+  /** Fetch what it shows; null where that is here, or can never be. */
+  load: (() => Promise<void>) | null;
+  draw(surface: Surface, width: number, height: number): void;
+  /** What is at a token, and so many pixels below the top: names and values. */
+  hover(pos: number, y: number): [string, string][] | null;
+  /** Token that a click at a token leads to. */
+  target(pos: number): number;
+  behind(): Behind | null;
 }
 
 /** What is known of each token [T]. */
@@ -69,6 +128,7 @@ export interface Tokens {
 export interface LayerExperts {
   expert: Uint16Array;
   share: Float32Array;
+  made: Made;
 }
 
 /** A metric as colours: of each token a bin, of each bin a colour. */
@@ -134,7 +194,6 @@ export interface Text {
 export interface Ribbon {
   node: HTMLElement;
   draw(): void;
-  drawMap(): void;
   /** Mark the focused token. */
   mark(): void;
   /** Frame what the text shows. */
@@ -147,6 +206,8 @@ export interface Panel {
   show(): void;
   /** Give the keyboard to the first map of heads. */
   enterMap(): void;
+  /** Bring the map of the path on screen, or the token again. */
+  turn(): void;
 }
 
 /** State of the page; only view.js changes it. */
@@ -157,6 +218,9 @@ export interface View {
   data: Tokens;
   count: number;
   token(i: number): string;
+  steps: Steps | null;
+  /** Why there are no steps. */
+  noSteps: Lacks | null;
   layers: Map<number, LayerExperts>;
   metric: string;
   layer: number | null;

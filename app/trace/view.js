@@ -15,6 +15,7 @@ import { above, matchesOf, NO_MATCHES } from "./matches.js";
 import { attends, lacks, METRICS, paintOf } from "./metrics.js";
 import { tracePanel } from "./panel.js";
 import { traceRibbon } from "./ribbon.js";
+import { stepBeside, stepsOf } from "./steps.js";
 import { traceText } from "./text.js";
 import { traceWays } from "./ways.js";
 
@@ -46,7 +47,11 @@ async function need(v) {
   const { layer } = v;
   if (v.metric === "expert" && layer !== null && !v.layers.has(layer)) {
     const body = await fetchJson(`${base}/layer/${layer}`);
-    v.layers.set(layer, { expert: decode(body.expert, "u2"), share: decode(body.share, "f4") });
+    v.layers.set(layer, {
+      expert: decode(body.expert, "u2"),
+      share: decode(body.share, "f4"),
+      made: body.made,
+    });
   }
 }
 
@@ -64,7 +69,6 @@ async function paint() {
   v.paint = found;
   v.text.recolor();
   v.ribbon.draw();
-  v.ribbon.drawMap();
   drawLegend(v);
 }
 
@@ -188,6 +192,15 @@ function stepLayer(by) {
 const stepToken = (by) => setPos(view.pos === null ? 0 : view.pos + by, true);
 /** @param {number} by */
 const stepLine = (by) => setPos(view.text.lineStep(by), true);
+/**
+ * To the next or previous step; where a trace has none, to the line.
+ * @param {1 | -1} by
+ */
+const stepStep = (by) => {
+  if (!view.steps) return stepLine(by);
+  const pos = stepBeside(view.steps, view.pos, by);
+  if (pos !== null) setPos(pos, true);
+};
 /** @param {number | null} trace */
 const openTrace = (trace) => trace !== null && go(`/trace/${trace}${view.boot.list}`);
 
@@ -197,8 +210,8 @@ const openTrace = (trace) => trace !== null && go(`/trace/${trace}${view.boot.li
 const KEYS = {
   ArrowRight: () => stepToken(1),
   ArrowLeft: () => stepToken(-1),
-  j: () => stepLine(1),
-  k: () => stepLine(-1),
+  j: () => stepStep(1),
+  k: () => stepStep(-1),
   ArrowDown: () => stepLine(1),
   ArrowUp: () => stepLine(-1),
   "]": () => stepLayer(1),
@@ -206,6 +219,7 @@ const KEYS = {
   n: () => openTrace(view.boot.next),
   p: () => openTrace(view.boot.previous),
   h: () => view.panel.enterMap(),
+  m: () => view.panel.turn(),
   Escape: () => (view.head ? setHead(null) : setPos(null, false)),
   "/": () => view.ways.focus(),
   ".": () => view.ways.toPeak(1),
@@ -305,6 +319,8 @@ export async function mount(boot) {
     foundAt: null,
     ready: false,
     layers: new Map(),
+    steps: null,
+    noSteps: null,
     only: null,
     head: null,
     sources: null,
@@ -320,7 +336,13 @@ export async function mount(boot) {
   delete root.dataset.ready;
   root.replaceChildren(el("div", "loading", "Reading the trace…"));
   try {
-    v.data = decodeTokens(await fetchJson(`/data/trace/${boot.trace_id}/tokens`));
+    const [body, steps] = await Promise.all([
+      fetchJson(`/data/trace/${boot.trace_id}/tokens`),
+      stepsOf(boot.trace_id),
+    ]);
+    v.data = decodeTokens(body);
+    if ("lacks" in steps) v.noSteps = steps;
+    else v.steps = steps;
   } catch (error) {
     return fail(error);
   }

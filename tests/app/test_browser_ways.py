@@ -300,6 +300,8 @@ ADDRESSES = {
     "store": ("/", ".ag-row .trace-link"),
     "trace": ("/trace/2?tok=30", ".layer-facts"),
     "routing": ("/routing?trace=2&L=9&E=70", ".token-table"),
+    "expert": ("/expert/9/70", "#expert-app[data-ready=true]"),
+    "compare": ("/compare", "#compare-app[data-ready=true]"),
     "sql": ("/sql?q=from trace_summary", "#sql-grid .ag-row"),
 }
 """An address of each page, and what it shows when it is whole."""
@@ -322,7 +324,7 @@ def wordy(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [page.name for page in PAGES])
 def test_nothing_is_cut_at_1280_by_720(tab, wordy, name):
-    if name == "sql" and confine.missing():
+    if name in ("sql", "compare") and confine.missing():
         pytest.skip(f"no sandbox: {confine.missing()}")
     address, last = ADDRESSES[name]
     tab.goto(wordy + address)

@@ -118,17 +118,17 @@ def expert_card(
     seed = whole("seed", seed, 0)
     load = expert_load(store, where, "phase", baseline=baseline, engine=engine)
     mine = _mine(load, layer, expert)
-    pairs = _pairs(store, layer, expert, where)
+    pairs = displacements_of(store, layer, expert, where)
     return ExpertCard(
         layer=layer,
         expert=expert,
         where=load.attrs["where"],
         traces=load.attrs["traces"],
         load=mine,
-        causes=_causes(store, layer, expert, where, mine["phase"], pairs),
+        causes=causes_of(store, layer, expert, where, mine["phase"], pairs),
         displacements=pairs,
         tokens=token_experts(store, where, "phase", layer=layer, expert=expert, least=LEAST),
-        roles=_roles(store, layer, expert, where),
+        roles=roles_of(store, layer, expert, where),
         contexts=heaviest_contexts(store, layer, expert, where, most),
         label=expert_label(store, layer, expert, where, seed),
     )
@@ -148,8 +148,20 @@ def _mine(load: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
     return of_layer[of_layer["expert"] == expert].reset_index(drop=True)
 
 
-def _pairs(store: Source, layer: int, expert: int, where: str | None) -> pd.DataFrame:
-    """Whom it stands in for, and who is chosen in its place."""
+def displacements_of(
+    store: Source, layer: int, expert: int, where: str | None = None
+) -> pd.DataFrame:
+    """Count whom an expert stands in for, and who is chosen in its place.
+
+    Args:
+        store: The store.
+        layer: The layer.
+        expert: The expert.
+        where: The tokens, a predicate over `token_context`; None for all.
+
+    Returns:
+        The ``displacements`` of an `ExpertCard`.
+    """
     selection = read(store, where, "phase")
     found = displacements(store, replace(selection, layers=(layer,)))
     events = [("stand_in", "expert", "stands in for"), ("expert", "stand_in", "replaced by")]
@@ -161,7 +173,7 @@ def _pairs(store: Source, layer: int, expert: int, where: str | None) -> pd.Data
     return frame.sort_values("n", ascending=False, kind="stable", ignore_index=True)
 
 
-def _causes(
+def causes_of(
     store: Source,
     layer: int,
     expert: int,
@@ -169,7 +181,19 @@ def _causes(
     phases: pd.Series,
     pairs: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Why it was chosen, and by how much."""
+    """Measure why an expert was chosen, and by how much.
+
+    Args:
+        store: The store.
+        layer: The layer.
+        expert: The expert.
+        where: The tokens, a predicate over `token_context`; None for all.
+        phases: Phases that have a row.
+        pairs: Its displacements, of `displacements_of`.
+
+    Returns:
+        The ``causes`` of an `ExpertCard`; ``attrs["sql"]`` gives all but the displacements.
+    """
     selection = read(store, where, ("phase", "run_id"))
     columns = ("expert_ids", "affinities", "margin", "bias_flips", "own_ids")
     quantiles = ", ".join(
@@ -203,11 +227,22 @@ from leads group by all order by all"""
     return frame
 
 
-def _roles(store: Source, layer: int, expert: int, where: str | None) -> pd.DataFrame:
-    """Its load by step role."""
+def roles_of(store: Source, layer: int, expert: int, where: str | None = None) -> pd.DataFrame:
+    """Measure the load of an expert by step role.
+
+    Args:
+        store: The store.
+        layer: The layer.
+        expert: The expert.
+        where: The tokens, a predicate over `token_context`; None for all.
+
+    Returns:
+        The ``roles`` of an `ExpertCard`; ``attrs["sql"]`` gives the same.
+    """
     selection = read(store, where, ("phase", "role"))
     query = f"""
-select phase, role, count(*) as tokens, count_if(list_contains(expert_ids, {expert})) as n,
+select phase, role, count(*) as tokens,
+       count_if(list_contains(expert_ids, {expert}))::bigint as n,
        n / tokens as share,
        share / nullif(sum(n) over (partition by phase) / sum(tokens) over (partition by phase), 0)
            as lift

@@ -102,6 +102,46 @@ _TOKENS = (
     ),
 )
 
+_THOUGHTS = (
+    Term(
+        "step role",
+        "What a step of the thought does: it plans, computes, doubts, checks; by rules, a "
+        "classifier or imported labels. An arc leads from a step that goes back to its parent, or, "
+        "dashed, to the last step that proposed or planned something.",
+        source="`steps.role`; arXiv 2506.19143",
+    ),
+    Term(
+        "belief",
+        "How probable the answer that it gave in the end was, if asked right after a step.",
+        "probability",
+        "p(final answer | thought up to the step)",
+        "`probes` of `belief`",
+    ),
+    Term(
+        "routing change",
+        "How far the experts of a window of tokens are from those of the window before, by layer; "
+        "what random order gives as well has no colour.",
+        "nats",
+        "Jensen–Shannon divergence of the shares of the experts; 0 the same, ln 2 none in common",
+        "`ringlens.analysis.shift_along`",
+    ),
+    Term(
+        "attention received",
+        "How much later tokens look back at a token: their weights on it, summed, mean of the "
+        "recorded heads; 1 is an even share.",
+        "even shares",
+        "Σ a over later tokens / heads",
+        "`attention`",
+    ),
+    Term(
+        "path map",
+        "Steps of a thought as points, near where they were routed alike.",
+        "",
+        "principal components of √p, the shares of the experts on each layer",
+        "`ringlens.analysis.trajectory.step_map`",
+    ),
+)
+
 _ROUTER = (
     Term(
         "router logit",
@@ -258,6 +298,94 @@ _USAGE = (
     ),
 )
 
+_EXPERTS = (
+    Term(
+        "expert label",
+        "What an expert is for, by rule: chosen on half of the traces, scored on the other half.",
+        "",
+        "F1 on contexts half of which chose it; 2/3 fits everything",
+        "`ringlens.analysis.expert_card`",
+    ),
+    Term(
+        "nPMI",
+        "How an expert goes with the role of a step: −1 never together, 0 independent, 1 always.",
+        "",
+        "ln[p(r, e) / (p(r) p(e))] / −ln p(r, e) over the tokens of a phase",
+        "arXiv 2505.14681",
+    ),
+    Term(
+        "co-activation",
+        "How many times more often two experts are chosen by one token than if they were "
+        "independent.",
+        "",
+        "N_ij N / (N_i N_j)",
+        "`ringlens.analysis.coactivation`; arXiv 2409.02060",
+    ),
+    Term(
+        "stand-in",
+        "A choice in which the expert took the place of one whose group was rejected.",
+        "%",
+        "stand-ins of e / N_e",
+        "`ringlens.analysis.group_displacements`",
+    ),
+    Term(
+        "lead",
+        "By how much an expert was chosen: its selection score over that of the best expert that "
+        "was not.",
+        "score",
+        "c of e − c of rank k + 1",
+        "`routing.affinities` with `experts.bias`",
+    ),
+    Term(
+        "ablation",
+        "What the model does on the same tokens if the expert is never chosen.",
+        "nats",
+        "rise of the mean loss with c_e = −∞",
+        "`probes` of `ablation`",
+    ),
+)
+
+_COMPARISONS = (
+    Term(
+        "contrast",
+        "Share of tokens that chose an expert in one selection minus that in another; each trace "
+        "is compared with itself where it has both.",
+        "points",
+        "Σ w (share_a − share_b) / Σ w, w = N M / (N + M) in each trace",
+        "`ringlens.analysis.contrast`",
+    ),
+    Term(
+        "token-identity control",
+        "The same difference among equal tokens only: what is left is not the word.",
+        "points",
+        "as contrast, in each token id",
+        "`ringlens.analysis.contrast(within='token')`; arXiv 2604.17182",
+    ),
+    Term(
+        "false discovery rate",
+        "Of the experts with a q up to this, the part that chance is expected to have made.",
+        "",
+        "q by Benjamini and Hochberg over all layers and experts; p by exchanging whole traces",
+        "`ringlens.analysis.contrast`",
+    ),
+    Term(
+        "null",
+        "The same numbers of choices in random order within each layer of each trace: what "
+        "nothing looks like.",
+        "",
+        "",
+        "`ringlens.analysis.Shuffled`",
+    ),
+    Term(
+        "divergence",
+        "How far the experts of two selections are apart on a layer, with its interval over "
+        "traces, beside what exchanging traces gives.",
+        "nats",
+        "Jensen–Shannon divergence; 0 the same, ln 2 none in common",
+        "`ringlens.analysis.routing_shift`",
+    ),
+)
+
 _HEADS = (
     Term(
         "attention entropy",
@@ -292,8 +420,11 @@ _HEADS = (
 PARTS = MappingProxyType(
     {
         "Tokens and traces": _TOKENS,
+        "Thoughts": _THOUGHTS,
         "The router's choice": _ROUTER,
         "Usage of experts": _USAGE,
+        "One expert": _EXPERTS,
+        "Comparisons": _COMPARISONS,
         "Attention heads": _HEADS,
     }
 )
