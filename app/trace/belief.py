@@ -1,9 +1,4 @@
-"""Reads what the probe `belief` found: how sure of its answer a thought was after each step.
-
-The probe stores a row of ``probes`` for each step of a trace: ``unit`` is the step, ``key`` is
-"final" and ``value`` the probability, right after that step, of the answer that the trace gave in
-the end; ``json`` may name the likeliest answer there as ``top``.
-"""
+"""Encodes what the probe `belief` found: how sure of its answer a thought was after each step."""
 
 from __future__ import annotations
 
@@ -30,32 +25,32 @@ def belief(store: Store, run: Row, trace_id: int) -> Row:
         trace_id: The trace.
 
     Returns:
-        Arrays ``step``, ``pos`` (the last token before the question) and ``probability``, and
-        ``top``, the likeliest answers; or what is lacking.
+        Arrays ``pos`` (the last token before the question) and ``probability`` of the answer that
+        the thought gave in the end; ``step``, -1 for the place before the first, and ``top``, the
+        likeliest candidate there. Or what is lacking.
     """
-    found = queries.belief(store, trace_id)
-    if not found:
+    told = {unit: json.loads(text) for unit, text in queries.candidates(store, trace_id).items()}
+    if not told:
         return {
             "lacks": "What it would answer after each step was not asked.",
             "command": f"ringlens probe belief {shlex.quote(run['model'])} "
             f"{shlex.quote(store.address)}",
         }
-    query = queries.BELIEF.format(probes="probes", steps="steps", trace_id=trace_id)
+    final = [unit for unit, said in told.items() if said["final"]]
+    if not final:
+        return {"lacks": "The thought gave no answer in the end.", "command": ""}
+    found = queries.belief(store, trace_id, final)
+    likeliest = queries.likeliest(store, trace_id)
+    query = queries.BELIEF.format(
+        probes="probes", steps="steps", trace_id=trace_id, final=", ".join(map(str, final))
+    )
+    program = (
+        f'found = belief(store, {run["run_id"]!r})\nfound = found[found["trace_id"] == {trace_id}]'
+    )
     return {
-        "step": encode(np.array([row["step"] for row in found]), "u4"),
+        "step": [row["step"] for row in found],
         "pos": encode(np.array([max(0, row["token_end"] - 1) for row in found]), "u4"),
-        "probability": encode(np.array([_number(row["probability"]) for row in found]), "f4"),
-        "top": [_top(row["json"]) for row in found],
-        "made": made(store, query, f'found = store.sql("""{query}""").df()'),
+        "probability": encode(np.array([row["p_final"] for row in found]), "f4"),
+        "top": [told[likeliest[row["step"]]]["answer"] for row in found],
+        "made": made(store, query, program, "ringlens.analysis.importance.belief.belief"),
     }
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _top(text: str | None) -> str | None:
-    """Return the likeliest answer that a row of the probe names."""
-    found = json.loads(text) if text else None
-    top = found.get("top") if isinstance(found, dict) else None
-    return top if isinstance(top, str) else None

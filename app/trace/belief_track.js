@@ -17,10 +17,10 @@ const HEIGHT = 30;
 export function beliefTrack(view) {
   const curve = tall(HEIGHT);
   const { state, load } = fetched(view, "belief", (body) => ({
-    step: decode(body.step, "u4"),
+    step: /** @type {number[]} */ (body.step),
     pos: decode(body.pos, "u4"),
     probability: decode(body.probability, "f4"),
-    top: /** @type {(string | null)[]} */ (body.top),
+    top: /** @type {string[]} */ (body.top),
     made: body.made,
   }));
 
@@ -66,11 +66,10 @@ export function beliefTrack(view) {
     hover(pos) {
       const i = placeAt(pos);
       if (!state.data || i < 0) return null;
-      /** @type {[string, string][]} */
-      const rows = [["final answer", percent(state.data.probability[i])]];
-      const top = state.data.top[i];
-      if (top !== null) rows.push(["likeliest", visible(top).slice(0, 40)]);
-      return rows;
+      return [
+        ["final answer", percent(state.data.probability[i])],
+        ["likeliest", visible(state.data.top[i]).slice(0, 40)],
+      ];
     },
     target: (pos) => pos,
     behind() {

@@ -165,19 +165,40 @@ def routing_layers(store: Store, trace_id: int) -> list[int]:
 
 
 BELIEF = """
-select unit as step, token_end, value as probability, json
-from {probes} as probes join {steps} as steps
-    on probes.trace_id = steps.trace_id and probes.unit = steps.step
-where probes.probe = 'belief' and probes.key = 'final' and probes.trace_id = {trace_id}
-order by unit"""
-"""How probable the answer in the end was after each step."""
+select told.step, sum(told.value) as p_final,
+       any_value(coalesce(token_end, (select min(token_start) from {steps} as every
+                                      where every.trace_id = {trace_id}))) as token_end
+from {probes} as told left join {steps} as steps
+    on steps.trace_id = told.trace_id and steps.step = told.step
+where told.probe = 'belief' and told.key = 'p' and told.trace_id = {trace_id}
+      and told.unit in ({final})
+group by told.step order by told.step"""
+"""How probable the answer in the end was after each step; -1 is the place before the first."""
 
 
-def belief(store: Store, trace_id: int) -> list[dict[str, Any]]:
-    """Return the rows of the probe `belief` about a trace, in order of its steps."""
+def belief(store: Store, trace_id: int, final: list[int]) -> list[dict[str, Any]]:
+    """Return how probable some candidates together were after each step that was asked."""
     query = BELIEF.format(
         probes=of_trace(store, "probes", trace_id),
         steps=of_trace(store, "steps", trace_id),
         trace_id="$trace_id",
+        final=", ".join(map(str, final)),
     )
     return rows(store, query, {"trace_id": trace_id})
+
+
+def candidates(store: Store, trace_id: int) -> dict[int, str]:
+    """Return the candidate answers of the probe `belief` about a trace, as JSON by number."""
+    query = f"""
+        select unit, json from {of_trace(store, "probes", trace_id)}
+        where probe = 'belief' and key = 'candidate' order by unit"""
+    return {row["unit"]: row["json"] for row in rows(store, query, {"trace_id": trace_id})}
+
+
+def likeliest(store: Store, trace_id: int) -> dict[int, int]:
+    """Return the number of the most probable candidate after each step."""
+    query = f"""
+        select step, arg_max(unit, value) as unit
+        from {of_trace(store, "probes", trace_id)}
+        where probe = 'belief' and key = 'p' group by step"""
+    return {row["step"]: row["unit"] for row in rows(store, query, {"trace_id": trace_id})}

@@ -1,6 +1,7 @@
 """The trace page in a real browser: one axis of tokens, on which a click drives everything."""
 
 import csv
+import json
 import xml.etree.ElementTree as ET
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,8 +29,10 @@ def store(tmp_path_factory):
     with Store(path) as store:
         ((run,),) = store.sql("select run_id from runs").fetchall()
     with StoreWriter(path) as writer:
-        rows = [{"trace_id": 1, "unit": i, "value": i / 10, "json": None} for i in range(STEPS)]
-        rows = [{**row, "probe": "belief", "key": "final"} for row in rows]
+        said = json.dumps({"answer": HOSTILE[1], "correct": True, "final": True})
+        rows = [{"unit": 0, "key": "candidate", "json": said}]
+        rows += [{"unit": 0, "key": "p", "step": i, "value": i / 10} for i in range(STEPS)]
+        rows = [{"probe": "belief", "trace_id": 1, **row} for row in rows]
         writer.replace_rows(run, "probes", rows)
     with Store(path) as store:
         yield store

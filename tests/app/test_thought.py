@@ -30,21 +30,24 @@ def path(tmp_path_factory):
         ((first,),) = store.sql("select run_id from runs").fetchall()
     with StoreWriter(path) as writer:
         beliefs = [
-            {
-                "probe": "belief",
-                "trace_id": 1,
-                "unit": step,
-                "key": "final",
-                "value": p,
-                "json": json.dumps({"top": top}),
-            }
-            for step, p, top in ((0, 0.1, "7"), (1, 0.4, "7"), (3, 0.9, "24"))
+            {"unit": 0, "key": "candidate", "json": told("24", True)},
+            {"unit": 1, "key": "candidate", "json": told("7", False)},
         ]
+        for step, p in ((-1, 0.1), (1, 0.4), (3, 0.9)):
+            beliefs += [
+                {"unit": unit, "key": "p", "value": value, "step": step}
+                for unit, value in ((0, p), (1, 0.95 - p))
+            ]
+        beliefs = [{"probe": "belief", "trace_id": 1, **row} for row in beliefs]
         writer.replace_rows(first, "probes", beliefs)
         run = writer.start_run(RECEIVED)
         attention = random_attention(np.random.default_rng(5), (1, 2), (0, 3), range(TOKENS))
         writer.commit(run, [random_trace(RECEIVED, TOKENS, seed=5, attention=attention)])
     return path
+
+
+def told(answer, final):
+    return json.dumps({"answer": answer, "correct": final, "final": final})
 
 
 def asked(client, trace, name):
@@ -131,10 +134,11 @@ def test_a_large_map_takes_some_of_the_layers(client, store, monkeypatch):
 
 def test_belief_is_what_the_probe_stored(client, store):
     body = asked(client, 1, "belief")
-    assert decoded(body["step"], "u4").tolist() == [0, 1, 3]
-    assert decoded(body["pos"], "u4").tolist() == [12, 24, 48]
+    assert body["step"] == [-1, 1, 3]
+    assert decoded(body["pos"], "u4").tolist() == [0, 24, 48]
     assert body["top"] == ["7", "7", "24"]
-    same(body["made"], store, {"probability": decoded(body["probability"], "f4")})
+    assert decoded(body["probability"], "f4").tolist() == pytest.approx([0.1, 0.4, 0.9])
+    same(body["made"], store, {"p_final": decoded(body["probability"], "f4")})
     assert asked(client, 2, "belief")["command"].startswith("ringlens probe belief ")
 
 
