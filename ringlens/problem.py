@@ -27,6 +27,9 @@ FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 """Field of a problem → its types, and these in words."""
 
+GIVEN = "math-rollouts"
+"""Task of texts whose grade was given with them, and is kept."""
+
 HUGE = 2**63 - 1
 """Largest number of a countdown problem."""
 
@@ -251,6 +254,10 @@ def _asked(problem: Problem, place: str) -> dict[str, Any]:
     return found
 
 
+def _graded_elsewhere(problem: Problem, answer: str) -> None:
+    return None
+
+
 def _find_choice(problem: Problem, answer: str) -> str:
     boxes = _boxes(answer)
     boxed = (_boxed(answer, boxes) or "") if boxes else None
@@ -305,6 +312,7 @@ not the last box or line."""
 VERIFIERS: dict[str, Callable[[Problem, str], bool | None]] = {
     countdown.TASK: _verify_countdown,
     **dict.fromkeys(FROM_PROMPT, _verify_from_prompt),
+    GIVEN: _graded_elsewhere,
     latex.TASK: _verify_latex,
     choice.TASK: _verify_choice,
     program.TASK: _verify_program,

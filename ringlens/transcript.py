@@ -7,7 +7,8 @@ openings: fences are found within turns, and so after them.
 
 A model's turn has at most one **thought**. It opens
 
-- in the prompt, if the template begins the answer with an unclosed ``<think>``;
+- in the prompt, if the template begins the answer with an unclosed ``<think>``, or if a prompt
+  without marks of turns ends with one, or holds one on a line of its own;
 - else at the first ``<think>`` that is the first word of the turn or stands alone on its line;
 - else before the text, if the turn has a closing mark and no ``<think>`` before it.
 
@@ -305,8 +306,14 @@ class _Parser:
         head = self.text[turn.start : turn.own]
         if turn.start < turn.own and self._is_opening(turn.start, turn.own):
             return head.rfind(THINK) > head.rfind(END_THINK)
-        # Without marks of turns only the end of the prompt can be an opening.
-        return self.text[: turn.own].rstrip().endswith(THINK)
+        # Without marks of turns: the end of the prompt, or a line of its own in a prompt that holds
+        # the beginning of the thought as well.
+        head, known = self.text[: turn.own], self.known
+        if head.rstrip().endswith(THINK) or known is None:
+            return head.rstrip().endswith(THINK)
+        marks = self._found(THINK, 0, turn.own)
+        opened = [at for at, to in marks if self._quoting.is_alone(at, to, 0, turn.own)]
+        return bool(opened) and head.rfind(END_THINK) < opened[-1]
 
     def _is_opening(self, start: int, stop: int) -> bool:
         pattern = self.marks.opening

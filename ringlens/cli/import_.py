@@ -24,14 +24,16 @@ API_KEY = "RINGLENS_API_KEY"
 """Environment variable of the server's key; lists of processes would show an option."""
 
 
+MODEL = click.option(
+    "--model",
+    required=True,
+    help="What is served, or is to observe texts: ring-nano, a folder, its config.json, "
+    "or a hub id. Its configuration and tokenizer are read, never its weights.",
+)
+
 SOURCE = (
     click.argument("responses", nargs=-1, type=click.Path()),
-    click.option(
-        "--model",
-        required=True,
-        help="What is served: ring-nano, a folder, its config.json, "
-        "or a hub id. Its configuration and tokenizer are read, never its weights.",
-    ),
+    MODEL,
     store_option,
     click.option("--skip-bad", is_flag=True, help="List answers that cannot be imported, go on."),
     click.option("--server", help="Ask this server, e.g. http://localhost:8000."),
@@ -131,6 +133,31 @@ def openai(chat: bool, **options: Any) -> None:
       ringlens replay ring-nano runs/text --store runs/text
     """
     _import("openai-chat" if chat else "openai", prompt_start=None, **options)
+
+
+@import_.command("math-rollouts")
+@click.argument("folder")
+@MODEL
+@store_option
+@click.option("--resampled", is_flag=True, help="Also the rollouts of chunk_*/solutions.json.")
+def math_rollouts(folder: str, model: str, store: str, resampled: bool) -> None:
+    r"""Import texts and labels from a FOLDER in the layout of math-rollouts.
+
+    FOLDER is that of a problem (with base_solution.json), or holds such folders; `ringlens replay`
+    adds the routing of a model.
+
+    \b
+    Examples:
+      ringlens import math-rollouts rollouts/problem_330 --model ring-nano --store runs/anchors
+      ringlens replay ring-nano runs/anchors --store runs/observed
+    """
+    from ringlens.rollouts.importing import import_rollouts
+
+    with progress_bar("importing", stays=True) as bar:
+        import_rollouts(
+            folder, store, model=model, resampled=resampled, on_progress=bar.traces
+        ).close()
+    print_summary(store)
 
 
 def _import(kind: str, responses: tuple[str, ...], server: str | None, **options: Any) -> None:

@@ -26,7 +26,7 @@ from ringlens.observe.sampling import trace_seed
 from ringlens.observe.text import token_text
 from ringlens.observe.turns import markup
 from ringlens.plain import check_text
-from ringlens.problem import Grade, Problem, check_problem, check_prompt, from_row
+from ringlens.problem import GIVEN, Grade, Problem, check_problem, check_prompt, from_row
 from ringlens.prompts.completions import Completion, sample_numbers
 from ringlens.prompts.fields import ProblemIds
 from ringlens.prompts.kinds import KINDS
@@ -214,10 +214,16 @@ def stored_texts(store: Store) -> list[Task]:
 
 
 def _grade_left(row: Mapping[str, Any]) -> Grade | None:
-    """The stored grade of a trace whose problem lacks the fields, which no store keeps."""
+    """The stored grade of a trace that was graded elsewhere.
+
+    So is one whose problem lacks the fields, which no store keeps.
+    """
     try:
         check_problem(from_row(row), f"trace {row['trace_id']}")
+        given = row["task"] == GIVEN
     except ProblemError:
+        given = True
+    if given:
         flags = tuple(flag for flag in row["flags"] or () if flag == UNGRADED or flag in REASONS)
         return Grade(row["answer"], row["correct"], flags)
     return None

@@ -128,7 +128,7 @@ def trace_of(store: Store, steps: Steps) -> int:
     first = steps[0]["text"]
     query = "select trace_id, text from traces where contains(text, ?) order by trace_id"
     rows = store.sql(query, [first]).fetchall()
-    ids = [trace_id for trace_id, text in rows if _spans(text, steps) is not None]
+    ids = [trace_id for trace_id, text in rows if spans_of(text, steps) is not None]
     if len(ids) != 1:
         raise NotInStoreError(
             f"{len(ids)} traces of {store.address} hold these {len(steps)} steps, the first of "
@@ -140,9 +140,9 @@ def trace_of(store: Store, steps: Steps) -> int:
 def _rows(store: Store, trace_id: int, steps: Steps, source: str) -> list[dict[str, Any]]:
     trace = store.trace(trace_id)
     text, start_T = trace.text, np.asarray(trace.tokens()["start"])
-    spans = _spans(text, steps)
+    spans = spans_of(text, steps)
     if spans is None:
-        missing = next(i for i in range(len(steps)) if _spans(text, steps[: i + 1]) is None)
+        missing = next(i for i in range(len(steps)) if spans_of(text, steps[: i + 1]) is None)
         raise ConfigError(
             f"step {missing} of trace {trace_id}, {steps[missing]['text']!r:.60}, is not in the "
             "trace's text behind the step before it; the labels are of another text."
@@ -151,8 +151,8 @@ def _rows(store: Store, trace_id: int, steps: Steps, source: str) -> list[dict[s
     return [step | place for step, place in zip(steps, places, strict=True)]
 
 
-def _spans(text: str, steps: Steps) -> list[Step] | None:
-    """Where the steps are in a text; None if one is not there."""
+def spans_of(text: str, steps: Steps) -> list[Step] | None:
+    """Find where steps are in a text, one behind the other; None if one is not there."""
     begins, at = [], 0
     for step in steps:
         at = text.find(step["text"], at)

@@ -16,10 +16,11 @@ from ringlens.cli.options import names_in, run_option, trace_option
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["parquet", "jsonl", "safetensors", "bundle"]),
+    type=click.Choice(["parquet", "jsonl", "safetensors", "bundle", "math-rollouts"]),
     default="parquet",
     show_default=True,
-    help="A store of its own, a line a trace, a file of arrays a trace, or pages for a web server.",
+    help="A store of its own, a line a trace, a file of arrays a trace, pages for a web server, or "
+    "a folder of texts and labelled steps a problem.",
 )
 @click.option("--where", default="true", help="SQL condition on the table traces.")
 @run_option
@@ -44,6 +45,7 @@ def export(
       ringlens export runs/first --out first.jsonl --format jsonl --tables tokens
       ringlens export runs/first --out arrays --format safetensors --trace 3
       ringlens export runs/first --out site --format bundle --where correct
+      ringlens export runs/first --out rollouts --format math-rollouts --where "sample = 0"
     """
     from ringlens.store import Store
     from ringlens.store.maintain import export as exports
@@ -54,14 +56,18 @@ def export(
         "safetensors": exports.to_safetensors,
     }
     names = None if tables is None else names_in(tables)
-    if names is not None and form == "bundle":
-        raise click.UsageError("--tables cannot be combined with --format bundle: leave it out")
+    if names is not None and form in ("bundle", "math-rollouts"):
+        raise click.UsageError(f"--tables cannot be combined with --format {form}: leave it out")
     with Store(store) as opened, progress_bar("exporting") as bar:
         chosen = exports.select(opened, where, run_ids, trace_ids)
         if form == "bundle":
             from ringlens.app import bundle
 
             bundle.write(opened, chosen, Path(out), bar.rows)
+        elif form == "math-rollouts":
+            from ringlens.rollouts.exporting import to_rollouts
+
+            to_rollouts(opened, chosen, Path(out), bar.rows)
         else:
             writers[form](opened, chosen, Path(out), names, bar.rows)
     click.echo(f"{out}: {len(chosen)} traces")
