@@ -184,6 +184,12 @@ COMMANDS: tuple[Row, ...] = (
         "thought.md",
     ),
     Row(
+        "trajectory",
+        "Measure the paths of the thoughts in STORE, from step to step.",
+        "ringlens.cli.analysis.trajectory:trajectory",
+        "thought.md",
+    ),
+    Row(
         "verify",
         "Compare the routing of the same tokens in stores A and B, layer by layer.",
         "ringlens.cli.analysis.verify:verify",
