@@ -127,7 +127,8 @@ def _paths(store: Store, asked: Asked) -> tuple[pd.DataFrame, str]:
     attrs = frame.attrs
     return frame, (
         f"{plural(attrs['traces'], 'trace')}, by {attrs['kind']}; relative_speed and "
-        f"relative_net are 1 by chance; p = {attrs['p']:.2g} that steps are as far apart in random order"
+        f"relative_net are 1 by chance; p = {attrs['p']:.2g} that steps are as far "
+        "apart in random order"
     )
 
 
@@ -185,7 +186,8 @@ def _backtracks(store: Store, asked: Asked) -> tuple[pd.DataFrame, str]:
     attrs = frame.attrs
     return frame, (
         f"{attrs['backtracks']:,} backtracks in {plural(attrs['traces'], 'trace')}, "
-        f"{attrs['followed']:,} soon followed by another; {attrs['null']:.3g} by chance, p = {attrs['p']:.2g}"
+        f"{attrs['followed']:,} soon followed by another; {attrs['null']:.3g} by chance, "
+        f"p = {attrs['p']:.2g}"
     )
 
 
