@@ -1,4 +1,4 @@
-"""Draw the pictures of three guides: run their code, photograph each figure.
+"""Draw the pictures of four guides: run their code, photograph each figure.
 
 python docs/make_gallery.py
 """
@@ -19,7 +19,7 @@ sys.path.insert(0, str(DOCS.parent / "tests" / "support"))
 from browser import browser, page
 
 PARTS = re.compile(r"^```python\n(.*?)^```|^!\[.*?\]\((.*?)\)", re.DOTALL | re.MULTILINE)
-PAGES = ("gallery.md", "experts.md", "thought.md")
+PAGES = ("gallery.md", "experts.md", "thought.md", "mattered.md")
 WIDTH, HEIGHT = 860, 420
 
 DRAW = """async ([figure, width, height]) => {

@@ -74,6 +74,7 @@ REFERENCE = {
         "ringlens.analysis.importance.resampling",
         "ringlens.analysis.importance.importance",
         "ringlens.analysis.importance.agreement",
+        "ringlens.analysis.importance.published",
         "ringlens.analysis.differences.association",
         "ringlens.analysis.differences.contrast",
         "ringlens.analysis.differences.routing_shift",
@@ -103,6 +104,9 @@ REFERENCE = {
         "ringlens.plot.trajectory.map_figure",
         "ringlens.plot.trajectory.alignment_figure",
         "ringlens.plot.trajectory.ledger_figure",
+        "ringlens.plot.importance.belief_figure",
+        "ringlens.plot.importance.matrix_figure",
+        "ringlens.plot.importance.agreement_figure",
     ),
     "Acting on a model": (
         "ringlens.interventions.experts",
