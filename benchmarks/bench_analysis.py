@@ -84,6 +84,9 @@ SUMS_GOAL = 0.3
 LEAST = 16
 """Fewest traces of a store that is made."""
 
+MEMORY = "1GB"
+"""What queries may take of it; the rest is for what numpy and pandas hold."""
+
 MEMORY_GOAL = 2048
 """Peak of a process, MiB."""
 
@@ -158,7 +161,7 @@ class Measured:
 
 def measured(path: Path, name: str, rounds: int) -> Measured | str:
     """Run an analysis once and then some rounds; why it cannot, if it refuses."""
-    with Store(path) as store:
+    with Store(path, memory=MEMORY) as store:
         try:
             first, _ = timed(store, ANALYSES[name])
             times = [timed(store, ANALYSES[name]) for _ in range(rounds)]

@@ -5,7 +5,6 @@ Shape letters: L layers, T tokens, H heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from ringlens.config import known_only, refuse_unknown
 from ringlens.display import plural
 from ringlens.errors import NotInStoreError
-from ringlens.plot.figure import typed
+from ringlens.plot.figure import Figure, typed
+from ringlens.plot.forms.canvas import Canvas, Panel, title
 from ringlens.plot.palette import Palette
-from ringlens.plot.theme import colours_of, drawn, frame, titled
 from ringlens.store.schema.captured import PHASES
 from ringlens.store.schema.recorded_tables import HEADS
 
@@ -25,12 +24,8 @@ if TYPE_CHECKING:
 
     from ringlens.store import Trace
 
-_GAP_X = 0.13
-"""Part of the width between two maps."""
-
-_GAP_Y = 44
-_TOP, _BOTTOM = 92, 44
-"""Pixels between, above and below the maps."""
+_BETWEEN = 0.13
+"""Part of the width between two maps: their scales stand there."""
 
 
 @refuse_unknown
@@ -51,18 +46,17 @@ def heads(
             predicate was given; or no token is left.
     """
     known_only([phase], ("all", *PHASES), "phase")
-    theme, colours = colours_of(theme)
     layers, maps, tokens = _means(trace, phase, where)
-    inner = 2 * max(120, min(340, 16 * len(layers))) + _GAP_Y
-    title = _title(trace, phase, where, tokens, colours)
-    data, layout, names = [], frame(colours, title, inner + _TOP + _BOTTOM), []
+    high = max(120, min(340, 16 * len(layers)))
+    head, below = f"Attention heads of trace {trace.trace_id}", _below(trace, phase, where, tokens)
+    canvas = Canvas(theme, head, below, [high, high], 2, right=56, between=_BETWEEN)
     for index, column in enumerate(HEADS.values):
-        panel = _panel(index, inner)
-        data.append(_map(maps[column.name], layers, column.unit, panel, colours))
-        layout |= _axes(panel, layers, maps[column.name].shape[1], colours)
-        names.append(_name(f"{column.label.lower()}, {column.unit}", panel, colours))
-    layout["margin"] = {"l": 44, "r": 56, "t": _TOP, "b": _BOTTOM}
-    return drawn({"data": data, "layout": {**layout, "annotations": names}})
+        row, place = divmod(index, 2)
+        panel = canvas.panel(row, place)
+        canvas.add(panel, _map(maps[column.name], layers, column.unit, panel, canvas.colours))
+        canvas.axes(panel, *_axes(layers, maps[column.name].shape[1], lowest=row == 1))
+        canvas.name(panel, f"{column.label.lower()}, {column.unit}")
+    return canvas.figure()
 
 
 def _means(
@@ -93,33 +87,6 @@ def _means(
     return layers, means, int(kept_T.sum())
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One of four maps, two by two.
-
-    Attributes:
-        axes: What plotly's names of its axes end with.
-        x: Fractions of the width that it takes.
-        y: Fractions of the height.
-        lowest: Whether it stands in the lower row.
-    """
-
-    axes: str
-    x: tuple[float, float]
-    y: tuple[float, float]
-    lowest: bool
-
-
-def _panel(index: int, inner: int) -> Panel:
-    """A panel's place in a figure whose maps and gaps are ``inner`` pixels high."""
-    column, row = index % 2, index // 2
-    gap = _GAP_Y / inner
-    wide, high = (1 - _GAP_X) / 2, (1 - gap) / 2
-    left, bottom = column * (wide + _GAP_X), (1 - row) * (high + gap)
-    name = "" if index == 0 else str(index + 1)
-    return Panel(name, (left, left + wide), (bottom, bottom + high), row == 1)
-
-
 def _map(
     values_LH: NDArray, layers: list[int], unit: str, panel: Panel, colours: Palette
 ) -> dict[str, Any]:
@@ -134,8 +101,6 @@ def _map(
         # From 0, heads of much the same value would look alike.
         "zmin": 0.9 * low if low > high / 4 else 0.0,
         "zmax": high or 1.0,
-        "xaxis": f"x{panel.axes}",
-        "yaxis": f"y{panel.axes}",
         "colorscale": [[i / (len(steps) - 1), step] for i, step in enumerate(steps)],
         "hovertemplate": f"<b>L%{{y}} · H%{{x}}</b>  %{{z:.3f}} {unit}<extra></extra>",
         "colorbar": {
@@ -152,51 +117,25 @@ def _map(
     }
 
 
-def _axes(panel: Panel, layers: list[int], heads: int, colours: Palette) -> dict[str, Any]:
-    quiet = {
-        "showgrid": False,
-        "zeroline": False,
-        "ticks": "",
-        "tickfont": {"size": 10, "color": colours.text_3},
-    }
+def _axes(layers: list[int], heads: int, *, lowest: bool) -> tuple[Figure, Figure]:
+    """Axes of a map; heads are named below the lower row alone."""
     step = max(1, round(len(layers) / 10))
-    return {
-        f"xaxis{panel.axes}": {
-            **quiet,
-            "domain": panel.x,
-            "anchor": f"y{panel.axes}",
-            "range": [-0.5, heads - 0.5],
-            "dtick": 1 if heads <= 16 else 8,
-            "title": {"text": "head" if panel.lowest else "", "standoff": 4, "font": {"size": 11}},
-        },
-        f"yaxis{panel.axes}": {
-            **quiet,
-            "domain": panel.y,
-            "anchor": f"x{panel.axes}",
-            "range": [layers[-1] + 0.5, layers[0] - 0.5],
-            "tickvals": layers[::step],
-            "ticktext": [f"L{layer}" for layer in layers[::step]],
-        },
+    x = {
+        "showgrid": False,
+        "range": [-0.5, heads - 0.5],
+        "dtick": 1 if heads <= 16 else 8,
+        "title": title("head" if lowest else ""),
     }
-
-
-def _name(text: str, panel: Panel, colours: Palette) -> dict[str, Any]:
-    return {
-        "text": text,
-        "xref": "paper",
-        "x": panel.x[0],
-        "xanchor": "left",
-        "yref": "paper",
-        "y": panel.y[1],
-        "yanchor": "bottom",
-        "yshift": 3,
-        "showarrow": False,
-        "font": {"size": 11, "color": colours.text},
+    y = {
+        "showgrid": False,
+        "range": [layers[-1] + 0.5, layers[0] - 0.5],
+        "tickvals": layers[::step],
+        "ticktext": [f"L{layer}" for layer in layers[::step]],
     }
+    return x, y
 
 
-def _title(trace: Trace, phase: str, where: str | None, tokens: int, colours: Palette) -> str:
+def _below(trace: Trace, phase: str, where: str | None, tokens: int) -> str:
     phases = "prompt, think and answer pooled" if phase == "all" else phase
     chosen = "" if where is None else f" · where {where}"
-    below = f"mean over {plural(tokens, 'token')} · {phases}{chosen} · {trace.run['model']}"
-    return titled(f"Attention heads of trace {trace.trace_id}", below, colours)
+    return f"mean over {plural(tokens, 'token')} · {phases}{chosen} · {trace.run['model']}"

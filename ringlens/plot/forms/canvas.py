@@ -53,6 +53,7 @@ class Canvas:
         legend: Whether the names of lines stand above the panels.
         bottom: Pixels below the panels, beyond those of the axes.
         left: Pixels for the labels of the first column.
+        right: Pixels on the right of the last column.
         between: Part of the width between two columns.
     """
 
@@ -67,6 +68,7 @@ class Canvas:
         legend: bool = False,
         bottom: int = 0,
         left: int = 52,
+        right: int = 18,
         between: float = _BETWEEN,
     ) -> None:
         self.theme, self.colours = colours_of(theme)
@@ -76,7 +78,7 @@ class Canvas:
         self.layout = frame(
             self.colours, titled(head, below, self.colours), round(self.inner + top + low)
         )
-        self.layout["margin"] = {"l": left, "r": 18, "t": top, "b": low}
+        self.layout["margin"] = {"l": left, "r": right, "t": top, "b": low}
         self.layout["annotations"], self.layout["shapes"] = [], []
         if legend:
             self._legend(top)

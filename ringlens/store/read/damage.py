@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ringlens.errors import StoreError
 from ringlens.store.manifest.manifest import File
-from ringlens.store.read import intact
+from ringlens.store.read import intact, memory
 from ringlens.store.schema import views_usage
 from ringlens.store.storage.folder import Folder
 
@@ -55,6 +55,11 @@ def explain(
     if isinstance(error, duckdb.BinderException) and used:
         known = "; ".join(f"{name}: {', '.join(columns[name])}" for name in used)
         return StoreError(f"{reason}. The columns are: {known}")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return StoreError(
+            f"the query needs more memory than it may take ({reason}): open the store with more, "
+            f"as Store(path, memory='4GB') or {memory.VARIABLE}=4GB, or select less."
+        )
     if type(error) in _READ_ERRORS or _READ_WORDS.search(reason):
         named = [file for file in read if file.path in reason]
         if message := damage(folder, named or read):

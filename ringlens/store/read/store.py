@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from ringlens.store.manifest.manifest import File
 from ringlens.store.read import browse, intact, shown, whole_run
 from ringlens.store.read.damage import explain, tables_named
 from ringlens.store.read.foreign import ForeignTables
+from ringlens.store.read.memory import settings, spill_folder
 from ringlens.store.read.relation import Relation
 from ringlens.store.read.token_rows import RoutingRows, TokenRows
 from ringlens.store.read.trace import Trace
@@ -70,20 +72,28 @@ class Store(AbstractContextManager["Store"]):
         path: Folder or address of the store.
         verify: True to compare all files that are read, False to compare none, None to decide as
             described above or by the environment variable ``RINGLENS_VERIFY`` (1 or 0).
+        memory: Memory that queries may take, such as "1GB"; what does not fit is written to a
+            folder under TMPDIR meanwhile. None for what the environment variable
+            ``RINGLENS_MEMORY`` says, or else four fifths of the machine's.
 
     Attributes:
         folder: The store's folder.
         verify: The argument, or what the environment sets.
 
     Raises:
+        ConfigError: ``memory`` is no size.
         StoreError: There is no store, or this version cannot read it.
     """
 
     _open = False  # until it is opened, and after it is closed
 
     @refuse_unknown
-    def __init__(self, path: str | Path, *, verify: bool | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, verify: bool | None = None, memory: str | None = None
+    ) -> None:
         self.folder = folder_at(path)
+        self._spill = spill_folder()
+        bound = settings(memory, self._spill)
         self.verify = intact.wanted(verify)
         self._guard = intact.Guard(self.folder, self.verify)
         layout.read_marker(self.folder)
@@ -105,6 +115,7 @@ class Store(AbstractContextManager["Store"]):
                 "python_enable_replacements": "false",  # names are tables, not Python variables
                 "autoinstall_known_extensions": "false",  # reading a store needs no network
                 "parquet_metadata_cache": "true",  # committed files never change
+                **bound,
             }
         )
         self.folder.register_with(self._connection)
@@ -196,6 +207,7 @@ class Store(AbstractContextManager["Store"]):
         self._open = False
         self._manifest.close()
         self._connection.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
 
     @refuse_unknown
     def sql(self, query: str, params: Parameters | None = None) -> Relation:
