@@ -1,11 +1,11 @@
-"""What an intervention costs at Ring's real layer sizes, in an observed forward.
+"""What interventions and the record of expert outputs cost at Ring's real layer sizes.
 
 python benchmarks/bench_intervene.py --model ring-1t-slice --parts prefill decode
 python benchmarks/bench_intervene.py --cpu        # a tiny model on the CPU, to try the script
 
 Observed runs write routing and router logits to a store in a temporary folder. The goal is 1.05 of
-the observed run without an intervention ("/ own"). Each variant acts on every sparse layer of the
-slice, a share of layers that no experiment on a whole model has: it is the worst case.
+the observed run that neither intervenes nor records outputs ("/ own"). Each variant is at work in
+every sparse layer of the slice, a share of layers that few experiments on a whole model have.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,58 +32,68 @@ from ringlens.lens import Lens
 RECORD = ("routing", "router_logits")
 
 
-def variants_of(lens: Lens) -> dict[str, list[Intervention]]:
-    """Interventions by name; none first."""
+@dataclass(frozen=True)
+class Variant:
+    """Interventions of a run, and what is recorded beside the routing."""
+
+    acts: tuple[Intervention, ...] = ()
+    also: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> tuple[str, ...]:
+        """All that is recorded."""
+        return (*RECORD, *self.also)
+
+
+def variants_of(lens: Lens) -> dict[str, Variant]:
+    """Variants by name; the plain one first."""
     experts = lens.router.experts
     direction = np.random.default_rng(0).normal(size=lens.sizes.hidden_size)
     return {
-        "observed": [],
-        "ablate 2 experts": [rl.Ablate(None, (3, 7))],
-        "ablate 2 experts, in thoughts": [rl.Ablate(None, (3, 7), phase="think")],
-        "ablate a quarter": [rl.Ablate(None, range(0, experts, 4))],
-        "boost": [rl.Boost(None, 3, 0.2)],
-        "boost, swap and scale": [
-            rl.Boost(None, 3, 0.2),
-            rl.Swap(None, (1, 2)),
-            rl.Scale(None, 5, 0.5),
-        ],
-        "scale near a word": [rl.Scale(None, 5, 0.5, words="wait", reach=8)],
-        "ablate a head": [rl.AblateHead(None, 1)],
-        "steer": [rl.Steer(None, direction, by=0.01)],
+        "observed": Variant(),
+        "expert outputs": Variant(also=("expert_outputs",)),
+        "ablate 2 experts": Variant((rl.Ablate(None, (3, 7)),)),
+        "ablate 2 experts, in thoughts": Variant((rl.Ablate(None, (3, 7), phase="think"),)),
+        "ablate a quarter": Variant((rl.Ablate(None, range(0, experts, 4)),)),
+        "boost": Variant((rl.Boost(None, 3, 0.2),)),
+        "boost, swap and scale": Variant(
+            (rl.Boost(None, 3, 0.2), rl.Swap(None, (1, 2)), rl.Scale(None, 5, 0.5))
+        ),
+        "scale near a word": Variant((rl.Scale(None, 5, 0.5, words="wait", reach=8),)),
+        "ablate a head": Variant((rl.AblateHead(None, 1),)),
+        "steer": Variant((rl.Steer(None, direction, by=0.01),)),
     }
 
 
-def prefill(work: Prefill, acts: list[Intervention]) -> Timed:
-    """Replay the texts into a fresh store under interventions."""
+def prefill(work: Prefill, variant: Variant) -> Timed:
+    """Replay the texts into a fresh store."""
 
     def run(path: Path) -> rl.Store:
         return rl.replay(
-            work.lens, work.texts, path, batch_size=1, record=RECORD, interventions=acts
-        )
+            work.lens, work.texts, path, batch_size=1, record=variant.record,
+            interventions=variant.acts,
+        )  # fmt: skip
 
     return timed(work.lens.model, work.n, lambda: in_store(run, work.folder))
 
 
-def decode(work: Decode, acts: list[Intervention]) -> Timed:
-    """Capture into a fresh store under interventions."""
+def decode(work: Decode, variant: Variant) -> Timed:
+    """Capture into a fresh store."""
 
     def run(path: Path) -> rl.Store:
         return rl.capture(
-            work.lens, work.problems, path, batch_size=len(work.problems), record=RECORD,
-            max_new_tokens=work.new, interventions=acts,
+            work.lens, work.problems, path, batch_size=len(work.problems),
+            record=variant.record, max_new_tokens=work.new, interventions=variant.acts,
         )  # fmt: skip
 
     return timed(work.lens.model, work.new + 1, lambda: in_store(run, work.folder))
 
 
-def compared(
-    title: str, lens: Lens, run: Callable[[list[Intervention]], Timed], rounds: int
-) -> None:
+def compared(title: str, lens: Lens, run: Callable[[Variant], Timed], rounds: int) -> None:
     """Time all variants in turn."""
-    acts = variants_of(lens)
-    first = next(iter(acts))
-    variants = {name: lambda a=each: run(a) for name, each in acts.items()}
-    table(title, variants, dict.fromkeys(variants, first), rounds)
+    found = variants_of(lens)
+    variants = {name: lambda v=each: run(v) for name, each in found.items()}
+    table(title, variants, dict.fromkeys(variants, next(iter(found))), rounds)
 
 
 def main() -> None:
@@ -114,13 +125,13 @@ def main() -> None:
         work = Prefill(lens, tokens, options.texts, options.folder)
         compared(
             f"prefill of {options.texts} x {tokens} tokens",
-            lens, lambda acts, w=work: prefill(w, acts), options.rounds,
+            lens, lambda variant, w=work: prefill(w, variant), options.rounds,
         )  # fmt: skip
     for batch in options.batch if "decode" in options.parts else ():
         steps = Decode(lens, batch, options.new, options.folder)
         compared(
             f"decoding {options.new} tokens, batch {batch}",
-            lens, lambda acts, s=steps: decode(s, acts), options.rounds,
+            lens, lambda variant, s=steps: decode(s, variant), options.rounds,
         )  # fmt: skip
 
 
