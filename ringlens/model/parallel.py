@@ -80,6 +80,23 @@ def lives_here(module: nn.Module) -> bool:
     return type(module).__name__ != "PipelineIdentityLayer"
 
 
+def stage_layers(layers: int, stages: int) -> tuple[range, ...]:
+    """Tell which decoder layers each stage of a pipeline holds, as transformers shares them out.
+
+    What is left over goes to the first stages, one layer each; before transformers 5.24 all of it
+    went to the last. So the installed one is asked.
+
+    Args:
+        layers: Decoder layers of the model.
+        stages: Stages, at most as many.
+    """
+    from transformers.distributed.pipeline_parallel import PipelineStage
+
+    stage = object.__new__(PipelineStage)  # whose constructor takes processes that run
+    stage.pp_size = stages
+    return tuple(range(*stage.layer_range_for_rank(rank, layers)) for rank in range(stages))
+
+
 def control_group(timeout_s: float) -> dist.ProcessGroup | None:
     """Open a gloo group of all ranks for control messages; None in a single process.
 

@@ -20,6 +20,7 @@ from ringlens.model.parallel import (
     control_group,
     owned_layers,
     parallel_of,
+    stage_layers,
 )
 
 WORKER = SUPPORT / "parallel_worker.py"
@@ -172,7 +173,9 @@ def test_uneven_shares(tmp_path):
         for seen in ranks[layout]:
             assert (seen["logits"] - wanted["logits"]).abs().max() < 1e-5
             assert torch.equal(seen["tokens"], wanted["tokens"])
-    assert [seen["owned"] for seen in ranks["1,1,3"]] == [(0,), (1,), (2, 3)]
+    shares = [tuple(layers) for layers in stage_layers(4, 3)]  # what a plan counts with
+    assert [seen["owned"] for seen in ranks["1,1,3"]] == shares
+    assert [layer for share in shares for layer in share] == [0, 1, 2, 3]
 
 
 def test_a_pipeline_of_nf4_is_the_nf4_of_one_process(two, folder):

@@ -309,7 +309,7 @@ TORCHRUN = {
     "fp8 with little cache": ("ring-1t-fp8", "16x80GiB", 1, None, (16, 16, 1), True, "all GPUs"),
     "fp8 with a large cache": ("ring-1t-fp8", "16x80GiB", 4, None, (1, 1, 16), True, "42.9 GB"),
     "nf4": ("ring-1t", "8x141GB", 4, "nf4", (1, 1, 8), True, "do not combine"),
-    "bf16, uneven": ("ring-1t", "38x80GB", 4, None, (1, 1, 38), False, "The last has 6 layers"),
+    "bf16, uneven": ("ring-1t", "38x80GB", 4, None, (1, 1, 38), False, "They have 2 to 3 layers"),
     "bf16, even": ("ring-1t", "40x80GB", 4, None, (1, 1, 40), True, "one GPU works at a time"),
     "more ranks than kv heads": ("ring-1t", "32x80GiB", 1, None, (32, 32, 1), True, "all GPUs"),
 }

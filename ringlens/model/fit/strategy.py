@@ -27,7 +27,7 @@ from ringlens.model.fit.scenario import (
     layout_for,
 )
 from ringlens.model.fit.size import Size
-from ringlens.model.parallel import check_sizes
+from ringlens.model.parallel import check_sizes, stage_layers
 from ringlens.model.sizes import Sizes
 
 # What bitsandbytes' quantisers, and vLLM by default, take of a device.
@@ -225,10 +225,10 @@ def _turns(model: Sizes, strategy: Strategy) -> str:
     turns = f"The {p} stages take turns: one GPU works at a time."
     if layers % p == 0:
         return turns
-    last = layers - (p - 1) * (layers // p)
+    counts = [len(each) for each in stage_layers(layers, p)]
     return (
-        f"{turns} The last has {last} layers, the others {layers // p}; as many GPUs as divide "
-        f"{layers} would share them evenly."
+        f"{turns} They have {min(counts)} to {max(counts)} layers; as many GPUs as divide {layers} "
+        "would share them evenly."
     )
 
 
@@ -310,10 +310,12 @@ def _ranks(
 
 
 def _stages(s: Scenario, p: int) -> dict[str, Sequence[int]]:
-    """Assign units to stages: even shares of the layers, what is left over in the last."""
-    layers, last, units = s.model.layers, p - 1, s.units
+    """Assign units to stages."""
+    last, units = p - 1, s.units
     stages: dict[str, Sequence[int]] = {
-        f"{units.layers}{layer}": [min(layer // (layers // p), last)] for layer in range(layers)
+        f"{units.layers}{layer}": [stage]
+        for stage, layers in enumerate(stage_layers(s.model.layers, p))
+        for layer in layers
     }
     embeddings = [0, last] if s.model.tied else [0]
     return {
