@@ -29,7 +29,8 @@ from ringlens.data import corpus, tokenizer
 from ringlens.data.forward import Forward
 from ringlens.data.sampling import Sampler, Samples
 from ringlens.data.tasks.mix import KINDS, Kind, training_problem
-from ringlens.data.train import MasterWeights, asked, logits_of, save, to
+from ringlens.data.train import asked, float_copies, logits_of, save, to
+from ringlens.distil.optimizer import Copies
 from ringlens.model import BailingMoeV2ForCausalLM
 
 LOG_EVERY = 10
@@ -140,7 +141,7 @@ def reinforce(
     tok = corpus.COURSES[recipe.course].tokenizer()
     model = BailingMoeV2ForCausalLM.from_pretrained(recipe.init, dtype=torch.float32)
     model = model.to(device).train()
-    weights = MasterWeights(model, recipe.learning_rate, recipe.weight_decay)
+    weights = float_copies(model, recipe.learning_rate, recipe.weight_decay)
     forward = Forward(model, compiled=device == "cuda")
     size = recipe.problems * recipe.answers
     sampler = Sampler(forward, size, recipe.longest, tok.get_vocab_size(), recipe.temperature)
@@ -159,7 +160,7 @@ def reinforce(
         rate = recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup_steps)
         told = learn(forward, weights, recipe, samples, reward_B, rate * (1 - 0.9 * progress))
         if progress > 0.5:
-            average.add(weights.master)
+            average.add(weights.tensors)
         seen.append({**report(asked, samples, reward_B), **told})
         if step % LOG_EVERY == LOG_EVERY - 1 or progress >= 1:
             means = {key: mean_of([row[key] for row in seen]) for key in seen[0]}
@@ -202,7 +203,7 @@ class Average:
 
 def learn(
     forward: Forward,
-    weights: MasterWeights,
+    weights: Copies,
     recipe: Recipe,
     samples: Samples,
     reward_B: np.ndarray,

@@ -30,6 +30,7 @@ from transformers import GenerationConfig
 from ringlens.data import corpus, tokenizer
 from ringlens.data.forward import Forward, loads
 from ringlens.distil.balance import balance
+from ringlens.distil.optimizer import Copies, rate_at
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
 
 R = TypeVar("R")
@@ -105,43 +106,15 @@ def ring_nano(tok: Any) -> BailingMoeV2Config:
     )
 
 
-class MasterWeights:
-    """Float32 copies of a model's bfloat16 parameters, with AdamW on the copies.
+def float_copies(model: nn.Module, learning_rate: float, weight_decay: float) -> Copies:
+    """Turn a model's weights into bfloat16, with float32 copies that learn in their place.
 
     So every forward of training computes exactly what the shipped bfloat16 weights compute.
     """
-
-    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
-        self.live = list(model.parameters())
-        self.master = [parameter.detach().float() for parameter in self.live]
-        for copy, parameter in zip(self.master, self.live, strict=True):
-            copy.grad = torch.zeros_like(copy)
-            parameter.data = parameter.data.bfloat16()
-        matrices = [copy for copy in self.master if copy.dim() > 1]
-        vectors = [copy for copy in self.master if copy.dim() == 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=learning_rate,
-            betas=(0.9, 0.95),
-            fused=True,
-        )
-
-    @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Take one step with the gradients of the live parameters, and clear them."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        live: list[Tensor] = list(self.live)
-        grads: Any = [parameter.grad for parameter in live]
-        torch._foreach_copy_([copy.grad for copy in self.master if copy.grad is not None], grads)
-        nn.utils.clip_grad_norm_(self.master, 1.0)
-        self.optimizer.step()
-        torch._foreach_copy_(live, self.master)
-        for parameter in live:
-            parameter.grad = None
+    weights = Copies(list(model.parameters()), learning_rate, weight_decay, fused=True)
+    for parameter in weights.live:
+        parameter.data = parameter.data.bfloat16()
+    return weights
 
 
 class LoadBalancer:
@@ -157,12 +130,6 @@ class LoadBalancer:
     def step(self, load_LE: Tensor, size: float) -> None:
         """Move the biases by ``size``, given how many tokens chose each expert."""
         balance(self.biases, load_LE, size)
-
-
-def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
-    """Half a cosine to 0 over ``progress`` from 0 to 1, warmed up linearly over the first steps."""
-    warmth = min(1.0, (step + 1) / recipe.warmup_steps)
-    return recipe.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def logits_of(forward: Forward, batch: corpus.Batch, device: str) -> tuple[Tensor, Tensor]:
@@ -189,10 +156,8 @@ def train(
     else:
         model = BailingMoeV2ForCausalLM(config)
     model = model.to(device).train()
-    weights, balancer = (
-        MasterWeights(model, recipe.learning_rate, recipe.weight_decay),
-        LoadBalancer(model),
-    )
+    weights = float_copies(model, recipe.learning_rate, recipe.weight_decay)
+    balancer = LoadBalancer(model)
     forward = Forward(model, compiled=device == "cuda")
     rng = np.random.default_rng(recipe.seed)
     batches = (
@@ -211,7 +176,7 @@ def train(
         logits_PV, load_LE = logits_of(forward, batch, device)
         loss = F.cross_entropy(logits_PV, to(batch.targets_P, device))
         loss.backward()
-        weights.step(learning_rate(recipe, step, progress))
+        weights.step(rate_at(recipe.learning_rate, recipe.warmup_steps, step, progress))
         bias_step = recipe.bias_step * min(1.0, 3 * (1 - progress))
         balancer.step(load_LE, bias_step)
         tokens += int(batch.lengths_B.sum())

@@ -1,4 +1,4 @@
-"""A student while it learns: its live weights, their float32 copies, and its optimizer.
+"""A student while it learns.
 
 Shape letters: B texts, T tokens of the longest, N = B·T, P positions that are learnt at, D hidden
 size.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ringlens.distil.balance import Balancer
 from ringlens.distil.divergence import divergence
+from ringlens.distil.optimizer import Copies
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 class Learner:
     """A student, its teacher, and what turns their difference into a step.
-
-    The optimizer works on float32 copies, so that a step smaller than a bfloat16 digit is not lost.
-    Where the live weights are float32 already, they are the copies.
 
     Args:
         student: The student, whose weights are changed.
@@ -50,19 +48,7 @@ class Learner:
         student.model.requires_grad_(False)
         for parameter in chosen:
             parameter.requires_grad_(True)
-        self._live, self._copies = chosen, [each.detach().float() for each in chosen]
-        for copy in self._copies:
-            copy.grad = torch.zeros_like(copy)
-        matrices = [copy for copy in self._copies if copy.dim() > 1]
-        vectors = [copy for copy in self._copies if copy.dim() == 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": settings.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.95),
-        )
+        self._weights = Copies(chosen, settings.learning_rate, settings.weight_decay)
 
     def learn(self, batch: Batch, rate: float, bias_step: float) -> Tensor:
         """Take one step on a batch, shared out among the processes.
@@ -76,7 +62,7 @@ class Learner:
         loss, agreed, load_LE = self._measured(own)
         if loss.requires_grad:
             (loss / positions).backward()
-        self._step(rate)
+        self._weights.step(rate, self._sum)
         load_LE = self._sum(load_LE)
         self.balancer.move(load_LE, bias_step)
         peak = (load_LE.amax(dim=1) / load_LE.float().mean(dim=1)).mean()
@@ -98,21 +84,21 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """All that a step changes."""
         return {
-            "copies": self._copies,
+            "copies": self._weights.tensors,
             "biases": self.balancer.biases,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._weights.optimizer.state_dict(),
         }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
-        for copy, kept in zip(self._copies, state["copies"], strict=True):
+        for copy, kept in zip(self._weights.tensors, state["copies"], strict=True):
             copy.copy_(kept)
-        self._publish()
+        self._weights.publish()
         for bias_E, kept in zip(self.balancer.biases, state["biases"], strict=True):
             if bias_E is not None:
                 bias_E.copy_(kept)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._weights.optimizer.load_state_dict(state["optimizer"])
 
     def _measured(self, batch: Batch | None) -> tuple[Tensor, Tensor, Tensor]:
         """Summed loss and agreements of a batch [], and the load of each expert [L, E]."""
@@ -136,23 +122,6 @@ class Learner:
             self._settings.temperature,
         )
         return loss, agreed, self.balancer.loads(inside_BT.flatten())
-
-    @torch.no_grad()
-    def _step(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        for copy, live in zip(self._copies, self._live, strict=True):
-            gradient = torch.zeros_like(copy) if live.grad is None else live.grad.float()
-            copy.grad = self._sum(gradient)
-            live.grad = None
-        nn.utils.clip_grad_norm_(self._copies, 1.0)
-        self.optimizer.step()
-        self._publish()
-
-    def _publish(self) -> None:
-        """Give the live weights what the copies hold."""
-        for copy, live in zip(self._copies, self._live, strict=True):
-            live.data.copy_(copy)
 
     def _sum(self, tensor: Tensor) -> Tensor:
         """Sum over the processes."""

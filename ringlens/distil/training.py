@@ -17,6 +17,7 @@ from ringlens.config import known_only, refuse_unknown
 from ringlens.distil.checkpoint import write_checkpoint
 from ringlens.distil.curve import Distilled, Row
 from ringlens.distil.learner import Learner
+from ringlens.distil.optimizer import rate_at
 from ringlens.distil.progress import Progress
 from ringlens.distil.settings import Distillation
 from ringlens.distil.texts import Text, batches, digest, ordered, split, texts_of
@@ -124,7 +125,7 @@ def _train(
         if tokens >= settings.tokens:
             break
         share = tokens / settings.tokens
-        rate = _rate(settings, step, share)
+        rate = rate_at(settings.learning_rate, settings.warmup_steps, step, share)
         since.append(learner.learn(batch, rate, settings.bias_step * min(1.0, 3 * (1 - share))))
         step, tokens = step + 1, tokens + batch.tokens
         if step % settings.every == 0 or tokens >= settings.tokens:
@@ -142,12 +143,6 @@ def _train(
 def _say(row: Row, on_row: OnRow | None) -> None:
     if on_row is not None:
         on_row(row)
-
-
-def _rate(settings: Distillation, step: int, share: float) -> float:
-    """Half a cosine to 0 over the tokens, warmed up over the first steps."""
-    warmth = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    return settings.learning_rate * warmth * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def _check_finite(loss: float, step: int) -> None:

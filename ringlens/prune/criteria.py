@@ -19,6 +19,7 @@ from ringlens.errors import ConfigError, StoreError
 from ringlens.model.family import sizes_of
 from ringlens.model.loading import locate, read_config
 from ringlens.prune.plan import PruningPlan, kept_per_group
+from ringlens.prune.same_model import check_same_model
 
 if TYPE_CHECKING:
     from ringlens.model.sizes import Sizes
@@ -87,7 +88,22 @@ def pruning_plan(
     """
     known_only([criterion], CRITERIA, "criterion")
     kept_per_group(keep, sizes_of(read_config(locate(model))).router)  # before the store is read
-    return plan_of(model, store, expert_importance(store, where), criterion, keep, seed)
+    return plan_of(model, store, importance(model, store, where), criterion, keep, seed)
+
+
+def importance(model: str, store: Source, where: str | None) -> pd.DataFrame:
+    """Read the table of `expert_importance` that plans of a model are made of.
+
+    Returns:
+        The table; ``attrs["unknown"]`` names models that cannot be told to be this one.
+
+    Raises:
+        StoreError: The store is of another model, lacks layers, or cannot answer.
+    """
+    table = expert_importance(store, where)
+    sizes = sizes_of(read_config(locate(model)))
+    table.attrs["unknown"] = check_same_model(model, sizes, store, table)
+    return table
 
 
 def plan_of(
@@ -98,11 +114,10 @@ def plan_of(
     keep: str | float,
     seed: int = 0,
 ) -> PruningPlan:
-    """Plan as `pruning_plan`, from a table of `expert_importance` of the store."""
+    """Plan as `pruning_plan`, from a table of `importance`."""
     known_only([criterion], CRITERIA, "criterion")
     sizes = sizes_of(read_config(locate(model)))
     per_group = kept_per_group(keep, sizes.router)
-    _check_model(model, sizes, table)
     kind = CRITERIA[criterion]
     if criterion == "ablation":
         table = with_ablations(store, table)
@@ -129,6 +144,7 @@ def plan_of(
         tokens=table.attrs["tokens"],
         seed=seed if criterion == "random" else None,
         carried=_carried(table, kept),
+        unknown=table.attrs["unknown"],
     )
 
 
@@ -151,24 +167,6 @@ def with_ablations(store: Source, table: pd.DataFrame) -> pd.DataFrame:
             "ringlens ablate, or rank by another criterion."
         )
     return merged
-
-
-def _check_model(model: str, sizes: Sizes, table: pd.DataFrame) -> None:
-    """Refuse a store of another model, or one that lacks layers."""
-    layers = tuple(sorted(table["layer"].unique().tolist()))
-    experts = int(table["expert"].max()) + 1
-    if experts != sizes.router.experts or not set(layers) <= set(sizes.sparse_layers):
-        raise StoreError(
-            f"the store has routing of {experts} experts in layers {list(layers)}, and {model} has "
-            f"{sizes.router.experts} in layers {list(sizes.sparse_layers)}: it is of another "
-            "model. Capture with this one, or select its runs with where."
-        )
-    missing = sorted(set(sizes.sparse_layers) - set(layers))
-    if missing:
-        raise StoreError(
-            f"the selection has no routing of layers {missing[:8]} ({len(missing)} in all), which "
-            "a plan must rank too. Record routing without naming layers."
-        )
 
 
 def _scores(table: pd.DataFrame, kind: Criterion, seed: int, sizes: Sizes) -> Scores:

@@ -15,7 +15,7 @@ from ringlens.analysis.load.expert_importance import expert_importance
 from ringlens.analysis.load.usage import gini
 from ringlens.config import number, refuse_unknown
 from ringlens.errors import ConfigError
-from ringlens.prune.criteria import CRITERIA, plan_of
+from ringlens.prune.criteria import CRITERIA, importance, plan_of
 from ringlens.prune.evaluation import OnPlan, evaluate
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def pruning_curve(
         StoreError: The store cannot answer.
         ObservationError: The model cannot be masked.
     """
-    table = expert_importance(store, where)
+    table = importance(lens.name, store, where)
     shares = list(keep)
     plans = [
         plan_of(lens.name, store, table, criterion, share, seed)

@@ -45,10 +45,13 @@ class PruningPlan:
         carried: Share of the choices of those tokens that kept experts had, by layer.
         merged: For each dropped expert the kept one that it is merged into, and its share in the
             average, by layer; None where dropped experts are lost.
+        unknown: Names of models whose runs ranked the experts, and that could not be told to be
+            this one.
 
     Raises:
-        ConfigError: Layers or groups keep different numbers, an id is no expert's, an expert is
-            merged into one that does not stay, or the experts do not divide into the groups.
+        ConfigError: Layers or groups keep different numbers, an id is no expert's, a super expert
+            does not stay, an expert is merged into one that does not, or the experts do not divide
+            into the groups.
     """
 
     model: str
@@ -62,6 +65,7 @@ class PruningPlan:
     seed: int | None
     carried: Mapping[int, float]
     merged: Mapping[int, Mapping[int, tuple[int, float]]] | None = None
+    unknown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.experts, self.groups) < 1 or self.experts % self.groups:
@@ -69,6 +73,11 @@ class PruningPlan:
                 f"a pruning plan is about {self.experts} experts in {self.groups} groups, which "
                 "cannot be of equal size; write one with ringlens prune --save."
             )
+        self._check_kept()
+        self._check_named()
+        self._check_merged()
+
+    def _check_kept(self) -> None:
         size = self.experts // self.groups
         for layer, ids in self.kept.items():
             each = [sum(e // size == group for e in ids) for group in range(self.groups)]
@@ -80,9 +89,26 @@ class PruningPlan:
                     f"{self.experts - 1}."
                 )
 
+    def _check_named(self) -> None:
+        known = {"protected": self.protected, "carried": self.carried, "merged": self.merged}
+        for what, by_layer in known.items():
+            if strange := sorted(set(by_layer or {}) - set(self.kept)):
+                raise ConfigError(
+                    f"a pruning plan has layers {strange[:8]} in {what!r}, which it keeps no "
+                    f"experts of; its layers are {spans(self.layers)}."
+                )
+        for layer, ids in (self.protected or {}).items():
+            if gone := sorted(set(ids) - set(self.kept[layer])):
+                raise ConfigError(
+                    f"layer {layer} of a pruning plan protects experts {gone[:8]}, which are not "
+                    "among those that stay."
+                )
+
+    def _check_merged(self) -> None:
         for layer, joins in (self.merged or {}).items():
+            kept, dropped = self.kept[layer], self.dropped(layer)
             for expert, (to, share) in joins.items():
-                if expert in self.kept[layer] or to not in self.kept[layer] or not 0 <= share <= 1:
+                if expert not in dropped or to not in kept or not 0 <= share <= 1:
                     raise ConfigError(
                         f"layer {layer} of a pruning plan merges expert {expert} into {to} with a "
                         f"share of {share:g}; dropped experts merge into kept ones, from 0 to 1."
@@ -133,7 +159,8 @@ class PruningPlan:
             self._carrying(),
             self._protecting(),
             *self._merging(),
-            most=7,
+            *self._doubting(),
+            most=8,
         )
 
     def _carrying(self) -> str:
@@ -160,6 +187,12 @@ class PruningPlan:
         mean = sum(shares) / max(len(shares), 1)
         return [f"{joined} dropped experts merge into kept ones, with a mean share of {mean:.1%}"]
 
+    def _doubting(self) -> list[str]:
+        if not self.unknown:
+            return []
+        named = ", ".join(map(repr, self.unknown))
+        return [f"ranked by runs of {named}: whether that is this model cannot be told"]
+
     def to_json(self) -> str:
         """Write it as JSON, which `from_json` reads."""
         values = {
@@ -181,6 +214,7 @@ class PruningPlan:
                 str(layer): {str(expert): [*join] for expert, join in joins.items()}
                 for layer, joins in self.merged.items()
             },
+            "unknown": list(self.unknown),
         }
         return json.dumps(values, indent=1) + "\n"
 
@@ -212,6 +246,7 @@ class PruningPlan:
                 seed=None if values["seed"] is None else _whole(values["seed"]),
                 carried={int(k): float(v) for k, v in values["carried"].items()},
                 merged=_merges(values.get("merged")),
+                unknown=_names(values.get("unknown", [])),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, ConfigError):
@@ -324,6 +359,12 @@ def _merges(values: Any) -> dict[int, dict[int, tuple[int, float]]] | None:
         int(layer): {int(e): (_whole(to), float(share)) for e, (to, share) in joins.items()}
         for layer, joins in values.items()
     }
+
+
+def _names(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        raise ValueError(f"{values!r:.40} is no list of names")
+    return tuple(values)
 
 
 def _whole(value: object) -> int:

@@ -130,7 +130,7 @@ def test_learning_raises_the_probability_of_what_was_rewarded():
     (question,) = asked(1)
     rows = [written(question, " right"), written(question, " wrong")]
     samples = samples_of(rows, [len(question.ids)] * 2)
-    weights = train.MasterWeights(model, 1e-3, 0.0)
+    weights = train.float_copies(model, 1e-3, 0.0)
     forward = Forward(model, compiled=False)
 
     def logp():

@@ -14,20 +14,7 @@ from ringlens.errors import ConfigError, RinglensError
 from ringlens.prune import ablations, cliffs, concentration, evaluate, export, pruning_curve
 from ringlens.prune.evaluation import wilson
 
-PROBLEMS = rl.problems("countdown", n=4)
-
-
-@pytest.fixture(scope="module")
-def lens():
-    return rl.load("ring-nano")
-
-
-@pytest.fixture(scope="module")
-def store(lens, tmp_path_factory):
-    return rl.capture(
-        lens, PROBLEMS[2:], tmp_path_factory.mktemp("s") / "store", max_new_tokens=30,
-        record=("routing", "expert_outputs"),
-    )  # fmt: skip
+PROBLEMS = rl.problems("countdown", n=6)[4:]  # not those of the store
 
 
 def test_the_masked_model_is_the_exported_one(lens, tmp_path):

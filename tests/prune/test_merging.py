@@ -17,20 +17,7 @@ from ringlens.model.loading import load_model
 from ringlens.prune import PruningPlan, evaluate, export, pruning_plan, with_merging
 from ringlens.prune.merging import matched
 
-PROBLEMS = rl.problems("countdown", n=3)
-
-
-@pytest.fixture(scope="module")
-def lens():
-    return rl.load("ring-nano")
-
-
-@pytest.fixture(scope="module")
-def store(lens, tmp_path_factory):
-    return rl.capture(
-        lens, PROBLEMS[:2], tmp_path_factory.mktemp("s") / "store", max_new_tokens=40,
-        record=("routing", "expert_outputs"),
-    )  # fmt: skip
+PROBLEMS = rl.problems("countdown", n=5)[4:]  # not those of the store
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +119,7 @@ def test_a_merged_checkpoint_is_evaluated_beside_the_masked_model(lens, plan, tm
     export(plan, tmp_path / "merged")
     export(replace(plan, merged=None), tmp_path / "pruned")
     frame = evaluate(
-        lens, plan, PROBLEMS[2:], max_new_tokens=20,
+        lens, plan, PROBLEMS, max_new_tokens=20,
         checkpoints=[tmp_path / "pruned", tmp_path / "merged"],
     )  # fmt: skip
     assert frame["criterion"].tolist() == ["none", "reap", "reap", "reap + merge"]
@@ -141,7 +128,7 @@ def test_a_merged_checkpoint_is_evaluated_beside_the_masked_model(lens, plan, tm
     assert pruned["agreement"] == pytest.approx(masked["agreement"], abs=2e-3)
     assert merged["loss"] != pytest.approx(masked["loss"], rel=1e-3)
     with pytest.raises(ConfigError, match=r"has no pruning\.json"):
-        evaluate(lens, [], PROBLEMS[2:], checkpoints=[bundled("ring-nano")])
+        evaluate(lens, [], PROBLEMS, checkpoints=[bundled("ring-nano")])
 
 
 def test_a_plan_that_merges_into_what_goes_is_refused():

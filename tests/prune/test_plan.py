@@ -1,6 +1,7 @@
 """Plans of pruning: how many experts each group keeps, which ones, and the file of a plan."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,15 +20,6 @@ from ringlens.prune.plan import PruningPlan, fewest_per_group, kept_per_group, r
 
 RULE = router_rule(read_config(locate("ring-nano")))  # 4 of 32 experts, of 2 of 4 groups
 LARGE = replace(RULE, experts=256, experts_per_token=8, groups=8, groups_kept=4)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    lens = rl.load("ring-nano")
-    return rl.capture(
-        lens, rl.problems("countdown", n=4), tmp_path_factory.mktemp("s"), max_new_tokens=60,
-        record=("routing", "expert_outputs"),
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -177,6 +169,19 @@ def test_a_store_of_another_model_is_refused(store, tmp_path):
 
     with pytest.raises(StoreError, match="it is of another model"):
         pruning_plan(str(FOLDER), store, "reap", 0.5)
+    with pytest.raises(StoreError, match="'ring-nano': its routers have other selection biases"):
+        pruning_plan("ring-nano-v2", store, "reap", 0.5)  # of the same shape
+
+
+def test_a_model_is_told_by_its_biases_and_else_by_its_name(store, tmp_path):
+    named = pruning_plan("ring-nano", store, "frequency", 0.5)
+    same = pruning_plan(locate("ring-nano"), store, "frequency", 0.5)
+    assert (same.kept, same.unknown) == (named.kept, ())
+    shutil.copy(f"{locate('ring-nano')}/config.json", tmp_path)  # no weights to look into
+    unsure = pruning_plan(str(tmp_path), store, "frequency", 0.5)
+    assert unsure.unknown == ("ring-nano",)
+    assert "runs of 'ring-nano': whether that is this model cannot be told" in repr(unsure)
+    assert PruningPlan.from_json(unsure.to_json()) == unsure
 
 
 @pytest.mark.parametrize(
@@ -190,6 +195,12 @@ def test_a_store_of_another_model_is_refused(store, tmp_path):
         (lambda v: v | {"kept": [1]}, "no pruning plan"),
         (lambda v: v | {"experts": 0}, "0 experts in 4 groups"),
         (lambda v: v | {"groups": 5}, "32 experts in 5 groups"),
+        (lambda v: v | {"protected": {"1": [99]}}, r"protects experts \[99\]"),
+        (lambda v: v | {"protected": {"40": [1]}}, r"layers \[40\] in 'protected'"),
+        (lambda v: v | {"carried": {"9": 0.5}}, r"layers \[9\] in 'carried'"),
+        (lambda v: v | {"merged": {"8": {"1": [0, 0.5]}}}, r"layers \[8\] in 'merged'"),
+        (lambda v: v | {"merged": {"1": {"99": [0, 0.5]}}}, "merges expert 99"),
+        (lambda v: v | {"unknown": "ring"}, "no list of names"),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused(tmp_path, change, said):
