@@ -124,6 +124,35 @@ def test_a_generation_is_intervened_step_by_step(nano, token_ids):
     assert 0 < steps.changed < steps.tokens
 
 
+@pytest.mark.parametrize(
+    "acts",
+    [
+        [rl.Ablate(None, (3, 7, 9, 25), phase="think")],
+        [rl.Ablate(None, range(14), span=(20, 60)), rl.Scale(None, 3, 0.6, words="=", reach=4)],
+    ],
+)
+def test_a_generation_in_chunks_or_from_drafts_writes_the_same(nano, token_ids, acts):
+    inputs = torch.tensor([token_ids])
+
+    def written(*acts, **how):
+        with nano.intervene(*acts) as effect:
+            return nano.model.generate(inputs, max_new_tokens=40, do_sample=False, **how), effect
+
+    text, plain = written(*acts)
+    assert plain.repeated == 0 and "drafts" not in str(plain)
+    for how in (
+        {"prefill_chunk_size": 7},
+        {"prefill_chunk_size": 7, "prompt_lookup_num_tokens": 4},
+    ):
+        again, effect = written(*acts, **how)
+        assert torch.equal(again, text)
+        drafted = "prompt_lookup_num_tokens" in how
+        assert (effect.repeated > 0) == drafted == ("drafts" in str(effect))
+        if not drafted:
+            assert effect.changes == plain.changes and effect.displaced == plain.displaced
+    assert plain.changes[0].changed
+
+
 @pytest.mark.parametrize("layout", ["fused", "modules"])
 def test_both_layouts_compute_the_same(layout, ablated_logits):
     lens = tiny_lens.lens(layout)

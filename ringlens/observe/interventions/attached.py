@@ -21,7 +21,7 @@ from ringlens.interventions import Intervention
 from ringlens.interventions.experts import OnRouter
 from ringlens.observe.hooks import RECHOOSE, attach
 from ringlens.observe.instruments.tape import Tape
-from ringlens.observe.interventions.continued import Continued
+from ringlens.observe.interventions.continued import Continued, Repeated, cache_given
 from ringlens.observe.interventions.effect import Effect, Numbers
 from ringlens.observe.interventions.reader import Prompts, TextReader
 from ringlens.observe.interventions.resolve import point_of
@@ -210,7 +210,7 @@ class Attached:
         reads = any(place.reads_text for place in places)
         self.tape = Tape()
         self._reader = TextReader(loaded, places, self.tape) if reads else None
-        self._continued = Continued()
+        self._continued, self._repeated = Continued(), Repeated()
         count = len(rows) if by_row else None
         self._where = Whereabouts(self.interventions, self._rows, count, self._reader, self.tape)
         numbered = list(enumerate(self.interventions))
@@ -286,7 +286,10 @@ class Attached:
         repeats = self.tape.repeats
         if self._reader is not None and not repeats:
             self._continued.begin(kwargs)
-        self._where.begin(forward_of(args, kwargs, repeats))
+        forward = forward_of(args, kwargs, repeats)
+        if not repeats:  # a step that is repeated has no drafts
+            self._repeated.begin(cache_given(kwargs), forward)
+        self._where.begin(forward)
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         if not self.tape.repeats:
@@ -312,7 +315,7 @@ class Attached:
         for stream in self.streams:
             for number, acted, changed in zip(stream.numbers, *stream.counts, strict=True):
                 counts[number, stream.layer] = (acted, changed, 0, self._where.seen)
-        return Numbers(counts, displaced, gained, differ)
+        return Numbers(counts, displaced, gained, differ, self._repeated.tokens)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from transformers.cache_utils import Cache
 
+    from ringlens.observe.interventions.whereabouts import Forward
+
 
 class Continued:
     """Refuses a cache that is not the one of the forward before.
@@ -51,6 +53,29 @@ class Continued:
         if cache is None:
             cache = output.get(CACHE) if hasattr(output, "get") else None
         self._ran, self._last = True, None if cache is None else ref(cache)
+
+
+class Repeated:
+    """Counts the tokens that ran at positions of a cache where others had run before.
+
+    A cache is cropped where drafts turn out wrong, as those of a prompt lookup.
+
+    Attributes:
+        tokens: Their number.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._last: ReferenceType[Cache] | None = None
+        self._stop = 0
+
+    def begin(self, cache: Cache | None, forward: Forward) -> None:
+        """A forward begins, which continues a cache."""
+        if cache is None:
+            return
+        if self._last is not None and self._last() is cache:
+            self.tokens += forward.shape[0] * max(0, self._stop - forward.start)
+        self._last, self._stop = ref(cache), forward.start + forward.shape[1]
 
 
 def cache_given(kwargs: Mapping[str, Any]) -> Cache | None:

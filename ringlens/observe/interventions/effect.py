@@ -68,12 +68,14 @@ class Numbers:
         displaced: By layer and expert, as in `Effect`.
         gained: By layer and expert, as in `Effect`.
         differ: By layer, as in `Effect`.
+        repeated: As in `Effect`.
     """
 
     counts: Mapping[tuple[int, int], tuple[int, ...]]
     displaced: Mapping[tuple[int, int], int]
     gained: Mapping[tuple[int, int], int]
     differ: Mapping[int, int]
+    repeated: int
 
     def of(self, place: int) -> tuple[int, int, int, int]:
         """The counts of one intervention: sums over its layers, and the tokens that ran."""
@@ -85,12 +87,11 @@ class Numbers:
 
 def of_shards(parts: Sequence[Numbers]) -> Numbers:
     """The numbers of processes that run the same tokens, each with layers that it holds."""
-    return Numbers(
-        *(
-            {key: value for part in parts for key, value in getattr(part, name).items()}
-            for name in ("counts", "displaced", "gained", "differ")
-        )
+    tables = (
+        {key: value for part in parts for key, value in getattr(part, name).items()}
+        for name in ("counts", "displaced", "gained", "differ")
     )
+    return Numbers(*tables, repeated=max(part.repeated for part in parts))
 
 
 def of_shares(parts: Sequence[Numbers]) -> Numbers:
@@ -103,7 +104,7 @@ def of_shares(parts: Sequence[Numbers]) -> Numbers:
         sum((Counter(getattr(part, name)) for part in parts), Counter())
         for name in ("displaced", "gained", "differ")
     )
-    return Numbers(counts, *sums)
+    return Numbers(counts, *sums, repeated=sum(part.repeated for part in parts))
 
 
 class Effect:
@@ -154,6 +155,14 @@ class Effect:
         return self._numbers.differ
 
     @property
+    def repeated(self) -> int:
+        """Tokens that ran at positions of a cache where others had run before, padding counted.
+
+        A cache is cropped where drafts turn out wrong. The counts are of all that ran.
+        """
+        return self._numbers.repeated
+
+    @property
     def without_effect(self) -> tuple[Change, ...]:
         """Those that changed nothing."""
         return tuple(change for change in self.changes if not change.changed)
@@ -187,6 +196,11 @@ def _moved(numbers: Numbers) -> list[str]:
         if most:
             said = ", ".join(f"{layer}/{expert} at {n:,}" for (layer, expert), n in most)
             found.append(f"{word} (layer/expert, tokens): {said}{', …' * (len(counts) > 5)}")
+    if numbers.repeated:
+        found.append(
+            f"counted with drafts that were thrown away: at {numbers.repeated:,} places of the "
+            "text a token ran again"
+        )
     return found
 
 
