@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 import ringlens as rl
+from ringlens.analysis.statistics.share import wilson
 from ringlens.distil import Distillation, distil
 from ringlens.prune import export, pruning_plan
-from ringlens.prune.evaluation import wilson
 
 CAPTURE = {"batch_size": 32, "max_new_tokens": 320}
 

@@ -138,6 +138,7 @@ REFERENCE = {
         "ringlens.probes.router_geometry",
         "ringlens.probes.control_content",
         "ringlens.probes.expert_norms",
+        "ringlens.probes.ablated_answers",
         "ringlens.probes.ablation",
         "ringlens.probes.chain.runner",
         "ringlens.probes.chain.meter",

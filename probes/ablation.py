@@ -27,8 +27,10 @@ from ringlens.model.caching import CACHE
 from ringlens.model.parallel import parallel_of
 from ringlens.observe.interventions.attached import Attached
 from ringlens.observe.interventions.resolve import resolve_rows
+from ringlens.observe.pipeline.ranks import rank_role
 from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.session import one_thread_if_tiny
+from ringlens.probes.sharing import shared_out
 from ringlens.store import Store, StoreWriter
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ def ablate(
 
     An expert is kept from being chosen behind the prompt: its selection score is −∞, and the next
     best stands in. Results are committed trace by trace in the table ``probes``; what is there is
-    not measured again, so that an interrupted call goes on where it was.
+    not measured again, so that an interrupted call goes on where it was. Under torchrun or
+    ``accelerate launch`` the processes share the traces out.
 
     Args:
         lens: The model that wrote the traces.
@@ -92,21 +95,26 @@ def ablate(
         ObservationError: The model is divided over processes.
         StoreError: There are no such traces, or the store cannot be written.
     """
-    _check(lens, store)
-    asked = _experts(lens, layers, experts)
-    run_id, ids = _traces(store, traces)
-    rows = whole("batch_size", batch_size, 2)
-    with one_thread_if_tiny(lens), StoreWriter(store.address) as writer:
-        for number, trace_id in enumerate(ids, start=1):
-            known = _known(store, run_id, trace_id)
-            left = [each for each in asked if each not in known]
-            if left:
-                acts = [_without([each]) for each in left]
-                told = _measure(lens, store, trace_id, acts, rows)
-                found = known | dict(zip(left, told, strict=True))
-                writer.replace_rows(run_id, "probes", list(_rows(trace_id, found)))
+    check_measurable(lens, store)
+    asked = named_experts(lens, layers, experts)
+    run_id, ids = live_traces(store, traces)
+    batch = whole("batch_size", batch_size, 2)
+
+    def measured(trace_id: int) -> list[dict[str, object]]:
+        known = _known(store, run_id, trace_id)
+        left = [each for each in asked if each not in known]
+        told = _measure(lens, store, trace_id, [without([each]) for each in left], batch)
+        return list(_rows(trace_id, known | dict(zip(left, told, strict=True)))) if left else []
+
+    here = rank_role(lens)
+    with one_thread_if_tiny(lens), StoreWriter(store.address, here.everyone) as writer:
+        done = 0
+        for turn in shared_out(here, ids, measured):
+            if rows := [row for found in turn.values() for row in found]:
+                writer.replace_rows(run_id, "probes", rows)
+            done += len(turn)
             if on_progress is not None:
-                on_progress(number, len(ids))
+                on_progress(done, len(ids))
     with Store(store.address) as after:
         return effects(after, run_id)
 
@@ -200,19 +208,24 @@ def ablate_set(
         ObservationError: The model is divided over processes.
         StoreError: There are no such traces.
     """
-    _check(lens, store)
+    check_measurable(lens, store)
     named = [(layer, expert) for layer, expert in dict.fromkeys(experts)]
     for layer, expert in named:
-        _experts(lens, [layer], [expert])
-    run_id, ids = _traces(store, traces)
+        named_experts(lens, [layer], [expert])
+    run_id, ids = live_traces(store, traces)
     where = f"run_id = '{run_id}' and phase <> 'prompt'"
     count = expert_importance(store, where).set_index(["layer", "expert"])["n"]
     rng = np.random.default_rng(seed)
-    drawn = [_alike(named, count, rng) for _ in range(whole("random_sets", random_sets, 0))]
+    drawn = [alike(named, count, rng) for _ in range(whole("random_sets", random_sets, 0))]
     sets, rows = [tuple(named), *drawn], whole("batch_size", batch_size, 2)
+    acts = [without(each) for each in sets]
+
+    def measured(trace_id: int) -> list[Measured]:
+        return list(_measure(lens, store, trace_id, acts, rows))
+
     with one_thread_if_tiny(lens):
-        acts = [_without(each) for each in sets]
-        told = [list(_measure(lens, store, trace_id, acts, rows)) for trace_id in ids]
+        turns = list(shared_out(rank_role(lens), ids, measured))
+    told = [found for turn in turns for found in turn.values()]
     found = []
     for number, each in enumerate(sets):
         measured = pd.DataFrame(
@@ -227,10 +240,14 @@ def ablate_set(
     return frame
 
 
-def _alike(
+def alike(
     experts: Sequence[Expert], count: pd.Series, rng: np.random.Generator
 ) -> tuple[Expert, ...]:
-    """Other experts of the same layers with nearly the same counts."""
+    """Draw other experts of the same layers with nearly the same counts.
+
+    Raises:
+        ConfigError: A layer has too few others.
+    """
     taken, found = set(experts), []
     for layer, expert in experts:
         near = (count[layer] - count[layer, expert]).abs().sort_values(kind="stable")
@@ -244,25 +261,37 @@ def _alike(
     return tuple(found)
 
 
-def _without(experts: Iterable[Expert]) -> tuple[Ablate, ...]:
-    """Interventions that keep experts from being chosen."""
+def without(experts: Iterable[Expert]) -> tuple[Ablate, ...]:
+    """Keep experts from being chosen."""
     by_layer: dict[int, list[int]] = {}
     for layer, expert in experts:
         by_layer.setdefault(layer, []).append(expert)
     return tuple(Ablate(layer, ids) for layer, ids in by_layer.items())
 
 
-def _check(lens: LoadedModel, store: Store) -> None:
+def check_measurable(lens: LoadedModel, store: Store) -> None:
+    """Refuse a model that is divided over processes, or a store of another tokenizer.
+
+    Raises:
+        ObservationError: It is divided.
+        ConfigError: The store is of another model.
+    """
     if parallel_of(lens.model).world_size > 1:
         raise ObservationError(
-            "ablation runs in one process; load the model with device_map='auto', or sequentially."
+            "ablation takes a whole model in each process; load it with device_map='auto', or "
+            "sequentially, and start several processes to share the traces out."
         )
     check_same_tokenizer(lens, store)
 
 
-def _experts(
+def named_experts(
     lens: LoadedModel, layers: Iterable[int] | None, experts: Iterable[int] | None
 ) -> list[Expert]:
+    """List each of some experts of some layers; None for all.
+
+    Raises:
+        ConfigError: The model has no such layer or expert.
+    """
     sparse, count = lens.sizes.sparse_layers, lens.router.experts
     chosen = sparse if layers is None else tuple(dict.fromkeys(layers))
     ids = range(count) if experts is None else tuple(dict.fromkeys(experts))
@@ -275,8 +304,12 @@ def _experts(
     return [(layer, expert) for layer in chosen for expert in ids]
 
 
-def _traces(store: Store, traces: Iterable[int] | None) -> tuple[str, list[int]]:
-    """The run and its traces."""
+def live_traces(store: Store, traces: Iterable[int] | None) -> tuple[str, list[int]]:
+    """Find the run of live traces, and these; None for all of the newest run with routing.
+
+    Raises:
+        StoreError: There are none, or they are of several runs.
+    """
     asked = None if traces is None else [int(each) for each in traces]
     rows = store.sql(
         "select run_id, trace_id from traces join runs using (run_id) where mode = 'live' "

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ringlens.analysis.statistics.share import wilson
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError
 from ringlens.model.loaded import LoadedModel
 from ringlens.model.loading import load_model
+from ringlens.observe.pipeline.ranks import rank_role
 from ringlens.observe.session import capture, replay
 from ringlens.prune.checkpoint import pruning_of
 from ringlens.prune.masked import ablations
@@ -31,10 +33,9 @@ from ringlens.store import Store
 if TYPE_CHECKING:
     from ringlens.interventions import Intervention
     from ringlens.problem import Problem
+    from ringlens.store.write.peers import Peers
 
 RECORD = ("logprobs", "routing")
-NORMAL = 1.959964
-"""Quantile of a 95% interval."""
 
 OnPlan = Callable[[int, int], None]
 """Called with the models that were evaluated, and how many there are."""
@@ -109,7 +110,8 @@ def evaluate(
     """Evaluate plans on problems by masking what they drop, and checkpoints that are written.
 
     Nothing is drawn: tokens are the most likely ones. Choose problems that the plans were not made
-    of, or the smaller model is flattered.
+    of, or the smaller model is flattered. Under torchrun or ``accelerate launch`` on one machine
+    the processes share the problems out, and each returns the same table.
 
     Args:
         lens: The full model.
@@ -140,10 +142,10 @@ def evaluate(
         _check(lens, model.plan)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     rows = []
-    with TemporaryDirectory(prefix="ringlens-prune-") as home:
-        reference = capture(lens, problems, Path(home) / "full", record=RECORD, **settings)
+    with _shared_folder(rank_role(lens).everyone) as home:
+        reference = capture(lens, problems, home / "full", record=RECORD, **settings)
         for number, model in enumerate(models):
-            folder, tried = Path(home) / str(number), model.loaded(lens)
+            folder, tried = home / str(number), model.loaded(lens)
             acts = model.interventions
             again = replay(tried, reference, folder / "read", record=RECORD, interventions=acts)
             own = reference
@@ -158,6 +160,14 @@ def evaluate(
     frame = pd.DataFrame(rows)
     frame["loss_increase"] = frame["loss"] - frame["loss"][0]
     return frame
+
+
+@contextmanager
+def _shared_folder(everyone: Peers) -> Iterator[Path]:
+    """A folder for a while, the same for all processes of a run, which leave it together."""
+    with TemporaryDirectory(prefix="ringlens-prune-") as own:
+        yield Path(everyone.broadcast(own))
+        everyone.broadcast(everyone.gather(None))
 
 
 def _listed(plans: PruningPlan | Iterable[PruningPlan]) -> list[PruningPlan]:
@@ -248,13 +258,3 @@ def _choices(reference: Store, again: Store) -> Iterator[tuple[int, np.ndarray, 
                 first.routing(layer)["expert_ids"],
                 second.routing(layer)["expert_ids"],
             )
-
-
-def wilson(right: int, of: int) -> tuple[float, float]:
-    """Compute the 95% interval of a share (Wilson 1927); NaN of nothing."""
-    if not of:
-        return float("nan"), float("nan")
-    share, square = right / of, NORMAL**2
-    middle = (share + square / (2 * of)) / (1 + square / of)
-    half = NORMAL * sqrt(share * (1 - share) / of + square / (4 * of * of)) / (1 + square / of)
-    return max(middle - half, 0.0), min(middle + half, 1.0)

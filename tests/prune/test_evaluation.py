@@ -9,10 +9,10 @@ from golden_data import FOLDER
 from pruned import random_plan
 
 import ringlens as rl
+from ringlens.analysis.statistics.share import wilson
 from ringlens.cli.main import main
 from ringlens.errors import ConfigError, RinglensError
 from ringlens.prune import ablations, cliffs, concentration, evaluate, export, pruning_curve
-from ringlens.prune.evaluation import wilson
 
 PROBLEMS = rl.problems("countdown", n=6)[4:]  # not those of the store
 

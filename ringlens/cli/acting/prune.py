@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringlens.cli.analysis.frames import note, print_frame
-from ringlens.cli.console import harmless, progress_bar
+from ringlens.cli.console import harmless, progress_bar, speaks
 from ringlens.cli.options import BATCH_SIZE, loading_options, take_loading
 from ringlens.errors import ConfigError
 
@@ -89,13 +90,20 @@ def prune(model: str, store: str | None, **options: Any) -> None:
       ringlens prune ring-nano runs/outputs --keep 0.5 --evaluate 32
       ringlens prune ring-nano runs/outputs --keep 0.5 --merge --export models/merged --evaluate 32
       ringlens prune ring-nano runs/outputs --criterion all --curve 0.75,0.5,0.25 --evaluate 32
+      torchrun --nproc-per-node 2 -m -- ringlens.cli prune ring-nano --plan plan.json --evaluate 32
     """
     loading = take_loading(options)
     if options["curve"] is not None:
         _print_curve(model, store, loading, options)
         return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (options["save"] or options["folder"]):
+        raise ConfigError(
+            "--save and --export write in one process: do so first, and then evaluate in several "
+            "with --plan."
+        )
     plan = _plan(model, store, options)
-    click.echo(harmless(repr(plan)))
+    if speaks():
+        click.echo(harmless(repr(plan)))
     if (save := options["save"]) is not None:
         plan.save(save)
         click.echo(f"plan: {save}")
@@ -185,7 +193,8 @@ def _print_curve(
             **_asked(options, bar.models),
         )
     _print_rows(frame, len(problems))
-    print_frame(cliffs(frame), None, None)
+    if speaks():
+        print_frame(cliffs(frame), None, None)
 
 
 def _asked(options: dict[str, Any], on_plan: OnPlan) -> dict[str, Any]:
@@ -214,6 +223,8 @@ def _problems(store: Store | None, options: dict[str, Any]) -> list[Problem]:
 
 
 def _print_rows(frame: pd.DataFrame, problems: int) -> None:
+    if not speaks():
+        return
     note(
         f"on {problems} problems; loss in nats a token of what the full model wrote, agreement of "
         "choices among experts that stay, thought in tokens, low and high 95% of accuracy"

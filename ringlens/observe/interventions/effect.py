@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,11 +87,13 @@ class Numbers:
 
 def of_shards(parts: Sequence[Numbers]) -> Numbers:
     """The numbers of processes that run the same tokens, each with layers that it holds."""
-    tables = (
-        {key: value for part in parts for key, value in getattr(part, name).items()}
-        for name in ("counts", "displaced", "gained", "differ")
+    return Numbers(
+        dict(ChainMap(*(dict(part.counts) for part in parts))),
+        dict(ChainMap(*(dict(part.displaced) for part in parts))),
+        dict(ChainMap(*(dict(part.gained) for part in parts))),
+        dict(ChainMap(*(dict(part.differ) for part in parts))),
+        max(part.repeated for part in parts),
     )
-    return Numbers(*tables, repeated=max(part.repeated for part in parts))
 
 
 def of_shares(parts: Sequence[Numbers]) -> Numbers:
@@ -100,11 +102,13 @@ def of_shares(parts: Sequence[Numbers]) -> Numbers:
     for part in parts:
         for key, each in part.counts.items():
             counts[key] = tuple(map(sum, zip(each, counts.get(key, (0,) * 4), strict=True)))
-    sums = (
-        sum((Counter(getattr(part, name)) for part in parts), Counter())
-        for name in ("displaced", "gained", "differ")
+    return Numbers(
+        counts,
+        sum((Counter(part.displaced) for part in parts), Counter()),
+        sum((Counter(part.gained) for part in parts), Counter()),
+        sum((Counter(part.differ) for part in parts), Counter()),
+        sum(part.repeated for part in parts),
     )
-    return Numbers(counts, *sums, repeated=sum(part.repeated for part in parts))
 
 
 class Effect:
