@@ -103,8 +103,10 @@ def ablate(
     def measured(trace_id: int) -> list[dict[str, object]]:
         known = _known(store, run_id, trace_id)
         left = [each for each in asked if each not in known]
+        if not left:
+            return []
         told = _measure(lens, store, trace_id, [without([each]) for each in left], batch)
-        return list(_rows(trace_id, known | dict(zip(left, told, strict=True)))) if left else []
+        return list(_rows(trace_id, known | dict(zip(left, told, strict=True))))
 
     here = rank_role(lens)
     with one_thread_if_tiny(lens), StoreWriter(store.address, here.everyone) as writer:
