@@ -7,6 +7,7 @@ the SQL of the same numbers.
 
 from ringlens.analysis.differences.agreement import agreement
 from ringlens.analysis.differences.association import association
+from ringlens.analysis.differences.changed_experts import changed_experts
 from ringlens.analysis.differences.contrast import contrast
 from ringlens.analysis.differences.routing_shift import routing_shift, shift_along
 from ringlens.analysis.differences.saturation import Checkpoint, saturation
@@ -30,6 +31,7 @@ __all__ = [
     "agreement",
     "association",
     "bias_audit",
+    "changed_experts",
     "coactivation",
     "committees",
     "contrast",

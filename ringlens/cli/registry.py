@@ -64,6 +64,12 @@ COMMANDS: tuple[Row, ...] = (
         "recording.md",
     ),
     Row(
+        "changes",
+        "Compare two checkpoints, in stores BEFORE and AFTER, on the problems that both answered.",
+        "ringlens.cli.analysis.changes:changes",
+        "thought.md",
+    ),
+    Row(
         "chat",
         "Talk with MODEL over several turns, and record each while it thinks.",
         "ringlens.cli.ask.chat:chat",

@@ -4,6 +4,7 @@ For each function of `ringlens.analysis` there is one of the same name here, whi
 """
 
 from ringlens.plot.differences.agreement_figure import agreement
+from ringlens.plot.differences.changed_figure import changed_experts
 from ringlens.plot.differences.contrast_figure import association, contrast
 from ringlens.plot.differences.saturation_figure import saturation
 from ringlens.plot.differences.shift_figure import routing_shift, shift_along
@@ -26,6 +27,7 @@ __all__ = [
     "agreement",
     "association",
     "bias_audit",
+    "changed_experts",
     "coactivation",
     "committees",
     "contrast",

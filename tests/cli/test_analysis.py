@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from planted import planted
+from thoughts import Thought, write_thoughts
 
 from ringlens import analysis
 from ringlens.cli.main import main
@@ -53,6 +54,46 @@ def test_a_contrast_in_every_form(path, tmp_path):
             assert read[name].tolist() == pytest.approx(frame[name].tolist()), (form, name)
     assert "of 48 differ at q ≤ 0.05; 6 traces (0 left out)" in said.stderr
     assert "difference" in run(*args[:-2], "--top", "3").stdout
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Stores of two checkpoints, the second of which checks once more, by another expert."""
+    folder = tmp_path_factory.mktemp("c")
+    for name, more in (("before", 0), ("after", 1)):
+        thoughts = [
+            Thought(
+                [0] * 3 + [1] * more,
+                roles=["active_computation"] * 3 + ["self_checking"] * more,
+                problem=f"p{n}",
+            )
+            for n in range(6)
+        ]
+        write_thoughts(folder / name, thoughts, tokens=8)
+    return [str(folder / name) for name in ("before", "after")]
+
+
+def test_changes_of_experts_and_of_thoughts(checkpoints, tmp_path):
+    stores = [Store(path) for path in checkpoints]
+    named = [analysis.Checkpoint(*each) for each in zip(checkpoints, stores, strict=True)]
+    frame = analysis.changed_experts(*named, draws=20)
+    said = run("changes", *checkpoints, "--draws", "20", "--format", "json")
+    rows = json.loads(said.stdout)
+    assert [(row["layer"], row["expert"]) for row in rows] == [
+        (row.layer, row.expert) for row in frame.head(10).itertuples()
+    ]
+    assert [row["q_words"] for row in rows] == pytest.approx(frame["q_words"].head(10).tolist())
+    assert "6 problems (0 left out); the use of" in said.stderr and "is left" in said.stderr
+    shown = run("changes", *checkpoints, "--draws", "20", "--top", "3").stdout
+    assert "difference_words" in shown and "low_words" not in shown
+    told = run("changes", *checkpoints, "--of", "thoughts", "--top", "0", "--format", "json")
+    rows = {row["measure"]: row for row in json.loads(told.stdout)}
+    assert (rows["steps"]["before"], rows["steps"]["after"]) == (3, 4)
+    assert "steps 3 → 4" in told.stderr
+    for args in (("--of", "thoughts", "--replay", checkpoints[0]), ("--replay", checkpoints[0])):
+        assert "replay" in run("changes", *checkpoints, *args, code=1).output
+    for store in stores:
+        store.close()
 
 
 def test_verify_compares_two_stores(path):

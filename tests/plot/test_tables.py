@@ -89,6 +89,11 @@ def tables(store, other):
             [analysis.Checkpoint("early", other), analysis.Checkpoint("late", store)], draws=50
         ),
         "committees": COMMITTEES,
+        "changed_experts": analysis.changed_experts(
+            analysis.Checkpoint("early", store, "problem_id < 'countdown-3'"),
+            analysis.Checkpoint("late", other, "problem_id < 'countdown-3'"),
+            draws=50,
+        ),
     }
 
 
@@ -448,6 +453,29 @@ def test_saturation(tables):
     many = pd.concat([frame.assign(checkpoint=f"step {i}") for i in range(7)])
     with pytest.raises(ConfigError, match="7 checkpoints"):
         rl.plot.saturation(many)
+
+
+def test_changed_experts(tables):
+    frame = tables["changed_experts"]
+    figure = rl.plot.changed_experts(frame)
+    check_map(figure, 0, frame, "expert", frame.difference)
+    by_place = frame.sort_values(["layer", "expert"])
+    check_said(figure, 0, [by_place[c] for c in ("before", "after", "difference", "q")])
+    best, points = frame.head(10), of_type(figure, "scatter")[-2:]
+    for index, end in zip(points, ("", "_words"), strict=True):
+        np.testing.assert_allclose(array(figure, index, "x"), best[f"difference{end}"], rtol=1e-5)
+        bars = figure.to_plotly_json()["data"][index]["error_x"]
+        wanted = best[f"high{end}"] - best[f"difference{end}"]
+        np.testing.assert_allclose(numbers(bars["array"]), wanted, rtol=1e-4, atol=1e-9)
+        check_said(
+            figure, index, [best[c] for c in (f"difference{end}", f"q{end}", "layer", "expert")]
+        )
+    labels = [f"L{row.layer} · E{row.expert}" for row in best.itertuples()]
+    assert list(figure.layout.yaxis2.ticktext) == labels
+    assert "early to late" in figure.layout.title.text
+    third = frame.assign(difference_texts=0.1, q_texts=0.01, low_texts=0.05, high_texts=0.2)
+    names = [trace.name for trace in rl.plot.changed_experts(third).data if trace.name]
+    assert names == ["own thoughts", "equal tokens of a problem", "the same texts"]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -81,16 +81,16 @@ def _of_layers(
     _, stratum_N = np.unique(np.stack([u_N * paired, word_N]), axis=1, return_inverse=True)
     first_N = table["side"].to_numpy() == 0
     choices = Choices.read(store, tokens, layers, shape)
-    terms_of = _paired if paired else _unpaired
+    terms_of = paired_terms if paired else _unpaired
     found = []
     for place in range(len(layers)):
         ids_kR, there_N = choices.of(place)
-        strata = _Strata.of(u_N[there_N], stratum_N[there_N], first_N[there_N])
+        strata = Strata.of(u_N[there_N], stratum_N[there_N], first_N[there_N])
         found.append(terms_of(strata, ids_kR, len(traces), shape.experts))
     return found
 
 
-class _Strata(NamedTuple):
+class Strata(NamedTuple):
     """Tokens of a layer in strata.
 
     Attributes:
@@ -110,7 +110,7 @@ class _Strata(NamedTuple):
     @classmethod
     def of(
         cls, u_R: NDArray[np.int64], stratum_R: NDArray[np.int64], first_R: NDArray[np.bool_]
-    ) -> _Strata:
+    ) -> Strata:
         """Count the tokens of each stratum."""
         S = int(stratum_R.max(initial=-1)) + 1
         a_S, b_S = (np.bincount(stratum_R[of], minlength=S) for of in (first_R, ~first_R))
@@ -122,10 +122,21 @@ class _Strata(NamedTuple):
         return self.a_S * self.b_S / np.maximum(self.a_S + self.b_S, 1)
 
 
-def _paired(
-    strata: _Strata, ids_kR: NDArray[np.unsignedinteger], U: int, E: int
+def paired_terms(
+    strata: Strata, ids_kR: NDArray[np.unsignedinteger], U: int, E: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Terms where strata are of one trace each: those with tokens of both selections."""
+    """Sum what strata of one trace each tell of it.
+
+    Args:
+        strata: The tokens of a layer; strata with tokens of one selection only are left out.
+        ids_kR: Their chosen experts.
+        U: Number of traces.
+        E: Number of experts.
+
+    Returns:
+        Choices of the first selection beyond what the strata's common rates predict, [U, E], and
+        the weights N·M / (N + M) of the strata, [U].
+    """
     weight_S = strata.weight_S
     kept_R = weight_S[strata.stratum_R] > 0
     u_R, stratum_R = strata.u_R[kept_R], strata.stratum_R[kept_R]
@@ -141,7 +152,7 @@ def _paired(
 
 
 def _unpaired(
-    strata: _Strata, ids_kR: NDArray[np.unsignedinteger], U: int, E: int
+    strata: Strata, ids_kR: NDArray[np.unsignedinteger], U: int, E: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Terms where strata go across traces.
 

@@ -29,17 +29,17 @@ Statistic = Callable[[NDArray[np.float64], slice], NDArray[np.float64]]
 """From how often each trace was drawn, [B, U], and a slice of the quantities: [B, quantities]."""
 
 
-def enough_traces(traces: int, what: str) -> None:
-    """Refuse an interval or a p-value of what was seen in too few traces.
+def enough_traces(traces: int, what: str, unit: str = "trace") -> None:
+    """Refuse an interval or a p-value of what was seen in too few traces, or another unit.
 
     Raises:
         StoreError: There are fewer than `LEAST`.
     """
     if traces < LEAST:
         raise StoreError(
-            f"{what} comes from {traces} trace{'s' * (traces != 1)}; how much it varies from trace "
-            f"to trace cannot be said of fewer than {LEAST}. Capture more, or leave the interval "
-            "out."
+            f"{what} comes from {traces} {unit}{'s' * (traces != 1)}; how much it varies from "
+            f"{unit} to {unit} cannot be said of fewer than {LEAST}. Capture more, or leave the "
+            "interval out."
         )
 
 

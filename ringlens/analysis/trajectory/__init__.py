@@ -3,6 +3,7 @@
 from ringlens.analysis.trajectory.alignment import alignment
 from ringlens.analysis.trajectory.backtracks import backtrack_bursts
 from ringlens.analysis.trajectory.candidates import stated_answers
+from ringlens.analysis.trajectory.changed_measures import changed_measures
 from ringlens.analysis.trajectory.confidence import confidence_windows
 from ringlens.analysis.trajectory.fork_tokens import fork_tokens
 from ringlens.analysis.trajectory.geometry import path_geometry, step_geometry
@@ -16,6 +17,7 @@ __all__ = [
     "Signatures",
     "alignment",
     "backtrack_bursts",
+    "changed_measures",
     "confidence_windows",
     "correct_against_wrong",
     "fork_tokens",
