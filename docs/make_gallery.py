@@ -1,4 +1,4 @@
-"""Draw the pictures of four guides: run their code, photograph each figure.
+"""Draw the pictures of the guides: run their code, photograph each figure.
 
 python docs/make_gallery.py
 """

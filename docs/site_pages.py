@@ -76,6 +76,7 @@ REFERENCE = {
         "ringlens.analysis.importance.agreement",
         "ringlens.analysis.importance.published",
         "ringlens.analysis.trajectory.changed_measures",
+        "ringlens.analysis.importance.receiver_heads",
         "ringlens.analysis.differences.association",
         "ringlens.analysis.differences.contrast",
         "ringlens.analysis.differences.routing_shift",
@@ -110,6 +111,7 @@ REFERENCE = {
         "ringlens.plot.importance.belief_figure",
         "ringlens.plot.importance.matrix_figure",
         "ringlens.plot.importance.agreement_figure",
+        "ringlens.plot.importance.receiver_figure",
     ),
     "Acting on a model": (
         "ringlens.interventions.experts",

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
 
 Row = Mapping[str, object]
-"""A row of ``probes``, without ``probe``, ``run_id`` and ``trace_id``."""
+"""A row of ``probes``, without ``probe``, ``run_id`` and ``trace_id``.
+
+One of another table that experiments write names it as ``table``.
+"""
 
 
 @dataclass(frozen=True)

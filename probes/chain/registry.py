@@ -26,12 +26,14 @@ class Entry:
         probe: Module and name of its class.
         table: Module and name of the function that reads its results: of a store, and a run
             if only its are wanted, a frame. Its ``attrs["said"]`` says in a sentence what is in it.
+        tables: Tables beside `probes` that it writes.
     """
 
     name: str
     summary: str
     probe: str
     table: str
+    tables: tuple[str, ...] = ()
 
     def kind(self) -> Callable[..., Probe]:
         """Import its class."""
@@ -56,6 +58,13 @@ PROBES: tuple[Entry, ...] = (
         "In which layer what a token foretells is settled, along a thought.",
         "ringlens.probes.logit_lens:LogitLens",
         "ringlens.analysis.importance.settling:settling",
+    ),
+    Entry(
+        "receivers",
+        "Which heads look back at single steps, beside chance and recency.",
+        "ringlens.probes.heads.receivers:Receivers",
+        "ringlens.analysis.importance.receiver_heads:receiver_heads",
+        ("head_steps",),
     ),
     Entry(
         "resampling",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -166,10 +167,20 @@ class _Work:
 
     def _commit(self, writer: StoreWriter, subject: Subject) -> None:
         """Measure one trace and store what was found, or nothing of it."""
-        place = {"probe": self.entry.name, "trace_id": subject.thought.trace_id}
-        found = [{**place, **row} for row in self.probe.measure(subject)]
-        said = {**place, "key": SETTINGS, "json": self.facts}
-        writer.replace_rows(subject.thought.run_id, "probes", [said, *found])
+        own = {"trace_id": subject.thought.trace_id}
+        place = {"probe": self.entry.name, **own}
+        found: list[dict[str, object]] = [{**place, "key": SETTINGS, "json": self.facts}]
+        others: dict[str, list[dict[str, object]]] = defaultdict(list)
+        for row in self.probe.measure(subject):
+            rest = {name: value for name, value in row.items() if name != "table"}
+            if "table" in row:
+                others[str(row["table"])].append(own | rest)
+            else:
+                found.append(place | rest)
+        for table in self.entry.tables:
+            writer.replace_rows(subject.thought.run_id, table, others[table], [own])
+        # Last, as they say that the trace is done.
+        writer.replace_rows(subject.thought.run_id, "probes", found)
 
 
 def _made(chosen: Entry, settings: dict[str, object]) -> Probe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import MISSING, Field, fields
 from inspect import cleandoc
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
@@ -30,13 +30,16 @@ def summary_of(kind: Any) -> str:
 
 def _option(field: Field[Any], annotation: Any, said: str) -> click.Option:
     name = "--" + field.name.replace("_", "-")
-    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    several = get_origin(annotation) is tuple
+    none = (type(None), ...)
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind not in none]
     default = None if field.default is MISSING else field.default
     names = [f"{name}/--no-{name[2:]}"] if kinds == [bool] else [name]
     return click.Option(
         [*names, field.name],
         type=kinds[0],
         default=default,
+        multiple=several,
         show_default=default is not None,
         help=said,
     )

@@ -1,0 +1,1 @@
+"""Heads over the steps of a thought."""
