@@ -7,7 +7,11 @@ problem at a time. With ``--weights`` the weights of `cues.py` are printed as th
 
 ``python benchmarks/role_rules.py --generator`` takes thoughts that ring-nano's generator tells
 about held-out problems, whose roles are known, and tries the rules as they are shipped. No weight
-was adjusted to any of its thoughts. Cues were written with thoughts of other seeds in view.
+was adjusted to any of its thoughts. Cues were written with thoughts of other seeds in view. Then
+stretches of these thoughts are told again, and the loops that are found are counted.
+
+``python benchmarks/role_rules.py --store STORE`` takes what ring-nano itself wrote, cut and
+labelled in a store. What a sentence was meant to do is known if it fits a phrase of the generator.
 """
 
 import argparse
@@ -25,9 +29,11 @@ from sklearn.metrics import cohen_kappa_score, f1_score, precision_recall_fscore
 sys.path.insert(0, str(Path(__file__).parent))
 from role_weights import adjusted, labelled, listed
 
-from ringlens.analysis.roles import label
+from ringlens.analysis.roles import Label, label
 from ringlens.analysis.steps import segment
-from ringlens.data.tasks import mix
+from ringlens.analysis.trajectory.loops import content_of, repeats, state_of
+from ringlens.data.tasks import mix, reading
+from ringlens.store import Store
 
 SEED, THOUGHTS = "final", 200
 """Seed of the thoughts that nobody has looked at, and how many there are of each kind."""
@@ -126,18 +132,84 @@ def scored(pairs):
     return kappa, *scores["is_backtrack"]
 
 
+def planted(rng, task, texts, *, reword):
+    """A thought that comes again to a stretch of steps; which of its steps were there before."""
+    length, turns = rng.randint(2, 4), rng.randint(1, 3)
+    gap = rng.randint(1, 3) if turns == 1 and rng.random() < 0.5 else 0
+    start = rng.randrange(1, len(texts) - length - gap)
+    at = start + length + gap
+    again = texts[start : start + length] * turns
+    if reword:
+        again = [reading.reworded(rng, task, text) or text for text in again]
+    else:
+        again = [rng.choice((str.upper, str.strip, "  {}".format))(text) for text in again]
+    return [*texts[:at], *again, *texts[at:]], set(range(at, at + len(again)))
+
+
+def of_loops(seed, count):
+    """Print which loops are found: by words and by content, retouched and told in other words."""
+    thoughts = [
+        (kind.task, [trace.text_of(step) for step in trace.steps[:-1]])
+        for kind, trace in told(seed, count)
+    ]
+    thoughts = [(task, texts) for task, texts in thoughts if len(texts) >= 10]
+    print(f"loops planted in {len(thoughts):,} thoughts, by their steps:")
+    found = {}
+    for state in (state_of, content_of):
+        bare = sum(len(repeats(list(map(state, texts)), 2)) for _, texts in thoughts)
+        print(f"  {state.__name__}: {bare:,} loops where nothing is planted")
+        for reword in (False, True):
+            precision, recall = _loop_scores(thoughts, state, seed, reword=reword)
+            how = "in other words" if reword else "in the same words"
+            print(f"    told again {how}: precision {precision:.3f}, recall {recall:.3f}")
+            found[state.__name__, reword] = precision, recall
+    return found
+
+
+def _loop_scores(thoughts, state, seed, *, reword):
+    rng = random.Random(f"loops {seed}")
+    both = seen = there = 0
+    for task, texts in thoughts:
+        steps, again = planted(rng, task, texts, reword=reword)
+        runs = repeats(list(map(state, steps)), 2)
+        found = {place for run in runs for place in range(run.start, run.start + run.length)}
+        both, seen, there = both + len(found & again), seen + len(found), there + len(again)
+    return both / max(seen, 1), both / there
+
+
+def of_store(address):
+    """Print how the labels of a store agree with what the sentences were meant to do."""
+    with Store(address) as store:
+        rows = store.sql(
+            """select task, steps.text, role, is_backtrack, is_hypothesis
+            from steps join traces using (trace_id)
+            join tokens on tokens.trace_id = steps.trace_id and tokens.pos = steps.token_start
+            where tokens.phase = 'think' and starts_with(label_source, 'rules-')"""
+        ).fetchall()
+    read = [(reading.read(task, text), Label(*found)) for task, text, *found in rows]
+    pairs = [(meant, found) for meant, found in read if meant is not None]
+    print(f"{address}: {len(pairs):,} of {len(rows):,} steps of thoughts fit one phrase:")
+    for text in [row[1] for row, (meant, _) in zip(rows, read, strict=True) if meant is None][:5]:
+        print(f"  not one: {text.strip()!r:.100}")
+    return scored(pairs)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", help="Published labels.")
     parser.add_argument("--weights", action="store_true", help="Print weights adjusted to all.")
     parser.add_argument("--generator", action="store_true", help="Try thoughts of the generator.")
+    parser.add_argument("--store", help="Try what ring-nano wrote.")
     parser.add_argument("--seed", default=SEED, help="Seed of these.")
     parser.add_argument("--n", type=int, default=THOUGHTS, help="Thoughts of each kind.")
     options = parser.parse_args()
-    if not options.folder and not options.generator:
-        parser.error("give a folder of published labels, or --generator")
+    if not (options.folder or options.generator or options.store):
+        parser.error("give a folder of published labels, --generator, or --store")
     if options.generator:
         of_generator(options.seed, options.n)
+        of_loops(options.seed, options.n)
+    if options.store:
+        of_store(options.store)
     if options.folder:
         of_labels(options.folder, weights=options.weights)
 

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 Role = Literal[
     "problem_setup",
@@ -64,6 +64,18 @@ class Step:
     has_error: bool = False
 
 
+class Phrases(NamedTuple):
+    """The phrase of a step, with braces, and the ones that say the same.
+
+    Attributes:
+        chosen: The phrase.
+        among: All of them.
+    """
+
+    chosen: str
+    among: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Trace:
     """A problem and one way of thinking about it.
@@ -78,6 +90,8 @@ class Trace:
         steps: The steps of the completion, in order.
         unlearnt: Spans of the completion, in characters, that are context only: mistakes that a
             model learns to mend, and not to make.
+        phrases: What each step was said by: its phrase, and all that it was drawn from; none of
+            the answer.
     """
 
     task: str
@@ -88,6 +102,7 @@ class Trace:
     correct: bool
     steps: tuple[Step, ...]
     unlearnt: tuple[tuple[int, int], ...] = ()
+    phrases: tuple[Phrases, ...] = ()
 
     def text_of(self, step: Step) -> str:
         """The words of a step, without the marks and white space around them."""
@@ -115,6 +130,7 @@ class _Said:
     role: Role
     parent: int
     flags: dict[str, bool]
+    phrases: Phrases | None = None
     unlearnt: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -161,10 +177,12 @@ class Story:
         Returns:
             The index of the step.
         """
-        phrase = phrases if isinstance(phrases, str) else self.rng.choice(tuple(phrases))
+        among = (phrases,) if isinstance(phrases, str) else tuple(phrases)
+        phrase = phrases if isinstance(phrases, str) else self.rng.choice(among)
         tentative = hypothesis or phrase.startswith(TENTATIVE)
         flags = {"is_backtrack": backtrack, "is_hypothesis": tentative, "has_error": error}
-        said = _Said("", role, self.last if parent is None else parent, flags)
+        goes_on_from = self.last if parent is None else parent
+        said = _Said("", role, goes_on_from, flags, Phrases(phrase, among))
         for at, part in enumerate(_UNLEARNT.split(phrase.format(**values))):
             if at % 2:
                 said.unlearnt.append((len(said.text), len(said.text) + len(part)))
@@ -205,7 +223,15 @@ class Story:
             on_path = index in path
             steps.append(Step(start, len(text), each.role, each.parent, on_path, **each.flags))
         return Trace(
-            task, prompt, dict(fields), text, answer, correct, tuple(steps), tuple(unlearnt)
+            task,
+            prompt,
+            dict(fields),
+            text,
+            answer,
+            correct,
+            tuple(steps),
+            tuple(unlearnt),
+            tuple(each.phrases for each in self._said if each.phrases is not None),
         )
 
 

@@ -117,6 +117,13 @@ def test_rules_agree_with_the_roles_that_the_generator_meant():
     assert min(precision, recall) >= 0.98
 
 
+def test_loops_that_are_planted_are_found():
+    found = runpy.run_path(str(SCRIPT))["of_loops"]("tests", 12)
+    assert min(found["state_of", False]) >= 0.98
+    assert min(found["content_of", True]) >= 0.9
+    assert found["state_of", True][1] < found["content_of", True][1]
+
+
 def test_what_a_step_says_again_is_told_from_what_it_finds():
     thought = ["47 * 30 = 1,410.", "47 * 6 = 282.", "1,410 + 282 = 1,692."] * 2
     steps = [

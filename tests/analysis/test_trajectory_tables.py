@@ -17,7 +17,7 @@ from ringlens.analysis.trajectory import (
 )
 from ringlens.analysis.trajectory.backtracks import burstiness
 from ringlens.analysis.trajectory.confidence import window_means
-from ringlens.analysis.trajectory.loops import repeats, state_of
+from ringlens.analysis.trajectory.loops import content_of, repeats, state_of
 from ringlens.errors import ConfigError, StoreError
 
 ROUND = [f"Step {n}: go to {n % 3}. " for n in range(3)]
@@ -216,3 +216,10 @@ def test_hard_problems_do_not_pass_for_wrong_thinking():
 def test_what_cannot_be_answered_is_refused(store, call, message):
     with pytest.raises((ConfigError, StoreError), match=message):
         call(store)
+
+
+def test_the_content_of_a_step_is_what_it_handles_in_whatever_words():
+    assert content_of("Let me try 4 * 6 = 24, leaving 24.") == content_of("I get 4 * 6 = 24, so 24")
+    assert content_of("Go to C: A-B-C.") == content_of("maybe C, a step: A-B-C")
+    assert content_of("Go to C: A-B-C.") != content_of("Go to C: A-D-C.")
+    assert content_of("Hmm, I doubt it.") == state_of("Hmm, I doubt it.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import re
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 DRAWS = 50
 """Random orders of each trace's steps."""
+
+# Names are single letters; "I" before a word, and the article, are none.
+_CONTENT = re.compile(
+    r"\d+(?:[.,]\d+)*|[-+*/×÷^=<>]|(?<![A-Za-z'])(?!(?:I|i|A|a) [A-Za-z]{2})[A-Za-z](?![A-Za-z'])"
+)
 
 
 class Loop(NamedTuple):
@@ -38,19 +44,22 @@ def loops(
     where: str | None = None,
     *,
     least: int = 2,
+    state: Callable[[str], str] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Find stretches of steps that repeat earlier steps of their trace.
 
     The state of a step is its text, without differences of case, spaces and marks; numbers count.
-    A loop is a longest run of steps each of which is in the state of the step so many before it.
+    By `content_of` it is what the step handles, in whatever words. A loop is a longest run of steps
+    each of which is in the state of the step so many before it.
 
     Args:
         store: The store, cut into steps.
         where: Which tokens, a predicate over `token_context`; thoughts only where it names no
             phase.
         least: Fewest steps in a row that come again.
+        state: Gives the state of a step from its text; `state_of` by default.
         draws: Random orders of each trace's steps, for the null; 0 for none.
         seed: Seed of these.
 
@@ -71,7 +80,7 @@ def loops(
     least = whole("least", least, 1)
     selection = of_thoughts(store, where)
     steps = steps_of(store, selection)
-    steps["state"] = steps["text"].map(state_of)
+    steps["state"] = steps["text"].map(state or state_of)
     rows, paths = [], []
     for _, own in steps.groupby("trace_id", sort=True):
         path = pd.factorize(own["state"])[0].tolist()
@@ -124,6 +133,14 @@ def repeats(path: Sequence[Hashable], least: int = 1) -> list[Loop]:
 def state_of(text: str) -> str:
     """A step's text without differences of case, spaces and marks at its ends."""
     return " ".join(text.split()).strip(" .,;:!?*-–—…").casefold()
+
+
+def content_of(text: str) -> str:
+    """Numbers, signs and names of a step in order, in whatever words; its text if there are none.
+
+    So "Let me try 4 * 6 = 24" and "Next is 4 * 6 = 24" are one state. Names are single letters.
+    """
+    return " ".join(_CONTENT.findall(text)).casefold() or state_of(text)
 
 
 def _row(own: pd.DataFrame, loop: Loop) -> dict[str, object]:
