@@ -1,7 +1,8 @@
 """Photograph the pages of the dashboard for the README, with the store of `ringlens demo`.
 
-``python docs/make_images.py [STORE]`` writes docs/images/{trace,routing,sql,store}.png; without
-a store it makes one.
+``python docs/make_images.py [STORE]`` writes docs/images/{trace,routing,expert,compare,sql,store}.png
+(all, or those named after the store); without a store it makes one, and asks trace 2 for its
+beliefs.
 """
 
 import subprocess
@@ -33,12 +34,26 @@ def trace_page(tab, address):
     tab.goto(f"{address}/trace/2?tok=62")
     tab.locator("#trace-app[data-ready=true]").wait_for()
     tab.locator(".layer-facts").wait_for()
+    tab.locator("canvas.belief-track").wait_for()
+    tab.locator("canvas.change-track").wait_for()
 
 
 def routing_page(tab, address):
     """The usage of experts."""
     tab.goto(f"{address}/routing?L=4&E=26")
     tab.locator(".js-plotly-plot .heatmaplayer image").first.wait_for()
+
+
+def expert_page(tab, address):
+    """The card of an expert."""
+    tab.goto(f"{address}/expert/4/26")
+    tab.locator("#expert-app[data-ready=true]").wait_for()
+
+
+def compare_page(tab, address):
+    """Thought against answer."""
+    tab.goto(f"{address}/compare?L=4&E=26")
+    tab.locator("#compare-app[data-ready=true]").wait_for()
 
 
 def sql_page(tab, address):
@@ -49,7 +64,14 @@ def sql_page(tab, address):
     tab.locator("#sql-chart .scatterlayer .trace").first.wait_for()
 
 
-PAGES = {"store": store_page, "trace": trace_page, "routing": routing_page, "sql": sql_page}
+PAGES = {
+    "store": store_page,
+    "trace": trace_page,
+    "routing": routing_page,
+    "expert": expert_page,
+    "compare": compare_page,
+    "sql": sql_page,
+}
 
 
 def main():
@@ -59,8 +81,12 @@ def main():
         if len(sys.argv) == 1:
             demo = ["-m", "ringlens.cli", "demo", "--store", store, "--no-serve"]
             subprocess.run([sys.executable, *demo], check=True)
+            belief = ["-m", "ringlens.cli", "probe", "belief", "ring-nano", store, "--trace", "2"]
+            subprocess.run([sys.executable, *belief], check=True)
         with served(store) as address, browser() as chrome:
             for name, visit in PAGES.items():
+                if sys.argv[2:] and name not in sys.argv[2:]:
+                    continue
                 with page(chrome, **LOOK) as (tab, complaints):
                     visit(tab, address)
                     tab.wait_for_load_state("networkidle")

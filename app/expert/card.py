@@ -167,6 +167,7 @@ def label(asked: Asked) -> Row:
         "recall": None if score is None else score.recall,
         "contexts": found.contexts,
         "traces": list(found.traces),
+        "split": found.split,
         "reason": found.reason,
         "made": asked.made("label"),
     }

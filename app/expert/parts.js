@@ -133,7 +133,10 @@ function labelPart(label, boot) {
   ])) {
     add(facts, add(el("div", "fact"), el("span", "dim", name), el("b", "", numberOr(value, 2))));
   }
-  const half = `Chosen on ${plural(label.traces[0], "trace")}; scored on ${plural(label.contexts, "context")} of ${plural(label.traces[1], "other")}, half of which chose it.`;
+  const others = label.split === "problem" ? "of other problems, " : "";
+  const half =
+    `Chosen on ${plural(label.traces[0], "trace")}; scored on ${plural(label.contexts, "context")} ` +
+    `of ${label.traces[1]} others, ${others}half of which chose it.`;
   const scale = "A label that fits everything has an F1 of 0.67.";
   const note = label.f1 === null ? `Not scored: ${label.reason}.` : `${half} ${scale}`;
   return part(

@@ -86,6 +86,8 @@ export interface Label {
   recall: Number;
   contexts: number;
   traces: [number, number];
+  /** What lies in one half as a whole: "problem" or "trace". */
+  split: string;
   reason: string;
   made: Made;
 }

@@ -1,5 +1,6 @@
 // The routing of the focused token: its experts on every layer, and one layer in detail.
 
+import { behindButton } from "../shared/behind.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
@@ -8,6 +9,8 @@ import { number, percent } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
 import { NO_EXPERT } from "./constants.js";
 
+/** @import { Behind } from "../shared/behind.js" */
+/** @import { Cell } from "../shared/csv.js" */
 /** @import { Boot, RoutingBlock, View } from "./types.js" */
 
 /** @typedef {{expert: number, weight: number, share: number, affinity: number, bias: boolean}} Choice */
@@ -83,7 +86,12 @@ function choicesAt(block, s, pos, k) {
 export function drawRouting(box, block, pos, view) {
   const { boot } = view;
   const order = boot.has_weights ? "heaviest first" : "in no order";
-  add(box, add(el("h3", "", "Experts by layer"), el("span", "dim", `${order} · hue: group`)));
+  const head = add(
+    el("h3", "with-behind", "Experts by layer"),
+    el("span", "dim", `${order} · hue: group`),
+    behindButton("Experts by layer", () => behindOf(records, pos, boot)),
+  );
+  add(box, head);
   const records = block.layers.map((_, s) => choicesAt(block, s, pos, boot.k));
   if (!records.length || records[0].chosen[0].expert === NO_EXPERT) {
     const said =
@@ -101,6 +109,39 @@ export function drawRouting(box, block, pos, view) {
   }
   const record = records.find((each) => each.layer === view.layer);
   if (record) add(box, ...layerParts(record, boot));
+}
+
+/**
+ * What is behind the choices of a token.
+ * @param {Choices[]} records
+ * @param {number} pos
+ * @param {Boot} boot
+ * @returns {Behind}
+ */
+function behindOf(records, pos, boot) {
+  /** @param {string} text */
+  const here = (text) => text.replaceAll("$pos", String(pos));
+  const { sql, python } = boot.made.token;
+  /** @type {(record: Choices) => Cell[][]} */
+  const rows = ({ layer, chosen, shutOut, margin }) => [
+    ...chosen.map(({ expert, weight, affinity, bias }) => [
+      ...[layer, expert, weight, affinity],
+      ...[bias ? "by bias" : "by affinity", margin],
+    ]),
+    ...shutOut.map((expert) => [layer, expert, null, null, "shut out by its group", margin]),
+  ];
+  return {
+    title: `Experts of token #${pos}`,
+    name: `trace-${boot.trace_id}-token-${pos}`,
+    about:
+      "The experts that each layer chose, why, and those that the group limit shut out. Weights " +
+      "are made of affinities; the margin is the lead of the last chosen one.",
+    columns: ["layer", "expert", "weight", "affinity", "cause", "margin"],
+    rows: () => records.flatMap(rows),
+    made: { sql: here(sql || ""), python: here(python) },
+    draw: null,
+    size: [0, 0],
+  };
 }
 
 /** What the marks in the table of layers mean. */

@@ -25,6 +25,13 @@ def nothing(number: int, phase_T: np.ndarray, token_T: np.ndarray) -> float:
     return 0.0
 
 
+def liked_in_thought(number: int, phase_T: np.ndarray, token_T: np.ndarray) -> np.ndarray:
+    """Thoughts like expert 5."""
+    logits_STE = np.zeros((len(LAYERS), len(phase_T), RUN.experts))
+    logits_STE[:, phase_T == "think", 5] = 3
+    return logits_STE
+
+
 def planted(
     path: Path,
     effect: Effect = nothing,

@@ -19,7 +19,8 @@ app/test_browser_sql.py app/test_browser_ways.py app/test_browser_access.py app/
 app/test_pages.py
 app/test_imported.py app/test_not_recorded.py app/test_sql.py app/test_following.py
 app/test_access.py app/test_bundle.py app/test_browser_heads.py app/test_browser_thought.py
-app/test_browser_expert.py app/test_thought.py app/test_expert.py
+app/test_browser_expert.py app/test_thought.py app/test_expert.py app/test_browser_compare.py
+app/test_compare.py
 """
 
 _MANY_SIZES = """
