@@ -1,6 +1,6 @@
 """Photograph the pages of the dashboard for the README, with the store of `ringlens demo`.
 
-``python docs/make_images.py [STORE]`` writes docs/images/{trace,routing,expert,compare,sql,store}.png
+``python docs/make_images.py [STORE]`` writes a picture of each page to docs/images
 (all, or those named after the store); without a store it makes one, and asks trace 2 for its
 beliefs.
 """
