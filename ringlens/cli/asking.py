@@ -22,10 +22,14 @@ ASKING: tuple[Callable[[Command], Command], ...] = (
     click.option(
         "--problems",
         help="Bundled task (countdown, if nothing else is asked); a file of prompts (.txt, .jsonl, "
-        ".json, .csv, .tsv, .parquet); or - for standard input.",
+        ".json, .csv, .tsv, .parquet); - for standard input; or hub:ID for a set of the hub.",
     ),
     click.option("--n", type=int, help="How many of these problems; all if left out."),
-    click.option("--column", help="Column of a CSV or Parquet file that holds the prompts."),
+    click.option("--split", help="Split of a bundled task, or of a set of the hub."),
+    click.option("--column", help="Column of a table (CSV, Parquet, hub) that holds the prompts."),
+    click.option("--answer", help="Column of a table that holds the expected answers."),
+    click.option("--answer-after", help="What an answer stands behind in its cell, as ####."),
+    click.option("--task", help="Verifier of a table's answers, as math-verify; text if left out."),
     click.option("--whole", is_flag=True, help="Take a file of text as one prompt."),
     click.option("--prompt", "prompts", multiple=True, help="A prompt; may be given again."),
     click.option(
@@ -46,6 +50,10 @@ class Asked:
     whole: bool
     prompts: tuple[str, ...]
     messages: str | None
+    split: str | None = None
+    answer: str | None = None
+    answer_after: str | None = None
+    task: str | None = None
 
 
 def asking_options(command: Command) -> Command:
@@ -73,7 +81,16 @@ def read_asked(asked: Asked) -> list[Problem]:
     import ringlens as rl
 
     source = _source("countdown" if asked.problems is None else asked.problems)
-    return rl.problems(source, n=asked.n, column=asked.column, whole=asked.whole)
+    return rl.problems(
+        source,
+        n=asked.n,
+        split=asked.split,
+        column=asked.column,
+        answer=asked.answer,
+        answer_after=asked.answer_after,
+        task=asked.task or "",
+        whole=asked.whole,
+    )
 
 
 def _refuse_conflicts(asked: Asked) -> None:
@@ -88,8 +105,10 @@ def _refuse_conflicts(asked: Asked) -> None:
             f"{' and '.join(given)} each say what is asked; give one of them, and put several "
             "prompts into one file."
         )
-    of_sets = {"--n": asked.n is not None, "--column": asked.column is not None,
-               "--whole": asked.whole}  # fmt: skip
+    of_sets = {
+        f"--{name.replace('_', '-')}": getattr(asked, name) not in (None, False)
+        for name in ("n", "split", "column", "answer", "answer_after", "task", "whole")
+    }
     for name, is_given in of_sets.items():
         if is_given and given and given != ["--problems"]:
             raise ConfigError(f"{name} belongs to --problems, and not to {given[0]}; leave it out.")

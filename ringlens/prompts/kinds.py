@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, BinaryIO
 
 from ringlens.errors import ProblemError
+from ringlens.prompts.columns import Columns
 from ringlens.prompts.fields import Row
 from ringlens.prompts.stream import Bounded, lines_of, text_of
 from ringlens.prompts.tables import MAGIC, csv_rows, parquet_rows
@@ -21,12 +22,17 @@ class How:
     """How a file is to be read.
 
     Attributes:
-        column: Column of a table that holds the prompts; None: "prompt".
+        columns: Columns of a table.
         whole: Whether a text is one prompt, and not one a line.
     """
 
-    column: str | None = None
+    columns: Columns = field(default_factory=Columns)
     whole: bool = False
+
+    @property
+    def of_table(self) -> bool:
+        """Whether it names anything that only a table has."""
+        return self.columns != Columns()
 
 
 Read = Callable[[BinaryIO, str, How], Iterator[Row]]
@@ -47,14 +53,17 @@ def rows_of(stream: BinaryIO, name: str, suffix: str, how: How) -> Iterator[Row]
     """
     suffix = suffix.lower()
     kind = next((kind for kind, (suffixes, _) in KINDS.items() if suffix in suffixes), None)
-    if how.whole and how.column is not None:
+    if how.whole and how.of_table:
         raise ProblemError(
             "column= belongs to tables (CSV, Parquet) and whole= to text; give one of them."
         )
-    for given, wanted in ((how.whole, ("text",)), (how.column, TABLES)):
-        if given not in (None, False) and kind not in (None, *wanted):
-            word = "whole= belongs to text" if given is True else "column= belongs to tables"
-            raise ProblemError(f"{name} is {kind}, but {word}; leave it out.")
+    says = {
+        "whole=": (how.whole, "text", ("text",)),
+        how.columns.first_given: (how.of_table, "tables", TABLES),
+    }
+    for word, (given, wanted, kinds) in says.items():
+        if given and kind not in (None, *kinds):
+            raise ProblemError(f"{name} is {kind}, but {word} belongs to {wanted}; leave it out.")
     read = KINDS[kind][1] if kind is not None else _guessed
     return read(stream, name, how)
 
@@ -64,9 +73,9 @@ def _guessed(stream: BinaryIO, name: str, how: How) -> Iterator[Row]:
     begin = stream.read(len(MAGIC))
     bounded = io.BufferedReader(Bounded(stream, name, begin))
     if begin == MAGIC:
-        return parquet_rows(bounded, name, how.column)
-    if how.column is not None:
-        return csv_rows(bounded, name, how.column)
+        return parquet_rows(bounded, name, how.columns)
+    if how.of_table:
+        return csv_rows(bounded, name, how.columns)
     return _whole(bounded, name, how) if how.whole else _lines_or_objects(bounded, name)
 
 
@@ -151,15 +160,15 @@ def _item(given: Any, place: str) -> dict[str, Any]:
 
 
 def _csv(stream: BinaryIO, name: str, how: How) -> Iterator[Row]:
-    return csv_rows(stream, name, how.column)
+    return csv_rows(stream, name, how.columns)
 
 
 def _tsv(stream: BinaryIO, name: str, how: How) -> Iterator[Row]:
-    return csv_rows(stream, name, how.column, delimiter="\t")
+    return csv_rows(stream, name, how.columns, delimiter="\t")
 
 
 def _parquet(stream: BinaryIO, name: str, how: How) -> Iterator[Row]:
-    return parquet_rows(stream, name, how.column)
+    return parquet_rows(stream, name, how.columns)
 
 
 TABLES = ("CSV", "tab-separated", "Parquet")

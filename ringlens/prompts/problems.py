@@ -8,14 +8,16 @@ from itertools import islice
 from os import PathLike, fspath
 from os.path import exists
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ringlens.config import refuse_unknown
 from ringlens.config import whole as whole_number
 from ringlens.data import countdown, path
 from ringlens.errors import ProblemError
 from ringlens.problem import FROM_PROMPT, Problem
+from ringlens.prompts.columns import Columns
 from ringlens.prompts.fields import Row, problems_of
+from ringlens.prompts.hub import PREFIX, hub_rows
 from ringlens.prompts.kinds import How, chat_of, rows_of
 from ringlens.prompts.stream import LARGEST, opened, text_of
 
@@ -30,9 +32,12 @@ def problems(
     source: Source,
     n: int | None = None,
     *,
-    split: str = "heldout",
+    split: str | None = None,
     seed: int | None = None,
     column: str | None = None,
+    answer: str | None = None,
+    answer_after: str | None = None,
+    task: str = "",
     whole: bool = False,
 ) -> list[Problem]:
     """Problems of a bundled task or of a file.
@@ -41,15 +46,20 @@ def problems(
         source: A bundled task ("countdown", "graphs", "congruences" or "products"); the path of a
             file: ``.txt`` (one prompt a line), ``.jsonl`` or ``.json`` (objects with a ``prompt``
             or ``messages``, and optionally ``id``, ``task``, ``answer`` and ``fields``), ``.csv``,
-            ``.tsv`` or ``.parquet``; or an open binary stream, as `sys.stdin.buffer`. Files without
+            ``.tsv`` or ``.parquet``; an open binary stream, as `sys.stdin.buffer`; or a set of the
+            hub, as "hub:openai/gsm8k:main" (an id or a folder, and a configuration). Files without
             one of these suffixes, and streams, are known by how they begin: with an object (JSON
             lines), or else text.
         n: How many; None for all. Of a file no more is read than that takes.
-        split: Split of a bundled task, "heldout" (the bundled models never saw these) or "train".
-            A file has no splits.
+        split: Split of a bundled task, "heldout" (the default; the bundled models never saw these)
+            or "train"; or of a set of the hub. A file has no splits.
         seed: None takes the first ``n``; a number seeds a random draw of ``n``.
-        column: Column of a CSV or Parquet file that holds the prompts; "prompt" if left out. Other
-            columns are not read.
+        column: Column of a table (CSV, Parquet, the hub) that holds the prompts; "prompt" if left
+            out. Columns that are not named are not read.
+        answer: Column that holds the expected answers.
+        answer_after: What an answer stands behind in its cell, as "####" in GSM8K.
+        task: The verifier of the answers of a table, as "math-verify"; they are compared as text
+            if it is left out.
         whole: Take a file of text as one prompt.
 
     Returns:
@@ -63,7 +73,8 @@ def problems(
     """
     n = None if n is None else whole_number("n", n, -LARGEST, error=ProblemError)
     seed = None if seed is None else whole_number("seed", seed, 0, 2**63 - 1, error=ProblemError)
-    how = _how(column, whole)
+    columns = _columns(column=column, answer=answer, answer_after=answer_after, task=task)
+    how = _how(columns, whole)
     first = n if seed is None and n is not None and n > 0 else None
     name, found = _read(source, split, how, first)
     if not found:
@@ -100,24 +111,42 @@ def read_text(file: Path) -> str:
         return text.read()
 
 
-def _how(column: object, whole: object) -> How:
-    if column is not None and not isinstance(column, str):
-        raise ProblemError(f"column = {column!r:.60}; it must be the name of a column.")
+def _columns(**given: Any) -> Columns:
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            wanted = "a text" if name in ("task", "answer_after") else "the name of a column"
+            raise ProblemError(f"{name} = {value!r:.60}; it must be {wanted}.")
+    after = given["answer_after"]
+    if after is not None and (given["answer"] is None or not after):
+        raise ProblemError("answer_after = is what answers stand behind: give answer= too.")
+    return Columns(given["column"], given["answer"], after, given["task"] or "")
+
+
+def _how(columns: Columns, whole: object) -> How:
     if not isinstance(whole, bool):
         raise ProblemError(f"whole = {whole!r:.60}; it must be True or False.")
-    return How(column, whole)
+    return How(columns, whole)
 
 
-def _read(source: Source, split: str, how: How, first: int | None) -> tuple[str, list[Problem]]:
+def _read(
+    source: Source, split: str | None, how: How, first: int | None
+) -> tuple[str, list[Problem]]:
     """The name of a source, and its problems, the first ones alone if that is enough."""
+    if isinstance(source, str) and source.startswith(PREFIX):
+        if how.whole:
+            raise ProblemError(f"{source} is a table, but whole= belongs to text; leave it out.")
+        rows = hub_rows(source, split, how.columns, first is None)
+        return source, _first(problems_of(rows), first)
     if not isinstance(source, str | PathLike) and hasattr(source, "read"):
         name = _named(source)
         return name, _first(problems_of(rows_of(source, name, "", how)), first)
     if isinstance(source, str) and source in TASKS:
         if how != How():
             raise ProblemError(
-                f"{source} is a bundled task; column= and whole= belong to files. Leave them out."
+                f"{source} is a bundled task; column=, answer=, task= and whole= belong to files. "
+                "Leave them out."
             )
+        split = SPLITS[0] if split is None else split
         if split not in SPLITS:
             raise ProblemError(f"no split {split!r} of {source}; there are {', '.join(SPLITS)}.")
         file = path(f"{source}.{split}.jsonl")

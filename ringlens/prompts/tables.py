@@ -1,15 +1,15 @@
-"""Prompts from a column of a table: CSV or Parquet."""
+"""Problems from columns of a table: CSV or Parquet."""
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from ringlens.errors import ProblemError
+from ringlens.prompts.columns import Columns
 from ringlens.prompts.fields import Row
 from ringlens.prompts.stream import LARGEST, LONGEST, text_of, too_large
 
@@ -22,19 +22,14 @@ MAGIC = b"PAR1"
 BATCH = 1024
 """Rows of a Parquet file that are read at once."""
 
-ASKED = "prompt"
-"""The column that is taken where none is named."""
 
-
-def csv_rows(
-    stream: BinaryIO, name: str, column: str | None, delimiter: str = ","
-) -> Iterator[Row]:
-    """Prompts of one column of a CSV file, whose first row names its columns.
+def csv_rows(stream: BinaryIO, name: str, columns: Columns, delimiter: str = ",") -> Iterator[Row]:
+    """Problems of a CSV file, whose first row names its columns.
 
     Args:
         stream: The bytes.
         name: Their name, for errors.
-        column: The column; None: "prompt".
+        columns: Which columns hold what.
         delimiter: What stands between cells.
 
     Raises:
@@ -45,7 +40,7 @@ def csv_rows(
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
-            at = _index(header, column, name)
+            prompt, answer = columns.places(header, name)
             for cells in reader:
                 if not cells:  # a blank line
                     continue
@@ -55,7 +50,8 @@ def csv_rows(
                         f"{place}: {len(cells)} cells, and {len(header)} columns in the header; "
                         "put cells that hold commas or ends of lines in quotes."
                     )
-                yield place, {"prompt": cells[at]}
+                given = None if answer is None else cells[answer]
+                yield place, columns.row(cells[prompt], given, place)
         except csv.Error as error:
             raise ProblemError(f"{name}, line {reader.line_num}: not CSV ({error}).") from error
 
@@ -70,29 +66,13 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(earlier)
 
 
-def _index(names: Sequence[str], column: str | None, table: str) -> int:
-    """Where a column stands."""
-    wanted = ASKED if column is None else column
-    if wanted in names:
-        if names.count(wanted) > 1:
-            raise ProblemError(f"{table} has two columns {wanted!r:.60}; rename one of them.")
-        return names.index(wanted)
-    if not names:
-        raise ProblemError(f"{table} holds no problems: it has no row that names its columns.")
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r:.60}?" if near else ""
-    named = ", ".join(repr(each)[:60] for each in names[:20])
-    advice = "" if column is not None else " Name the one that holds the prompts (column=)."
-    raise ProblemError(f"{table} has no column {wanted!r:.60}.{hint}{advice} Columns: {named}.")
-
-
-def parquet_rows(stream: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
-    """Prompts of one column of a Parquet file, read a batch at a time.
+def parquet_rows(stream: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
+    """Problems of a Parquet file, read a batch at a time.
 
     Args:
         stream: The file, or a pipe, which is read whole.
         name: Its name, for errors.
-        column: The column; None: "prompt".
+        columns: Which columns hold what.
 
     Raises:
         ProblemError: It is no Parquet, there is no such column, the column is no text, or a cell
@@ -106,9 +86,10 @@ def parquet_rows(stream: BinaryIO, name: str, column: str | None) -> Iterator[Ro
     try:
         file = parquet.ParquetFile(stream)
         names = file.schema_arrow.names
-        wanted = names[_index(names, column, name)]
-        _check_text(file.schema_arrow.field(wanted).type, wanted, name)
-        yield from _cells(file.iter_batches(BATCH, columns=[wanted]), wanted, name)
+        prompt, answer = columns.places(names, name)
+        _check_text(file.schema_arrow.field(prompt).type, names[prompt], name)
+        wanted = [names[prompt]] + ([] if answer is None else [names[answer]])
+        yield from _cells(file.iter_batches(BATCH, columns=wanted), wanted, columns, name)
     except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
         if isinstance(error, ProblemError):
             raise
@@ -127,14 +108,17 @@ def _check_text(kind: pa.DataType, column: str, name: str) -> None:
         )
 
 
-def _cells(batches: Iterator[pa.RecordBatch], column: str, name: str) -> Iterator[Row]:
-    row, taken = 0, 0
+def _cells(
+    batches: Iterator[pa.RecordBatch], wanted: list[str], columns: Columns, name: str
+) -> Iterator[Row]:
+    number, taken = 0, 0
     for batch in batches:
         taken += batch.nbytes
         if taken > LARGEST:
             raise too_large(name)
-        for cell in batch.column(0).to_pylist():
-            row += 1
-            if cell is None:
-                raise ProblemError(f"{name}, row {row}: {column!r:.60} is null; leave the row out.")
-            yield f"{name}, row {row}", {"prompt": cell}
+        prompts = batch.column(wanted[0]).to_pylist()
+        answers = batch.column(wanted[-1]).to_pylist() if len(wanted) > 1 else prompts
+        for prompt, answer in zip(prompts, answers, strict=True):
+            number += 1
+            place = f"{name}, row {number}"
+            yield place, columns.row(prompt, answer, place)
