@@ -105,6 +105,7 @@ REFERENCE = {
         "ringlens.plot.differences.changed_figure",
         "ringlens.plot.experts.words_figure",
         "ringlens.plot.experts.card_figure",
+        "ringlens.plot.pruning_figure",
         "ringlens.plot.trajectory.map_figure",
         "ringlens.plot.trajectory.alignment_figure",
         "ringlens.plot.trajectory.ledger_figure",

@@ -1,6 +1,7 @@
 """Figures of what is recorded and of what analyses say of it, for notebooks and the dashboard.
 
-For each function of `ringlens.analysis` there is one of the same name here, which draws its table.
+For each function of `ringlens.analysis` there is one of the same name here, which draws its table;
+`pruning_curve` and `evaluation` draw those of `ringlens.prune`.
 """
 
 from ringlens.plot.differences.agreement_figure import agreement
@@ -16,6 +17,7 @@ from ringlens.plot.load.bias_figure import bias_audit, expert_bias
 from ringlens.plot.load.causes_figure import group_displacements, selection_causes
 from ringlens.plot.load.importance_figure import expert_importance
 from ringlens.plot.load.load_figure import expert_load
+from ringlens.plot.pruning_figure import evaluation, pruning_curve
 from ringlens.plot.structure.committee_figure import committees
 from ringlens.plot.structure.pair_figure import coactivation, transitions
 from ringlens.plot.structure.path_figure import path_clusters, routing_path
@@ -31,6 +33,7 @@ __all__ = [
     "coactivation",
     "committees",
     "contrast",
+    "evaluation",
     "expert_bias",
     "expert_card",
     "expert_importance",
@@ -40,6 +43,7 @@ __all__ = [
     "layer_balance",
     "path_clusters",
     "predictability",
+    "pruning_curve",
     "router_entropy",
     "routing_path",
     "routing_shift",
