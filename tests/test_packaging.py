@@ -9,6 +9,7 @@ import zipfile
 import pytest
 import warm
 from paths import ROOT
+from slow_files import few
 
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 MAPPED = ("app", "data", "probes")
@@ -52,7 +53,7 @@ print(ringlens.app.__file__)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["wheel", "editable"])
+@pytest.mark.parametrize("kind", few(["editable", "wheel"], 1))
 def test_installs(kind, tmp_path):
     """Install into a fresh environment that sees this one's libraries, away from the sources."""
     venv.create(tmp_path / "env")

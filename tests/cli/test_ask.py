@@ -102,6 +102,7 @@ def test_a_terminal_shows_it_live_and_ctrl_c_keeps_it(tmp_path):
     assert "nats" not in kept.partition("trace 1 in")[0]  # the live lines are gone
 
 
+@pytest.mark.extra
 def test_a_narrow_terminal_without_colours(asked):
     folder, _ = asked
     words = ("ask", "ring-nano", QUESTION, "--store", folder, "--max-new-tokens", 8, *RECORD)

@@ -99,6 +99,7 @@ def test_a_student_comes_closer_to_its_teacher(made, whole):
     assert list(whole.frame["step"]) == [row.step for row in whole.curve]
 
 
+@pytest.mark.extra
 def test_what_was_killed_ends_in_the_same_weights(made, whole):
     out = made / "killed"
     given = [made / "student", made / "thoughts", out, made / "teacher"]

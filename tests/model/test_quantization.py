@@ -7,6 +7,7 @@ import parallel_ring
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from slow_files import few
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.integrations import finegrained_fp8
 
@@ -96,7 +97,7 @@ def test_bitsandbytes_quantises_all_experts_and_keeps_the_logits_near(method, na
     assert after["experts"] > before["experts"] * {"int8": 8}.get(method, 4) / 16
 
 
-@pytest.mark.parametrize("method", KINDS)
+@pytest.mark.parametrize("method", few(KINDS, 2))
 def test_bytes_at_the_expert_size_of_ring_mini(method, tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 2048, "moe_intermediate_size": 512, "num_experts": 8, "n_group": 2}
@@ -140,7 +141,7 @@ def test_the_head_stays_whole_whatever_else_is_skipped(tiny):
     assert given.llm_int8_skip_modules == skipped  # the caller's config is left as it was
 
 
-@pytest.mark.parametrize("method", KINDS)
+@pytest.mark.parametrize("method", few(KINDS, 2))
 def test_a_quantised_model_saves_and_loads_again_by_itself(method, tiny, tmp_path):
     ids = [torch.arange(4, 30)[None]]
     model, tokenizer = load_model(str(tiny), quantization=method)

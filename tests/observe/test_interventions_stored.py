@@ -218,6 +218,7 @@ def interrupted(nano, problems, path, **options):
         handle.remove()
 
 
+@pytest.mark.extra
 def test_a_resumed_run_equals_an_uninterrupted_one(nano, problems, tmp_path):
     options = {"max_new_tokens": 50, "interventions": ACTS}
     interrupted(nano, problems[:2], tmp_path / "store", **options)

@@ -105,6 +105,7 @@ def test_blocks_of_a_prefill_hold_no_more_than_their_bound(lens, tmp_path):
     assert [p.bytes_written for p in seen] == sorted(p.bytes_written for p in seen)
 
 
+@pytest.mark.extra
 def test_a_slow_disk_bounds_the_memory_of_a_process_that_records(tmp_path):
     """Every flush takes 20 ms: the model waits, says so once, and nothing is dropped."""
     done = subprocess.run(

@@ -11,6 +11,7 @@ import tiny_lens
 import torch
 from click.testing import CliRunner
 from records import random_run, random_trace
+from slow_files import few
 
 import ringlens as rl
 from ringlens.cli.main import main
@@ -78,7 +79,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("breaks", BROKEN, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("breaks", few(BROKEN), ids=lambda each: each.__name__)
 @pytest.mark.parametrize("mode", ["capture", "replay"])
 def test_it_stops_at_the_first_and_keeps_what_was_committed(mode, breaks, lens, tmp_path):
     def run(**options):

@@ -9,6 +9,7 @@ import pytest
 import warm
 from click.testing import CliRunner
 from serving import answers, ring_nano, serving
+from slow_files import few
 
 import ringlens as rl
 from ringlens.cli.main import main
@@ -114,7 +115,7 @@ def test_text_of_any_server_is_kept_and_a_replay_adds_the_routing(told, ask, eng
             assert len(replayed.routing(3)["expert_ids"]) == len(ids)
 
 
-@pytest.mark.parametrize("fault", [429, 500, 503, "close", "half"])
+@pytest.mark.parametrize("fault", few([429, 500, 503, "close", "half"]))
 def test_failures_that_pass_are_waited_out(told, ask, fault):
     with serving(answers(told), [fault, fault]) as server:
         with ask("vllm", server) as store:

@@ -231,6 +231,7 @@ def test_any_history_survives_compaction(tmp_path_factory, lengths, commits, dat
         assert_sums(store)
 
 
+@pytest.mark.extra
 def test_wide_rows_do_not_need_memory_for_all_of_them(tmp_path, monkeypatch):
     """Usage of many traces, more than what sorting may hold."""
     run = random_run(

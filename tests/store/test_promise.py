@@ -12,6 +12,7 @@ import pytest
 from checked import a_file, findings, manifest, rewrite
 from click.testing import CliRunner
 from records import part, random_attention, random_run, random_trace, random_vectors
+from slow_files import few
 
 from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError
@@ -77,7 +78,7 @@ def check_says(path):
     return done.exit_code, done.output
 
 
-@pytest.mark.parametrize("table", ["runs", *TABLES])
+@pytest.mark.parametrize("table", few(["runs", *TABLES], 4))
 @pytest.mark.parametrize("manifest_too", [False, True])
 def test_a_table_that_is_gone_is_found_and_named(path, table, manifest_too):
     take(path, table, manifest_too)
@@ -88,7 +89,7 @@ def test_a_table_that_is_gone_is_found_and_named(path, table, manifest_too):
         assert [found.kind for found in about] == ["gone"]
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", few(TABLES))
 def test_a_table_that_no_manifest_knows_is_found_after_a_rescue(path, table):
     take(path, table, manifest_too=False)
     (path / "manifest.sqlite").unlink()
@@ -99,7 +100,7 @@ def test_a_table_that_no_manifest_knows_is_found_after_a_rescue(path, table):
         assert not any(found.path in ROLLUPS for found in findings(path))
 
 
-@pytest.mark.parametrize("table", OPTIONAL)
+@pytest.mark.parametrize("table", few(OPTIONAL))
 def test_a_repair_notes_what_is_lost_and_keeps_the_rest(path, table):
     take(path, table, manifest_too=True)
     said = []
@@ -116,7 +117,7 @@ def test_a_repair_notes_what_is_lost_and_keeps_the_rest(path, table):
     assert f"lost or left out: {table}" in CliRunner().invoke(main, ["info", str(path)]).output
 
 
-@pytest.mark.parametrize("table", OPTIONAL)
+@pytest.mark.parametrize("table", few(OPTIONAL))
 def test_files_that_may_come_back_are_given_up_only_when_asked(path, table):
     shutil.move(path / table, path.parent / "kept")
     assert any(found.path.split("/")[0] == table for found in repair(path, False, print).findings)
@@ -149,7 +150,7 @@ def without(column, value):
     return change
 
 
-@pytest.mark.parametrize("table", ["tokens", *OPTIONAL])
+@pytest.mark.parametrize("table", few(["tokens", *OPTIONAL]))
 def test_one_trace_without_its_rows_of_one_table_is_found(path, table):
     rewrite(path, table, without("trace_id", 2), 0)
     about = [found for found in findings(path) if found.path == table]
@@ -167,7 +168,7 @@ def test_one_trace_without_its_rows_of_one_table_is_found(path, table):
             assert not any("noted" in line and table not in line for line in said)
 
 
-@pytest.mark.parametrize("table", [*OPTIONAL])
+@pytest.mark.parametrize("table", few(OPTIONAL))
 def test_one_layer_that_is_gone_is_found(path, table):
     layer = 2 if table == "activations" else 1
     for number in range(len(sorted((path / table).rglob("*.parquet")))):
@@ -176,7 +177,7 @@ def test_one_layer_that_is_gone_is_found(path, table):
     assert kinds == {"gap"}
 
 
-@pytest.mark.parametrize("table", ["routing", "heads", "tokens", "attention"])
+@pytest.mark.parametrize("table", few(["routing", "heads", "tokens", "attention"], 2))
 def test_one_file_that_is_gone_with_its_note_is_found(path, table):
     file = a_file(path, table, 0)
     file.unlink()

@@ -1,5 +1,9 @@
 """Files that fast runs leave out, and those that only RINGLENS_EXTRA=1 runs, relative to tests/."""
 
+import os
+from collections.abc import Iterable
+from typing import TypeVar
+
 # RINGLENS_FAST=1 (`make test-fast`) leaves these out. The longest first: that is the order in which
 # the whole suite runs them.
 _PROGRAMS = """
@@ -63,4 +67,17 @@ EXTRA = [
     "store/test_upkeep_kills.py",
     "store/test_accidents.py",
     "test_first_hour.py",
+    "observe/test_some_layers.py",
+    "model/test_family_sizes.py",
 ]
+
+
+T = TypeVar("T")
+
+
+def few(values: Iterable[T], count: int = 3) -> list[T]:
+    """Some of the values that a test is shown with, spread evenly; all with RINGLENS_EXTRA=1."""
+    every = list(values)
+    if os.environ.get("RINGLENS_EXTRA") or len(every) <= count:
+        return every
+    return [every[(place + 1) * len(every) // count - 1] for place in range(count)]
