@@ -89,7 +89,7 @@ export function layerMap(name, most, choose, point) {
     c.textAlign = "right";
     const every = Math.ceil(NAMED / row);
     for (let n = 0; n < layers.length; n += every) {
-      c.fillText(`L${layers[n]}`, GUTTER - 6, n * row + row / 2);
+      c.fillText(`L${layers[n]}`, GUTTER - 6, Math.max(6, n * row + row / 2));
     }
     c.textAlign = "center";
     const between = [1, 2, 4, 5, 8, 10, 16, 20, 32, 64, 128].find((x) => x * step >= LEAST) || 128;

@@ -29,14 +29,21 @@ export function changeTrack(view) {
     const layers = body.layers;
     return { values, beyond, start, layers, chance, top, window: body.window, made: body.made };
   });
-  const rows = view.boot.sparse_layers.length;
-  const row = Math.max(1, Math.min(tall(ROW), Math.floor(tall(HEIGHT) / Math.max(1, rows))));
+  const rows = () => Math.max(1, state.data?.layers.length || 0);
+  const rowOf = () => Math.max(1, Math.min(tall(ROW), Math.floor(tall(HEIGHT) / rows())));
+
+  /** Which layers, if not all. */
+  const some = () =>
+    state.data && state.data.layers.length < view.boot.sparse_layers.length
+      ? `Layers ${state.data.layers.join(", ")}. `
+      : "";
 
   /** @type {Track["draw"]} */
   function draw(c, w) {
     const { data } = state;
     if (!data) return;
     const scale = colours.heat();
+    const row = rowOf();
     const cells = data.start.length;
     /** @param {number} pos */
     const x = (pos) => Math.round((Math.min(pos, view.count) / view.count) * w);
@@ -59,7 +66,7 @@ export function changeTrack(view) {
   }
 
   /** @param {number} y */
-  const layerAt = (y) => state.data?.layers[Math.floor(y / row)] ?? null;
+  const layerAt = (y) => state.data?.layers[Math.floor(y / rowOf())] ?? null;
 
   return {
     name: "change",
@@ -67,7 +74,7 @@ export function changeTrack(view) {
     term: "routing change",
     scale: () =>
       state.data && { colours: colours.heat(), text: `+${number(state.data.top, 2)} nats` },
-    height: () => (state.data ? rows * row : QUIET),
+    height: () => (state.data ? rows() * rowOf() : QUIET),
     lacks: () =>
       view.boot.has_routing ? state.lacks : { lacks: "Routing was not recorded.", command: "" },
     failed: () => state.error,
@@ -76,7 +83,7 @@ export function changeTrack(view) {
     hover(pos, y) {
       const { data } = state;
       if (!data) return null;
-      const n = Math.max(0, Math.min(data.layers.length - 1, Math.floor(y / row)));
+      const n = Math.max(0, Math.min(data.layers.length - 1, Math.floor(y / rowOf())));
       const i = above(data.start, pos) - 1;
       const value = data.values[n * data.start.length + i];
       const span = `L${data.layers[n]}, #${data.start[i]}–${Math.min(view.count, data.start[i] + data.window) - 1}`;
@@ -97,7 +104,7 @@ export function changeTrack(view) {
         about:
           `Jensen–Shannon divergence in nats between the experts of ${data.window} tokens and of ` +
           `the ${data.window} before, by layer; beside it what choices in random order give. ` +
-          `What is no more has no colour; the full colour is ${number(data.top, 3)} more.`,
+          `${some()}What is no more has no colour; the full colour is ${number(data.top, 3)} more.`,
         columns: ["layer", "first token", "nats", "by chance"],
         rows: () =>
           Array.from(data.values, (value, i) => [
@@ -108,7 +115,7 @@ export function changeTrack(view) {
           ]),
         made: data.made,
         draw,
-        size: [1200, rows * row],
+        size: [1200, rows() * rowOf()],
       };
     },
   };

@@ -90,7 +90,7 @@ export function traceRibbon(view) {
     const lacks = one.lacks();
     const failed = one.failed();
     const [w, h] = [width(), one.height()];
-    const waits = one.load !== null && !lacks && !failed && h <= 20;
+    const waits = one.load !== null && !lacks && !failed && one.behind() === null;
     canvas.hidden = Boolean(lacks || failed || waits);
     quiet.hidden = !canvas.hidden;
     if (canvas.hidden) {

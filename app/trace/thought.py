@@ -37,6 +37,9 @@ WINDOWS = 192
 LEAST_WINDOW = 16
 """Tokens of a window at least: the choices of fewer say little of where they came from."""
 
+CHANGE_ROWS = 500_000
+"""Rows of routing that changes are counted in, at most; of longer traces some layers are shown."""
+
 MAP_NUMBERS = 8_000_000
 """Numbers of the signatures that a map is made of, at most; beyond it takes some of the layers."""
 
@@ -72,8 +75,10 @@ def change(store: Store, trace_id: int, n_tokens: int) -> Payload:
     fewer tokens a window has, the more it diverges by chance.
     """
     window = window_of(n_tokens)
-    found = analysis.shift_along(store, trace_id, window)
-    null = analysis.shift_along(analysis.Shuffled(store), trace_id, window)
+    some = _spread(queries.routing_layers(store, trace_id), CHANGE_ROWS // max(1, n_tokens))
+    found = analysis.shift_along(store, trace_id, window, layers=some)
+    null = analysis.shift_along(analysis.Shuffled(store), trace_id, window, layers=some)
+    named = "" if some is None else f", layers={some}"
     layers = found["layer"].unique()
     chance_W = null.groupby("start")["from_previous"].mean().reindex(found["start"].unique())
     return {
@@ -85,7 +90,7 @@ def change(store: Store, trace_id: int, n_tokens: int) -> Payload:
         "made": made(
             store,
             found.attrs["sql"],
-            f"found = analysis.shift_along(store, {trace_id}, window={window})",
+            f"found = analysis.shift_along(store, {trace_id}, window={window}{named})",
             "ringlens.analysis",
         ),
     }
@@ -152,10 +157,14 @@ def _map_layers(store: Store, trace_id: int) -> list[int] | None:
     """Choose the layers of a map: all, or as many as keep it small, evenly spread."""
     experts, steps_of = queries.map_size(store, trace_id)
     layers = queries.routing_layers(store, trace_id)
-    most = max(1, MAP_NUMBERS // max(1, steps_of * experts))
+    return _spread(layers, MAP_NUMBERS // max(1, steps_of * experts))
+
+
+def _spread(layers: list[int], most: int) -> list[int] | None:
+    """Choose so many layers, evenly spread, and at least one; None for all of them."""
     if most >= len(layers):
         return None
-    places = np.unique(np.linspace(0, len(layers) - 1, most).round().astype(int))
+    places = np.unique(np.linspace(0, len(layers) - 1, max(1, most)).round().astype(int))
     return [layers[place] for place in places]
 
 

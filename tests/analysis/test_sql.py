@@ -8,6 +8,7 @@ import pytest
 from records import random_run, random_trace
 
 from ringlens import analysis
+from ringlens.errors import NotInStoreError
 from ringlens.store import Store, StoreWriter
 
 THINK, ANSWER = "phase = 'think'", "phase = 'answer'"
@@ -118,3 +119,15 @@ def test_shift_along_a_trace(store):
     found = store.sql(frame.attrs["sql"]).df()
     pd.testing.assert_frame_equal(frame, found, check_dtype=False)
     assert frame["from_previous"].notna().sum() == len(frame) * 3 / 4
+
+
+def test_shift_along_some_layers(store):
+    frame = analysis.shift_along(store, 1, 16)
+    layers = sorted(frame["layer"].unique())[1:]
+    some = analysis.shift_along(store, 1, 16, layers=layers)
+    wanted = frame[frame["layer"].isin(layers)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, wanted)
+    told = store.sql(some.attrs["sql"]).df()
+    np.testing.assert_allclose(told["from_previous"], some["from_previous"], atol=1e-9)
+    with pytest.raises(NotInStoreError, match=r"no routing of the layers \[99\]"):
+        analysis.shift_along(store, 1, 16, layers=[99])

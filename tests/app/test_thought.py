@@ -88,6 +88,14 @@ def test_routing_change_is_that_of_the_analysis(client, store):
     np.testing.assert_allclose(np.nanmean(chance), null["from_previous"].mean(), rtol=1e-5)
 
 
+def test_long_traces_show_changes_of_some_layers(client, store, monkeypatch):
+    tokens = len(store.trace(1))
+    monkeypatch.setattr("ringlens.app.trace.thought.CHANGE_ROWS", 2 * tokens)
+    body = asked(client, 1, "change")
+    assert len(body["layers"]) == 2
+    same(body["made"], store, {"from_previous": decoded(body["change"], "f4")})
+
+
 @pytest.mark.parametrize("tokens", [1, 100, LEAST_WINDOW * WINDOWS, 65_536, 10**6])
 def test_windows_are_few(tokens):
     assert window_of(tokens) >= LEAST_WINDOW

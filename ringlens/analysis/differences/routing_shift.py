@@ -5,14 +5,14 @@ Shape letters: U traces, L layers, E experts, W windows, B draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ringlens.analysis.differences.sql import along_sql, shift_sql
+from ringlens.analysis.differences.sql import along_rows, along_sql, shift_sql
 from ringlens.analysis.selections.frame import described
 from ringlens.analysis.selections.paired_counts import Group, exclusive, scheme_of, shared_groups
 from ringlens.analysis.statistics.bootstrap import intervals
@@ -71,13 +71,16 @@ def routing_shift(
 
 
 @refuse_unknown
-def shift_along(store: Source, trace_id: int, window: int = 256) -> pd.DataFrame:
+def shift_along(
+    store: Source, trace_id: int, window: int = 256, *, layers: Sequence[int] | None = None
+) -> pd.DataFrame:
     """Measure how far routing moves along one trace.
 
     Args:
         store: The store.
         trace_id: The trace.
         window: Tokens of a window.
+        layers: The layers; None for all that are recorded.
 
     Returns:
         A row per layer and window: ``start``, its first position; ``tokens`` in it; and the
@@ -89,27 +92,30 @@ def shift_along(store: Source, trace_id: int, window: int = 256) -> pd.DataFrame
         NotInStoreError: There is no such trace, or its routing was not recorded.
     """
     number, size = whole("trace_id", trace_id, 0, 2**63 - 1), whole("window", window, 1)
+    asked = None if layers is None else [whole("layers", layer, 0) for layer in layers]
+    rows = along_rows(number, asked)
     table = store.sql(
         f"""select layer, pos // {size} as "window", expert, count(*) as n
         from (select layer, pos, unnest(expert_ids) as expert from routing
-              where trace_id = {number}) group by all"""
+              where {rows}) group by all"""
     ).df()
     if table.empty:
-        raise NotInStoreError(f"trace {number} has no routing in {store.address}.")
-    layers, windows = np.unique(table["layer"]), np.unique(table["window"])
-    n_LWE = np.zeros((len(layers), len(windows), int(table["expert"].max()) + 1))
-    place = np.searchsorted(layers, table["layer"]), np.searchsorted(windows, table["window"])
+        of_layers = "" if asked is None else f" of the layers {asked!r:.80}"
+        raise NotInStoreError(f"trace {number} has no routing{of_layers} in {store.address}.")
+    layer_L, windows = np.unique(table["layer"]), np.unique(table["window"])
+    n_LWE = np.zeros((len(layer_L), len(windows), int(table["expert"].max()) + 1))
+    place = np.searchsorted(layer_L, table["layer"]), np.searchsorted(windows, table["window"])
     n_LWE[(*place, table["expert"])] = table["n"]
     frame = pd.DataFrame(
         {
-            "layer": np.repeat(layers, len(windows)),
-            "start": np.tile(windows * size, len(layers)),
-            "tokens": np.tile(_tokens_of(store, number, size), len(layers)),
+            "layer": np.repeat(layer_L, len(windows)),
+            "start": np.tile(windows * size, len(layer_L)),
+            "tokens": np.tile(_tokens_of(store, rows, size), len(layer_L)),
             "from_previous": _against(n_LWE, np.roll(n_LWE, 1, axis=1)).ravel(),
             "from_first": _against(n_LWE, n_LWE[:, :1]).ravel(),
         }
     )
-    frame.attrs["sql"] = along_sql(number, size)
+    frame.attrs["sql"] = along_sql(rows, size)
     return frame
 
 
@@ -160,10 +166,10 @@ def _shift(group: Group, rng: np.random.Generator, draws: int) -> pd.DataFrame:
     )
 
 
-def _tokens_of(store: Source, trace_id: int, window: int) -> NDArray[np.int64]:
+def _tokens_of(store: Source, rows: str, window: int) -> NDArray[np.int64]:
     """Tokens with routing in each window, [W]."""
     query = f"""select pos // {window} as place, count(distinct pos) from routing
-        where trace_id = {trace_id} group by 1 order by 1"""
+        where {rows} group by 1 order by 1"""
     return np.array([n for _, n in store.sql(query).fetchall()], np.int64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ringlens.analysis.selections.expert_counts import chosen_tokens
@@ -72,17 +73,24 @@ select {listed}, sum(case when p > 0 then p * ln(p / half) else 0 end) / 2
 from shares group by all having sum(p) > 0 and sum(r) > 0"""
 
 
-def along_sql(trace_id: int, window: int) -> str:
+def along_rows(trace_id: int, layers: Sequence[int] | None) -> str:
+    """SQL of which rows of `routing` are of a trace, and of some of its layers."""
+    listed = "" if layers is None else ", ".join(map(str, layers))
+    of_layers = f" and layer in ({listed})" if listed else ""
+    return f"trace_id = {trace_id}{of_layers}"
+
+
+def along_sql(rows: str, window: int) -> str:
     """SQL of how far the windows of a trace diverge from the one before and from the first."""
     return f"""with chosen as (
     select layer, pos // {window} as place, expert, count(*) as n
     from (select layer, pos, unnest(expert_ids) as expert from routing
-          where trace_id = {trace_id}) group by all),
+          where {rows}) group by all),
 windows as (
     select place, lag(place) over (order by place) as previous,
            first_value(place) over (order by place) as first, tokens
     from (select pos // {window} as place, count(distinct pos) as tokens
-          from routing where trace_id = {trace_id} group by all)),
+          from routing where {rows} group by all)),
 shares as (
     select layer, place, expert, n / sum(n) over (partition by layer, place) as share from chosen),
 grid as (
