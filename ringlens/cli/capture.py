@@ -10,6 +10,7 @@ from ringlens.cli.asking import asking_options, read_asked, take_asked
 from ringlens.cli.console import print_summary, progress_bar
 from ringlens.cli.options import (
     SAMPLING,
+    decode_option,
     loading_options,
     names_in,
     recording_options,
@@ -35,13 +36,7 @@ if TYPE_CHECKING:
 @steps_option
 @sampling_options
 @recording_options
-@click.option(
-    "--decode",
-    type=click.Choice(["auto", "graph", "eager"]),
-    default="eager",
-    show_default=True,
-    help="graph: repeat a decoding step as a CUDA graph; auto: where there can be one.",
-)
+@decode_option
 @loading_options
 def capture(model: str, store: str, **options: Any) -> None:
     r"""Let MODEL think about problems, and record it while it does.

@@ -139,6 +139,14 @@ steps_option = click.option(
     help="Cut each trace into steps with roles when it ends.",
 )
 
+decode_option = click.option(
+    "--decode",
+    type=click.Choice(["auto", "graph", "eager"]),
+    default="eager",
+    show_default=True,
+    help="graph: repeat a decoding step as a CUDA graph; auto: where there can be one.",
+)
+
 run_option = click.option("--run", "run_ids", multiple=True, help="A run; may be given again.")
 
 trace_option = click.option(

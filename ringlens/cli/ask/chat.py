@@ -12,6 +12,7 @@ from ringlens.cli.ask.command import STORE
 from ringlens.cli.ask.conversation import Conversation, answer_of
 from ringlens.cli.ask.thinking import ENDS, PHASES, processes, think, view_of
 from ringlens.cli.options import (
+    decode_option,
     loading_options,
     names_in,
     sampling_options,
@@ -42,6 +43,7 @@ Ctrl-C stops an answer; its trace and what was answered stay."""
 )
 @sampling_options
 @trace_recording_options
+@decode_option
 @loading_options
 def chat(model: str, system: str, store: str, **options: Any) -> None:
     r"""Talk with MODEL over several turns, and record each while it thinks.

@@ -12,6 +12,7 @@ from ringlens.cli.ask.thinking import link, processes, think, told, view_of
 from ringlens.cli.asking import STANDARD_INPUT
 from ringlens.cli.console import speaks
 from ringlens.cli.options import (
+    decode_option,
     loading_options,
     names_in,
     sampling_options,
@@ -37,6 +38,7 @@ STORE = "runs/ask"
 @click.option("--port", default=8050, show_default=True, help="Port of the dashboard.")
 @sampling_options
 @trace_recording_options
+@decode_option
 @loading_options
 def ask(
     model: str,

@@ -31,12 +31,15 @@ class AsGraph:
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
             # The recording thread calls CUDA meanwhile, which is none of the graph's business.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.device(self._step.device),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
                 self._step.run()
             self._graph = graph
         self._graph.replay()
 
     def forget(self) -> None:
         """Its memory is about to move."""
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._step.device)
         self._graph, self._has_run = None, False

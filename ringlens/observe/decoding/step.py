@@ -39,6 +39,7 @@ class Step:
 
     Attributes:
         capacity: Positions that there is room for.
+        device: Where it runs.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Step:
     ) -> None:
         self._model, self._tape, self._drawing, self._steps = model, tape, drawing, ring
         B, P = mask_BP.shape
-        device = mask_BP.device
+        self.device = device = mask_BP.device
         self._pads_B1 = P - mask_BP.sum(dim=1, keepdim=True)
         self._position_1 = torch.full((1,), P, dtype=torch.int64, device=device)
         self._ring_at_1 = torch.zeros(1, dtype=torch.int64, device=device)
