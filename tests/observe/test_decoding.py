@@ -49,6 +49,7 @@ def lens():
 
 RECORDED = ("logprobs", "routing")
 OPTIONS = {"max_new_tokens": 70, "record": EVERYTHING}
+OPTIONS |= {"commit_every": 3600}  # a block of heads that a commit cuts has two rows
 OPTIONS |= {"temperature": 0.9, "top_p": 0.95, "top_k": 100}
 
 

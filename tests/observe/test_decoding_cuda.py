@@ -26,6 +26,7 @@ def test_a_graph_records_what_generate_records(temperature, tmp_path, monkeypatc
     options = {
         "max_new_tokens": 200,
         "record": EVERYTHING,
+        "commit_every": 3600,  # a block of heads that a commit cuts has two rows
         "temperature": temperature,
         "top_p": 0.95 if temperature else 1.0,
         "top_k": 100 if temperature else 0,
