@@ -31,7 +31,7 @@ PLACES = (
     "/data/trace/1/attention/1.0/{}",
     "/data/trace/1/layer/{}", "/data/trace/1/routing/{}", "/data/trace/1/statistics/heads/{}",
     *(f"/data/trace/{{}}/{name}" for name in ("steps", "change", "received", "map", "belief")),
-    "/data/expert/{}/1/card/load", "/data/expert/1/{}/ablation", "/data/expert/1/1/card/{}",
+    "/data/expert/{}/1/card/load", "/data/expert/{}/1/ablation", "/data/expert/1/1/card/{}",
     "/data/compare/{}",
     "/data/{}", "/data/trace/{}", "/data/sql/result/{}.csv", "/data/sql/result/x.{}",
 )  # fmt: skip
