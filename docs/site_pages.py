@@ -153,6 +153,7 @@ REFERENCE = {
         "ringlens.probes.suppression",
         "ringlens.probes.resampling",
         "ringlens.probes.planted",
+        "ringlens.probes.linear",
     ),
     "What to record": ("ringlens.config",),
     "Errors": ("ringlens.errors",),

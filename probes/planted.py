@@ -32,6 +32,8 @@ DRAWS = 1_000
 """Resamples of thoughts."""
 
 ON_PATH = "on_path"
+TOLD = ("text", "role", "is_backtrack", "is_hypothesis")
+"""What is stored of a told step."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,19 @@ def told(kinds: Sequence[str] = (), n: int | None = None) -> list[dict[str, Any]
     return both[:n]
 
 
-def store_of(lens: Lens, thoughts: Sequence[Mapping[str, Any]], address: Path) -> Store:
+def store_of(
+    lens: Lens,
+    thoughts: Sequence[Mapping[str, Any]],
+    address: Path,
+    record: Sequence[str] = (),
+) -> Store:
     """A store of told thoughts, cut into the steps that the generator told.
 
     Args:
         lens: A model with ring-nano's tokenizer.
         thoughts: The thoughts.
         address: Where the store goes.
+        record: What to record of them.
     """
     texts = [
         lens.tokenizer.apply_chat_template(
@@ -87,9 +95,9 @@ def store_of(lens: Lens, thoughts: Sequence[Mapping[str, Any]], address: Path) -
         + "<|role_end|>"
         for each in thoughts
     ]
-    replay(lens, texts, address, record=()).close()
+    replay(lens, texts, address, record=record).close()
     steps = {
-        number: [{"text": step["text"], "role": step["role"]} for step in each["steps"]]
+        number: [{name: step[name] for name in TOLD} for step in each["steps"]]
         for number, each in enumerate(thoughts, 1)
     }
     with StoreWriter(address) as writer:

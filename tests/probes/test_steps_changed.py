@@ -7,6 +7,8 @@ import numpy as np
 import probed
 import pytest
 import torch
+import warm
+from torchrun_environment import environment
 
 import ringlens as rl
 from ringlens.analysis.importance.agreement import importance_agreement
@@ -162,3 +164,21 @@ def test_what_cannot_be_is_refused(lens, store):
         rl.probe("resampling", lens, store, most=4)
     with pytest.raises(ConfigError, match="threshold = 2"):
         rl.probe("logit_lens", lens, store, threshold=2)
+
+
+@pytest.mark.extra
+def test_two_processes_share_the_thoughts_out(store, tmp_path):
+    path = shutil.copytree(store.path, tmp_path / "s")
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    words += ["ringlens.cli", "probe", "suppression", probed.MODEL, path, "--again"]
+    done = warm.run([*words, "--floor", "1e-8"], env=environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("traces to measure") == 1 and "in this process" in done.stderr
+    with rl.Store(path) as shared:
+        counts = "select trace_id, count(*) from probes where probe = 'suppression' group by all"
+        assert sorted(shared.sql(counts).fetchall()) == sorted(store.sql(counts).fetchall())
+        with rl.Store(shutil.copytree(store.path, tmp_path / "alone")) as alone:
+            rl.probe("suppression", rl.load(probed.MODEL), alone, again=True, floor=1e-8)
+            probed.same(
+                probed.rows(shared, "suppression"), probed.rows(alone, "suppression"), atol=1e-6
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from ringlens.probes.chain.runner import Plan
 
 
+OTHERS = {
+    "linear": (
+        "What can be read of a thought's future from what was recorded of its steps.",
+        "ringlens.cli.probing.linear:linear",
+    ),
+}
+"""Probes that do not go from thought to thought: what they do, and their commands."""
+
+
 class Probes(click.Group):
     """A command for each probe, imported when it is needed."""
 
@@ -24,12 +34,17 @@ class Probes(click.Group):
         """Name all probes."""
         from ringlens.probes.chain.registry import PROBES
 
-        return sorted(each.name for each in PROBES)
+        return sorted([*OTHERS, *(each.name for each in PROBES)])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Make the command of a probe; None if there is none of that name."""
         from ringlens.probes.chain.registry import PROBES
 
+        if cmd_name in OTHERS:
+            module, _, name = OTHERS[cmd_name][1].partition(":")
+            other: click.Command = getattr(import_module(module), name)
+            other.help = (other.help or "").replace("\\b\n", "\b\n")
+            return other
         found = next((each for each in PROBES if each.name == cmd_name), None)
         return None if found is None else _command(found)
 
@@ -38,7 +53,9 @@ class Probes(click.Group):
         from ringlens.probes.chain.registry import PROBES
 
         with formatter.section("Probes"):
-            formatter.write_dl([(each.name, each.summary) for each in PROBES])
+            listed = {each.name: each.summary for each in PROBES}
+            listed |= {name: summary for name, (summary, _) in OTHERS.items()}
+            formatter.write_dl(sorted(listed.items()))
 
 
 @click.group(cls=Probes, subcommand_metavar="PROBE MODEL STORE [OPTIONS]...")
@@ -53,6 +70,7 @@ def probe() -> None:
     Examples:
       ringlens probe belief ring-nano runs/first
       ringlens probe belief ring-nano runs/first --trace 1 --samples 8
+      ringlens probe linear runs/first --target backtrack --features resid_post
       ringlens sql runs/first "select step, value from probes where key = 'entropy'"
     """
 
