@@ -150,6 +150,9 @@ def read_examples(
         ConfigError: An unknown target.
         StoreError: The features are not recorded, or only one class is there.
     """
+    if target not in (*_TARGETS, *TOKEN_CONTEXT_COLUMNS):
+        known = ", ".join((*_TARGETS, *TOKEN_CONTEXT_COLUMNS))
+        raise ConfigError(f"unknown target {target!r:.60}; known are {known}.")
     found = dict(_features(store, features, layers, where))
     steps = next(iter(found.values()))[0]
     values = _values(store, target, steps)
@@ -241,9 +244,6 @@ def _values(store: Store, target: str, steps: pd.DataFrame) -> pd.Series:
         following = steps.groupby("trace_id")[column].shift(-1)
         adjacent = steps.groupby("trace_id")["step"].shift(-1) == steps["step"] + 1
         return following.where(adjacent)
-    if target not in TOKEN_CONTEXT_COLUMNS:
-        known = ", ".join((*_TARGETS, *TOKEN_CONTEXT_COLUMNS))
-        raise ConfigError(f"unknown target {target!r:.60}; known are {known}.")
     table = store.sql(
         f"select trace_id, pos, {target} as value from token_context where step is not null"
     ).df()

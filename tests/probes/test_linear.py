@@ -47,9 +47,9 @@ def test_roles_and_answers_are_targets_too(store):
         "plan_generation",
         "self_checking",
     }
-    examples = read_examples(store, "correct")
+    examples = read_examples(store, "correct", layers=[1])
     assert examples.of_traces and len(examples.label_S) == 144
-    where = read_examples(store, "problem_id", where="trace_id < 4")
+    where = read_examples(store, "problem_id", layers=[1], where="trace_id < 4")
     assert where.classes == ("p0", "p1", "p2")
 
 
@@ -65,7 +65,7 @@ def test_no_step_is_judged_by_a_probe_that_has_seen_its_problem(store, monkeypat
 
     monkeypatch.setattr(linear, "_foretold", watched)
     linear_probe(store, "backtrack", layers=[1], shuffles=1, draws=5)
-    problems = read_examples(store, "backtrack").steps["problem_id"].to_numpy()
+    problems = read_examples(store, "backtrack", layers=[1]).steps["problem_id"].to_numpy()
     for folds in seen:
         assert sorted(np.concatenate(folds)) == list(range(len(problems)))
         parts = [set(problems[test]) for test in folds]
@@ -82,7 +82,7 @@ def test_what_cannot_be_learnt_is_refused(store):
         ({"where": "trace_id = 1"}, StoreError, "there are 1 problems"),
     ):
         with pytest.raises(error, match=said):
-            linear_probe(store, **given)
+            linear_probe(store, layers=[1], **given)
 
 
 def test_the_command_prints_both_controls(store):
