@@ -3,11 +3,11 @@
 python benchmarks/bench_analysis.py STORE [--rounds 5] [--only contrast]
 python benchmarks/bench_analysis.py --routed 1e7 1e8 [--folder FOLDER]
 
-The second makes stores of so many routed rows (`synthetic_store.py`; 10⁸ take 1 GB and some two
+The second makes stores of so many routed rows (`synthetic_store.py`; 10⁸ take 0.7 GB and some two
 minutes) and keeps them in the folder, so that another run finds them. Each analysis runs in a
-process of its own, whose peak memory is the analysis's and the libraries'. A line that misses the
-goals (0.3 s where sums answer, else 2 s over 10⁷ rows and 10 s over 10⁸; 2 GiB) ends with what it
-misses.
+process of its own, whose peak memory is the analysis's and the libraries'; its queries may take
+`MEMORY`. A line that misses the goals (0.3 s where sums answer, else 2 s over 10⁷ rows and 10 s
+over 10⁸; 2 GiB) ends with what it misses.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("store", type=Path, nargs="?")
     parser.add_argument("--routed", type=float, nargs="+", default=[], help="stores to make")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "routed")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0: the first call only")
     parser.add_argument("--only", default="", help="analyses whose name holds this")
     given = parser.parse_args()
     if (given.store is None) == (not given.routed):
@@ -148,7 +148,7 @@ class Measured:
 
     Attributes:
         first: Seconds of the first call.
-        clock: Seconds of further calls.
+        clock: Seconds of further calls, or of the first if there are none.
         cpu: Seconds of all cores in these.
         peak: Peak of the process, MiB.
     """
@@ -163,11 +163,11 @@ def measured(path: Path, name: str, rounds: int) -> Measured | str:
     """Run an analysis once and then some rounds; why it cannot, if it refuses."""
     with Store(path, memory=MEMORY) as store:
         try:
-            first, _ = timed(store, ANALYSES[name])
-            times = [timed(store, ANALYSES[name]) for _ in range(rounds)]
+            cold = timed(store, ANALYSES[name])
+            times = [timed(store, ANALYSES[name]) for _ in range(rounds)] or [cold]
         except RinglensError as error:
             return f"not measured: {error}"
-    return Measured(first, [clock for clock, _ in times], [cpu for _, cpu in times], peak())
+    return Measured(cold[0], [clock for clock, _ in times], [cpu for _, cpu in times], peak())
 
 
 def peak() -> float:
