@@ -41,7 +41,7 @@ def subject_of(lens: Lens, tokens: int, step: int) -> Subject:
     )
     thought = Thought(
         run_id="", trace_id=1, problem=Problem("", "text", ""), answer=None, text="",
-        token_ids=tuple(ids.tolist()), starts=(), steps=steps, answer_first=None,
+        token_ids=tuple(ids.tolist()), n_prompt=step, starts=(), steps=steps, answer_first=None,
     )  # fmt: skip
     return Subject(lens, thought, None, 1, Meter())
 
