@@ -17,6 +17,7 @@ from dash.development.base_component import Component
 
 from ringlens.app.compare import page as compare
 from ringlens.app.expert import page as expert
+from ringlens.app.heads import page as heads
 from ringlens.app.routing import page as routing
 from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import page as sql
@@ -123,6 +124,17 @@ PAGES = (
         folder=HERE / "expert",
         keys=expert.KEYS,
         under="routing",
+    ),
+    Page(
+        name="heads",
+        path="/heads/<trace_id>",
+        title="Heads <trace_id>",
+        build=heads.layout,
+        register=heads.register,
+        folder=HERE / "heads",
+        constants=heads.CONSTANTS,
+        keys=heads.KEYS,
+        under="store",
     ),
     Page(
         name="compare",

@@ -228,10 +228,11 @@ def _neighbours(store: Store, head: Row) -> Component:
 
     trace_id = head["trace_id"]
     routing = dcc.Link("Routing", href=f"/routing?trace={trace_id}", className="button")
+    heads = dcc.Link("Heads", href=f"/heads/{trace_id}", className="button")
     line = f"import ringlens as rl; trace = rl.Store({store.address!r}).trace({trace_id})"
     python = copy_button("Copy Python", line)
     steps = [link("previous", "Previous", "p"), link("next", "Next", "n")]
-    return html.Div([python, routing, *steps], className="buttons")
+    return html.Div([python, routing, heads, *steps], className="buttons")
 
 
 def _verdict(head: Row) -> list[Component]:
