@@ -18,7 +18,9 @@ from dash.development.base_component import Component
 from ringlens.app.compare import page as compare
 from ringlens.app.expert import page as expert
 from ringlens.app.heads import page as heads
+from ringlens.app.probes import page as probes
 from ringlens.app.routing import page as routing
+from ringlens.app.runs import page as runs
 from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import page as sql
 from ringlens.app.store import page as store
@@ -148,6 +150,26 @@ PAGES = (
         icon="compare",
         key="c",
         keys=compare.KEYS,
+    ),
+    Page(
+        name="probes",
+        path="/probes",
+        title="Probes",
+        build=probes.layout,
+        register=probes.register,
+        folder=HERE / "probes",
+        label="Probes",
+        icon="probes",
+        key="b",
+    ),
+    Page(
+        name="runs",
+        path="/runs/<run_id>",
+        title="Run <run_id>",
+        build=runs.layout,
+        register=runs.register,
+        folder=HERE / "runs",
+        under="store",
     ),
     Page(
         name="sql",

@@ -112,6 +112,7 @@ def _header(store: Store, head: Row, run: Row) -> Component:
     ]
     links = [
         copy_button("Copy Python", line),
+        dcc.Link("The run", href=f"/runs/{run['run_id']}", className="button"),
         dcc.Link("The trace", href=f"/trace/{trace_id}", className="button"),
     ]
     shape = f"{run['layers']} layers of {run['heads']} heads"

@@ -193,9 +193,7 @@ def _run_row(run: Row) -> Component:
         started = html.Span([html.I(className="pulse"), started], className="live")
     return html.Tr(
         [
-            html.Td(
-                dcc.Link(run["run_id"], href=f"/routing?run={run['run_id']}", className="mono")
-            ),
+            html.Td(dcc.Link(run["run_id"], href=f"/runs/{run['run_id']}", className="mono")),
             html.Td(run["model"], title=run["model"], className="model"),
             html.Td(html.Span(run["mode"], className=f"tag {run['mode']}")),
             html.Td(shape, className="dim"),

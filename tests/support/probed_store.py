@@ -30,6 +30,7 @@ def write_probed_store(path, probed=True):
         )
         if probed:
             writer.replace_rows(run_id, "probes", list(_results(run, rng)))
+            writer.replace_rows(run_id, "probes", list(_effects()))
             writer.replace_rows(run_id, "head_steps", list(_pairs(run, rng)))
         writer.finish_run(run_id)
     return path
@@ -60,6 +61,13 @@ def _results(run, rng):
                 yield {**place, "key": f"beyond_recency:{gap}", "value": score - 1}
             yield {**place, "key": "recency", "value": float(rng.uniform(0.2, 0.8))}
             yield {**place, "key": "prompt", "value": 0.1}
+
+
+def _effects():
+    for trace in (1, 2):
+        for unit in range(3):
+            place = {"probe": "ablation", "trace_id": trace, "layer": 1, "unit": unit}
+            yield {**place, "key": "loss", "value": 0.1 * unit + 0.02 * trace}
 
 
 def _pairs(run, rng):
