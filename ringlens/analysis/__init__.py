@@ -24,11 +24,15 @@ from ringlens.analysis.structure.committees import committees
 from ringlens.analysis.structure.path_clusters import path_clusters
 from ringlens.analysis.structure.predictability import predictability
 from ringlens.analysis.structure.routing_path import routing_path
+from ringlens.analysis.trajectory.alignment import alignment
+from ringlens.analysis.trajectory.reflections import reflections
+from ringlens.analysis.trajectory.step_map import step_map
 
 __all__ = [
     "Checkpoint",
     "Shuffled",
     "agreement",
+    "alignment",
     "association",
     "bias_audit",
     "changed_experts",
@@ -43,12 +47,14 @@ __all__ = [
     "layer_balance",
     "path_clusters",
     "predictability",
+    "reflections",
     "router_entropy",
     "routing_path",
     "routing_shift",
     "saturation",
     "selection_causes",
     "shift_along",
+    "step_map",
     "token_experts",
     "transitions",
 ]

@@ -23,10 +23,12 @@ from ringlens.plot.structure.pair_figure import coactivation, transitions
 from ringlens.plot.structure.path_figure import path_clusters, routing_path
 from ringlens.plot.structure.predictability_figure import predictability
 from ringlens.plot.trace_figure import trace
+from ringlens.plot.trajectory import alignment, reflections, step_map
 from ringlens.plot.usage_figure import usage
 
 __all__ = [
     "agreement",
+    "alignment",
     "association",
     "bias_audit",
     "changed_experts",
@@ -44,12 +46,14 @@ __all__ = [
     "path_clusters",
     "predictability",
     "pruning_curve",
+    "reflections",
     "router_entropy",
     "routing_path",
     "routing_shift",
     "saturation",
     "selection_causes",
     "shift_along",
+    "step_map",
     "token_experts",
     "trace",
     "transitions",

@@ -93,8 +93,27 @@ def test_what_is_no_list_of_texts_is_refused():
     assert label([]) == []
 
 
-@pytest.mark.parametrize("unit", ["1,", "so ", "(", "a=", "wait not ", "the total ", "is 1 "])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *(
+            "1,",
+            "so ",
+            "(",
+            "a=",
+            "wait not ",
+            "the total ",
+            "is 1 ",
+            ": ",
+            "12-3=",
+            "3 + ",
+            "go back from ",
+        ),
+        *("let me check ", "not ", "the a is ", "try ", "say "),
+    ],
+)
 def test_hostile_steps_take_no_longer(unit):
+    """A step is read up to some length, so one of a million signs takes what a short one does."""
     before = time.process_time()
     label([unit * 100_000] * 3)
     assert time.process_time() - before < 5
