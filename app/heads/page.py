@@ -116,6 +116,7 @@ def _header(store: Store, head: Row, run: Row) -> Component:
         dcc.Link("The trace", href=f"/trace/{trace_id}", className="button"),
     ]
     shape = f"{run['layers']} layers of {run['heads']} heads"
+    about = f"{shape} · {head['prompt'][:120]}"
     return html.Header(
         [
             html.Div(
@@ -125,7 +126,7 @@ def _header(store: Store, head: Row, run: Row) -> Component:
             html.Div(
                 [
                     html.H1("Attention heads"),
-                    html.Span(f"{shape} · {head['prompt'][:120]}", className="dim long"),
+                    html.Span(about, title=about, className="dim"),
                 ],
                 className="title-row",
             ),

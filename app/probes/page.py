@@ -31,7 +31,7 @@ TRACES = 40
 """Probed traces that are linked above the table."""
 
 LINKS = {"trace_id": "/trace/{trace_id}", "expert": "/expert/{layer}/{expert}"}
-DRAWN = ("belief", "suppression", "receivers")
+DRAWN = ("belief", "suppression", "receivers", "ablation")
 THEMES = ("dark", "light")
 
 
@@ -85,7 +85,10 @@ def register(app: Dash, sources: Sources) -> None:
     )
 
     @app.callback(
-        Output("probes-figure", "figure"), Input("probes-asked", "data"), Input("theme", "data")
+        Output("probes-figure", "figure"),
+        Output("probes-figure", "style"),
+        Input("probes-asked", "data"),
+        Input("theme", "data"),
     )
     def draw(asked: Any, theme: Any) -> Any:
         asked = untrusted.mapping(asked, "the results")
@@ -96,8 +99,11 @@ def register(app: Dash, sources: Sources) -> None:
             found = _read(sources, probe, run["run_id"])
             figure = results.figure(sources.store, probe, run["run_id"], found, theme)
         except RinglensError:
-            return no_update  # the page says it
-        return figure if figure is not None else no_update
+            return no_update, no_update  # the page says it
+        if figure is None:
+            return no_update, no_update
+        # The width is the page's; the height is that of the rows.
+        return figure, {"height": figure.layout.height}
 
 
 def _kept(store: Store) -> Kept[results.Read]:

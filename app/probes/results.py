@@ -97,6 +97,8 @@ def figure(store: Store, probe: str, run_id: str, found: Read, theme: str) -> Fi
         return figures.suppression_matrix(suppression_matrix(store, run_id), theme=theme)
     if probe == "receivers":
         return figures.receiver_heads(found.frame, theme=theme)
+    if probe == "ablation":
+        return figures.ablation_effects(found.frame, theme=theme)
     return None
 
 

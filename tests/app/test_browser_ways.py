@@ -301,7 +301,10 @@ ADDRESSES = {
     "trace": ("/trace/2?tok=30", ".layer-facts"),
     "routing": ("/routing?trace=2&L=9&E=70", ".token-table"),
     "expert": ("/expert/9/70", "#expert-app[data-ready=true]"),
+    "heads": ("/heads/2", "#heads-app[data-ready=true]"),
     "compare": ("/compare", "#compare-app[data-ready=true]"),
+    "probes": ("/probes", ".state"),
+    "runs": ("/", "#runs-app tbody tr"),
     "sql": ("/sql?q=from trace_summary", "#sql-grid .ag-row"),
 }
 """An address of each page, and what it shows when it is whole."""
@@ -328,5 +331,7 @@ def test_nothing_is_cut_at_1280_by_720(tab, wordy, name):
         pytest.skip(f"no sandbox: {confine.missing()}")
     address, last = ADDRESSES[name]
     tab.goto(wordy + address)
+    if name == "runs":
+        tab.locator(".runs-table a").first.click()
     expect(tab.locator(last).first).to_be_visible()
     assert tab.evaluate((TESTS / "support" / "cut_text.js").read_text()) == []

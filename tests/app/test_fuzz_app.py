@@ -32,7 +32,8 @@ PLACES = (
     "/data/trace/1/layer/{}", "/data/trace/1/routing/{}", "/data/trace/1/statistics/heads/{}",
     *(f"/data/trace/{{}}/{name}" for name in ("steps", "change", "received", "map", "belief")),
     "/data/expert/{}/1/card/load", "/data/expert/{}/1/ablation", "/data/expert/1/1/card/{}",
-    "/data/compare/{}",
+    "/data/compare/{}", "/data/heads/{}/steps", "/data/heads/{}/map/entropy",
+    "/data/heads/1/map/{}",
     "/data/{}", "/data/trace/{}", "/data/sql/result/{}.csv", "/data/sql/result/x.{}",
 )  # fmt: skip
 DEEP = b"[" * 100_000 + b"]" * 100_000

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from drawn import array
 from playwright.sync_api import expect
 from probed_store import write_probed_store
 from ran import by_python, by_sql
@@ -48,6 +49,8 @@ def test_results_are_listed_and_made_as_they_say(store, run_id):
     for frame in (by_sql(store, found.made), by_python(found.made)):
         np.testing.assert_allclose(frame["mean"], found.frame["mean"])
     assert found.frame["mean"].tolist() == pytest.approx([0.23, 0.13, 0.03])
+    figure = results.figure(store, "ablation", run_id, found, "light")
+    np.testing.assert_allclose(array(figure, 0, "z").ravel(), [0.03, 0.13, 0.23], atol=1e-6)
     assert results.traces(store, "ablation", run_id) == [1, 2]
 
 

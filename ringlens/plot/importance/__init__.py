@@ -1,8 +1,15 @@
 """Figures of what mattered in thoughts: belief along them, what hiding steps did, heads."""
 
+from ringlens.plot.importance.ablation_figure import ablation_effects
 from ringlens.plot.importance.agreement_figure import importance_agreement
 from ringlens.plot.importance.belief_figure import belief
 from ringlens.plot.importance.matrix_figure import suppression_matrix
 from ringlens.plot.importance.receiver_figure import receiver_heads
 
-__all__ = ["belief", "importance_agreement", "receiver_heads", "suppression_matrix"]
+__all__ = [
+    "ablation_effects",
+    "belief",
+    "importance_agreement",
+    "receiver_heads",
+    "suppression_matrix",
+]
