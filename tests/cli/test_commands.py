@@ -175,12 +175,13 @@ def test_replay_of_a_store_and_of_a_file(captured, tmp_path):
         (["capture", "ring-nano", "--store", "s", "--tp-size", "2"], 1, "torchrun"),
         (["plan", "ring-nano", "--gpus", "8xH100"], 1, "16x80GB"),
         (["capture", "ring-nano", "--store", "s", "--commit-every", "-1"], 1, "commit_every = -1"),
-        (["replay", "ring-nano", "bad.jsonl", "--store", "s", "--prefill", "0"], 1, "prefill = 0"),
+        (["replay", "ring-nano", "text.txt", "--store", "s", "--prefill", "0"], 1, "prefill = 0"),
     ],
 )
 def test_bad_input_has_a_message_and_a_code(args, code, message, tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "bad.jsonl").write_text("not json\n")
+    (tmp_path / "text.txt").write_text("a\n")
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "file").write_text("a file, not a folder")
     result = ringlens(*args, cwd=tmp_path)
