@@ -26,7 +26,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # No example has a deadline: how long one takes says more of the machine than of the code. Every run
 # draws the same examples, so that a newcomer's run passes if ours did; RINGLENS_FUZZ draws others.
-settings.register_profile("ringlens", deadline=None, derandomize="RINGLENS_FUZZ" not in os.environ)
+settings.register_profile(
+    "ringlens",
+    deadline=None,
+    derandomize="RINGLENS_FUZZ" not in os.environ,
+    max_examples=100 if os.environ.get("RINGLENS_EXTRA") else 40,
+)
 settings.load_profile("ringlens")
 
 FAST = bool(os.environ.get("RINGLENS_FAST"))

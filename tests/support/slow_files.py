@@ -70,6 +70,14 @@ EXTRA = [
     "test_first_hour.py",
     "observe/test_some_layers.py",
     "model/test_family_sizes.py",
+    "model/test_placement.py",
+    "model/test_fuzz_checkpoints.py",
+    "store/test_fuzz_stores.py",
+    "store/test_remote.py",
+    "store/test_role_sums.py",
+    "analysis/test_expert_card.py",
+    "analysis/test_shuffled.py",
+    "sandbox/test_fuzz_sql_values.py",
 ]
 
 
