@@ -520,7 +520,12 @@ def test_texts_of_strangers_are_no_markup(tables):
     assert any("\\ud83d" in label for label in figures[0].layout.yaxis.ticktext)
 
 
-@pytest.mark.parametrize("name", [n for n in rl.plot.__all__ if n in analysis.__all__])
+OF_THOUGHTS = ("alignment", "reflections", "step_map")  # tests/plot/test_trajectory.py has these
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in rl.plot.__all__ if n in analysis.__all__ and n not in OF_THOUGHTS]
+)
 def test_what_is_no_such_table_is_refused(tables, name):
     draw = getattr(rl.plot, name)
     for wrong in (pd.DataFrame({"layer": [1]}), [1], None):

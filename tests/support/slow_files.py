@@ -73,7 +73,6 @@ EXTRA = [
     "model/test_placement.py",
     "model/test_fuzz_checkpoints.py",
     "store/test_fuzz_stores.py",
-    "store/test_remote.py",
     "store/test_role_sums.py",
     "analysis/test_expert_card.py",
     "analysis/test_shuffled.py",

@@ -55,7 +55,7 @@ class LocalFiles:
 
     def state(self, path: str) -> tuple[int, ...]:
         """A token that changes whenever the file is changed or replaced."""
-        found = regular(f"{self.address}/{path}")  # asked of every file in every query
+        found = regular(f"{self.path}/{path}")  # asked of every file in every query
         # The change time as well: programs can set the modification time back, but not this.
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
