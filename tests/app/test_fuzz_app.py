@@ -153,6 +153,7 @@ def valid(app):
         "view.value": "table",
         "token-order.value": "count",
         "scope.data": {"run_id": run_id, "trace_id": 2},
+        "probes-asked.data": {"probe": "ablation", "run": run_id},
         "sql-result.data": "none",
         "sql-kind.value": "bar",
         "sql-x.value": "a",
