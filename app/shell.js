@@ -6,6 +6,7 @@ import { clientside, quietly, setProps } from "./shared/dash.js";
 import { add, el, hit, inDialog, typing } from "./shared/dom.js";
 import "./shared/glossary.js";
 import { fetchJson, go } from "./shared/host.js";
+import { messageOf } from "./shared/text.js";
 import { onTheme, theme, toggleTheme } from "./shared/theme.js";
 
 // --- the page that is open ------------------------------------------------------------------------
@@ -130,7 +131,7 @@ async function beat() {
     known = store;
     window.dispatchEvent(new CustomEvent("ringlens:version", { detail: version }));
   } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
+    const said = messageOf(error);
     if (banner) banner.textContent = said;
     else document.body.appendChild(el("div", "offline", said, { role: "alert" }));
   }

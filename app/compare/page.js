@@ -2,9 +2,10 @@
 
 import { intParam, param, setParams } from "../shared/address.js";
 import { clientside, quietly } from "../shared/dash.js";
-import { add, el, inDialog, typing } from "../shared/dom.js";
+import { add, el, pageKeys } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
 import { fetchJson, go } from "../shared/host.js";
+import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
 import { results } from "./results.js";
@@ -32,9 +33,6 @@ let view = null;
 let turn = 0; // of the questions: an answer to an older one comes too late
 
 const here = () => (view && document.contains(view.root) ? view : null);
-
-/** @param {unknown} error */
-const said = (error) => (error instanceof Error ? error.message : String(error));
 
 /**
  * @param {any} body
@@ -79,7 +77,7 @@ async function read(v) {
     if (late()) return;
     v.contrast = found;
   } catch (error) {
-    if (!late()) refuse(v, said(error));
+    if (!late()) refuse(v, messageOf(error));
     return;
   }
   build(v);
@@ -89,7 +87,7 @@ async function read(v) {
     if (late()) return;
     v.shift = shift;
   } catch (error) {
-    v.shiftError = said(error);
+    v.shiftError = messageOf(error);
   }
   if (late()) return;
   redraw(v);
@@ -111,7 +109,7 @@ async function readNothing(v, mine) {
   } catch (error) {
     if (view === v && turn === mine) {
       setParams({ null: null });
-      v.shown?.tell(said(error));
+      v.shown?.tell(messageOf(error));
     }
   }
 }
@@ -315,14 +313,7 @@ const KEYS = {
   "/": (v) => v.a.select(),
 };
 
-document.addEventListener("keydown", (event) => {
-  const v = here();
-  if (!v || typing(event) || inDialog() || !KEYS[event.key]) return;
-  const onControl = event.target instanceof Element && event.target.closest("a, button");
-  if (event.key === "Enter" && onControl) return;
-  event.preventDefault();
-  KEYS[event.key](v);
-});
+pageKeys(here, KEYS);
 onTheme(() => here()?.shown?.draw());
 
 clientside("compare", { mount: quietly(mount) });

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Dash, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app.compare import routes
 from ringlens.app.compare.presets import presets
-from ringlens.app.shared.parts import state_page
+from ringlens.app.shared.parts import run_script, state_page
 from ringlens.app.shared.sources import Sources
-from ringlens.plot.palette import DARK, LIGHT
 
 KEYS = (
     ("[ ]", "previous, next layer"),
@@ -28,11 +26,6 @@ KEYS = (
     ("0", "what nothing would look like: choices in random order"),
     ("/", "the first selection"),
 )
-
-CONSTANTS: dict[str, Any] = {
-    "DIVERGING": {"dark": list(DARK.diverging), "light": list(LIGHT.diverging)},
-}
-"""Exports of ``compare/constants.js``."""
 
 
 def layout(sources: Sources, query: Mapping[str, str]) -> Component:
@@ -70,8 +63,4 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 def register(app: Dash, sources: Sources) -> None:
     """Add what the page's script fetches, and have it fill each new frame."""
     routes.register(app.server, sources)
-    app.clientside_callback(
-        ClientsideFunction("compare", "mount"),
-        Output("compare-boot", "modified_timestamp"),
-        Input("compare-boot", "data"),
-    )
+    run_script(app, "compare")

@@ -6,16 +6,15 @@ import { behindButton } from "../shared/behind.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
+import { gridMap, legend } from "../shared/grid_map.js";
 import { link } from "../shared/host.js";
 import { barsChart, ranked } from "../shared/ranked.js";
 import { number, percent, plural } from "../shared/text.js";
-import { theme } from "../shared/theme.js";
-import { DIVERGING } from "./constants.js";
-import { layerMap } from "./map.js";
 import { shiftChart } from "./shift.js";
 import { groupAt, state } from "./state.js";
 
 /** @import { Behind } from "../shared/behind.js" */
+/** @import { Place } from "../shared/grid_map.js" */
 /** @import { Column } from "../shared/ranked.js" */
 /** @import { Cell, Group } from "./types.js" */
 /** @typedef {import("./page.js").View} View */
@@ -32,15 +31,10 @@ import { groupAt, state } from "./state.js";
 const FOUND = 0.05; // rate up to which cells are marked
 const LISTED = 12;
 const [SMALL, LARGE] = [0.15, 0.29]; // heights of the maps, of the window's, at most
-
-/** @param {number} part */
-const most = (part) => Math.round(part * window.innerHeight);
+const THICK = 44; // height of a row, at most
 
 /** @param {number} value */
 const signed = (value) => (value > 0 ? "+" : "") + number(100 * value, 1);
-
-/** Colours of differences, as a table. */
-const diverging = () => colours.scaleOf(DIVERGING[theme()]);
 
 /**
  * End of a scale: a quantile of the sizes, so that a few outliers do not make all else pale.
@@ -68,9 +62,9 @@ export function results(v, focused, acts) {
   const status = el("p", "compare-said", null, { role: "status" });
   const panel = el("aside", "compare-panel", null, { "aria-label": "Experts that differ most" });
   const maps = {
-    a: layerMap("Share of tokens that chose each expert, in A", most(SMALL), choose, point),
-    b: layerMap("Share of tokens that chose each expert, in B", most(SMALL), choose, point),
-    difference: layerMap("Difference of the shares, A minus B", most(LARGE), choose, point),
+    a: map("Share of tokens that chose each expert, in A", SMALL),
+    b: map("Share of tokens that chose each expert, in B", SMALL),
+    difference: map("Difference of the shares, A minus B", LARGE),
   };
   const shift = shiftChart();
   const heads = {
@@ -101,8 +95,23 @@ export function results(v, focused, acts) {
   const group = () => /** @type {Group} */ (v.contrast?.groups[groupAt(v.contrast)]);
   /** The group whose difference is shown: of the store, or of choices in random order. */
   const compared = () => (state().nothing && v.nothing?.groups[groupAt(v.contrast)]) || group();
+  /** @type {(place: Place) => Cell} */
+  const cellAt = ({ row, column }) => ({ layer: group().layers[row], expert: column });
   /** @param {Cell} cell */
   const placeOf = (cell) => group().layers.indexOf(cell.layer) * group().experts + cell.expert;
+
+  /** @type {(name: string, most: number) => ReturnType<typeof gridMap>} */
+  function map(name, most) {
+    return gridMap(
+      name,
+      ({ rows }) => {
+        const high = Math.round(most * window.innerHeight) / Math.max(1, rows.length);
+        return Math.max(1, Math.min(THICK, Math.floor(high)));
+      },
+      (place) => choose(cellAt(place)),
+      (place, event) => point(place && cellAt(place), event),
+    );
+  }
 
   // --- what is shown --------------------------------------------------------------------------
 
@@ -112,7 +121,7 @@ export function results(v, focused, acts) {
     const { rate } = state();
     const top = Math.min(1, edgeOf(share_a, share_b, 0.99));
     const edge = edgeOf(group().difference, new Float32Array(), 0.995);
-    const [heat, two] = [colours.heat(), diverging()];
+    const [heat, two] = [colours.heat(), colours.diverging()];
     /** @param {Float32Array} values */
     const share = (values) => (/** @type {number} */ i) =>
       Number.isFinite(values[i])
@@ -127,10 +136,14 @@ export function results(v, focused, acts) {
       const at = hidden(i) ? 0.5 : Math.max(0, Math.min(1, 0.5 + value / (2 * edge)));
       return two[Math.round((two.length - 1) * at)];
     };
-    const common = { layers, experts, focus };
-    const plain = () => false;
-    maps.a.show({ ...common, fill: share(share_a), marked: plain });
-    maps.b.show({ ...common, fill: share(share_b), marked: plain });
+    const row = focus ? layers.indexOf(focus.layer) : -1;
+    const common = {
+      rows: layers.map((layer) => `L${layer}`),
+      columns: Array.from({ length: experts }, (_, e) => `${e}`),
+      focus: focus && row >= 0 ? { row, column: focus.expert } : null,
+    };
+    maps.a.show({ ...common, fill: share(share_a) });
+    maps.b.show({ ...common, fill: share(share_b) });
     maps.difference.show({
       ...common,
       fill: difference,
@@ -141,13 +154,6 @@ export function results(v, focused, acts) {
     tell(summary());
     drawPanel();
     drawShift();
-  }
-
-  /** @type {(colours: string[], low: string, high: string) => HTMLElement} */
-  function legend(scale, low, high) {
-    const strip = el("i", "legend-bar");
-    strip.style.background = `linear-gradient(90deg, ${scale.join(", ")})`;
-    return add(el("span", "legend"), el("span", "", low), strip, el("span", "", high));
   }
 
   /** @type {(top: number, edge: number) => void} */
@@ -161,7 +167,7 @@ export function results(v, focused, acts) {
       const count = el("span", "dim", plural(tokens, "token"));
       const letter = el("span", `side side-${side}`, side.toUpperCase());
       heads[side].replaceChildren(letter, name, count, el("span", "spacer"));
-      add(heads[side], legend(colours.heat(), "0%", `≥ ${percent(top)}`));
+      add(heads[side], legend("0%", `≥ ${percent(top)}`, colours.heat()));
     }
     const what = state().nothing && v.nothing ? "Difference in random order" : "A − B";
     const name = termed(el("span", "", what), state().nothing ? "null" : "contrast");
@@ -173,7 +179,7 @@ export function results(v, focused, acts) {
     );
     add(
       heads.difference,
-      legend(DIVERGING[theme()], `≤ −${percentPoints}`, `≥ +${percentPoints}`),
+      legend(`≤ −${percentPoints}`, `≥ +${percentPoints}`, colours.diverging()),
       behindButton("Difference", behind),
     );
   }
@@ -291,7 +297,7 @@ export function results(v, focused, acts) {
         [shown.difference[i], shown.low[i] || 0, shown.high[i] || 0].map(Math.abs),
       ),
     );
-    const two = diverging();
+    const two = colours.diverging();
     /** @param {number} value */
     const at = (value) => 0.5 + (0.5 * value) / (edge || 1);
     /** @param {number} i */
@@ -410,7 +416,7 @@ export function results(v, focused, acts) {
         ]),
       made,
       draw: (c, w) => maps.difference.draw(c, w),
-      size: [1100, maps.difference.height()],
+      size: [1100, maps.difference.height(1100)],
     };
   }
 

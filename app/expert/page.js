@@ -3,10 +3,10 @@
 import { param, setParams } from "../shared/address.js";
 import { PHASES } from "../shared/constants.js";
 import { clientside, quietly } from "../shared/dash.js";
-import { add, el, inDialog, typing } from "../shared/dom.js";
+import { add, el, pageKeys } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
 import { fetchJson, go } from "../shared/host.js";
-import { plural } from "../shared/text.js";
+import { messageOf, plural } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
 import { SLOTS, waiting } from "./parts.js";
 
@@ -58,9 +58,6 @@ function draw(v) {
   }
 }
 
-/** @param {unknown} error */
-const said = (error) => (error instanceof Error ? error.message : String(error));
-
 let turn = 0; // of the questions: an answer to an older one comes too late
 
 /**
@@ -74,7 +71,7 @@ async function readPart(v, name, mine) {
     const found = await fetchJson(addressOf(v, name));
     if (view === v && turn === mine) v.data[name] = found;
   } catch (error) {
-    v.errors[name] = said(error);
+    v.errors[name] = messageOf(error);
   }
   if (view === v && turn === mine) draw(v);
 }
@@ -227,12 +224,7 @@ function stepLayer(v, by) {
   if (to !== undefined) open(v, to, expert);
 }
 
-document.addEventListener("keydown", (event) => {
-  const v = here();
-  if (!v || typing(event) || inDialog() || !KEYS[event.key]) return;
-  event.preventDefault();
-  KEYS[event.key](v);
-});
+pageKeys(here, KEYS);
 onTheme(() => {
   const v = here();
   if (v) draw(v);

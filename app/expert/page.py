@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Dash, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app.expert import routes
 from ringlens.app.shared import queries
-from ringlens.app.shared.parts import copy_button, state_page, term
+from ringlens.app.shared.parts import copy_button, run_script, state_page, term
 from ringlens.app.shared.sources import Sources
 from ringlens.errors import NotInStoreError
 from ringlens.plot.figure import signed
@@ -68,11 +68,7 @@ def boot(run: Row, layer: int, expert: int) -> Row:
 def register(app: Dash, sources: Sources) -> None:
     """Add what the page's script fetches, and have it fill each new frame."""
     routes.register(app.server, sources)
-    app.clientside_callback(
-        ClientsideFunction("expert", "mount"),
-        Output("expert-boot", "modified_timestamp"),
-        Input("expert-boot", "data"),
-    )
+    run_script(app, "expert")
 
 
 def _facts_of(store: Store, run_id: str, layer: int, expert: int) -> Row | None:

@@ -2,8 +2,9 @@
 
 import { param, setParams } from "../shared/address.js";
 import { clientside, quietly } from "../shared/dash.js";
-import { inDialog, typing } from "../shared/dom.js";
+import { pageKeys } from "../shared/dom.js";
 import { fetchJson, go } from "../shared/host.js";
+import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
 import { panels } from "./panels.js";
@@ -29,9 +30,6 @@ let view = null;
 let turn = 0; // of the questions: an answer to an older one comes too late
 
 const here = () => (view && document.contains(view.root) ? view : null);
-
-/** @param {unknown} error */
-const said = (error) => (error instanceof Error ? error.message : String(error));
 
 /**
  * Two whole numbers of the address.
@@ -60,7 +58,7 @@ async function readMap(v) {
     v.map = { ...body, ...Object.fromEntries(names.map((name) => [name, array(name)])) };
     v.mapError = "";
   } catch (error) {
-    v.mapError = said(error);
+    v.mapError = messageOf(error);
   }
   v.shown.draw();
 }
@@ -79,7 +77,7 @@ async function readMatrix(v) {
     v.matrix = { ...body, mass: decode(body.mass, "f4") };
     v.matrixError = "";
   } catch (error) {
-    if (turn === mine) v.matrixError = said(error);
+    if (turn === mine) v.matrixError = messageOf(error);
   }
   if (turn === mine) v.shown.draw();
 }
@@ -223,14 +221,7 @@ const KEYS = {
   Enter: (v) => v.pair && go(placeOf(v, v.pair.from)),
 };
 
-document.addEventListener("keydown", (event) => {
-  const v = here();
-  if (!v || typing(event) || inDialog() || !KEYS[event.key]) return;
-  const onControl = event.target instanceof Element && event.target.closest("a, button");
-  if (event.key === "Enter" && onControl) return;
-  event.preventDefault();
-  KEYS[event.key](v);
-});
+pageKeys(here, KEYS);
 onTheme(() => here()?.shown.draw());
 
 clientside("heads", { mount: quietly(mount) });

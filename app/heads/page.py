@@ -10,15 +10,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Dash, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app.heads import routes, steps
 from ringlens.app.heads.measures import PROBE, measures
-from ringlens.app.shared.parts import copy_button, state_page
+from ringlens.app.shared.parts import copy_button, run_script, state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.errors import NotInStoreError
-from ringlens.plot.palette import DARK, LIGHT
 from ringlens.store import Store
 
 Row = dict[str, Any]
@@ -32,11 +31,6 @@ KEYS = (
     ("J K", "next, previous step that is looked at"),
     ("Enter", "that step on the trace"),
 )
-
-CONSTANTS: dict[str, Any] = {
-    "DIVERGING": {"dark": list(DARK.diverging), "light": list(LIGHT.diverging)},
-}
-"""Exports of ``heads/constants.js``."""
 
 
 def layout(sources: Sources, query: Mapping[str, str]) -> Component:
@@ -90,11 +84,7 @@ def boot(store: Store, head: Row, run: Row) -> Row:
 def register(app: Dash, sources: Sources) -> None:
     """Add what the page's script fetches, and have it fill each new frame."""
     routes.register(app.server, sources)
-    app.clientside_callback(
-        ClientsideFunction("heads", "mount"),
-        Output("heads-boot", "modified_timestamp"),
-        Input("heads-boot", "data"),
-    )
+    run_script(app, "heads")
 
 
 def _header(store: Store, head: Row, run: Row) -> Component:

@@ -3,11 +3,9 @@
 import { behindButton } from "../shared/behind.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
-import { gridMap } from "../shared/grid_map.js";
+import { gridMap, legend } from "../shared/grid_map.js";
 import { link } from "../shared/host.js";
 import { number, percent } from "../shared/text.js";
-import { theme } from "../shared/theme.js";
-import { DIVERGING } from "./constants.js";
 
 /** @import { Behind } from "../shared/behind.js" */
 /** @import { Place } from "../shared/grid_map.js" */
@@ -40,18 +38,6 @@ const edgeOf = (values) => {
 
 /** @param {number} value */
 const short = (value) => number(value, Math.abs(value) < 10 ? 3 : 1);
-
-/**
- * @param {string} from
- * @param {string} to
- * @param {string[]} scale
- */
-function legend(from, to, scale) {
-  const bar = el("i", "legend-bar");
-  const stops = scale.filter((_, i) => i % 7 === 0).join(", ");
-  bar.style.background = `linear-gradient(to right, ${stops})`;
-  return add(el("span", "legend"), el("span", "", from), bar, el("span", "", to));
-}
 
 /**
  * @param {View} v
@@ -147,7 +133,7 @@ export function panels(v, acts) {
     const { layers, heads, value, q } = v.map;
     const { label, unit, signed } = measure();
     const top = edgeOf(Array.from(value));
-    const scale = signed ? colours.scaleOf(DIVERGING[theme()]) : colours.heat();
+    const scale = signed ? colours.diverging() : colours.heat();
     const low = signed ? -top : 0;
     /** @param {number} i */
     const fill = (i) => {

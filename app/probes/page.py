@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
+from dash import Dash, Input, Output, dcc, html, no_update
 from dash.development.base_component import Component
 
 from ringlens.app.probes import results
 from ringlens.app.shared import queries
 from ringlens.app.shared.kept import Kept
-from ringlens.app.shared.parts import state_page
+from ringlens.app.shared.parts import run_script, state_page
 from ringlens.app.shared.plots import CONFIG
 from ringlens.app.shared.sources import Sources
 from ringlens.app.shared.tables import table
@@ -78,11 +78,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 def register(app: Dash, sources: Sources) -> None:
     """Have the script draw the table, and the figure follow the colour scheme."""
     sources.one(_kept)
-    app.clientside_callback(
-        ClientsideFunction("probes", "mount"),
-        Output("probes-boot", "modified_timestamp"),
-        Input("probes-boot", "data"),
-    )
+    run_script(app, "probes")
 
     @app.callback(
         Output("probes-figure", "figure"),

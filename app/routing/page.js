@@ -4,6 +4,7 @@ import { intParam, setParams } from "../shared/address.js";
 import { clientside, noUpdate, quietly, setProps } from "../shared/dash.js";
 import { hit, inDialog, part, typing } from "../shared/dom.js";
 import { go } from "../shared/host.js";
+import { messageOf } from "../shared/text.js";
 import { target } from "./goto.js";
 import { framed, keep, pan, reveal, showWhole, zoom } from "./zoom.js";
 
@@ -117,7 +118,7 @@ function inGoto(event, shape) {
     if (focus.E !== null) reveal(shape, focus.L, focus.E, true);
     box.blur();
   } catch (error) {
-    said(error instanceof Error ? error.message : String(error));
+    said(messageOf(error));
   }
 }
 

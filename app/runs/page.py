@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Dash, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app.shared import queries
 from ringlens.app.shared.made import made
-from ringlens.app.shared.parts import copy_button, state_page
+from ringlens.app.shared.parts import copy_button, run_script, state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.shared.tables import table
 from ringlens.display import plural
@@ -54,11 +54,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 def register(app: Dash, sources: Sources) -> None:
     """Have the script draw the traces."""
     del sources
-    app.clientside_callback(
-        ClientsideFunction("runs", "mount"),
-        Output("runs-boot", "modified_timestamp"),
-        Input("runs-boot", "data"),
-    )
+    run_script(app, "runs")
 
 
 def _traces(sources: Sources, run: Row) -> Row:

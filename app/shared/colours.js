@@ -1,6 +1,6 @@
 // Colours of tokens and experts. OKLCH, so that equal steps look equal in both themes.
 
-import { GROUP_SPREAD, HEAT, PHASE_HUES, START_HUE } from "./constants.js";
+import { DIVERGING, GROUP_SPREAD, HEAT, PHASE_HUES, START_HUE } from "./constants.js";
 import { theme } from "./theme.js";
 
 /**
@@ -112,3 +112,6 @@ export const scaleOf = (stops) =>
 
 /** Scale of small heatmaps, the same as the routing heatmap's. */
 export const heat = () => scaleOf(HEAT[theme()]);
+
+/** Colours of numbers on both sides of zero, as a table. */
+export const diverging = () => scaleOf(DIVERGING[theme()]);

@@ -10,6 +10,8 @@ export const START_HUE: number;
 export const GROUP_SPREAD: number;
 /** Colours of heatmaps, low to high. */
 export const HEAT: Record<Theme, string[]>;
+/** Colours of numbers on both sides of zero, low to high. */
+export const DIVERGING: Record<Theme, string[]>;
 /** How blanks are shown. */
 export const BLANKS: Record<string, string>;
 /** How an empty token is shown. */

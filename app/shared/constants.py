@@ -15,6 +15,7 @@ CONSTANTS = {
     "START_HUE": START_HUE,
     "GROUP_SPREAD": GROUP_SPREAD,
     "HEAT": {"dark": list(DARK.sequential), "light": list(LIGHT.sequential)},
+    "DIVERGING": {"dark": list(DARK.diverging), "light": list(LIGHT.diverging)},
     "BLANKS": BLANKS,
     "NOTHING": NOTHING,
     "GLOSSARY": {name: asdict(term) for name, term in GLOSSARY.items()},

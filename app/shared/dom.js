@@ -63,6 +63,22 @@ export const typing = (event) => {
 export const inDialog = () => document.querySelector("dialog[open]") !== null;
 
 /**
+ * Have keys act on what a page shows, as long as it shows it.
+ * @template T
+ * @param {() => T | null} here What it shows; null while another page is open.
+ * @param {Record<string, (shown: T) => unknown>} keys
+ */
+export function pageKeys(here, keys) {
+  document.addEventListener("keydown", (event) => {
+    const shown = here();
+    if (!shown || typing(event) || inDialog() || !keys[event.key]) return;
+    if (event.key === "Enter" && hit(event, "a, button")) return;
+    event.preventDefault();
+    keys[event.key](shown);
+  });
+}
+
+/**
  * Whether a click asks for a link in a tab or window of its own.
  * @param {MouseEvent} event
  */

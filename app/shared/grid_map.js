@@ -9,11 +9,24 @@ const GUTTER = 34; // pixels for the names of rows
 const BELOW = 18; // for those of columns
 const NAMED = 13; // pixels that the name of a row takes
 const LEAST = 26; // pixels between the names of two columns
+const STEPS = [1, 2, 4, 5, 8, 10, 16, 20, 32, 64, 128]; // columns from one name to the next
 
 /** @param {string} name */
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** @typedef {{row: number, column: number}} Place */
+
+/**
+ * What the colours of a map mean.
+ * @param {string} low
+ * @param {string} high
+ * @param {string[]} scale
+ */
+export function legend(low, high, scale) {
+  const bar = el("i", "legend-bar");
+  bar.style.background = `linear-gradient(90deg, ${scale.join(", ")})`;
+  return add(el("span", "legend"), el("span", "", low), bar, el("span", "", high));
+}
 
 /**
  * What a map shows; rows and columns are named by their places.
@@ -100,7 +113,8 @@ export function gridMap(name, rowHeight, choose, point) {
       c.fillText(rows[r], GUTTER - 6, (r + 0.5) * high);
     }
     c.textAlign = "center";
-    for (let k = 0; k < columns.length; k += Math.ceil(LEAST / step)) {
+    const between = STEPS.find((steps) => steps * step >= LEAST) || STEPS[STEPS.length - 1];
+    for (let k = 0; k < columns.length; k += between) {
       c.fillText(columns[k], GUTTER + (k + 0.5) * step, rows.length * high + BELOW - 8);
     }
   }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from dash import dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.display import plural
@@ -28,6 +28,15 @@ GRID_THEME = {
     "inputBackgroundColor: 'var(--surface)', inputTextColor: 'var(--text)',"
     "iconColor: 'var(--text-3)'})"
 }
+
+
+def run_script(app: Dash, page: str) -> None:
+    """Have a page's script fill each new frame from what the page's Store holds."""
+    app.clientside_callback(
+        ClientsideFunction(page, "mount"),
+        Output(f"{page}-boot", "modified_timestamp"),
+        Input(f"{page}-boot", "data"),
+    )
 
 
 def state_page(title: str, text: str, command: str | None = None) -> Component:

@@ -40,3 +40,9 @@ export const plural = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ?
  */
 export const visible = (text) =>
   text === "" ? NOTHING : text.replace(/[ \n\t]/g, (blank) => BLANKS[blank]);
+
+/**
+ * What an error says.
+ * @param {unknown} error
+ */
+export const messageOf = (error) => (error instanceof Error ? error.message : String(error));

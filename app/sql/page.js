@@ -4,7 +4,7 @@ import { param, setParams, url } from "../shared/address.js";
 import { clientside, quietly, setProps } from "../shared/dash.js";
 import { add, el, hit, inDialog, part, typing } from "../shared/dom.js";
 import { fetchJson } from "../shared/host.js";
-import { plural } from "../shared/text.js";
+import { messageOf, plural } from "../shared/text.js";
 import { colourSql, sqlEditor, WORDS } from "./editor.js";
 import { columnsOf, isSimple, rowsOf } from "./grid.js";
 import { forget, save, saved } from "./saved.js";
@@ -65,7 +65,7 @@ async function run(chart) {
     part("sql-python").dataset.copy = python();
     show(/** @type {Answer} */ (answer), chart);
   } catch (error) {
-    fail(error instanceof Error ? error.message : String(error));
+    fail(messageOf(error));
   } finally {
     window.clearInterval(mine.timer);
     running = null;

@@ -15,7 +15,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app.shared.parts import GRID_THEME, command_box
+from ringlens.app.shared.parts import GRID_THEME, command_box, run_script
 from ringlens.app.shared.plots import CONFIG
 from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import cells, chart, routes
@@ -88,11 +88,7 @@ def register(app: Dash, sources: Sources) -> None:
             return no_update  # the choices of another answer: theirs follow
         return chart.figure(table, kind, x, y or x, by or "", theme or "dark")
 
-    app.clientside_callback(
-        ClientsideFunction("sql", "mount"),
-        Output("sql-boot", "modified_timestamp"),
-        Input("sql-boot", "data"),
-    )
+    run_script(app, "sql")
     app.clientside_callback(
         ClientsideFunction("sql", "view"),
         Output("sql-view", "id"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Dash, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.analysis.roles import ROLES
@@ -17,7 +17,7 @@ from ringlens.app.listing.rows import Place, place
 from ringlens.app.listing.wanted import Wanted, wanted
 from ringlens.app.shared import queries
 from ringlens.app.shared.made import Made, made
-from ringlens.app.shared.parts import copy_button, state_page
+from ringlens.app.shared.parts import copy_button, run_script, state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import payload, routes, thought
 from ringlens.app.trace.queries import attention_heads
@@ -174,11 +174,7 @@ def head_tables(store: Store, trace_id: int) -> list[Row]:
 def register(app: Dash, sources: Sources) -> None:
     """Add what the page's script fetches, and have it fill each new frame."""
     routes.register(app.server, sources)
-    app.clientside_callback(
-        ClientsideFunction("trace", "mount"),
-        Output("trace-boot", "modified_timestamp"),
-        Input("trace-boot", "data"),
-    )
+    run_script(app, "trace")
 
 
 def _place(asked: Wanted, at: Place) -> str:

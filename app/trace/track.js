@@ -1,6 +1,7 @@
 // What tracks of the ribbon share: data that come later, and colours of the page.
 
 import { fetchJson } from "../shared/host.js";
+import { messageOf } from "../shared/text.js";
 
 /** @import { Lacks, View } from "./types.js" */
 
@@ -30,7 +31,7 @@ export function fetched(view, path, decoded) {
       if (body.lacks) state.lacks = body;
       else state.data = decoded(body);
     } catch (error) {
-      state.error = error instanceof Error ? error.message : String(error);
+      state.error = messageOf(error);
     }
   };
   return { state, load };

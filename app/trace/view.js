@@ -5,6 +5,7 @@ import { intParam, param, setParams } from "../shared/address.js";
 import { add, el, hit, inDialog, typing } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
 import { fetchJson, go } from "../shared/host.js";
+import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
 import { headIn, headSources, headText } from "./attention.js";
@@ -301,7 +302,7 @@ export async function mount(boot) {
   if (!root || !boot) return;
   /** @param {unknown} error */
   const fail = (error) => {
-    const said = error instanceof Error ? error.message : String(error);
+    const said = messageOf(error);
     const title = el("h2", "", "This trace cannot be read");
     root.replaceChildren(add(el("div", "state"), title, el("p", "", said)));
   };
