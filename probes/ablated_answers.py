@@ -20,6 +20,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache
 
+from ringlens.analysis.importance.results import problems_of
 from ringlens.analysis.statistics.bootstrap import ratio_interval
 from ringlens.analysis.statistics.share import wilson
 from ringlens.config import refuse_unknown, whole
@@ -41,7 +42,7 @@ from ringlens.probes.ablation import (
     without,
 )
 from ringlens.probes.sharing import shared_out
-from ringlens.problem import Problem, from_row, grade
+from ringlens.problem import Problem, grade
 from ringlens.store import StoreWriter
 
 if TYPE_CHECKING:
@@ -172,19 +173,13 @@ def _lacking(lens: LoadedModel, experts: Sequence[Expert]) -> Lacking:
 
 def _problems(store: Store, trace_ids: Sequence[int]) -> dict[int, Problem]:
     """By trace the problem that it is about, each problem once, where answers can be verified."""
-    rows = store.sql(
-        "select trace_id, problem_id, task, prompt, expected from traces order by trace_id"
-    ).df()
     found: dict[int, Problem] = {}
     asked: set[tuple[str, str]] = set()
-    for row in rows[rows["trace_id"].isin(trace_ids)].to_dict("records"):
-        given = {key: None if value is None or value != value else value
-                 for key, value in row.items()}  # fmt: skip
-        problem = from_row(given)
+    for trace_id, problem in problems_of(store, trace_ids).items():
         if (problem.id, problem.prompt) in asked or grade(problem, "").correct is None:
             continue
         asked.add((problem.id, problem.prompt))
-        found[int(row["trace_id"])] = problem
+        found[trace_id] = problem
     if not found:
         raise StoreError(
             "no trace is of a problem whose answer can be verified, so accuracy cannot be told: "

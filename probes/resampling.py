@@ -15,11 +15,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import NamedTuple
 
 from ringlens.analysis.importance.same_answer import grouped
 from ringlens.analysis.roles import rules
+from ringlens.analysis.statistics.share import wilson
 from ringlens.analysis.steps import segment
 from ringlens.config import Sampling, number, whole
 from ringlens.errors import ConfigError
@@ -37,9 +37,6 @@ ROLLOUT = "rollout"
 
 _STRIDE = 1_000_003
 """Seeds of places are so far apart."""
-
-_Z = 1.96
-"""Of a 95% interval."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +169,8 @@ class _Sample(NamedTuple):
 
 def half_width(successes: int, n: int) -> float:
     """Half of the 95% interval of a share (Wilson 1927)."""
-    share = successes / n
-    spread = sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return _Z * spread / (1 + _Z**2 / n)
+    low, high = wilson(successes, n)
+    return (high - low) / 2
 
 
 def _numbered(subject: Subject, samples: Sequence[_Sample]) -> list[int]:

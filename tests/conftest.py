@@ -8,7 +8,7 @@ import pytest
 from browser import browser, served
 from hypothesis import settings
 from paths import TESTS
-from slow_files import EXTRA, SLOW
+from slow_files import EVERYTHING, EXTRA, SLOW
 
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,12 +30,12 @@ settings.register_profile(
     "ringlens",
     deadline=None,
     derandomize="RINGLENS_FUZZ" not in os.environ,
-    max_examples=100 if os.environ.get("RINGLENS_EXTRA") else 40,
+    max_examples=100 if EVERYTHING else 40,
 )
 settings.load_profile("ringlens")
 
 FAST = bool(os.environ.get("RINGLENS_FAST"))
-collect_ignore = [*(SLOW if FAST else ()), *(() if os.environ.get("RINGLENS_EXTRA") else EXTRA)]
+collect_ignore = [*(SLOW if FAST else ()), *(() if EVERYTHING else EXTRA)]
 
 
 def pytest_ignore_collect(collection_path):
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items):
     A file is one worker's (`--dist loadfile`), which makes what its tests share once.
     """
     for item in items:
-        if item.get_closest_marker("extra") and not os.environ.get("RINGLENS_EXTRA"):
+        if item.get_closest_marker("extra") and not EVERYTHING:
             item.add_marker(pytest.mark.skip(reason="RINGLENS_EXTRA=1 runs it"))
     place = {TESTS / name: place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path, len(SLOW)))

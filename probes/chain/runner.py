@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from ringlens.analysis.importance.results import SETTINGS
 from ringlens.analysis.roles.labelling import label_stored
 from ringlens.config import known_only, whole
 from ringlens.errors import ConfigError, ObservationError, StoreError
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
     from ringlens.model.loaded import LoadedModel
     from ringlens.store.write.peers import Peers
-
-SETTINGS = "settings"
-"""Key of the row that says with which settings a trace was probed."""
 
 _TRACES = """
 select run_id, trace_id, model, interventions is null as plain from traces join runs using (run_id)

@@ -95,7 +95,9 @@ class Receivers:
         for start, stop in self._parts(subject):
             with ExitStack() as watched:
                 if start >= steps.first[0]:
-                    chunk = chunk_of(steps, start, stop, self.gaps, permutations, self.seed)
+                    chunk = chunk_of(
+                        steps, start, stop, self.gaps, permutations, self.seed, lens.device
+                    )
                     for layer in range(lens.sizes.layers):
                         make = partial(StepSums, steps, self.gaps, permutations)
                         see = partial(_see, found, layer, partial(make, keep=keep), chunk)

@@ -70,29 +70,49 @@ class Chunk:
 
 
 def chunk_of(
-    steps: Steps, start: int, stop: int, gaps: Sequence[int], permutations: int, seed: int
+    steps: Steps,
+    start: int,
+    stop: int,
+    gaps: Sequence[int],
+    permutations: int,
+    seed: int,
+    device: torch.device | None = None,
 ) -> Chunk:
-    """Describe the queries from position ``start``, which lies within a step, to ``stop``."""
+    """Describe the queries from position ``start``, which lies within a step, to ``stop``.
+
+    All layers share it, so that it lies where they are, and its orders are sorted there.
+    """
     own_T = torch.arange(start, stop)
     first_S, end_S = torch.tensor(steps.first), torch.tensor(steps.end)
     step_T = torch.bucketize(own_T, first_S, right=True) - 1
     share_T = (own_T < end_S[step_T]).double() / (end_S - first_S)[step_T]
     first, last = int(step_T[0]), int(step_T[-1])
-    orders = [_orders(i, len(steps), gaps, permutations, seed) for i in range(first, last + 1)]
-    return Chunk(start, first, last, step_T - first, share_T, torch.stack(orders, dim=2))
+    orders_gPIS = _orders(range(first, last + 1), len(steps), gaps, permutations, seed, device)
+    row_T, share_T = (step_T - first).to(device), share_T.to(device)
+    return Chunk(start, first, last, row_T, share_T, orders_gPIS)
 
 
-def _orders(step: int, steps: int, gaps: Sequence[int], permutations: int, seed: int) -> Tensor:
-    """Orders [g, P, S] of a step's row; the same however the trace is cut into chunks."""
-    rng = torch.Generator().manual_seed(seed * 2**20 + step)
-    keys_PS = torch.rand(permutations, steps, generator=rng)
-    place_S = torch.arange(steps)
-    found = []
-    for gap in gaps:
-        apart_S = place_S <= step - gap
-        # What is near sorts behind all that is drawn, in its own order.
-        found.append(torch.where(apart_S, keys_PS, 1.0 + place_S).argsort(dim=1))
-    return torch.stack(found)
+def _orders(
+    chunk: range,
+    steps: int,
+    gaps: Sequence[int],
+    permutations: int,
+    seed: int,
+    device: torch.device | None,
+) -> Tensor:
+    """Orders [g, P, I, S] of the rows of steps; the same however the trace is cut into chunks."""
+    drawn = []
+    for step in chunk:
+        rng = torch.Generator().manual_seed(seed * 2**20 + step)
+        drawn.append(torch.rand(permutations, steps, generator=rng))
+    keys_PIS = torch.stack(drawn, dim=1).to(device)
+    place_S = torch.arange(steps, device=device)
+    step_I1 = torch.tensor(chunk, device=device)[:, None]
+    # What is near sorts behind all that is drawn, in its own order.
+    near_S = (1.0 + place_S).to(keys_PIS.dtype)
+    return torch.stack(
+        [torch.where(place_S <= step_I1 - gap, keys_PIS, near_S).argsort(dim=-1) for gap in gaps]
+    )
 
 
 @dataclass(frozen=True)

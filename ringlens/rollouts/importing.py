@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
-
 from ringlens.analysis.roles.importing import ROLLOUTS, import_steps
 from ringlens.analysis.roles.labelling import label_stored
 from ringlens.config import refuse_unknown
@@ -19,11 +17,11 @@ from ringlens.observe.text import token_text
 from ringlens.observe.turns import markup
 from ringlens.problem import GIVEN
 from ringlens.rollouts.layout import Rollout, problem_folders, rollouts
-from ringlens.serving.records import imported_run
+from ringlens.serving.records import imported_run, unscored_tokens
 from ringlens.serving.served_model import ServedModel
 from ringlens.serving.target import Target, fingerprint, open_target
 from ringlens.store import Store
-from ringlens.store.schema.records import TokenArrays, TraceRecord
+from ringlens.store.schema.records import TraceRecord
 from ringlens.store.write.validate import check_trace
 
 
@@ -115,7 +113,6 @@ def _record(model: ServedModel, given: Rollout, item: int) -> TraceRecord:
             "model whose tokenizer can."
         )
     reading = markup(model.tokenizer).read(text, len(prompt), question=given.question)
-    unknown = np.full(len(ids), np.nan, np.float32)
     record = TraceRecord(
         prompt=given.question,
         text=text.text,
@@ -124,16 +121,7 @@ def _record(model: ServedModel, given: Rollout, item: int) -> TraceRecord:
         n_answer=reading.phase.count("answer"),
         finish_reason="stop",
         seed=0,
-        tokens=TokenArrays(
-            token_id=np.array(ids, np.int32),
-            text=text.pieces,
-            start=np.array(text.starts, np.int32),
-            end=np.array(text.ends, np.int32),
-            phase=reading.phase,
-            logprob=unknown,
-            entropy=unknown,
-            turn=reading.turn,
-        ),
+        tokens=unscored_tokens(ids, text, reading),
         problem_id=given.name,
         task=GIVEN,
         answer=given.answer,

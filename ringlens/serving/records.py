@@ -139,7 +139,7 @@ def _record(
         n_answer=phase.count("answer"),
         finish_reason=answer.finish_reason,
         seed=seed,
-        tokens=_tokens(ids, text, reading),
+        tokens=unscored_tokens(ids, text, reading),
         routing=None if decode is None else _choices(model.sizes, answer, decode, len(ids)),
         problem_id=problem.id or None,
         task=problem.task or None,
@@ -210,7 +210,8 @@ def _prompt_ids(model: ServedModel, answer: Answer) -> list[int]:
     return model.encode(text)
 
 
-def _tokens(ids: Sequence[int], text: TokenText, reading: Reading) -> TokenArrays:
+def unscored_tokens(ids: Sequence[int], text: TokenText, reading: Reading) -> TokenArrays:
+    """Tokens of a text whose log-probabilities nobody has told."""
     unknown = np.full(len(ids), np.nan, np.float32)
     return TokenArrays(
         token_id=np.array(ids, np.int32),

@@ -141,8 +141,10 @@ def test_every_predicate_of_an_analysis_is_checked(confined, name):
 
 def test_no_analysis_has_a_predicate_of_another_name():
     """What is a text of SQL says so in its annotation, and what it stands for."""
-    plain = {"by", "over", "within", "draws", "seed", "engine", "layer", "expert", "least", "store"}
-    plain |= {"point"}
+    plain = {
+        *("by", "over", "within", "draws", "seed", "engine", "layer", "expert", "least", "store"),
+        "point",
+    }
     for name in analysis.__all__:
         function = getattr(analysis, name)
         if inspect.isfunction(function):

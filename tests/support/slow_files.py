@@ -80,12 +80,15 @@ EXTRA = [
 ]
 
 
+EVERYTHING = bool(os.environ.get("RINGLENS_EXTRA"))
+"""Whether the extra tests run too."""
+
 T = TypeVar("T")
 
 
 def few(values: Iterable[T], count: int = 3) -> list[T]:
     """Some of the values that a test is shown with, spread evenly; all with RINGLENS_EXTRA=1."""
     every = list(values)
-    if os.environ.get("RINGLENS_EXTRA") or len(every) <= count:
+    if EVERYTHING or len(every) <= count:
         return every
     return [every[(place + 1) * len(every) // count - 1] for place in range(count)]

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ringlens.analysis.importance.results import about_steps, results
+from ringlens.analysis.differences.routing_shift import divergence as divergence_nats
+from ringlens.analysis.importance.results import about_steps, problems_of, results
 from ringlens.analysis.importance.same_answer import grouped
 from ringlens.config import number, refuse_unknown, whole
-from ringlens.problem import from_row
+from ringlens.problem import Problem
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -72,7 +73,7 @@ def resampling(
     samples = pd.concat([samples[["trace_id", "step"]].astype(int), said], axis=1)
     ids = [int(i) for i in samples["trace_id"].unique()]
     about = about_steps(store, ids).set_index(["trace_id", "step"])
-    problems = _problems(store, ids)
+    problems = problems_of(store, ids)
     rows = []
     for trace_id, own in samples.groupby("trace_id", sort=True):
         own = own.assign(answer_number=_numbers(problems[int(trace_id)], own["answer"]))
@@ -105,11 +106,9 @@ def entropy(count_A: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def divergence(first_A: NDArray[np.float64], second_A: NDArray[np.float64]) -> Any:
+def divergence(first_A: NDArray[np.float64], second_A: NDArray[np.float64]) -> NDArray[np.float64]:
     """Jensen–Shannon divergence of two counts along the last axis, bits."""
-    p_A = first_A / first_A.sum(axis=-1, keepdims=True)
-    q_A = second_A / second_A.sum(axis=-1, keepdims=True)
-    return (entropy(p_A + q_A) - (entropy(p_A) + entropy(q_A)) / 2) / np.log(2)
+    return divergence_nats(first_A, second_A) / np.log(2)
 
 
 def kl(first_A: NDArray[np.float64], second_A: NDArray[np.float64]) -> float:
@@ -146,7 +145,7 @@ def _compared(
     first_A, second_A = counts(first_n, A), counts(second_n, A)
     other = ~before["text"].map(lambda text: is_alike(text, step["text"], alike)).to_numpy(bool)
     same = before["role"].eq(step["role"])
-    if step["is_backtrack"] is True or step["is_backtrack"] == True:  # noqa: E712  (numpy's bool)
+    if step["is_backtrack"] == True:  # noqa: E712  (numpy's bool, or none)
         same = before["is_backtrack"].eq(True)
     accuracy = [_mean(each["correct"]) for each in (before, after)]
     return {
@@ -176,16 +175,7 @@ def _mean(correct: pd.Series) -> float:
     return float(known.astype(float).mean()) if len(known) else float("nan")
 
 
-def _problems(store: Source, ids: list[int]) -> dict[int, Any]:
-    listed = ", ".join(map(str, ids))
-    rows = store.sql(
-        "select trace_id, problem_id, task, prompt, expected from traces "
-        f"where trace_id in ({listed})"
-    ).to_arrow_table()
-    return {row["trace_id"]: from_row(row) for row in rows.to_pylist()}
-
-
-def _numbers(problem: Any, answers: pd.Series) -> NDArray[np.int64]:
+def _numbers(problem: Problem, answers: pd.Series) -> NDArray[np.int64]:
     """A number for each answer; -1 for none."""
     there = answers.notna()
     found = np.full(len(answers), -1)

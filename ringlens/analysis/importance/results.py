@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ringlens.errors import StoreError
+from ringlens.problem import Problem, from_row
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -54,3 +56,13 @@ def about_steps(store: Source, trace_ids: list[int]) -> pd.DataFrame:
           on k.trace_id = s.trace_id and k.pos = s.token_start
         where s.trace_id in ({listed}) order by s.trace_id, s.step"""
     ).df()
+
+
+def problems_of(store: Source, trace_ids: Iterable[int]) -> dict[int, Problem]:
+    """The problem of each of some traces, as far as the store keeps it."""
+    listed = ", ".join(map(str, trace_ids))
+    rows = store.sql(
+        "select trace_id, problem_id, task, prompt, expected from traces "
+        f"where trace_id in ({listed}) order by trace_id"
+    ).to_arrow_table()
+    return {row["trace_id"]: from_row(row) for row in rows.to_pylist()}

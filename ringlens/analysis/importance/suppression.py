@@ -37,7 +37,11 @@ def suppression_matrix(store: Source, run_id: str | None = None) -> pd.DataFrame
     Raises:
         StoreError: The probe was not run.
     """
-    found = results(store, PROBE, run_id)
+    return _pairs(results(store, PROBE, run_id))
+
+
+def _pairs(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of `suppression_matrix`, from results of the probe."""
     rows = found[found["key"] == "log_kl"]
     frame = rows[["trace_id", "step", "changed_step", "value"]].rename(columns={"value": "log_kl"})
     frame["step"] = frame["step"].astype(int)
@@ -72,10 +76,10 @@ def suppression(store: Source, run_id: str | None = None) -> pd.DataFrame:
     keys = ["trace_id", "step"]
     about = about_steps(store, [int(i) for i in found["trace_id"].unique()])
     frame = about[["trace_id", "problem_id", "step", "role", "text"]]
-    matrix = suppression_matrix(store, run_id)
+    pairs = _pairs(found)
     # The only step before another has nothing to be compared with.
-    matrix = matrix[matrix.groupby(keys)["effect"].transform("size") > 1]
-    by_step = matrix.groupby(["trace_id", "changed_step"])["effect"].agg(["mean", "size"])
+    compared = pairs[pairs.groupby(keys)["effect"].transform("size") > 1]
+    by_step = compared.groupby(["trace_id", "changed_step"])["effect"].agg(["mean", "size"])
     by_step = by_step.rename(columns={"mean": "effect", "size": "later"})
     by_step = by_step.rename_axis(keys).reset_index()
     frame = frame.merge(by_step, how="left", on=keys)
@@ -84,9 +88,8 @@ def suppression(store: Source, run_id: str | None = None) -> pd.DataFrame:
         named = named.rename(columns={"changed_step": "step", "value": key})
         frame = frame.merge(named, how="left", on=keys)
     frame["later"] = frame["later"].fillna(0).astype(int)
-    all_pairs = suppression_matrix(store, run_id)
     walks = [
-        _reach(own, all_pairs[all_pairs["trace_id"] == trace])
+        _reach(own, pairs[pairs["trace_id"] == trace])
         for trace, own in frame.groupby("trace_id", sort=False)
     ]
     frame["reach"] = pd.concat(walks)
