@@ -181,10 +181,10 @@ def _features(
             vector_SD = _means(store, features, layer, steps)
             yield layer, (steps, vector_SD)
         return
-    asked = layers if layers is not None else signatures(store, where, point=features).layers
-    for layer in asked:
-        found = signatures(store, where, layers=[layer], point=features)
-        yield int(layer), (found.steps, found.vector_SD)
+    found = signatures(store, where, layers=layers, point=features)
+    of_layer = np.split(found.vector_SD, len(found.layers), axis=1)
+    for layer, vector_SD in zip(found.layers, of_layer, strict=True):
+        yield layer, (found.steps, vector_SD)
 
 
 def _recorded(store: Store, features: str, layers: Sequence[int] | None) -> list[int]:

@@ -95,7 +95,7 @@ def changed_experts(
     enough_traces(
         len(problems), "what changed on problems that both checkpoints answered", "problem"
     )
-    sides = own if replay is None else [*own, _replayed(replay, before, after, own[0], where)]
+    sides = own if replay is None else [*own, _replayed(replay, before, after, own, where)]
     shape = _shape([before, after] if replay is None else [before, after, replay], sides)
     layers = layers_of(before.store, own[0].selection.where)
     count = partial(_of_layers, sides=sides, problems=problems, shape=shape)
@@ -171,13 +171,16 @@ def _refuse_one_trace(before: Checkpoint, after: Checkpoint, own: list[_Side]) -
 
 
 def _replayed(
-    replay: Checkpoint, before: Checkpoint, after: Checkpoint, own: _Side, where: str | None
+    replay: Checkpoint,
+    before: Checkpoint,
+    after: Checkpoint,
+    own: Sequence[_Side],
+    where: str | None,
 ) -> _Side:
     """Read the tokens of a replay, each with the trace that it replays."""
     side = _side(replay, where)
     ours, theirs, again = (
-        _models(each, which)
-        for each, which in ((before, own), (after, _side(after, where)), (replay, side))
+        _models(each, which) for each, which in ((before, own[0]), (after, own[1]), (replay, side))
     )
     if again == ours != theirs:
         raise ConfigError(
@@ -186,7 +189,7 @@ def _replayed(
         )
     source = {pair.b: pair.a for pair in paired(before.store, replay.store)[0]}
     known = pd.Series(side.text_N).map(source)
-    if known.isna().any() or not known.isin(own.text_N).all():
+    if known.isna().any() or not known.isin(own[0].text_N).all():
         raise StoreError(
             f"the replay {replay.name!r:.60} holds traces of other texts than those of "
             f"{before.name!r:.60}; give it a where, or replay the store of the latter."
