@@ -18,6 +18,7 @@ from ringlens.analysis.experts.expert_label import expert_label
 from ringlens.analysis.experts.token_experts import LEAST
 from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.selection import read
+from ringlens.analysis.statistics.bootstrap import ratio_interval
 from ringlens.app.shared.frames import records
 from ringlens.app.shared.made import Made, made
 from ringlens.app.shared.queries import Row, rows
@@ -31,9 +32,6 @@ WORDS = 24
 COMPANY = 24
 """Experts of each list that are sent for a phase."""
 
-DRAWS = 1_000
-"""Resamples of traces for the interval of an ablation's effect."""
-
 LOAD = ("phase", "n", "tokens", "share", "weight", "lift")
 CAUSES = (
     *("phase", "n", "bias_flips", "stand_ins", "kept_out"),
@@ -42,15 +40,6 @@ CAUSES = (
 TOKENS = ("phase", "text", "occurrences", "n", "share", "lift")
 ROLES = ("phase", "role", "tokens", "n", "share", "lift", "npmi")
 CONTEXTS = ("trace_id", "pos", "phase", "role", "weight", "before", "text", "after")
-
-NPMI = """
-roles = card.roles
-total = roles.groupby("phase")["tokens"].transform("sum")
-chosen = roles.groupby("phase")["n"].transform("sum")
-with np.errstate(divide="ignore", invalid="ignore"):
-    npmi = np.log(roles["n"] * total / (roles["tokens"] * chosen)) / -np.log(roles["n"] / total)
-found = roles.assign(npmi=npmi.where(roles["n"] > 0, -1.0))"""
-"""Python of the roles of a card, with their nPMI."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +65,13 @@ class Asked:
         """Arguments of analyses of one expert."""
         return self.source, self.layer, self.expert, self.where
 
-    def made(self, part: str, sql: str | None = None, before: str = "") -> Made:
-        """Say how a part of the card is made; ``before`` stands ahead of the program."""
-        line = (
-            f"{before}card = analysis.expert_card("
-            f"store, {self.layer}, {self.expert}, {self.where!r})\n"
+    def made(self, part: str, sql: str | None = None) -> Made:
+        """Say how a part of the card is made."""
+        program = (
+            f"card = analysis.expert_card(store, {self.layer}, {self.expert}, {self.where!r})\n"
+            f"found = card.{part}"
         )
-        last = part.strip() if "\n" in part else f"found = card.{part}"
-        return made(self.store, sql, line + last, "ringlens.analysis")
+        return made(self.store, sql, program, "ringlens.analysis")
 
 
 def load(asked: Asked) -> Row:
@@ -129,9 +117,8 @@ def tokens(asked: Asked) -> Row:
 
 def roles(asked: Asked) -> Row:
     """Encode the roles of the steps that it works in."""
-    found = with_npmi(roles_of(*asked.of))
-    program = asked.made(NPMI, before="import numpy as np\n\n")
-    return {"rows": records(found, *ROLES), "made": program}
+    found = roles_of(*asked.of)
+    return {"rows": records(found, *ROLES), "made": asked.made("roles", found.attrs["sql"])}
 
 
 def contexts(asked: Asked) -> Row:
@@ -187,22 +174,6 @@ PARTS: Mapping[str, Callable[[Asked], Row]] = MappingProxyType(
 """Parts of the card, each of which is asked for by itself."""
 
 
-def with_npmi(roles: pd.DataFrame) -> pd.DataFrame:
-    """Add the normalised pointwise mutual information of the expert and each role, in a phase.
-
-    ln[p(role, expert) / (p(role) p(expert))] / −ln p(role, expert) over the tokens of a phase
-    (Bouma 2009): −1 never together, 0 independent, 1 always.
-    """
-    roles = roles.astype({"tokens": float, "n": float})
-    total = roles.groupby("phase")["tokens"].transform("sum")
-    chosen = roles.groupby("phase")["n"].transform("sum")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.log(roles["n"] * total / (roles["tokens"] * chosen)) / -np.log(
-            roles["n"] / total
-        )
-    return roles.assign(npmi=found.where(roles["n"] > 0, -1.0))
-
-
 def together(source: Source, layer: int, expert: int, where: str) -> pd.DataFrame:
     """Count the experts that the tokens of one chose as well, on its layer.
 
@@ -242,22 +213,22 @@ order by key, trace_id"""
         return {
             "lacks": "What leaving it out does was not measured.",
             "command": f"ringlens ablate {shlex.quote(run['model'])} "
-            f"{shlex.quote(store.address)} --experts {layer}/{expert}",
+            f"{shlex.quote(store.address)} --layers {layer} --expert-ids {expert}",
         }
     rng = np.random.default_rng(0)
     effects = []
     for key, rows_of in found.groupby("key", sort=True):
         value_U = rows_of["value"].to_numpy(float)
-        drawn_BU = value_U[rng.integers(0, len(value_U), (DRAWS, len(value_U)))]
-        low, high = np.quantile(drawn_BU.mean(axis=1), [0.025, 0.975])
-        sure = len(value_U) > 1
+        low = high = None
+        if len(value_U) > 1:
+            low, high = ratio_interval(value_U, np.ones(len(value_U)), rng)
         effects.append(
             {
                 "key": key,
                 "traces": len(value_U),
                 "mean": float(value_U.mean()),
-                "low": float(low) if sure else None,
-                "high": float(high) if sure else None,
+                "low": low,
+                "high": high,
             }
         )
     return {

@@ -1,5 +1,7 @@
 """The card of an expert: its numbers are those that its own SQL and Python give."""
 
+import shlex
+
 import numpy as np
 import pytest
 from ran import by_python, by_sql
@@ -7,6 +9,7 @@ from thoughts import Thought, write_thoughts
 
 from ringlens import analysis
 from ringlens.app.expert import card
+from ringlens.cli.main import main
 from ringlens.sandbox import confine, confined_store
 from ringlens.store import Store, StoreWriter
 
@@ -128,7 +131,11 @@ def test_what_leaving_it_out_did(client, store):
     assert (effect["low"], effect["high"]) == pytest.approx((0.1, 0.3))
     assert by_sql(store, body["made"])["value"].tolist() == [0.1, 0.3]
     response = client.get("/data/expert/1/0/ablation", headers=HOST)
-    assert "ringlens ablate" in response.json["command"]
+    program, name, *words = shlex.split(response.json["command"])
+    assert (program, name) == ("ringlens", "ablate")
+    with main.get_command(None, name).make_context(name, words) as context:
+        asked_of = (context.params["layers"], context.params["expert_ids"])
+    assert asked_of == ("1", "0")
 
 
 @here

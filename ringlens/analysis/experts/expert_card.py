@@ -47,7 +47,9 @@ class ExpertCard:
         tokens: Vocabulary specialisation as in `token_experts`, of words with 10 occurrences or
             more in a phase, the largest shares first.
         roles: A row per phase and step role: ``tokens``, ``n``, ``share`` = n / tokens, and
-            ``lift`` over its share in all steps of the phase; empty where no steps are recorded.
+            ``lift`` over its share in all steps of the phase, and ``npmi`` = ln lift / −ln p(role,
+            expert) (Bouma 2009): −1 never together, 0 independent, 1 always; empty where no steps
+            are recorded.
         contexts: The tokens that it weighs most in, as `heaviest_contexts` gives them.
         label: What it is for, by rule.
     """
@@ -245,7 +247,9 @@ select phase, role, count(*) as tokens,
        count_if(list_contains(expert_ids, {expert}))::bigint as n,
        n / tokens as share,
        share / nullif(sum(n) over (partition by phase) / sum(tokens) over (partition by phase), 0)
-           as lift
+           as lift,
+       case when n > 0 then ln(lift) / -ln(n / sum(tokens) over (partition by phase)) else -1 end
+           as npmi
 from {chosen_tokens(selection)} where layer = {layer} and role is not null
 group by phase, role order by phase, lift desc, role"""
     frame = store.sql(query).df()
