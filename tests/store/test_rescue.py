@@ -87,6 +87,20 @@ def test_what_was_committed_is_there_again_and_nothing_else(path):
         assert store.sql("from expert_usage").fetchall() != []
 
 
+def test_results_that_were_replaced_stay_so_wherever_in_a_trace_they_stood(path):
+    with Store(path) as store:
+        run_id = store.trace(1).summary["run_id"]
+    with StoreWriter(path) as writer:
+        for pos in (9, None, 3):
+            row = {"probe": "depth", "trace_id": 1, "pos": pos, "key": "depth", "value": 2.0}
+            writer.replace_rows(run_id, "probes", [row])
+    before = contents(path)
+    assert len([row for row in before["probes"] if row[0] == "depth"]) == 1
+    destroy(path)
+    rebuild_manifest(path, lambda _: None)
+    assert contents(path) == before
+
+
 def test_numbers_of_commits_and_traces_are_not_given_out_again(path):
     used = {file.name for file in path.rglob("part-*.parquet")}
     (path / "manifest.sqlite").unlink()

@@ -183,7 +183,8 @@ def _extents(folder: LocalFolder, file: File) -> Extents:
     with pq.ParquetFile(folder.source(file.path)) as opened:
         there = set(opened.schema_arrow.names)
         names = tuple(name for name in names if name in there)
-        pos = ["pos"] if "pos" in there else []
+        # What analyses write is replaced as a whole, wherever in a trace its rows stand.
+        pos = ["pos"] if "pos" in there and file.table not in SCOPES else []
         for batch in opened.iter_batches(BATCH, columns=[*names, *pos]):
             rows = pa.Table.from_batches([batch])
             ends = [("pos", "min"), ("pos", "max")] if pos else []
