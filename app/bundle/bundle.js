@@ -1,16 +1,17 @@
 // A bundle's pages without a server: a list of traces, one trace, its usage of experts.
 // The address is index.html?trace=3&view=usage; the trace page's own parameters stand beside.
 
-import { intParam, param } from "../shared/address.js";
+import { intParam, param, setParams } from "../shared/address.js";
 import { contextOf } from "../shared/canvas.js";
 import * as colours from "../shared/colours.js";
 import { PHASES } from "../shared/constants.js";
 import { add, el, part } from "../shared/dom.js";
-import { fetchJson, setHost } from "../shared/host.js";
 import { number, percent } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
 import { ATTENTION_BLOCK, ROUTING_BLOCK } from "../trace/constants.js";
 import { mount } from "../trace/view.js";
+
+/** @import { Host } from "../shared/host.js" */
 
 /** @typedef {import("../trace/types.js").Boot & {heads_block: number}} Boot */
 
@@ -57,7 +58,11 @@ const fileOf = (path) => {
   return `${name.replace(/^\//, "")}.json`;
 };
 
-setHost({
+/** @type {Host} */
+const files = {
+  param,
+  setParams,
+
   async fetchJson(path) {
     const response = await fetch(fileOf(path));
     if (!response.ok) throw new Error(`The bundle lacks ${fileOf(path)} (${response.status}).`);
@@ -69,7 +74,7 @@ setHost({
   },
   // The dashboard's page of an expert is not part of a bundle: its links become plain text.
   link: (_href, className, text) => el("span", className, text),
-});
+};
 
 // --- the list -------------------------------------------------------------------------------------
 
@@ -217,7 +222,7 @@ function draw(canvas, body, found) {
  */
 async function usage(box, trace) {
   /** @type {Usage} */
-  const body = await fetchJson(`/data/trace/${trace.trace_id}/usage`);
+  const body = await files.fetchJson(`/data/trace/${trace.trace_id}/usage`);
   const what = "Share of tokens that chose an expert: a row is a layer, a column an expert.";
   const note = el("p", "bundle-note", what);
   const canvas = el("canvas", "", null, { role: "img", "aria-label": "Experts by layer" });
@@ -262,12 +267,12 @@ async function usage(box, trace) {
 async function open() {
   const id = intParam("trace");
   /** @type {{title: string, traces: Summary[]}} */
-  const index = await fetchJson("/data/index");
+  const index = await files.fetchJson("/data/index");
   if (id === null) return list(index);
   const trace = index.traces.find((each) => each.trace_id === id);
   if (!trace) throw new Error(`There is no trace ${id} in this bundle.`);
   /** @type {Boot} */
-  const boot = await fetchJson(`/data/trace/${id}/boot`);
+  const boot = await files.fetchJson(`/data/trace/${id}/boot`);
   headsBlock = boot.heads_block;
   const view = param("view");
   const page = add(el("div", "page trace-page"), header(trace, boot, view));
@@ -276,8 +281,8 @@ async function open() {
     const box = page.appendChild(el("div", "bundle-usage"));
     return usage(box, trace);
   }
-  page.appendChild(el("div", "trace-app", null, { id: "trace-app" }));
-  return mount(boot);
+  const frame = page.appendChild(el("div", "trace-app", null, { id: "trace-app" }));
+  return mount(frame, boot, files);
 }
 
 open().catch((error) => {

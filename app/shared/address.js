@@ -35,11 +35,14 @@ const params = () => new URLSearchParams(window.location.search);
 /** @param {string} name */
 export const param = (name) => params().get(name);
 
+/**
+ * A whole number in a text; null where there is none.
+ * @param {string | null} text
+ */
+export const whole = (text) => (text !== null && /^\d+$/.test(text) ? Number(text) : null);
+
 /** @param {string} name */
-export const intParam = (name) => {
-  const value = param(name);
-  return value !== null && /^\d+$/.test(value) ? Number(value) : null;
-};
+export const intParam = (name) => whole(param(name));
 
 /**
  * Change the address. This does not ask the server for the page again.

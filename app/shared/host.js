@@ -1,17 +1,26 @@
-// What shows the pages: the dashboard's server, or a bundle of files, which puts itself in its place.
+// What shows a view, and answers what it asks: for the pages of the dashboard its server. A view that
+// is also shown elsewhere (a trace: in a bundle, in a notebook) is given its host.
 
-import { url } from "./address.js";
+import { param, setParams, url } from "./address.js";
 import { el, opensElsewhere } from "./dom.js";
 
 /**
  * @typedef {object} Host
- * @property {(path: string, options?: RequestInit) => Promise<any>} fetchJson
- * @property {(href: string) => void} go
- * @property {(href: string, className: string, text: string) => HTMLElement} link
+ * @property {(path: string, options?: RequestInit) => Promise<any>} fetchJson The JSON at a path of
+ *   the dashboard; throws an error whose message can be shown.
+ * @property {(href: string) => void} go Opens a page.
+ * @property {(href: string, className: string, text: string) => HTMLElement} link A link to a page,
+ *   or its text where there is no such page.
+ * @property {(name: string) => string | null} param What the view that is asked for has of a name.
+ * @property {(changes: Record<string, string | number | null | undefined>) => void} setParams
+ *   Keeps what the view shows now, under the names of `param`.
  */
 
 /** @type {Host} */
-const server = {
+export const server = {
+  param,
+  setParams,
+
   async fetchJson(path, options) {
     let response;
     try {
@@ -46,29 +55,19 @@ const server = {
   },
 };
 
-let host = server;
-
 /**
- * Have another host answer.
- * @param {Host} other
- */
-export const setHost = (other) => {
-  host = other;
-};
-
-/**
- * The JSON at a path. Throws an error whose message can be shown.
+ * The JSON at a path of the dashboard. Throws an error whose message can be shown.
  * @param {string} path
  * @param {RequestInit} [options]
  * @returns {Promise<any>}
  */
-export const fetchJson = (path, options) => host.fetchJson(path, options);
+export const fetchJson = (path, options) => server.fetchJson(path, options);
 
 /**
- * Open a page.
+ * Open a page of the dashboard.
  * @param {string} href
  */
-export const go = (href) => host.go(href);
+export const go = (href) => server.go(href);
 
 /**
  * A link that opens in place, yet is a real link: middle click, copy address, screen readers.
@@ -76,4 +75,4 @@ export const go = (href) => host.go(href);
  * @param {string} className
  * @param {string} text
  */
-export const link = (href, className, text) => host.link(href, className, text);
+export const link = (href, className, text) => server.link(href, className, text);

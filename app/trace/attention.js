@@ -6,6 +6,7 @@ import { number, percent, plural, visible } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
 import { blocksOf } from "./blocks.js";
 
+/** @import { Host } from "../shared/host.js" */
 /** @import { Blocks } from "./blocks.js" */
 /** @import { AttentionBlock, Boot, Head, HeadsBlock, HeadSources, Ramp, Sources, View } from "./types.js" */
 
@@ -52,11 +53,12 @@ const decodeAttention = (body) => ({
 
 /**
  * Where heads look: their heaviest positions; else the two tokens whose weights are statistics.
+ * @param {Host} host
  * @param {Boot} boot
  * @param {Map<string, Blocks<HeadsBlock>>} statistics
  * @returns {HeadSources}
  */
-export function headSources(boot, statistics) {
+export function headSources(host, boot, statistics) {
   const listed = new Set(
     boot.attention_heads.flatMap(([layer, heads]) =>
       heads.map((head) => headText({ layer, head })),
@@ -71,7 +73,7 @@ export function headSources(boot, statistics) {
     const name = headText(head);
     if (!listed.has(name)) return undefined;
     const address = `/data/trace/${boot.trace_id}/attention/${name}`;
-    const found = kept.get(name) || blocksOf(address, decodeAttention);
+    const found = kept.get(name) || blocksOf(host, address, decodeAttention);
     kept.set(name, found);
     return found;
   }

@@ -1,7 +1,6 @@
 // Blocks of records around a token, fetched once and kept.
 
-import { fetchJson } from "../shared/host.js";
-
+/** @import { Host } from "../shared/host.js" */
 /** @import { Block } from "./types.js" */
 
 /**
@@ -13,11 +12,12 @@ import { fetchJson } from "../shared/host.js";
 
 /**
  * @template {Block} B
+ * @param {Host} host
  * @param {string} address Without the token's position.
  * @param {(body: any) => B} decode
  * @returns {Blocks<B>}
  */
-export function blocksOf(address, decode) {
+export function blocksOf(host, address, decode) {
   /** @type {B[]} */
   const kept = [];
   /** @type {Map<number, Promise<B>>} */
@@ -27,7 +27,7 @@ export function blocksOf(address, decode) {
 
   /** @param {number} pos */
   async function fetched(pos) {
-    const body = await fetchJson(`${address}/${pos}`);
+    const body = await host.fetchJson(`${address}/${pos}`);
     const known = find(pos);
     if (known) return known;
     const block = decode(body);

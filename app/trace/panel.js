@@ -36,7 +36,7 @@ export function tracePanel(view) {
   const token = el("div", "panel-token");
   const path = pathMap(view);
   const address = `/data/trace/${boot.trace_id}`;
-  const routing = blocksOf(`${address}/routing`, decodeRouting);
+  const routing = blocksOf(view.host, `${address}/routing`, decodeRouting);
 
   function show() {
     const { pos } = view;

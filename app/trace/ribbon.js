@@ -1,6 +1,5 @@
 // The whole trace on one axis: tracks under one another, which a click moves the focus on.
 
-import { param, setParams } from "../shared/address.js";
 import { behindButton } from "../shared/behind.js";
 import { contextOf } from "../shared/canvas.js";
 import { add, el } from "../shared/dom.js";
@@ -49,7 +48,7 @@ export function traceRibbon(view) {
 
   /** Which map of layers is shown: what was chosen, else what goes with the metric. */
   const mapShown = () => {
-    const asked = param("map");
+    const asked = view.host.param("map");
     if (asked === "change" || asked === "expert") return asked;
     return view.metric === "expert" ? "expert" : "change";
   };
@@ -220,7 +219,7 @@ export function traceRibbon(view) {
     tip.hidden = true;
   });
   chooser.addEventListener("change", () => {
-    setParams({ map: chooser.value });
+    view.host.setParams({ map: chooser.value });
     draw();
   });
   document.body.appendChild(tip);

@@ -4,7 +4,6 @@ import { behindButton } from "../shared/behind.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
-import { link } from "../shared/host.js";
 import { number, percent } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
 import { NO_EXPERT } from "./constants.js";
@@ -108,7 +107,7 @@ export function drawRouting(box, block, pos, view) {
     scroller.scrollTop = current.offsetTop - scroller.clientHeight / 2;
   }
   const record = records.find((each) => each.layer === view.layer);
-  if (record) add(box, ...layerParts(record, boot));
+  if (record) add(box, ...layerParts(record, view));
 }
 
 /**
@@ -193,7 +192,7 @@ function layerRow(record, largest, wide, view) {
   const name = el("button", "", `L${record.layer}`, { type: "button" });
   row.appendChild(add(el("th", "", null, { scope: "row" }), name));
   for (const choice of record.chosen)
-    row.appendChild(add(el("td"), chip(choice, record, largest, boot)));
+    row.appendChild(add(el("td"), chip(choice, record, largest, view)));
   if (wide) row.appendChild(shutOutCell(record, boot));
   if (boot.has_weights) {
     const close = record.margin < CLOSE ? " close" : "";
@@ -207,11 +206,11 @@ function layerRow(record, largest, wide, view) {
  * @param {Choice} choice
  * @param {Choices} record
  * @param {number} largest
- * @param {Boot} boot
+ * @param {View} view
  */
-function chip(choice, record, largest, boot) {
+function chip(choice, record, largest, { boot, host }) {
   const { expert, share, affinity, bias } = choice;
-  const item = link(cardOf(record.layer, expert, boot), "chip", String(expert));
+  const item = host.link(cardOf(record.layer, expert, boot), "chip", String(expert));
   item.tabIndex = -1;
   item.style.backgroundColor = colours.expertFill(expert, boot);
   item.title = `expert ${expert}`;
@@ -249,16 +248,17 @@ function shutOutCell(record, boot) {
 /**
  * Title, table and facts of one layer.
  * @param {Choices} record
- * @param {Boot} boot
+ * @param {View} view
  */
-function layerParts(record, boot) {
+function layerParts(record, view) {
+  const { boot } = view;
   const keys = el("span", "dim", "move with ");
   const title = el("h3", "layer-title", `Layer ${record.layer}`);
   add(title, add(keys, el("kbd", "", "["), el("kbd", "", "]")));
   const body = add(
     el("tbody"),
-    ...record.chosen.map((choice) => chosenRow(choice, record, boot)),
-    ...record.shutOut.map((expert) => shutOutRow(expert, record, boot)),
+    ...record.chosen.map((choice) => chosenRow(choice, record, view)),
+    ...record.shutOut.map((expert) => shutOutRow(expert, record, view)),
   );
   const table = add(el("table", "layer-detail"), add(el("thead"), detailHead(record, boot)), body);
   return [title, table, layerFacts(record, boot)];
@@ -281,11 +281,12 @@ function detailHead(record, boot) {
 /**
  * @param {Choice} choice
  * @param {Choices} record
- * @param {Boot} boot
+ * @param {View} view
  */
-function chosenRow(choice, record, boot) {
+function chosenRow(choice, record, view) {
+  const { boot } = view;
   const { expert, share } = choice;
-  const row = add(el("tr"), expertCell(expert, record, boot), groupCell(expert, boot));
+  const row = add(el("tr"), expertCell(expert, record, view), groupCell(expert, boot));
   if (!boot.has_weights) return row;
   const weight = meter(share, number(choice.weight, 2), colours.expertLine(expert, boot));
   weight.title = `weight share ${percent(share)}`;
@@ -298,23 +299,23 @@ function chosenRow(choice, record, boot) {
 /**
  * @param {number} expert
  * @param {Choices} record
- * @param {Boot} boot
+ * @param {View} view
  */
-function shutOutRow(expert, record, boot) {
+function shutOutRow(expert, record, view) {
   const why = add(
     el("td", "", null, { colspan: 3 }),
     el("span", "badge shut", "shut out by the group limit"),
   );
-  return add(el("tr", "out"), expertCell(expert, record, boot), groupCell(expert, boot), why);
+  return add(el("tr", "out"), expertCell(expert, record, view), groupCell(expert, view.boot), why);
 }
 
 /**
  * @param {number} expert
  * @param {Choices} record
- * @param {Boot} boot
+ * @param {View} view
  */
-function expertCell(expert, record, boot) {
-  const found = link(cardOf(record.layer, expert, boot), "expert-link", `E${expert}`);
+function expertCell(expert, record, { boot, host }) {
+  const found = host.link(cardOf(record.layer, expert, boot), "expert-link", `E${expert}`);
   const dot = el("i", "swatch");
   dot.style.background = colours.expertLine(expert, boot);
   found.prepend(dot);

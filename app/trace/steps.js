@@ -1,18 +1,19 @@
 // The steps of a trace: fetched once, found by token, and where each that goes back leads.
 
-import { fetchJson } from "../shared/host.js";
 import { decode } from "../shared/typed_arrays.js";
 import { NO_STEP, ROLES } from "./constants.js";
 import { above } from "./matches.js";
 
+/** @import { Host } from "../shared/host.js" */
 /** @import { Arc, Lacks, Steps } from "./types.js" */
 
 /**
+ * @param {Host} host
  * @param {number} trace
  * @returns {Promise<Steps | Lacks>}
  */
-export async function stepsOf(trace) {
-  const body = await fetchJson(`/data/trace/${trace}/steps`);
+export async function stepsOf(host, trace) {
+  const body = await host.fetchJson(`/data/trace/${trace}/steps`);
   if (body.lacks) return body;
   const steps = {
     step: decode(body.step, "u4"),

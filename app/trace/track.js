@@ -1,6 +1,5 @@
 // What tracks of the ribbon share: data that come later, and colours of the page.
 
-import { fetchJson } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
 
 /** @import { Lacks, View } from "./types.js" */
@@ -27,7 +26,7 @@ export function fetched(view, path, decoded) {
   const state = { data: null, lacks: null, error: null };
   const load = async () => {
     try {
-      const body = await fetchJson(`/data/trace/${view.boot.trace_id}/${path}`);
+      const body = await view.host.fetchJson(`/data/trace/${view.boot.trace_id}/${path}`);
       if (body.lacks) state.lacks = body;
       else state.data = decoded(body);
     } catch (error) {

@@ -2,6 +2,7 @@
 // token, N layers, H heads.
 
 import type { Behind, Made } from "../shared/behind.js";
+import type { Host } from "../shared/host.js";
 import type { Surface } from "../shared/surface.js";
 import type { Blocks } from "./blocks.js";
 
@@ -213,6 +214,8 @@ export interface Panel {
 /** State of the page; only view.js changes it. */
 export interface View {
   boot: Boot;
+  /** Answers what is asked of the trace. */
+  host: Host;
   root: HTMLElement;
   ready: boolean;
   data: Tokens;

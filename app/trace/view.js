@@ -1,12 +1,10 @@
-// The page of one trace: state, data, keyboard. Drawing is in text, ribbon, panel and legend; each
-// gets the view and reads from it, only this file changes it.
+// One trace: state, data, keyboard. Drawing is in text, ribbon, panel and legend; each gets the view
+// and reads from it, only this file changes it. A page may show several.
 
-import { intParam, param, setParams } from "../shared/address.js";
+import { whole } from "../shared/address.js";
 import { add, el, hit, inDialog, typing } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
-import { fetchJson, go } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
-import { onTheme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
 import { headIn, headSources, headText } from "./attention.js";
 import { blocksOf } from "./blocks.js";
@@ -20,13 +18,14 @@ import { stepBeside, stepsOf } from "./steps.js";
 import { traceText } from "./text.js";
 import { traceWays } from "./ways.js";
 
+/** @import { Host } from "../shared/host.js" */
 /** @import { Boot, Head, Tokens, View } from "./types.js" */
 
-/** @type {View} */
-let view;
-
-/** Whether the trace is drawn and still on the page. */
-const isShown = () => view?.ready && document.contains(view.root);
+/**
+ * Whether a trace is drawn and still on the page.
+ * @param {View} view
+ */
+const isShown = (view) => view.ready && view.root.isConnected;
 
 // --- painting -------------------------------------------------------------------------------------
 
@@ -43,11 +42,11 @@ async function need(v) {
   }
   const base = `/data/trace/${v.boot.trace_id}`;
   if (v.metric === "margin" && !v.data.margin) {
-    v.data.margin = decode((await fetchJson(`${base}/margin`)).margin, "f4");
+    v.data.margin = decode((await v.host.fetchJson(`${base}/margin`)).margin, "f4");
   }
   const { layer } = v;
   if (v.metric === "expert" && layer !== null && !v.layers.has(layer)) {
-    const body = await fetchJson(`${base}/layer/${layer}`);
+    const body = await v.host.fetchJson(`${base}/layer/${layer}`);
     v.layers.set(layer, {
       expert: decode(body.expert, "u2"),
       share: decode(body.share, "f4"),
@@ -56,15 +55,15 @@ async function need(v) {
   }
 }
 
-async function paint() {
-  const v = view;
+/** @param {View} v */
+async function paint(v) {
   const { head, pos } = v;
   try {
     await need(v);
   } catch (error) {
     return v.fail(error);
   }
-  if (view !== v || v.head !== head || (head && v.pos !== pos)) return; // another paint follows
+  if (!v.root.isConnected || v.head !== head || (head && v.pos !== pos)) return; // another paint follows
   const found = paintOf(v);
   if (!found) return;
   v.paint = found;
@@ -76,65 +75,77 @@ async function paint() {
 // --- changing the state ---------------------------------------------------------------------------
 
 /**
+ * @param {View} view
  * @param {number | null} pos
  * @param {boolean} scroll
  */
-function setPos(pos, scroll) {
+function setPos(view, pos, scroll) {
   view.pos = pos === null ? null : Math.max(0, Math.min(view.count - 1, pos));
-  setParams({ tok: view.pos });
+  view.host.setParams({ tok: view.pos });
   if (view.head) {
-    showMetric(view.metric);
-    paint();
+    showMetric(view, view.metric);
+    paint(view);
   }
-  placeFound();
+  placeFound(view);
   view.text.focus(scroll);
   view.ribbon.mark();
   view.panel.show();
 }
 
-/** @param {number} layer */
-function setLayer(layer) {
+/**
+ * @param {View} view
+ * @param {number} layer
+ */
+function setLayer(view, layer) {
   if (!view.boot.sparse_layers.includes(layer)) return;
   view.layer = layer;
-  setParams({ L: layer });
+  view.host.setParams({ L: layer });
   view.layerSelect.value = String(layer);
   view.panel.show();
-  if (view.metric === "expert") paint();
+  if (view.metric === "expert") paint(view);
   else view.ribbon.mark();
 }
 
-/** @param {number | null} expert */
-function setOnly(expert) {
+/**
+ * @param {View} view
+ * @param {number | null} expert
+ */
+function setOnly(view, expert) {
   view.only = expert;
-  paint();
+  paint(view);
 }
 
 /**
  * Show what a head attends to in place of the metric; null for the metric again.
+ * @param {View} view
  * @param {Head | null} head
  */
-function setHead(head) {
+function setHead(view, head) {
   view.head = head;
   view.sources = null;
-  setParams({ h: head && headText(head) });
-  showMetric(view.metric);
+  view.host.setParams({ h: head && headText(head) });
+  showMetric(view, view.metric);
   view.panel.show();
-  paint();
+  paint(view);
 }
 
 /**
  * Find a text. The focus stays where it is: while one types, it would jump about.
+ * @param {View} view
  * @param {string} query
  */
-function setFound(query) {
-  setParams({ find: query || null });
+function setFound(view, query) {
+  view.host.setParams({ find: query || null });
   view.found = matchesOf(view.data.text, query);
-  placeFound();
+  placeFound(view);
   view.ribbon.draw();
 }
 
-/** Which of the places that were found is at the focused token. */
-function placeFound() {
+/**
+ * Which of the places that were found is at the focused token.
+ * @param {View} view
+ */
+function placeFound(view) {
   const { found, pos } = view;
   const { ends } = view.data;
   /** @type {(at: number) => boolean} */
@@ -148,8 +159,11 @@ function placeFound() {
   view.ways.show();
 }
 
-/** @param {1 | -1} by */
-function stepFound(by) {
+/**
+ * @param {View} view
+ * @param {1 | -1} by
+ */
+function stepFound(view, by) {
   const { starts } = view.found;
   const { ends } = view.data;
   if (!starts.length) return;
@@ -157,97 +171,131 @@ function stepFound(by) {
   const beside = above(starts, (pos >= 0 ? ends[pos] : 0) - 1);
   const at = view.foundAt !== null ? view.foundAt + by : by > 0 ? beside : beside - 1;
   view.foundAt = (at + starts.length) % starts.length; // on from the other end
-  setPos(above(ends, starts[view.foundAt]), true);
+  setPos(view, above(ends, starts[view.foundAt]), true);
 }
 
-/** @param {string} metric */
-function setMetric(metric) {
+/**
+ * @param {View} view
+ * @param {string} metric
+ */
+function setMetric(view, metric) {
   view.only = null;
-  setParams({ metric });
-  if (view.head) setHead(null);
-  showMetric(metric);
-  paint();
+  view.host.setParams({ metric });
+  if (view.head) setHead(view, null);
+  showMetric(view, metric);
+  paint(view);
 }
 
-/** @param {string} metric */
-function showMetric(metric) {
+/**
+ * @param {View} view
+ * @param {string} metric
+ */
+function showMetric(view, metric) {
   view.metric = metric;
-  for (const button of metricButtons()) {
+  for (const button of metricButtons(view)) {
     button.setAttribute("aria-pressed", String(!attends(view) && button.dataset.metric === metric));
   }
   view.layerBox.hidden = metric !== "expert" || attends(view);
 }
 
-/** @returns {NodeListOf<HTMLButtonElement>} */
-const metricButtons = () => view.root.querySelectorAll("button[data-metric]");
+/**
+ * @param {View} view
+ * @returns {NodeListOf<HTMLButtonElement>}
+ */
+const metricButtons = (view) => view.root.querySelectorAll("button[data-metric]");
 
-/** @param {number} by */
-function stepLayer(by) {
+/**
+ * @param {View} view
+ * @param {number} by
+ */
+function stepLayer(view, by) {
   const layers = view.boot.sparse_layers;
   if (!layers.length || view.layer === null) return;
   const at = layers.indexOf(view.layer) + by;
-  setLayer(layers[Math.max(0, Math.min(layers.length - 1, at))]);
+  setLayer(view, layers[Math.max(0, Math.min(layers.length - 1, at))]);
 }
 
-/** @param {number} by */
-const stepToken = (by) => setPos(view.pos === null ? 0 : view.pos + by, true);
-/** @param {number} by */
-const stepLine = (by) => setPos(view.text.lineStep(by), true);
+/**
+ * @param {View} view
+ * @param {number} by
+ */
+const stepToken = (view, by) => setPos(view, view.pos === null ? 0 : view.pos + by, true);
+/**
+ * @param {View} view
+ * @param {number} by
+ */
+const stepLine = (view, by) => setPos(view, view.text.lineStep(by), true);
 /**
  * To the next or previous step; where a trace has none, to the line.
+ * @param {View} view
  * @param {1 | -1} by
  */
-const stepStep = (by) => {
-  if (!view.steps) return stepLine(by);
+const stepStep = (view, by) => {
+  if (!view.steps) return stepLine(view, by);
   const pos = stepBeside(view.steps, view.pos, by);
-  if (pos !== null) setPos(pos, true);
+  if (pos !== null) setPos(view, pos, true);
 };
-/** @param {number | null} trace */
-const openTrace = (trace) => trace !== null && go(`/trace/${trace}${view.boot.list}`);
+/**
+ * @param {View} view
+ * @param {number | null} trace
+ */
+const openTrace = (view, trace) =>
+  trace !== null && view.host.go(`/trace/${trace}${view.boot.list}`);
 
 // --- keyboard -------------------------------------------------------------------------------------
 
-/** @type {Record<string, () => void>} */
+/** @type {Record<string, (view: View) => void>} */
 const KEYS = {
-  ArrowRight: () => stepToken(1),
-  ArrowLeft: () => stepToken(-1),
-  j: () => stepStep(1),
-  k: () => stepStep(-1),
-  ArrowDown: () => stepLine(1),
-  ArrowUp: () => stepLine(-1),
-  "]": () => stepLayer(1),
-  "[": () => stepLayer(-1),
-  n: () => openTrace(view.boot.next),
-  p: () => openTrace(view.boot.previous),
-  h: () => view.panel.enterMap(),
-  m: () => view.panel.turn(),
-  Escape: () => (view.head ? setHead(null) : setPos(null, false)),
-  "/": () => view.ways.focus(),
-  ".": () => view.ways.toPeak(1),
-  ",": () => view.ways.toPeak(-1),
-  "}": () => view.ways.toPhase(1),
-  "{": () => view.ways.toPhase(-1),
+  ArrowRight: (view) => stepToken(view, 1),
+  ArrowLeft: (view) => stepToken(view, -1),
+  j: (view) => stepStep(view, 1),
+  k: (view) => stepStep(view, -1),
+  ArrowDown: (view) => stepLine(view, 1),
+  ArrowUp: (view) => stepLine(view, -1),
+  "]": (view) => stepLayer(view, 1),
+  "[": (view) => stepLayer(view, -1),
+  n: (view) => openTrace(view, view.boot.next),
+  p: (view) => openTrace(view, view.boot.previous),
+  h: (view) => view.panel.enterMap(),
+  m: (view) => view.panel.turn(),
+  Escape: (view) => (view.head ? setHead(view, null) : setPos(view, null, false)),
+  "/": (view) => view.ways.focus(),
+  ".": (view) => view.ways.toPeak(1),
+  ",": (view) => view.ways.toPeak(-1),
+  "}": (view) => view.ways.toPhase(1),
+  "{": (view) => view.ways.toPhase(-1),
 };
 METRICS.forEach((metric, i) => {
-  KEYS[String(i + 1)] = () => {
-    if (lacks(view.boot, metric.id) === null) setMetric(metric.id);
+  KEYS[String(i + 1)] = (view) => {
+    if (lacks(view.boot, metric.id) === null) setMetric(view, metric.id);
   };
 });
 
-document.addEventListener("keydown", (event) => {
-  if (!isShown() || typing(event) || inDialog()) return;
-  const action = KEYS[event.key];
-  if (!action) return;
-  if (event.key.startsWith("Arrow")) hit(event, "a, button")?.blur();
-  event.preventDefault();
-  action();
-});
-
-onTheme(() => {
-  if (!isShown()) return;
-  paint();
-  view.panel.show();
-});
+/**
+ * Have keys and the colour scheme act on a trace, until it leaves the page.
+ * @param {View} view
+ * @param {EventTarget} keys
+ */
+function listen(view, keys) {
+  const ends = new AbortController();
+  /** @type {(act: (event: KeyboardEvent) => void) => (event: Event) => void} */
+  const whileShown = (act) => (event) => {
+    if (!view.root.isConnected || !view.root.contains(view.text.node)) ends.abort();
+    else if (isShown(view)) act(/** @type {KeyboardEvent} */ (event));
+  };
+  const pressed = whileShown((event) => {
+    if (typing(event) || inDialog() || !KEYS[event.key]) return;
+    if (event.key.startsWith("Arrow")) hit(event, "a, button")?.blur();
+    event.preventDefault();
+    KEYS[event.key](view);
+  });
+  const recoloured = whileShown(() => {
+    paint(view);
+    view.panel.show();
+  });
+  keys.addEventListener("keydown", pressed, { signal: ends.signal });
+  window.addEventListener("ringlens:theme", recoloured, { signal: ends.signal });
+}
 
 // --- mounting -------------------------------------------------------------------------------------
 
@@ -264,13 +312,13 @@ function toolbar(v) {
     button.disabled = why !== null;
     if (why) button.title = why;
     else termed(button, metric.term);
-    button.addEventListener("click", () => setMetric(metric.id));
+    button.addEventListener("click", () => setMetric(v, metric.id));
     group.appendChild(button);
   }
   for (const layer of v.boot.sparse_layers) {
     v.layerSelect.appendChild(el("option", "", `L${layer}`, { value: layer }));
   }
-  v.layerSelect.addEventListener("change", () => setLayer(Number(v.layerSelect.value)));
+  v.layerSelect.addEventListener("change", () => setLayer(v, Number(v.layerSelect.value)));
   v.layerBox.appendChild(v.layerSelect);
   return add(el("div", "toolbar"), el("span", "label", "Colour"), group, v.layerBox, v.legend);
 }
@@ -294,12 +342,13 @@ function decodeTokens(body) {
 }
 
 /**
- * Show a trace in the frame that is on the page, if it is.
- * @param {Boot | null} boot
+ * Show a trace in a frame. The trace that the frame showed before ends.
+ * @param {HTMLElement} root
+ * @param {Boot} boot
+ * @param {Host} host
+ * @param {EventTarget} keys What hears the keys: the document; where others live on it, the frame.
  */
-export async function mount(boot) {
-  const root = document.getElementById("trace-app");
-  if (!root || !boot) return;
+export async function mount(root, boot, host, keys = document) {
   /** @param {unknown} error */
   const fail = (error) => {
     const said = messageOf(error);
@@ -308,14 +357,15 @@ export async function mount(boot) {
   };
   const started = /** @type {Partial<View>} */ ({
     boot,
+    host,
     root,
     fail,
-    setPos,
-    setLayer,
-    setOnly,
-    setHead,
-    setFound,
-    stepFound,
+    setPos: (pos, scroll) => setPos(v, pos, scroll),
+    setLayer: (layer) => setLayer(v, layer),
+    setOnly: (expert) => setOnly(v, expert),
+    setHead: (head) => setHead(v, head),
+    setFound: (query) => setFound(v, query),
+    stepFound: (by) => stepFound(v, by),
     found: NO_MATCHES,
     foundAt: null,
     ready: false,
@@ -333,13 +383,13 @@ export async function mount(boot) {
     layerSelect: el("select", "", null, { "aria-label": "Layer" }),
   });
   const v = /** @type {View} */ (started); // build() adds the rest
-  view = v;
   delete root.dataset.ready;
-  root.replaceChildren(el("div", "loading", "Reading the trace…"));
+  const waits = el("div", "loading", "Reading the trace…");
+  root.replaceChildren(waits);
   try {
     const [body, steps] = await Promise.all([
-      fetchJson(`/data/trace/${boot.trace_id}/tokens`),
-      stepsOf(boot.trace_id),
+      host.fetchJson(`/data/trace/${boot.trace_id}/tokens`),
+      stepsOf(host, boot.trace_id),
     ]);
     v.data = decodeTokens(body);
     if ("lacks" in steps) v.noSteps = steps;
@@ -347,11 +397,13 @@ export async function mount(boot) {
   } catch (error) {
     return fail(error);
   }
-  if (view !== v || !document.contains(root)) return;
+  if (!waits.isConnected) return; // another trace took its place
   build(v);
   restore(v);
   v.ready = true;
   root.dataset.ready = "true";
+  listen(v, keys);
+  return v;
 }
 
 /** @param {View} v */
@@ -362,12 +414,12 @@ function build(v) {
   v.statistics = new Map(
     v.boot.head_tables.map((table) => [
       table.table,
-      blocksOf(`/data/trace/${v.boot.trace_id}/statistics/${table.table}`, (body) =>
+      blocksOf(v.host, `/data/trace/${v.boot.trace_id}/statistics/${table.table}`, (body) =>
         decodeHeads(body, table),
       ),
     ]),
   );
-  v.heads = headSources(v.boot, v.statistics);
+  v.heads = headSources(v.host, v.boot, v.statistics);
   v.text = traceText(v);
   v.ribbon = traceRibbon(v);
   v.panel = tracePanel(v);
@@ -383,19 +435,20 @@ function build(v) {
  * @param {View} v
  */
 function restore(v) {
+  const { host } = v;
   const layers = v.boot.sparse_layers;
-  const layer = intParam("L");
+  const layer = whole(host.param("L"));
   if (layer !== null && layers.includes(layer)) v.layer = layer;
   else v.layer = layers.length ? layers[layers.length >> 1] : null;
   if (v.layer !== null) v.layerSelect.value = String(v.layer);
-  v.head = headIn(param("h"), v.boot);
+  v.head = headIn(host.param("h"), v.boot);
   const known = METRICS.filter((metric) => lacks(v.boot, metric.id) === null);
-  const asked = known.find((metric) => metric.id === param("metric"));
-  showMetric((asked || known[0]).id);
-  paint();
-  const query = param("find");
-  if (query) setFound(query);
-  const pos = intParam("tok");
-  if (pos !== null && pos < v.count) setPos(pos, true);
+  const asked = known.find((metric) => metric.id === host.param("metric"));
+  showMetric(v, (asked || known[0]).id);
+  paint(v);
+  const query = host.param("find");
+  if (query) setFound(v, query);
+  const pos = whole(host.param("tok"));
+  if (pos !== null && pos < v.count) setPos(v, pos, true);
   else v.panel.show();
 }
