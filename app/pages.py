@@ -15,6 +15,7 @@ from typing import Any
 from dash import Dash
 from dash.development.base_component import Component
 
+from ringlens.app.beside import page as beside
 from ringlens.app.compare import page as compare
 from ringlens.app.expert import page as expert
 from ringlens.app.heads import page as heads
@@ -103,6 +104,16 @@ PAGES = (
         folder=HERE / "trace",
         constants=trace.CONSTANTS,
         keys=trace.KEYS,
+        under="store",
+    ),
+    Page(
+        name="beside",
+        path="/beside/<first>/<second>",
+        title="Side by side <first> <second>",
+        build=beside.layout,
+        register=beside.register,
+        folder=HERE / "beside",
+        keys=beside.KEYS,
         under="store",
     ),
     Page(

@@ -16,6 +16,10 @@ export const DIVERGING: Record<Theme, string[]>;
 export const BLANKS: Record<string, string>;
 /** How an empty token is shown. */
 export const NOTHING: string;
+/** Stands for a step that is not there. */
+export const NO_STEP: number;
+/** Roles of steps; arrays of roles hold places in it. */
+export const ROLES: string[];
 /** A quantity: what it tells, its unit, its formula and where it is from; "" where there is none. */
 interface Term {
   name: string;

@@ -8,7 +8,3 @@ export const ROUTING_BLOCK: number;
 export const ATTENTION_BLOCK: number;
 /** Headings of the phases, in the order of PHASES. */
 export const PHASE_HEADINGS: string[];
-/** Stands for a step that none is known for. */
-export const NO_STEP: number;
-/** Roles of steps; arrays of roles hold places in it. */
-export const ROLES: string[];

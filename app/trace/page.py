@@ -12,14 +12,14 @@ from typing import Any
 from dash import Dash, dcc, html
 from dash.development.base_component import Component
 
-from ringlens.analysis.roles import ROLES
+from ringlens.app.listing.problem import partner, traces_alike
 from ringlens.app.listing.rows import Place, place
 from ringlens.app.listing.wanted import Wanted, wanted
 from ringlens.app.shared import queries
 from ringlens.app.shared.made import Made, made
 from ringlens.app.shared.parts import copy_button, run_script, state_page
 from ringlens.app.shared.sources import Sources
-from ringlens.app.trace import payload, routes, thought
+from ringlens.app.trace import payload, routes
 from ringlens.app.trace.queries import attention_heads
 from ringlens.app.web.untrusted import whole
 from ringlens.display import plural
@@ -59,8 +59,6 @@ CONSTANTS = {
     "ROUTING_BLOCK": payload.ROUTING_BLOCK,
     "ATTENTION_BLOCK": payload.ATTENTION_BLOCK,
     "PHASE_HEADINGS": [PHASE_HEADINGS[phase] for phase in PHASES],
-    "NO_STEP": thought.NO_STEP,
-    "ROLES": list(ROLES),
 }
 """Exports of ``trace/constants.js``."""
 
@@ -82,7 +80,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     head |= {"previous": at.previous, "next": at.next, "list": asked.address}
     return html.Div(
         [
-            _header(store, head, run, _place(asked, at)),
+            _header(sources, head, run, _place(asked, at)),
             html.Div(id="trace-app", className="trace-app", key=f"trace-{trace_id}"),
             dcc.Store(id="trace-boot", data=boot(store, head, run)),
         ],
@@ -186,10 +184,10 @@ def _place(asked: Wanted, at: Place) -> str:
     return f"{at.number:,} of {at.length:,} in the list"
 
 
-def _header(store: Store, head: Row, run: Row, where: str) -> Component:
+def _header(sources: Sources, head: Row, run: Row, where: str) -> Component:
     return html.Header(
         [
-            html.Div([_crumbs(head, where), _neighbours(store, head)], className="crumb-row"),
+            html.Div([_crumbs(head, where), _neighbours(sources, head)], className="crumb-row"),
             html.Div(
                 [html.H1(head["prompt"], title=head["prompt"]), *_verdict(head)],
                 className="title-row",
@@ -214,7 +212,7 @@ def _crumbs(head: Row, where: str) -> Component:
     return html.Div(items, className="crumbs")
 
 
-def _neighbours(store: Store, head: Row) -> Component:
+def _neighbours(sources: Sources, head: Row) -> Component:
     def link(name: str, label: str, key: str) -> Component:
         content = [label, html.Kbd(key)]
         if head[name] is None:
@@ -225,10 +223,22 @@ def _neighbours(store: Store, head: Row) -> Component:
     trace_id = head["trace_id"]
     routing = dcc.Link("Routing", href=f"/routing?trace={trace_id}", className="button")
     heads = dcc.Link("Heads", href=f"/heads/{trace_id}", className="button")
-    line = f"import ringlens as rl; trace = rl.Store({store.address!r}).trace({trace_id})"
+    line = f"import ringlens as rl; trace = rl.Store({sources.store.address!r}).trace({trace_id})"
     python = copy_button("Copy Python", line)
     steps = [link("previous", "Previous", "p"), link("next", "Next", "n")]
-    return html.Div([python, routing, heads, *steps], className="buttons")
+    beside = _beside(sources, trace_id)
+    return html.Div([python, routing, heads, beside, *steps], className="buttons")
+
+
+def _beside(sources: Sources, trace_id: int) -> Component:
+    """Link the page that sets it beside another trace of its problem, if there is one."""
+    other = partner(traces_alike(sources.catalogue, trace_id), trace_id)
+    if other is None:
+        why = "The store has no other trace of this problem by this model."
+        return html.Span("Beside…", className="button disabled", title=why)
+    href = f"/beside/{trace_id}/{other['trace_id']}"
+    said = "Beside another trace of this problem, step by step"
+    return dcc.Link("Beside…", href=href, className="button", title=said)
 
 
 def _verdict(head: Row) -> list[Component]:

@@ -3,12 +3,12 @@
 import { PHASES } from "../shared/constants.js";
 import { add, el } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
+import { roleColour, roleName } from "../shared/roles.js";
 import { number, percent, visible } from "../shared/text.js";
 import { drawSources, headChoice, headHint } from "./attention.js";
 import { blocksOf } from "./blocks.js";
 import { drawHeads } from "./heads.js";
 import { pathMap } from "./path_map.js";
-import { roleColour, roleName } from "./roles.js";
 import { decodeRouting, drawRouting } from "./routing.js";
 import { stepAt } from "./steps.js";
 

@@ -5,9 +5,9 @@ import { behindButton } from "../shared/behind.js";
 import { contextOf } from "../shared/canvas.js";
 import { add, el } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
+import { roleColour, roleKeys, roleName } from "../shared/roles.js";
 import { percent } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
-import { roleColour, roleName } from "./roles.js";
 import { stepAt } from "./steps.js";
 import { fetched, ink, tall } from "./track.js";
 
@@ -149,18 +149,6 @@ export function pathMap(view) {
     };
   }
 
-  /** The roles that occur, with their colours. */
-  function legend() {
-    const box = el("p", "role-legend");
-    if (!steps) return box;
-    for (const role of [...new Set(steps.role)].sort((a, b) => a - b)) {
-      const swatch = el("i", "swatch");
-      swatch.style.background = roleColour(role);
-      add(box, add(el("span", "role-key"), swatch, el("span", "", roleName(role))));
-    }
-    return box;
-  }
-
   function fill() {
     const { data, lacks, error } = state;
     const head = add(
@@ -170,7 +158,7 @@ export function pathMap(view) {
     if (data) head.appendChild(behindButton("Path of the thought", behind));
     node.replaceChildren(head);
     if (data) {
-      add(node, canvas, readout, legend());
+      add(node, canvas, readout, steps ? roleKeys(steps.role) : null);
       readout.textContent = said();
       paint();
     } else if (error) node.appendChild(el("p", "error", error));

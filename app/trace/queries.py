@@ -110,12 +110,6 @@ def attention_block(
     return frame(store, query, wanted)
 
 
-STEPS = """
-select step, token_start, token_end, role, is_backtrack, is_hypothesis, parent, confidence,
-       label_source
-from {steps} where trace_id = {trace_id} order by step"""
-"""The steps of a trace, in order."""
-
 RECEIVED = """
 with paid as (
     select layer, head, pos, unnest(positions) as place, unnest(weights) as weight
@@ -124,13 +118,6 @@ heads as (select count(*) as n from (select distinct layer, head from paid))
 select place as pos, sum(weight) / any_value(n) as received
 from paid, heads where place < pos group by place order by place"""
 """Attention that later tokens pay to each token, summed; mean of the recorded heads."""
-
-
-def steps(store: Store, trace_id: int) -> pa.Table:
-    """Return the steps of a trace, in order."""
-    source = of_trace(store, "steps", trace_id)
-    query = STEPS.format(steps=source, trace_id="$trace_id")
-    return frame(store, query, {"trace_id": trace_id})
 
 
 def received(store: Store, trace_id: int) -> pa.Table:

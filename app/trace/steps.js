@@ -1,11 +1,10 @@
-// The steps of a trace: fetched once, found by token, and where each that goes back leads.
+// The steps of a trace: fetched once, and found by token.
 
-import { decode } from "../shared/typed_arrays.js";
-import { NO_STEP, ROLES } from "./constants.js";
+import { stepsIn } from "../shared/steps.js";
 import { above } from "./matches.js";
 
 /** @import { Host } from "../shared/host.js" */
-/** @import { Arc, Lacks, Steps } from "./types.js" */
+/** @import { Lacks, Steps } from "./types.js" */
 
 /**
  * @param {Host} host
@@ -15,42 +14,7 @@ import { above } from "./matches.js";
 export async function stepsOf(host, trace) {
   const body = await host.fetchJson(`/data/trace/${trace}/steps`);
   if (body.lacks) return body;
-  const steps = {
-    step: decode(body.step, "u4"),
-    first: decode(body.first, "u4"),
-    end: decode(body.end, "u4"),
-    role: decode(body.role, "u1"),
-    backtrack: decode(body.backtrack, "u1"),
-    hypothesis: decode(body.hypothesis, "u1"),
-    confidence: decode(body.confidence, "f4"),
-    parent: decode(body.parent, "u4"),
-    source: body.source,
-    made: body.made,
-  };
-  return { ...steps, arcs: arcsOf(steps) };
-}
-
-const PLAN = ROLES.indexOf("plan_generation");
-
-/**
- * From each step that goes back, an arc: to its parent where the labels name one; else to the last
- * earlier step that proposed or planned something, which is what it abandons.
- * @param {Omit<Steps, "arcs">} steps
- * @returns {Arc[]}
- */
-function arcsOf({ step, role, backtrack, hypothesis, parent }) {
-  /** @type {Arc[]} */
-  const arcs = [];
-  let proposed = -1;
-  for (let i = 0; i < step.length; i++) {
-    if (backtrack[i]) {
-      const named = parent[i] === NO_STEP ? -1 : step.indexOf(parent[i]);
-      const to = named >= 0 ? named : proposed;
-      if (to >= 0 && to < i) arcs.push({ from: i, to, named: named >= 0 });
-    }
-    if (hypothesis[i] || role[i] === PLAN) proposed = i;
-  }
-  return arcs;
+  return { ...stepsIn(body), source: body.source, made: body.made };
 }
 
 /**

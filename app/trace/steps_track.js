@@ -1,6 +1,6 @@
 // The steps of the thought as a track: their roles, and arcs from those that go back.
 
-import { roleColour, roleName } from "./roles.js";
+import { roleColour, roleName } from "../shared/roles.js";
 import { stepAt } from "./steps.js";
 import { ink, QUIET, tall } from "./track.js";
 

@@ -12,14 +12,13 @@ import shlex
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from ringlens import analysis
 from ringlens.analysis import trajectory
-from ringlens.analysis.roles import ROLES
 from ringlens.app.shared.arrow import floats
 from ringlens.app.shared.made import Made, made
+from ringlens.app.steps import listed
+from ringlens.app.steps.listed import spread
 from ringlens.app.trace import queries
 from ringlens.errors import StoreError
 from ringlens.plot.typed_arrays import encode
@@ -27,9 +26,6 @@ from ringlens.store import Store
 
 Payload = dict[str, Any]
 Row = dict[str, Any]
-
-NO_STEP = 0xFFFFFFFF
-"""Stands for the parent of a step that is known to have none, and for a role that is not known."""
 
 WINDOWS = 192
 """Windows of a trace that routing changes are shown of, at most: more would not be told apart."""
@@ -46,26 +42,11 @@ MAP_NUMBERS = 8_000_000
 
 def steps(store: Store, trace_id: int) -> Payload:
     """Encode the steps of a trace in order: spans of tokens, roles, flags, parents [S]."""
-    table = queries.steps(store, trace_id)
+    table = listed.steps(store, trace_id)
     if not len(table):
-        return {
-            "lacks": "This trace is not cut into steps.",
-            "command": f"ringlens steps {shlex.quote(store.address)}",
-        }
-    role_at = {role: place for place, role in enumerate(ROLES)}
-    roles = [role_at.get(role, len(ROLES)) for role in table["role"].to_pylist()]
-    return {
-        "step": encode(table["step"].to_numpy(), "u4"),
-        "first": encode(table["token_start"].to_numpy(), "u4"),
-        "end": encode(table["token_end"].to_numpy(), "u4"),
-        "role": encode(np.array(roles), "u1"),
-        "backtrack": encode(_flags(table["is_backtrack"]), "u1"),
-        "hypothesis": encode(_flags(table["is_hypothesis"]), "u1"),
-        "confidence": encode(floats(table["confidence"]), "f4"),
-        "parent": encode(_numbers(table["parent"]), "u4"),
-        "source": sorted({each for each in table["label_source"].to_pylist() if each}),
-        "made": _by_sql(store, queries.STEPS.format(steps="steps", trace_id=trace_id)),
-    }
+        return {"lacks": "This trace is not cut into steps.", "command": listed.command(store)}
+    query = listed.STEPS.format(steps="steps", trace_id=trace_id)
+    return listed.encoded(table) | {"made": _by_sql(store, query)}
 
 
 def change(store: Store, trace_id: int, n_tokens: int) -> Payload:
@@ -75,7 +56,7 @@ def change(store: Store, trace_id: int, n_tokens: int) -> Payload:
     fewer tokens a window has, the more it diverges by chance.
     """
     window = window_of(n_tokens)
-    some = _spread(queries.routing_layers(store, trace_id), CHANGE_ROWS // max(1, n_tokens))
+    some = spread(queries.routing_layers(store, trace_id), CHANGE_ROWS // max(1, n_tokens))
     found = analysis.shift_along(store, trace_id, window, layers=some)
     null = analysis.shift_along(analysis.Shuffled(store), trace_id, window, layers=some)
     named = "" if some is None else f", layers={some}"
@@ -157,29 +138,12 @@ def _map_layers(store: Store, trace_id: int) -> list[int] | None:
     """Choose the layers of a map: all, or as many as keep it small, evenly spread."""
     experts, steps_of = queries.map_size(store, trace_id)
     layers = queries.routing_layers(store, trace_id)
-    return _spread(layers, MAP_NUMBERS // max(1, steps_of * experts))
-
-
-def _spread(layers: list[int], most: int) -> list[int] | None:
-    """Choose so many layers, evenly spread, and at least one; None for all of them."""
-    if most >= len(layers):
-        return None
-    places = np.unique(np.linspace(0, len(layers) - 1, max(1, most)).round().astype(int))
-    return [layers[place] for place in places]
+    return spread(layers, MAP_NUMBERS // max(1, steps_of * experts))
 
 
 def _by_sql(store: Store, query: str) -> Made:
     """Say how numbers were made that SQL gives as they are."""
     return made(store, query, f'found = store.sql("""{query}""").df()')
-
-
-def _flags(column: pa.ChunkedArray) -> NDArray[np.uint8]:
-    """Convert booleans to 0 and 1; null, of a step without a label, to 0."""
-    return np.array([bool(value) for value in column.to_pylist()], np.uint8)
-
-
-def _numbers(column: pa.ChunkedArray) -> NDArray[np.uint32]:
-    return np.array([NO_STEP if x is None else x for x in column.to_pylist()], np.uint32)
 
 
 def _known(value: float) -> float | None:

@@ -3,6 +3,7 @@
 
 import type { Behind, Made } from "../shared/behind.js";
 import type { Host } from "../shared/host.js";
+import type { Sequence } from "../shared/steps.js";
 import type { Surface } from "../shared/surface.js";
 import type { Blocks } from "./blocks.js";
 
@@ -61,30 +62,10 @@ export interface Lacks {
   command: string;
 }
 
-/** An arc from a step that goes back: places among the steps. */
-export interface Arc {
-  from: number;
-  to: number;
-  /** Whether the labels name where it leads. */
-  named: boolean;
-}
-
-/** The steps of a trace, in order: spans of tokens, roles, flags. */
-export interface Steps {
-  step: Uint32Array;
-  first: Uint32Array;
-  /** Token after the last. */
-  end: Uint32Array;
-  /** Places among ROLES; one more than those where there is no label. */
-  role: Uint8Array;
-  backtrack: Uint8Array;
-  hypothesis: Uint8Array;
-  confidence: Float32Array;
-  /** Numbers of steps; NO_STEP where none is named. */
-  parent: Uint32Array;
+/** The steps of a trace, who labelled them, and how they were read. */
+export interface Steps extends Sequence {
   source: string[];
   made: Made;
-  arcs: Arc[];
 }
 
 /** Something along the trace, which the ribbon draws on the axis of tokens. */

@@ -1,17 +1,21 @@
 """Two traces step beside step: laws of alignments, and detours that were planted."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thoughts import Thought, opened
+from planted import RUN
+from records import random_trace
+from thoughts import Thought, opened, write_thoughts
 
 from ringlens.analysis import Shuffled
 from ringlens.analysis.trajectory import alignment
 from ringlens.analysis.trajectory.alignment import needleman_wunsch, random_scores
 from ringlens.errors import ConfigError, StoreError
+from ringlens.store import Store, StoreWriter
 
 MATRICES = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(0, 2**32 - 1))
 GAPS = st.sampled_from([0.0, 0.05, 0.4, 3.0])
@@ -108,6 +112,39 @@ def test_a_detour_has_no_partner(store, point):
     assert frame.attrs["paired"] == 2 * len(expected) / (len(ROUTE) + len(DETOUR))
     assert frame.attrs["p"] == pytest.approx(1 / 101)
     assert frame.attrs["score"] > 1.5 * frame.attrs["null"] > 0
+    assert frame["score"].sum() == pytest.approx(frame.attrs["score"])
+    assert (frame["score"][frame["first"].isna()] == -0.05).all()
+
+
+def test_distances_are_those_of_the_shares_of_experts(store):
+    frame = alignment(store, 1, 2, draws=0, role_weight=0)
+    paired = frame.dropna()
+    np.testing.assert_allclose(paired["distance"] ** 2, 1 - paired["similarity"], atol=1e-6)
+    row = paired.iloc[3]
+
+    def shares(trace, step):
+        query = f"""select layer, expert, count(*) as n from router_choices
+            join token_context using (trace_id, pos)
+            where trace_id = {trace} and step = {step} group by all"""
+        n = store.sql(query).df().set_index(["layer", "expert"])["n"]
+        return n / n.groupby("layer").sum()
+
+    p, q = shares(1, row["first"]), shares(2, row["second"])
+    layers = p.index.get_level_values("layer").nunique()
+    alike = np.sqrt(p * q).dropna().sum() / layers
+    assert row["distance"] == pytest.approx(np.sqrt(1 - alike), rel=1e-5)
+    assert paired["distance"].mean() < frame.attrs["distance"] < 1
+    assert alignment(store, 1, 2, point="resid_post", draws=0)["distance"].isna().all()
+
+
+def test_traces_of_two_models_are_refused(tmp_path):
+    path = tmp_path / "s"
+    write_thoughts(path, [Thought([0, 1])])
+    with StoreWriter(path) as writer:
+        run = writer.start_run(replace(RUN, model="another"))
+        writer.commit(run, [random_trace(RUN, 30, problem_id="p", router_logits=None, heads=None)])
+    with Store(path) as store, pytest.raises(ConfigError, match="'another', whose experts"):
+        alignment(store, 1, 2)
 
 
 def test_two_thoughts_of_one_way_are_paired_step_by_step(store):

@@ -299,6 +299,7 @@ def test_the_map_goes_to_an_expert_zooms_and_pans(tab, wide):
 ADDRESSES = {
     "store": ("/", ".ag-row .trace-link"),
     "trace": ("/trace/2?tok=30", ".layer-facts"),
+    "beside": ("/beside/1/2", ".state"),
     "routing": ("/routing?trace=2&L=9&E=70", ".token-table"),
     "expert": ("/expert/9/70", "#expert-app[data-ready=true]"),
     "heads": ("/heads/2", "#heads-app[data-ready=true]"),

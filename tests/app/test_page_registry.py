@@ -100,7 +100,17 @@ def test_a_toy_page_needs_a_folder_and_a_row(toy, path, chrome):
         tab.keyboard.press("?")
         expect(tab.locator("dialog")).to_contain_text("play with it")
         expect(tab.locator("dialog h3")).to_have_text(
-            ["Everywhere", "Trace", "Routing", "Expert", "Heads", "Compare", "SQL", "Toy"]
+            [
+                "Everywhere",
+                "Trace",
+                "Side by side",
+                "Routing",
+                "Expert",
+                "Heads",
+                "Compare",
+                "SQL",
+                "Toy",
+            ]
         )
         tab.keyboard.press("?")
         tab.keyboard.press("h")

@@ -55,7 +55,9 @@ def alignment(
     Two steps are as similar as s = (1 − w)·c + w·[same role], with c the inner product of their
     signatures (of recorded vectors, the cosine after their common mean is taken away). A pair adds
     s − s̄ to the score, with s̄ the mean over all pairs, so that steps that have nothing to do with
-    each other add nothing; a step without a partner costs ``gap``.
+    each other add nothing; a step without a partner costs ``gap``. The routing distance of a pair
+    is the Hellinger distance √(1 − c): 0 for the same shares of the experts on each layer, 1 for no
+    expert in common.
 
     Args:
         store: The store, cut into steps.
@@ -71,36 +73,48 @@ def alignment(
 
     Returns:
         A row per pair and per step without partner, in order: ``first`` and ``second``, numbers of
-        the steps (missing where there is no partner); ``similarity``, s, NaN without one; and
-        ``role_first``, ``text_first``, ``role_second``, ``text_second``. ``attrs``: ``where``,
-        ``kind``, ``layers``; ``pair``, the two; ``score``; ``chance`` = s̄; ``paired``, the part
-        of all steps that have a partner; and with draws ``null``, the mean score if the second's
-        steps come in random order, and ``p``, the share of orders that score as much, the data
-        counted.
+        the steps (missing where there is no partner); ``similarity``, s, and ``distance`` of their
+        routing, NaN without one (and the distance of recorded vectors); ``score``, what the row
+        adds to the sum; and ``role_first``, ``text_first``, ``role_second``, ``text_second``.
+        ``attrs``: ``where``, ``kind``, ``layers``; ``pair``, the two; ``score``; ``chance`` = s̄;
+        ``distance``, the mean over all pairs; ``paired``, the part of all steps that have a
+        partner; and with draws ``null``, the mean score if the second's steps come in random order,
+        and ``p``, the share of orders that score as much, the data counted.
 
     Raises:
-        ConfigError: As `signatures`; the traces are of different problems, or one and the same; or
-            a number is out of range.
+        ConfigError: As `signatures`; the traces are of different problems or models, or one and the
+            same; or a number is out of range.
         StoreError: As `signatures`; or a trace has no steps that are selected.
     """
     weight, gap = number("role_weight", role_weight, 0, 1), number("gap", gap, 0)
     a, b = (whole(name, trace, 0) for name, trace in (("first", first), ("second", second)))
     if a == b:
         raise ConfigError(f"first = second = {a}; give two traces.")
+    _refuse_models(store, a, b)
     only = f"trace_id in ({a}, {b})"
     named = only if where is None else f"{only} and ({check_where(store, where)}\n)"
     found = signatures(store, named, layers=layers, point=point)
     first_I, second_J = _both(found, a, b)
-    similarity_IJ = _similarity(found, first_I, second_J, weight)
+    alike_IJ = _inner_products(found, first_I, second_J)
+    same_IJ = _same_role(found, first_I, second_J)
+    similarity_IJ = (1 - weight) * alike_IJ + weight * same_IJ
     chance = float(similarity_IJ.mean())
     excess_IJ = similarity_IJ - chance
     pairs, score = needleman_wunsch(excess_IJ, gap)
-    frame = _table(found.steps, first_I, second_J, pairs, similarity_IJ)
+    frame = _table(found.steps, first_I, second_J, pairs)
+    distance_IJ = _distance(found, alike_IJ)
+    for name, values_IJ, alone in (
+        ("score", excess_IJ, -gap),
+        ("distance", distance_IJ, np.nan),
+        ("similarity", similarity_IJ, np.nan),
+    ):
+        frame.insert(2, name, [alone if None in pair else values_IJ[pair] for pair in pairs])
     partners = 2 * int(frame["similarity"].notna().sum())
     frame.attrs |= described(found) | {
         "pair": (a, b),
         "score": score,
         "chance": chance,
+        "distance": float(distance_IJ.mean()),
         "paired": partners / (len(first_I) + len(second_J)),
     }
     if draws := whole("draws", draws, 0):
@@ -196,18 +210,46 @@ def _both(found: Signatures, a: int, b: int) -> tuple[NDArray[np.int64], NDArray
     return of_trace[a], of_trace[b]
 
 
-def _similarity(
-    found: Signatures, first_I: NDArray[np.int64], second_J: NDArray[np.int64], weight: float
+def _refuse_models(store: Source, a: int, b: int) -> None:
+    """Refuse traces of two models: expert 5 of one is not expert 5 of the other."""
+    rows = store.sql(
+        "select trace_id, model, coalesce(revision, '') from traces join runs using (run_id) "
+        f"where trace_id in ({a}, {b})"
+    ).fetchall()
+    model = {trace: " ".join(filter(None, names)) for trace, *names in rows}
+    if len(set(model.values())) > 1:
+        raise ConfigError(
+            f"trace {a} is of model {model[a]!r:.80} and trace {b} of {model[b]!r:.80}, whose "
+            "experts have nothing to do with each other; align two traces of one model."
+        )
+
+
+def _inner_products(
+    found: Signatures, first_I: NDArray[np.int64], second_J: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Similarity of all pairs [I, J]; see `alignment`."""
+    """Compute c of all pairs [I, J]; see `alignment`."""
     vector_SD = found.vector_SD.astype(np.float64)
     if found.kind != ROUTING:
         vector_SD = vector_SD - vector_SD.mean(axis=0)
         vector_SD /= np.maximum(np.linalg.norm(vector_SD, axis=1), 1e-12)[:, None]
+    inner_IJ: NDArray[np.float64] = vector_SD[first_I] @ vector_SD[second_J].T
+    return inner_IJ
+
+
+def _same_role(
+    found: Signatures, first_I: NDArray[np.int64], second_J: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether two steps have the same known role [I, J]."""
     role_S = found.steps["role"].to_numpy(object)
     known_S = found.steps["role"].notna().to_numpy()
-    same_IJ = (role_S[first_I, None] == role_S[second_J]) & known_S[first_I, None]
-    return (1 - weight) * (vector_SD[first_I] @ vector_SD[second_J].T) + weight * same_IJ
+    return np.asarray((role_S[first_I, None] == role_S[second_J]) & known_S[first_I, None])
+
+
+def _distance(found: Signatures, alike_IJ: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Hellinger distances of all pairs [I, J]; NaN of recorded vectors, which have no shares."""
+    if found.kind != ROUTING:
+        return np.full_like(alike_IJ, np.nan)
+    return np.sqrt(np.maximum(0, 1 - alike_IJ))
 
 
 def _table(
@@ -215,9 +257,8 @@ def _table(
     first_I: NDArray[np.int64],
     second_J: NDArray[np.int64],
     pairs: list[tuple[int | None, int | None]],
-    similarity_IJ: NDArray[np.float64],
 ) -> pd.DataFrame:
-    """The alignment as rows."""
+    """The steps of each row."""
     rows = []
     for i, j in pairs:
         own = None if i is None else steps.iloc[first_I[i]]
@@ -226,7 +267,6 @@ def _table(
             {
                 "first": pd.NA if own is None else own["step"],
                 "second": pd.NA if other is None else other["step"],
-                "similarity": np.nan if i is None or j is None else similarity_IJ[i, j],
                 "role_first": None if own is None else own["role"],
                 "text_first": None if own is None else own["text"],
                 "role_second": None if other is None else other["role"],

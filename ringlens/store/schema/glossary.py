@@ -140,6 +140,23 @@ _THOUGHTS = (
         "principal components of √p, the shares of the experts on each layer",
         "`ringlens.analysis.trajectory.step_map`",
     ),
+    Term(
+        "alignment",
+        "Which steps of two thoughts about a problem are partners: those routed alike and of one "
+        "role, in the order of both; a step without a partner costs 0.05.",
+        "",
+        "largest Σ (s − s̄) − 0.05 · steps alone, s = ¾ (1 − distance²) + ¼ [same role]; "
+        "s̄ mean over all pairs",
+        "`ringlens.analysis.trajectory.alignment`; Needleman and Wunsch 1970",
+    ),
+    Term(
+        "routing distance",
+        "How differently two steps choose experts: 0 the same shares on each layer, 1 no expert in "
+        "common; short steps are far apart by chance.",
+        "",
+        "√(1 − Σ √(p q)), Hellinger's, the sum a mean over layers",
+        "`ringlens.analysis.trajectory.alignment`",
+    ),
 )
 
 _ROUTER = (

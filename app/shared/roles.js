@@ -1,8 +1,9 @@
 // Roles of steps: their names for people, and their colours, which colour-blind people tell apart
 // (Okabe and Ito 2008).
 
-import { theme } from "../shared/theme.js";
 import { ROLES } from "./constants.js";
+import { add, el } from "./dom.js";
+import { theme } from "./theme.js";
 
 /** @type {Record<string, [string, string, string]>} Name, colour in the dark, colour in the light. */
 const LOOKS = {
@@ -28,3 +29,17 @@ export const roleName = (role) => look(role)[0];
 
 /** @param {number} role */
 export const roleColour = (role) => look(role)[theme() === "dark" ? 1 : 2];
+
+/**
+ * What the colours of some roles mean.
+ * @param {Iterable<number>} roles
+ */
+export const roleKeys = (roles) => {
+  const box = el("p", "role-legend");
+  for (const role of [...new Set(roles)].sort((a, b) => a - b)) {
+    const swatch = el("i", "swatch");
+    swatch.style.background = roleColour(role);
+    add(box, add(el("span", "role-key"), swatch, el("span", "", roleName(role))));
+  }
+  return box;
+};

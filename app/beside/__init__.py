@@ -1,0 +1,1 @@
+"""The page of two traces of a problem, step beside step."""
