@@ -19,6 +19,7 @@ from ringlens.app.beside import page as beside
 from ringlens.app.compare import page as compare
 from ringlens.app.expert import page as expert
 from ringlens.app.heads import page as heads
+from ringlens.app.live import page as live
 from ringlens.app.probes import page as probes
 from ringlens.app.routing import page as routing
 from ringlens.app.runs import page as runs
@@ -170,6 +171,19 @@ PAGES = (
         label="Probes",
         icon="probes",
         key="b",
+    ),
+    Page(
+        name="live",
+        path="/live",
+        title="Live",
+        build=live.layout,
+        register=live.register,
+        folder=HERE / "live",
+        constants=live.CONSTANTS,
+        label="Live",
+        icon="live",
+        key="l",
+        keys=live.KEYS,
     ),
     Page(
         name="runs",

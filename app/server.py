@@ -17,13 +17,14 @@ from ringlens.app.shell import build
 from ringlens.app.web import access, prefix
 from ringlens.app.web.following import PATIENCE, FollowingApp, is_awaited
 from ringlens.errors import ConfigError
-from ringlens.store import Store
+from ringlens.store import Store, StoreWriter
 from ringlens.store.storage.folder import folder_at
 
 if TYPE_CHECKING:
     from dash import Dash
 
     from ringlens.app.web.http_server import ServerLimits
+    from ringlens.live.thinker import LiveModel, Thinker
 
 
 def serve(
@@ -36,6 +37,7 @@ def serve(
     wait: bool = False,
     limits: ServerLimits | None = None,
     page: str = "",
+    live: LiveModel | str | None = None,
 ) -> None:
     """Serve the dashboard of a store until interrupted.
 
@@ -54,10 +56,12 @@ def serve(
         wait: Where there is no store yet, wait for it instead of raising.
         limits: What clients may take.
         page: Page that the link leads to, such as ``trace/3``; the first one if left out.
+        live: A model that thinks about what is typed on the page ``/live``, in a process of its
+            own, or its name; the store is made if it is not there.
 
     Raises:
-        ConfigError: Another host without a token, a token or a prefix that is none, or a port that
-            cannot be had.
+        ConfigError: Another host or a live model without a token, a token or a prefix that is
+            none, or a port that cannot be had.
         StoreError: There is no store, or one that this version cannot read.
     """
     from ringlens.app.web.http_server import make_server
@@ -69,13 +73,22 @@ def serve(
             f"token on, or use host 127.0.0.1 and, from elsewhere, a tunnel: "
             f"ssh -L {port}:127.0.0.1:{port} HOST"
         )
+    if secret is None and live is not None:
+        raise ConfigError(
+            "without a token any user of this machine could have the model think, and fill the "
+            "store: leave the token on"
+        )
     listener = _listen(host, port)
+    thinker = None
     try:
         port = listener.getsockname()[1]
         start = prefix.from_environment(port) if url_prefix is None else prefix.normal(url_prefix)
-        following = _following(store_path, start, secret is not None, wait)
+        thinker = None if live is None else _thinking(store_path, live)
+        following = _following(store_path, start, secret is not None, wait, thinker)
     except BaseException:
         listener.close()
+        if thinker is not None:
+            thinker.close()
         raise
     warming = threading.Thread(target=arrow.warm, daemon=True)
     warming.start()
@@ -93,6 +106,18 @@ def serve(
         # A thread that ends with the process inside C++ code takes the process down with it.
         warming.join(PATIENCE)
         following.close()
+        if thinker is not None:
+            thinker.close()
+
+
+def _thinking(path: str | Path, live: LiveModel | str) -> Thinker:
+    """Start the process of a live model; make the store that it thinks into."""
+    from ringlens.live.thinker import LiveModel, Thinker
+
+    folder = folder_at(path)
+    if is_awaited(folder):
+        StoreWriter(path).close()
+    return Thinker(folder.address, LiveModel(live) if isinstance(live, str) else live)
 
 
 def _secret(token: str | bool | None) -> str | None:
@@ -103,11 +128,17 @@ def _secret(token: str | bool | None) -> str | None:
     return access.chosen_token(given)
 
 
-def _following(path: str | Path, start: str, any_host: bool, wait: bool) -> FollowingApp:
+def _following(
+    path: str | Path,
+    start: str,
+    any_host: bool,
+    wait: bool,
+    thinker: Thinker | None = None,
+) -> FollowingApp:
     """Make the application of the store at a path, opened if there is one."""
 
     def built() -> Dash:
-        app = build(Store(path), start, any_host)
+        app = build(Store(path), start, any_host, thinker=thinker)
         settle()
         warming = threading.Thread(
             target=app.server.extensions["ringlens.sources"].warm, daemon=True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import dash_mantine_components as dmc
@@ -22,6 +22,9 @@ from ringlens.app.web.prefix import below, without
 from ringlens.errors import RinglensError
 from ringlens.plot.palette import FONT
 from ringlens.store import Store
+
+if TYPE_CHECKING:
+    from ringlens.live.thinker import Thinker
 
 TITLE = "ringlens"
 HERE = Path(__file__).parent
@@ -50,7 +53,11 @@ CLASSIC = "shared/first_paint.js"
 
 
 def build(
-    store: Store, prefix: str = "/", any_host: bool = False, pages: Sequence[Page] = PAGES
+    store: Store,
+    prefix: str = "/",
+    any_host: bool = False,
+    pages: Sequence[Page] = PAGES,
+    thinker: Thinker | None = None,
 ) -> Dash:
     """Build the Dash app of an open store.
 
@@ -59,6 +66,7 @@ def build(
         prefix: Path below which the browser sees the app; begins and ends with a slash.
         any_host: See :func:`ringlens.app.web.security.protect`.
         pages: The registry.
+        thinker: The model that thinks live; whoever serves closes it.
     """
     files = files_of(pages)
     app = Dash(
@@ -75,7 +83,7 @@ def build(
         enable_mcp=False,
         add_log_handler=False,
     )
-    sources = Sources(store, prefix)
+    sources = Sources(store, prefix, thinker)
     app.server.extensions["ringlens.sources"] = sources  # whoever serves closes them
     app.layout = below(prefix, layout(store, pages))
     _navigation(app, sources, pages)

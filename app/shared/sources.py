@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ringlens.app.shared import queries
 from ringlens.app.shared.catalogue import Catalogue
@@ -13,6 +13,9 @@ from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage_cache import UsageCache
 from ringlens.errors import RinglensError
 from ringlens.store import Store
+
+if TYPE_CHECKING:
+    from ringlens.live.thinker import Thinker
 
 T = TypeVar("T")
 
@@ -25,10 +28,12 @@ class Sources:
         catalogue: Its small tables in memory.
         usage: Usage of experts of the last scopes.
         prefix: Path below which the browser sees the pages.
+        thinker: The model that thinks live, which outlives this; None without one.
     """
 
-    def __init__(self, store: Store, prefix: str = "/") -> None:
+    def __init__(self, store: Store, prefix: str = "/", thinker: Thinker | None = None) -> None:
         self.store = store
+        self.thinker = thinker
         self.prefix = prefix
         self.catalogue = Catalogue(store)
         self.usage = UsageCache(store)

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
+
+from ringlens.cli.options import LOADING, take_loading, with_options
+
+if TYPE_CHECKING:
+    from ringlens.live.thinker import LiveModel
+
+ALONE = [option for name, option in LOADING.items() if not name.endswith("_size")]
+"""Options of loading but those of several processes: here there is one."""
+
+
+def live_options(command: Any) -> Any:
+    """Give a command the options of a live model's loading."""
+    return with_options(ALONE, command)
 
 
 @click.command()
@@ -25,6 +40,19 @@ import click
 @click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait for a store not yet there."
 )
+@click.option(
+    "--live",
+    "model",
+    metavar="MODEL",
+    help="Let MODEL think about what is typed on the page /live, in a process of its own; it takes "
+    "the options below.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    help="Most tokens of a thought of the live model; 4096 if left out.",
+)
+@live_options
 def app(
     store: str,
     host: str,
@@ -35,6 +63,9 @@ def app(
     no_token: bool,
     url_prefix: str | None,
     wait: bool,
+    model: str | None,
+    max_new_tokens: int | None,
+    **loading: Any,
 ) -> None:
     r"""Serve the dashboard of STORE, and print the link to it.
 
@@ -47,9 +78,11 @@ def app(
       ringlens app runs/first --port 8051 --open
       ringlens app runs/first --trace 3 --open
       ringlens app runs/first --url-prefix /user/ada/proxy/8050/
+      ringlens app runs/first --live ring-nano
     """
     from ringlens.app import serve
 
+    live = _live(model, max_new_tokens, loading)
     if no_token and token is not None:
         raise click.UsageError("--token and --no-token contradict each other: give one of them")
     serve(
@@ -61,4 +94,27 @@ def app(
         token=False if no_token else token,
         url_prefix=url_prefix,
         wait=wait,
+        live=live,
     )
+
+
+def _live(
+    model: str | None, max_new_tokens: int | None, loading: dict[str, Any]
+) -> LiveModel | None:
+    """Read which model is to think live; None for none.
+
+    Raises:
+        UsageError: Options of one, and none is named.
+    """
+    from ringlens.live.asked import Limits
+    from ringlens.live.thinker import LiveModel
+
+    taken = take_loading(loading)
+    if model is None:
+        given = [*taken, *(["max_new_tokens"] if max_new_tokens else [])]
+        if given:
+            name = given[0].replace("_", "-")
+            raise click.UsageError(f"--{name} is about a live model: name one with --live MODEL")
+        return None
+    limits = Limits() if max_new_tokens is None else Limits(tokens=max_new_tokens)
+    return LiveModel(model, taken, limits)

@@ -168,7 +168,7 @@ def take_loading(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: The file of a device map holds none.
     """
-    taken = {name: options.pop(name) for name in LOADING}
+    taken = {name: options.pop(name) for name in LOADING if name in options}
     given = {name: value for name, value in taken.items() if value is not None}
     if str(given.get("device_map", "")).endswith(".json"):
         given["device_map"] = _read_map(Path(given["device_map"]))

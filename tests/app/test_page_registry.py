@@ -95,7 +95,7 @@ def test_a_toy_page_needs_a_folder_and_a_row(toy, path, chrome):
         tab.goto(url)
         expect(tab.locator("#found")).to_have_text("3 traces")
         expect(tab.locator("nav nav .nav-item")).to_have_text(
-            ["Traces", "Routing", "Compare", "Probes", "SQL", "Toy", "Home"]
+            ["Traces", "Routing", "Compare", "Probes", "Live", "SQL", "Toy", "Home"]
         )
         tab.keyboard.press("?")
         expect(tab.locator("dialog")).to_contain_text("play with it")
@@ -108,6 +108,7 @@ def test_a_toy_page_needs_a_folder_and_a_row(toy, path, chrome):
                 "Expert",
                 "Heads",
                 "Compare",
+                "Live",
                 "SQL",
                 "Toy",
             ]

@@ -101,7 +101,7 @@ class Following:
         """All of a trace is in the store."""
         assert buffer.trace_id is not None
         end = TraceEnd(buffer.trace_id, buffer.finish_reason)
-        self._put(TraceStep(buffer.task.item, end=end))
+        self._put(TraceStep(buffer.task.item, end=end, trace_id=buffer.trace_id))
 
     def _put(self, step: TraceStep) -> None:
         if step.tokens or step.reread or step.end is not None:
@@ -165,7 +165,7 @@ class _Followed:
             for pos, numbers in zip(range(told, stop), self._numbers, strict=False)
         )
         del self._numbers[: stop - told]
-        return TraceStep(buffer.task.item, tokens, reread)
+        return TraceStep(buffer.task.item, tokens, reread, trace_id=buffer.trace_id)
 
     def _ready(self) -> int:
         """How many tokens can be told: those behind may be read otherwise with the next."""

@@ -81,12 +81,14 @@ class TraceStep:
         reread: By position the phase of earlier tokens that what follows has changed, as where a
             thought that opened out of sight is closed.
         end: The end of the trace, in its last step.
+        trace_id: Its id in the store, once a part of it is there.
     """
 
     item: int
     tokens: tuple[LiveToken, ...] = ()
     reread: Mapping[int, str] = field(default_factory=dict)
     end: TraceEnd | None = None
+    trace_id: int | None = None
 
     @property
     def text(self) -> str:
