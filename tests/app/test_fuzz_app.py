@@ -34,7 +34,8 @@ PLACES = (
     "/data/expert/{}/1/card/load", "/data/expert/{}/1/ablation", "/data/expert/1/1/card/{}",
     "/data/compare/{}", "/data/heads/{}/steps", "/data/heads/{}/map/entropy",
     "/data/heads/1/map/{}",
-    "/data/{}", "/data/trace/{}", "/data/live/{}", "/data/sql/result/{}.csv", "/data/sql/result/x.{}",
+    "/data/{}", "/data/trace/{}", "/data/live/{}",
+    "/data/sql/result/{}.csv", "/data/sql/result/x.{}",
 )  # fmt: skip
 DEEP = b"[" * 100_000 + b"]" * 100_000
 VALUES = (
@@ -108,7 +109,10 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("path", [CALLBACKS, "/data/sql/run", "/data/sql/cancel", "/data/live/ask", "/data/live/stop"])
+@pytest.mark.parametrize(
+    "path",
+    [CALLBACKS, "/data/sql/run", "/data/sql/cancel", "/data/live/ask", "/data/live/stop"],
+)
 @pytest.mark.parametrize("name", BODIES)
 def test_bodies(client, path, name):
     response = client.post(path, data=BODIES[name], content_type="application/json", headers=HOST)
