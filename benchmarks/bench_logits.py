@@ -42,12 +42,12 @@ from numpy.typing import NDArray
 from side_by_side import machine
 
 from ringlens.store import RunRecord, Store, StoreWriter, TraceRecord
+from ringlens.store.commit.files import CommitFiles, Write
 from ringlens.store.encode import half_file
 from ringlens.store.encode.columns import fixed_lists, matrix
 from ringlens.store.schema.recorded_tables import ROUTER_LOGITS
 from ringlens.store.schema.table import Column, Table
 from ringlens.store.storage import parquet
-from ringlens.store.write.commit import CommitFiles, Write
 
 EXPERTS = 256
 PLANES = Table(

@@ -25,11 +25,11 @@ from bench_writer import ring_1t
 from side_by_side import machine, medians
 
 from ringlens.store import Store, StoreWriter, TraceRecord
+from ringlens.store.commit.files import CommitFiles
 from ringlens.store.encode.columns import matrix
 from ringlens.store.maintain import rollup
 from ringlens.store.maintain.cube import read_cube
 from ringlens.store.schema.records import RunRecord
-from ringlens.store.write.commit import CommitFiles
 
 ROUNDS = 7
 

@@ -29,9 +29,9 @@ from ringlens.cli.main import main
 from ringlens.store import Store, StoreWriter
 from ringlens.store.check.check import check
 from ringlens.store.check.repair import repair
+from ringlens.store.commit import sweep
 from ringlens.store.schema.records import ChoiceArrays
 from ringlens.store.storage import parquet
-from ringlens.store.write import sweep
 
 REPAIRS = max(3, int(os.environ.get("RINGLENS_KILLS", "24")) // 6)
 STEP = {

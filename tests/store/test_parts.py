@@ -19,9 +19,9 @@ from same_rows import assert_same
 
 from ringlens.errors import NotInStoreError, ObservationError, StoreError
 from ringlens.store import Store, StoreWriter
+from ringlens.store.commit import sweep
 from ringlens.store.schema.captured import tables
 from ringlens.store.storage.layout import table_names
-from ringlens.store.write import sweep
 
 RUN = random_run()
 TRACE = random_trace(RUN, 30)

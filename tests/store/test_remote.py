@@ -22,9 +22,9 @@ from ringlens.cli.main import main
 from ringlens.errors import NotInStoreError, SandboxError, StoreError
 from ringlens.sandbox.sandbox import Sandbox
 from ringlens.store import Store, StoreWriter
+from ringlens.store.commit import sweep
 from ringlens.store.storage import lease
 from ringlens.store.storage.folder import folder_at
-from ringlens.store.write import sweep
 
 RUN = random_run()
 TRACES = [random_trace(RUN, 20 + 10 * seed, seed=seed) for seed in range(3)]

@@ -23,8 +23,8 @@ from workers import PARTS, RUN, Piped, rich_trace, whole
 import ringlens.store
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, Trace, TraceRecord
+from ringlens.store.commit import sweep
 from ringlens.store.encode import encoders
-from ringlens.store.write import sweep
 
 CODE = str(Path(ringlens.store.__file__).parent)
 Site = tuple[str, int]

@@ -74,9 +74,9 @@ class Steps:
 def watch_all(lens, steps):
     """Count every forward, every block, and every step of a commit."""
     from ringlens.observe.pipeline.trace_buffer import TraceBuffer
+    from ringlens.store.commit.files import CommitFiles
     from ringlens.store.manifest.manifest import Manifest
     from ringlens.store.write import transaction
-    from ringlens.store.write.commit import CommitFiles
 
     steps.watch(lens.model, "forward")
     steps.watch(TraceBuffer, "add")

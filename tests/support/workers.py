@@ -117,6 +117,14 @@ def write_without_rights(path: Path, reports: Connection) -> None:
     reports.send(outcome(lambda: Store(path).sql("select count(*) from tokens").fetchall()))
 
 
+def annotate_without_rights(path: Path, reports: Connection) -> None:
+    """Annotate a store as a user who may not write there; report what was said."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    with Store(path) as store:
+        reports.send(outcome(lambda: store.annotate(1, label="x", author="Ada")))
+
+
 def outcome(call) -> object:
     """What a call returns, or the sentence of its StoreError."""
     try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ringlens.store.write.rewriter import Rewriter
+    from ringlens.store.commit.rewriter import Rewriter
 
 
 @contextmanager

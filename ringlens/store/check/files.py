@@ -9,9 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ringlens.store.check.finding import ANALYSE, COPY, COUNT, LOST, NOTE, RUN_COPY, WRONG, Finding
+from ringlens.store.check.finding import (
+    ANALYSE,
+    COPY,
+    COUNT,
+    LOST,
+    NOTE,
+    NOTES_COPY,
+    RUN_COPY,
+    WRONG,
+    Finding,
+)
 from ringlens.store.manifest.manifest import File
 from ringlens.store.schema import analysis_tables, usage_tables
+from ringlens.store.schema.annotation.table import ANNOTATIONS
 from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
@@ -23,7 +34,10 @@ ROLLUPS = {table.name for table in usage_tables.ALL}
 """Tables that can be rebuilt from others."""
 
 RESULTS = {table.name for table in analysis_tables.TABLES}
-"""Tables that analyses can write again; no trace depends on them."""
+"""Tables that analyses can write again."""
+
+BESIDE = RESULTS | {ANNOTATIONS.name}
+"""Tables that no trace depends on."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +170,8 @@ def _lost(file: File, kind: str, what: str) -> Finding:
         severity, advice = WRONG, COUNT
     elif file.table in RESULTS:
         advice = ANALYSE
+    elif file.table == ANNOTATIONS.name:
+        advice = NOTES_COPY
     return Finding(severity, kind, file.path, sentence, advice, file.run_id)
 
 

@@ -51,6 +51,7 @@ RUN_COPY = "restore a copy of the file, or remove the run with --repair --drop-d
 DROP = "record the traces again, or remove them with --repair --drop-damaged"
 FLAG = "record the traces again; --repair flags them, --repair --drop-damaged removes them"
 ANALYSE = "run the analysis again; --repair --drop-damaged removes the file"
+NOTES_COPY = "restore a copy of the file; --repair --drop-damaged gives up the notes in it"
 COUNT = "--repair recounts it from the routing, and so does `ringlens rollup`"
 NOTE_LOST = "restore copies of its files and of the manifest, or have --repair note it as lost"
 NOTE = "--repair corrects the manifest"

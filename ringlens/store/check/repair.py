@@ -20,6 +20,7 @@ from ringlens.store.check.check import Progress, Report, check
 from ringlens.store.check.files import ROLLUPS
 from ringlens.store.check.finding import GONE, LOST, WRONG, Finding
 from ringlens.store.check.rows import named
+from ringlens.store.commit.files import CommitFiles
 from ringlens.store.maintain import rollup
 from ringlens.store.maintain.delete import delete_run
 from ringlens.store.manifest.manifest import File, Manifest
@@ -30,7 +31,6 @@ from ringlens.store.schema.promise import lost_rows
 from ringlens.store.schema.table import Column, Table
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
-from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.supersede import note_lost
 from ringlens.store.write.writer import StoreWriter
 

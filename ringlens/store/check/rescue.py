@@ -40,7 +40,12 @@ REBUILT = "rebuilt"
 NOT_TABLES = {ORPHANS, "staging"}
 """Folders that do not hold a table."""
 
-SCOPES = {"probes": ("probe", "run_id", "trace_id"), "runs": ("run_id",), "experts": ("run_id",)}
+SCOPES = {
+    "probes": ("probe", "run_id", "trace_id"),
+    "annotations": ("annotation_id",),
+    "runs": ("run_id",),
+    "experts": ("run_id",),
+}
 """Columns whose values two commits share only if one replaced the other; ``trace_id`` by default.
 """
 

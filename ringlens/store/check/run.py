@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ringlens.errors import StoreError
-from ringlens.store.check.files import RESULTS, check_file
+from ringlens.store.check.files import BESIDE, check_file
 from ringlens.store.check.finding import DROP, LOST, RUN_COPY, WRONG, Finding
 from ringlens.store.check.numbers import NumberFaults, check_phases
 from ringlens.store.check.promise import check_chosen, check_rollups, gone
@@ -131,7 +131,7 @@ class RunCheck:
         owner. But tables that were recorded for some tokens only show no gap.
         """
         file = next((file for file in self.files if file.path == found.path), None)
-        if file is None or found.severity != LOST or found.traces or file.table in RESULTS:
+        if file is None or found.severity != LOST or found.traces or file.table in BESIDE:
             return found
         if file.table not in self._tables:  # no trace depends on what is not known here
             return found

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from ringlens.errors import StoreError
+from ringlens.store.commit.files import CommitFiles
+from ringlens.store.commit.rewriter import Rewriter
 from ringlens.store.encode import columns, expert_usage
 from ringlens.store.manifest.entries import File, sharing_traces
 from ringlens.store.read import intact
@@ -27,8 +29,6 @@ from ringlens.store.schema.table import Size, Table
 from ringlens.store.schema.usage_tables import ALL as USAGE
 from ringlens.store.schema.usage_tables import TABLES as IN_PARTS
 from ringlens.store.write import stream
-from ringlens.store.write.commit import CommitFiles
-from ringlens.store.write.rewriter import Rewriter
 
 TARGET = 400 * 2**20
 """Approximate size of a compacted file in bytes."""

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ringlens.store.commit.files import CommitFiles
+from ringlens.store.commit.rewriter import Rewriter, RunChange
 from ringlens.store.manifest.clock import now
 from ringlens.store.manifest.manifest import File, Start
 from ringlens.store.read import foreign, intact
@@ -20,8 +22,6 @@ from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
 from ringlens.store.storage.folder import Folder
 from ringlens.store.write import stream
-from ringlens.store.write.commit import CommitFiles
-from ringlens.store.write.rewriter import Rewriter, RunChange
 
 Ids = Mapping[int, int]
 """New trace ids by old trace ids."""

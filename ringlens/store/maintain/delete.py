@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store.commit.files import CommitFiles
+from ringlens.store.commit.rewriter import Rewriter, RunChange
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import foreign, intact
 from ringlens.store.read.store import Store
 from ringlens.store.schema.table import Table
 from ringlens.store.write import stream
-from ringlens.store.write.commit import CommitFiles
-from ringlens.store.write.rewriter import Rewriter, RunChange
 from ringlens.store.write.supersede import holds
 
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ringlens.errors import StoreError
+from ringlens.store.commit.rewriter import Rewriter
 from ringlens.store.maintain import copying
 from ringlens.store.read.store import Store
-from ringlens.store.write.rewriter import Rewriter
 
 
 def merge(source: Store, target: Rewriter) -> list[str]:

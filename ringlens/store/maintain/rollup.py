@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ringlens.store.commit.files import CommitFiles
+from ringlens.store.commit.rewriter import Rewriter
 from ringlens.store.encode import expert_usage
 from ringlens.store.encode.expert_usage import Cells
 from ringlens.store.encode.step_roles import DIGESTS
@@ -18,8 +20,6 @@ from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
 from ringlens.store.storage.folder import folder_at
 from ringlens.store.write import recount, role_sums, stream
-from ringlens.store.write.commit import CommitFiles
-from ringlens.store.write.rewriter import Rewriter
 
 GROUP_ROWS = 4_000_000
 """Rows of routing per pair of rollup files: 50,000 tokens of Ring-1T, 130 MB of sums."""

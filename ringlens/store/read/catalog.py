@@ -15,6 +15,7 @@ _MEANINGS = {
     "expert_usage": "One row per run, phase and expert: how much the expert was used.",
     "trace_summary": "One row per trace: its model, its length, and how certain the model was.",
     "token_context": "One row per token: itself, its trace, its run and its step.",
+    "current_annotations": "One row per annotation that stands: not corrected, not retracted.",
 }
 
 

@@ -15,6 +15,7 @@ import duckdb
 
 from ringlens.config import known_only, refuse_unknown
 from ringlens.errors import StoreError
+from ringlens.store.annotations.saying import find_target, retract, say
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import browse, intact, shown, whole_run
 from ringlens.store.read.damage import explain, tables_named
@@ -59,7 +60,7 @@ class Definitions:
 
 
 class Store(AbstractContextManager["Store"]):
-    """A store opened for reading; nothing in it is ever changed.
+    """A store opened for reading; nothing in it is ever changed, but people can annotate it.
 
     Every query sees all commits that were complete when it was made (0.2 seconds before, for a
     remote store), so a running capture can be watched. Any thread may query.
@@ -215,10 +216,11 @@ class Store(AbstractContextManager["Store"]):
 
         Tables: ``runs``, ``experts``, ``traces``, ``tokens``, ``routing``, ``router_logits``,
         ``heads``, ``head_blocks``, ``steps``, ``head_steps``, ``activations``, ``attention``,
-        ``probes``, ``usage_traces``, ``usage_blocks``, ``usage_roles`` (see
+        ``probes``, ``annotations``, ``usage_traces``, ``usage_blocks``, ``usage_roles`` (see
         `ringlens.store.schema`) and the views ``router_choices`` (trace_id, layer, pos, rank from
         0, expert, weight, affinity, bias_flip), one row per chosen expert, ``expert_usage``,
-        ``trace_summary`` and ``token_context`` (see `ringlens.store.schema.views_usage`). Further
+        ``trace_summary``, ``token_context`` and ``current_annotations`` (see
+        `ringlens.store.schema.views_usage`). Further
         instruments have their own tables, and tables of another version of ringlens appear with
         the columns of their files.
 
@@ -267,6 +269,72 @@ class Store(AbstractContextManager["Store"]):
             NotInStoreError: There is no such trace.
         """
         return Trace(self, trace_id)
+
+    @refuse_unknown
+    def annotate(
+        self,
+        trace_id: int | None = None,
+        *,
+        step: int | None = None,
+        expert: tuple[int, int] | None = None,
+        run_id: str | None = None,
+        label: str | None = None,
+        note: str | None = None,
+        author: str | None = None,
+        supersedes: str | None = None,
+    ) -> str:
+        """Say something of a trace, of one of its steps, or of an expert; kept in ``annotations``.
+
+        Nothing that was said before is replaced: any number of processes may annotate at once.
+        Once this returns, what was said is on the disk.
+
+        Args:
+            trace_id: The trace.
+            step: Number of a step of the trace; None for the trace as a whole.
+            expert: Layer and id of an expert, such as ``(5, 3)``, in place of a trace.
+            run_id: Run whose expert it is; can be left out where all runs are of one model.
+            label: Short name, such as a role of the step.
+            note: Free text.
+            author: Who says it; the system's user if None.
+            supersedes: Id of an annotation that this one corrects, in place of what it is about.
+
+        Returns:
+            Id of the annotation.
+
+        Raises:
+            ConfigError: It is not clear what it is about, or it says nothing.
+            NotInStoreError: There is no such trace, step, expert, run or annotation.
+            StoreError: The store cannot be written.
+        """
+        target = find_target(self, trace_id, step, expert, run_id, supersedes)
+        return say(self, target, label, note, author, supersedes)
+
+    @refuse_unknown
+    def retract(self, annotation_id: str, *, author: str | None = None) -> str:
+        """Retract an annotation; it stays in ``annotations`` and leaves ``current_annotations``.
+
+        Args:
+            annotation_id: Id of the annotation.
+            author: Who retracts it; the system's user if None.
+
+        Returns:
+            Id of the row that says so.
+
+        Raises:
+            NotInStoreError: There is no such annotation, or it was corrected or retracted.
+            StoreError: The store cannot be written.
+        """
+        return retract(self, annotation_id, author)
+
+    def annotations(self, *, history: bool = False) -> Relation:
+        """What people said of traces, steps and experts, oldest first.
+
+        Args:
+            history: Also what was corrected or retracted, and the retractions: all rows of
+                ``annotations`` instead of those of the view ``current_annotations``.
+        """
+        table = "annotations" if history else "current_annotations"
+        return self.sql(f"select * from {table} order by created, annotation_id")
 
     @refuse_unknown
     def tokens(self, where: str | None = None, *, context: Sequence[str] = ()) -> TokenRows:

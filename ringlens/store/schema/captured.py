@@ -2,7 +2,8 @@
 
 The writer builds Parquet files from them, the reader builds views, and the documentation is printed
 from them. This file defines the tables of runs and traces; `recorded_tables` and `instruments`
-those about tokens, `usage_tables` sums, and `analysis_tables` what analyses write.
+those about tokens, `usage_tables` sums, `analysis_tables` what analyses write, and `annotation`
+what people say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ringlens.store.schema import (
     runs,
     usage_tables,
 )
+from ringlens.store.schema.annotation.table import ANNOTATIONS
 from ringlens.store.schema.table import LAYER, RUN, TRACE, Column, Table, list_of
 
 FORMAT_VERSION = 2
@@ -119,4 +121,5 @@ def tables(experts: int = 256) -> tuple[Table, ...]:
         *(table.sized(experts) for table in instruments.tables()),
         *usage_tables.ALL,
         *analysis_tables.TABLES,
+        ANNOTATIONS,
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pyarrow as pa
 
 from ringlens.store.schema import analysis_tables, captured, usage_tables, views, views_usage
+from ringlens.store.schema.annotation.table import ANNOTATIONS
 from ringlens.store.schema.table import Column, Table, list_of
 
 INTRODUCTION = """# The format of a store
@@ -111,7 +112,8 @@ Format 2 added
 - steps, head_steps and probes; later usage_roles, written in the same commit as steps;
 - routing of which only the choice is known; its other columns are null;
 - step, changed_step and pos of probes, which files of before do not have: there they read as null,
-  and are so when such a file is written again.
+  and are so when such a file is written again;
+- annotations.
 
 Stores of format 1 can be read as they are, even on a read-only disk. The first writer that opens
 one adds the column and notes version 2; `ringlens check --repair` adds the checksums,
@@ -165,13 +167,19 @@ KINDS = (
         "All rows of a scope are replaced together.",
         lambda: analysis_tables.TABLES,
     ),
+    (
+        "What people say",
+        "Rows are only ever added, so that nobody replaces what another said; the view "
+        "`current_annotations` has those that stand.",
+        lambda: (ANNOTATIONS,),
+    ),
 )
 
 
 def page() -> str:
     """Print the whole page in Markdown."""
     parts = [INTRODUCTION.format(version=captured.FORMAT_VERSION)]
-    later = {*usage_tables.ALL, *analysis_tables.TABLES}
+    later = {*usage_tables.ALL, *analysis_tables.TABLES, ANNOTATIONS}
     for title, remark, tables in KINDS:
         own = [t for t in tables() if tables is not captured.tables or t not in later]
         parts.append(f"### {title}\n" + (f"\n{remark}\n" if remark else ""))

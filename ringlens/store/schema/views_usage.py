@@ -1,7 +1,8 @@
-"""Convenience views: usage of experts, one line per trace, and tokens with their context."""
+"""Convenience views: usage of experts, traces, tokens with their context, annotations."""
 
 from __future__ import annotations
 
+from ringlens.store.schema.annotation import view as annotation
 from ringlens.store.schema.views_context import SOURCES, TOKEN_CONTEXT, TOKEN_CONTEXT_COLUMNS
 
 # Lists are unnested once, side by side, and then summed, as parts of a trace have their own rows.
@@ -79,5 +80,11 @@ VIEWS = (
     ("expert_usage", EXPERT_USAGE, EXPERT_USAGE_COLUMNS, ("usage_traces",)),
     ("trace_summary", TRACE_SUMMARY, TRACE_SUMMARY_COLUMNS, ("traces", "tokens", "runs")),
     ("token_context", TOKEN_CONTEXT, TOKEN_CONTEXT_COLUMNS, SOURCES),
+    (
+        "current_annotations",
+        annotation.CURRENT_ANNOTATIONS,
+        annotation.CURRENT_ANNOTATIONS_COLUMNS,
+        annotation.SOURCES,
+    ),
 )
 """Name, SQL, columns and source tables of each view."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ringlens.store.commit.files import CommitFiles
 from ringlens.store.encode import expert_usage, step_roles
 from ringlens.store.encode.step_roles import StepRoles
 from ringlens.store.manifest.manifest import File, Manifest
@@ -16,7 +17,6 @@ from ringlens.store.schema.usage_tables import USAGE_ROLES
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
 from ringlens.store.write import recount, stream
-from ringlens.store.write.commit import CommitFiles
 
 GROUP_BYTES = 128 * 2**20
 """Bytes of the sums that are counted at a time, at most, if a trace does not need more alone."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ringlens.errors import NotInStoreError, ObservationError
+from ringlens.store.commit.files import CommitFiles
 from ringlens.store.encode import step_roles
 from ringlens.store.manifest.manifest import Manifest
 from ringlens.store.read import intact
@@ -20,7 +21,6 @@ from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
 from ringlens.store.write import role_sums
-from ringlens.store.write.commit import CommitFiles
 from ringlens.store.write.supersede import batches, sort
 
 GROUP_ROWS = 122_880

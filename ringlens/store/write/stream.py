@@ -8,13 +8,13 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ringlens.store.commit.files import CommitFiles
 from ringlens.store.encode.columns import conformed
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import intact
 from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
-from ringlens.store.write.commit import CommitFiles
 
 Change = Callable[[pa.RecordBatch], pa.RecordBatch]
 """Maps rows to changed rows."""

@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ringlens.errors import NotInStoreError, ObservationError
+from ringlens.store.commit.files import CommitFiles
+from ringlens.store.commit.rewriter import Rewriter
 from ringlens.store.encode import expert_usage
 from ringlens.store.manifest.manifest import File, Manifest
 from ringlens.store.read import intact
@@ -27,8 +29,6 @@ from ringlens.store.schema.table import Table
 from ringlens.store.storage import parquet
 from ringlens.store.storage.folder import Folder
 from ringlens.store.write import recount
-from ringlens.store.write.commit import CommitFiles
-from ringlens.store.write.rewriter import Rewriter
 
 ROWS = 20_000
 """Rows per row group of a rewritten file."""

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from ringlens.errors import StoreError
+from ringlens.store.commit.files import CommitFiles, default_workers, discard, publish
+from ringlens.store.commit.opening import opened
+from ringlens.store.commit.sweep import delete_retired
 from ringlens.store.manifest.manifest import Commit, Completion, File, Manifest, Start
 from ringlens.store.storage import layout
 from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import Folder, Lock, folder_at
-from ringlens.store.write.commit import CommitFiles, default_workers, discard, publish
 from ringlens.store.write.peers import Peers, agreed
 from ringlens.store.write.supersede import PrimaryRows, end_run, replace_traces
-from ringlens.store.write.sweep import delete_retired, sweep
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,13 +61,7 @@ class Transactions:
     def _open(self) -> str:
         """Open the store on rank 0; return the name of its lock."""
         layout.prepare(self.folder)
-        self._manifest = self.folder.make_manifest()
-        self._held.callback(self._manifest.close)
-        layout.mark(self.folder)
-        # The lock comes before the first reservation: a name without a lock counts as dead.
-        self._lock = self.folder.lock()
-        self._held.callback(self._lock.release)
-        sweep(self.folder, self._manifest, self._lock.name)
+        self._manifest, self._lock = self._held.enter_context(opened(self.folder))
         return self._lock.name
 
     def _check_folder(self, name: str) -> None:

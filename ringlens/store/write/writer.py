@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store.commit.files import CommitFiles, new_ids
+from ringlens.store.commit.rewriter import Rewriter
 from ringlens.store.encode import trace_rows
 from ringlens.store.manifest.manifest import Commit, Start
 from ringlens.store.schema import captured
 from ringlens.store.schema.records import RunRecord, TraceRecord
 from ringlens.store.schema.run_shape import RunShape
-from ringlens.store.write.commit import CommitFiles, new_ids
 from ringlens.store.write.peers import ALONE, Peers
-from ringlens.store.write.rewriter import Rewriter
 from ringlens.store.write.rows import Replacement, Rows
 from ringlens.store.write.supersede import PrimaryRows, parts_of
 from ringlens.store.write.transaction import Transactions

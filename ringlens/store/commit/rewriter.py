@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ringlens.errors import StoreError
+from ringlens.store.commit.files import CommitFiles, discard, publish
+from ringlens.store.commit.sweep import delete_retired
 from ringlens.store.manifest.manifest import Commit, Completion, Manifest, Start
 from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import Folder
-from ringlens.store.write.commit import CommitFiles, discard, publish
-from ringlens.store.write.sweep import delete_retired
 
 Work = Callable[[CommitFiles], list[str]]
 """Stages files and returns the paths of the committed files that they replace."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime, timedelta
 
+from ringlens.store.commit.files import discard
 from ringlens.store.manifest.clock import stamp
 from ringlens.store.manifest.manifest import Manifest
 from ringlens.store.storage.folder import Folder
-from ringlens.store.write.commit import discard
 
 RETIRED_STAY = timedelta(minutes=10)
 """Time for which a replaced file stays on the disk, as running queries may still read it."""

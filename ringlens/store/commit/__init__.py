@@ -1,0 +1,1 @@
+"""Commits: stages, publishes and registers files, all of a commit or none."""

@@ -1,0 +1,1 @@
+"""The table of annotations, and the view of those that stand."""

@@ -1,0 +1,268 @@
+"""What people say of traces, steps and experts: kept, found again, never lost."""
+
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from annotators import annotate_for_ever, assert_all_said
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records import random_run, random_trace
+from workers import annotate_without_rights
+from writers import assert_no_orphans, drain, start
+
+from ringlens.errors import ConfigError, NotInStoreError
+from ringlens.store import Store, StoreWriter
+from ringlens.store.annotations import adding
+from ringlens.store.annotations.annotation import Annotation, Target
+from ringlens.store.check.check import check
+from ringlens.store.check.rescue import rebuild_manifest
+from ringlens.store.maintain import compact
+from ringlens.store.maintain.merge import merge
+
+RUN = random_run()
+TOKENS = 20
+
+
+def steps(width=4):
+    """Steps of trace 1 that cut its tokens into pieces of some width."""
+    starts = range(0, TOKENS, width)
+    return [
+        {
+            "trace_id": 1,
+            "step": number,
+            "start": 2 * start,
+            "end": 2 * start + 2,
+            "token_start": start,
+            "token_end": start + width,
+            "text": "ab",
+        }
+        for number, start in enumerate(starts)
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store of one run with traces 1 to 3, of which the first is cut into steps."""
+    path = tmp_path_factory.mktemp("annotated") / "store"
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(RUN)
+        writer.commit(run_id, [random_trace(RUN, TOKENS, seed=i) for i in range(3)])
+        writer.replace_rows(run_id, "steps", steps())
+        writer.finish_run(run_id)
+    return path
+
+
+@pytest.fixture
+def path(made, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path / "store")
+
+
+@pytest.fixture
+def store(path):
+    with Store(path) as opened:
+        yield opened
+
+
+def current(store):
+    return {row["annotation_id"]: row for row in rows_of(store.annotations())}
+
+
+def rows_of(relation):
+    return relation.to_arrow_table().to_pylist()
+
+
+LAYER = RUN.sparse_layers[0]
+
+
+def test_a_trace_a_step_and_an_expert_are_annotated(store):
+    trace = store.annotate(2, label="odd", note="look\nhere", author="Ada")
+    step = store.annotate(1, step=3, label="self_checking")
+    expert = store.annotate(expert=(LAYER, 5), label="commas", author="Bob")
+    found = current(store)
+    assert [found[each]["kind"] for each in (trace, step, expert)] == ["trace", "step", "expert"]
+    assert found[trace]["note"] == "look\nhere"
+    assert (found[trace]["author"], found[trace]["source"]) == ("Ada", "person")
+    assert (found[step]["step"], found[step]["token_start"], found[step]["moved"]) == (3, 12, False)
+    assert (found[expert]["layer"], found[expert]["expert"]) == (LAYER, 5)
+    assert found[expert]["trace_id"] is None
+    assert check(store).findings == []
+
+
+def test_what_was_corrected_stays_in_the_history(store):
+    first = store.annotate(1, label="odd", author="Ada")
+    second = store.annotate(supersedes=first, label="even", author="Bob")
+    assert list(current(store)) == [second]
+    assert len(store.annotations(history=True)) == 2
+    store.retract(second, author="Cleo")
+    assert current(store) == {}
+    history = rows_of(store.annotations(history=True))
+    assert [row["author"] for row in history] == ["Ada", "Bob", "Cleo"]
+    assert [row["label"] for row in history] == ["odd", "even", None]
+
+
+def test_two_corrections_of_one_annotation_both_stand(store):
+    """Each was made without knowledge of the other: neither is lost."""
+    first = store.annotate(1, label="odd")
+    target = Target(store.trace(1).run["run_id"], 1)
+    both = [Annotation(target, name, name, supersedes=first) for name in ("Ada", "Bob")]
+    for each in both:
+        adding.add(store.folder, [each])
+    assert {row["label"] for row in current(store).values()} == {"Ada", "Bob"}
+
+
+def test_a_correction_of_what_was_corrected_is_refused(store):
+    first = store.annotate(1, label="odd", author="Ada")
+    second = store.annotate(supersedes=first, label="even", author="Bob")
+    with pytest.raises(NotInStoreError, match=f"corrected, as {second}, by Bob"):
+        store.annotate(supersedes=first, label="third")
+    with pytest.raises(NotInStoreError, match="corrected"):
+        store.retract(first)
+    store.retract(second)
+    with pytest.raises(NotInStoreError, match="retracted"):
+        store.retract(second)
+
+
+def test_an_annotation_is_found_after_its_step_was_cut_anew(path, store):
+    said = store.annotate(1, step=3, label="odd")
+    run_id = store.trace(1).run["run_id"]
+    with StoreWriter(path) as writer:
+        writer.replace_rows(run_id, "steps", steps(width=10))
+    row = current(store)[said]
+    assert (row["step"], row["moved"], row["token_start"], row["token_end"]) == (1, True, 12, 16)
+    with StoreWriter(path) as writer:
+        writer.replace_rows(run_id, "steps", [], clear=[{"trace_id": 1}])
+    row = current(store)[said]
+    assert (row["step"], row["moved"]) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label": "x"}, "about one thing"),
+        ({"trace_id": 1, "expert": (LAYER, 1), "label": "x"}, "about one thing"),
+        ({"step": 1, "label": "x"}, "about one thing"),
+        ({"expert": (LAYER, 1), "step": 1, "label": "x"}, "of no trace"),
+        ({"trace_id": 1}, "says something"),
+        ({"trace_id": 1, "label": "  "}, "says something"),
+        ({"trace_id": 1, "label": "x", "author": ""}, "author"),
+        ({"trace_id": 1, "label": "x" * 201}, "201 characters"),
+        ({"trace_id": 1, "note": "x" * 10_001}, "10,001 characters"),
+        ({"trace_id": 1, "label": "a\nb"}, "control character"),
+        ({"trace_id": 1, "note": "a\x1b[31m"}, "control character"),
+        ({"trace_id": 1, "note": "\ud800"}, "surrogate"),
+        ({"trace_id": 1, "label": 7}, "is a text"),
+        ({"trace_id": 99, "label": "x"}, "no trace 99"),
+        ({"trace_id": "1", "label": "x"}, "trace_id"),
+        ({"trace_id": 1, "step": 99, "label": "x"}, "no step 99"),
+        ({"trace_id": 2, "step": 0, "label": "x"}, "no step 0"),
+        ({"expert": (LAYER, 999), "label": "x"}, "no expert 999"),
+        ({"expert": 5, "label": "x"}, "layer, expert"),
+        ({"expert": (LAYER, 1), "run_id": "other", "label": "x"}, "run 'other'"),
+        ({"supersedes": "other", "label": "x"}, "no annotation 'other'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_reason(store, arguments, message):
+    with pytest.raises((ConfigError, NotInStoreError), match=message):
+        store.annotate(**arguments)
+    assert len(store.annotations(history=True)) == 0
+
+
+@settings(max_examples=25)
+@given(label=st.none() | st.text(max_size=9), note=st.none() | st.text(max_size=9))
+def test_a_text_comes_back_as_it_was_or_is_refused(label, note):
+    """Without a commit for each: `add` writes what the object holds."""
+    try:
+        said = Annotation(Target("run", 1), "Ada", label, note)
+    except ConfigError:
+        return
+    for given_text, kept in ((label, said.label), (note, said.note)):
+        assert kept == ((given_text or "").replace("\r\n", "\n").strip() or None)
+    assert said.row()["created"].tzinfo is not None
+
+
+def test_many_files_are_gathered(store, monkeypatch):
+    monkeypatch.setattr(adding, "MANY", 3)
+    said = [store.annotate(1, label=f"{i}") for i in range(9)]
+    assert len(store.files("annotations")) <= 4
+    assert set(current(store)) == set(said)
+    assert check(store).findings == []
+
+
+def test_a_damaged_file_stays_as_it_is(path, store, monkeypatch):
+    """What is gathered would otherwise be written again under a valid checksum."""
+    monkeypatch.setattr(adding, "MANY", 1)
+    store.annotate(1, label="first")
+    (file,) = store.files("annotations")
+    whole = (path / file.path).read_bytes()
+    (path / file.path).write_bytes(whole[:-9] + b"x" * 9)
+    for _ in range(3):
+        store.annotate(1, label="more")
+    (found,) = check(store).findings
+    assert (found.path, found.traces) == (file.path, ())
+    assert "gives up the notes" in found.advice
+    (path / file.path).write_bytes(whole)
+    assert check(store).findings == []
+    assert len(store.annotations()) == 4
+
+
+def test_a_store_without_permission_says_so(made):
+    with tempfile.TemporaryDirectory() as folder:  # outside pytest's own, which is closed to others
+        Path(folder).chmod(0o755)
+        path = Path(shutil.copytree(made, Path(folder) / "store"))
+        subprocess.run(["chmod", "-R", "a+rX,a-w", path], check=True)
+        process, reports = start(annotate_without_rights, path)
+        said = reports.recv()
+        process.join()
+    assert "the annotation was not stored" in said
+    assert "permission denied" in said or "read-only" in said
+
+
+def test_upkeep_keeps_what_was_said(path, store, tmp_path):
+    """Compaction, a manifest made anew, and a merge keep every row, the last with its new ids."""
+    said = [store.annotate(i, label=f"{i}") for i in (1, 2, 3)]
+    said.append(store.annotate(expert=(LAYER, 2), note="heavy"))
+    with StoreWriter(path) as writer:
+        compact.compact(writer.rewriter(), compact.plan(store), lambda *_: None)
+    assert len(store.files("annotations")) == 1
+    assert list(current(store)) == said
+    with StoreWriter(tmp_path / "other") as writer:
+        run_id = writer.start_run(RUN)
+        writer.commit(run_id, [random_trace(RUN, TOKENS, seed=9)])
+        merge(store, writer.rewriter())
+    with Store(tmp_path / "other") as merged:
+        rows = current(merged)
+        assert [rows[each]["trace_id"] for each in said] == [2, 3, 4, None]
+    store.close()
+    (path / "manifest.sqlite").unlink()
+    rebuild_manifest(path, lambda _: None)
+    with Store(path) as again:
+        assert list(current(again)) == said
+
+
+def test_two_who_annotate_and_are_killed_lose_nothing(path):
+    """SIGKILL at random moments: what was acknowledged is there, and no row is half there."""
+    rng = random.Random(0)
+    acknowledged: set[str] = set()
+    for round_ in range(3):
+        both = [start(annotate_for_ever, path, f"{who}{round_}") for who in ("ada", "bob")]
+        for _, reports in both:
+            reports.recv()  # its name
+            acknowledged |= {reports.recv()}
+        for process, _ in both:
+            time.sleep(rng.uniform(0, 0.3))
+            process.kill()
+            process.join()
+        acknowledged |= {said for _, reports in both for said in drain(reports)}
+        assert_all_said(path, acknowledged)
+    with Store(path) as store:
+        acknowledged.add(store.annotate(1, label="ada 0", note="ada 0 " * 40, author="ada"))
+        assert check(store).findings == []
+    found = assert_all_said(path, acknowledged)
+    assert len(found) - len(acknowledged) <= 6  # one each that was not acknowledged any more
+    assert_no_orphans(path)
