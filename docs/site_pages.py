@@ -77,6 +77,7 @@ REFERENCE = {
         "ringlens.analysis.importance.published",
         "ringlens.analysis.trajectory.changed_measures",
         "ringlens.analysis.importance.receiver_heads",
+        "ringlens.analysis.importance.steering",
         "ringlens.analysis.differences.association",
         "ringlens.analysis.differences.contrast",
         "ringlens.analysis.differences.routing_shift",
@@ -113,6 +114,7 @@ REFERENCE = {
         "ringlens.plot.importance.matrix_figure",
         "ringlens.plot.importance.agreement_figure",
         "ringlens.plot.importance.receiver_figure",
+        "ringlens.plot.importance.steering_figure",
     ),
     "Acting on a model": (
         "ringlens.interventions.experts",
@@ -146,6 +148,7 @@ REFERENCE = {
         "ringlens.probes.expert_norms",
         "ringlens.probes.ablated_answers",
         "ringlens.probes.ablation",
+        "ringlens.probes.direction",
         "ringlens.probes.chain.runner",
         "ringlens.probes.chain.meter",
         "ringlens.probes.belief",

@@ -3,30 +3,24 @@
 The prompt of a trace is run once, and its cache serves all: as many rows as fit a batch go on from
 it, each without other experts, and write their own thoughts and answers.
 
-Shape letters: B rows, P tokens of the prompt.
+Shape letter: P tokens of the prompt.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
-from transformers import GenerationConfig
-from transformers.cache_utils import DynamicCache
 
 from ringlens.analysis.importance.results import problems_of
 from ringlens.analysis.statistics.bootstrap import ratio_interval
 from ringlens.analysis.statistics.share import wilson
 from ringlens.config import refuse_unknown, whole
 from ringlens.errors import ConfigError, StoreError
-from ringlens.model.caching import CACHE
-from ringlens.observe.interventions.attached import Attached
 from ringlens.observe.interventions.resolve import resolve_rows
 from ringlens.observe.pipeline.ranks import rank_role
 from ringlens.observe.session import one_thread_if_tiny
@@ -41,6 +35,7 @@ from ringlens.probes.ablation import (
     named_experts,
     without,
 )
+from ringlens.probes.chain.intervened import written_under
 from ringlens.probes.sharing import shared_out
 from ringlens.problem import Problem, grade
 from ringlens.store import StoreWriter
@@ -236,42 +231,19 @@ def _answers(
         return
     tokens = store.trace(trace_id).tokens()
     P = int(np.flatnonzero(np.array(tokens["phase"]) != "prompt")[0])
-    ids_1P = torch.tensor([tokens["token_id"][:P].tolist()], device=lens.device)
-    config = GenerationConfig(
-        max_new_tokens=limit,
-        do_sample=False,
-        eos_token_id=list(lens.eos_token_ids),
-        pad_token_id=lens.pad_token_id,
-    )
-    with torch.inference_mode():
-        prompt = DynamicCache(config=lens.config)
-        if P > 1:  # the last token of the prompt foretells the first that is written
-            lens.model(ids_1P[:, :-1], **{CACHE: prompt}, use_cache=True, logits_to_keep=1)
-        for start in range(0, len(sets), batch_size):
-            part = sets[start : start + batch_size]
-            # What stands in the prompt is as it was when the model wrote.
-            acts = [[replace(act, span=(P, None)) for act in without(each)] for each in part]
-            cache, ids_BP = deepcopy(prompt), ids_1P.expand(len(part), -1)
-            if P > 1:
-                cache.batch_repeat_interleave(len(part))
-            with Attached(lens, resolve_rows(lens, acts), by_row=True).attached():
-                written = lens.model.generate(
-                    ids_BP,
-                    attention_mask=torch.ones_like(ids_BP),
-                    generation_config=config,
-                    **{CACHE: cache},
-                )
-            for row in written.tolist():
-                yield _graded(lens, problem, row, P)
+    # What stands in the prompt is as it was when the model wrote.
+    acts = [[replace(act, span=(P, None)) for act in without(each)] for each in sets]
+    prompt_ids = tokens["token_id"][:P].tolist()
+    for row in written_under(lens, prompt_ids, acts, limit, batch_size):
+        yield _graded(lens, problem, row, P)
 
 
 def _graded(lens: LoadedModel, problem: Problem, ids: list[int], n_prompt: int) -> Answered:
-    """Grade an answer, as a capture does; behind the token that ends it there is padding."""
-    ends = [at for at in range(n_prompt, len(ids)) if ids[at] in lens.eos_token_ids]
-    text = token_text(lens.tokenizer, ids[: ends[0] + 1] if ends else ids)
+    """Grade an answer, as a capture does."""
+    text = token_text(lens.tokenizer, ids)
     reading = markup(lens.tokenizer).read(text, n_prompt, question=problem.prompt)
     correct = grade(problem, reading.transcript).correct
-    return Answered(bool(correct), reading.phase.count("think"), bool(ends))
+    return Answered(bool(correct), reading.phase.count("think"), ids[-1] in lens.eos_token_ids)
 
 
 def _summed(

@@ -25,6 +25,7 @@ READERS = {
     "logit_lens": "settling",
     "receivers": "receiver_heads",
     "resampling": "resampling",
+    "steering": "steering",
     "suppression": "suppression",
 }
 """Functions of ``ringlens.analysis.importance``, each in the module of its name, by probe."""
@@ -97,6 +98,8 @@ def figure(store: Store, probe: str, run_id: str, found: Read, theme: str) -> Fi
         return figures.suppression_matrix(suppression_matrix(store, run_id), theme=theme)
     if probe == "receivers":
         return figures.receiver_heads(found.frame, theme=theme)
+    if probe == "steering":
+        return figures.steering(found.frame, theme=theme)
     if probe == "ablation":
         return figures.ablation_effects(found.frame, theme=theme)
     return None

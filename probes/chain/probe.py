@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ringlens.probes.chain.meter import Cost, Meter
 from ringlens.probes.chain.prefix import Prefix
@@ -13,6 +13,7 @@ from ringlens.probes.chain.thought import Thought
 
 if TYPE_CHECKING:
     from ringlens.model.loaded import LoadedModel
+    from ringlens.store import Store
 
 Row = Mapping[str, object]
 """A row of ``probes``, without ``probe``, ``run_id`` and ``trace_id``.
@@ -58,3 +59,26 @@ class Probe(Protocol):
 
     def measure(self, subject: Subject) -> Iterable[Row]:
         """Measure one thought."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A probe that has read what it needs of the store.
+
+    Attributes:
+        probe: The probe.
+        trace_ids: The traces that it measures, of those that were asked for.
+        facts: What its results depend on, beside its settings.
+    """
+
+    probe: Probe
+    trace_ids: frozenset[int]
+    facts: Mapping[str, object]
+
+
+@runtime_checkable
+class FromStore(Protocol):
+    """Settings of a probe that reads the whole store before it measures a thought."""
+
+    def prepared(self, lens: LoadedModel, store: Store, trace_ids: Sequence[int]) -> Prepared:
+        """Read what it needs, and refuse what cannot be; all processes call this alike."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from ringlens.probes.chain.probe import Probe
+    from ringlens.probes.chain.probe import FromStore, Probe
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Entry:
     table: str
     tables: tuple[str, ...] = ()
 
-    def kind(self) -> Callable[..., Probe]:
+    def kind(self) -> Callable[..., Probe | FromStore]:
         """Import its class."""
-        kind: Callable[..., Probe] = _named(self.probe)
+        kind: Callable[..., Probe | FromStore] = _named(self.probe)
         return kind
 
     def reader(self) -> Callable[..., pd.DataFrame]:
@@ -71,6 +71,12 @@ PROBES: tuple[Entry, ...] = (
         "What becomes of a thought if its steps are written anew.",
         "ringlens.probes.resampling:Resampling",
         "ringlens.analysis.importance.resampling:resampling",
+    ),
+    Entry(
+        "steering",
+        "What a direction in the residual stream does to thoughts, beside random ones.",
+        "ringlens.probes.steering:Steering",
+        "ringlens.analysis.importance.steering:steering",
     ),
     Entry(
         "suppression",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ringlens.analysis.importance.results import SETTINGS
@@ -17,7 +17,7 @@ from ringlens.observe.pipeline.ranks import rank_role
 from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.session import one_thread_if_tiny
 from ringlens.probes.chain.meter import NOTHING, Cost, Meter, ProbeProgress
-from ringlens.probes.chain.probe import Probe, Subject
+from ringlens.probes.chain.probe import FromStore, Prepared, Probe, Subject
 from ringlens.probes.chain.registry import Entry, entry
 from ringlens.probes.chain.thought import Thought, read_thought
 from ringlens.store import Store, StoreWriter
@@ -77,8 +77,8 @@ def probe(
     Under torchrun or ``accelerate launch`` the processes share the traces out.
 
     Args:
-        name: Name of the probe: "belief", "logit_lens", "resampling" or "suppression";
-            `ringlens probe --help` lists them.
+        name: Name of the probe: "belief", "logit_lens", "receivers", "resampling", "steering" or
+            "suppression"; `ringlens probe --help` lists them.
         lens: The model that thought.
         store: The store, in a folder that can be written.
         traces: Ids of traces; None for all that this model thought, without interventions.
@@ -112,11 +112,13 @@ def probe(
             _prepared(store, writer, lens, traces) if role.everyone.rank == 0 else []
         )
         with Store(store.address) as labelled:
-            facts = _facts(experiment, lens)
+            ready = _ready(experiment, lens, labelled, [i for _, i in ids])
+            facts = _facts(experiment, lens, ready)
+            ids = [(run, i) for run, i in ids if i in ready.trace_ids]
             left = _left(labelled, chosen, ids, facts, again)
             role.everyone.gather(None)  # nobody writes before all have seen what is there
             mine = left[role.share[0] :: role.share[1]]
-            work = _Work(chosen, experiment, facts, lens, labelled, rows)
+            work = _Work(chosen, ready.probe, facts, lens, labelled, rows)
             meter = Meter(on_progress, total=len(mine))
             plan = Plan(len(left), len(ids) - len(left), role.share[1])
             work.run(writer, mine, meter, on_plan, plan)
@@ -181,17 +183,31 @@ class _Work:
         writer.replace_rows(subject.thought.run_id, "probes", found)
 
 
-def _made(chosen: Entry, settings: dict[str, object]) -> Probe:
+def _made(chosen: Entry, settings: dict[str, object]) -> Probe | FromStore:
     """The probe with its settings."""
     kind = chosen.kind()
-    known_only(settings, cast(Any, kind).__dataclass_fields__)
+    fields = cast(Any, kind).__dataclass_fields__
+    known_only(settings, fields)
+    lost = [name for name, field in fields.items() if field.default is MISSING]
+    if lost := [name for name in lost if name not in settings]:
+        raise ConfigError(f"{chosen.name} needs {', '.join(lost)}; give each of them.")
     return kind(**settings)
 
 
-def _facts(experiment: Probe, lens: LoadedModel) -> str:
+def _ready(
+    experiment: Probe | FromStore, lens: LoadedModel, store: Store, trace_ids: Sequence[int]
+) -> Prepared:
+    """The probe, and which traces it measures."""
+    if isinstance(experiment, FromStore):
+        return experiment.prepared(lens, store, trace_ids)
+    return Prepared(experiment, frozenset(trace_ids), {})
+
+
+def _facts(experiment: Probe | FromStore, lens: LoadedModel, ready: Prepared) -> str:
     """What results depend on, as it is stored with them."""
     named = {"model": lens.name, "revision": lens.revision}
-    return json.dumps({**named, **asdict(cast(Any, experiment))}, sort_keys=True)
+    settings = asdict(cast(Any, experiment))
+    return json.dumps({**named, **settings, **ready.facts}, sort_keys=True)
 
 
 def _prepared(

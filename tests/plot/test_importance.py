@@ -78,3 +78,31 @@ def test_agreement_fills_what_leaves_out_zero():
     assert as_it_is.marker.color[0] != as_it_is.marker.color[1] == beyond.marker.color[0]
     np.testing.assert_allclose(array(figure, 0, "x"), [0.5, -0.2])
     assert "beyond headroom" in figure.to_json()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_steering_draws_what_changes_most_beside_random_directions(theme):
+    names = ["accuracy", "backtracks", "a", HOSTILE, "c", "thought", "stopped"]
+    beyond = dict(zip(names, (0.1, 0.2, 0.01, -0.5, 0.3, 40, 0.9), strict=True))
+    rows = [
+        {
+            "measure": name, "strength": s, "plain": 0.5, "steered": 0.5 + s / 10,
+            "change": s / 10, "low": s / 10 - 0.05, "high": s / 10 + 0.1, "random": 0.01,
+            "random_least": -0.02, "random_most": 0.03, "beyond": beyond[name],
+            "beyond_low": 0.0, "beyond_high": 1.0,
+        }
+        for name in names
+        for s in (2.0, -1.0)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    figure = figures.steering(frame, theme=theme)
+    assert len(figure.data) == 8
+    np.testing.assert_allclose(array(figure, 0, "x"), [-1, 2])
+    np.testing.assert_allclose(array(figure, 0, "y"), [-0.1, 0.2])
+    np.testing.assert_allclose(array(figure, 1, "y"), [0.01, 0.01])
+    shown = " ".join(note.text for note in figure.layout.annotations)
+    assert "change of accuracy, as it is 50.0%" in shown
+    assert "change of c," in shown and "change of a," not in shown
+    assert "<b onclick" not in figure.to_json().replace("\\u003c", "<")
+    with pytest.raises(ConfigError, match="give what `steering` returns"):
+        figures.steering(frame.drop(columns="beyond"))

@@ -33,15 +33,16 @@ def _option(field: Field[Any], annotation: Any, said: str) -> click.Option:
     several = get_origin(annotation) is tuple
     none = (type(None), ...)
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind not in none]
-    default = None if field.default is MISSING else field.default
+    given: dict[str, Any] = {"required": True}
+    if field.default is not MISSING:
+        given = {"default": field.default, "show_default": field.default is not None}
     names = [f"{name}/--no-{name[2:]}"] if kinds == [bool] else [name]
     return click.Option(
         [*names, field.name],
         type=kinds[0],
-        default=default,
         multiple=several,
-        show_default=default is not None,
         help=said,
+        **given,
     )
 
 
