@@ -1,6 +1,7 @@
 // What stands on every page: colour scheme, help, navigation, copy buttons.
 
 import { PAGES } from "./pages.js";
+import { commandPalette } from "./palette/palette.js";
 import { pathname } from "./shared/address.js";
 import { clientside, quietly, setProps } from "./shared/dash.js";
 import { add, el, hit, inDialog, typing } from "./shared/dom.js";
@@ -38,6 +39,7 @@ const sections = () => [
     "Everywhere",
     [
       ["?", "this help"],
+      ["Ctrl K", "go to a page, an expert, a trace, a run"],
       ["t", "dark or light"],
       ...PAGES.flatMap((page) =>
         page.key ? [/** @type {[string, string]} */ ([page.key, page.label || page.title])] : [],
@@ -73,6 +75,22 @@ function help() {
   if (dialog.open) dialog.close();
   else dialog.showModal();
 }
+
+const palette = commandPalette(() => [
+  ...PAGES.flatMap(({ label, key, path }) =>
+    label ? [{ kind: "page", title: label, about: "", key: key || "", act: () => go(path) }] : [],
+  ),
+  { kind: "do", title: "Theme", about: "dark or light", key: "t", act: toggleTheme },
+  { kind: "do", title: "Keyboard", about: "all keys, help", key: "?", act: help },
+]);
+
+// Also while one types into a field.
+document.addEventListener("keydown", (event) => {
+  if (event.key.toLowerCase() !== "k" || !(event.ctrlKey || event.metaKey)) return;
+  if (event.altKey || event.shiftKey) return;
+  event.preventDefault();
+  palette();
+});
 
 /** @type {Record<string, () => void>} */
 const KEYS = { "?": help, t: toggleTheme };
@@ -145,6 +163,7 @@ clientside("shell", {
   theme,
   toggle: quietly((clicks) => clicks && toggleTheme()),
   help: quietly((clicks) => clicks && help()),
+  palette: quietly((clicks) => clicks && palette()),
 
   /** Marks the navigation entry of the page that is open, and names the tab after it. */
   nav() {

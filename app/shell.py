@@ -13,6 +13,7 @@ from dash.development.base_component import Component
 
 from ringlens.app import version
 from ringlens.app.pages import PAGES, Page
+from ringlens.app.palette import find
 from ringlens.app.shared.constants import CONSTANTS
 from ringlens.app.shared.parts import state_page
 from ringlens.app.shared.sources import Sources
@@ -89,6 +90,7 @@ def build(
     _navigation(app, sources, pages)
     for each in pages:
         each.register(app, sources)
+    find.register(app.server, sources)
     version.register(app.server, sources)
     files.register(app.server)
     callback_checks.register(app)
@@ -98,7 +100,8 @@ def build(
 
 def files_of(pages: Sequence[Page]) -> Files:
     """Collect the files of the frame and of pages, and the modules made of constants."""
-    folders = {"": HERE, "shared": HERE / "shared", **{page.name: page.folder for page in pages}}
+    frame = {"": HERE, "shared": HERE / "shared", "palette": HERE / "palette"}
+    folders = {**frame, **{page.name: page.folder for page in pages}}
     modules: dict[str, Mapping[str, Any]] = {
         "pages.js": {"PAGES": [page.facts() for page in pages]},
         "shared/constants.js": CONSTANTS,
@@ -114,14 +117,18 @@ def index(pages: Sequence[Page], files: Files, prefix: str) -> str:
     of the pages have made known what its callbacks call.
     """
     start = [f"{page.name}/{script}" for page in pages for script in page.scripts]
-    styles = [f"{page.name}/{style}" for page in pages for style in page.styles]
+    own = ("shared/base.css", "palette/palette.css")
+    styles = [*own, *(f"{page.name}/{style}" for page in pages for style in page.styles)]
     modules = [name for name in files.names(".js") if name != CLASSIC]
 
     def lines(form: str, names: Sequence[str]) -> str:
         return "\n    ".join(form.format(prefix + files.address(name)) for name in names)
 
     found = INDEX.replace(
-        "<styles>", lines('<link rel="stylesheet" href="{}">', ["shared/base.css", *styles])
+        "<styles>",
+        lines(
+            '<link rel="stylesheet" href="{}">', ["shared/base.css", "palette/palette.css", *styles]
+        ),
     ).replace(
         "<modules>",
         "\n    ".join(
@@ -194,7 +201,12 @@ def _sidebar(store: Store, pages: Sequence[Page]) -> list[Component]:
             className="store-name nav-text",
         ),
         html.Div(
-            [button("theme", "Theme", "t"), button("help", "Keyboard", "?")], className="nav-tools"
+            [
+                button("palette", "Go to…", "Ctrl K"),
+                button("theme", "Theme", "t"),
+                button("help", "Keyboard", "?"),
+            ],
+            className="nav-tools",
         ),
     ]
 
@@ -216,6 +228,7 @@ def _navigation(app: Dash, sources: Sources, pages: Sequence[Page]) -> None:
 
     client("theme", Output("theme", "data"), Input("url", "id"))
     client("toggle", Output("theme-button", "n_clicks"), Input("theme-button", "n_clicks"))
+    client("palette", Output("palette-button", "n_clicks"), Input("palette-button", "n_clicks"))
     client("help", Output("help-button", "n_clicks"), Input("help-button", "n_clicks"))
     entries = [Output(f"nav-{page.name}", "className") for page in pages if page.label]
     client("nav", *entries, Input("url", "pathname"))

@@ -1,0 +1,1 @@
+"""The command palette: going anywhere by typing."""
