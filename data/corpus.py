@@ -1,7 +1,5 @@
 """Training data of ring-nano: traces drawn in worker processes, as token arrays and batches.
 
-A course is what a model learns from: `COURSES` holds those of the first and the second version.
-
 Shape letters: B traces of a batch, T tokens of its longest, P positions that a loss is taken at.
 """
 
@@ -9,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ringlens.data import countdown, tokenizer
+from ringlens.data import tokenizer
 from ringlens.data.tasks import mix, story
 
 TRACES_IN_SHARD = 8192
@@ -57,22 +55,7 @@ class Batch:
     targets_P: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Course:
-    """What a model learns from.
-
-    Attributes:
-        tokenizer: Builds the tokenizer.
-        traces: Endless traces of a seed.
-        encode: Traces as tokens.
-    """
-
-    tokenizer: Callable[[], Tokenizer]
-    traces: Callable[[int], Iterator[Any]]
-    encode: Callable[[Tokenizer, Sequence[Any]], Shard]
-
-
-def shards(course: str, seed: int, workers: int) -> Generator[Shard]:
+def shards(seed: int, workers: int) -> Generator[Shard]:
     """Endless shards, drawn ahead by ``workers`` processes; which shard comes when is fixed.
 
     Every process draws at most two shards ahead of the reader.
@@ -81,7 +64,7 @@ def shards(course: str, seed: int, workers: int) -> Generator[Shard]:
     with context.Pool(workers, initializer=_stay_single) as pool:
 
         def order(index: int) -> Any:
-            return pool.apply_async(draw, (course, seed, index, TRACES_IN_SHARD))
+            return pool.apply_async(draw, (seed, index, TRACES_IN_SHARD))
 
         ahead = [order(index) for index in range(3 * workers)]
         index = len(ahead)
@@ -92,10 +75,10 @@ def shards(course: str, seed: int, workers: int) -> Generator[Shard]:
             yield shard
 
 
-def draw(course: str, seed: int, index: int, traces: int) -> Shard:
+def draw(seed: int, index: int, traces: int) -> Shard:
     """Shard number ``index`` of the corpus ``seed``, of so many traces."""
-    drawn = COURSES[course].traces(seed * 1_000_000 + index)
-    return COURSES[course].encode(_tokenizer(course), list(islice(drawn, traces)))
+    drawn = mix.traces(seed * 1_000_000 + index)
+    return encode(_tokenizer(), list(islice(drawn, traces)))
 
 
 def _stay_single() -> None:
@@ -104,28 +87,16 @@ def _stay_single() -> None:
 
 
 @cache
-def _tokenizer(course: str) -> Tokenizer:
-    return COURSES[course].tokenizer()
+def _tokenizer() -> Tokenizer:
+    return tokenizer.build()
 
 
-def encode_countdown(tok: Tokenizer, traces: Sequence[countdown.Trace]) -> Shard:
-    """Tokens of traces. No loss is taken on the prompt, nor on choosing a move into a dead end.
+def encode(tok: Tokenizer, traces: Sequence[story.Trace]) -> Shard:
+    """Tokens of traces. No loss is taken on the prompt, nor on what a trace marks as context.
 
     So the model learns what follows from a wrong choice, and how to turn back from it, but never
     learns to choose wrongly: the dead ends it walks into are its own.
     """
-    texts = [tokenizer.render(trace.prompt, trace.completion) for trace in traces]
-    rows = [np.array(encoding.ids, np.uint16) for encoding in tok.encode_batch_fast(texts)]
-    shard = _shard(tok, rows)
-    tries = np.flatnonzero(shard.tokens & ~UNLEARNT == tok.token_to_id("ĠtryĠ"))
-    led_on = np.concatenate([trace.led_on for trace in traces])
-    for offset in (1, 2, 3):  # operand, operator, operand
-        shard.tokens[tries[~led_on] + offset] |= UNLEARNT
-    return shard
-
-
-def encode_mix(tok: Tokenizer, traces: Sequence[story.Trace]) -> Shard:
-    """Tokens of traces. No loss is taken on the prompt, nor on what a trace marks as context."""
     texts = [tokenizer.render(trace.prompt, trace.completion) for trace in traces]
     encodings = tok.encode_batch(texts)
     shard = _shard(tok, [np.array(encoding.ids, np.uint16) for encoding in encodings])
@@ -150,13 +121,6 @@ def _shard(tok: Tokenizer, rows: list[NDArray[np.uint16]]) -> Shard:
     position = np.arange(len(tokens)) - np.repeat(starts, lengths)
     unlearnt = position <= np.repeat(given - starts, lengths)
     return Shard(tokens | np.where(unlearnt, UNLEARNT, np.uint16(0)), lengths)
-
-
-COURSES: dict[str, Course] = {
-    "countdown": Course(tokenizer.build, countdown.traces, encode_countdown),
-    "mix": Course(tokenizer.build_second, mix.traces, encode_mix),
-}
-"""Those of ring-nano's first version, and of its second."""
 
 
 def batches(shard: Shard, batch_tokens: int, pad: int, rng: np.random.Generator) -> Iterator[Batch]:

@@ -1,8 +1,8 @@
-"""Countdown: make a target from three or four numbers, by search told in sentences.
+"""Countdown: make a target from three or four numbers.
 
 A problem gives numbers and a target; a solution combines two numbers at a time with + - * / until
-the target is left. Every intermediate result is a whole number from 1 to 999. `trace` writes the
-search as text: a plan, tries, dead ends, ways back, a check, the answer.
+the target is left. Every intermediate result is a whole number from 1 to 999. `search` draws the
+dead ends that a search walks into; `ringlens.data.tasks.numbers` tells it.
 
 A state is a tuple of numbers in descending order; a move replaces two of them by its result.
 """
@@ -14,8 +14,6 @@ import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
@@ -28,7 +26,6 @@ LARGEST = 999
 NUMBERS = range(1, 21)
 TARGETS = range(10, 101)
 SIZES = (3, 4)
-TRAINING_SIZES = (3, 4, 4, 4, 4, 4)
 HELDOUT_SHARE = 40
 """One problem in so many is held out."""
 
@@ -71,35 +68,6 @@ class Search(NamedTuple):
     dead_branches: list[DeadBranch]
     last: State
     dead_leaves: list[tuple[Move, State]]
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A problem and one way through its search.
-
-    Attributes:
-        numbers: The given numbers in the prompt's order.
-        target: The number to make.
-        thinking: Sentences between ``<think>`` and ``</think>``, one a line.
-        answer: Expression that uses each number once and equals the target.
-        led_on: For every "Let me try", whether that move lies on the way to the answer.
-    """
-
-    numbers: State
-    target: int
-    thinking: str
-    answer: str
-    led_on: tuple[bool, ...]
-
-    @property
-    def prompt(self) -> str:
-        """What is asked."""
-        return prompt(self.numbers, self.target)
-
-    @property
-    def completion(self) -> str:
-        """What the assistant writes: thinking and answer."""
-        return f"<think>\n{self.thinking}\n</think>\n{self.answer}"
 
 
 def prompt(numbers: State, target: int) -> str:
@@ -210,8 +178,8 @@ def sample(rng: random.Random, size: int) -> tuple[State, int, list[Move]]:
             return numbers, state[0], path
 
 
-def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> Trace:
-    """Tell a search that walks into a random number of dead ends, then takes ``path``.
+def search(rng: random.Random, numbers: State, target: int, path: list[Move]) -> Search:
+    """Draw the dead ends of a search that ends in ``path``.
 
     The moves of a state have a fixed order, which is taken as a ring. The first try is a hunch,
     each later one the next in the ring that seems to lead on. So no move is tried twice, and what
@@ -219,34 +187,11 @@ def trace(rng: random.Random, numbers: State, target: int, path: list[Move]) -> 
     where another leaf would have led on.
 
     Args:
-        rng: Source of the dead ends and of the order of numbers in the prompt.
+        rng: Source of the dead ends.
         numbers: The given numbers in descending order.
         target: The number to make.
         path: Moves that lead to it.
     """
-    story = _Story(target)
-    story.lines.append(f"I need {target} from {listed(numbers)}, two numbers at a time.")
-    found = search(rng, numbers, target, path)
-    for branch in found.dead_branches:
-        story.try_branch(branch.move, branch.left, led_on=False)
-        story.try_dead_leaves(branch.dead_leaves, branch.left)
-        story.lines[-1] = _back_to(numbers)  # the branch is given up, not only its last leaf
-    if len(numbers) == 4:
-        story.try_branch(path[0], found.last, led_on=True)
-    story.try_dead_leaves(found.dead_leaves, found.last)
-    story.try_leaf(path[-2], after(found.last, path[-2]), led_on=True)
-    story.lines.append(f"Check: {', '.join(map(str, path))}.")
-    return Trace(
-        numbers=tuple(rng.sample(numbers, len(numbers))),
-        target=target,
-        thinking="\n".join(story.lines),
-        answer=compose(numbers, path),
-        led_on=tuple(story.led_on),
-    )
-
-
-def search(rng: random.Random, numbers: State, target: int, path: list[Move]) -> Search:
-    """Draw the dead ends of a search that ends in ``path``; see `trace` for their order."""
     last = after(numbers, path[0]) if len(numbers) == 4 else numbers
     weights = DEAD_LEAVES_OF_THREE if len(numbers) == 3 else DEAD_LEAVES_IN_LAST_BRANCH
     dead_leaves = _tries_before(rng, last, target, path[-2], weights)
@@ -261,18 +206,6 @@ def search(rng: random.Random, numbers: State, target: int, path: list[Move]) ->
         while sum(len(each.dead_leaves) for each in branches) + len(dead_leaves) > MOST_DEAD_LEAVES:
             branches.pop(0)
     return Search(branches, last, dead_leaves)
-
-
-def traces(seed: int, sizes: tuple[int, ...] = TRAINING_SIZES) -> Iterator[Trace]:
-    """Endless training traces; none is, or passes through, a problem of the held-out split."""
-    rng = random.Random(seed)
-    while True:
-        numbers, target, path = sample(rng, rng.choice(sizes))
-        if is_heldout(numbers, target):
-            continue
-        if len(numbers) == 4 and is_heldout(after(numbers, path[0]), target):
-            continue
-        yield trace(rng, numbers, target, path)
 
 
 def value(expression: str) -> tuple[Fraction, Counter[int]]:
@@ -340,34 +273,6 @@ def after(state: State, move: Move) -> State:
     left.remove(move.x)
     left.remove(move.y)
     return tuple(sorted((*left, move.result), reverse=True))
-
-
-def _back_to(state: State) -> str:
-    return f"Wait, that is a dead end. Back to {listed(state)}."
-
-
-class _Story:
-    """Lines of a search, and for each try whether it led on to the answer."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.lines: list[str] = []
-        self.led_on: list[bool] = []
-
-    def try_branch(self, move: Move, left: State, *, led_on: bool) -> None:
-        self.lines.append(f"Let me try {move}, leaving {listed(left)}.")
-        self.led_on.append(led_on)
-
-    def try_leaf(self, move: Move, left: State, *, led_on: bool) -> None:
-        self.try_branch(move, left, led_on=led_on)
-        found = tuple(last.result for last in moves(*left))
-        verdict = "there" if self.target in found else "not there"
-        self.lines[-1] += f" They give {listed(found)}: {self.target} is {verdict}."
-
-    def try_dead_leaves(self, leaves: list[tuple[Move, State]], state: State) -> None:
-        for move, left in leaves:
-            self.try_leaf(move, left, led_on=False)
-            self.lines.append(_back_to(state))
 
 
 def _tries_before(

@@ -50,7 +50,6 @@ class Recipe:
     """How to reinforce.
 
     Attributes:
-        course: Whose tokenizer the model has, of `corpus.COURSES`.
         init: Folder of the model to go on from.
         steps: Batches of answers to learn from.
         minutes: Learning stops by then; the schedule follows whichever is further spent.
@@ -68,7 +67,6 @@ class Recipe:
         seed: Of the problems and of the sampling.
     """
 
-    course: str = "mix"
     init: str = ""
     steps: int = 600
     minutes: float = 60.0
@@ -138,7 +136,7 @@ def reinforce(
         The model (bfloat16) and a log: means of every ``LOG_EVERY`` steps.
     """
     torch.manual_seed(recipe.seed)
-    tok = corpus.COURSES[recipe.course].tokenizer()
+    tok = tokenizer.build()
     model = BailingMoeV2ForCausalLM.from_pretrained(recipe.init, dtype=torch.float32)
     model = model.to(device).train()
     weights = float_copies(model, recipe.learning_rate, recipe.weight_decay)

@@ -1,6 +1,6 @@
 """Held-out accuracy of ring-nano on every kind of problem, greedy, on one GPU or slowly on a CPU.
 
-python -m ringlens.data.score [--model ring-nano-v2] [--n 1000]
+python -m ringlens.data.score [--model ring-nano] [--n 1000]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from ringlens.data import corpus, path
+from ringlens.data import path, tokenizer
 from ringlens.data.forward import Forward
 from ringlens.data.reinforce import answer_of, ask
 from ringlens.data.sampling import Sampler
@@ -46,7 +46,7 @@ def score(
 def scores(folder: Path, n: int, batch: int, longest: int, device: str) -> dict[str, Any]:
     """Accuracy of a model on every kind, with standard errors."""
     model = BailingMoeV2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tok = corpus.COURSES["mix"].tokenizer()
+    tok = tokenizer.build()
     forward = Forward(model.to(device).eval(), compiled=False)
     sampler = Sampler(forward, batch, longest, tok.get_vocab_size(), temperature=0.0)
     found = {}
@@ -65,7 +65,7 @@ def scores(folder: Path, n: int, batch: int, longest: int, device: str) -> dict[
 def main() -> None:
     """Print the held-out accuracy of every kind as JSON."""
     parser = argparse.ArgumentParser(description="Held-out accuracy of ring-nano, greedy.")
-    parser.add_argument("--model", default="ring-nano-v2", help="a bundled name or a folder")
+    parser.add_argument("--model", default="ring-nano", help="a bundled name or a folder")
     parser.add_argument("--n", type=int, default=1000, help="problems of each kind")
     parser.add_argument("--batch", type=int, default=500, help="problems at a time")
     parser.add_argument("--longest", type=int, default=768, help="tokens with the prompt")

@@ -1,10 +1,8 @@
-"""The tokenizers of ring-nano: byte-level, numbers whole, Ring's role markup.
+"""The tokenizer of ring-nano: byte-level, numbers whole, Ring's role markup.
 
 The vocabulary holds the 256 bytes, the numbers 0 … 999, and the words of the generator's sentences;
 a piece of text that is one of them is one token, every other piece falls back to its bytes. So any
 text encodes, and decodes to itself.
-
-The second version's holds the first one's tokens under the same ids, and more words behind them.
 
     python -m ringlens.data.tokenizer DIR
 """
@@ -27,6 +25,14 @@ PAD = "<|endoftext|>"
 EOS = "<|role_end|>"
 THINK = "<think>"
 MARKUP = (PAD, EOS, "<role>", "</role>")
+THINKING = (THINK, "</think>")
+
+# Words of a search. They stand before all others: the shipped checkpoints know them by these ids.
+SEARCH_WORDS = (
+    "(( )) ,Ġ .Ċ :Ġ ASSISTANT Check HUMAN Let MakeĠ SYSTEM Wait Ġ( Ġ(( Ġ* Ġ*Ġ Ġ+ Ġ+Ġ Ġ- Ġ-Ġ Ġ/ Ġ/Ġ "
+    "Ġ=Ġ ĠBack ĠThey Ġa Ġat Ġdead Ġeach Ġend ĠfromĠ ĠgiveĠ Ġis ĠleavingĠ Ġme ĠneedĠ Ġnot Ġnumber "
+    "Ġnumbers Ġonce Ġthat Ġthere Ġtime ĠtoĠ ĠtryĠ Ġtwo Ġusing"
+)
 
 # A number; a word or signs with the space before it, and with the space after it where a number
 # follows (so that a number is the same token wherever it stands); line ends stay with their signs.
@@ -56,31 +62,19 @@ def render(prompt: str, completion: str) -> str:
 
 
 def build() -> Tokenizer:
-    """The first version's tokenizer, always the same."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    numbers = [str(number) for number in range(countdown.LARGEST + 1)]
-    texts = [(trace.prompt, trace.completion) for trace in islice(countdown.traces(seed=0), 500)]
-    vocabulary = dict.fromkeys([*alphabet, *numbers, *_words(texts)])
-    return _of({piece: index for index, piece in enumerate(vocabulary)})
-
-
-def build_second() -> Tokenizer:
-    """The second version's tokenizer, always the same.
+    """The tokenizer, always the same.
 
     Numbers of four digits have a comma, so three digits with leading zeros are tokens too.
     """
-    vocabulary = build().get_vocab()
-    texts = [(trace.prompt, trace.completion) for trace in islice(mix.traces(seed=0), 2000)]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    numbers = [str(number) for number in range(countdown.LARGEST + 1)]
     padded = [f"{number:03d}" for number in range(100)]
-    for piece in (*padded, *_words(texts)):
-        vocabulary.setdefault(piece, len(vocabulary))
-    return _of(vocabulary)
-
-
-def _of(vocabulary: dict[str, int]) -> Tokenizer:
+    texts = [(trace.prompt, trace.completion) for trace in islice(mix.traces(seed=0), 2000)]
+    begin = (*alphabet, *numbers, *SEARCH_WORDS.split(), *MARKUP, *THINKING)
+    vocabulary = dict.fromkeys((*begin, *padded, *_words(texts)))
     tokenizer = Tokenizer(
         models.BPE(
-            vocab=vocabulary,
+            vocab={piece: index for index, piece in enumerate(vocabulary)},
             merges=[],
             ignore_merges=True,  # a piece that is in the vocabulary is one token
         )
@@ -90,7 +84,7 @@ def _of(vocabulary: dict[str, int]) -> Tokenizer:
     # As in Ring's own tokenizers, the thinking markup is no special token: it outlives decoding
     # with skip_special_tokens=True.
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in MARKUP])
-    tokenizer.add_tokens([AddedToken(text) for text in (THINK, "</think>")])
+    tokenizer.add_tokens([AddedToken(text) for text in THINKING])
     return tokenizer
 
 
@@ -134,4 +128,4 @@ def _words(texts: Iterable[tuple[str, str]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    save(Path(sys.argv[1]), build_second())
+    save(Path(sys.argv[1]), build())

@@ -2,7 +2,6 @@
 
     python -m ringlens.data.train --out DIR
     python -m ringlens.data.train --out BETTER --init DIR --learning-rate 0.0012 --seed 2
-    python -m ringlens.data.train --out DIR --course countdown    # the first version's problems
 
 Shape letters: B traces of a batch, T tokens of its longest, P positions that a loss is taken at,
 N = B·T, V vocabulary, E experts, L sparse layers.
@@ -48,7 +47,6 @@ class Recipe:
     """How to train.
 
     Attributes:
-        course: What to learn from, of `corpus.COURSES`.
         tokens: Tokens to train on, padding not counted.
         minutes: Training stops by then: the schedule follows whichever budget is further spent.
         batch_tokens: Tokens of a step, padding counted.
@@ -62,7 +60,6 @@ class Recipe:
         repeats: How often every trace is learnt from, for GPUs faster than the workers.
     """
 
-    course: str = "mix"
     tokens: int = 400_000_000
     minutes: float = 60.0
     batch_tokens: int = 98_304
@@ -150,7 +147,7 @@ def train(
         The model (bfloat16, expert biases float32) and a log: one row every ``LOG_EVERY`` steps.
     """
     torch.manual_seed(recipe.seed)
-    shards = corpus.shards(recipe.course, recipe.seed, recipe.workers)
+    shards = corpus.shards(recipe.seed, recipe.workers)
     if recipe.init:
         model = BailingMoeV2ForCausalLM.from_pretrained(recipe.init, dtype=torch.float32)
     else:
@@ -198,7 +195,7 @@ def save(
     model.generation_config = GenerationConfig(**ids)
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder, max_shard_size="15MB")
-    tokenizer.save(folder, corpus.COURSES[recipe.course].tokenizer())
+    tokenizer.save(folder, tokenizer.build())
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     machine = torch.cuda.get_device_name() if model.device.type == "cuda" else "CPU"
     report = {"recipe": dataclasses.asdict(recipe), "machine": machine, **versions, "log": log}
@@ -222,7 +219,7 @@ def asked(recipe: type[R], what: str) -> tuple[R, Path, str]:
 def main() -> None:
     """Train and save."""
     recipe, out, device = asked(Recipe, "Train ring-nano from scratch.")
-    tok = corpus.COURSES[recipe.course].tokenizer()
+    tok = tokenizer.build()
     model, log = train(ring_nano(tok), recipe, device)
     save(out, model, recipe, log)
 

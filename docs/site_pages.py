@@ -14,7 +14,6 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "benchmarks/LOG.md": "log.md",
     "data/ring-nano/README.md": "ring-nano.md",
-    "data/ring-nano-v2/README.md": "ring-nano-v2.md",
 }
 """Files outside docs/ that become pages."""
 

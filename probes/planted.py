@@ -154,7 +154,7 @@ def beyond_place(frame: pd.DataFrame, measure: str) -> NDArray[np.float64]:
 def main(words: Sequence[str] | None = None) -> None:
     """Print how well importance tells the steps that the answer goes on from."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="ring-nano-v2", help="a model with its tokenizer")
+    parser.add_argument("--model", default="ring-nano", help="a model with its tokenizer")
     parser.add_argument("--n", type=int, help="thoughts; all if left out")
     parser.add_argument("--tasks", default="", help="tasks, comma-separated; all if left out")
     options = parser.parse_args(words)

@@ -305,8 +305,8 @@ def load(
     """Load a model to look through. See docs/loading.md.
 
     Args:
-        name: "ring-nano", "ring-nano-v2" or "ring-nano-v2-base" (bundled), a folder, or a hub id
-            such as "inclusionAI/Ring-mini-2.0".
+        name: "ring-nano" or "ring-nano-base" (bundled), a folder, or a hub id such
+            as "inclusionAI/Ring-mini-2.0".
         dtype: dtype of the weights, such as "bfloat16"; "auto" takes the checkpoint's. None is
             "auto", but float32 for bundled models.
         device: Where to put the whole model; None for the CPU.

@@ -42,8 +42,7 @@ PROBE = """
 import ringlens, ringlens.app, ringlens.data, ringlens.probes
 from ringlens.data import path
 assert (path("ring-nano") / "config.json").is_file(), path("ring-nano")
-assert (path("ring-nano-v2") / "config.json").is_file(), path("ring-nano-v2")
-assert (path("ring-nano-v2-base") / "config.json").is_file(), path("ring-nano-v2-base")
+assert (path("ring-nano-base") / "config.json").is_file(), path("ring-nano-base")
 assert path("countdown.heldout.jsonl").is_file()
 assert path("thoughts.heldout.jsonl").is_file()
 import importlib.util

@@ -30,7 +30,7 @@ from ringlens.plain import half_pair
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-BUNDLED = ("ring-nano", "ring-nano-v2", "ring-nano-v2-base")
+BUNDLED = ("ring-nano", "ring-nano-base")
 
 
 def model_name(name: str | os.PathLike[str]) -> str:
@@ -91,8 +91,7 @@ def load_model(
     """Load a model in evaluation mode, and its tokenizer. See docs/loading.md.
 
     Args:
-        name: A bundled model ("ring-nano", "ring-nano-v2", "ring-nano-v2-base"), a folder, or a
-            hub id.
+        name: A bundled model ("ring-nano", "ring-nano-base"), a folder, or a hub id.
         dtype: dtype of the weights; "auto" takes the checkpoint's.
         device: Where to put the whole model; None for the CPU. In a process that torchrun or
             accelerate started, a plain "cuda" is the GPU of its own.

@@ -115,7 +115,7 @@ def test_a_narrow_terminal_without_colours(asked):
 
 def test_a_conversation(tmp_path):
     folder = tmp_path / "store"
-    words = ("chat", "ring-nano", "--store", folder, "--max-new-tokens", 80, *RECORD)
+    words = ("chat", "ring-nano", "--store", folder, "--max-new-tokens", 240, *RECORD)
     with terminal(words) as opened:
         opened.read("ring-nano listens", end="you>")
         for typed, *wanted in (

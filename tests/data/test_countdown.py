@@ -1,142 +1,84 @@
-"""The generator of ring-nano's problems: every sentence true, every split disjoint."""
+"""Countdown: its problems, the searches that are told of them, and its verifier."""
 
 import random
-import re
 from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringlens.data import countdown, sets, tokenizer
+from ringlens.data import countdown, sets
 from ringlens.prompts.problems import problems
 
-TRACES = list(islice(countdown.traces(seed=11), 400))
-OPENINGS = ("I need ", "Let me try ", "Wait, that is a dead end. Back to ", "Check: ")
+
+def searches(n, seed=11):
+    """Drawn searches: numbers, target, path, and the dead ends before it."""
+    rng = random.Random(seed)
+    for _ in range(n):
+        numbers, target, path = countdown.sample(rng, rng.choice(countdown.SIZES))
+        yield numbers, target, path, countdown.search(rng, numbers, target, path)
 
 
-def test_sentences_open_as_documented():
-    for trace in TRACES:
-        lines = trace.thinking.splitlines()
-        assert [line for line in lines if not line.startswith(OPENINGS)] == []
-        assert lines[0].startswith("I need ")
-        assert lines[-1].startswith("Check: ")
-        assert trace.thinking.count("Let me try") == len(trace.led_on)
+SEARCHES = list(searches(400))
 
 
-def test_every_statement_is_true():
-    for trace in TRACES:
-        for x, op, y, result in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", trace.thinking):
-            value, used = countdown.value(f"{x} {op} {y}")
-            assert value == int(result)
-            assert 1 <= value <= countdown.LARGEST
-            assert used.total() == 2
-        last = re.findall(
-            r"leaving (\d+), (\d+)\. They give ([\d, ]+): (\d+) is (not )?there\.", trace.thinking
-        )
-        assert last
-        for x, y, listed, target, absent in last:
-            found = [move.result for move in countdown.moves(int(x), int(y))]
-            assert listed == ", ".join(map(str, found))
-            assert int(target) == trace.target
-            assert (trace.target in found) == (not absent)
+def test_paths_lead_to_the_target_and_compose_to_answers():
+    for numbers, target, path, _ in SEARCHES:
+        state = numbers
+        for move in path:
+            assert countdown.value(f"{move.x} {move.op} {move.y}")[0] == move.result
+            assert 1 <= move.result <= countdown.LARGEST
+            state = countdown.after(state, move)
+        assert state == (target,)
+        assert countdown.verify(numbers, target, countdown.compose(numbers, path))
 
 
-def test_states_follow_from_moves_and_ways_back_lead_to_states_seen():
-    for trace in TRACES:
-        start = tuple(sorted(trace.numbers, reverse=True))
-        state, seen = start, {start}
-        for line in trace.thinking.splitlines():
-            if tried := re.match(r"Let me try (\d+) . (\d+) = (\d+), leaving ([\d, ]+)\.", line):
-                x, y, result = int(tried[1]), int(tried[2]), int(tried[3])
-                rest = list(state)
-                rest.remove(x)
-                rest.remove(y)
-                state = tuple(sorted((*rest, result), reverse=True))
-                assert tried[4] == ", ".join(map(str, state))
-                seen.add(state)
-            elif back := re.match(r"Wait, that is a dead end\. Back to ([\d, ]+)\.", line):
-                state = tuple(map(int, back[1].split(", ")))
-                assert state in seen
-                assert len(state) > 2
-
-
-def told(trace):
-    """Every try of a trace: (state before it, state it leaves, whether it led on)."""
-    state, led_on = tuple(sorted(trace.numbers, reverse=True)), iter(trace.led_on)
-    for line in trace.thinking.splitlines():
-        if tried := re.match(r"Let me try .*? = \d+, leaving ([\d, ]+)\.", line):
-            left = tuple(map(int, tried[1].split(", ")))
-            yield state, left, next(led_on)
-            state = left
-        elif back := re.match(r"Wait, that is a dead end\. Back to ([\d, ]+)\.", line):
-            state = tuple(map(int, back[1].split(", ")))
-
-
-def test_moves_that_lead_on_stand_last_and_reach_the_target():
-    for trace in TRACES:
-        on = len(trace.numbers) - 2
-        flags = [led_on for _, _, led_on in told(trace)]
-        assert flags.count(True) == on
-        for _, left, led_on in told(trace):
-            if led_on:
-                assert countdown.is_solvable(left, trace.target)
-            elif len(left) == 2:
-                assert not countdown.is_solvable(left, trace.target)
+def test_dead_ends_are_moves_of_their_state_and_miss_the_target():
+    for numbers, target, path, found in SEARCHES:
+        leaves = [(found.last, leaf) for leaf in found.dead_leaves]
+        for branch in found.dead_branches:
+            assert (branch.move, branch.left) in countdown.options(numbers)
+            leaves += [(branch.left, leaf) for leaf in branch.dead_leaves]
+        for state, leaf in leaves:
+            assert leaf in countdown.options(state)
+            assert not countdown.is_solvable(leaf[1], target)
+        assert len(leaves) <= max(countdown.MOST_DEAD_LEAVES, len(countdown.DEAD_LEAVES_OF_THREE))
+        assert found.last == (countdown.after(numbers, path[0]) if len(numbers) == 4 else numbers)
 
 
 def test_tries_follow_the_ring_and_the_goal_is_the_next_that_leads_on():
     waited = 0
-    for trace in TRACES:
-        start = tuple(sorted(trace.numbers, reverse=True))
-        order = countdown.options(start)
-        lefts = [left for state, left, _ in told(trace) if state == start]
-        if len({left for _, left in order}) < len(order):
-            continue  # two moves leave the same numbers: the text does not tell them apart
-        places = [[left for _, left in order].index(left) for left in lefts]
+    for numbers, target, path, found in SEARCHES:
+        four = len(numbers) == 4
+        tried = [branch.move for branch in found.dead_branches] if four else [
+            move for move, _ in found.dead_leaves
+        ]  # fmt: skip
+        order = countdown.options(numbers)
+        places = [[move for move, _ in order].index(move) for move in (*tried, path[-2 - four])]
         steps = [(later - first) % len(order) for first, later in pairwise(places)]
         assert sum(steps) < len(order)  # at most once around, so nothing is tried twice
         for place in range(1, steps[-1]) if steps else ():
             between = order[(places[-2] + place) % len(order)][1]
-            assert not countdown.is_solvable(between, trace.target)
+            assert not countdown.is_solvable(between, target)
             waited += 1
     assert waited > 100
 
 
-def test_answers_verify_and_the_check_repeats_the_moves():
-    for trace in TRACES:
-        assert countdown.verify(trace.numbers, trace.target, trace.answer)
-        check = trace.thinking.splitlines()[-1]
-        assert check.count("=") == len(trace.numbers) - 1
-        assert check.endswith(f"= {trace.target}.")
+def test_searches_walk_into_dead_ends_and_the_same_seed_into_the_same():
+    dead = sum(bool(found.dead_branches or found.dead_leaves) for *_, found in SEARCHES)
+    assert 0.4 * len(SEARCHES) < dead < len(SEARCHES)
+    assert list(searches(50)) == SEARCHES[:50]
+    assert list(searches(50, seed=12)) != SEARCHES[:50]
 
 
-def test_traces_are_short_enough_and_walk_into_dead_ends():
-    tok = tokenizer.build()
-    lengths = [len(tok.encode(tokenizer.render(t.prompt, t.completion)).ids) for t in TRACES]
-    assert max(lengths) < 700
-    assert sum(length < 400 for length in lengths) > 0.8 * len(lengths)
-    assert sum(False in trace.led_on for trace in TRACES) > 0.4 * len(TRACES)
-
-
-def test_same_seed_same_traces():
-    assert list(islice(countdown.traces(seed=11), 50)) == TRACES[:50]
-    assert list(islice(countdown.traces(seed=12), 50)) != TRACES[:50]
-
-
-def test_training_never_sees_a_heldout_problem():
-    heldout = {
-        (tuple(sorted(problem.fields["numbers"])), problem.fields["target"])
-        for problem in problems("countdown", split="heldout")
-    }
-    for trace in islice(countdown.traces(seed=3), 3000):
-        key = (tuple(sorted(trace.numbers)), trace.target)
-        assert key not in heldout
-        assert not countdown.is_heldout(*key)
-        for _, left, _ in told(trace):
-            # Three numbers left on the way are a problem in themselves.
-            if len(left) == 3 and countdown.is_solvable(left, trace.target):
-                assert not countdown.is_heldout(left, trace.target)
+def test_dead_branches_that_could_lead_on_are_no_heldout_problems():
+    solvable = 0
+    for _, target, _, found in SEARCHES:
+        for branch in found.dead_branches:
+            if countdown.is_solvable(branch.left, target):
+                solvable += 1
+                assert not countdown.is_heldout(branch.left, target)
+    assert solvable > 20
 
 
 def test_splits_are_disjoint_and_about_as_large_as_stated():

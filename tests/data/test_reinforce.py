@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from ringlens.data import corpus, reinforce, score, train
+from ringlens.data import reinforce, score, tokenizer, train
 from ringlens.data.forward import Forward
 from ringlens.data.sampling import Sampler, Samples
 from ringlens.data.tasks import mix
 
-TOK = corpus.COURSES["mix"].tokenizer()
+TOK = tokenizer.build()
 END = TOK.token_to_id("<|role_end|>")
 PAD = TOK.token_to_id("<|endoftext|>")
 

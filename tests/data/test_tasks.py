@@ -1,4 +1,4 @@
-"""Traces of the second ring-nano: what they say is true, and what is said of their steps."""
+"""Traces that ring-nano learns from: what they say is true, and what is said of their steps."""
 
 import json
 import random
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringlens.data import corpus, countdown, path, sets, tokenizer
+from ringlens.data import countdown, path, sets
 from ringlens.data.tasks import congruences, graphs, mix, numbers, products, story
 from ringlens.errors import ProblemError
 from ringlens.problem import Problem, grade
@@ -248,36 +248,3 @@ def test_prompts_of_no_such_problem_are_refused(task, tmp_path):
 def test_verifiers_never_fail_on_any_answer(task, answer, seed):
     kind = next(kind for kind in mix.KINDS if kind.task == task)
     assert kind.verify(kind.sample(random.Random(seed)), answer) in (True, False)
-
-
-@pytest.fixture(scope="module")
-def tok():
-    return tokenizer.build_second()
-
-
-def test_second_tokenizer_extends_the_first_and_knows_every_word(tok):
-    first, second = tokenizer.build().get_vocab(), tok.get_vocab()
-    assert {piece: second[piece] for piece in first} == first
-    bytes_alone = {piece for piece, index in second.items() if index < 256 and piece.isalpha()}
-    for trace in TRACES:
-        text = tokenizer.render(trace.prompt, trace.completion)
-        encoding = tok.encode(text)
-        assert tok.decode(encoding.ids, skip_special_tokens=False) == text
-        assert set(encoding.tokens) & bytes_alone <= {*graphs.NODES, "x", "Ċ"}
-        assert len(encoding.ids) < 700
-
-
-def test_corpus_takes_no_loss_on_prompts_and_marked_mistakes(tok):
-    shard = corpus.encode_mix(tok, TRACES[:200])
-    begin, marked = 0, 0
-    for trace, length in zip(TRACES, shard.lengths, strict=False):
-        tokens = shard.tokens[begin : begin + length]
-        begin += length
-        ids, learnt = tokens & ~corpus.UNLEARNT, tokens < corpus.UNLEARNT
-        given = ids.tolist().index(tok.token_to_id("<think>")) + 2
-        assert not learnt[:given].any()
-        left_out = tok.decode(ids[given:][~learnt[given:]].tolist(), skip_special_tokens=False)
-        wanted = "".join(trace.completion[start:end] for start, end in trace.unlearnt)
-        assert left_out.replace(" ", "") == wanted.replace(" ", "")
-        marked += bool(wanted)
-    assert marked > 50

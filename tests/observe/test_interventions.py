@@ -22,17 +22,17 @@ from ringlens.observe.points import selection_bias
 LAYER = 5
 POINTS = ("router_logits", "router_choice", "router_weights")
 ACTS = [
-    [rl.Ablate(LAYER, (3, 7, 9, 25))],
+    [rl.Ablate(LAYER, (3, 7, 9, 20))],
     [rl.Ablate(LAYER, range(0, 14))],  # a group with two experts left, and one without any
-    [rl.RouteAround(LAYER, 25)],
+    [rl.RouteAround(LAYER, 20)],
     [rl.Boost(LAYER, 3, 0.3)],
     [rl.Boost(LAYER, (3, 17), 0.05), rl.Boost(LAYER, 3, 0.2)],
     [rl.Force(LAYER, (1, 30))],
-    [rl.Swap(LAYER, (25, 27))],
-    [rl.Scale(LAYER, (25, 5), 0.25)],
-    [rl.Scale(LAYER, 25, -2.0), rl.Swap(LAYER, (25, 2)), rl.Scale(LAYER, 2, 0.5)],
-    [rl.Ablate(LAYER, (27, 22)), rl.Force(LAYER, 8), rl.Boost(LAYER, 9, 0.1)],
-    [rl.RouteAround(LAYER, 5), rl.Ablate(LAYER, 25), rl.Scale(LAYER, 27, 0.0)],
+    [rl.Swap(LAYER, (20, 17))],
+    [rl.Scale(LAYER, (20, 5), 0.25)],
+    [rl.Scale(LAYER, 20, -2.0), rl.Swap(LAYER, (20, 2)), rl.Scale(LAYER, 2, 0.5)],
+    [rl.Ablate(LAYER, (17, 22)), rl.Force(LAYER, 8), rl.Boost(LAYER, 9, 0.1)],
+    [rl.RouteAround(LAYER, 5), rl.Ablate(LAYER, 20), rl.Scale(LAYER, 17, 0.0)],
 ]
 
 
@@ -113,21 +113,21 @@ def test_what_was_displaced_is_counted_by_expert(nano, token_ids):
 
 def test_a_generation_is_intervened_step_by_step(nano, token_ids):
     inputs = torch.tensor([token_ids])
-    with nano.intervene(rl.Ablate(LAYER, (3, 7, 9, 25))) as effect:
+    with nano.intervene(rl.Ablate(LAYER, (3, 7, 9, 20))) as effect:
         written = nano.model.generate(inputs, max_new_tokens=80, do_sample=False)
         steps = effect.changes[0]
         again = routers(nano, written[0, :-1].tolist())  # teacher-forced, under the same
     assert written.shape[1] > len(token_ids) + 64
     assert steps.tokens == written.shape[1] - 1  # short forwards wait, and are counted all the same
     assert effect.changes[0].tokens == 2 * steps.tokens
-    assert not set(again[1].flatten().tolist()) & {3, 7, 9, 25}
+    assert not set(again[1].flatten().tolist()) & {3, 7, 9, 20}
     assert 0 < steps.changed < steps.tokens
 
 
 @pytest.mark.parametrize(
     "acts",
     [
-        [rl.Ablate(None, (3, 7, 9, 25), phase="think")],
+        [rl.Ablate(None, (3, 7, 9, 20), phase="think")],
         [rl.Ablate(None, range(14), span=(20, 60)), rl.Scale(None, 3, 0.6, words="=", reach=4)],
     ],
 )
@@ -174,7 +174,7 @@ def ablated_logits():
 
 def test_rows_of_a_batch_are_intervened_each_in_its_own_way(nano):
     texts = ["Make 24 from 4, 6, 1.", "What is 7 times 8?", "Make 10 from 3, 7, 9, 2, 5."]
-    rows = [[rl.Ablate(LAYER, (3, 25))], (), ["force:5/3", rl.ScaleHead(2, 1, 0.0)]]
+    rows = [[rl.Ablate(LAYER, (3, 20))], (), ["force:5/3", rl.ScaleHead(2, 1, 0.0)]]
     with nano.intervene_by_row(rows) as effect:
         together, _ = nano.run_with_cache(texts, [])  # rows are padded on the left
     for row, (text, acts) in enumerate(zip(texts, rows, strict=True)):
@@ -236,13 +236,13 @@ def test_new_logits_by_hand_do_not_undo_an_intervention(nano, token_ids):
     def flat(logits, hook):
         return logits * 0.5
 
-    with nano.intervene(rl.Ablate(LAYER, (3, 25))) as effect:
+    with nano.intervene(rl.Ablate(LAYER, (3, 20))) as effect:
         hooked = nano.run_with_hooks(token_ids, [(("router_logits", LAYER), flat)])
         plain, _ = nano.run_with_cache(token_ids, [])
     assert effect.changes[0].tokens == 2 * len(token_ids)  # each forward once
     assert not torch.equal(hooked, plain)
     seen = []
-    with nano.intervene(rl.Ablate(LAYER, (3, 25))):
+    with nano.intervene(rl.Ablate(LAYER, (3, 20))):
         nano.run_with_hooks(
             token_ids,
             [
@@ -250,12 +250,12 @@ def test_new_logits_by_hand_do_not_undo_an_intervention(nano, token_ids):
                 (("router_choice", LAYER), lambda x, hook: seen.append(x.clone())),
             ],
         )
-    assert not set(seen[0].flatten().tolist()) & {3, 25}
+    assert not set(seen[0].flatten().tolist()) & {3, 20}
 
 
 def test_new_logits_in_a_trace_are_intervened_once(nano, token_ids):
     """nnsight changes a router's output before the hooks of the router run."""
-    acts = (rl.Swap(LAYER, (25, 27)), rl.Scale(LAYER, 2, 0.5))
+    acts = (rl.Swap(LAYER, (20, 17)), rl.Scale(LAYER, 2, 0.5))
     with nano.intervene(*acts):
         hooked = nano.run_with_hooks(
             token_ids, [(("router_logits", LAYER), lambda x, hook: x * 0.3)]
@@ -272,10 +272,10 @@ def test_what_changes_nothing_says_why(nano, token_ids, caplog):
     never, other = sorted(set(range(32)) - set(own.flatten().tolist()))[:2]
     acts = {
         rl.Ablate(LAYER, never): "never chosen at 23 tokens",
-        rl.Scale(LAYER, 25, 1.0): "its factor is 1",
+        rl.Scale(LAYER, 20, 1.0): "its factor is 1",
         rl.ScaleHead(2, 1, 1.0): "its factor is 1",
         rl.Boost(LAYER, other, 1e-9, span=(0, 1)): "does not bring them among the chosen",
-        rl.Ablate(LAYER, 25, span=(500, 600)): "no token of 23 stands at positions 500 to 599",
+        rl.Ablate(LAYER, 20, span=(500, 600)): "no token of 23 stands at positions 500 to 599",
     }
     with nano.intervene(*acts) as effect:
         nano.run_with_cache(token_ids, [])
@@ -284,7 +284,7 @@ def test_what_changes_nothing_says_why(nano, token_ids, caplog):
         assert why in change.why
         assert why in caplog.text
     caplog.clear()
-    with nano.intervene(rl.Ablate(LAYER, 25)) as effect:
+    with nano.intervene(rl.Ablate(LAYER, 20)) as effect:
         pass
     assert "no forward ran" in caplog.text
 

@@ -42,10 +42,10 @@ def losses(lens, ids, first, *acts):
 
 
 def test_effects_are_those_of_plain_forwards(lens, store):
-    frame = ablate(lens, store, layers=[3, 5], experts=[0, 6, 17, 30], batch_size=4)
+    frame = ablate(lens, store, layers=[3, 5], experts=[9, 10, 15, 27], batch_size=4)
     assert len(frame) == 8 and (frame["traces"] == 2).all()
     table = frame.set_index(["layer", "expert"])
-    for layer, expert in ((3, 6), (3, 17), (5, 0), (5, 30)):
+    for layer, expert in ((3, 9), (3, 15), (5, 10), (5, 27)):
         found = []
         for trace_id in (1, 2):
             tokens = store.trace(trace_id).tokens()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pruned import random_plan
+from safetensors.torch import load_file, save_file
 
 import ringlens as rl
 from ringlens import analysis
@@ -74,7 +75,9 @@ def test_the_fewest_is_what_the_router_itself_accepts(groups, size, data, group_
 
 
 @pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "ablation"])
-def test_the_best_of_every_group_stay(store, criterion):
+def test_the_best_of_every_group_stay(store, criterion, monkeypatch):
+    # ring-nano's largest outputs come from its last layers, where super experts are none.
+    monkeypatch.setattr(analysis.load.expert_importance, "OF_LAYERS", 1.0)
     plan = pruning_plan("ring-nano", store, criterion, 0.5, seed=3)
     table = analysis.expert_importance(store).set_index(["layer", "expert"])
     assert plan.layers == tuple(range(1, 8)) and (plan.left, plan.per_group) == (16, 4)
@@ -164,13 +167,25 @@ def test_what_a_store_cannot_tell_is_refused(store, tmp_path):
         pruning_plan("ring-nano", rl.Store(tmp_path / "bare"), "reap", 0.5)
 
 
+def another_of_the_same_shape(folder):
+    """ring-nano with one selection bias of one router moved."""
+    shutil.copytree(locate("ring-nano"), folder)
+    for file in folder.glob("*.safetensors"):
+        weights = load_file(file)
+        for name in (name for name in weights if name.endswith("layers.3.mlp.gate.expert_bias")):
+            weights[name][5] += 0.05
+            save_file(weights, file, metadata={"format": "pt"})
+    return folder
+
+
 def test_a_store_of_another_model_is_refused(store, tmp_path):
     from golden_data import FOLDER
 
+    other = another_of_the_same_shape(tmp_path / "other")
     with pytest.raises(StoreError, match="it is of another model"):
         pruning_plan(str(FOLDER), store, "reap", 0.5)
     with pytest.raises(StoreError, match="'ring-nano': its routers have other selection biases"):
-        pruning_plan("ring-nano-v2", store, "reap", 0.5)  # of the same shape
+        pruning_plan(str(other), store, "reap", 0.5)
 
 
 def test_a_model_is_told_by_its_biases_and_else_by_its_name(store, tmp_path):

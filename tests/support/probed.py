@@ -5,7 +5,7 @@ import torch
 
 import ringlens as rl
 
-MODEL, TASK = "ring-nano-v2", "products"
+MODEL, TASK = "ring-nano", "products"
 RECORD = ("logprobs",)
 
 

@@ -33,7 +33,7 @@ _MANY_SIZES = """
 app/test_page_registry.py app/test_queries.py observe/test_instrument.py
 observe/test_observe_golden.py store/test_roundtrip.py prompts/test_forms.py
 observe/test_following.py prompts/test_samples.py observe/test_some_layers.py
-data/test_nano.py data/test_reinforce.py data/test_second.py data/test_tasks.py
+data/test_nano.py data/test_reinforce.py data/test_checkpoints.py data/test_tasks.py
 model/test_quantization.py store/test_accidents.py store/test_compact.py
 store/test_check.py model/test_placement.py store/test_delete.py observe/test_session.py
 store/test_parts.py observe/test_session_nonfinite.py store/test_usage.py
@@ -60,7 +60,7 @@ EXTRA = [
     "probes/test_ablation.py",
     "probes/test_ablated_answers.py",
     "prune/test_evaluation_shared.py",
-    "data/test_second.py",
+    "data/test_checkpoints.py",
     "data/test_reinforce.py",
     "data/test_tasks.py",
     "analysis/test_engine.py",

@@ -1,14 +1,14 @@
-"""The shipped checkpoints of ring-nano's second version."""
+"""The shipped checkpoints: ring-nano before and after reinforcement learning."""
 
 import json
 
 import torch
 
 import ringlens as rl
-from ringlens.data import corpus, path
+from ringlens.data import path, tokenizer
 
-NAMES = ("ring-nano-v2-base", "ring-nano-v2")
-TOK = corpus.COURSES["mix"].tokenizer()
+NAMES = ("ring-nano-base", "ring-nano")
+TOK = tokenizer.build()
 
 
 def test_both_together_are_small_and_share_one_tokenizer():
@@ -34,13 +34,13 @@ def test_they_load_by_name_and_differ():
 
 def test_the_log_tells_how_they_were_made():
     base, after = (json.loads((path(name) / "training.json").read_text()) for name in NAMES)
-    assert base["recipe"]["course"] == after["recipe"]["course"] == "mix"
-    assert after["recipe"]["init"] == "ring-nano-v2-base"
+    assert base["recipe"]["init"] == ""
+    assert after["recipe"]["init"] == "ring-nano-base"
     assert after["log"][-1]["reward"] > after["log"][0]["reward"]
 
 
 def test_captures_of_every_task_are_graded(tmp_path):
-    lens = rl.load("ring-nano-v2")
+    lens = rl.load("ring-nano")
     asked = [rl.problems(task, n=1)[0] for task in ("products", "graphs", "congruences")]
     store = rl.capture(lens, asked, tmp_path / "s", max_new_tokens=300)
     told = store.sql("select task, correct from traces").df()
