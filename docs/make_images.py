@@ -41,7 +41,7 @@ def trace_page(tab, address):
 def routing_page(tab, address):
     """The usage of experts."""
     tab.goto(f"{address}/routing?L=4&E=26")
-    tab.locator(".js-plotly-plot .heatmaplayer image").first.wait_for()
+    tab.locator("#heatmap canvas[data-window]").wait_for()
 
 
 def expert_page(tab, address):

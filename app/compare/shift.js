@@ -4,15 +4,13 @@ import { contextOf } from "../shared/canvas.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
 import { number } from "../shared/text.js";
+import { ink } from "../shared/theme.js";
 
 /** @import { Surface } from "../shared/surface.js" */
 /** @import { ShiftRow } from "./types.js" */
 
 const HEIGHT = 0.16; // of the window's
 const [LEFT, RIGHT, ABOVE, BELOW] = [44, 10, 8, 18];
-
-/** @param {string} name */
-const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export function shiftChart() {
   const node = el("div", "shift-chart");

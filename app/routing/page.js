@@ -1,23 +1,33 @@
-// The routing page between its server callbacks: clicks, keys and the URL.
+// The routing page between its server callbacks: the map, clicks, keys and the URL.
 
 import { intParam, setParams } from "../shared/address.js";
-import { clientside, noUpdate, quietly, setProps } from "../shared/dash.js";
+import { clientside, quietly, setProps } from "../shared/dash.js";
 import { hit, inDialog, part, typing } from "../shared/dom.js";
 import { go } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
+import { onTheme } from "../shared/theme.js";
+import { decode } from "../shared/typed_arrays.js";
 import { target } from "./goto.js";
-import { framed, keep, pan, reveal, showWhole, zoom } from "./zoom.js";
+import { usageMap } from "./map.js";
+import { panned, revealing, whole, zoomed } from "./zoom.js";
 
-/** @import { Shape } from "./zoom.js" */
+/** @import { Focus, Sent, Shape, Usage, UsageMap } from "./types.js" */
 
 const CLOSER = 0.6; // what a key zooms in by
 
-/** @param {Shape} shape */
+/** @param {Shape} shape @returns {Focus} */
 const current = (shape) => ({ L: intParam("L") ?? shape.layers[0], E: intParam("E") });
 
-/** @param {{L: number, E: number | null}} focus */
+/** @type {UsageMap | null} */
+let shown = null;
+
+/** The map, while it is on the page. */
+const mapHere = () => (shown && document.contains(shown.node) ? shown : null);
+
+/** @param {Focus} focus */
 const setFocus = (focus) => {
-  setParams(focus);
+  setParams({ ...focus });
+  mapHere()?.mark();
   setProps("focus", { data: focus });
 };
 
@@ -54,15 +64,43 @@ function step(shape, move) {
   const first = move[1] ? 0 : null;
   const expert = now.E === null ? first : bounded(now.E + move[1], shape.experts - 1);
   setFocus({ L: shape.layers[at], E: expert });
-  if (expert !== null) reveal(shape, shape.layers[at], expert, false);
+  if (expert !== null) reveal(shape.layers[at], expert, false);
 }
 
-/** @type {Record<string, (shape: Shape) => void>} */
+/**
+ * Have an expert on screen.
+ * @type {(layer: number, expert: number, closer: boolean) => void}
+ */
+function reveal(layer, expert, closer) {
+  const map = mapHere();
+  if (!map) return;
+  map.look(revealing(map.window(), layer, expert, closer));
+  if (closer) map.scrollTo(layer);
+}
+
+/** @param {number} factor */
+const zoom = (factor) => {
+  const map = mapHere();
+  map?.look(zoomed(map.window(), factor, current(map.shape)));
+};
+
+const showWhole = () => {
+  const map = mapHere();
+  map?.look(whole(map.shape));
+};
+
+/** @type {(right: number, down: number) => void} */
+const pan = (right, down) => {
+  const map = mapHere();
+  map?.look(panned(map.window(), right, down));
+};
+
+/** @type {Record<string, () => void>} */
 const KEYS = {
   "/": () => gotoBox()?.select(),
-  "+": (shape) => zoom(shape, CLOSER, current(shape)),
-  "=": (shape) => zoom(shape, CLOSER, current(shape)),
-  "-": (shape) => zoom(shape, 1 / CLOSER, current(shape)),
+  "+": () => zoom(CLOSER),
+  "=": () => zoom(CLOSER),
+  "-": () => zoom(1 / CLOSER),
   0: showWhole,
 };
 /** @type {Record<string, [number, number]>} */
@@ -72,11 +110,13 @@ document.addEventListener("keydown", (event) => {
   const shape = shapeHere();
   if (!shape) return;
   if (event.target === gotoBox()) return inGoto(event, shape);
-  if (typing(event) || inDialog() || hit(event, "[role=radiogroup], input")) return;
+  // A choice of several is left with the arrows that move it; other keys are the page's.
+  const inChoice = hit(event, "[role=radiogroup]") !== null;
+  if (inDialog() || (inChoice ? event.key.startsWith("Arrow") : typing(event))) return;
   const [move, by] = [MOVES[event.key], PANS[event.key]];
-  if (event.shiftKey && by) pan(shape, ...by);
+  if (event.shiftKey && by) pan(...by);
   else if (move) step(shape, move);
-  else if (KEYS[event.key]) KEYS[event.key](shape);
+  else if (KEYS[event.key]) KEYS[event.key]();
   else return;
   event.preventDefault();
 });
@@ -85,10 +125,8 @@ document.addEventListener("click", (event) => {
   const item = hit(event, "[data-focus]");
   if (item) setCell(item.dataset.focus || "");
   const how = hit(event, "[data-zoom]")?.dataset.zoom;
-  const shape = how && shapeHere();
-  if (!shape) return;
-  if (how === "whole") showWhole(shape);
-  else zoom(shape, how === "in" ? CLOSER : 1 / CLOSER, current(shape));
+  if (how === "whole") showWhole();
+  else if (how) zoom(how === "in" ? CLOSER : 1 / CLOSER);
 });
 
 // --- go to ----------------------------------------------------------------------------------------
@@ -115,7 +153,7 @@ function inGoto(event, shape) {
     const focus = target(box.value, shape, current(shape));
     said("");
     setFocus(focus);
-    if (focus.E !== null) reveal(shape, focus.L, focus.E, true);
+    if (focus.E !== null) reveal(focus.L, focus.E, true);
     box.blur();
   } catch (error) {
     said(messageOf(error));
@@ -127,27 +165,42 @@ const said = (text) => {
   part("goto-said").textContent = text;
 };
 
+// --- the map --------------------------------------------------------------------------------------
+
+/** @type {(sent: Sent) => Usage} */
+const decoded = (sent) => ({
+  ...sent,
+  values: decode(sent.values, "f4"),
+  load: decode(sent.load, "f4"),
+  violation: decode(sent.violation, "f4"),
+  gini: decode(sent.gini, "f4"),
+});
+
+/** @type {Usage | null} */
+let drawn = null;
+
+/** @param {Sent | null} sent */
+function draw(sent) {
+  const frame = document.getElementById("heatmap");
+  const shape = shapeHere();
+  if (!sent || !frame || !shape) return;
+  if (!mapHere()) {
+    shown = usageMap(
+      shape,
+      () => current(shape),
+      (found) => setFocus({ ...current(shape), ...found }),
+    );
+    frame.replaceChildren(shown.node);
+  }
+  drawn = decoded(sent);
+  shown?.draw(drawn);
+}
+
+onTheme(() => drawn && mapHere()?.draw(drawn));
+
 clientside("routing", {
-  /** A click on the heatmap, on the load bars or on a balance bar moves the focus. */
-  focus(click, shape) {
-    if (!click?.points?.length) return noUpdate();
-    const point = click.points[0];
-    const focus = current(shape);
-    if (point.curveNumber === 0) Object.assign(focus, { L: point.y, E: point.x });
-    else if (point.curveNumber === 1) focus.E = point.x;
-    else focus.L = point.y;
-    setParams(focus);
-    return focus;
-  },
-  /** The figure of the server, of all of the map, shows the part that one looks at. */
-  framed(figure) {
-    const shape = shapeHere();
-    return figure && shape ? framed(figure, shape) : noUpdate();
-  },
-  zoomed: quietly(() => {
-    const shape = shapeHere();
-    if (shape) keep(shape);
-  }),
+  draw: quietly(draw),
+  focused: quietly(() => mapHere()?.mark()),
   row: quietly((cell) => cell && setCell(cell.rowId)),
   url: quietly((metric, phase) => setParams({ metric, phase })),
   scope: quietly((run) => go(run ? `/routing?run=${encodeURIComponent(run)}` : "/routing")),

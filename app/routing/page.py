@@ -11,12 +11,12 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES, Usage
-from ringlens.app.routing import expert_panel, usage_sql, usage_views
+from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES
+from ringlens.app.routing import expert_panel, usage_map, usage_sql, usage_views
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.shared import queries
+from ringlens.app.shared.made import made
 from ringlens.app.shared.parts import copy_button, state_page, term
-from ringlens.app.shared.plots import CONFIG
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.sources import Sources
 from ringlens.app.web import untrusted
@@ -45,9 +45,6 @@ KEYS = (
     ("Shift ← ↑ → ↓", "move the part that is shown; so does dragging"),
     ("0", "the whole map; so does a double click"),
 )
-
-GRAPH = {**CONFIG, "scrollZoom": True}
-"""Options of the heatmap's graph; where the axes are fixed, the wheel scrolls the page."""
 
 _MODEL = 14
 """Letters of a model's name in the list of runs."""
@@ -90,6 +87,8 @@ def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]
     shape = {
         "layers": layers,
         "experts": run["experts"],
+        "groups": run["groups"],
+        "k": run["experts_per_token"],
         "zooms": heatmap.zooms(run["experts"]),
     }
     metric, phase = query.get("metric", ""), query.get("phase", "")
@@ -104,7 +103,7 @@ def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]
         [
             _header(found, run, head),
             _controls(metric, phase),
-            _body(len(heatmap.rows(layers))),
+            _body(),
             dcc.Store(id="scope", data=scope),
             dcc.Store(id="shape", data=shape),
             dcc.Store(id="focus", data=focus),
@@ -116,22 +115,14 @@ def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]
     )
 
 
-def _body(layers: int) -> Component:
+def _body() -> Component:
     """Lay out the chart (or table) on the left, the panel on the right."""
     return html.Div(
         [
             html.Section(
                 [
                     html.Div(id="routing-note", className="routing-note"),
-                    html.Div(
-                        dcc.Graph(
-                            id="heatmap",
-                            config=GRAPH,
-                            responsive=True,
-                            style={"height": heatmap.height(layers)},
-                        ),
-                        id="usage-chart",
-                    ),
+                    html.Div(html.Div(id="heatmap", className="usage-map"), id="usage-chart"),
                     html.Div(id="usage-table", hidden=True),
                 ],
                 className="routing-main",
@@ -249,11 +240,6 @@ def _header(found: list[Row], run: Row, head: Row | None) -> Component:
     )
 
 
-def _copy_sql(usage: Usage, run: Row, scope: Scope, metric: str, phase: str) -> Component:
-    """Make the button that copies the query of what the heatmap shows."""
-    return copy_button("Copy SQL", usage_sql.query(scope, metric, phase, run, usage.from_rollups))
-
-
 def _how_to_roll_up(store: Store) -> Component:
     """Say what to do where the usage tables of a run are missing or incomplete."""
     return html.Span(
@@ -333,21 +319,20 @@ def _figure_callbacks(app: Dash, sources: Sources) -> None:
         Output("routing-sql", "children"),
         Input("metric", "value"),
         Input("phase", "value"),
-        Input("focus", "data"),
         Input("theme", "data"),
         State("scope", "data"),
     )
-    def draw(metric: str, phase: str, focus: Row, theme: str, scope: Row) -> tuple[Any, ...]:
+    def draw(metric: str, phase: str, theme: str, scope: Row) -> tuple[Any, ...]:
         where, phase, run = _where(sources, scope, phase)
-        layer, expert = _focus(run, focus)
         metric = untrusted.one_of(metric, METRICS, "metric")
         theme = untrusted.one_of(theme or "dark", THEMES, "theme")
         usage = sources.usage.get(where)
-        figure = heatmap.figure(usage, metric, phase, layer, expert, theme)
+        sql = usage_sql.query(where, metric, phase, run, usage.from_rollups)
+        how = made(sources.store, sql, f'found = store.sql("""{sql}""").df()')
         note = usage_views.note(usage, metric, phase, theme)
         if not usage.from_rollups:
             note = [*note, _how_to_roll_up(sources.store)]
-        return figure, note, _copy_sql(usage, run, where, metric, phase)
+        return usage_map.payload(usage, metric, phase, how), note, copy_button("Copy SQL", sql)
 
     @app.callback(
         Output("usage-table", "children"),
@@ -410,22 +395,14 @@ def _client_callbacks(app: Dash) -> None:
     """Have clicks move the focus, and metric and phase go to the address."""
     client = app.clientside_callback
     client(
-        ClientsideFunction("routing", "focus"),
-        Output("focus", "data"),
-        Input("heatmap", "clickData"),
-        State("shape", "data"),
-        prevent_initial_call=True,
-    )
-    client(
-        ClientsideFunction("routing", "framed"),
-        Output("heatmap", "figure"),
+        ClientsideFunction("routing", "draw"),
+        Output("heatmap", "id"),
         Input("drawn", "data"),
     )
     client(
-        ClientsideFunction("routing", "zoomed"),
+        ClientsideFunction("routing", "focused"),
         Output("drawn", "id"),
-        Input("heatmap", "relayoutData"),
-        prevent_initial_call=True,
+        Input("focus", "data"),
     )
     client(
         ClientsideFunction("routing", "row"),

@@ -1,6 +1,6 @@
 // Colours of tokens and experts. OKLCH, so that equal steps look equal in both themes.
 
-import { DIVERGING, GROUP_SPREAD, HEAT, PHASE_HUES, START_HUE } from "./constants.js";
+import { DIVERGING, GROUP_SPREAD, HEAT, PHASE_HUES, START_HUE, WARM } from "./constants.js";
 import { theme } from "./theme.js";
 
 /**
@@ -115,3 +115,6 @@ export const heat = () => scaleOf(HEAT[theme()]);
 
 /** Colours of numbers on both sides of zero, as a table. */
 export const diverging = () => scaleOf(DIVERGING[theme()]);
+
+/** Colours of shares that the bias made, as a table. */
+export const warm = () => scaleOf(WARM[theme()]);

@@ -12,6 +12,8 @@ export const GROUP_SPREAD: number;
 export const HEAT: Record<Theme, string[]>;
 /** Colours of numbers on both sides of zero, low to high. */
 export const DIVERGING: Record<Theme, string[]>;
+/** Colours of shares that the bias made, low to high. */
+export const WARM: Record<Theme, string[]>;
 /** How blanks are shown. */
 export const BLANKS: Record<string, string>;
 /** How an empty token is shown. */

@@ -20,6 +20,7 @@ CONSTANTS = {
     "GROUP_SPREAD": GROUP_SPREAD,
     "HEAT": {"dark": list(DARK.sequential), "light": list(LIGHT.sequential)},
     "DIVERGING": {"dark": list(DARK.diverging), "light": list(LIGHT.diverging)},
+    "WARM": {"dark": list(DARK.warm), "light": list(LIGHT.warm)},
     "BLANKS": BLANKS,
     "NOTHING": NOTHING,
     "NO_STEP": NO_STEP,

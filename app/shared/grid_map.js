@@ -2,6 +2,7 @@
 
 import { contextOf } from "./canvas.js";
 import { add, el } from "./dom.js";
+import { ink } from "./theme.js";
 
 /** @import { Surface } from "./surface.js" */
 
@@ -10,9 +11,6 @@ const BELOW = 18; // for those of columns
 const NAMED = 13; // pixels that the name of a row takes
 const LEAST = 26; // pixels between the names of two columns
 const STEPS = [1, 2, 4, 5, 8, 10, 16, 20, 32, 64, 128]; // columns from one name to the next
-
-/** @param {string} name */
-const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** @typedef {{row: number, column: number}} Place */
 

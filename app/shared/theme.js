@@ -10,3 +10,10 @@ export const toggleTheme = () => window.ringlens.setTheme(theme() === "dark" ? "
  * @param {(theme: Theme) => void} act
  */
 export const onTheme = (act) => window.addEventListener("ringlens:theme", () => act(theme()));
+
+/**
+ * A colour of the style sheet.
+ * @param {string} name
+ */
+export const ink = (name) =>
+  getComputedStyle(document.documentElement).getPropertyValue(name).trim();

@@ -1,18 +1,14 @@
 // What tracks of the ribbon share: data that come later, and colours of the page.
 
 import { messageOf } from "../shared/text.js";
+import { ink } from "../shared/theme.js";
 
 /** @import { Lacks, View } from "./types.js" */
 
 /** Height of a track that has nothing to show. */
 export const QUIET = 20;
 
-/**
- * A colour of the style sheet.
- * @param {string} name
- */
-export const ink = (name) =>
-  getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export { ink };
 
 /**
  * A track that has nothing to show until its data are here.

@@ -112,7 +112,7 @@ class _Frame:
 def _heatmap(
     usage: Usage, values_SE: Array, metric: str, phase: str, colours: Palette, frame: _Frame
 ) -> Figure:
-    low, high = _bounds(values_SE, metric, phase)
+    low, high = bounds(values_SE, metric, phase)
     form = _form(metric, phase)
     gap = 1 if frame.row >= 14 and usage.experts <= 64 else 0
     every = rows(usage.layers)
@@ -137,7 +137,7 @@ def _heatmap(
 
 def scale(usage: Usage, metric: str, phase: str, theme: str) -> tuple[str, str, tuple[str, ...]]:
     """Return the two ends of the colour scale as text, and its colours from low to high."""
-    low, high = _bounds(usage.metric_SE(metric, phase), metric, phase)
+    low, high = bounds(usage.metric_SE(metric, phase), metric, phase)
     form = python_format(metric, phase)
     ends = signed(low, form), signed(high, form)
     if metric == "lift" and high == _LIFT:
@@ -155,7 +155,7 @@ def _form(metric: str, phase: str) -> str:
     return reading.difference if phase == "difference" else reading.value
 
 
-def _bounds(values_SE: Array, metric: str, phase: str) -> tuple[float, float]:
+def bounds(values_SE: Array, metric: str, phase: str) -> tuple[float, float]:
     """Choose the ends of the colour scale: symmetric if signed, else from 0 or near the least.
 
     A balanced router gives every expert about the same share; from 0 they would all look alike.
@@ -169,10 +169,16 @@ def _bounds(values_SE: Array, metric: str, phase: str) -> tuple[float, float]:
     return (0.9 * least if least > top / 4 else 0.0), top
 
 
-def _colours(metric: str, phase: str, colours: Palette) -> tuple[str, ...]:
+def scale_name(metric: str, phase: str) -> str:
+    """Return which colours of a palette a metric is drawn in."""
     if phase == "difference" or metric == "lift":
-        return colours.diverging
-    return colours.warm if metric == "flips" else colours.sequential
+        return "diverging"
+    return "warm" if metric == "flips" else "sequential"
+
+
+def _colours(metric: str, phase: str, colours: Palette) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(colours, scale_name(metric, phase))
+    return found
 
 
 def _load_bars(

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browser import page, served
+from browser import on_map, page, served
 from hostile import HOSTILE, with_text
 from playwright.sync_api import expect
 from records import random_run, random_trace
@@ -132,14 +132,12 @@ def test_colours_follow_the_metric_and_the_url(tab, address, store):
 
 def test_heatmap_click_shows_the_experts_tokens(tab, address, store):
     tab.goto(f"{address}/routing")
-    expect(tab.locator("#heatmap .main-svg").first).to_be_visible()
+    expect(tab.locator("#heatmap canvas[data-window]")).to_be_visible()
     expect(tab.locator(".strongest button").first).to_be_visible()
     layer, expert = 2, 6
-    box = tab.locator("#heatmap .nsewdrag[data-subplot=xy]").bounding_box()
-    x = box["x"] + box["width"] * (expert + 0.5) / 16
-    y = box["y"] + box["height"] * (1 + 0.5) / 3  # layers 1, 2, 3: the second row
+    x, y = on_map(tab, (expert + 0.5) / 16, 1.5 / 3)  # layers 1, 2, 3: the second row
     tab.mouse.move(x, y)
-    hover = tab.locator("#heatmap .hoverlayer .hovertext")
+    hover = tab.locator("#heatmap .tip")
     expect(hover).to_contain_text(re.compile(rf"^L{layer} · E{expert} "))
     tab.mouse.click(x, y)
     expect(tab.locator("#expert-summary h2")).to_have_text(f"Expert {expert}")

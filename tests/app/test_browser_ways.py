@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from browser import served
+from browser import on_map, served
 from paths import TESTS
 from playwright.sync_api import expect
 from records import random_run, random_tokens, random_trace
@@ -226,15 +226,12 @@ def wide(tmp_path_factory):
 
 def ranges(tab):
     """First and last expert, first and last layer on screen."""
-    x, y = tab.evaluate(
-        "() => ['xaxis', 'yaxis'].map((axis) => document.querySelector("
-        "'#heatmap .js-plotly-plot').layout[axis].range)"
-    )
-    return [x[0] + 0.5, x[1] - 0.5, y[1] + 0.5, y[0] - 0.5]
+    said = tab.locator("#heatmap canvas").get_attribute("data-window")
+    return [float(each) for each in said.split()]
 
 
 def drawn(tab):
-    expect(tab.locator("#heatmap .main-svg").first).to_be_visible()
+    expect(tab.locator("#heatmap canvas[data-window]")).to_be_visible()
     expect(tab.locator(".panel-title, .strongest").first).to_be_visible()
 
 
@@ -280,18 +277,42 @@ def test_the_map_goes_to_an_expert_zooms_and_pans(tab, wide):
     tab.wait_for_function("() => !location.search.includes('zoom')")
     assert ranges(tab) == [0, 127, 2, 21]
 
-    box = tab.locator("#heatmap .nsewdrag[data-subplot=xy]").bounding_box()
-    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+    x, y = on_map(tab, 0.5, 0.1)
+    tab.mouse.move(x, y)
     tab.mouse.wheel(0, -400)
     tab.wait_for_url(re.compile("zoom="))
     before = ranges(tab)
     assert before[1] - before[0] < 127
     tab.mouse.down()
-    tab.mouse.move(box["x"] + box["width"] / 2 - 60, box["y"] + 60, steps=4)
+    tab.mouse.move(x - 60, y, steps=4)
     tab.mouse.up()
     tab.wait_for_function(f"() => !location.search.includes('zoom={before[0]:.1f}-')")
     assert ranges(tab)[0] > before[0]
     expect(tab.locator("#expert-summary h2")).to_have_text("Expert 99")  # a drag is no click
+
+
+def test_behind_the_map_are_its_numbers_and_files(tab, wide):
+    tab.goto(f"{wide}/routing?L=4&E=70&metric=lift&phase=think")
+    drawn(tab)
+    tab.get_by_role("button", name="Behind “Layer × expert”").click()
+    expect(tab.locator("#behind tbody tr")).to_have_count(400)
+    expect(tab.locator("#behind p").last).to_contain_text(f"of {20 * 128:,} rows")
+    for kind in ("PNG", "SVG", "CSV"):
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name=kind, exact=True).click()
+        assert download.value.suggested_filename == f"routing-lift-think.{kind.lower()}"
+
+
+def test_keys_are_the_maps_while_a_choice_has_the_keyboard(tab, wide):
+    tab.goto(f"{wide}/routing?L=4&E=70")
+    drawn(tab)
+    tab.locator("#phase").get_by_text("Think", exact=True).click()
+    tab.wait_for_url(re.compile("phase=think"))
+    tab.keyboard.press("]")
+    tab.wait_for_url(re.compile("L=5&"))
+    tab.keyboard.press("ArrowRight")  # this is the choice's own
+    tab.wait_for_url(re.compile("phase=answer"))
+    assert asked(tab)["E"] == "70"
 
 
 # --- nothing overflows ---------------------------------------------------------------------------

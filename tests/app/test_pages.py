@@ -127,10 +127,9 @@ def heatmap(app, run_id, trace_id=None, metric="share", phase="all"):
     note = {"id": "routing-note", "property": "children"}
     query = {"id": "routing-sql", "property": "children"}
     values = {"metric.value": metric, "phase.value": phase, "theme.data": "dark"}
-    values["focus.data"] = {"L": 1, "E": None}
     given = [
         {"id": name.split(".")[0], "property": name.split(".")[1], "value": values[name]}
-        for name in ("metric.value", "phase.value", "focus.data", "theme.data")
+        for name in ("metric.value", "phase.value", "theme.data")
     ]
     scope = {"id": "scope", "property": "data"}
     scope["value"] = {"run_id": run_id, "trace_id": trace_id}
@@ -150,10 +149,10 @@ def heatmap_note(app, run_id):
     return json.dumps(heatmap(app, run_id)["routing-note"])
 
 
-def drawn(z):
-    """The numbers of a heatmap; nan where it has gaps."""
-    flat = np.frombuffer(base64.b64decode(z["bdata"]), "<f4")
-    return flat.reshape([int(size) for size in z["shape"].split(",")])
+def drawn(map_of):
+    """The numbers of a map [layers, experts]; nan where it has gaps."""
+    flat = np.frombuffer(base64.b64decode(map_of["values"]), "<f4")
+    return flat.reshape(len(map_of["layers"]), -1)
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +180,12 @@ def test_the_copied_sql_gives_what_the_heatmap_shows(path, imported, tmp_path, k
             queries = {}
             for metric, phase in itertools.product(METRICS, PHASE_CHOICES):
                 found = heatmap(app, run_id, trace_id, metric, phase)
-                z = drawn(found["drawn"]["data"]["data"][0]["z"])
+                map_of = found["drawn"]["data"]
+                z = drawn(map_of)
                 query = found["routing-sql"]["children"]["props"]["data-copy"]
                 rows = store.sql(query).fetchall()
-                layers = found["drawn"]["data"]["data"][0]["y"]
+                layers = map_of["layers"]
+                assert map_of["made"]["sql"] == query
                 assert [row[:2] for row in rows] == list(itertools.product(layers, range(16)))
                 values = [np.nan if row[2] is None else row[2] for row in rows]
                 np.testing.assert_allclose(np.reshape(values, z.shape), z, rtol=2e-6, atol=1e-7)

@@ -97,3 +97,12 @@ def page(chrome, **options):
         yield tab, complaints
     finally:
         context.close()
+
+
+def on_map(tab, across, down):
+    """Place on the page of a part of the routing map's width and height, in pixels."""
+    canvas = tab.locator("#heatmap canvas[data-box]")
+    box = canvas.bounding_box()
+    left, top, right, bottom = map(float, canvas.get_attribute("data-box").split())
+    x, y = left + across * (right - left), top + down * (bottom - top)
+    return box["x"] + x, box["y"] + y
