@@ -46,6 +46,12 @@ COMMANDS: tuple[Row, ...] = (
         "acting.md",
     ),
     Row(
+        "annotate",
+        "Labels and notes that people give traces, steps and experts of a store.",
+        "ringlens.cli.annotate:annotate",
+        "share.md",
+    ),
+    Row(
         "app",
         "Serve the dashboard of STORE, and print the link to it.",
         "ringlens.cli.app:app",

@@ -1,5 +1,6 @@
 """What people say of traces, steps and experts: kept, found again, never lost."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -15,10 +16,13 @@ from records import random_run, random_trace
 from workers import annotate_without_rights
 from writers import assert_no_orphans, drain, start
 
+from ringlens.analysis.roles.annotating import annotate_roles
+from ringlens.cli.sql.format import write_jsonl
 from ringlens.errors import ConfigError, NotInStoreError
 from ringlens.store import Store, StoreWriter
 from ringlens.store.annotations import adding
 from ringlens.store.annotations.annotation import Annotation, Target
+from ringlens.store.annotations.exchange import import_annotations
 from ringlens.store.check.check import check
 from ringlens.store.check.rescue import rebuild_manifest
 from ringlens.store.maintain import compact
@@ -184,6 +188,84 @@ def test_a_text_comes_back_as_it_was_or_is_refused(label, note):
     for given_text, kept in ((label, said.label), (note, said.note)):
         assert kept == ((given_text or "").replace("\r\n", "\n").strip() or None)
     assert said.row()["created"].tzinfo is not None
+
+
+def test_selections_know_the_labels(store):
+    for label in ("odd", "aha"):
+        store.annotate(1, step=3, label=label)
+    store.annotate(1, step=4, label="odd")
+    store.annotate(2, label="guess")
+    store.annotate(3, note="no label")
+    store.annotate(expert=(LAYER, 1), label="commas")
+    rows = store.tokens("label is not null", context=["label", "step"])
+    assert rows.pos.tolist() == list(range(12, 20))
+    assert rows["label"].tolist() == ["aha, odd"] * 4 + ["odd"] * 4
+    assert set(store.tokens("trace_label = 'guess'").trace_id) == {2}
+    assert len(store.tokens()) == 3 * TOKENS
+
+
+def test_a_copy_takes_in_what_was_said_in_the_other_once(path, store, tmp_path):
+    """Two people, a copy each: after an exchange both hold all, and a second one adds nothing."""
+    said = [store.annotate(1, step=2, label="aha", note="a\nb", author="Ada")]
+    other_path = shutil.copytree(path, tmp_path / "other")
+    with Store(other_path) as other:
+        said += [other.annotate(expert=(LAYER, 1), label="commas", author="Bob")]
+        said += [other.annotate(supersedes=said[0], label="oho", author="Bob")]
+        file = tmp_path / "notes.jsonl"
+        with file.open("wb") as out:
+            write_jsonl(other.annotations(history=True), out)
+        assert import_annotations(store, file) == (2, 1)
+        assert import_annotations(store, file) == (0, 3)
+        mine, theirs = (rows_of(each.annotations(history=True)) for each in (store, other))
+        assert mine == theirs
+    assert check(store).findings == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run_id": "other"}, "no trace 1"),
+        ({"trace_id": 99}, "no trace 99"),
+        ({"trace_id": None}, "about a trace or an expert"),
+        ({"step": 1, "token_start": 5, "token_end": 99}, "token_end = 99"),
+        ({"step": 1, "token_start": 5}, "token_end = None"),
+        ({"annotation_id": "x"}, "16 hex digits"),
+        ({"created": "yesterday"}, "isoformat"),
+        ({"author": None}, "author"),
+        ({"label": 5}, "is a text"),
+        ({"is_retraction": True}, "supersedes nothing"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_line_that_does_not_fit_is_named_and_nothing_is_added(store, tmp_path, change, message):
+    run_id = store.trace(1).run["run_id"]
+    row = {"annotation_id": "0" * 16, "run_id": run_id, "trace_id": 1, "label": "x"}
+    row |= {"author": "Ada", "source": "person", "created": "2026-11-28 07:00:00"}
+    file = tmp_path / "notes.jsonl"
+    lines = [row | {"annotation_id": "1" * 16}, row | change]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises((ConfigError, NotInStoreError), match=f"line 2.*{message}"):
+        import_annotations(store, file)
+    assert len(store.annotations()) == 0
+
+
+def test_imported_roles_are_annotations_of_their_source(path, store):
+    """Said once however often they are imported; a role that the source changed is corrected."""
+    run_id = store.trace(1).run["run_id"]
+
+    def label(role):
+        labelled = [each | {"role": role, "label_source": "labels.jsonl"} for each in steps()]
+        with StoreWriter(path) as writer:
+            writer.replace_rows(run_id, "steps", labelled)
+        return annotate_roles(store, [1], "labels.jsonl", "Ada")
+
+    assert [label("plan_generation"), label("plan_generation")] == [5, 0]
+    assert label("self_checking") == 5
+    rows = rows_of(store.annotations())
+    assert [(row["label"], row["source"], row["step"]) for row in rows] == [
+        ("self_checking", "labels.jsonl", step) for step in range(5)
+    ]
+    assert len(store.annotations(history=True)) == 10
 
 
 def test_many_files_are_gathered(store, monkeypatch):

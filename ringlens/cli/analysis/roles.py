@@ -29,17 +29,22 @@ def roles() -> None:
 @click.argument("labels")
 @click.option("--trace", "trace_id", type=int, help="The trace that a rollout is of.")
 @click.option("--source", help="Name of the source; the name of the file if left out.")
-def import_(store: str, labels: str, trace_id: int | None, source: str | None) -> None:
+@click.option("--author", help="Who labelled; you if left out.")
+def import_(
+    store: str, labels: str, trace_id: int | None, source: str | None, author: str | None
+) -> None:
     r"""Import LABELS into STORE, in place of the steps that their traces have.
 
     LABELS is a file of JSON lines with trace_id, text and role (and is_backtrack, is_hypothesis,
-    confidence, parent), or a folder with chunks_labeled.json.
+    confidence, parent), or a folder with chunks_labeled.json. Each label is an annotation too, of
+    this source and author, which stays when the steps are cut anew.
 
     \b
     Example:
       ringlens roles import runs/first labels.jsonl
     """
     from ringlens.analysis.roles import importing
+    from ringlens.analysis.roles.annotating import annotate_roles
     from ringlens.store import Store, StoreWriter
 
     path = Path(labels)
@@ -52,7 +57,11 @@ def import_(store: str, labels: str, trace_id: int | None, source: str | None) -
             by_trace = importing.read_lines(path)
     with StoreWriter(store) as writer:
         count = importing.import_steps(writer, by_trace, source or path.name)
-    click.echo(f"{store}: {count:,} steps of {len(by_trace):,} traces imported")
+    with Store(store) as opened:
+        said = annotate_roles(opened, by_trace, source or path.name, author)
+    click.echo(
+        f"{store}: {count:,} steps of {len(by_trace):,} traces imported, {said:,} annotations"
+    )
 
 
 @roles.command()

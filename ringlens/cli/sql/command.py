@@ -30,7 +30,8 @@ def sql(
 
     Tables: runs, experts, traces, tokens, routing, router_logits, expert_outputs, heads,
     head_blocks, steps, head_steps, activations, attention, probes, usage_traces, usage_blocks,
-    usage_roles; views: router_choices, expert_usage, trace_summary, token_context.
+    usage_roles, annotations; views: router_choices, expert_usage, trace_summary, token_context,
+    current_annotations.
 
     \b
     Examples:

@@ -77,14 +77,14 @@ TRACE_SUMMARY_COLUMNS = {
 """Columns of ``trace_summary`` and their meanings."""
 
 VIEWS = (
-    ("expert_usage", EXPERT_USAGE, EXPERT_USAGE_COLUMNS, ("usage_traces",)),
-    ("trace_summary", TRACE_SUMMARY, TRACE_SUMMARY_COLUMNS, ("traces", "tokens", "runs")),
-    ("token_context", TOKEN_CONTEXT, TOKEN_CONTEXT_COLUMNS, SOURCES),
     (
         "current_annotations",
         annotation.CURRENT_ANNOTATIONS,
         annotation.CURRENT_ANNOTATIONS_COLUMNS,
         annotation.SOURCES,
     ),
+    ("expert_usage", EXPERT_USAGE, EXPERT_USAGE_COLUMNS, ("usage_traces",)),
+    ("trace_summary", TRACE_SUMMARY, TRACE_SUMMARY_COLUMNS, ("traces", "tokens", "runs")),
+    ("token_context", TOKEN_CONTEXT, TOKEN_CONTEXT_COLUMNS, SOURCES),
 )
-"""Name, SQL, columns and source tables of each view."""
+"""Name, SQL, columns and source tables of each view, after those that it reads."""
