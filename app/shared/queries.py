@@ -47,11 +47,13 @@ def runs(catalogue: Catalogue) -> list[Row]:
     query = """
         with by_run as (
             select run_id, count(*) as traces, count(source_trace_id) as replays,
+                   count(*) filter (finish_reason <> 'running') as ended,
                    count(*) filter (correct) as correct,
                    count(correct) as judged,
                    sum(n_prompt + n_think + n_answer)::bigint as tokens
             from traces group by run_id)
         select runs.*, coalesce(traces, 0) as traces, coalesce(replays, 0) as replays,
+               coalesce(ended, 0) as ended,
                coalesce(correct, 0) as correct,
                coalesce(judged, 0) as judged, coalesce(tokens, 0) as tokens
         from runs left join by_run using (run_id)

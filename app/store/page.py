@@ -19,6 +19,7 @@ from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, sta
 from ringlens.app.shared.queries import runs, version
 from ringlens.app.shared.sources import Sources
 from ringlens.app.store import queries
+from ringlens.app.store.pace import Paces
 from ringlens.app.web import untrusted
 from ringlens.app.web.prefix import below
 from ringlens.display import plural
@@ -56,7 +57,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
                 ],
                 className="page-header",
             ),
-            html.Div(_runs(catalogue), id="runs"),
+            html.Div(_runs(sources), id="runs"),
             html.Div(_empty(store, totals), id="empty", className="empty"),
             _grid_section(catalogue, totals, asked),
             dcc.Store(id="heartbeat", data=shown),
@@ -102,7 +103,7 @@ def register(app: Dash, sources: Sources) -> None:
     )
     def refresh(version: str) -> tuple[Any, ...]:
         totals = queries.totals(catalogue)
-        parts = _stats(totals), _runs(catalogue), _empty(store, totals)
+        parts = _stats(totals), _runs(sources), _empty(store, totals)
         version = untrusted.text(version, "version")
         return *below(sources.prefix, list(parts)), not totals["all_traces"], version
 
@@ -160,8 +161,8 @@ def _beside(totals: Row, replays: str) -> list[Any]:
     return [html.Span([html.I(className="pulse"), "capturing"], className="live"), f" {replays}"]
 
 
-def _runs(catalogue: Catalogue) -> Component | None:
-    found = runs(catalogue)
+def _runs(sources: Sources) -> Component | None:
+    found = runs(sources.catalogue)
     if not found:
         return None
     heads = ("Run", "Model", "Mode", "Shape", "Traces", "Correct", "Tokens", "Recorded", "Started")
@@ -172,7 +173,7 @@ def _runs(catalogue: Catalogue) -> Component | None:
             html.Table(
                 [
                     html.Thead(html.Tr([html.Th(h, className=classes.get(h, "")) for h in heads])),
-                    html.Tbody([_run_row(run) for run in found[:RUNS]]),
+                    html.Tbody([_run_row(sources, run) for run in found[:RUNS]]),
                 ],
                 className="runs-table",
             ),
@@ -184,13 +185,11 @@ def _runs(catalogue: Catalogue) -> Component | None:
     )
 
 
-def _run_row(run: Row) -> Component:
+def _run_row(sources: Sources, run: Row) -> Component:
     shape = (
         f"{len(run['sparse_layers'])} × {run['experts']} experts, top {run['experts_per_token']}"
     )
-    started: Any = ago(run["started"])
-    if run["finished"] is None:
-        started = html.Span([html.I(className="pulse"), started], className="live")
+    ended = run["finished"] is not None
     return html.Tr(
         [
             html.Td(dcc.Link(run["run_id"], href=f"/runs/{run['run_id']}", className="mono")),
@@ -203,9 +202,26 @@ def _run_row(run: Row) -> Component:
             html.Td(
                 ", ".join(name.replace("_", " ") for name in run["record"]), className="dim wide"
             ),
-            html.Td(started, className="dim"),
+            html.Td(ago(run["started"]) if ended else _comes_along(sources, run), className="dim"),
         ]
     )
+
+
+def _comes_along(sources: Sources, run: Row) -> Component:
+    """Say how far a running run is, and how fast; or that nobody writes to it any more."""
+    if not sources.store.is_being_written(run["run_id"]):
+        return html.Span("interrupted", title="nobody writes to it: the same call takes it up")
+    parts: list[Component] = [html.I(className="pulse")]
+    if run["planned"]:
+        share = f"{100 * min(1, run['ended'] / run['planned']):.0f}%"
+        bar = html.B(html.I(style={"width": share}), className="run-progress", title=share)
+        parts += [html.Span(f"{run['ended']:,} of {run['planned']:,}"), bar]
+    pace = sources.one(Paces).of(run["run_id"], run["tokens"], run["started"])
+    if pace is not None:
+        over = "since it began" if pace.since_start else f"over the last {pace.seconds:.0f} s"
+        said = f"{pace} tokens/s"
+        parts.append(html.Span(said, title=f"tokens committed a second, {over}"))
+    return html.Span(parts, className="live")
 
 
 def _traces_of(run: Row) -> str:

@@ -6,10 +6,12 @@ addresses of :mod:`ringlens.app.trace.routes`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
-from dash import Dash, dcc, html
+from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app.listing.problem import partner, traces_alike
@@ -21,10 +23,13 @@ from ringlens.app.shared.parts import copy_button, run_script, state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import payload, routes
 from ringlens.app.trace.queries import attention_heads
+from ringlens.app.web import untrusted
+from ringlens.app.web.prefix import below
 from ringlens.app.web.untrusted import whole
 from ringlens.display import plural
+from ringlens.errors import NotInStoreError
 from ringlens.store import Store
-from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.captured import PHASES, RUNNING
 from ringlens.store.schema.glossary import OF_COLUMNS
 from ringlens.store.schema.promise import recorded_layers
 
@@ -66,26 +71,45 @@ CONSTANTS = {
 def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     """Lay out the page of a trace, or say what to do if there is none."""
     trace_id = query["trace_id"]
-    store, catalogue = sources.store, sources.catalogue
     number = whole(trace_id)
-    head = None if number is None else queries.trace_head(catalogue, number)
-    if head is None:
+    found = None if number is None else _now(sources, number, wanted(query))
+    if found is None:
         return state_page(
             f"No trace {trace_id[:60]}",
-            f"The store {store.name} does not hold it. The list shows what there is.",
+            f"The store {sources.store.name} does not hold it. The list shows what there is.",
         )
-    run = queries.run(catalogue, head["run_id"])
-    asked = wanted(query)
-    at = place(catalogue, asked, head["trace_id"])
-    head |= {"previous": at.previous, "next": at.next, "list": asked.address}
+    header, data = found
     return html.Div(
         [
-            _header(sources, head, run, _place(asked, at)),
+            html.Header(header, id="trace-header", className="page-header"),
             html.Div(id="trace-app", className="trace-app", key=f"trace-{trace_id}"),
-            dcc.Store(id="trace-boot", data=boot(store, head, run)),
+            dcc.Store(id="trace-boot", data=data),
+            dcc.Store(id="trace-growth"),
         ],
         className="page trace-page",
     )
+
+
+def _now(sources: Sources, trace_id: int, asked: Wanted) -> tuple[list[Component], Row] | None:
+    """Make the header of a trace, and what the script must know of it; None if there is none."""
+    store, catalogue = sources.store, sources.catalogue
+    version = str(queries.version(store))  # before the rest: what comes between is shown twice
+    head = queries.trace_head(catalogue, trace_id)
+    if head is None:
+        return None
+    run = queries.run(catalogue, head["run_id"])
+    at = place(catalogue, asked, trace_id)
+    head |= {"previous": at.previous, "next": at.next, "list": asked.address}
+    grows_at = version if _may_grow(store, head, run) else None
+    data = {**boot(store, head, run), "grows_at": grows_at}
+    return _header(sources, head, run, _place(asked, at)), data
+
+
+def _may_grow(store: Store, head: Row, run: Row) -> bool:
+    """Return whether tokens or steps of a trace may follow."""
+    if head["finish_reason"] == RUNNING:
+        return True
+    return run["finished"] is None and not queries.recorded(store, "steps", head["trace_id"])
 
 
 def boot(store: Store, head: Row, run: Row) -> Row:
@@ -174,6 +198,24 @@ def register(app: Dash, sources: Sources) -> None:
     routes.register(app.server, sources)
     run_script(app, "trace")
 
+    @app.callback(
+        Output("trace-header", "children"),
+        Output("trace-boot", "data"),
+        Input("trace-growth", "data"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def grow(growth: Row | None, search: str | None) -> tuple[Any, Any]:
+        number = untrusted.mapping(growth, "what has grown").get("trace")
+        trace_id = untrusted.number_in(number, range(untrusted.LARGEST), "trace")
+        query = parse_qs(untrusted.text(search, "search").lstrip("?"))
+        asked = wanted({name: values[-1] for name, values in query.items()})
+        found = _now(sources, trace_id, asked)
+        if found is None:
+            raise NotInStoreError(f"no trace {trace_id} in the store any more")
+        header, data = found
+        return below(sources.prefix, header), data
+
 
 def _place(asked: Wanted, at: Place) -> str:
     """Say where the trace stands in a list that is not all traces."""
@@ -184,18 +226,15 @@ def _place(asked: Wanted, at: Place) -> str:
     return f"{at.number:,} of {at.length:,} in the list"
 
 
-def _header(sources: Sources, head: Row, run: Row, where: str) -> Component:
-    return html.Header(
-        [
-            html.Div([_crumbs(head, where), _neighbours(sources, head)], className="crumb-row"),
-            html.Div(
-                [html.H1(head["prompt"], title=head["prompt"]), *_verdict(head)],
-                className="title-row",
-            ),
-            html.Div(_facts(head, run), className="fact-row"),
-        ],
-        className="page-header",
-    )
+def _header(sources: Sources, head: Row, run: Row, where: str) -> list[Component]:
+    return [
+        html.Div([_crumbs(head, where), _neighbours(sources, head)], className="crumb-row"),
+        html.Div(
+            [html.H1(head["prompt"], title=head["prompt"]), *_verdict(head)],
+            className="title-row",
+        ),
+        html.Div(_facts(head, run), className="fact-row"),
+    ]
 
 
 def _crumbs(head: Row, where: str) -> Component:
@@ -263,17 +302,27 @@ def _verdict(head: Row) -> list[Component]:
 
 
 def _facts(head: Row, run: Row) -> list[Component]:
+    runs_on = head["finish_reason"] == RUNNING
     facts = [
         plural(queries.n_tokens(head), "token"),
         f"{head['n_prompt']:,} prompt · {head['n_think']:,} think · {head['n_answer']:,} answer",
-        f"finish: {head['finish_reason']}",
+        "" if runs_on else f"finish: {head['finish_reason']}",
         head["task"],
         f"sample {head['sample']} (0 to {head['last_sample']})" if head["last_sample"] else "",
         f"{run['model']}, {run['mode']}",
     ]
     long = {facts[3], facts[-1]}  # names of any length
-    return [
+    shown = [
         html.Span(fact, title=fact, className="long" if fact in long else "")
         for fact in facts
         if fact
     ]
+    return [_thinking(head, run), *shown] if runs_on else shown
+
+
+def _thinking(head: Row, run: Row) -> Component:
+    """Say that a trace grows, and how far it may."""
+    most = json.loads(run["sampling"]).get("max_new_tokens")
+    written = head["n_think"] + head["n_answer"]
+    far = f"{written:,} of at most {most:,} new tokens" if most else "more tokens follow"
+    return html.Span([html.I(className="pulse"), f"thinking, {far}"], className="live")

@@ -54,6 +54,8 @@ export interface Boot {
   recorded: Record<string, boolean>;
   /** How the numbers of metrics were made; `$pos` stands for the focused token. */
   made: Record<string, Made>;
+  /** The version of the store that this is of, if more may follow; null where the trace is whole. */
+  grows_at?: string | null;
 }
 
 /** What is not there to be shown, and the command that makes it; "" where there is none. */

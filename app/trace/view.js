@@ -297,6 +297,44 @@ function listen(view, keys) {
   window.addEventListener("ringlens:theme", recoloured, { signal: ends.signal });
 }
 
+// --- growing --------------------------------------------------------------------------------------
+
+/**
+ * What each frame shows.
+ * @type {WeakMap<HTMLElement, View>}
+ */
+const shownIn = new WeakMap();
+
+/**
+ * Where somebody is in the text.
+ * @typedef {{top: number, atEnd: boolean, focused: boolean}} Place
+ */
+
+/**
+ * @param {View} view
+ * @returns {Place}
+ */
+const placeIn = ({ text: { node } }) => ({
+  top: node.scrollTop,
+  atEnd: node.scrollTop + node.clientHeight > node.scrollHeight - 60,
+  focused: node.contains(document.activeElement),
+});
+
+/**
+ * Be where somebody was in the text, or at its new end where that was at the old one.
+ * @param {View} view
+ * @param {Place} place
+ */
+function goBack({ text: { node } }, { top, atEnd, focused }) {
+  /** @param {number} looks What comes on screen takes its true height only then. */
+  const go = (looks) => {
+    node.scrollTop = atEnd ? node.scrollHeight : top;
+    if (looks > 1 && node.isConnected) requestAnimationFrame(() => go(looks - 1));
+  };
+  go(4);
+  if (focused) node.focus({ preventScroll: true });
+}
+
 // --- mounting -------------------------------------------------------------------------------------
 
 /** @param {View} v */
@@ -342,7 +380,8 @@ function decodeTokens(body) {
 }
 
 /**
- * Show a trace in a frame. The trace that the frame showed before ends.
+ * Show a trace in a frame. The trace that the frame showed before ends; if it is the same one, which
+ * has grown, it stays until the new tokens are there, and whoever reads it stays where they are.
  * @param {HTMLElement} root
  * @param {Boot} boot
  * @param {Host} host
@@ -383,9 +422,13 @@ export async function mount(root, boot, host, keys = document) {
     layerSelect: el("select", "", null, { "aria-label": "Layer" }),
   });
   const v = /** @type {View} */ (started); // build() adds the rest
-  delete root.dataset.ready;
-  const waits = el("div", "loading", "Reading the trace…");
-  root.replaceChildren(waits);
+  const before = shownIn.get(root);
+  const grown = before?.ready && before.boot.trace_id === boot.trace_id ? before : null;
+  shownIn.set(root, v);
+  if (!grown) {
+    delete root.dataset.ready;
+    root.replaceChildren(el("div", "loading", "Reading the trace…"));
+  }
   try {
     const [body, steps] = await Promise.all([
       host.fetchJson(`/data/trace/${boot.trace_id}/tokens`),
@@ -397,9 +440,11 @@ export async function mount(root, boot, host, keys = document) {
   } catch (error) {
     return fail(error);
   }
-  if (!waits.isConnected) return; // another trace took its place
+  if (!root.isConnected || shownIn.get(root) !== v) return; // another trace took its place
+  const place = grown && placeIn(grown);
   build(v);
-  restore(v);
+  restore(v, !place);
+  if (place) goBack(v, place);
   v.ready = true;
   root.dataset.ready = "true";
   listen(v, keys);
@@ -433,8 +478,9 @@ function build(v) {
 /**
  * Take what the URL asks for; what does not exist falls back to what always does.
  * @param {View} v
+ * @param {boolean} scroll Whether to scroll to the token.
  */
-function restore(v) {
+function restore(v, scroll) {
   const { host } = v;
   const layers = v.boot.sparse_layers;
   const layer = whole(host.param("L"));
@@ -449,6 +495,6 @@ function restore(v) {
   const query = host.param("find");
   if (query) setFound(v, query);
   const pos = whole(host.param("tok"));
-  if (pos !== null && pos < v.count) setPos(v, pos, true);
+  if (pos !== null && pos < v.count) setPos(v, pos, scroll);
   else v.panel.show();
 }

@@ -160,6 +160,7 @@ def valid(app):
         "scope.data": {"run_id": run_id, "trace_id": 2},
         "probes-asked.data": {"probe": "ablation", "run": run_id},
         "sql-result.data": "none",
+        "trace-growth.data": {"trace": 2, "version": "7"},
         "sql-kind.value": "bar",
         "sql-x.value": "a",
         "sql-y.value": "b",

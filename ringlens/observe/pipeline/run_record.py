@@ -72,6 +72,7 @@ def run_record(
         sampling=asdict(settings) if mode == "live" else {},
         tokenizer=tokenizer_digest(lens.tokenizer),
         interventions=tuple(map(str, interventions)),
+        planned=len(tasks),
     )
     return replace(run, fingerprint=_fingerprint(run, tasks))
 

@@ -55,6 +55,7 @@ class RunRecord:
     tokenizer: str | None = None
     router: dict[str, object] = field(default_factory=dict)
     interventions: tuple[str, ...] = ()
+    planned: int | None = None
 
 
 @dataclass(frozen=True)

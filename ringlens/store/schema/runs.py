@@ -82,6 +82,13 @@ RUNS = Table(
             "an export; 'heads/3' for the rows of trace 3 only",
             nullable=True,
         ),
+        Column(
+            "planned",
+            pa.int32(),
+            "traces that the run is to have; null in imports and in runs of older versions",
+            nullable=True,
+            unit="traces",
+        ),
         Column("started", pa.timestamp("us", tz="UTC"), "start of the run", unit="UTC"),
         Column(
             "finished",
