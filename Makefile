@@ -11,7 +11,8 @@ demo: $(VENV)/installed
 	$(BIN)/ringlens demo --store $(STORE) --port $(PORT)
 
 # Three workers on two cores: tests that wait for processes leave a core to others.
-test: $(VENV)/installed-dev
+# With npm, axe-core looks at every page too.
+test: $(VENV)/installed-dev $(if $(shell command -v npm),app/node_modules/installed)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What the next edit may break, in under a minute; tests/support/slow_files.py lists what is left out.
@@ -43,7 +44,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
-# Checkers of the dashboard's scripts; nothing of it is needed to run or test.
+# Checkers of the dashboard's scripts and pages; nothing of it is needed to run it.
 app/node_modules/installed: app/package-lock.json
 	npm ci --prefix app --no-audit --no-fund --silent
 	@touch $@

@@ -54,7 +54,9 @@ const sections = () => [
 
 function dialogOfKeys() {
   const dialog = el("dialog", "help", null, { id: "help", "aria-label": "Keyboard" });
-  dialog.appendChild(el("h2", "", "Keyboard"));
+  const close = el("button", "behind-close", "×", { type: "button", "aria-label": "Close" });
+  close.addEventListener("click", () => dialog.close());
+  dialog.appendChild(add(el("div", "help-head"), el("h2", "", "Keyboard"), close));
   for (const [title, keys] of sections()) {
     const list = el("dl");
     for (const [key, what] of keys) {

@@ -191,7 +191,7 @@ def _sidebar(store: Store, pages: Sequence[Page]) -> list[Component]:
     brand = [html.Span(className="mark"), html.Span("ringlens", className="nav-text")]
     return [
         dcc.Link(brand, href="/", className="brand"),
-        html.Nav([item(page) for page in pages if page.label]),
+        html.Nav([item(page) for page in pages if page.label], **{"aria-label": "Pages"}),
         html.Div(className="spacer"),
         html.Div(
             [

@@ -15,7 +15,7 @@ from dash.development.base_component import Component
 
 from ringlens.app.expert import routes
 from ringlens.app.shared import queries
-from ringlens.app.shared.parts import copy_button, run_script, state_page, term
+from ringlens.app.shared.parts import OFF, copy_button, run_script, state_page, term
 from ringlens.app.shared.sources import Sources
 from ringlens.errors import NotInStoreError
 from ringlens.plot.figure import signed
@@ -136,7 +136,7 @@ def _steps(run: Row, layer: int, expert: int) -> list[Component]:
     def link(number: int, label: str, key: str) -> Component:
         content = [label, html.Kbd(key)]
         if not 0 <= number < run["experts"]:
-            return html.Span(content, className="button disabled")
+            return html.Span(content, className="button disabled", role="link", **OFF)
         href = f"/expert/{layer}/{number}?{urlencode({'run': run['run_id']})}"
         return dcc.Link(content, href=href, className="button")
 

@@ -22,7 +22,7 @@ const HUES = { entropy: 62, logprob: 18, margin: 295, attention: 205 };
  */
 const step = (hue, t) =>
   dark()
-    ? `oklch(${0.42 + 0.2 * t} ${0.09 + 0.06 * t} ${hue} / ${Math.min(1, 1.25 * t)})`
+    ? `oklch(${0.37 + 0.115 * t} ${0.09 + 0.05 * t} ${hue} / ${Math.min(1, 1.25 * t)})`
     : `oklch(${0.93 - 0.17 * t} ${0.05 + 0.1 * t} ${hue} / ${Math.min(1, 1.5 * t)})`;
 
 /**

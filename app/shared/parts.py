@@ -15,6 +15,9 @@ BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 NOTHING = "∅"
 """How blanks and an empty token are shown."""
 
+OFF = {"aria-disabled": "true"}
+"""Attributes of what stands in place of a link that leads nowhere."""
+
 # The style sheet has no hold on AG Grid; its theme takes the same custom properties.
 GRID_THEME = {
     "function": "themeQuartz.withParams({"
@@ -41,7 +44,7 @@ def run_script(app: Dash, page: str) -> None:
 
 def state_page(title: str, text: str, command: str | None = None) -> Component:
     """Make a page that has nothing to show: what is wrong, and what to do."""
-    children: list[Component] = [html.H2(title), html.P(text)]
+    children: list[Component] = [html.H1(title), html.P(text)]
     if command is not None:
         children.append(command_box(command))
     children.append(dcc.Link("All traces", href="/", className="button"))

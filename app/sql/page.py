@@ -41,6 +41,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
         return _refused(console, reason)
     return html.Div(
         [
+            html.H1("SQL", className="unseen"),
             html.Aside(_sidebar(console), className="sql-side", **{"aria-label": "Tables"}),
             html.Div(
                 [_editor(query.get("q", "")), _bar(console), _results()], className="sql-main"
@@ -181,25 +182,22 @@ def _entry(entry: Entry) -> Component:
         )
         for column in entry.columns
     ]
-    return html.Details(
+    details = html.Details(
         [
-            html.Summary(
-                [
-                    html.Span(entry.name, className="mono"),
-                    html.Button(
-                        "insert",
-                        className="sql-insert",
-                        title=f"Put {entry.name} into the query",
-                        **{"data-insert": entry.name, "type": "button"},
-                    ),
-                ]
-            ),
+            html.Summary(html.Span(entry.name, className="mono")),
             html.P(entry.meaning, className="sql-meaning"),
             *columns,
         ],
         className="sql-table",
         **{"data-names": " ".join([entry.name, *(c.name for c in entry.columns)])},
     )
+    insert = html.Button(
+        "insert",
+        className="sql-insert",
+        title=f"Put {entry.name} into the query",
+        **{"data-insert": entry.name, "type": "button"},
+    )
+    return html.Div([details, insert], className="sql-table-row")
 
 
 def _editor(query: str) -> Component:

@@ -50,7 +50,9 @@ const linked =
     };
     const props = { href: url(hrefOf(trace)), "data-trace": trace, tabIndex: -1, onClick };
     const className = `row-link ${more.className || ""}`;
-    return react("a", { ...props, ...more, className }, draw(cell));
+    const drawn = draw(cell);
+    const name = drawn ? {} : { "aria-label": `trace ${trace}` };
+    return react("a", { ...props, ...more, ...name, className }, drawn);
   };
 
 // Rows stay when the filter changes: their addresses are those of the moment that they are used.

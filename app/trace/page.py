@@ -19,7 +19,7 @@ from ringlens.app.listing.rows import Place, place
 from ringlens.app.listing.wanted import Wanted, wanted
 from ringlens.app.shared import queries
 from ringlens.app.shared.made import Made, made
-from ringlens.app.shared.parts import copy_button, run_script, state_page
+from ringlens.app.shared.parts import OFF, copy_button, run_script, state_page
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import payload, routes
 from ringlens.app.trace.queries import attention_heads
@@ -255,7 +255,7 @@ def _neighbours(sources: Sources, head: Row) -> Component:
     def link(name: str, label: str, key: str) -> Component:
         content = [label, html.Kbd(key)]
         if head[name] is None:
-            return html.Span(content, className="button disabled")
+            return html.Span(content, className="button disabled", role="link", **OFF)
         href = f"/trace/{head[name]}{head['list']}"
         return dcc.Link(content, href=href, className="button")
 
@@ -274,7 +274,7 @@ def _beside(sources: Sources, trace_id: int) -> Component:
     other = partner(traces_alike(sources.catalogue, trace_id), trace_id)
     if other is None:
         why = "The store has no other trace of this problem by this model."
-        return html.Span("Beside…", className="button disabled", title=why)
+        return html.Span("Beside…", className="button disabled", title=why, role="link", **OFF)
     href = f"/beside/{trace_id}/{other['trace_id']}"
     said = "Beside another trace of this problem, step by step"
     return dcc.Link("Beside…", href=href, className="button", title=said)

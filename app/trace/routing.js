@@ -193,7 +193,7 @@ function layerRow(record, largest, wide, view) {
   row.appendChild(add(el("th", "", null, { scope: "row" }), name));
   for (const choice of record.chosen)
     row.appendChild(add(el("td"), chip(choice, record, largest, view)));
-  if (wide) row.appendChild(shutOutCell(record, boot));
+  if (wide) row.appendChild(shutOutCell(record, view));
   if (boot.has_weights) {
     const close = record.margin < CLOSE ? " close" : "";
     row.appendChild(el("td", `num${close}`, number(record.margin, 3)));
@@ -227,14 +227,15 @@ function chip(choice, record, largest, { boot, host }) {
 
 /**
  * @param {Choices} record
- * @param {Boot} boot
+ * @param {View} view
  */
-function shutOutCell(record, boot) {
+function shutOutCell(record, { boot, host }) {
   const cell = el("td", "shut");
   const most = boot.k > 5 ? 2 : 3;
   for (const expert of record.shutOut.slice(0, most)) {
-    const item = el("span", "ghost", String(expert));
-    item.style.color = colours.expertLine(expert, boot);
+    const item = host.link(cardOf(record.layer, expert, boot), "ghost", String(expert));
+    item.tabIndex = -1;
+    item.style.borderColor = colours.expertLine(expert, boot);
     item.title = `expert ${expert} scored among the ${boot.k} best, but its group was rejected`;
     cell.appendChild(item);
   }
@@ -275,7 +276,7 @@ function detailHead(record, boot) {
   if (!boot.has_weights) return row;
   const weight = head("Weight", "weight");
   add(weight, el("i", "unit", `sums to ${Number(record.total.toPrecision(3))}`));
-  return add(row, weight, head("Affinity", "affinity"), el("th"));
+  return add(row, weight, head("Affinity", "affinity"), el("td"));
 }
 
 /**

@@ -180,7 +180,7 @@ def test_what_is_missing_says_so(tab, address):
     expect(tab.locator(".trace-panel")).to_contain_text("did not record heads")
     expect(tab.get_by_role("button", name="Expert")).to_be_disabled()
     tab.goto(f"{address}/trace/99")
-    expect(tab.locator(".state h2")).to_have_text("No trace 99")
+    expect(tab.locator(".state h1")).to_have_text("No trace 99")
     tab.get_by_role("link", name="All traces").click()
     expect(tab.locator("#found")).to_have_text("6 traces")
 

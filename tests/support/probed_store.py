@@ -14,7 +14,7 @@ SETTINGS = {"gaps": [1, 4], "permutations": 399}
 
 
 def write_probed_store(path, probed=True):
-    """Two traces cut into steps, the first of which has results of ``receivers``.
+    """Two traces of a problem cut into steps, the first of which has results of ``receivers``.
 
     Args:
         path: Where.
@@ -24,7 +24,7 @@ def write_probed_store(path, probed=True):
     rng = np.random.default_rng(0)
     with StoreWriter(path) as writer:
         run_id = writer.start_run(run)
-        writer.commit(run_id, [random_trace(run, TOKENS, seed=i) for i in (1, 2)])
+        writer.commit(run_id, [random_trace(run, TOKENS, seed=i, problem_id="p") for i in (1, 2)])
         writer.replace_rows(
             run_id, "steps", [_step(trace, i) for trace in (1, 2) for i in _steps()]
         )
