@@ -19,10 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.importance.agreement import average_ranks
+from ringlens.analysis.importance.targets import CORRECT, TARGETS, values_of
 from ringlens.analysis.trajectory.signatures import ROUTING, signatures
-from ringlens.config import refuse_unknown, whole
+from ringlens.config import known_only, refuse_unknown, whole
 from ringlens.errors import ConfigError, NotInStoreError, StoreError
-from ringlens.store.schema.views_context import TOKEN_CONTEXT_COLUMNS
 
 if TYPE_CHECKING:
     from ringlens.store import Store
@@ -39,8 +39,6 @@ FOLDS = 5
 
 DRAWS = 1_000
 """Resamples of problems."""
-
-_TARGETS = ("correct", "next_role", "backtrack")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def linear_probe(
         raise ConfigError("probes need scikit-learn: pip install scikit-learn.")
     shuffles, draws = whole("shuffles", shuffles, 1), whole("draws", draws, 1)
     examples = read_examples(store, target, features, layers, where)
-    group_S = _problems(examples.steps)
+    group_S = problems_of(examples.steps)
     folds = _folds(examples, group_S)
     rng = np.random.default_rng(seed)
     resampled = [rng.integers(0, group_S.max() + 1, group_S.max() + 1) for _ in range(draws)]
@@ -120,7 +118,7 @@ def linear_probe(
         told_SK = _foretold(x_SD, examples.label_S, folds, strength)
         score, score_W = _judged(told_SK, examples.label_S, group_S, resampled)
         null = [
-            _score(_foretold(x_SD, label_S, folds, strength), label_S)
+            probe_score(_foretold(x_SD, label_S, folds, strength), label_S)
             for label_S in _shuffled(examples, rng, shuffles)
         ]
         rows.append(
@@ -150,12 +148,10 @@ def read_examples(
         ConfigError: An unknown target.
         StoreError: The features are not recorded, or only one class is there.
     """
-    if target not in (*_TARGETS, *TOKEN_CONTEXT_COLUMNS):
-        known = ", ".join((*_TARGETS, *TOKEN_CONTEXT_COLUMNS))
-        raise ConfigError(f"unknown target {target!r:.60}; known are {known}.")
+    known_only([target], TARGETS, "target")
     found = dict(_features(store, features, layers, where))
     steps = next(iter(found.values()))[0]
-    values = _values(store, target, steps)
+    values = values_of(store, target, steps)
     known = values.notna().to_numpy()
     if not known.any():
         raise StoreError(f"no step has a known {target}; label the steps, or take another target.")
@@ -167,7 +163,7 @@ def read_examples(
         {layer: vector_SD[known] for layer, (_, vector_SD) in found.items()},
         codes.astype(np.int64),
         tuple(classes),
-        target == "correct",
+        target == CORRECT,
     )
 
 
@@ -235,26 +231,7 @@ def _means(store: Store, features: str, layer: int, steps: pd.DataFrame) -> NDAr
     return np.asarray(found, np.float32)
 
 
-def _values(store: Store, target: str, steps: pd.DataFrame) -> pd.Series:
-    """What is to be foretold of each step; missing where it is not known."""
-    if target == "correct":
-        return steps["correct"]
-    if target in ("next_role", "backtrack"):
-        column = "role" if target == "next_role" else "is_backtrack"
-        following = steps.groupby("trace_id")[column].shift(-1)
-        adjacent = steps.groupby("trace_id")["step"].shift(-1) == steps["step"] + 1
-        return following.where(adjacent)
-    table = store.sql(
-        f"select trace_id, pos, {target} as value from token_context where step is not null"
-    ).df()
-    merged = steps[["trace_id", "pos"]].merge(table, how="left", on=["trace_id", "pos"])
-    values = merged["value"].set_axis(steps.index)
-    if values.nunique() > 20:
-        raise ConfigError(f"{target} has {values.nunique()} values; give a target of at most 20.")
-    return values
-
-
-def _problems(steps: pd.DataFrame) -> NDArray[np.int64]:
+def problems_of(steps: pd.DataFrame) -> NDArray[np.int64]:
     """A number for the problem of each step; a trace without one stands for itself."""
     own = "trace " + steps["trace_id"].astype(str)
     named = ("problem " + steps["problem_id"].astype(str)).where(steps["problem_id"].notna(), own)
@@ -319,7 +296,7 @@ def _foretold(
     return told_SK
 
 
-def _score(told_SK: NDArray[np.float64], label_S: NDArray[np.int64]) -> float:
+def probe_score(told_SK: NDArray[np.float64], label_S: NDArray[np.int64]) -> float:
     """Area under the curve of two classes, balanced accuracy of more; NaN if one is missing."""
     n_K = np.bincount(label_S, minlength=told_SK.shape[1])
     if told_SK.shape[1] == 2:
@@ -343,8 +320,8 @@ def _judged(
     scores = []
     for groups in resampled:
         own = np.concatenate([members[g] for g in groups])
-        scores.append(_score(told_SK[own], label_S[own]))
-    return _score(told_SK, label_S), np.array(scores)
+        scores.append(probe_score(told_SK[own], label_S[own]))
+    return probe_score(told_SK, label_S), np.array(scores)
 
 
 def _shuffled(

@@ -44,7 +44,7 @@ ALLOWED = {
 # Sub-packages in the order in which they stand: each may import those before it.
 ORDER = {
     "store": "schema manifest storage encode commit annotations read write maintain check",
-    "observe": "kernels instruments interventions pipeline decoding",
+    "observe": "kernels instruments interventions monitoring pipeline decoding",
     "model": "gate fit",
     "app": "web shared",
     "plot": "forms load differences structure experts trajectory",

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 READERS = {
     "belief": "convergence",
     "logit_lens": "settling",
+    "monitor": "alarms",
     "receivers": "receiver_heads",
     "resampling": "resampling",
     "steering": "steering",

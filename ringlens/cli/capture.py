@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 @sampling_options
 @recording_options
 @decode_option
+@click.option(
+    "--monitor",
+    type=click.Path(),
+    help="File of a monitor (`ringlens probe monitor`): it flags the traces that it warns of, or "
+    "stops them.",
+)
 @loading_options
 def capture(model: str, store: str, **options: Any) -> None:
     r"""Let MODEL think about problems, and record it while it does.
@@ -52,9 +58,11 @@ def capture(model: str, store: str, **options: Any) -> None:
       ringlens capture ring-nano --n 64 --store runs/lean --record routing
       ringlens capture ring-nano --n 4 --store runs/stream --record routing,resid_post@3+5
       ringlens capture ring-nano --n 4 --store runs/without --intervene ablate:5/3+7@think
+      ringlens capture ring-nano --n 4 --store runs/watched --monitor backtrack.json
     """
     from ringlens.config import Sampling, samples_of
     from ringlens.interventions import read_interventions
+    from ringlens.observe.monitoring.monitor import read_monitor
     from ringlens.store.schema.instruments import recordable
 
     loading, asked = take_loading(options), take_asked(options)
@@ -64,6 +72,8 @@ def capture(model: str, store: str, **options: Any) -> None:
     samples_of(options["samples"], Sampling(**{name: options[name] for name in SAMPLING}))
     recordable(options["record"])
     read_interventions(options["interventions"])
+    if options["monitor"] is not None:
+        options["monitor"] = read_monitor(options["monitor"])
     capture_problems(model, loading, read_asked(asked), store, options)
     print_summary(store)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria
 from transformers.cache_utils import DynamicCache
 
 from ringlens.config import Recorded, Sampling
@@ -19,6 +19,7 @@ from ringlens.model.caching import CACHE, cache_of
 from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import bring
 from ringlens.observe.interventions.reader import Prompts
+from ringlens.observe.monitoring.judge import EndsWarned, Judge
 from ringlens.observe.pipeline.commit_thread import Recording
 from ringlens.observe.pipeline.following import EachStep, Following
 from ringlens.observe.pipeline.ranks import RankRole
@@ -50,6 +51,7 @@ class Observer:
         prefill: Positions a forward takes at most.
         following: Who follows the traces, if anybody does.
         acting: The interventions that are attached to the model; None without any.
+        judge: The monitor that judges the traces; None without one.
     """
 
     lens: LoadedModel
@@ -60,6 +62,7 @@ class Observer:
     prefill: int = PREFILL
     following: Following | None = None
     acting: Attached | None = None
+    judge: Judge | None = None
 
     def recorder(self, pads: Sequence[int], tape: Tape | None = None) -> Recorder:
         """A recorder, to be attached for one batch; with a tape, steps may be repeated."""
@@ -73,6 +76,7 @@ class Observer:
             STEPS if self.following is None else 1,
             self.acting,
             tape,
+            self.judge,
         )
 
     def begin(
@@ -83,16 +87,27 @@ class Observer:
             [task.token_ids for task in tasks], self.lens.pad_token_id, self.lens.device
         )
         pads = [ids_BP.shape[1] - len(task.token_ids) for task in tasks]
-        acts = None
+        prompts = Prompts([t.n_prompt for t in tasks], [t.written for t in tasks])
+        acts = monitor = None
         if self.acting is not None:
             acts = self.acting.by_layer
-            lengths, written = [t.n_prompt for t in tasks], [t.written for t in tasks]
-            self.acting.begin(Prompts(lengths, written))
+            self.acting.begin(prompts)
+        if self.judge is not None:
+            monitor = self.judge.monitor
+            self.judge.begin(prompts)
         tokenizer = self.lens.tokenizer
         self.recording.begin(
             [
                 TraceBuffer(
-                    task, tokenizer, row, pad, eos_token_ids, finish_reason, self.record, acts
+                    task,
+                    tokenizer,
+                    row,
+                    pad,
+                    eos_token_ids,
+                    finish_reason,
+                    self.record,
+                    acts,
+                    monitor,
                 )
                 for row, (task, pad) in enumerate(zip(tasks, pads, strict=True))
                 if not task.finished
@@ -109,7 +124,7 @@ class Observer:
 
 def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> None:
     """Generate one batch under observation."""
-    lens, following = observer.lens, observer.following
+    lens = observer.lens
     ids_BP, mask_BP, pads = observer.begin(tasks, lens.eos_token_ids, "length")
     config = GenerationConfig(
         max_new_tokens=max(task.limit - len(task.token_ids) for task in tasks),
@@ -127,7 +142,7 @@ def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> N
             attention_mask=mask_BP,
             generation_config=config,
             logits_processor=processors(settings, seeds, pads, stored),
-            stopping_criteria=None if following is None else [EachStep(following)],
+            stopping_criteria=_stopping(observer) or None,
         )
         # The last token is drawn but never fed: one more step completes its records.
         n = output.sequences.shape[1] - mask_BP.shape[1]
@@ -139,6 +154,16 @@ def generate(observer: Observer, tasks: Sequence[Task], settings: Sampling) -> N
             **{CACHE: cache_of(output)},
         )
     observer.end()
+
+
+def _stopping(observer: Observer) -> list[StoppingCriteria]:
+    """What ends rows of ``generate``, beside the end of their texts."""
+    found: list[StoppingCriteria] = []
+    if observer.following is not None:
+        found.append(EachStep(observer.following))
+    if observer.judge is not None and observer.judge.monitor.stops:
+        found.append(EndsWarned(observer.judge))
+    return found
 
 
 LARGEST_MASK = 2**28

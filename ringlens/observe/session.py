@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ from ringlens.observe.interventions.effect import of_shards, of_shares
 from ringlens.observe.interventions.resolve import Given
 from ringlens.observe.interventions.resolve import resolve as resolve_interventions
 from ringlens.observe.interventions.together import settle
+from ringlens.observe.monitoring.judge import Judge
+from ringlens.observe.monitoring.monitor import NAME, PROBE, Monitor, read_monitor
 from ringlens.observe.pipeline.commit_thread import EVERY, OnStored, Recording
 from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
@@ -38,7 +42,7 @@ from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.store import Store, StoreWriter
 from ringlens.store.maintain.compact import tidy
-from ringlens.store.schema.instruments import default_names, layers_asked, recordable
+from ringlens.store.schema.instruments import REQUESTS, default_names, layers_asked, recordable
 from ringlens.store.schema.records import RunRecord
 
 if TYPE_CHECKING:
@@ -47,6 +51,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TINY = 50_000_000
+
+SETTINGS = "settings"
+"""Key of the row of ``probes`` that says what a monitor is."""
 
 EVERYTHING = default_names()
 """What is recorded where nothing else is asked for."""
@@ -102,6 +109,7 @@ def capture(
     allow_nonfinite: bool = False,
     interventions: Given = (),
     decode: Decode = "eager",
+    monitor: Monitor | str | PathLike[str] | None = None,
 ) -> Store:
     """Let the model think about problems, and record it while it does.
 
@@ -155,6 +163,10 @@ def capture(
             "eager" calls the model for each token; "auto" takes a graph where there can be one, and
             says why where there cannot. Tokens and records are the same, up to what two kernels
             round differently.
+        monitor: A linear probe that scores each token of the thoughts, or its file; see
+            `ringlens.probes.monitor.train_monitor`. It flags the traces that it warns of
+            (``traces.flags``), or stops them, as ``finish_reason`` "monitor". Its scores are in the
+            table ``monitor_scores``, and what it is in ``probes``. A run with one decodes eagerly.
 
     Returns:
         The store, open for reading.
@@ -172,7 +184,8 @@ def capture(
     check_decode(decode)
     tasks = problem_tasks(lens, problems, settings, samples=samples, system=system)
 
-    recorded = resolved(lens, record)
+    watching = None if monitor is None else read_monitor(monitor)
+    recorded = resolved(lens, record if watching is None else (*_listed(record), NAME))
     followed = on_tokens is not None or stop is not None
     generate = generating(decode, Wanted(lens, recorded))
 
@@ -190,6 +203,7 @@ def capture(
         following=Following(on_tokens, stop) if followed else None,
         interventions=resolve_interventions(lens, interventions),
         on_stored=on_stored,
+        monitor=watching,
     )
     return session.run(store, tasks, run, on_progress)
 
@@ -285,6 +299,7 @@ class _Session:
     following: Following | None = None
     interventions: tuple[Intervention, ...] = ()
     on_stored: OnStored | None = None
+    monitor: Monitor | None = None
 
     def __post_init__(self) -> None:
         fixed = {
@@ -317,11 +332,23 @@ class _Session:
                 "interventions are attached to this model, which the run would not know of: leave "
                 "the block of lens.intervene, and give them as interventions=[…]."
             )
+        judge = self._judge()
         run = run_record(
-            self.lens, self.mode, self.record, self.settings, tasks, here, self.interventions
+            self.lens,
+            self.mode,
+            self.record,
+            self.settings,
+            tasks,
+            here,
+            self.interventions,
+            "" if self.monitor is None else self.monitor.digest,
         )
+        if self.monitor is not None:
+            self.monitor.check(run)
         with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:
             run_id = here.everyone.broadcast(_open_run(writer, run, here))
+            if self.monitor is not None and here.everyone.rank == 0:
+                writer.replace_rows(run_id, "probes", [_said_of(self.monitor)])
             acting = Attached(self.lens, [self.interventions]) if self.interventions else None
             mine = [task for task in tasks if task.item % here.share[1] == here.share[0]]
             left = unfinished_batches(folder, run_id, mine, self.batch_size)
@@ -347,6 +374,7 @@ class _Session:
                     self.prefill,
                     self.following,
                     acting,
+                    judge,
                 )
                 with gone_peers(here.everyone.rank), _attached(acting):
                     is_whole = self._run_batches(observer, left, run_batch, report)
@@ -364,6 +392,20 @@ class _Session:
                 tidy(writer.rewriter(), run_id)
         return Store(folder)
 
+    def _judge(self) -> Judge | None:
+        """The monitor at work, if there is one.
+
+        Raises:
+            ConfigError: Its scores are to be recorded, and there is none.
+        """
+        if self.monitor is not None:
+            return Judge(self.lens, self.monitor)
+        if NAME in self.record:
+            raise ConfigError(
+                f"{NAME} are recorded of a capture with a monitor; give one (monitor=…, --monitor)."
+            )
+        return None
+
     def _run_batches(
         self,
         observer: Observer,
@@ -378,6 +420,16 @@ class _Session:
             run_batch(observer, batch)
             report.show()
         return True
+
+
+def _listed(record: Iterable[Recorded] | Recorded) -> tuple[Recorded, ...]:
+    """What is to be recorded, one or several, as several."""
+    return (record,) if isinstance(record, REQUESTS) else tuple(record)
+
+
+def _said_of(monitor: Monitor) -> dict[str, object]:
+    """The row of ``probes`` that says which monitor a run has."""
+    return {"probe": PROBE, "key": SETTINGS, "json": json.dumps(monitor.facts, sort_keys=True)}
 
 
 def _attached(acting: Attached | None) -> AbstractContextManager[object]:

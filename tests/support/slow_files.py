@@ -43,7 +43,7 @@ prune/test_evaluation.py prune/test_merging.py prune/test_export.py probes/test_
 probes/test_belief.py probes/test_steps_changed.py probes/test_planted.py
 probes/test_ablated_answers.py prune/test_evaluation_shared.py
 observe/test_expert_outputs.py prune/test_plan.py observe/test_decoding.py
-probes/test_linear.py probes/test_steering.py
+probes/test_linear.py probes/test_steering.py probes/test_monitor.py observe/test_monitor.py
 store/test_promise.py store/test_rows.py store/test_rescue.py model/test_plan_memory.py
 model/test_plan_load.py store/test_head_blocks.py observe/test_interventions_stored.py
 graders/test_program.py graders/test_latex.py

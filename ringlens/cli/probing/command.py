@@ -23,6 +23,10 @@ OTHERS = {
         "What can be read of a thought's future from what was recorded of its steps.",
         "ringlens.cli.probing.linear:linear",
     ),
+    "monitor": (
+        "A linear probe with a threshold, which scores running captures.",
+        "ringlens.cli.probing.monitor:monitor",
+    ),
 }
 """Probes that do not go from thought to thought: what they do, and their commands."""
 

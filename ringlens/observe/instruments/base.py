@@ -17,6 +17,7 @@ Shape letters: B batch, T tokens of a forward, t positions of a block, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -120,6 +121,7 @@ class Watched:
         only: The layers that are asked for; None: all.
         acting: The interventions that are attached to the model; None without any.
         tape: Stands between hooks and what is kept.
+        judge: The monitor that judges the model; None without one.
     """
 
     loaded: LoadedModel
@@ -129,6 +131,7 @@ class Watched:
     only: frozenset[int] | None = None
     acting: Acting | None = None
     tape: Tape = field(default_factory=Tape)
+    judge: Judging | None = None
 
     @property
     def model(self) -> Any:
@@ -150,6 +153,13 @@ class Watched:
     def first_B(self) -> Tensor | None:
         """First position of each row that is no padding; None: position 0 in all."""
         return bring(torch.tensor(self.pads), self.loaded.device) if any(self.pads) else None
+
+
+class Judging(Protocol):
+    """A monitor that judges the model."""
+
+    def attached(self, see: Callable[[Tensor, Tensor], None]) -> AbstractContextManager[None]:
+        """Show scores and recent means [B, T] of every forward of the block."""
 
 
 class TraceRows(Protocol):

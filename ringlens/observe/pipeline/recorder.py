@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from ringlens.config import OnLayers, Recorded
 from ringlens.errors import ObservationError
-from ringlens.observe.instruments.base import Acting, Instrument, Watched, kind_of
+from ringlens.observe.instruments.base import (
+    Acting,
+    Instrument,
+    Judging,
+    Watched,
+    kind_of,
+)
 from ringlens.observe.instruments.tape import Tape
 from ringlens.observe.instruments.transfer import PendingTensors, Transfer
 from ringlens.observe.pipeline.block import PendingBlock
@@ -52,6 +58,7 @@ class Recorder:
         steps: Decoding steps in a block.
         acting: The interventions that are attached to the model.
         tape: Stands between hooks and instruments; None: they take in at once what they see.
+        judge: The monitor that judges the model; None without one.
 
     Attributes:
         steps: Decoding steps in a block.
@@ -68,6 +75,7 @@ class Recorder:
         steps: int = STEPS,
         acting: Acting | None = None,
         tape: Tape | None = None,
+        judge: Judging | None = None,
     ) -> None:
         self.on_block, self.on_forward = on_block, on_forward
         model, self._transfer = lens.model, Transfer()
@@ -77,7 +85,9 @@ class Recorder:
         self._token_ids: list[Tensor] = []
         self._handles: list[Any] = []
         role = role or RankRole(tuple(range(lens.sizes.layers)))
-        watched = Watched(lens, role, pads, self._transfer, acting=acting, tape=self._tape)
+        watched = Watched(
+            lens, role, pads, self._transfer, acting=acting, tape=self._tape, judge=judge
+        )
         self._instruments = dict(_instruments(watched, record))
 
     def __enter__(self) -> Self:

@@ -39,8 +39,20 @@ def run_record(
     tasks: Sequence[Task],
     role: RankRole,
     interventions: Sequence[Intervention] = (),
+    monitor: str = "",
 ) -> RunRecord:
-    """The constants of a run. All processes of a run call this together."""
+    """The constants of a run. All processes of a run call this together.
+
+    Args:
+        lens: The model.
+        mode: "live" or "replay".
+        record: What is recorded.
+        settings: How tokens are drawn.
+        tasks: All that is observed.
+        role: What this process does.
+        interventions: What is changed in the model.
+        monitor: Digest of the monitor that judges it; "" without one.
+    """
     config, model, known = lens.config, lens.model, lens.sizes
     here = {
         layer: bias_E.numpy()
@@ -74,7 +86,7 @@ def run_record(
         interventions=tuple(map(str, interventions)),
         planned=len(tasks),
     )
-    return replace(run, fingerprint=_fingerprint(run, tasks))
+    return replace(run, fingerprint=_fingerprint(run, tasks, monitor))
 
 
 def sizes(model: Sizes) -> dict[str, Any]:
@@ -109,7 +121,7 @@ def _parallel(lens: LoadedModel, role: RankRole) -> dict[str, int]:
     return {"processes": role.processes, "devices": len(devices), **sizes}
 
 
-def _fingerprint(run: RunRecord, tasks: Sequence[Task]) -> str:
+def _fingerprint(run: RunRecord, tasks: Sequence[Task], monitor: str) -> str:
     """Digest of what a command asks for: the same command has the same.
 
     Interventions have a digest of their own behind it, so that the same command with others is
@@ -120,6 +132,8 @@ def _fingerprint(run: RunRecord, tasks: Sequence[Task]) -> str:
     asked = {
         name: getattr(run, name) for name in (*names, "record", "sampling", "seed", "tokenizer")
     }
+    if monitor:
+        asked["monitor"] = monitor
     asked["sharded"] = {name: size for name, size in run.parallel.items() if name.endswith("_size")}
     asked["tasks"] = [
         (task.token_ids, task.limit, task.seed, task.source_trace_id) for task in tasks

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from ringlens.config import OnLayers, Recorded
 from ringlens.observe.instruments.base import kind_of
+from ringlens.observe.monitoring.monitor import MONITORED, NAME, Monitor
 from ringlens.observe.pipeline.block import Block, Field
 from ringlens.observe.pipeline.finite import PEAK, Fault, faults, merged
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Grade, Problem, grade
-from ringlens.store.schema.captured import NONFINITE
+from ringlens.store.schema.captured import NONFINITE, WARNED
 from ringlens.store.schema.instruments import by_kind
 from ringlens.store.schema.records import LayerArrays, TokenArrays, TraceRecord
 
@@ -116,6 +117,7 @@ class TraceBuffer:
         record: What is recorded, resolved for the model.
         interventions: By layer the places in ``runs.interventions`` of what acts on its router;
             None in a run without interventions.
+        monitor: The monitor that judges it; None without one.
 
     Attributes:
         trace_id: Its id in the store, once a part of it is there.
@@ -135,7 +137,9 @@ class TraceBuffer:
         finish_reason: str,
         record: tuple[Recorded, ...] = (),
         interventions: Mapping[int, tuple[int, ...]] | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
+        self._monitor, self._warned_at = monitor, sys.maxsize
         self.task, self.row, self.pad = task, row, pad
         self.trace_id, self.done = task.trace_id, False
         self._eos, self.finish_reason = frozenset(eos_token_ids), finish_reason
@@ -176,7 +180,8 @@ class TraceBuffer:
             return {}
         found: dict[int, Fault] = {}
         start = len(self)
-        self._push(self._until_end(block.token_ids[self.row, begin:].tolist()))
+        new = self._until_end(block.token_ids[self.row, begin:].tolist())
+        self._push(new if self._monitor is None else self._judged(self._monitor, block, new))
         for (instrument, name), array in block.fields.items():
             self._layers[instrument, name] = block.layers[instrument, name]
             first = block.starts[instrument] - self.pad  # position of the array's first column
@@ -246,6 +251,26 @@ class TraceBuffer:
                 return token_ids[: i + 1 - len(self)]
         return token_ids
 
+    def _judged(self, monitor: Monitor, block: Block, token_ids: list[int]) -> list[int]:
+        """The tokens up to where the monitor stops the trace; notes where it first warns.
+
+        Looks at all of the block: of a trace that is continued earlier tokens are in it too.
+        """
+        first = block.starts[NAME] - self.pad  # position of the block's first score
+        begin, stop = max(first, 0), len(self) + len(token_ids)
+        recent = block.fields[NAME, "recent"][0, self.row, begin - first : stop - first]
+        over = np.flatnonzero(recent > np.float32(monitor.threshold))
+        if not len(over):
+            return token_ids
+        at = begin + int(over[0])
+        self._warned_at = min(self._warned_at, at)
+        if not monitor.stops or at + 1 == stop:
+            if monitor.stops and not self.done:
+                self.done, self.finish_reason = True, MONITORED
+            return token_ids
+        self.done, self.finish_reason = True, MONITORED
+        return token_ids[: max(0, at + 1 - len(self))]
+
     def _push(self, token_ids: list[int]) -> None:
         self.token_ids += token_ids
         self.text.push(token_ids)
@@ -293,6 +318,7 @@ class TraceBuffer:
         if graded is None and problem is not None and self.done:
             graded = grade(problem, reading.transcript)
         nonfinite = (NONFINITE,) if any(pos < stop for pos in self._nonfinite) else ()
+        warned = (WARNED,) if self._warned_at < stop else ()
         return TraceRecord(
             trace_id=self.trace_id,
             start=stop - len(tokens.token_id),
@@ -315,7 +341,7 @@ class TraceBuffer:
             source_trace_id=task.source_trace_id,
             resumed_at=task.resumed_at,
             sample=task.sample,
-            flags=(*nonfinite, *(graded.flags if graded else ())),
+            flags=(*nonfinite, *warned, *(graded.flags if graded else ())),
         )
 
 

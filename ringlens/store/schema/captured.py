@@ -36,6 +36,9 @@ TRUNCATED = "truncated_prompt"
 NONFINITE = "nonfinite"
 """Flag of a trace with recorded numbers that are NaN or infinite."""
 
+WARNED = "warned"
+"""Flag of a trace that a monitor warned of."""
+
 EXPERTS = Table(
     "experts",
     "One row per run, sparse layer and expert: the expert's group and selection bias.",
@@ -76,7 +79,8 @@ TRACES = Table(
         Column(
             "finish_reason",
             pa.string(),
-            "'stop', 'length', 'interrupted' (by the caller), 'replay', or a server's own word; "
+            "'stop', 'length', 'interrupted' (by the caller), 'monitor' (a monitor stopped it), "
+            "'replay', or a server's own word; "
             "'running' while the trace grows",
         ),
         Column("seed", pa.int64(), "seed of this trace's sampler"),
@@ -95,7 +99,8 @@ TRACES = Table(
             f"known faults of the trace: '{TRUNCATED}' (resumed inside its prompt by an early "
             f"version), '{NONFINITE}' (some recorded numbers are NaN or infinite; "
             "`tokens.nonfinite` marks the tokens), 'ungraded' with a reason such as 'ambiguous' "
-            "(the answer could not be graded, so `correct` is null); null without faults",
+            f"(the answer could not be graded, so `correct` is null), '{WARNED}' (a monitor warned "
+            "of it, which is no fault of the record); null without any",
             nullable=True,
         ),
         Column(

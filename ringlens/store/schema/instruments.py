@@ -132,6 +132,13 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         waiting={"H": 16},  # the statistics of each token, from which head blocks are computed
     ),
     Declaration(
+        "monitor_scores",
+        recorded_tables.MONITOR_SCORES,
+        kind="monitor",
+        attaches_to="point",
+        words="a monitor's {}",
+    ),
+    Declaration(
         "activations",
         recorded_tables.ACTIVATIONS,
         kind="vectors",

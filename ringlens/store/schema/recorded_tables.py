@@ -78,6 +78,26 @@ TOKENS = Table(
     encoder="tokens",
 )
 
+MONITOR_SCORES = Table(
+    "monitor_scores",
+    "One row per token of a run with a monitor: what the monitor, a linear probe, said of it.",
+    ("trace_id", "pos"),
+    (
+        TRACE,
+        POS,
+        Column("score", pa.float32(), "score of the token alone", unit="log-odds"),
+        Column(
+            "recent",
+            pa.float32(),
+            "mean score of the last tokens, as many as the monitor judges together; it warns where "
+            "this is above its threshold; -inf where they are not all in a thought",
+            unit="log-odds",
+            infinite=-math.inf,
+        ),
+    ),
+    tiles=Tiles("none"),
+)
+
 _IDS = list_of(pa.uint16())
 _reason = partial(Column, nullable=True)  # imported runs do not know it
 

@@ -1,0 +1,1 @@
+"""Monitors: linear probes that score a model while it thinks."""
