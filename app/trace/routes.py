@@ -9,14 +9,19 @@ from typing import Any
 from flask import Blueprint, Flask
 
 from ringlens.app.shared import queries
+from ringlens.app.shared.kept import Kept
 from ringlens.app.shared.sources import Sources
 from ringlens.app.trace import belief, payload, thought
 from ringlens.app.web.answers import answered
 from ringlens.app.web.untrusted import shown, whole
 from ringlens.errors import NotInStoreError
+from ringlens.store import Store
 from ringlens.store.schema.promise import recorded_layers
 
 View = Callable[..., payload.Payload]
+
+KEPT = 64
+"""Answers that are kept; of a thought of 64k tokens one has 0.4 MB at most."""
 
 
 def register(server: Flask, sources: Sources) -> None:
@@ -47,7 +52,8 @@ def _tokens(sources: Sources, trace_id: str) -> payload.Payload:
 
 
 def _margin(sources: Sources, trace_id: str) -> payload.Payload:
-    return payload.margin(sources.store, _head(sources, trace_id)["trace_id"])
+    trace = _head(sources, trace_id)["trace_id"]
+    return _once(sources, "margin", trace, lambda: payload.margin(sources.store, trace))
 
 
 def _layer(sources: Sources, trace_id: str, layer: str) -> payload.Payload:
@@ -99,17 +105,36 @@ def _steps(sources: Sources, trace_id: str) -> payload.Payload:
 
 def _change(sources: Sources, trace_id: str) -> payload.Payload:
     head = _head(sources, trace_id)
-    return thought.change(sources.store, head["trace_id"], queries.n_tokens(head))
+    trace, count = head["trace_id"], queries.n_tokens(head)
+    return _once(sources, "change", trace, lambda: thought.change(sources.store, trace, count))
 
 
 def _received(sources: Sources, trace_id: str) -> payload.Payload:
     head = _head(sources, trace_id)
     run = queries.run(sources.catalogue, head["run_id"])
-    return thought.received(sources.store, run, head["trace_id"], queries.n_tokens(head))
+    trace, count = head["trace_id"], queries.n_tokens(head)
+    return _once(
+        sources, "received", trace, lambda: thought.received(sources.store, run, trace, count)
+    )
 
 
 def _map(sources: Sources, trace_id: str) -> payload.Payload:
-    return thought.path_map(sources.store, _head(sources, trace_id)["trace_id"])
+    trace = _head(sources, trace_id)["trace_id"]
+    return _once(sources, "map", trace, lambda: thought.path_map(sources.store, trace))
+
+
+def _kept(store: Store) -> Kept[payload.Payload]:
+    """What is kept of traces: what reads all of their tokens."""
+    del store
+    return Kept(KEPT)
+
+
+def _once(
+    sources: Sources, name: str, trace_id: int, make: Callable[[], payload.Payload]
+) -> payload.Payload:
+    """Return an answer that was made before, if the store is what it was."""
+    key = (name, trace_id, queries.version(sources.store))
+    return sources.one(_kept).get(key, make)
 
 
 def _belief(sources: Sources, trace_id: str) -> payload.Payload:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ringlens import analysis
 from ringlens.analysis import trajectory
+from ringlens.analysis.differences import routing_shift
 from ringlens.app.shared.arrow import floats
 from ringlens.app.shared.made import Made, made
 from ringlens.app.steps import listed
@@ -36,7 +36,7 @@ LEAST_WINDOW = 16
 CHANGE_ROWS = 500_000
 """Rows of routing that changes are counted in, at most; of longer traces some layers are shown."""
 
-MAP_NUMBERS = 8_000_000
+MAP_NUMBERS = 2_000_000
 """Numbers of the signatures that a map is made of, at most; beyond it takes some of the layers."""
 
 
@@ -57,11 +57,10 @@ def change(store: Store, trace_id: int, n_tokens: int) -> Payload:
     """
     window = window_of(n_tokens)
     some = spread(queries.routing_layers(store, trace_id), CHANGE_ROWS // max(1, n_tokens))
-    found = analysis.shift_along(store, trace_id, window, layers=some)
-    null = analysis.shift_along(analysis.Shuffled(store), trace_id, window, layers=some)
+    found = routing_shift.chance_along(store, trace_id, window, layers=some)
     named = "" if some is None else f", layers={some}"
     layers = found["layer"].unique()
-    chance_W = null.groupby("start")["from_previous"].mean().reindex(found["start"].unique())
+    chance_W = found.groupby("start")["by_chance"].mean().reindex(found["start"].unique())
     return {
         "window": window,
         "layers": layers.tolist(),
@@ -71,8 +70,8 @@ def change(store: Store, trace_id: int, n_tokens: int) -> Payload:
         "made": made(
             store,
             found.attrs["sql"],
-            f"found = analysis.shift_along(store, {trace_id}, window={window}{named})",
-            "ringlens.analysis",
+            f"found = routing_shift.chance_along(store, {trace_id}, window={window}{named})",
+            "ringlens.analysis.differences.routing_shift",
         ),
     }
 

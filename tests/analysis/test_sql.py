@@ -8,6 +8,7 @@ import pytest
 from records import random_run, random_trace
 
 from ringlens import analysis
+from ringlens.analysis.differences.routing_shift import chance_along
 from ringlens.errors import NotInStoreError
 from ringlens.store import Store, StoreWriter
 
@@ -119,6 +120,16 @@ def test_shift_along_a_trace(store):
     found = store.sql(frame.attrs["sql"]).df()
     pd.testing.assert_frame_equal(frame, found, check_dtype=False)
     assert frame["from_previous"].notna().sum() == len(frame) * 3 / 4
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_chance_along_a_trace_is_the_shuffled_store(store, seed):
+    found = chance_along(store, 1, 16, seed=seed)
+    plain = analysis.shift_along(store, 1, 16)
+    pd.testing.assert_frame_equal(found.drop(columns="by_chance"), plain)
+    null = analysis.shift_along(analysis.Shuffled(store, seed), 1, 16)
+    np.testing.assert_array_equal(found["by_chance"], null["from_previous"])
+    assert not np.allclose(found["by_chance"][1:], found["from_previous"][1:], equal_nan=True)
 
 
 def test_shift_along_some_layers(store):

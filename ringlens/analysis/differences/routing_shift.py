@@ -1,11 +1,12 @@
 """How far routing moves: between two selections, or along a trace.
 
-Shape letters: U traces, L layers, E experts, W windows, B draws.
+Shape letters: U traces, L layers, E experts, W windows, B draws, R rows, k experts per token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +19,11 @@ from ringlens.analysis.selections.paired_counts import Group, exclusive, scheme_
 from ringlens.analysis.statistics.bootstrap import intervals
 from ringlens.config import refuse_unknown, whole
 from ringlens.errors import NotInStoreError
+from ringlens.store.encode.columns import matrix
 from ringlens.store.maintain.engine import LOCAL, Engine
 
 if TYPE_CHECKING:
+    from ringlens.store import Store
     from ringlens.store.read.selection import Source
 
 DRAWS = 200
@@ -91,32 +94,111 @@ def shift_along(
     Raises:
         NotInStoreError: There is no such trace, or its routing was not recorded.
     """
+    frame, _ = _along(store, trace_id, window, layers)
+    return frame
+
+
+@refuse_unknown
+def chance_along(
+    store: Store,
+    trace_id: int,
+    window: int = 256,
+    *,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure how far routing moves along one trace, beside what its choices in random order give.
+
+    The order is that of `Shuffled`, drawn for this trace alone: the numbers are those of
+    `shift_along` of the store and of the shuffled store, from one reading.
+
+    Args:
+        store: The store.
+        trace_id: The trace.
+        window: Tokens of a window.
+        layers: The layers; None for all that are recorded.
+        seed: Seed of the order.
+
+    Returns:
+        The table of `shift_along`, and ``by_chance``: ``from_previous`` in random order.
+
+    Raises:
+        NotInStoreError: There is no such trace, or its routing was not recorded.
+    """
+    frame, choices = _along(store, trace_id, window, layers, whole("seed", seed, 0))
+    n_LWE = choices.shuffled().counts(window)
+    frame["by_chance"] = _against(n_LWE, np.roll(n_LWE, 1, axis=1)).ravel()
+    return frame
+
+
+def _along(
+    store: Source, trace_id: int, window: int, layers: Sequence[int] | None, seed: int = 0
+) -> tuple[pd.DataFrame, _Choices]:
+    """The table of `shift_along`, and the choices that it counts."""
     number, size = whole("trace_id", trace_id, 0, 2**63 - 1), whole("window", window, 1)
     asked = None if layers is None else [whole("layers", layer, 0) for layer in layers]
     rows = along_rows(number, asked)
-    table = store.sql(
-        f"""select layer, pos // {size} as "window", expert, count(*) as n
-        from (select layer, pos, unnest(expert_ids) as expert from routing
-              where {rows}) group by all"""
-    ).df()
-    if table.empty:
+    choices = _Choices.read(store, rows, seed)
+    if not len(choices.pos_R):
         of_layers = "" if asked is None else f" of the layers {asked!r:.80}"
         raise NotInStoreError(f"trace {number} has no routing{of_layers} in {store.address}.")
-    layer_L, windows = np.unique(table["layer"]), np.unique(table["window"])
-    n_LWE = np.zeros((len(layer_L), len(windows), int(table["expert"].max()) + 1))
-    place = np.searchsorted(layer_L, table["layer"]), np.searchsorted(windows, table["window"])
-    n_LWE[(*place, table["expert"])] = table["n"]
+    n_LWE = choices.counts(size)
+    every = np.unique(choices.pos_R)
+    windows, tokens_W = np.unique(every // size, return_counts=True)
     frame = pd.DataFrame(
         {
-            "layer": np.repeat(layer_L, len(windows)),
-            "start": np.tile(windows * size, len(layer_L)),
-            "tokens": np.tile(_tokens_of(store, rows, size), len(layer_L)),
+            "layer": np.repeat(choices.layer_L, len(windows)),
+            "start": np.tile(windows * size, len(choices.layer_L)),
+            "tokens": np.tile(tokens_W, len(choices.layer_L)),
             "from_previous": _against(n_LWE, np.roll(n_LWE, 1, axis=1)).ravel(),
             "from_first": _against(n_LWE, n_LWE[:, :1]).ravel(),
         }
     )
     frame.attrs["sql"] = along_sql(rows, size)
-    return frame
+    return frame, choices
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The choices of a trace, in order of layer and position.
+
+    Attributes:
+        layer_L: The layers.
+        at_R: Place of each row's layer.
+        pos_R: Its position.
+        ids_Rk: Its experts.
+        drawn_R: A number whose order in a layer is random.
+    """
+
+    layer_L: NDArray[np.int64]
+    at_R: NDArray[np.int64]
+    pos_R: NDArray[np.int64]
+    ids_Rk: NDArray[np.int64]
+    drawn_R: NDArray[np.uint64]
+
+    @classmethod
+    def read(cls, store: Source, rows: str, seed: int) -> _Choices:
+        """Read rows of ``routing``."""
+        table = store.sql(
+            f"""select layer, pos, expert_ids, hash(pos, layer, trace_id, {seed}) as drawn
+            from routing where {rows} order by layer, pos"""
+        ).to_arrow_table()
+        layer_L, at_R = np.unique(table["layer"].to_numpy(), return_inverse=True)
+        pos_R = table["pos"].to_numpy().astype(np.int64)
+        ids_Rk = matrix(table["expert_ids"]).astype(np.int64)
+        return cls(layer_L.astype(np.int64), at_R, pos_R, ids_Rk, table["drawn"].to_numpy())
+
+    def shuffled(self) -> _Choices:
+        """The same choices at other positions of their layer."""
+        return replace(self, ids_Rk=self.ids_Rk[np.lexsort((self.drawn_R, self.at_R))])
+
+    def counts(self, window: int) -> NDArray[np.float64]:
+        """How often each expert was chosen in each window with tokens, [L, W, E]."""
+        windows, window_R = np.unique(self.pos_R // window, return_inverse=True)
+        shape = (len(self.layer_L), len(windows), int(self.ids_Rk.max()) + 1)
+        cell_Rk = ((self.at_R * shape[1] + window_R) * shape[2])[:, None] + self.ids_Rk
+        found = np.bincount(cell_Rk.ravel(), minlength=int(np.prod(shape)))
+        return found.reshape(shape).astype(np.float64)
 
 
 def divergence(n_E: NDArray[np.float64], m_E: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -164,13 +246,6 @@ def _shift(group: Group, rng: np.random.Generator, draws: int) -> pd.DataFrame:
             "p": ((null_BL >= observed_L - 1e-12).sum(axis=0) + 1) / (draws + 1),
         }
     )
-
-
-def _tokens_of(store: Source, rows: str, window: int) -> NDArray[np.int64]:
-    """Tokens with routing in each window, [W]."""
-    query = f"""select pos // {window} as place, count(distinct pos) from routing
-        where {rows} group by 1 order by 1"""
-    return np.array([n for _, n in store.sql(query).fetchall()], np.int64)
 
 
 def _against(n_LWE: NDArray[np.float64], other_LWE: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -129,8 +129,10 @@ class Choices:
         """Read the choices of some layers, given in order."""
         there_LN = np.zeros((len(layers), len(tokens.trace_N)), bool)
         ids_LNk = np.zeros((*there_LN.shape, shape.k), shape.dtype)
+        first, last = tokens.traces[0], tokens.traces[-1]
         query = f"""select trace_id, pos, layer, expert_ids from routing
-            where layer in ({", ".join(map(str, layers))})"""
+            where layer in ({", ".join(map(str, layers))})
+            and trace_id between {first} and {last}"""
         for batch in store.sql(query).to_arrow_reader(_ROWS):
             rows = pa.Table.from_batches([batch])
             place_R = tokens.places(rows)

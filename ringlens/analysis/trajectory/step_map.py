@@ -20,6 +20,9 @@ from ringlens.errors import StoreError
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
 
+NONE = 1e-12
+"""Part of all variance that is none, but rounding."""
+
 
 @refuse_unknown
 def step_map(
@@ -87,12 +90,18 @@ def principal_components(
         Places [S, C], and the share of the variance along each axis [C].
     """
     centred_SD = vector_SD.astype(np.float64) - vector_SD.mean(axis=0, dtype=np.float64)
-    u_SC, size_C, axis_CD = np.linalg.svd(centred_SD, full_matrices=False)
+    S, D = centred_SD.shape
+    # Of the two matrices of inner products the smaller has the same variances, and costs less than
+    # a decomposition of all vectors.
+    inner = centred_SD @ centred_SD.T if S <= D else centred_SD.T @ centred_SD
+    variance, vector = np.linalg.eigh(inner)
+    total = float(variance.sum())
+    best = [at for at in np.argsort(-variance)[:components] if variance[at] > NONE * total]
+    size_C = np.sqrt(variance[best])
+    axis_CD = vector[:, best].T if S > D else vector[:, best].T @ centred_SD / size_C[:, None]
     largest_C = np.abs(axis_CD).argmax(axis=1)
-    sign_C = np.where(axis_CD[np.arange(len(axis_CD)), largest_C] < 0, -1.0, 1.0)
-    place_SC, share_C = u_SC * size_C * sign_C, size_C**2
-    total = share_C.sum()
-    share_C = share_C / total if total > 0 else share_C
-    lacking = max(0, components - len(size_C))
-    place_SC = np.pad(place_SC[:, :components], ((0, 0), (0, lacking)))
-    return place_SC, np.pad(share_C[:components], (0, lacking))
+    sign_C = np.where(axis_CD[np.arange(len(best)), largest_C] < 0, -1.0, 1.0)
+    place_SC = centred_SD @ (axis_CD * sign_C[:, None]).T
+    lacking = components - len(best)
+    share_C = variance[best] / total if best else np.zeros(0)
+    return np.pad(place_SC, ((0, 0), (0, lacking))), np.pad(share_C, (0, lacking))
