@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ringlens.app.shared import queries
 from ringlens.store import Store
+from ringlens.store.schema.glossary import OF_COLUMNS
 
 PROBE = "receivers"
 """Probe that scores heads by how unequally they look back at steps."""
@@ -19,8 +20,13 @@ _RECORDED = (
     ("output_norm", "Output norm", "residual stream", "Mean L2 norm of the head's output"),
 )
 _SHARES = (
-    ("recency", "Recency", "Share of its attention on steps that stays within a step"),
-    ("prompt", "On the prompt", "Mean attention that the thought pays to the prompt"),
+    ("recency", "Recency", "Share of its attention on steps that stays within a step", "recency"),
+    (
+        "prompt",
+        "On the prompt",
+        "Mean attention that the thought pays to the prompt",
+        "attention on the prompt",
+    ),
 )
 
 
@@ -33,6 +39,7 @@ class Measure:
         label: Its name on the page.
         unit: Its unit.
         about: One sentence.
+        term: Its name in the glossary.
         sql: Query of ``layer``, ``head``, ``value``; with ``tested`` also ``by_chance`` and ``p``.
         signed: Whether zero is the middle of its scale.
         tested: Whether it is compared with chance.
@@ -42,6 +49,7 @@ class Measure:
     label: str
     unit: str
     about: str
+    term: str
     sql: str
     signed: bool = False
     tested: bool = False
@@ -62,16 +70,18 @@ def _probed(store: Store, trace_id: int) -> list[Measure]:
         about = f"Excess kurtosis of the attention that steps receive, {apart}"
         sql = _score(trace_id, gap)
         name = f"{KURTOSIS}:{gap}"
-        found.append(Measure(name, f"Receiver, gap {gap}", "", about, sql, True, True))
+        label = f"Receiver, gap {gap}"
+        found.append(Measure(name, label, "", about, "receiver score", sql, True, True))
         about = f"The same over what distance alone would give, {apart}"
         name = f"{BEYOND}:{gap}"
         sql = _of_key(trace_id, name)
-        found.append(Measure(name, f"Beyond recency, gap {gap}", "", about, sql, True))
+        label = f"Beyond recency, gap {gap}"
+        found.append(Measure(name, label, "", about, "beyond recency", sql, True))
     found.sort(key=lambda each: not each.tested)
     shares = [each for each in _SHARES if each[0] in keys]
     return found + [
-        Measure(name, label, "share", about, _of_key(trace_id, name))
-        for name, label, about in shares
+        Measure(name, label, "share", about, term, _of_key(trace_id, name))
+        for name, label, about, term in shares
     ]
 
 
@@ -102,7 +112,12 @@ def _recorded(store: Store, trace_id: int) -> list[Measure]:
         return []
     return [
         Measure(
-            name, label, unit, f"{about}, over all tokens", _mean(trace_id, table, n, name, end)
+            name,
+            label,
+            unit,
+            f"{about}, over all tokens",
+            OF_COLUMNS["heads", name],
+            _mean(trace_id, table, n, name, end),
         )
         for name, label, unit, about in _RECORDED
     ]

@@ -70,6 +70,7 @@ def boot(store: Store, head: Row, run: Row) -> Row:
                 "label": each.label,
                 "unit": each.unit,
                 "about": each.about,
+                "term": each.term,
                 "signed": each.signed,
                 "tested": each.tested,
             }

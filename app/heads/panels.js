@@ -3,6 +3,7 @@
 import { behindButton } from "../shared/behind.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
+import { termed } from "../shared/glossary.js";
 import { gridMap, legend } from "../shared/grid_map.js";
 import { link } from "../shared/host.js";
 import { number, percent } from "../shared/text.js";
@@ -151,7 +152,7 @@ export function panels(v, acts) {
     });
     add(
       mapHead,
-      el("span", "", label, { title: measure().about }),
+      termed(el("span", "", label), measure().term),
       el("span", "spacer"),
       legend(short(low), `${short(top)} ${unit}`, scale),
       behindButton(label, mapBehind),
@@ -194,7 +195,7 @@ export function panels(v, acts) {
     stepsHead.replaceChildren();
     if (v.matrixError) return stepsHead.replaceChildren(el("span", "error", v.matrixError));
     if (!boot.steps.length) return;
-    const title = el("span", "", "Which steps look at which");
+    const title = termed(el("span", "", "Which steps look at which"), "attention between steps");
     add(stepsHead, title, el("span", "dim", whose()), el("span", "spacer"));
     if (!v.matrix) return add(stepsHead, el("span", "dim", "Reading…"));
     const { numbers, mass } = v.matrix;

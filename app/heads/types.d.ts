@@ -7,6 +7,8 @@ export interface Measure {
   label: string;
   unit: string;
   about: string;
+  /** Its name in the glossary. */
+  term: string;
   /** Whether zero is the middle of its scale. */
   signed: boolean;
   /** Whether it is compared with chance. */

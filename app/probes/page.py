@@ -31,7 +31,7 @@ TRACES = 40
 """Probed traces that are linked above the table."""
 
 LINKS = {"trace_id": "/trace/{trace_id}", "expert": "/expert/{layer}/{expert}"}
-DRAWN = ("belief", "suppression", "receivers", "ablation")
+DRAWN = tuple(results.FIGURES)
 THEMES = ("dark", "light")
 
 
@@ -93,11 +93,12 @@ def register(app: Dash, sources: Sources) -> None:
         theme = untrusted.one_of(theme or "dark", THEMES, "theme")
         try:
             found = _read(sources, probe, run["run_id"])
-            figure = results.figure(sources.store, probe, run["run_id"], found, theme)
+            shown = results.drawn(sources.store, probe, run["run_id"], found)
         except RinglensError:
             return no_update, no_update  # the page says it
-        if figure is None:
+        if shown is None:
             return no_update, no_update
+        figure = results.figure(probe, shown, theme)
         # The width is the page's; the height is that of the rows.
         return figure, {"height": figure.layout.height}
 
@@ -161,17 +162,24 @@ def _chosen(sources: Sources, chosen: Row) -> Component:
         )
     if found.said:
         parts.append(html.P(found.said, className="probes-said"))
-    if probe in DRAWN:
+    shown = results.drawn(sources.store, probe, run_id, found)
+    about = f"What the probe {probe} measured on run {run_id}."
+    name = f"probes-{probe}-{run_id}"
+    figure = None
+    if shown is not None:
+        figure = table(shown.frame, "Figure", f"{name}-figure", about, LINKS, shown.made)
         parts += [
+            html.Div(id="probes-figure-head"),
             dcc.Graph(
                 id="probes-figure", config=CONFIG, responsive=True, className="probes-figure"
             ),
             dcc.Store(id="probes-asked", data={"probe": probe, "run": run_id}),
         ]
-    about = f"What the probe {probe} measured on run {run_id}."
-    name = f"probes-{probe}-{run_id}"
     data = table(found.frame, "Results", name, about, LINKS, found.made)
-    parts += [html.Div(id="probes-app", key=name), dcc.Store(id="probes-boot", data=data)]
+    parts += [
+        html.Div(id="probes-app", key=name),
+        dcc.Store(id="probes-boot", data={"rows": data, "figure": figure}),
+    ]
     return html.Section(parts, className="probes-main", **{"aria-label": probe})
 
 

@@ -31,6 +31,20 @@ READERS = {
 }
 """Functions of ``ringlens.analysis.importance``, each in the module of its name, by probe."""
 
+OWN: dict[str, tuple[str, Callable[..., pd.DataFrame]]] = {
+    "belief": ("belief", belief),
+    "suppression": ("suppression", suppression_matrix),
+}
+"""Where the figure is of another table than that of the page: its module, and what reads it."""
+
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "belief": figures.belief,
+    "suppression": figures.suppression_matrix,
+    "receivers": figures.receiver_heads,
+    "ablation": figures.ablation_effects,
+}
+"""What draws the results, by probe."""
+
 PUBLISHED = 4
 """Gap between steps that the score of receiver heads was published with."""
 
@@ -91,19 +105,19 @@ def read(store: Store, probe: str, run_id: str) -> Read:
     return Read(frame, how, str(frame.attrs.get("said", "")))
 
 
-def figure(store: Store, probe: str, run_id: str, found: Read, theme: str) -> Figure | None:
-    """Draw the results; None where the probe has no figure."""
-    if probe == "belief":
-        return figures.belief(belief(store, run_id), theme=theme)
-    if probe == "suppression":
-        return figures.suppression_matrix(suppression_matrix(store, run_id), theme=theme)
-    if probe == "receivers":
-        return figures.receiver_heads(found.frame, theme=theme)
-    if probe == "steering":
-        return figures.steering(found.frame, theme=theme)
-    if probe == "ablation":
-        return figures.ablation_effects(found.frame, theme=theme)
-    return None
+def drawn(store: Store, probe: str, run_id: str, found: Read) -> Read | None:
+    """Read what the figure of a probe's results is drawn from; None where the probe has none."""
+    if probe in OWN:
+        name, reader = OWN[probe]
+        program = f"found = {name}.{reader.__name__}(store, {run_id!r})"
+        how = made(store, None, program, f"ringlens.analysis.importance.{name}")
+        return Read(reader(store, run_id), how)
+    return found if probe in FIGURES else None
+
+
+def figure(probe: str, shown: Read, theme: str) -> Figure:
+    """Draw what `drawn` has read."""
+    return FIGURES[probe](shown.frame, theme=theme)
 
 
 def _gap(store: Store, run_id: str) -> int:

@@ -23,6 +23,8 @@ import { number, plural } from "./text.js";
  * @property {() => Cell[][]} rows
  * @property {Made | null} made
  * @property {((surface: Surface, width: number, height: number) => void) | null} draw
+ * @property {((format: "png" | "svg") => Promise<Blob>) | null} [image] Makes the chart as a file,
+ *   where it is not drawn on a surface.
  * @property {[number, number]} size Of the chart as a file, in CSS pixels.
  */
 
@@ -101,7 +103,7 @@ async function savePng({ draw, size, name }) {
 
 /** @param {Behind} behind */
 function exports(behind) {
-  const { draw, size, title, name, columns, rows } = behind;
+  const { draw, image, size, title, name, columns, rows } = behind;
   /** @type {(label: string, act: () => void) => HTMLElement} */
   const button = (label, act) => {
     const found = el("button", "button", label, { type: "button" });
@@ -116,7 +118,15 @@ function exports(behind) {
   const csv = () => save(`${name}.csv`, new Blob([csvOf(columns, rows())], { type: "text/csv" }));
   const link = el("button", "button", "Copy link", { type: "button" });
   link.dataset.copy = window.location.href;
-  const charts = draw ? [button("PNG", () => savePng(behind)), button("SVG", svg)] : [];
+  /** @type {(format: "png" | "svg") => Promise<void>} */
+  const made = async (format) => {
+    if (image) save(`${name}.${format}`, await image(format));
+  };
+  const charts = draw
+    ? [button("PNG", () => savePng(behind)), button("SVG", svg)]
+    : image
+      ? [button("PNG", () => made("png")), button("SVG", () => made("svg"))]
+      : [];
   return add(el("div", "buttons"), ...charts, button("CSV", csv), link);
 }
 

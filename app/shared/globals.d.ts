@@ -22,6 +22,6 @@ interface Window {
   dash_ag_grid?: { getApiAsync(id: string): Promise<GridApi> };
   dashAgGridComponentFunctions?: Record<string, unknown>;
   React: { createElement(...parts: unknown[]): unknown };
-  Plotly: { relayout(graph: HTMLElement, changes: Record<string, unknown>): Promise<unknown> };
+  Plotly: { toImage(graph: HTMLElement, options: Record<string, unknown>): Promise<string> };
   DashRenderer: new () => unknown;
 }

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from browser import on_map, served
+from browser import on_map, page, served
 from paths import TESTS
 from playwright.sync_api import expect
 from records import random_run, random_tokens, random_trace
@@ -345,6 +345,16 @@ def wordy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores") / "-".join(["a-long-name-of-a-folder"] * 6)
     with served(write_run(folder, run, traces)) as url:
         yield url
+
+
+def test_what_the_policy_forbids_is_a_complaint(chrome, wordy):
+    """So that all tests whose pages must not complain see it, of every page."""
+    with page(chrome) as (tab, complaints):
+        tab.goto(wordy)
+        outside = "Object.assign(document.createElement('img'), {src: 'http://127.0.0.2:9/x.png'})"
+        with tab.expect_console_message(lambda said: said.text.startswith("policy: ")):
+            tab.evaluate(f"void document.body.append({outside})")
+    assert any("img-src forbids" in said for said in complaints)
 
 
 @pytest.mark.parametrize("name", [page.name for page in PAGES])

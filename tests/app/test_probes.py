@@ -43,13 +43,14 @@ def test_results_are_listed_and_made_as_they_say(store, run_id):
     found = results.read(store, "receivers", run_id)
     again = by_python(found.made)
     np.testing.assert_allclose(found.frame["score"], again["score"])
-    figure = results.figure(store, "receivers", run_id, found, "dark")
+    shown = results.drawn(store, "receivers", run_id, found)
+    figure = results.figure("receivers", shown, "dark")
     assert len(figure.data) >= 2
     found = results.read(store, "ablation", run_id)
     for frame in (by_sql(store, found.made), by_python(found.made)):
         np.testing.assert_allclose(frame["mean"], found.frame["mean"])
     assert found.frame["mean"].tolist() == pytest.approx([0.23, 0.13, 0.03])
-    figure = results.figure(store, "ablation", run_id, found, "light")
+    figure = results.figure("ablation", results.drawn(store, "ablation", run_id, found), "light")
     np.testing.assert_allclose(array(figure, 0, "z").ravel(), [0.03, 0.13, 0.23], atol=1e-6)
     assert results.traces(store, "ablation", run_id) == [1, 2]
 
@@ -77,6 +78,14 @@ def test_from_a_run_to_what_was_measured_and_to_a_comparison(tab, address, run_i
     tab.locator(".probe-link", has_text="receivers").click()
     expect(tab.locator("#probes-figure .main-svg").first).to_be_visible()
     expect(tab.locator("#probes-app tbody tr")).to_have_count(12)
+    tab.get_by_role("button", name="Behind “Figure”").click()
+    expect(tab.locator("#behind tbody tr")).to_have_count(12)
+    for kind, begins in (("PNG", b"\x89PNG"), ("SVG", b"<svg"), ("CSV", b"")):
+        with tab.expect_download() as download:
+            tab.locator("#behind").get_by_role("button", name=kind, exact=True).click()
+        assert download.value.suggested_filename.endswith(f"-figure.{kind.lower()}")
+        assert download.value.path().read_bytes().startswith(begins)
+    tab.keyboard.press("Escape")
     tab.locator(".probe-link", has_text="ablation").click()
     row = tab.locator("#probes-app tbody tr").first
     expect(row).to_contain_text("0.2300")

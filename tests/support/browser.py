@@ -20,6 +20,8 @@ ARGUMENTS = (
     "--disable-extensions",
     "--no-first-run",
 )
+VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
+  console.error(`policy: ${event.effectiveDirective} forbids ${event.blockedURI}`))"""
 WAIT = 120_000  # milliseconds before an expectation fails; the machine may be busy
 
 
@@ -84,10 +86,12 @@ def browser():
 def page(chrome, **options):
     """A page in a context of its own, as a pair (page, complaints).
 
-    ``complaints`` collects console errors, uncaught exceptions and failed requests.
+    ``complaints`` collects console errors, uncaught exceptions, failed requests, and what the
+    page's policy of security forbade.
     """
     context = chrome.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
     context.set_default_timeout(WAIT)
+    context.add_init_script(VIOLATIONS)
     tab = context.new_page()
     complaints = []
     tab.on("console", lambda m: m.type == "error" and complaints.append(m.text))

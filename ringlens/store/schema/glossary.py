@@ -432,6 +432,41 @@ _HEADS = (
         "‖Σ a v‖₂",
         "`heads.output_norm`",
     ),
+    Term(
+        "receiver score",
+        "How unequally a head looks back at steps: high where a few steps get most of it.",
+        "",
+        "excess kurtosis over steps of the mean attention that later steps pay to each",
+        "arXiv 2506.19143; `ringlens probe receivers`",
+    ),
+    Term(
+        "beyond recency",
+        "What is left of the receiver score over what distance alone would give.",
+        "",
+        "receiver score less that of the mean attention at each distance",
+        "`ringlens probe receivers`",
+    ),
+    Term(
+        "recency",
+        "Part of a head's attention on steps that stays within the step itself.",
+        "share",
+        "",
+        "`ringlens probe receivers`",
+    ),
+    Term(
+        "attention on the prompt",
+        "Attention that the tokens of the thought pay to those of the prompt.",
+        "probability",
+        "Σ a over the prompt, mean over the thought",
+        "`ringlens probe receivers`",
+    ),
+    Term(
+        "attention between steps",
+        "Attention of a token of one step on all tokens of another.",
+        "probability",
+        "Σ a over the tokens of the other, mean over the tokens of the one",
+        "`head_steps.mass`",
+    ),
 )
 
 PARTS = MappingProxyType(
