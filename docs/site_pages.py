@@ -76,6 +76,7 @@ REFERENCE = {
         "ringlens.analysis.importance.published",
         "ringlens.analysis.trajectory.changed_measures",
         "ringlens.analysis.importance.receiver_heads",
+        "ringlens.analysis.importance.foresight",
         "ringlens.analysis.importance.steering",
         "ringlens.analysis.importance.alarms",
         "ringlens.analysis.differences.association",
@@ -115,6 +116,7 @@ REFERENCE = {
         "ringlens.plot.importance.agreement_figure",
         "ringlens.plot.importance.receiver_figure",
         "ringlens.plot.importance.steering_figure",
+        "ringlens.plot.importance.foresight_figure",
     ),
     "Acting on a model": (
         "ringlens.interventions.experts",

@@ -9,6 +9,7 @@ Shape letters: S steps, D features, G problems, K classes, V token ids.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,10 +20,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ringlens.analysis.importance.agreement import average_ranks
+from ringlens.analysis.importance.foresight import PROBE
 from ringlens.analysis.importance.targets import CORRECT, TARGETS, values_of
 from ringlens.analysis.trajectory.signatures import ROUTING, signatures
 from ringlens.config import known_only, refuse_unknown, whole
 from ringlens.errors import ConfigError, NotInStoreError, StoreError
+from ringlens.store import StoreWriter
 
 if TYPE_CHECKING:
     from ringlens.store import Store
@@ -75,8 +78,13 @@ def linear_probe(
 ) -> pd.DataFrame:
     """Train a probe on each layer, and judge it on problems that it has not seen.
 
+    The results are kept in the table ``probes``, with the newest run whose steps were read; those
+    of the same target, features and ``where`` are replaced.
+    `ringlens.analysis.importance.foresight.foresight` reads them.
+
     Args:
-        store: The store, cut into steps, with the features recorded.
+        store: The store, in a folder that can be written, cut into steps, with the features
+            recorded.
         target: "correct" (the answer in the end), "next_role" (what the next step does),
             "backtrack" (whether the next step goes back), or a column of `token_context` (of the
             first token of the step).
@@ -101,7 +109,7 @@ def linear_probe(
     Raises:
         ConfigError: An unknown target, or scikit-learn is missing.
         StoreError: The features are not recorded, there are fewer than two problems with each
-            class, or only one class.
+            class, or only one class; or the store cannot be written.
     """
     if find_spec("sklearn") is None:
         raise ConfigError("probes need scikit-learn: pip install scikit-learn.")
@@ -132,7 +140,45 @@ def linear_probe(
     frame = pd.DataFrame([*rows, _row(BAG, None, bag, bag_W)])
     frame["layer"] = frame["layer"].astype("Int64")
     frame.attrs |= _about(examples, target, group_S, frame)
+    _keep(store, examples, frame, features, where)
     return frame
+
+
+def _keep(
+    store: Store, examples: Examples, frame: pd.DataFrame, features: str, where: str | None
+) -> None:
+    """Keep a table with the newest run of its steps, in the place of an earlier one of its kind."""
+    listed = ", ".join(map(str, sorted({int(i) for i in examples.steps["trace_id"]})))
+    run_id = store.sql(
+        f"select max_by(run_id, started) from runs where run_id in "
+        f"(select run_id from traces where trace_id in ({listed}))"
+    ).fetchall()[0][0]
+    told = {name: frame.attrs[name] for name in ("target", "measure", "steps", "problems", "said")}
+    key = f"{told['target']} from {features}" + (f" where {where}" if where else "")
+    rows = store.sql(
+        "select layer, key, value, json from probes where probe = ? and run_id = ? "
+        "and key not in (?, ?)",
+        [PROBE, run_id, key, f"{key}: {BAG}"],
+    ).fetchall()
+    names = ("layer", "key", "value", "json")
+    kept = [{"probe": PROBE, **dict(zip(names, row, strict=True))} for row in rows]
+    for row in frame.to_dict("records"):
+        layer, score = row.pop("layer"), row.pop("score")
+        own = {name: None if pd.isna(value) else value for name, value in row.items()}
+        of_tokens = pd.isna(layer)
+        kept.append(
+            {
+                "probe": PROBE,
+                "layer": None if of_tokens else int(layer),
+                "key": f"{key}: {BAG}" if of_tokens else key,
+                "value": float(score),
+                "json": json.dumps({**own, **told, "where": where, "probed": features}),
+            }
+        )
+    with StoreWriter(store.address) as writer:
+        if not writer.owns(run_id):
+            raise StoreError(f"another process writes to run {run_id}: wait for it, or stop it.")
+        writer.replace_rows(run_id, "probes", kept)
 
 
 def read_examples(

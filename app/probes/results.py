@@ -22,6 +22,7 @@ Row = dict[str, Any]
 
 READERS = {
     "belief": "convergence",
+    "linear": "foresight",
     "logit_lens": "settling",
     "monitor": "alarms",
     "receivers": "receiver_heads",
@@ -42,6 +43,8 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "suppression": figures.suppression_matrix,
     "receivers": figures.receiver_heads,
     "ablation": figures.ablation_effects,
+    "linear": figures.foresight,
+    "steering": figures.steering,
 }
 """What draws the results, by probe."""
 

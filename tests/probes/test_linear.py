@@ -1,13 +1,19 @@
 """Linear probes read what is planted in the activations, and no more than there is elsewhere."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
+from drawn import array
 from thoughts import Thought, opened
 
+from ringlens.analysis.importance.foresight import foresight
 from ringlens.cli.main import main
 from ringlens.errors import ConfigError, StoreError
+from ringlens.plot import importance as figures
 from ringlens.probes.linear import linear_probe, read_examples
+from ringlens.store import Store
+from ringlens.store.check.check import check
 
 RNG = np.random.default_rng(0)
 
@@ -39,6 +45,28 @@ def test_what_is_planted_is_read_and_words_do_not_tell_it(store, features):
     said = frame.attrs
     assert (said["measure"], said["problems"], said["steps"]) == ("AUC", 12, 132)
     assert sum(said["counts"]) == 132 and "shuffled labels" in said["said"]
+
+
+def test_results_are_kept_beside_those_of_other_targets(store):
+    own = {"features": "resid_post", "layers": [1, 2], "shuffles": 1, "draws": 9}
+    first = linear_probe(store, "backtrack", **own)
+    linear_probe(store, "next_role", **own)
+    again = linear_probe(store, "backtrack", **own)
+    with Store(store.address) as after:
+        found = foresight(after)
+        assert check(after).findings == []
+    kept = found[(found["target"] == "backtrack") & (found["probed"] == "resid_post")]
+    pd.testing.assert_frame_equal(
+        kept[list(first.columns)].reset_index(drop=True), again, check_dtype=False
+    )
+    assert set(found["target"]) >= {"backtrack", "next_role"} and set(found["problems"]) == {12}
+    assert found.attrs["said"].startswith("next_role of ")
+    figure = figures.foresight(again)
+    np.testing.assert_allclose(array(figure, 0, "y"), again["score"][:2])
+    np.testing.assert_allclose(array(figure, 1, "y"), again["shuffled"][:2])
+    assert figure.layout.shapes[0].y0 == again["score"][2]
+    with pytest.raises(ConfigError, match="two of one"):
+        figures.foresight(pd.concat([again, again]))
 
 
 def test_roles_and_answers_are_targets_too(store):
