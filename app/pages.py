@@ -124,6 +124,7 @@ PAGES = (
         build=routing.layout,
         register=routing.register,
         folder=HERE / "routing",
+        constants=routing.CONSTANTS,
         label="Routing",
         icon="routing",
         key="r",

@@ -4,8 +4,10 @@ import { PAGES } from "./pages.js";
 import { commandPalette } from "./palette/palette.js";
 import { pathname } from "./shared/address.js";
 import { clientside, quietly, setProps } from "./shared/dash.js";
-import { add, el, hit, inDialog, typing } from "./shared/dom.js";
+import "./shared/copy.js";
+import { el, inDialog, typing } from "./shared/dom.js";
 import "./shared/glossary.js";
+import { toggleHelp } from "./shared/help.js";
 import { fetchJson, go } from "./shared/host.js";
 import { messageOf } from "./shared/text.js";
 import { onTheme, theme, toggleTheme } from "./shared/theme.js";
@@ -52,31 +54,7 @@ const sections = () => [
   ),
 ];
 
-function dialogOfKeys() {
-  const dialog = el("dialog", "help", null, { id: "help", "aria-label": "Keyboard" });
-  const close = el("button", "behind-close", "×", { type: "button", "aria-label": "Close" });
-  close.addEventListener("click", () => dialog.close());
-  dialog.appendChild(add(el("div", "help-head"), el("h2", "", "Keyboard"), close));
-  for (const [title, keys] of sections()) {
-    const list = el("dl");
-    for (const [key, what] of keys) {
-      const term = el("dt");
-      for (const each of key.split(" "))
-        term.appendChild(el(each === "…" ? "span" : "kbd", "", each));
-      add(list, term, el("dd", "", what));
-    }
-    add(dialog, el("h3", "", title), list);
-  }
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  return document.body.appendChild(dialog);
-}
-
-function help() {
-  const found = document.getElementById("help");
-  const dialog = found instanceof HTMLDialogElement ? found : dialogOfKeys();
-  if (dialog.open) dialog.close();
-  else dialog.showModal();
-}
+const help = () => toggleHelp(sections);
 
 const palette = commandPalette(() => [
   ...PAGES.flatMap(({ label, key, path }) =>
@@ -118,20 +96,6 @@ function moved() {
   built = now;
 }
 for (const type of ["_dashprivate_pushstate", "popstate"]) window.addEventListener(type, moved);
-
-// --- buttons --------------------------------------------------------------------------------------
-
-document.addEventListener("click", (event) => {
-  const copy = hit(event, "[data-copy]");
-  if (!copy) return;
-  navigator.clipboard.writeText(copy.dataset.copy || "").then(
-    () => {
-      copy.classList.add("done");
-      setTimeout(() => copy.classList.remove("done"), 1200);
-    },
-    () => {},
-  );
-});
 
 // --- the server -----------------------------------------------------------------------------------
 

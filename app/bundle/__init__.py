@@ -1,9 +1,23 @@
-"""A bundle: some traces as a folder of files that any web server can show, with no code on it.
+"""A bundle: what a store shows, to be carried to those who have nothing installed.
 
-The pages are the trace page's own scripts; what they would fetch from
-:mod:`ringlens.app.trace.routes` lies there as files, under the same names.
+A folder of files that any web server shows, or one HTML file that opens from disk. The pages are
+the dashboard's own scripts; what they ask of a server lies there as files or blocks of the page,
+under the same paths. `traces` holds all of some traces, `aggregates` sums that reveal no token.
 """
 
-from ringlens.app.bundle.writer import write
+from ringlens.app.bundle.aggregates import aggregates
+from ringlens.app.bundle.contents import traces
+from ringlens.app.bundle.folder import to_folder
+from ringlens.app.bundle.single_file import to_file
+from ringlens.app.bundle.sizes import check_fits, estimate, megabytes, size_of
 
-__all__ = ["write"]
+__all__ = [
+    "aggregates",
+    "check_fits",
+    "estimate",
+    "megabytes",
+    "size_of",
+    "to_file",
+    "to_folder",
+    "traces",
+]

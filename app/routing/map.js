@@ -1,12 +1,12 @@
 // The map of layers × experts on the page: what is shown of it, pointer and wheel.
 
-import { param, setParams } from "../shared/address.js";
 import { behindButton } from "../shared/behind.js";
 import { contextOf } from "../shared/canvas.js";
 import { add, el } from "../shared/dom.js";
 import { asImage, drawMap, frameOf, imageOf, placesOf, said } from "./drawing.js";
 import { asked, isWhole, wheeled, whole, within, written } from "./zoom.js";
 
+/** @import { Host } from "../shared/host.js" */
 /** @import { Surface } from "../shared/surface.js" */
 /** @import { Focus, Frame, Shape, Usage, UsageMap, Window } from "./types.js" */
 
@@ -23,9 +23,10 @@ const LATER = 120; // milliseconds without a move after which the address is wri
  * @param {Shape} shape
  * @param {() => Focus} focus
  * @param {(found: Partial<Focus>) => void} choose
+ * @param {Host} host
  * @returns {UsageMap}
  */
-export function usageMap(shape, focus, choose) {
+export function usageMap(shape, focus, choose, host) {
   const node = el("div", "usage-map-box");
   const canvas = el("canvas", "", null, {
     role: "img",
@@ -38,7 +39,7 @@ export function usageMap(shape, focus, choose) {
   let usage = null;
   /** @type {HTMLCanvasElement | null} */
   let image = null;
-  let now = asked(shape, param("zoom"));
+  let now = asked(shape, host.param("zoom"));
   let waiting = 0;
 
   const frame = () => frameOf(shape, node.clientWidth);
@@ -71,7 +72,7 @@ export function usageMap(shape, focus, choose) {
     mark();
     window.clearTimeout(waiting);
     waiting = window.setTimeout(() => {
-      if (document.contains(node)) setParams({ zoom: written(shape, now) });
+      if (document.contains(node)) host.setParams({ zoom: written(shape, now) });
     }, LATER);
   }
 

@@ -3,7 +3,7 @@
 import { intParam, setParams } from "../shared/address.js";
 import { clientside, quietly, setProps } from "../shared/dash.js";
 import { hit, inDialog, part, typing } from "../shared/dom.js";
-import { go } from "../shared/host.js";
+import { go, server } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
@@ -189,6 +189,7 @@ function draw(sent) {
       shape,
       () => current(shape),
       (found) => setFocus({ ...current(shape), ...found }),
+      server,
     );
     frame.replaceChildren(shown.node);
   }

@@ -14,6 +14,7 @@ from dash.development.base_component import Component
 from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES
 from ringlens.app.routing import expert_panel, usage_map, usage_sql, usage_views
 from ringlens.app.routing.evidence import EvidenceCache
+from ringlens.app.routing.usage_payload import CONSTANTS as CONSTANTS
 from ringlens.app.shared import queries
 from ringlens.app.shared.made import made
 from ringlens.app.shared.parts import copy_button, state_page, term
@@ -28,14 +29,6 @@ from ringlens.store.schema.glossary import OF_METRICS
 from ringlens.store.schema.promise import recorded_layers
 
 Row = dict[str, Any]
-
-PHASE_LABELS = {
-    "all": "All",
-    "prompt": "Prompt",
-    "think": "Think",
-    "answer": "Answer",
-    "difference": "Think − answer",
-}
 
 KEYS = (
     ("[ ]", "previous, next layer"),
@@ -267,7 +260,7 @@ def _controls(metric: str, phase: str) -> Component:
             html.Span("Show", className="label"),
             segments("metric", metrics, metric),
             term("Phase", "phase", "label"),
-            segments("phase", PHASE_LABELS, phase),
+            segments("phase", usage_views.PHASE_LABELS, phase),
             html.Div(className="spacer"),
             segments("view", {"chart": "Chart", "table": "Table"}, "chart"),
         ],

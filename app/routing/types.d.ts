@@ -1,4 +1,5 @@
 import type { Made } from "../shared/behind.js";
+import type { Host } from "../shared/host.js";
 import type { Focus, Shape, Window } from "./zoom.js";
 
 export type { Focus, Shape, Window };
@@ -16,7 +17,7 @@ export interface Sent {
   load: string;
   violation: string;
   gini: string;
-  made: Made;
+  made: Made | null;
 }
 
 /** The same with its arrays: by layer and expert, or by layer. */
@@ -54,4 +55,44 @@ export interface UsageMap {
   mark(): void;
   /** Scroll the row of a layer into sight. */
   scrollTo(layer: number): void;
+}
+
+/** What is shown where there is no server. */
+export interface Boot {
+  /** Path of the numbers, which the host answers. */
+  usage: string;
+}
+
+/** Usage in every metric and phase (usage_payload.py). */
+export interface Counts {
+  shape: Shape;
+  /** Phases with tokens: how many, those of both of a difference, and how often each was chosen. */
+  phases: Record<string, { tokens: number[]; n: Uint32Array }>;
+  /** The numbers of a metric in a phase; null where nothing is known. */
+  view(metric: string, phase: string): (Usage & { ends: [string, string] }) | null;
+}
+
+/** State of what is shown; only view.js changes it. */
+export interface View {
+  host: Host;
+  counts: Counts;
+  metric: string;
+  phase: string;
+  focus: Focus;
+  /** Focus an expert; closer to it if its cell is too small to be seen. */
+  setFocus(focus: Focus, closer: boolean): void;
+}
+
+/** What keys and buttons do. */
+export interface Acts {
+  draw(): void;
+  /** Move the focus by layers and experts. */
+  step(down: number, right: number): void;
+  /** Move the part that is shown. */
+  pan(right: number, down: number): void;
+  /** Zoom in (below 1) or out. */
+  zoom(factor: number): void;
+  showWhole(): void;
+  /** Let go of the expert. */
+  release(): void;
 }

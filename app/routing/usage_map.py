@@ -17,14 +17,14 @@ from ringlens.plot.typed_arrays import encode
 Row = dict[str, Any]
 
 
-def payload(usage: Usage, metric: str, phase: str, made: Made) -> Row:
+def payload(usage: Usage, metric: str, phase: str, made: Made | None) -> Row:
     """Encode the numbers of a metric in a phase.
 
     Args:
         usage: Counts of the scope.
         metric: Key of :data:`ringlens.analysis.load.usage.METRICS`.
         phase: 'all', a phase, or 'difference' (think minus answer).
-        made: SQL and Python that give the same numbers.
+        made: SQL and Python that give the same numbers; None where nothing does.
 
     Returns:
         Arrays ``values`` [S, E] (NaN where nothing is known), ``load`` [S, E] (the share of tokens

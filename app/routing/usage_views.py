@@ -18,6 +18,14 @@ from ringlens.store.schema.glossary import OF_METRICS, define
 
 Row = dict[str, Any]
 
+PHASE_LABELS = {
+    "all": "All",
+    "prompt": "Prompt",
+    "think": "Think",
+    "answer": "Answer",
+    "difference": "Think − answer",
+}
+
 UNKNOWN = "not recorded: imported runs tell which experts were chosen, not why"
 
 

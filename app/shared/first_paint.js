@@ -2,18 +2,32 @@
 // The key is Mantine's own, so that its provider and this page always agree.
 (() => {
   const KEY = "mantine-color-scheme-value";
+  /** @type {string | null} */
+  let chosen = null; // while the page is open, where it may keep nothing: in a frame, in a mail
   const preferred = () =>
     window.matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark";
 
+  const kept = () => {
+    try {
+      return window.localStorage.getItem(KEY);
+    } catch {
+      return null;
+    }
+  };
+
   /** @returns {Theme} */
   const theme = () => {
-    const kept = window.localStorage.getItem(KEY);
-    return kept === "dark" || kept === "light" ? kept : preferred();
+    const found = chosen ?? kept();
+    return found === "dark" || found === "light" ? found : preferred();
   };
 
   /** @param {Theme} wanted */
   const setTheme = (wanted) => {
-    window.localStorage.setItem(KEY, wanted);
+    try {
+      window.localStorage.setItem(KEY, wanted);
+    } catch {
+      chosen = wanted;
+    }
     document.documentElement.setAttribute("data-mantine-color-scheme", wanted);
     window.dispatchEvent(new CustomEvent("ringlens:theme", { detail: wanted }));
   };

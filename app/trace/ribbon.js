@@ -40,7 +40,7 @@ export function traceRibbon(view) {
   /** @type {Lane[]} */
   let lanes = [];
   let here = -2; // step in focus when the steps were last drawn
-  add(node, labels, track);
+  add(node, labels, track, tip);
 
   const width = () => track.clientWidth || 1;
   /** @param {number} pos */
@@ -222,13 +222,8 @@ export function traceRibbon(view) {
     view.host.setParams({ map: chooser.value });
     draw();
   });
-  document.body.appendChild(tip);
-
   const observer = new ResizeObserver(() => {
-    if (!document.contains(node)) {
-      tip.remove();
-      return observer.disconnect();
-    }
+    if (!node.isConnected) return observer.disconnect();
     if (view.paint) draw();
   });
   observer.observe(track);

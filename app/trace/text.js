@@ -154,8 +154,7 @@ export function traceText(view) {
       each.node.style.containIntrinsicSize = `auto ${Math.round(height)}px`;
     }
     node.appendChild(all);
-    for (const old of document.querySelectorAll("body > .tip")) old.remove();
-    document.body.appendChild(tip);
+    view.root.appendChild(tip);
   }
 
   // --- colouring --------------------------------------------------------------------------

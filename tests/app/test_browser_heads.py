@@ -111,10 +111,10 @@ def test_a_click_on_a_head_tints_what_it_attends_to(tab, address, store):
     tab.locator(".source").first.click()
     expect(tab.locator(".t").nth(heaviest)).to_have_class(re.compile("pointed"))
     tab.locator(".t").nth(heaviest).hover()
-    expect(tab.locator(".tip")).to_contain_text(weight)
+    expect(tab.locator(".trace-app > .tip")).to_contain_text(weight)
     other = next(i for i in range(99, 0, -1) if i not in dict(recorded(store, 1, 1, 3, 100)))
     tab.locator(".t").nth(other).hover()
-    expect(tab.locator(".tip")).to_contain_text("not among the 4 recorded")
+    expect(tab.locator(".trace-app > .tip")).to_contain_text("not among the 4 recorded")
 
     tab.keyboard.press("ArrowRight")
     expect_recorded(tab, store, 1, 1, 3, 101)
@@ -189,7 +189,8 @@ def test_a_head_that_is_not_there_is_passed_over(tab, address):
 
 
 def test_in_a_bundle_as_well(tab, store, tmp_path):
-    bundle.write(store, [1, 3], tmp_path / "site", lambda done, total: None)
+    entries = bundle.traces(store, [1, 3], lambda done, total: None)
+    bundle.to_folder(store, entries, tmp_path / "site")
     with static(tmp_path / "site") as url:
         opened(tab, f"{url}?trace=1&tok=100&h=2.3")
         expect_recorded(tab, store, 1, 2, 3, 100)

@@ -19,6 +19,10 @@ pytestmark = pytest.mark.browser
 RUN = random_run()
 
 
+def silent(done, total):
+    pass
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Trace 1 ordinary, 2 hostile, 4 without routing; 3 is left out."""
@@ -30,9 +34,9 @@ def folder(tmp_path_factory):
     traces[1] = with_text(traces[1], pieces, prompt=HOSTILE[1], answer=HOSTILE[0], task=HOSTILE[2])
     bare = random_trace(RUN, 30, seed=7, routing=None, router_logits=None, heads=None)
     with Store(write_run(path / "store", RUN, [*traces, bare])) as store:
-        bundle.write(store, [1, 2, 4], path / "site", lambda done, total: None)
+        bundle.to_folder(store, bundle.traces(store, [1, 2, 4], silent), path / "site")
         with pytest.raises(StoreError, match="already exists"):
-            bundle.write(store, [1], path / "site", lambda done, total: None)
+            bundle.to_folder(store, bundle.traces(store, [1], silent), path / "site")
     return path / "site"
 
 
@@ -71,19 +75,19 @@ def test_a_token_shows_its_experts_and_the_text_its_colours(site):
 
 def test_usage_is_drawn_and_read(site):
     address, tab, complaints = site
-    tab.goto(address + "?trace=1&view=usage")
-    expect(tab.locator(".bundle-usage[data-ready]")).to_be_visible()
-    box = tab.locator("canvas").bounding_box()
-    tab.mouse.move(box["x"] + 42, box["y"] + 2)
+    tab.goto(address + "?view=routing&trace=1&E=0")
+    expect(tab.locator("#usage-app[data-ready]")).to_be_visible()
     ids = random_trace(RUN, 300, seed=300).routing.expert_ids
-    count = int((ids[0] == 0).sum())
-    expect(tab.locator(".bundle-note")).to_contain_text(f"chosen for {count} of 300 tokens")
-    tab.locator("[data-phase=think]").click()
-    expect(tab.locator("[data-phase=think]")).to_have_attribute("aria-pressed", "true")
+    share = (ids[0] == 0).sum() / 300
+    fact = tab.locator(".routing-panel .fact").first
+    expect(fact).to_have_text(f"Tokens{share:.2%}")
+    tab.locator("[data-choice=think]").click()
+    expect(tab.locator("[data-choice=think]")).to_have_attribute("aria-pressed", "true")
     phase = np.array(random_trace(RUN, 300, seed=300).tokens.phase)
-    tab.mouse.move(box["x"] + 43, box["y"] + 2)
-    thought = int((ids[0][phase == "think"] == 0).sum())
-    expect(tab.locator(".bundle-note")).to_contain_text(f"chosen for {thought} of")
+    thought = (ids[0][phase == "think"] == 0).sum() / (phase == "think").sum()
+    expect(fact).to_have_text(f"Tokens{thought:.2%}")
+    tab.goto(address + "?view=routing&run=0")
+    expect(tab.locator(".routing-note")).to_contain_text("360 tokens")  # of traces 1 and 2
     assert complaints == []
 
 
@@ -102,7 +106,7 @@ def test_what_was_not_recorded_or_is_not_there_is_said(site):
     tab.goto(address + "?trace=4")
     expect(tab.locator("#trace-app[data-ready]")).to_be_visible()
     expect(tab.locator("[data-metric=expert]")).to_be_disabled()
-    assert tab.get_by_role("link", name="Usage").count() == 0
+    assert tab.get_by_role("link", name="Routing").count() == 0
     assert complaints == []
     tab.goto(address + "?trace=3")
     expect(tab.locator("#page")).to_contain_text("There is no trace 3 in this bundle.")

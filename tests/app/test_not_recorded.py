@@ -77,7 +77,7 @@ def test_a_trace_of_tokens_alone_has_no_flat_ribbon(tab, address):
     facts = tab.locator(".panel-head .fact b")
     assert facts.all_inner_texts() == ["not recorded"] * 3
     tab.locator(".t").nth(150).hover()
-    expect(tab.locator(".tip")).to_contain_text("not recorded")
+    expect(tab.locator(".trace-app > .tip")).to_contain_text("not recorded")
 
 
 def test_unknown_tokens_are_a_gap(tab, address):
@@ -105,7 +105,8 @@ def test_without_log_probabilities_the_first_known_colour_is_taken(tab, address)
 def test_a_bundle_says_it_too(store, tmp_path):
     import json
 
-    bundle.write(store, [1, 2, 3], tmp_path / "site", lambda done, total: None)
+    entries = bundle.traces(store, [1, 2, 3], lambda done, total: None)
+    bundle.to_folder(store, entries, tmp_path / "site")
     data = tmp_path / "site" / "data"
     traces = json.loads((data / "index.json").read_text())["traces"]
     assert [trace["entropy"] is None for trace in traces] == [True, False, True]

@@ -145,7 +145,7 @@ def test_an_address_is_of_one_page():
 
 
 def test_only_the_registry_knows_pages_and_none_knows_another():
-    """The bundle is made of the trace page; the server and the shell know the registry alone."""
+    """The bundle is made of two pages; the server and the shell know the registry alone."""
     folders = {f"ringlens.app.{page.name}" for page in PAGES}
 
     def folder(module):
@@ -159,7 +159,11 @@ def test_only_the_registry_knows_pages_and_none_knows_another():
     }
     assert found == {
         *(("ringlens.app.pages", each) for each in folders),
-        ("ringlens.app.bundle.writer", "ringlens.app.trace"),
+        ("ringlens.app.bundle.assets", "ringlens.app.trace"),
+        ("ringlens.app.bundle.assets", "ringlens.app.routing"),
+        ("ringlens.app.bundle.contents", "ringlens.app.trace"),
+        ("ringlens.app.bundle.contents", "ringlens.app.routing"),
+        ("ringlens.app.bundle.aggregates", "ringlens.app.routing"),
     }
     for script in [*APP.glob("*.js"), *(APP / "shared").glob("*.js")]:
         for page in PAGES:

@@ -105,7 +105,7 @@ def page(chrome, **options):
 
 def on_map(tab, across, down):
     """Place on the page of a part of the routing map's width and height, in pixels."""
-    canvas = tab.locator("#heatmap canvas[data-box]")
+    canvas = tab.locator(".usage-map canvas[data-box]")
     box = canvas.bounding_box()
     left, top, right, bottom = map(float, canvas.get_attribute("data-box").split())
     x, y = left + across * (right - left), top + down * (bottom - top)

@@ -8,6 +8,7 @@ import click
 
 from ringlens.cli.console import progress_bar
 from ringlens.cli.options import names_in, run_option, trace_option
+from ringlens.cli.upkeep.bundle import Wanted, write_bundle
 
 
 @click.command()
@@ -26,6 +27,23 @@ from ringlens.cli.options import names_in, run_option, trace_option
 @run_option
 @trace_option
 @click.option("--tables", help="Tables, comma-separated; all that the format has if left out.")
+@click.option(
+    "--single-file",
+    is_flag=True,
+    help="With --format bundle: one HTML file, which opens from disk and fits in a mail.",
+)
+@click.option(
+    "--aggregate-only",
+    is_flag=True,
+    help="With --format bundle: sums of usage only, without texts, tokens and their routes.",
+)
+@click.option("--traces", "most", type=click.IntRange(1), help="At most so many of the traces.")
+@click.option(
+    "--max-size",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MB",
+    help="With --format bundle: largest size; a single file has 25 if left out, a folder no limit.",
+)
 def export(
     store: str,
     out: str,
@@ -34,6 +52,10 @@ def export(
     run_ids: tuple[str, ...],
     trace_ids: tuple[int, ...],
     tables: str | None,
+    single_file: bool,
+    aggregate_only: bool,
+    most: int | None,
+    max_size: float | None,
 ) -> None:
     r"""Write traces of STORE for other tools.
 
@@ -45,6 +67,8 @@ def export(
       ringlens export runs/first --out first.jsonl --format jsonl --tables tokens
       ringlens export runs/first --out arrays --format safetensors --trace 3
       ringlens export runs/first --out site --format bundle --where correct
+      ringlens export runs/first --out first.html --format bundle --single-file --traces 4
+      ringlens export runs/first --out usage.html --format bundle --single-file --aggregate-only
       ringlens export runs/first --out rollouts --format math-rollouts --where "sample = 0"
     """
     from ringlens.store import Store
@@ -58,16 +82,22 @@ def export(
     names = None if tables is None else names_in(tables)
     if names is not None and form in ("bundle", "math-rollouts"):
         raise click.UsageError(f"--tables cannot be combined with --format {form}: leave it out")
+    of_bundle = single_file or aggregate_only or max_size is not None
+    if of_bundle and form != "bundle":
+        raise click.UsageError(
+            "--single-file, --aggregate-only and --max-size are for --format bundle"
+        )
     with Store(store) as opened, progress_bar("exporting") as bar:
-        chosen = exports.select(opened, where, run_ids, trace_ids)
+        chosen = exports.select(opened, where, run_ids, trace_ids)[:most]
         if form == "bundle":
-            from ringlens.app import bundle
-
-            bundle.write(opened, chosen, Path(out), bar.rows)
+            wanted = Wanted(single_file, aggregate_only, max_size)
+            said = f", {write_bundle(opened, chosen, Path(out), wanted, bar.rows)}"
         elif form == "math-rollouts":
             from ringlens.rollouts.exporting import to_rollouts
 
             to_rollouts(opened, chosen, Path(out), bar.rows)
+            said = ""
         else:
             writers[form](opened, chosen, Path(out), names, bar.rows)
-    click.echo(f"{out}: {len(chosen)} traces")
+            said = ""
+    click.echo(f"{out}: {len(chosen)} traces{said}")

@@ -1,0 +1,55 @@
+// Usage of experts in every metric and phase, as it is sent (usage_payload.py).
+
+import { decode } from "../shared/typed_arrays.js";
+import { said } from "./drawing.js";
+
+/** @import { Counts, Usage } from "./types.js" */
+
+/**
+ * @param {any} body
+ * @returns {Counts}
+ */
+export function decodeCounts({ shape, phases, views }) {
+  /** @type {Map<string, ReturnType<Counts["view"]>>} */
+  const kept = new Map();
+  /** @type {Counts["view"]} */
+  const view = (metric, phase) => {
+    const name = `${metric}/${phase}`;
+    const sent = views[name];
+    if (!sent) return null;
+    const { load, violation, gini } = phases[phase];
+    const found = kept.get(name) || {
+      ...sent,
+      values: decode(sent.values, "f4"),
+      load: decode(load, "f4"),
+      violation: decode(violation, "f4"),
+      gini: decode(gini, "f4"),
+    };
+    kept.set(name, found);
+    return found;
+  };
+  const counted = Object.entries(phases).map(([name, { tokens, n }]) => [
+    name,
+    { tokens, n: decode(n, "u4") },
+  ]);
+  return { shape, phases: Object.fromEntries(counted), view };
+}
+
+/**
+ * A value as text, by its place; that nothing is known.
+ * @param {Usage | null} usage
+ * @param {number} place
+ */
+export const saidAt = (usage, place) =>
+  usage && Number.isFinite(usage.values[place]) ? said(usage, usage.values[place]) : "–";
+
+/**
+ * The places of the largest values, largest first.
+ * @param {Usage} usage
+ * @param {number} most
+ */
+export function strongest({ values }, most) {
+  const size = values.map((value) => (Number.isFinite(value) ? Math.abs(value) : -1));
+  const places = Array.from(size, (_, place) => place).filter((place) => size[place] >= 0);
+  return places.sort((a, b) => size[b] - size[a] || a - b).slice(0, most);
+}
