@@ -13,6 +13,7 @@ import numpy as np
 from ringlens.analysis.load.usage import Usage
 from ringlens.app.bundle.contents import (
     Entry,
+    Payload,
     Progress,
     heading,
     of_runs,
@@ -43,7 +44,8 @@ def aggregates(store: Store, trace_ids: Sequence[int], on_progress: Progress) ->
         StoreError: No run has a phase with `LEAST` routed tokens.
     """
     cache = UsageCache(store)
-    runs, done = [], 0
+    runs: list[Payload] = []
+    done = 0
     for run, ids in of_runs(store, trace_ids):
         routed = [each for each in ids if store.trace(each).has("routing")]
         found = _of_many(summed(cache, run, routed)) if routed else None

@@ -28,7 +28,7 @@ def unplaced(payload: Payload, store: Store) -> Payload:
     Returns:
         A copy; texts of the trace are left as they are.
     """
-    changed = {}
+    changed: Payload = {}
     for key, value in payload.items():
         if key == "command":
             changed[key] = ""

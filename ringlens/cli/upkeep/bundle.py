@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +53,9 @@ def write_bundle(
     from ringlens.app import bundle
 
     if wanted.aggregate_only:
-        entries = list(bundle.aggregates(store, trace_ids, on_progress))
-        size = bundle.size_of(entries, wanted.single_file)
+        sums = list(bundle.aggregates(store, trace_ids, on_progress))
+        size = bundle.size_of(sums, wanted.single_file)
+        entries: Iterable[bundle.Entry] = sums
     else:
         size = bundle.estimate(store, trace_ids, wanted.single_file)
         entries = bundle.traces(store, trace_ids, on_progress)
