@@ -15,6 +15,7 @@ from ringlens.errors import RinglensError
 
 _IMPORT = re.compile(r'^import\s+(?:(\{[^}]*\}|\*\s+as\s+\w+)\s+from\s+)?"([^"]+)";\n?', re.M)
 _EXPORT = re.compile(r"^export\s+(?=(?:const|class|(?:async\s+)?function)\s+(\w+))", re.M)
+_NAMED = re.compile(r"^export\s*\{((?:\s*\w+\s*,)*\s*\w*\s*)\};\n?", re.M)
 _LEFT = re.compile(
     r"^\s*(?:import|export)\b(?!\().*$|\bimport\s*\(\s*[\"'`]|\bimport\.meta\b", re.M
 )
@@ -62,6 +63,8 @@ def _target(path: str, relative: str) -> str:
 def _function(path: str, source: str) -> str:
     """Write a module as a constant: what its function returns."""
     names = [found[1] for found in _EXPORT.finditer(source)]
+    for found in _NAMED.finditer(source):
+        names += [name.strip() for name in found[1].split(",") if name.strip()]
 
     def imported(found: re.Match[str]) -> str:
         if found[1] is None:
@@ -72,7 +75,7 @@ def _function(path: str, source: str) -> str:
         names = _RENAMED.sub(": ", found[1])
         return f"const {names} = {module};\n"
 
-    body = _EXPORT.sub("", _IMPORT.sub(imported, source))
+    body = _NAMED.sub("", _EXPORT.sub("", _IMPORT.sub(imported, source)))
     left = _LEFT.search(_COMMENT.sub("", body))
     if left:
         raise RinglensError(f"{path} cannot be joined with others: {left[0].strip()[:80]}")

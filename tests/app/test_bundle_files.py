@@ -191,7 +191,7 @@ def test_modules_are_joined_in_their_order():
         {
             "a/start.js": 'import * as all from "../b/two.js";\nimport {\n  one as first,\n} from '
             '"./one.js";\nout.push(first, all.two());\n',
-            "a/one.js": "// import nothing\nexport const one = 1;\n",
+            "a/one.js": "// import nothing\nconst one = 1;\nexport { one };\n",
             "b/two.js": 'import "../a/one.js";\nexport function two() {\n  return 2;\n}\n',
         },
         "a/start.js",
@@ -209,6 +209,7 @@ def test_modules_are_joined_in_their_order():
         ({"a.js": 'import "./b.js";\n', "b.js": 'import "./a.js";\n'}, "circle"),
         ({"a.js": "export default 1;\n"}, "cannot be joined"),
         ({"a.js": "export let a = 1;\n"}, "cannot be joined"),
+        ({"a.js": "const b = 1;\nexport { b as c };\n"}, "cannot be joined"),
         ({"a.js": 'export { b } from "./b.js";\n'}, "cannot be joined"),
         ({"a.js": 'const b = await import("./b.js");\n'}, "cannot be joined"),
         ({"a.js": 'import b from "./b.js";\n'}, "cannot be joined"),
