@@ -74,6 +74,27 @@ PAGES = {
 }
 
 
+SHARED = {
+    "share": ([], "?trace=2&tok=62", "light"),
+    "share-usage": (["--aggregate-only"], "?L=4&E=26", "dark"),
+}
+
+
+def photograph_shared(chrome, store, folder, names):
+    """Photograph one file of each kind, opened from disk."""
+    for name, (options, query, scheme) in SHARED.items():
+        if names and name not in names:
+            continue
+        export = ["-m", "ringlens.cli", "export", store, "--out", f"{folder}/{name}.html"]
+        form = ["--format", "bundle", "--single-file", *options]
+        subprocess.run([sys.executable, *export, *form], check=True)
+        with page(chrome, **{**LOOK, "color_scheme": scheme}) as (tab, complaints):
+            tab.goto(f"file://{folder}/{name}.html{query}")
+            tab.locator("[data-ready=true]").wait_for()
+            tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+            assert complaints == [], complaints
+
+
 def main():
     """Serve a store, and photograph each page."""
     with tempfile.TemporaryDirectory() as folder:
@@ -92,6 +113,7 @@ def main():
                     tab.wait_for_load_state("networkidle")
                     tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
                     assert complaints == [], complaints
+            photograph_shared(chrome, store, folder, sys.argv[2:])
 
 
 if __name__ == "__main__":
