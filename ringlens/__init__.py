@@ -16,6 +16,7 @@ from ringlens.versions import __version__ as __version__  # public under this na
 
 if TYPE_CHECKING:
     from ringlens import plot
+    from ringlens.app.notebook.door import widget
     from ringlens.interventions import (
         Ablate,
         AblateHead,
@@ -52,6 +53,7 @@ __all__ = [
     "probe",
     "problems",
     "replay",
+    "widget",
 ]
 
 _HOMES = {
@@ -68,6 +70,7 @@ _HOMES = {
     "probe": "ringlens.probes.chain.runner",
     "problems": "ringlens.prompts.problems",
     "replay": "ringlens.observe.session",
+    "widget": "ringlens.app.notebook.door",
 }
 
 register_families()
@@ -81,6 +84,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(message, name=name, obj=sys.modules[__name__])
     home = import_module(_HOMES[name])
     return home if home.__name__ == f"ringlens.{name}" else getattr(home, name)
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Show traces and routing as widgets in a notebook: ``%load_ext ringlens``."""
+    import_module("ringlens.app.notebook.door").register(ipython)
 
 
 def __dir__() -> list[str]:

@@ -164,6 +164,10 @@ def test_only_the_registry_knows_pages_and_none_knows_another():
         ("ringlens.app.bundle.contents", "ringlens.app.trace"),
         ("ringlens.app.bundle.contents", "ringlens.app.routing"),
         ("ringlens.app.bundle.aggregates", "ringlens.app.routing"),
+        ("ringlens.app.notebook.answers", "ringlens.app.trace"),
+        ("ringlens.app.notebook.assets", "ringlens.app.trace"),
+        ("ringlens.app.notebook.view", "ringlens.app.trace"),
+        ("ringlens.app.notebook.view", "ringlens.app.routing"),
     }
     for script in [*APP.glob("*.js"), *(APP / "shared").glob("*.js")]:
         for page in PAGES:

@@ -26,6 +26,7 @@ app/test_access.py app/test_bundle.py app/test_browser_heads.py app/test_browser
 app/test_browser_expert.py app/test_thought.py app/test_expert.py app/test_browser_compare.py
 app/test_compare.py app/test_heads.py app/test_browser_heads_page.py app/test_probes.py
 app/test_browser_live.py app/test_live.py live/test_thinker.py
+app/test_widgets.py app/test_browser_growing.py
 app/test_beside.py app/test_browser_beside.py app/test_browser_palette.py app/test_palette.py
 app/test_browser_axe.py app/test_single_file.py
 """

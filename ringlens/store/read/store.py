@@ -18,6 +18,7 @@ from ringlens.errors import StoreError
 from ringlens.store.annotations.saying import find_target, retract, say
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import browse, intact, shown, whole_run
+from ringlens.store.read.all_routing import Routing
 from ringlens.store.read.damage import explain, tables_named
 from ringlens.store.read.foreign import ForeignTables
 from ringlens.store.read.memory import settings, spill_folder
@@ -377,14 +378,25 @@ class Store(AbstractContextManager["Store"]):
         """
         return whole_run.statistics(self, "router_logits", layer, where, context)
 
-    @refuse_unknown
+    @overload
     def routing(
         self, layer: int, where: str | None = None, *, context: Sequence[str] = ()
-    ) -> RoutingRows:
+    ) -> RoutingRows: ...
+
+    @overload
+    def routing(
+        self, layer: None = None, where: str | None = None, *, context: Sequence[str] = ()
+    ) -> Routing: ...
+
+    @refuse_unknown
+    def routing(
+        self, layer: int | None = None, where: str | None = None, *, context: Sequence[str] = ()
+    ) -> RoutingRows | Routing:
         """Read the router choices of one layer for tokens of any traces.
 
         Args:
-            layer: The layer.
+            layer: The layer; None for all, of which each is read when it is asked for:
+                ``store.routing()[5]``.
             where: As for :meth:`tokens`.
             context: As for :meth:`tokens`; ``phase`` is there in any case.
 
@@ -400,6 +412,8 @@ class Store(AbstractContextManager["Store"]):
             NotInStoreError: No token is selected, or routing of the layer was not recorded.
             StoreError: As for :meth:`router_logits`.
         """
+        if layer is None:
+            return Routing(self, where, context)
         return whole_run.routing(self, layer, where, context)
 
     @refuse_unknown

@@ -94,6 +94,11 @@ class Trace:
         return int(sum(self.summary[name] for name in ("n_prompt", "n_think", "n_answer")))
 
     @property
+    def store(self) -> Store:
+        """The store that it is of."""
+        return self._store
+
+    @property
     def text(self) -> str:
         """The whole text, including prompt and chat template."""
         return str(self.summary["text"])

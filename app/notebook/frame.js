@@ -1,0 +1,159 @@
+// What a widget shows, in a frame of its own: the page of a trace, or the map of experts, by the same
+// scripts as in the dashboard. The widget (widget.js) gives it a host and hears what is chosen.
+
+import { usageMap } from "../routing/map.js";
+import { add, el } from "../shared/dom.js";
+import { messageOf } from "../shared/text.js";
+import { onTheme } from "../shared/theme.js";
+import { decode } from "../shared/typed_arrays.js";
+import { mount } from "../trace/view.js";
+
+/** @import { Host } from "../shared/host.js" */
+/** @import { Sent, Usage } from "../routing/types.js" */
+/** @import { Focus } from "../routing/types.js" */
+/** @import { Given, GivenRouting, GivenTrace } from "./types.js" */
+
+/** @type {{ringlensGiven?: Given}} */
+const world = /** @type {any} */ (window);
+
+/**
+ * A trace: a click selects a token, with Shift all tokens from the one before.
+ * @param {HTMLElement} root
+ * @param {GivenTrace} given
+ */
+async function showTrace(root, { boot, fetchJson, choose, selected, onSelected }) {
+  /** @type {Record<string, string | number | null | undefined>} */
+  const state = {};
+  let extending = false;
+  let quiet = true; // what the widget was told is not told back
+  /** @type {number[]} */
+  let chosen = [];
+  root.addEventListener(
+    "mousedown",
+    (event) => {
+      extending = event.shiftKey;
+      if (extending) event.preventDefault(); // else the browser selects text
+    },
+    true,
+  );
+
+  const mark = () => {
+    const wanted = new Set(chosen.length > 1 ? chosen : []);
+    for (const node of root.querySelectorAll(".t")) {
+      node.classList.toggle("chosen", wanted.has(/** @type {any} */ (node).tokenIndex));
+    }
+  };
+  /** @param {number | null} pos */
+  const clicked = (pos) => {
+    if (pos === null) chosen = [];
+    else if (extending && chosen.length) {
+      const [from, to] = [Math.min(chosen[0], pos), Math.max(chosen[0], pos)];
+      chosen = Array.from({ length: to - from + 1 }, (_, i) => from + i);
+      if (chosen[0] !== pos && from === pos) chosen.reverse(); // the first stays the one it began at
+    } else chosen = [pos];
+    extending = false;
+    mark();
+    choose(chosen);
+  };
+  /** @type {Host} */
+  const host = {
+    fetchJson,
+    go: () => {},
+    link: (_href, className, text) => el("span", className, text),
+    param: (name) => {
+      const value = state[name];
+      return value === undefined || value === null ? null : String(value);
+    },
+    setParams(changes) {
+      Object.assign(state, changes);
+      if ("tok" in changes && !quiet) clicked(/** @type {number | null} */ (changes.tok ?? null));
+    },
+  };
+  if (selected.length) state.tok = selected[0];
+  const view = await mount(root, boot, host, document);
+  quiet = false;
+  /** @param {number[]} wanted */
+  const take = (wanted) => {
+    chosen = wanted;
+    quiet = true;
+    if (wanted.length) view?.setPos(wanted[0], true);
+    quiet = false;
+    mark();
+  };
+  if (selected.length) take(selected);
+  onSelected(take);
+}
+
+/** @type {(sent: Sent) => Usage} */
+const decodedUsage = (sent) => ({
+  ...sent,
+  values: decode(sent.values, "f4"),
+  load: decode(sent.load, "f4"),
+  violation: decode(sent.violation, "f4"),
+  gini: decode(sent.gini, "f4"),
+});
+
+/**
+ * The map of experts: a click selects one.
+ * @param {HTMLElement} root
+ * @param {GivenRouting} given
+ */
+function showRouting(root, { boot, choose, selected, onSelected }) {
+  const { shape, usages } = boot;
+  /** @type {Focus} */
+  let focus = { L: selected[0] ?? shape.layers[0], E: selected[1] ?? null };
+  const map = usageMap(
+    shape,
+    () => focus,
+    (found) => {
+      focus = { ...focus, ...found };
+      show();
+      choose(focus.E === null ? [] : [focus.L, focus.E]);
+    },
+  );
+  const show = () => {
+    root.dataset.focus = `${focus.L}/${focus.E ?? ""}`;
+    map.mark();
+  };
+  const group = el("div", "segments", null, { role: "group", "aria-label": "Phase" });
+  let phase = Object.keys(usages)[0];
+  const draw = () => {
+    for (const button of group.children) {
+      button.setAttribute("aria-pressed", String(button.textContent === phase));
+    }
+    map.draw(decodedUsage(usages[phase]));
+  };
+  for (const name of Object.keys(usages)) {
+    const button = el("button", "", name, { type: "button" });
+    button.addEventListener("click", () => {
+      phase = name;
+      draw();
+    });
+    group.appendChild(button);
+  }
+  const bar = add(el("div", "toolbar"), el("span", "label", "Phase"), group);
+  root.append(bar, add(el("div", "usage-map widget-map"), map.node));
+  draw();
+  onTheme(draw);
+  onSelected(([L, E]) => {
+    focus = { L: L ?? focus.L, E: E ?? null };
+    show();
+  });
+  root.dataset.ready = "true";
+}
+
+async function start() {
+  const given = world.ringlensGiven;
+  if (!given) return;
+  window.history.replaceState = () => {}; // a frame has no address of its own
+  const root = el("div", given.kind === "trace" ? "trace-app" : "widget-routing");
+  document.body.appendChild(root);
+  try {
+    if (given.kind === "trace") await showTrace(root, given);
+    else showRouting(root, given);
+  } catch (error) {
+    root.replaceChildren(add(el("div", "state"), el("p", "", messageOf(error))));
+  }
+}
+
+start();
