@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError, RinglensError
 from ringlens.store import Trace
-from ringlens.store.read.all_routing import Routing
+from ringlens.store.read.whole_run import Routing
 
 if TYPE_CHECKING:
     from ringlens.app.notebook.view import RoutingWidget, TraceWidget

@@ -23,7 +23,7 @@ from ringlens.store import Trace
 from ringlens.store.schema.captured import PHASES
 
 if TYPE_CHECKING:
-    from ringlens.store.read.all_routing import Routing
+    from ringlens.store.read.whole_run import Routing
 
 HERE = Path(__file__).parent
 

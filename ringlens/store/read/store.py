@@ -18,7 +18,6 @@ from ringlens.errors import StoreError
 from ringlens.store.annotations.saying import find_target, retract, say
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import browse, intact, shown, whole_run
-from ringlens.store.read.all_routing import Routing
 from ringlens.store.read.damage import explain, tables_named
 from ringlens.store.read.foreign import ForeignTables
 from ringlens.store.read.memory import settings, spill_folder
@@ -386,12 +385,12 @@ class Store(AbstractContextManager["Store"]):
     @overload
     def routing(
         self, layer: None = None, where: str | None = None, *, context: Sequence[str] = ()
-    ) -> Routing: ...
+    ) -> whole_run.Routing: ...
 
     @refuse_unknown
     def routing(
         self, layer: int | None = None, where: str | None = None, *, context: Sequence[str] = ()
-    ) -> RoutingRows | Routing:
+    ) -> RoutingRows | whole_run.Routing:
         """Read the router choices of one layer for tokens of any traces.
 
         Args:
@@ -413,7 +412,7 @@ class Store(AbstractContextManager["Store"]):
             StoreError: As for :meth:`router_logits`.
         """
         if layer is None:
-            return Routing(self, where, context)
+            return whole_run.Routing(self, where, context)
         return whole_run.routing(self, layer, where, context)
 
     @refuse_unknown

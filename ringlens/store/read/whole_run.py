@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ringlens.config import known_only
+from ringlens.display import html_facts, lines, spans
 from ringlens.errors import NotInStoreError, StoreError
 from ringlens.store.encode.columns import matrix, padded
-from ringlens.store.read.selection import Selection, check_context, plain, select
+from ringlens.store.read.selection import (
+    Selection,
+    check_context,
+    check_where,
+    plain,
+    select,
+)
 from ringlens.store.read.token_rows import RoutingRows, TokenRows
 from ringlens.store.read.trace import whole_number
 from ringlens.store.schema.table import Table
@@ -296,3 +304,51 @@ def _two_shapes(wanted: TableRows, one: tuple, other: tuple, selection: Selectio
         f"{wanted.name}: the selected tokens come from models of different sizes ({sizes} numbers "
         f"a token). Take one run, with where=\"run_id = '{selection.runs[0]}'\""
     )
+
+
+@dataclass(frozen=True, repr=False)
+class Routing:
+    """Router choices of every layer. ``routing[5]`` reads those of a layer.
+
+    Attributes:
+        store: The store.
+        where: Which tokens, as a predicate over ``token_context``; None for all.
+        context: Further columns to have beside.
+    """
+
+    store: Store
+    where: str | None = None
+    context: Sequence[str] = ()
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """Layers whose routing is recorded of any selected token."""
+        selected = "" if self.where is None else f"where {check_where(self.store, self.where)}\n"
+        query = (
+            f"select distinct layer from routing semi join (select trace_id, pos from "
+            f"token_context {selected}) using (trace_id, pos) order by layer"
+        )
+        return [layer for (layer,) in self.store.sql(query).fetchall()]
+
+    def __getitem__(self, layer: int) -> RoutingRows:
+        """Read a layer, as :meth:`ringlens.Store.routing` does."""
+        return self.store.routing(layer, self.where, context=self.context)
+
+    def __iter__(self) -> Iterator[RoutingRows]:
+        return (self[layer] for layer in self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        return lines("Routing", *(f"{name}: {value}" for name, value in self._facts().items()))
+
+    def _repr_html_(self) -> str:
+        return html_facts("Routing of all layers", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        return {
+            "store": self.store.address,
+            "layers": spans(self.layers) or "none was recorded",
+            "tokens": self.where or "all",
+        }
