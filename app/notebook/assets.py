@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ringlens.app.routing import page as page_routing
 from ringlens.app.shared import constants as shared
 from ringlens.app.trace import page as page_trace
 from ringlens.app.web.files import module
@@ -22,6 +23,7 @@ ENTRY = "notebook/frame.js"
 CONSTANTS: Mapping[str, Mapping[str, Any]] = {
     "shared": shared.CONSTANTS,
     "trace": page_trace.CONSTANTS,
+    "routing": page_routing.CONSTANTS,
 }
 """Exports of the ``constants.js`` of a folder."""
 

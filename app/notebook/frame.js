@@ -17,6 +17,23 @@ import { mount } from "../trace/view.js";
 const world = /** @type {any} */ (window);
 
 /**
+ * The host of a frame, which has no address: what is shown is kept in an object, pages are text.
+ * @param {Host["fetchJson"]} fetchJson
+ * @param {Record<string, string | number | null | undefined>} state
+ * @returns {Host}
+ */
+const hostOf = (fetchJson, state) => ({
+  fetchJson,
+  go: () => {},
+  link: (_href, className, text) => el("span", className, text),
+  param: (name) => {
+    const value = state[name];
+    return value === undefined || value === null ? null : String(value);
+  },
+  setParams: (changes) => Object.assign(state, changes),
+});
+
+/**
  * A trace: a click selects a token, with Shift all tokens from the one before.
  * @param {HTMLElement} root
  * @param {GivenTrace} given
@@ -55,17 +72,12 @@ async function showTrace(root, { boot, fetchJson, choose, selected, onSelected }
     mark();
     choose(chosen);
   };
+  const plain = hostOf(fetchJson, state);
   /** @type {Host} */
   const host = {
-    fetchJson,
-    go: () => {},
-    link: (_href, className, text) => el("span", className, text),
-    param: (name) => {
-      const value = state[name];
-      return value === undefined || value === null ? null : String(value);
-    },
+    ...plain,
     setParams(changes) {
-      Object.assign(state, changes);
+      plain.setParams(changes);
       if ("tok" in changes && !quiet) clicked(/** @type {number | null} */ (changes.tok ?? null));
     },
   };
@@ -98,7 +110,7 @@ const decodedUsage = (sent) => ({
  * @param {HTMLElement} root
  * @param {GivenRouting} given
  */
-function showRouting(root, { boot, choose, selected, onSelected }) {
+function showRouting(root, { boot, fetchJson, choose, selected, onSelected }) {
   const { shape, usages } = boot;
   /** @type {Focus} */
   let focus = { L: selected[0] ?? shape.layers[0], E: selected[1] ?? null };
@@ -110,6 +122,7 @@ function showRouting(root, { boot, choose, selected, onSelected }) {
       show();
       choose(focus.E === null ? [] : [focus.L, focus.E]);
     },
+    hostOf(fetchJson, {}),
   );
   const show = () => {
     root.dataset.focus = `${focus.L}/${focus.E ?? ""}`;
@@ -145,7 +158,6 @@ function showRouting(root, { boot, choose, selected, onSelected }) {
 async function start() {
   const given = world.ringlensGiven;
   if (!given) return;
-  window.history.replaceState = () => {}; // a frame has no address of its own
   const root = el("div", given.kind === "trace" ? "trace-app" : "widget-routing");
   document.body.appendChild(root);
   try {

@@ -166,6 +166,7 @@ def test_only_the_registry_knows_pages_and_none_knows_another():
         ("ringlens.app.bundle.aggregates", "ringlens.app.routing"),
         ("ringlens.app.notebook.answers", "ringlens.app.trace"),
         ("ringlens.app.notebook.assets", "ringlens.app.trace"),
+        ("ringlens.app.notebook.assets", "ringlens.app.routing"),
         ("ringlens.app.notebook.view", "ringlens.app.trace"),
         ("ringlens.app.notebook.view", "ringlens.app.routing"),
     }
