@@ -23,12 +23,15 @@ REFERENCE = {
         "ringlens.observe.session",
         "ringlens.prompts.problems",
         "ringlens.problem",
+        "ringlens.app.notebook.door",
+        "ringlens.app.notebook.view",
     ),
     "The store": (
         "ringlens.store.read.store",
         "ringlens.store.read.trace",
         "ringlens.store.read.token_rows",
         "ringlens.store.read.relation",
+        "ringlens.store.read.whole_run",
     ),
     "Writing a store": (
         "ringlens.store.write.writer",
