@@ -19,17 +19,33 @@ import { colourOf } from "./overview.js";
 export const addressOf = (side, place) => `/trace/${side.trace_id}?tok=${side.first[place]}`;
 
 /**
- * The address of the comparison of the experts of two steps; null without a partner.
+ * The address of the query for the experts that two steps choose differently, or both thoughts
+ * where no step is in focus; null where the one in focus has no partner.
  * @param {Alignment} found
  * @param {number} row
+ * @param {string} run Of the first trace.
  */
-export const expertsOf = (found, row) => {
-  if (!found.rows[row] || !isPair(found.rows[row])) return null;
-  const [a, b] = found.sides.map(
-    ({ trace_id }, side) =>
-      `trace_id = ${trace_id} and phase = 'think' and step = ${stepOf(found, row, side ? 1 : 0)}`,
-  );
-  return `/compare?${new URLSearchParams({ a, b })}`;
+export const expertsOf = (found, row, run) => {
+  if (found.rows[row] && !isPair(found.rows[row])) return null;
+  const [a, b] = found.sides.map(({ trace_id }) => trace_id);
+  const places = [a, b].map((trace, side) => {
+    const step = found.rows[row] ? ` and step = ${stepOf(found, row, side ? 1 : 0)}` : "";
+    return `(trace_id = ${trace}${step})`;
+  });
+  const q = `-- One trace on each side does not tell chance: /compare does, for many.
+with chosen as (
+    select trace_id, layer, expert, count(*) as n
+    from router_choices join token_context using (trace_id, pos)
+    where phase = 'think' and (${places.join(" or ")})
+    group by all),
+shares as (
+    select *, n / sum(n) over (partition by trace_id, layer) as share from chosen)
+select layer, expert,
+       coalesce(sum(share) filter (trace_id = ${a}), 0) as share_of_${a},
+       coalesce(sum(share) filter (trace_id = ${b}), 0) as share_of_${b},
+       share_of_${a} - share_of_${b} as difference, '${run.replaceAll("'", "''")}' as run_id
+from shares group by layer, expert order by abs(difference) desc, layer, expert`;
+  return `/sql?${new URLSearchParams({ q })}`;
 };
 
 /**
@@ -129,21 +145,21 @@ export function alignedRows(found, choose) {
 }
 
 /**
- * What leads on from a row.
+ * What leads on from a row, or from both thoughts.
  * @param {Alignment} found
  * @param {number} row
+ * @param {string} run Of the first trace.
  */
-export function waysOn(found, row) {
+export function waysOn(found, row, run) {
   const box = el("div", "buttons");
-  if (!found.rows[row]) return box;
-  found.rows[row].places.forEach((place, at) => {
+  found.rows[row]?.places.forEach((place, at) => {
     const side = found.sides[at];
     if (place < 0) return;
     const said = `Step ${side.step[place]} on trace ${side.trace_id}`;
     const node = link(addressOf(side, place), "button", said);
     box.appendChild(add(node, el("kbd", "", at + 1)));
   });
-  const experts = expertsOf(found, row);
+  const experts = expertsOf(found, row, run);
   if (experts) {
     box.appendChild(add(link(experts, "button", "Which experts differ"), el("kbd", "", "e")));
   }

@@ -50,11 +50,12 @@ function setRow(v, row, scroll) {
   });
   v.map.mark(row);
   v.list.mark(row, scroll);
-  v.ways.replaceChildren(known ? waysOn(v.found, row) : hint());
+  v.ways.replaceChildren(waysOn(v.found, row, runOf(v)));
+  if (!known) v.ways.appendChild(el("span", "dim", "Choose a step to see where it leads."));
 }
 
-const hint = () =>
-  el("span", "dim", "Choose a step: its partner is shown with it, and where both lead.");
+/** @param {View} v */
+const runOf = ({ boot }) => boot.traces.find((each) => each.trace_id === boot.first)?.run_id || "";
 
 /**
  * To the next or previous row of some kind; where there is none, stay.
@@ -111,7 +112,7 @@ const KEYS = {
   1: (v) => openStep(v, 0),
   2: (v) => openStep(v, 1),
   e: (v) => {
-    const address = expertsOf(v.found, v.row);
+    const address = expertsOf(v.found, v.row, runOf(v));
     if (address) go(address);
   },
   n: (v) => stepTrace(v, 1),

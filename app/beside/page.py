@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from dash import Dash, dcc, html
 from dash.development.base_component import Component
@@ -92,7 +91,7 @@ def _header(sources: Sources, first: Row, second: Row) -> Component:
     ]
     if first["problem_id"] is not None:
         crumbs.append(html.Span(f"problem {first['problem_id']}", className="tag"))
-    links = [copy_button("Copy Python", line), _experts(a, b)]
+    links = [copy_button("Copy Python", line)]
     return html.Header(
         [
             html.Div(
@@ -106,10 +105,3 @@ def _header(sources: Sources, first: Row, second: Row) -> Component:
         ],
         className="page-header",
     )
-
-
-def _experts(a: int, b: int) -> Component:
-    """Link the comparison of the experts of both thoughts."""
-    thought = "trace_id = {} and phase = 'think'"
-    query = urlencode({"a": thought.format(a), "b": thought.format(b)})
-    return dcc.Link("Compare experts", href=f"/compare?{query}", className="button")

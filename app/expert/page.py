@@ -15,13 +15,14 @@ from dash.development.base_component import Component
 
 from ringlens.app.expert import routes
 from ringlens.app.shared import queries
-from ringlens.app.shared.parts import OFF, copy_button, run_script, state_page, term
+from ringlens.app.shared.parts import OFF, copy_button, is_it_real, run_script, state_page, term
 from ringlens.app.shared.sources import Sources
 from ringlens.errors import NotInStoreError
 from ringlens.plot.figure import signed
 from ringlens.plot.palette import expert_colour
 from ringlens.store import Store
 from ringlens.store.schema.promise import recorded_layers
+from ringlens.store.schema.views import literal
 
 Row = dict[str, Any]
 
@@ -97,6 +98,7 @@ def _header(sources: Sources, run: Row, layer: int, expert: int, facts: Row | No
     links = [
         copy_button("Copy Python", line),
         dcc.Link("On the map", href=routing, className="button"),
+        *_real(sources, run["run_id"], layer, expert),
         *_steps(run, layer, expert),
     ]
     colour = expert_colour(expert, run["experts"], run["groups"])
@@ -128,6 +130,16 @@ def _header(sources: Sources, run: Row, layer: int, expert: int, facts: Row | No
         ],
         className="page-header",
     )
+
+
+def _real(sources: Sources, run_id: str, layer: int, expert: int) -> list[Component]:
+    """Link what tells the difference between its phases from chance, if the run has both."""
+    query = """
+        select bool_or(n_think > 0) and bool_or(n_answer > 0) as both from traces
+        where run_id = $run_id"""
+    found = queries.rows(sources.catalogue, query, {"run_id": run_id})
+    of = f"run_id = {literal(run_id)}"
+    return [is_it_real(of, layer, expert)] if found[0]["both"] else []
 
 
 def _steps(run: Row, layer: int, expert: int) -> list[Component]:

@@ -30,7 +30,6 @@ READ = 16
 TRACES = 40
 """Probed traces that are linked above the table."""
 
-LINKS = {"trace_id": "/trace/{trace_id}", "expert": "/expert/{layer}/{expert}"}
 DRAWN = tuple(results.FIGURES)
 THEMES = ("dark", "light")
 
@@ -167,7 +166,7 @@ def _chosen(sources: Sources, chosen: Row) -> Component:
     name = f"probes-{probe}-{run_id}"
     figure = None
     if shown is not None:
-        figure = table(shown.frame, "Figure", f"{name}-figure", about, LINKS, shown.made)
+        figure = table(shown.frame, "Figure", f"{name}-figure", about, _links(run_id), shown.made)
         parts += [
             html.Div(id="probes-figure-head"),
             dcc.Graph(
@@ -175,7 +174,7 @@ def _chosen(sources: Sources, chosen: Row) -> Component:
             ),
             dcc.Store(id="probes-asked", data={"probe": probe, "run": run_id}),
         ]
-    data = table(found.frame, "Results", name, about, LINKS, found.made)
+    data = table(found.frame, "Results", name, about, _links(run_id), found.made)
     parts += [
         html.Div(id="probes-app", key=name),
         dcc.Store(id="probes-boot", data={"rows": data, "figure": figure}),
@@ -194,3 +193,9 @@ def _traces(store: Store, probe: str, run_id: str) -> Component:
     more = len(found) - len(links)
     parts: list[Any] = ["Traces: ", *[part for link in links for part in (link, " ")]]
     return html.P([*parts, f"and {more} more" if more > 0 else ""], className="dim")
+
+
+def _links(run_id: str) -> dict[str, str]:
+    """Addresses that columns of results lead to."""
+    run = urlencode({"run": run_id})
+    return {"trace_id": "/trace/{trace_id}", "expert": f"/expert/{{layer}}/{{expert}}?{run}"}

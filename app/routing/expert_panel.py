@@ -9,7 +9,7 @@ from dash.development.base_component import Component
 
 from ringlens.analysis.load.usage import Usage
 from ringlens.app.routing.evidence import EvidenceCache
-from ringlens.app.shared.parts import term, visible
+from ringlens.app.shared.parts import is_it_real, term, visible
 from ringlens.app.shared.queries import Row, rows
 from ringlens.app.shared.scope import Scope
 from ringlens.plot.figure import signed
@@ -17,6 +17,7 @@ from ringlens.plot.palette import expert_colour
 from ringlens.store import Store
 from ringlens.store.schema.captured import PHASES
 from ringlens.store.schema.glossary import OF_METRICS
+from ringlens.store.schema.views import literal
 
 TOKENS = 12
 CONTEXTS = 6
@@ -92,11 +93,22 @@ def _head(scope: Scope, usage: Usage, layer: int, expert: int, facts: Row | None
                 "Card",
                 href=f"/expert/{layer}/{expert}?{urlencode({'run': scope.run_id})}",
                 className="button",
-                title="all that the run says of it",
+                title="what it is for: all that the run says of it",
             ),
+            *_real(scope, usage, layer, expert),
         ],
         className="panel-title",
     )
+
+
+def _real(scope: Scope, usage: Usage, layer: int, expert: int) -> list[Component]:
+    """Link what tells the difference between its phases from chance, if it has both.
+
+    One trace cannot tell it: its whole run is compared.
+    """
+    if not usage.tokens("think") or not usage.tokens("answer"):
+        return []
+    return [is_it_real(f"run_id = {literal(scope.run_id)}", layer, expert)]
 
 
 def _facts(usage: Usage, layer: int, expert: int, phase: str) -> Component:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
@@ -84,6 +85,28 @@ def term(label: str, name: str, className: str = "", focusable: bool = True) -> 
     GLOSSARY[name]
     attributes = {"data-term": name, **({"tabIndex": 0} if focusable else {})}
     return html.Span(label, className=f"term {className}".strip(), **attributes)
+
+
+def is_it_real(of: str, layer: int, expert: int) -> Component:
+    """Make a link to the comparison of thoughts with answers, at an expert.
+
+    There the difference stands beside chance, the false discovery rate and equal tokens.
+
+    Args:
+        of: Predicate of the run.
+        layer: Layer of the expert.
+        expert: Its number.
+    """
+    query = urlencode(
+        {
+            "a": f"{of} and phase = 'think'",
+            "b": f"{of} and phase = 'answer'",
+            "L": layer,
+            "E": expert,
+        }
+    )
+    said = "thought against answer in the whole run, beside chance: intervals, false discovery rate"
+    return dcc.Link("Is it real?", href=f"/compare?{query}", className="button", title=said)
 
 
 def stat(label: Any, value: str, note: Any = None) -> Component:

@@ -40,6 +40,19 @@ const placeOf = (answer, column) => {
 };
 
 /**
+ * Columns that say which expert a row is about, for a link to its card; null where it has none.
+ * @param {Answer} answer
+ * @param {Answer["columns"][number]} column
+ */
+const expertOf = (answer, column) => {
+  if (column.name !== "expert" || !column.number) return null;
+  /** @type {(name: string) => number} */
+  const at = (name) => answer.columns.findIndex((each) => each.name === name);
+  const layer = at("layer");
+  return layer >= 0 && answer.columns[layer].number ? { layer, run: at("run_id") } : null;
+};
+
+/**
  * Numbers that JavaScript would round come as text: they are sorted as numbers all the same.
  * @param {string | number | null} a
  * @param {string | number | null} b
@@ -79,24 +92,38 @@ export const columnsOf = (answer) =>
       ...(column.number ? { ...numeric, comparator: byNumber } : {}),
       ...(isSimple(column) ? {} : { cellClass: "mono dim" }),
       cellRenderer: "SqlCell",
-      cellRendererParams: { token: placeOf(answer, column) },
+      cellRendererParams: { token: placeOf(answer, column), card: expertOf(answer, column) },
       tooltipField: longest > 60 ? `c${i}` : undefined,
     };
   });
+
+/**
+ * Where a cell leads: a trace, or the card of an expert; null for nowhere.
+ * @param {string | number} value
+ * @param {Record<string, any>} data Of its row.
+ * @param {{token: Record<string, number> | null, card: {layer: number, run: number} | null}} cell
+ */
+function addressOf(value, data, { token, card }) {
+  /** @type {(i: number) => any} */
+  const at = (i) => data[`c${i}`] ?? null;
+  const where = new URLSearchParams();
+  if (card) {
+    if (at(card.layer) === null) return null;
+    if (at(card.run) !== null) where.set("run", at(card.run));
+  } else if (token) {
+    for (const [name, i] of Object.entries(token)) if (at(i) !== null) where.set(name, at(i));
+  } else return null;
+  const path = card ? `/expert/${at(card.layer)}/${value}` : `/trace/${value}`;
+  return `${path}${where.size ? `?${where}` : ""}`;
+}
 
 gridCells({
   SqlCell({ value, data, colDef }) {
     if (value === null || value === undefined) {
       return react("span", { className: "sql-null" }, "null");
     }
-    const token = colDef.cellRendererParams.token;
-    if (!token) return String(value);
-    const where = new URLSearchParams();
-    for (const [name, i] of Object.entries(token)) {
-      const found = data[`c${i}`];
-      if (found !== undefined && found !== null) where.set(name, found);
-    }
-    const href = `/trace/${value}${where.size ? `?${where}` : ""}`;
+    const href = addressOf(value, data, colDef.cellRendererParams);
+    if (href === null) return String(value);
     /** @param {MouseEvent} event */
     const onClick = (event) => {
       if (opensElsewhere(event)) return;

@@ -6,6 +6,7 @@ import { add, el } from "../shared/dom.js";
 import { number, plural } from "../shared/text.js";
 import { closer, named } from "./attention.js";
 import { attends, METRICS } from "./metrics.js";
+import { cardOf } from "./routing.js";
 
 /** @import { Bands, Ramp, View } from "./types.js" */
 
@@ -86,6 +87,10 @@ function experts(legend, paint, view) {
     button.title = `heaviest for ${count} tokens; click to show only these`;
     button.addEventListener("click", () => view.setOnly(view.only === expert ? null : expert));
     legend.appendChild(button);
+  }
+  if (view.only !== null && view.layer !== null) {
+    const address = cardOf(view.layer, view.only, view.boot);
+    legend.appendChild(view.host.link(address, "expert-link", `Card of E${view.only}`));
   }
   if (counts.size > top.length) {
     legend.appendChild(el("span", "dim", `+${counts.size - top.length}`));

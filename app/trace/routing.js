@@ -329,7 +329,7 @@ function expertCell(expert, record, { boot, host }) {
  * @param {number} expert
  * @param {Boot} boot
  */
-const cardOf = (layer, expert, boot) =>
+export const cardOf = (layer, expert, boot) =>
   `/expert/${layer}/${expert}?run=${encodeURIComponent(boot.run_id)}`;
 
 /**

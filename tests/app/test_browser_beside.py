@@ -8,6 +8,7 @@ from hostile import HOSTILE
 from playwright.sync_api import expect
 from thoughts import Thought, write_thoughts
 
+from ringlens.sandbox import confine
 from ringlens.store import Store
 
 pytestmark = pytest.mark.browser
@@ -88,6 +89,21 @@ def test_a_click_or_a_key_moves_both(tab, address):
     tab.keyboard.press("Escape")
     expect(tab.locator("[aria-selected=true]")).to_have_count(0)
     assert asked(tab) == {}
+
+
+def test_experts_that_differ_are_listed_and_lead_to_their_cards(tab, address, store):
+    if confine.missing():
+        pytest.skip(f"no sandbox: {confine.missing()}")
+    tab.goto(f"{address}/beside/1/2?first=3")
+    ready(tab)
+    tab.keyboard.press("e")
+    expect(tab.locator("#sql-grid .sql-link").first).to_be_visible()
+    found = store.sql(asked(tab)["q"]).df()
+    assert found["share_of_1"].sum() == pytest.approx(found["share_of_2"].sum())
+    assert found["share_of_1"].sum() == pytest.approx(found["layer"].nunique())
+    tab.locator("#sql-grid .sql-link").first.click()
+    row = found.iloc[0]
+    expect(tab.locator("h1")).to_have_text(f"Layer {row['layer']}, expert {row['expert']}")
 
 
 def expect_sides(tab, first, second):

@@ -28,7 +28,7 @@ app/test_compare.py app/test_heads.py app/test_browser_heads_page.py app/test_pr
 app/test_browser_live.py app/test_live.py live/test_thinker.py
 app/test_widgets.py app/test_browser_growing.py
 app/test_beside.py app/test_browser_beside.py app/test_browser_palette.py app/test_palette.py
-app/test_browser_axe.py app/test_single_file.py
+app/test_browser_axe.py app/test_single_file.py app/test_browser_links.py
 """
 
 _MANY_SIZES = """
