@@ -89,13 +89,18 @@ def _head(scope: Scope, usage: Usage, layer: int, expert: int, facts: Row | None
             html.I(className="swatch", style={"background": colour}),
             html.H2(f"Expert {expert}"),
             html.Span([f"layer {layer} · group {usage.group(expert)}", *bias], className="dim"),
-            dcc.Link(
-                "Card",
-                href=f"/expert/{layer}/{expert}?{urlencode({'run': scope.run_id})}",
-                className="button",
-                title="what it is for: all that the run says of it",
+            html.Div(
+                [
+                    dcc.Link(
+                        "Card",
+                        href=f"/expert/{layer}/{expert}?{urlencode({'run': scope.run_id})}",
+                        className="button",
+                        title="what it is for: all that the run says of it",
+                    ),
+                    *_real(scope, usage, layer, expert),
+                ],
+                className="buttons",
             ),
-            *_real(scope, usage, layer, expert),
         ],
         className="panel-title",
     )

@@ -80,6 +80,10 @@ function experts(legend, paint, view) {
     if (expert < view.boot.experts) counts.set(expert, (counts.get(expert) || 0) + 1);
   }
   const top = [...counts].sort((a, b) => b[1] - a[1]).slice(0, SHOWN);
+  if (view.only !== null && view.layer !== null) {
+    const address = cardOf(view.layer, view.only, view.boot);
+    legend.appendChild(view.host.link(address, "expert-link", `Card of E${view.only}`));
+  }
   for (const [expert, count] of top) {
     const button = key("button", `E${expert}`, colours.expertLine(expert, view.boot));
     button.setAttribute("type", "button");
@@ -87,10 +91,6 @@ function experts(legend, paint, view) {
     button.title = `heaviest for ${count} tokens; click to show only these`;
     button.addEventListener("click", () => view.setOnly(view.only === expert ? null : expert));
     legend.appendChild(button);
-  }
-  if (view.only !== null && view.layer !== null) {
-    const address = cardOf(view.layer, view.only, view.boot);
-    legend.appendChild(view.host.link(address, "expert-link", `Card of E${view.only}`));
   }
   if (counts.size > top.length) {
     legend.appendChild(el("span", "dim", `+${counts.size - top.length}`));
