@@ -255,8 +255,12 @@ def timed(tab: Page, server: Server, walk: Walk, each: Interaction, rounds: int)
 
 def show(name: str, found: list[dict[str, float]], cpu: np.ndarray, goal: float) -> None:
     """One line; a star if the 95th percentile misses the goal."""
-    middle, late = np.percentile([each["painted"] for each in found], [50, 95])
-    first = np.median([each["first"] for each in found])
+    seen = [each for each in found if each["painted"] is not None]
+    if not seen:
+        print(f"{name:36s} changed nothing", flush=True)
+        return
+    middle, late = np.percentile([each["painted"] for each in seen], [50, 95])
+    first = np.median([each["first"] for each in seen])
     server, browser = 1000 * cpu / len(found)
     size = np.median([each["bytes"] for each in found]) / 1000
     numbers = (middle, late, first, server, browser, size)

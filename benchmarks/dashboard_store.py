@@ -199,7 +199,7 @@ def _beliefs(steps: int, trace_id: int) -> Iterator[Row]:
     about = {"probe": "belief", "trace_id": trace_id}
     yield {**about, "key": "settings", "json": "{}"}
     for unit, answer in enumerate(("24", "7")):
-        said = json.dumps({"answer": answer, "final": unit == 0})
+        said = json.dumps({"answer": answer, "final": unit == 0, "correct": unit == 0})
         yield {**about, "unit": unit, "key": "candidate", "json": said}
     for step in range(-1, steps):
         sure = (step + 1) / (steps + 1) * (0.3 if abs(step / steps - 0.5) < 0.1 else 1)

@@ -202,7 +202,7 @@ WALKS = (
             key("next layer", "]"),
             key("next measure", "m"),
             key("next step", "j"),
-            anywhere("cell", ".heads-left canvas"),
+            anywhere("cell", ".heads-left canvas", (0.2, 0.9), (0.1, 0.8)),
         ),
     ),
     Walk(
@@ -210,7 +210,7 @@ WALKS = (
         "/compare",
         "#compare-app[data-ready=true]",
         (
-            anywhere("cell", "#compare-app canvas"),
+            anywhere("cell", "#compare-app canvas", (0.2, 0.9), (0.1, 0.8)),
             key("next layer", "]"),
             alternating("q of 0.05", "button:text-is('q ≤ 0.05')"),
         ),

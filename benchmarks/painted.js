@@ -72,7 +72,13 @@
         const calm = !waiting && !meter.pending && performance.now() - last > quiet;
         if (!calm || meter.armed) return setTimeout(look, 10);
         const { started, first, painted, bytes, requests } = meter;
-        resolve({ first: first - started, painted: painted - started, bytes, requests });
+        const shown = painted >= started; // else it changed nothing
+        resolve({
+          first: shown ? first - started : null,
+          painted: shown ? painted - started : null,
+          bytes,
+          requests,
+        });
       };
       look();
     });

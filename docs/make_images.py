@@ -1,8 +1,8 @@
 """Photograph the pages of the dashboard for the README, with the store of `ringlens demo`.
 
 ``python docs/make_images.py [STORE]`` writes a picture of each page to docs/images
-(all, or those named after the store); without a store it makes one, and asks trace 2 for its
-beliefs.
+(all, or those named after the store); without a store it makes one, and probes trace 2 for its
+beliefs and receiver heads.
 """
 
 import subprocess
@@ -50,6 +50,28 @@ def expert_page(tab, address):
     tab.locator("#expert-app[data-ready=true]").wait_for()
 
 
+def heads_page(tab, address):
+    """Receiver heads of a thought, and a pair of its steps."""
+    tab.goto(f"{address}/heads/2")
+    tab.locator("#heads-app[data-ready=true]").wait_for()
+    for _ in range(4):
+        tab.keyboard.press("j")
+
+
+def probes_page(tab, address):
+    """What the probe of belief has stored."""
+    tab.goto(f"{address}/probes?probe=belief")
+    tab.locator("#probes-figure .main-svg").first.wait_for()
+    tab.locator("#probes-app tbody tr").first.wait_for()
+
+
+def run_page(tab, address):
+    """What a run is, and its traces."""
+    tab.goto(address)
+    tab.locator(".runs-table a").first.click()
+    tab.locator("#runs-app tbody tr").first.wait_for()
+
+
 def compare_page(tab, address):
     """Thought against answer."""
     tab.goto(f"{address}/compare?L=4&E=26")
@@ -69,6 +91,9 @@ PAGES = {
     "trace": trace_page,
     "routing": routing_page,
     "expert": expert_page,
+    "heads": heads_page,
+    "probes": probes_page,
+    "run": run_page,
     "compare": compare_page,
     "sql": sql_page,
 }
@@ -102,8 +127,9 @@ def main():
         if len(sys.argv) == 1:
             demo = ["-m", "ringlens.cli", "demo", "--store", store, "--no-serve"]
             subprocess.run([sys.executable, *demo], check=True)
-            belief = ["-m", "ringlens.cli", "probe", "belief", "ring-nano", store, "--trace", "2"]
-            subprocess.run([sys.executable, *belief], check=True)
+            for probe in ("belief", "receivers"):
+                asked = ["-m", "ringlens.cli", "probe", probe, "ring-nano", store, "--trace", "2"]
+                subprocess.run([sys.executable, *asked], check=True)
         with served(store) as address, browser() as chrome:
             for name, visit in PAGES.items():
                 if sys.argv[2:] and name not in sys.argv[2:]:

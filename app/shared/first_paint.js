@@ -4,8 +4,9 @@
   const KEY = "mantine-color-scheme-value";
   /** @type {string | null} */
   let chosen = null; // while the page is open, where it may keep nothing: in a frame, in a mail
-  const preferred = () =>
-    window.matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark";
+  // Asked for of each mark that is drawn: the query is made once.
+  const light = window.matchMedia("(prefers-color-scheme: light)");
+  const preferred = () => (light.matches ? "light" : "dark");
 
   const kept = () => {
     try {

@@ -9,6 +9,7 @@ import { ink } from "./theme.js";
 const GUTTER = 34; // pixels for the names of rows
 const BELOW = 18; // for those of columns
 const NAMED = 13; // pixels that the name of a row takes
+const HALF = 6; // half the height of a name
 const LEAST = 26; // pixels between the names of two columns
 const STEPS = [1, 2, 4, 5, 8, 10, 16, 20, 32, 64, 128]; // columns from one name to the next
 
@@ -108,7 +109,7 @@ export function gridMap(name, rowHeight, choose, point) {
     c.textBaseline = "middle";
     c.textAlign = "right";
     for (let r = 0; r < rows.length; r += Math.ceil(NAMED / high)) {
-      c.fillText(rows[r], GUTTER - 6, (r + 0.5) * high);
+      c.fillText(rows[r], GUTTER - 6, Math.max(HALF, (r + 0.5) * high)); // wholly on the canvas
     }
     c.textAlign = "center";
     const between = STEPS.find((steps) => steps * step >= LEAST) || STEPS[STEPS.length - 1];

@@ -1,7 +1,9 @@
 // The heaviest expert of every layer along the trace, as a track.
 
 import * as colours from "../shared/colours.js";
+import { el } from "../shared/dom.js";
 import { number } from "../shared/text.js";
+import { theme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
 import { attends } from "./metrics.js";
 import { snap } from "./profile_track.js";
@@ -11,6 +13,31 @@ import { fetched, QUIET, tall } from "./track.js";
 
 const HEIGHT = 84; // of all layers
 const ROW = 8; // of one, at most
+const IMAGE = 8192; // cells from which they are drawn as an image
+
+/**
+ * Cells as an image, a pixel each; what was not recorded stays clear.
+ * @param {Uint16Array} expert
+ * @param {number} columns
+ * @param {string[]} fills
+ */
+function imageOf(expert, columns, fills) {
+  const cells = el("canvas");
+  [cells.width, cells.height] = [columns, expert.length / columns];
+  const palette = el("canvas");
+  [palette.width, palette.height] = [fills.length, 1];
+  const [c, p] = [cells.getContext("2d"), palette.getContext("2d")];
+  if (!c || !p) throw new Error("this browser gives no canvas to draw on");
+  fills.forEach((fill, e) => {
+    p.fillStyle = fill;
+    p.fillRect(e, 0, 1, 1);
+  });
+  const rgba = new Uint32Array(p.getImageData(0, 0, fills.length, 1).data.buffer);
+  const pixels = c.createImageData(cells.width, cells.height);
+  new Uint32Array(pixels.data.buffer).set(Uint32Array.from(expert, (e) => rgba[e] ?? 0));
+  c.putImageData(pixels, 0, 0);
+  return cells;
+}
 
 /**
  * @param {View} view
@@ -23,6 +50,8 @@ export function expertTrack(view) {
     expert: decode(body.expert, "u2"),
   }));
   const layers = boot.sparse_layers;
+  /** @type {{key: string, cells: HTMLCanvasElement} | null} */
+  let image = null;
   const row = Math.max(
     1,
     Math.min(tall(ROW), Math.floor(tall(HEIGHT) / Math.max(1, layers.length))),
@@ -44,6 +73,14 @@ export function expertTrack(view) {
           ? colours.expertLine(e, boot)
           : colours.expertFill(e, boot),
     );
+    if ("drawImage" in c && data.expert.length >= IMAGE) {
+      const context = /** @type {CanvasRenderingContext2D} */ (c);
+      const key = [loud, view.only, theme()].join();
+      if (image?.key !== key) image = { key, cells: imageOf(data.expert, columns, fills) };
+      context.imageSmoothingEnabled = false;
+      context.drawImage(image.cells, 0, 0, columns * step, layers.length * row);
+      return;
+    }
     for (let s = 0; s < layers.length; s++) {
       for (let column = 0; column < columns; column++) {
         const fill = fills[data.expert[s * columns + column]];

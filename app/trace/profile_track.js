@@ -70,15 +70,26 @@ function drawRamp(c, w, paint, count) {
  * @param {View} view
  */
 function drawBands(c, w, paint, view) {
-  for (let i = 0; i < view.count; i++) {
-    const colour = paint.palette[paint.bins[i]];
+  const { boot, count } = view;
+  /** @type {Map<number, string>} */
+  const lines = new Map();
+  /** @param {number} bin */
+  const lineOf = (bin) => {
+    const known = lines.get(bin);
+    if (known) return known;
+    const made = paint.kind === "expert" ? colours.expertLine(bin, boot) : colours.phaseLine(bin);
+    lines.set(bin, made);
+    return made;
+  };
+  // Of several tokens in one column the last would hide the others: the first is drawn alone.
+  const columns = Math.min(Math.round(w * (window.devicePixelRatio || 1)), count);
+  for (let column = 0; column < columns; column++) {
+    const bin = paint.bins[Math.floor((column / columns) * count)];
+    const colour = paint.palette[bin];
     if (!colour || colour === "transparent") continue; // no expert is known, or it is not meant
-    c.fillStyle =
-      paint.kind === "expert"
-        ? colours.expertLine(paint.bins[i], view.boot)
-        : colours.phaseLine(paint.bins[i]);
-    const left = snap((i / view.count) * w);
-    c.fillRect(left, 0, snap(((i + 1) / view.count) * w) - left, tall(HEIGHT));
+    c.fillStyle = lineOf(bin);
+    const left = snap((column / columns) * w);
+    c.fillRect(left, 0, snap(((column + 1) / columns) * w) - left, tall(HEIGHT));
   }
 }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from ringlens.analysis.importance.results import results
@@ -45,8 +46,7 @@ def belief(store: Source, run_id: str | None = None) -> pd.DataFrame:
     ).df()
     roles = store.sql("select trace_id, step, role from steps").df()
     told = found[found["key"] == "p"].merge(candidates, on=["trace_id", "unit"])
-    rows = [_place(own) for _, own in told.groupby(["trace_id", "step"], sort=True)]
-    frame = pd.DataFrame(rows).merge(about, on="trace_id")
+    frame = _places(told).merge(about, on="trace_id")
     for key in ("other", "entropy"):
         named = found[found["key"] == key][["trace_id", "step", "value"]]
         named = named.rename(columns={"value": key})
@@ -65,19 +65,26 @@ def _candidates(found: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows[["trace_id", "unit"]], said], axis=1)
 
 
-def _place(own: pd.DataFrame) -> dict[str, Any]:
-    """What is believed at one place."""
-    best = own.loc[own["value"].idxmax()]
-    final = own[own["final"]]
-    right = own[own["correct"].eq(True)]
-    known = own["correct"].notna().any()
-    return {
-        "trace_id": int(best["trace_id"]),
-        "step": int(best["step"]),
-        "answer": best["answer"],
-        "p": float(best["value"]),
-        "correct": best["correct"],
-        "is_final": bool(best["final"]) if len(final) else None,
-        "p_final": float(final["value"].sum()) if len(final) else float("nan"),
-        "p_correct": float(right["value"].sum()) if known else float("nan"),
-    }
+def _places(told: pd.DataFrame) -> pd.DataFrame:
+    """What is believed at each place: a row per trace and step, from one per candidate."""
+    keys = [told["trace_id"], told["step"]]
+    value, final = told["value"], told["final"].astype(bool)
+    best = told.loc[value.groupby(keys, sort=True).idxmax()]
+    has_final = final.groupby(keys, sort=True).any().to_numpy()
+    known = told["correct"].notna().groupby(keys, sort=True).any().to_numpy()
+    p_final = value.where(final, 0).groupby(keys, sort=True).sum().to_numpy()
+    right = value.where(told["correct"].eq(True), 0)
+    p_correct = right.groupby(keys, sort=True).sum().to_numpy()
+    is_final = best["final"].astype(object).where(has_final, None)
+    return pd.DataFrame(
+        {
+            "trace_id": best["trace_id"].astype(int).to_list(),
+            "step": best["step"].astype(int).to_list(),
+            "answer": best["answer"].to_list(),
+            "p": best["value"].astype(float).to_list(),
+            "correct": best["correct"].to_list(),
+            "is_final": is_final.to_list(),
+            "p_final": np.where(has_final, p_final, np.nan),
+            "p_correct": np.where(known, p_correct, np.nan),
+        }
+    )
