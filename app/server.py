@@ -16,8 +16,10 @@ from ringlens.app.shared import arrow
 from ringlens.app.shell import build
 from ringlens.app.web import access, prefix
 from ringlens.app.web.following import PATIENCE, FollowingApp, is_awaited
+from ringlens.app.web.writing import NO_TOKEN, READ_ONLY, Writing
 from ringlens.errors import ConfigError
 from ringlens.store import Store, StoreWriter
+from ringlens.store.annotations.annotation import system_user
 from ringlens.store.storage.folder import folder_at
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ def serve(
     limits: ServerLimits | None = None,
     page: str = "",
     live: LiveModel | str | None = None,
+    author: str | None = None,
+    read_only: bool = False,
 ) -> None:
     """Serve the dashboard of a store until interrupted.
 
@@ -58,6 +62,8 @@ def serve(
         page: Page that the link leads to, such as ``trace/3``; the first one if left out.
         live: A model that thinks about what is typed on the page ``/live``, in a process of its
             own, or its name; the store is made if it is not there.
+        author: Name under which annotations are proposed; the system's user if left out.
+        read_only: Let nobody annotate; so it is too without a token.
 
     Raises:
         ConfigError: Another host or a live model without a token, a token or a prefix that is
@@ -84,7 +90,8 @@ def serve(
         port = listener.getsockname()[1]
         start = prefix.from_environment(port) if url_prefix is None else prefix.normal(url_prefix)
         thinker = None if live is None else _thinking(store_path, live)
-        following = _following(store_path, start, secret is not None, wait, thinker)
+        writing = _writing(author, secret is None, read_only)
+        following = _following(store_path, start, secret is not None, wait, thinker, writing)
     except BaseException:
         listener.close()
         if thinker is not None:
@@ -120,6 +127,18 @@ def _thinking(path: str | Path, live: LiveModel | str) -> Thinker:
     return Thinker(folder.address, LiveModel(live) if isinstance(live, str) else live)
 
 
+def _writing(author: str | None, is_open: bool, read_only: bool) -> Writing:
+    """Decide whether pages may write annotations: not for whoever can reach the port."""
+    if read_only:
+        return READ_ONLY
+    if is_open:
+        return Writing(refused=NO_TOKEN)
+    try:
+        return Writing(author=system_user() if author is None else author, refused="")
+    except ConfigError:  # the dialog asks for a name
+        return Writing(refused="")
+
+
 def _secret(token: str | bool | None) -> str | None:
     """Choose the token to ask for; None for none."""
     if token is False:
@@ -134,11 +153,12 @@ def _following(
     any_host: bool,
     wait: bool,
     thinker: Thinker | None = None,
+    writing: Writing = READ_ONLY,
 ) -> FollowingApp:
     """Make the application of the store at a path, opened if there is one."""
 
     def built() -> Dash:
-        app = build(Store(path), start, any_host, thinker=thinker)
+        app = build(Store(path), start, any_host, thinker=thinker, writing=writing)
         settle()
         warming = threading.Thread(
             target=app.server.extensions["ringlens.sources"].warm, daemon=True

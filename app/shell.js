@@ -1,5 +1,6 @@
 // What stands on every page: colour scheme, help, navigation, copy buttons.
 
+import "./annotations/page.js";
 import { PAGES } from "./pages.js";
 import { commandPalette } from "./palette/palette.js";
 import { pathname } from "./shared/address.js";
@@ -108,12 +109,13 @@ async function beat() {
   if (document.hidden) return;
   const banner = document.querySelector(".offline");
   try {
-    const { version, store } = await fetchJson("/data/version");
+    const { version, store, said } = await fetchJson("/data/version");
     banner?.remove();
     // Another store stands at the path: nothing of this page is true of it.
     if (known !== null && store !== known) return window.location.reload();
     known = store;
     window.dispatchEvent(new CustomEvent("ringlens:version", { detail: version }));
+    window.dispatchEvent(new CustomEvent("ringlens:said", { detail: said }));
   } catch (error) {
     const said = messageOf(error);
     if (banner) banner.textContent = said;

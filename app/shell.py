@@ -12,6 +12,7 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app import version
+from ringlens.app.annotations import frame as said
 from ringlens.app.pages import PAGES, Page
 from ringlens.app.palette import find
 from ringlens.app.shared.constants import CONSTANTS
@@ -20,6 +21,7 @@ from ringlens.app.shared.sources import Sources
 from ringlens.app.web import callback_checks, security, untrusted
 from ringlens.app.web.files import Files
 from ringlens.app.web.prefix import below, without
+from ringlens.app.web.writing import READ_ONLY, Writing
 from ringlens.errors import RinglensError
 from ringlens.plot.palette import FONT
 from ringlens.store import Store
@@ -59,6 +61,7 @@ def build(
     any_host: bool = False,
     pages: Sequence[Page] = PAGES,
     thinker: Thinker | None = None,
+    writing: Writing = READ_ONLY,
 ) -> Dash:
     """Build the Dash app of an open store.
 
@@ -68,6 +71,7 @@ def build(
         any_host: See :func:`ringlens.app.web.security.protect`.
         pages: The registry.
         thinker: The model that thinks live; whoever serves closes it.
+        writing: Whether pages may write annotations.
     """
     files = files_of(pages)
     app = Dash(
@@ -84,13 +88,14 @@ def build(
         enable_mcp=False,
         add_log_handler=False,
     )
-    sources = Sources(store, prefix, thinker)
+    sources = Sources(store, prefix, thinker, writing)
     app.server.extensions["ringlens.sources"] = sources  # whoever serves closes them
     app.layout = below(prefix, layout(store, pages))
     _navigation(app, sources, pages)
     for each in pages:
         each.register(app, sources)
     find.register(app.server, sources)
+    said.register(app, sources)
     version.register(app.server, sources)
     files.register(app.server)
     callback_checks.register(app)
@@ -101,6 +106,7 @@ def build(
 def files_of(pages: Sequence[Page]) -> Files:
     """Collect the files of the frame and of pages, and the modules made of constants."""
     frame = {"": HERE, "shared": HERE / "shared", "palette": HERE / "palette"}
+    frame["annotations"] = HERE / "annotations"
     folders = {**frame, **{page.name: page.folder for page in pages}}
     modules: dict[str, Mapping[str, Any]] = {
         "pages.js": {"PAGES": [page.facts() for page in pages]},
@@ -116,8 +122,9 @@ def index(pages: Sequence[Page], files: Files, prefix: str) -> str:
     Modules run in their order after all other scripts. The last of them starts Dash: by then those
     of the pages have made known what its callbacks call.
     """
-    start = [f"{page.name}/{script}" for page in pages for script in page.scripts]
-    own = ("shared/base.css", "palette/palette.css")
+    of_pages = (f"{page.name}/{script}" for page in pages for script in page.scripts)
+    start = ["shell.js", *of_pages]
+    own = ("shared/base.css", "palette/palette.css", "annotations/annotations.css")
     styles = [*own, *(f"{page.name}/{style}" for page in pages for style in page.styles)]
     modules = [name for name in files.names(".js") if name != CLASSIC]
 
@@ -126,16 +133,14 @@ def index(pages: Sequence[Page], files: Files, prefix: str) -> str:
 
     found = INDEX.replace(
         "<styles>",
-        lines(
-            '<link rel="stylesheet" href="{}">', ["shared/base.css", "palette/palette.css", *styles]
-        ),
+        lines('<link rel="stylesheet" href="{}">', styles),
     ).replace(
         "<modules>",
         "\n    ".join(
             [
                 # Or each import would be fetched only when what imports it is there.
                 lines('<link rel="modulepreload" href="{}">', modules),
-                lines('<script type="module" src="{}"></script>', ["shell.js", *start]),
+                lines('<script type="module" src="{}"></script>', start),
                 lines('<script type="module" id="_dash-renderer" src="{}"></script>', ["start.js"]),
             ]
         ),

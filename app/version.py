@@ -27,8 +27,9 @@ def register(server: Flask, sources: Sources) -> None:
 
 
 def versions(sources: Sources) -> dict[str, str]:
-    """Return a text that changes with every commit, and one that identifies the store."""
+    """Return texts that change with each commit of traces, another store, and what people say."""
     store = sources.store
     # As text: JavaScript would round the number.
     which = hashlib.sha256(repr(identity(store.folder)).encode()).hexdigest()
-    return {"version": str(queries.version(store)), "store": which[:16]}
+    said = str(queries.version_of_said(store))
+    return {"version": str(queries.version(store)), "store": which[:16], "said": said}

@@ -5,6 +5,7 @@ import { setParams } from "../shared/address.js";
 import { behindButton } from "../shared/behind.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
+import { labelOf, readLabels } from "../shared/expert_labels.js";
 import { termed } from "../shared/glossary.js";
 import { gridMap, legend } from "../shared/grid_map.js";
 import { link } from "../shared/host.js";
@@ -67,6 +68,11 @@ export function results(v, focused, acts) {
     difference: map("Difference of the shares, A minus B", LARGE),
   };
   const shift = shiftChart();
+  // The results are whole without the labels; they come in when they are there.
+  readLabels(runOf()).then(
+    (labels) => labels.size && node.isConnected && draw(),
+    () => {},
+  );
   const heads = {
     a: el("h2", "map-head"),
     b: el("h2", "map-head"),
@@ -282,10 +288,16 @@ export function results(v, focused, acts) {
     expert: i % group().experts,
   });
 
+  /** The run that A names; "" if it names none. */
+  function runOf() {
+    const [, run] = v.a.value.match(/run_id = '((?:[^']|'')*)'/) || [];
+    return run ? run.replace(/''/g, "'") : "";
+  }
+
   /** @param {Cell} cell */
   function cardOf(cell) {
-    const [, run] = v.a.value.match(/run_id = '((?:[^']|'')*)'/) || [];
-    const query = new URLSearchParams(run ? { run: run.replace(/''/g, "'") } : {});
+    const run = runOf();
+    const query = new URLSearchParams(run ? { run } : {});
     return `/expert/${cell.layer}/${cell.expert}${query.size ? `?${query}` : ""}`;
   }
 
@@ -315,7 +327,9 @@ export function results(v, focused, acts) {
         label: "Expert",
         show: (i) => {
           const cell = cellOf(i);
-          return link(cardOf(cell), "expert-link", `L${cell.layer} E${cell.expert}`);
+          const found = link(cardOf(cell), "expert-link", `L${cell.layer} E${cell.expert}`);
+          found.title = labelOf(runOf(), cell.layer, cell.expert);
+          return found;
         },
       },
       {
@@ -373,7 +387,8 @@ export function results(v, focused, acts) {
       `Layer ${focus.layer}, expert ${focus.expert}`,
     );
     const head = add(el("h2", ""), title);
-    return add(el("div", "focus-card"), head, facts);
+    const said = labelOf(runOf(), focus.layer, focus.expert);
+    return add(el("div", "focus-card"), head, said ? el("p", "said-by", said) : null, facts);
   }
 
   function drawShift() {
@@ -492,6 +507,8 @@ export function results(v, focused, acts) {
       ["A − B", `${signed(shown.difference[i])} points`],
       ["q", number(shown.q[i], 3)],
     ];
+    const said = labelOf(runOf(), cell.layer, cell.expert);
+    if (said) rows.push(["", said]);
     tip.replaceChildren(
       ...rows.map(([name, value]) =>
         add(el("div", "tip-row"), name ? el("span", "dim", name) : null, el("b", "", value)),

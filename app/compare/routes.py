@@ -54,7 +54,7 @@ def _shift(sources: Sources) -> Row:
 def _asked(sources: Sources, analysis: Any, **options: Any) -> Row:
     """Ask about the two selections of the address, or return what was answered before."""
     a, b = (text(request.args.get(name), name).strip() for name in ("a", "b"))
-    key = (analysis.__name__, queries.version(sources.store), a, b, *options.values())
+    key = (analysis.__name__, queries.version(sources.store, a, b), a, b, *options.values())
     ask = partial(sources.one(Confined).ask, analysis, a=a, b=b, store=sources.store, **options)
     return sources.one(Comparisons).kept.get(key, ask)
 

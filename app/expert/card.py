@@ -15,6 +15,7 @@ from ringlens import analysis
 from ringlens.analysis.experts.contexts import heaviest_contexts
 from ringlens.analysis.experts.expert_card import causes_of, displacements_of, roles_of
 from ringlens.analysis.experts.expert_label import expert_label
+from ringlens.analysis.experts.said import labels_said
 from ringlens.analysis.experts.token_experts import LEAST
 from ringlens.analysis.selections.expert_counts import chosen_tokens
 from ringlens.analysis.selections.selection import read
@@ -147,7 +148,9 @@ def label(asked: Asked) -> Row:
     """Encode what it is for, and how far that holds elsewhere."""
     found = expert_label(*asked.of)
     score = found.score
+    said = labels_said(*asked.of)
     return {
+        "said": [{"label": each.label, "by": each.by} for each in said],
         "text": found.text,
         "f1": None if score is None else score.f1,
         "precision": None if score is None else score.precision,

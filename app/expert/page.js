@@ -58,6 +58,12 @@ function draw(v) {
   }
 }
 
+// What people say that it is for may have changed.
+window.addEventListener("ringlens:annotated", () => {
+  const v = here();
+  if (v?.data.label) readPart(v, "label", turn);
+});
+
 let turn = 0; // of the questions: an answer to an older one comes too late
 
 /**

@@ -119,12 +119,18 @@ export const waiting = ({ title, className }, error) =>
     el("p", error ? "error" : "dim", error || "Reading…"),
   );
 
+/** @param {{label: string, by: string}} said */
+const saidLabel = ({ label, by }) =>
+  add(el("p", "said-label", label), document.createTextNode(" "), el("span", "said-by", by));
+
 /**
  * @param {Parts["label"]} label
  * @param {Boot} boot
  */
 function labelPart(label, boot) {
-  const text = el("p", "label-text", label.text);
+  const text = add(el("div"), ...label.said.map(saidLabel));
+  if (label.said.length) text.appendChild(el("span", "label", "Automatic label"));
+  text.appendChild(el("p", label.said.length ? "" : "label-text", label.text));
   const facts = el("div", "facts");
   for (const [name, value] of /** @type {[string, number | null][]} */ ([
     ["F1", label.f1],

@@ -49,7 +49,7 @@ def _part(sources: Sources, layer: str, expert: str, part: str) -> Row:
     narrowed = text(request.args.get("where"), "where").strip()
     where = tokens_of(run["run_id"], narrowed)
     store, encode = sources.store, card.PARTS[part]
-    key = (part, queries.version(store), number, place, where)
+    key = (part, queries.version(store, part, narrowed), number, place, where)
 
     def confined(source: Source, where: str) -> Row:
         if narrowed:

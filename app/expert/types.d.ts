@@ -80,6 +80,8 @@ export interface Company {
 }
 
 export interface Label {
+  /** What people say that it is for, the latest first. */
+  said: { label: string; by: string }[];
   text: string;
   f1: Number;
   precision: Number;

@@ -24,6 +24,7 @@ COLUMNS = (
     "finish_reason",
     "run_id",
     "source_trace_id",
+    "labels",
 )
 VERDICTS = {
     "all": "true",
@@ -105,10 +106,11 @@ def condition(
     result.parts.append(KINDS.get(kind, "true") if isinstance(kind, str) else "true")
     for word in (search or "").split()[:WORDS]:
         value = result.add(word)
-        # One word may stand in the prompt, the task, the answer or be the id of the trace.
+        # One word may stand in the prompt, the task, the answer, a label, or be the id.
         result.parts.append(
             f"(contains(lower(prompt), lower({value})) or contains(lower(task), lower({value}))"
             f" or contains(lower(answer), lower({value}))"
+            f" or contains(lower(labels), lower({value}))"
             f" or trace_id::varchar = ltrim({value}, '#'))"
         )
     for column, model in untrusted.mapping(filter_model or {}, "a filter of the rows").items():

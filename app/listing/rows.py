@@ -13,8 +13,8 @@ _PLAIN = """
     from traces"""
 _GRID = """
     select trace_id, run_id, source_trace_id, task, prompt, answer, correct, n_think,
-           finish_reason, n_prompt + n_think + n_answer as tokens, entropy
-    from traces left join tokens using (trace_id)"""
+           finish_reason, n_prompt + n_think + n_answer as tokens, entropy, labels
+    from traces left join tokens using (trace_id) left join annotations using (trace_id)"""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def traces_page(
 def place(catalogue: Catalogue, wanted: Wanted, trace_id: int) -> Place:
     """Find a trace in the list that an address asks for."""
     asked = wanted.condition
-    # The catalogue reads the tables that a query names, and a file of tokens may be damaged: that
-    # must not keep a trace from being shown.
+    # The catalogue reads the tables that a query names, and a file of tokens or annotations may be
+    # damaged: that must not keep a trace from being shown.
     named = asked.sql + wanted.order
-    grid = _GRID if "tokens" in named or "entropy" in named else _PLAIN
+    grid = _GRID if any(name in named for name in ("tokens", "entropy", "labels")) else _PLAIN
     query = f"""
         with grid as ({grid}), listed as (
             select trace_id, row_number() over by_order as number, count(*) over () as length,

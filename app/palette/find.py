@@ -135,7 +135,8 @@ def _by_text(sources: Sources, typed: str) -> Iterator[Found]:
         return
     asked = condition(None, "all", typed)
     query = f"""
-        select trace_id, prompt, task, answer, correct from traces where {asked.sql}
+        select trace_id, prompt, task, answer, correct
+        from traces left join annotations using (trace_id) where {asked.sql}
         order by trace_id limit {TRACES}"""
     for row in queries.rows(sources.catalogue, query, asked.params):
         yield Found("trace", f"Trace {row['trace_id']}", _about(row), f"/trace/{row['trace_id']}")

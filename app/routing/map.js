@@ -3,6 +3,7 @@
 import { behindButton } from "../shared/behind.js";
 import { contextOf } from "../shared/canvas.js";
 import { add, el } from "../shared/dom.js";
+import { labelOf } from "../shared/expert_labels.js";
 import { asImage, drawMap, frameOf, imageOf, placesOf, said } from "./drawing.js";
 import { asked, isWhole, wheeled, whole, within, written } from "./zoom.js";
 
@@ -193,7 +194,9 @@ export function usageMap(shape, focus, choose, host) {
     tip.hidden = !found;
     canvas.style.cursor = found ? "pointer" : "default";
     if (!found) return;
-    tip.textContent = found.text;
+    const { expert, layer, text } = found;
+    const said = expert === null || layer === null ? "" : labelOf(shape.run, layer, expert);
+    tip.textContent = said ? `${text}  ${said}` : text;
     const left = Math.min(event.clientX + 12, window.innerWidth - tip.offsetWidth - 12);
     tip.style.left = `${left}px`;
     tip.style.top = `${event.clientY + 16}px`;

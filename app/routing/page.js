@@ -3,6 +3,7 @@
 import { intParam, setParams } from "../shared/address.js";
 import { clientside, quietly, setProps } from "../shared/dash.js";
 import { hit, inDialog, part, typing } from "../shared/dom.js";
+import { readLabels } from "../shared/expert_labels.js";
 import { go, server } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
@@ -185,6 +186,7 @@ function draw(sent) {
   const shape = shapeHere();
   if (!sent || !frame || !shape) return;
   if (!mapHere()) {
+    readLabels(shape.run).catch(() => {}); // the map is whole without them
     shown = usageMap(
       shape,
       () => current(shape),

@@ -83,6 +83,7 @@ def _page(found: list[Row], run: Row, head: Row | None, query: Mapping[str, str]
         "groups": run["groups"],
         "k": run["experts_per_token"],
         "zooms": heatmap.zooms(run["experts"]),
+        "run": run["run_id"],
     }
     metric, phase = query.get("metric", ""), query.get("phase", "")
     metric = metric if metric in METRICS else "share"

@@ -22,14 +22,23 @@ _COPIES = {
     "tokens": """
         select trace_id, avg(entropy) filter (phase <> 'prompt') as entropy
         from {source} where {inside} group by trace_id""",
+    # What people said of each trace and its steps; a correction is of the same trace.
+    "annotations": """
+        with inside as (from {source} where {inside})
+        select trace_id, count(*)::integer as said,
+               string_agg(distinct label, ', ' order by label) as labels
+        from inside where not is_retraction and annotation_id not in
+            (select supersedes from inside where supersedes is not null)
+        group by trace_id""",
 }
 
 
 class Catalogue:
     """Runs, traces (without their text) and the mean entropy of each trace, as SQL tables.
 
-    Tables: ``runs``, ``traces`` and ``tokens`` (trace_id, entropy). They follow the store: before
-    a query, the traces in files that came or went are read again, and no others. Safe for threads.
+    Tables: ``runs``, ``traces``, ``tokens`` (trace_id, entropy) and ``annotations`` (trace_id,
+    said, labels). They follow the store: before a query, the traces in files that came or went are
+    read again, and no others. Safe for threads.
     """
 
     def __init__(self, store: Store) -> None:

@@ -36,10 +36,23 @@ def frame(tables: Tables, query: str, params: Params | None = None) -> pa.Table:
     return tables.sql(query, params or {}).to_arrow_table()
 
 
-def version(store: Store) -> int:
-    """Return a number that changes with every commit; reads the manifest alone."""
+def version(store: Store, *predicates: str) -> int:
+    """Return a number that changes with every commit of traces; reads the manifest alone.
+
+    Args:
+        store: The store.
+        *predicates: Predicates over tokens; if one may ask for labels that people gave, the number
+            changes with what people say as well.
+    """
+    asked = any("label" in predicate.lower() for predicate in predicates)
     files = store.snapshot()
-    return hash(tuple(file.path for name in ("runs", "traces") for file in files.get(name, ())))
+    names = ("runs", "traces", *(("annotations",) if asked else ()))
+    return hash(tuple(file.path for name in names for file in files.get(name, ())))
+
+
+def version_of_said(store: Store) -> int:
+    """Return a number that changes whenever somebody annotates; reads the manifest alone."""
+    return hash(tuple(file.path for file in store.snapshot().get("annotations", ())))
 
 
 def runs(catalogue: Catalogue) -> list[Row]:

@@ -11,6 +11,7 @@ from ringlens.app.shared import queries
 from ringlens.app.shared.catalogue import Catalogue
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.usage_cache import UsageCache
+from ringlens.app.web.writing import READ_ONLY, Writing
 from ringlens.errors import RinglensError
 from ringlens.store import Store
 
@@ -29,10 +30,18 @@ class Sources:
         usage: Usage of experts of the last scopes.
         prefix: Path below which the browser sees the pages.
         thinker: The model that thinks live, which outlives this; None without one.
+        writing: Whether pages may write annotations, and in whose name.
     """
 
-    def __init__(self, store: Store, prefix: str = "/", thinker: Thinker | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        prefix: str = "/",
+        thinker: Thinker | None = None,
+        writing: Writing = READ_ONLY,
+    ) -> None:
         self.store = store
+        self.writing = writing
         self.thinker = thinker
         self.prefix = prefix
         self.catalogue = Catalogue(store)

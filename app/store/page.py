@@ -251,7 +251,7 @@ def _grid_section(catalogue: Catalogue, totals: Row, asked: Wanted) -> Component
             dmc.TextInput(
                 id="search",
                 value=asked.search,
-                placeholder="Search prompt, answer, task, id",
+                placeholder="Search prompt, answer, task, label, id",
                 debounce=200,
                 size="xs",
                 w=240,
@@ -291,6 +291,7 @@ def _columns(tops: Row) -> list[Row]:
         ),
         _column("prompt", "Prompt", "text", flex=5, minWidth=170, cellClass="strong"),
         _column("answer", "Answer", "text", flex=3, minWidth=110, cellClass="mono"),
+        _column("labels", "Labels", "text", width=110, tooltipField="labels"),
         _column("task", "Task", "text", width=96, cellClass="dim"),
         _column(
             "tokens",

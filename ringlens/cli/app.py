@@ -52,6 +52,8 @@ def live_options(command: Any) -> Any:
     type=click.IntRange(1),
     help="Most tokens of a thought of the live model; 4096 if left out.",
 )
+@click.option("--author", help="Name under which annotations are written; you if left out.")
+@click.option("--read-only", is_flag=True, help="Let nobody annotate in the dashboard.")
 @live_options
 def app(
     store: str,
@@ -65,6 +67,8 @@ def app(
     wait: bool,
     model: str | None,
     max_new_tokens: int | None,
+    author: str | None,
+    read_only: bool,
     **loading: Any,
 ) -> None:
     r"""Serve the dashboard of STORE, and print the link to it.
@@ -95,6 +99,8 @@ def app(
         url_prefix=url_prefix,
         wait=wait,
         live=live,
+        author=author,
+        read_only=read_only,
     )
 
 

@@ -32,6 +32,7 @@ PLACES = (
     "/data/trace/1/layer/{}", "/data/trace/1/routing/{}", "/data/trace/1/statistics/heads/{}",
     *(f"/data/trace/{{}}/{name}" for name in ("steps", "change", "received", "map", "belief")),
     "/data/expert/{}/1/card/load", "/data/expert/{}/1/ablation", "/data/expert/1/1/card/{}",
+    "/data/annotations/trace/{}", "/data/annotations/expert/{}/1",
     "/data/compare/{}", "/data/beside/{}/1/alignment", "/data/beside/1/{}/chance",
     "/data/heads/{}/steps", "/data/heads/{}/map/entropy",
     "/data/heads/1/map/{}",

@@ -24,6 +24,7 @@ app/test_pages.py
 app/test_imported.py app/test_not_recorded.py app/test_sql.py app/test_following.py
 app/test_access.py app/test_bundle.py app/test_browser_heads.py app/test_browser_thought.py
 app/test_browser_expert.py app/test_thought.py app/test_expert.py app/test_browser_compare.py
+app/test_browser_annotations.py app/test_annotations.py
 app/test_compare.py app/test_heads.py app/test_browser_heads_page.py app/test_probes.py
 app/test_browser_live.py app/test_live.py live/test_thinker.py
 app/test_widgets.py app/test_browser_growing.py
@@ -46,6 +47,7 @@ probes/test_ablated_answers.py prune/test_evaluation_shared.py
 observe/test_expert_outputs.py prune/test_plan.py observe/test_decoding.py
 probes/test_linear.py probes/test_steering.py probes/test_monitor.py observe/test_monitor.py
 store/test_promise.py store/test_rows.py store/test_rescue.py model/test_plan_memory.py
+store/test_annotations.py
 model/test_plan_load.py store/test_head_blocks.py observe/test_interventions_stored.py
 graders/test_program.py graders/test_latex.py
 """

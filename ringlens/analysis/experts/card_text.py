@@ -31,8 +31,7 @@ def short(card: ExpertCard) -> str:
     return lines(
         _title(card),
         f"load: {load}",
-        f"label: {card.label.text}",
-        card.label.scored,
+        *_labels(card),
         f"words: {words or '–'}",
         *(f"heaviest: {_flat(row)}" for row in _contexts(card)[:1]),
     )
@@ -40,7 +39,8 @@ def short(card: ExpertCard) -> str:
 
 def full(card: ExpertCard) -> str:
     """The whole card, a part a paragraph."""
-    paragraphs = [_title(card) + f"\nlabel: {card.label.text}\n  {card.label.scored}"]
+    first, *more = _labels(card)
+    paragraphs = ["\n".join([_title(card), first, *(f"  {line}" for line in more)])]
     for name, head, rows in _parts(card):
         paragraphs.append("\n".join([name, *_aligned([head, *rows])]))
     return "\n\n".join(paragraphs)
@@ -48,7 +48,11 @@ def full(card: ExpertCard) -> str:
 
 def html(card: ExpertCard) -> str:
     """Tables for a notebook."""
-    about = {"label": card.label.text, "score": card.label.scored, "tokens": card.where}
+    automatic = {"label": card.label.text, "score": card.label.scored}
+    if card.said:
+        said = {"label": _said(card), "automatic label": card.label.text}
+        automatic = {**said, "score": card.label.scored}
+    about = {**automatic, "tokens": card.where}
     tables = [html_table(name, head, rows) for name, head, rows in _parts(card)]
     return html_facts(_title(card), about) + "".join(tables)
 
@@ -57,9 +61,10 @@ def long(card: ExpertCard) -> pd.DataFrame:
     """The card as one table.
 
     Returns:
-        A row per number: ``part`` of the card; ``phase``, None for the label; ``item``, what in
-        the part the number is of (an expert, a word, a role, a place, or None); ``measure``, its
-        name in that part; ``value``; and ``text``, that of a context or of the label.
+        A row per number: ``part`` of the card; ``phase``, None for labels; ``item``, what in
+        the part the number is of (an expert, a word, a role, a place, an author, or None);
+        ``measure``, its name in that part; ``value``; and ``text``, that of a context or of the
+        label.
     """
     items = {
         "load": lambda row: None,
@@ -82,9 +87,22 @@ def long(card: ExpertCard) -> pd.DataFrame:
     for part, score in (("label", label.score), ("label, where it was made", label.trained)):
         found = {name: None if score is None else getattr(score, name) for name in scores}
         rows += [(part, None, None, name, value, said) for name, value in found.items()]
+    rows += [("said", None, each.author, None, None, each.label) for each in card.said]
     columns = ["part", "phase", "item", "measure", "value", "text"]
     frame = pd.DataFrame(rows, columns=columns).astype({"value": "float64"})
     return frame.assign(layer=card.layer, expert=card.expert)[["layer", "expert", *columns]]
+
+
+def _labels(card: ExpertCard) -> list[str]:
+    """Lines of the label and its score; what people say comes first."""
+    if not card.said:
+        return [f"label: {card.label.text}", card.label.scored]
+    automatic = f"automatic label: {card.label.text}"
+    return [f"label: {_said(card)}", automatic, card.label.scored]
+
+
+def _said(card: ExpertCard) -> str:
+    return "; ".join(f"{clean(each.label, 200)} ({clean(each.by, 240)})" for each in card.said)
 
 
 def _title(card: ExpertCard) -> str:

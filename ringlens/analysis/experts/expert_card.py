@@ -10,6 +10,7 @@ import pandas as pd
 from ringlens.analysis.experts import card_text
 from ringlens.analysis.experts.contexts import heaviest_contexts
 from ringlens.analysis.experts.expert_label import ExpertLabel, expert_label
+from ringlens.analysis.experts.said import Said, labels_said
 from ringlens.analysis.experts.token_experts import LEAST, token_experts
 from ringlens.analysis.load.expert_load import expert_load
 from ringlens.analysis.load.selection_causes import QUANTILES, displacements
@@ -52,6 +53,7 @@ class ExpertCard:
             are recorded.
         contexts: The tokens that it weighs most in, as `heaviest_contexts` gives them.
         label: What it is for, by rule.
+        said: What people say that it is for, the latest first; it stands in front of the rule.
     """
 
     layer: int
@@ -65,6 +67,7 @@ class ExpertCard:
     roles: pd.DataFrame
     contexts: pd.DataFrame
     label: ExpertLabel
+    said: tuple[Said, ...] = ()
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -133,6 +136,7 @@ def expert_card(
         roles=roles_of(store, layer, expert, where),
         contexts=heaviest_contexts(store, layer, expert, where, most),
         label=expert_label(store, layer, expert, where, seed),
+        said=labels_said(store, layer, expert, where),
     )
 
 

@@ -55,6 +55,8 @@ def expert_card(card: ExpertCard, *, theme: str | None = None) -> Figure:
         else f"held out: F1 {score.f1:.2f}, accuracy {score.accuracy:.2f}; chance 0.67, 0.50"
     )
     label = card.label.text
+    if card.said:
+        label = f"{card.said[0].label} (says {card.said[0].author}); automatic: {label}"
     below = f"{label[:_LABEL] + '…' if len(label) > _LABEL else label} · {scored}"
     canvas = Canvas(theme, head, below, [_LOW, _HIGH], 2, legend=True, left=96, between=0.2)
     _load(canvas, canvas.panel(0), card.load)

@@ -1,0 +1,1 @@
+"""What people say of traces, steps and experts: shown and written on every page."""
