@@ -74,9 +74,11 @@ class Decode:
         prompts = [lens.encode_prompt(problem.prompt) for problem in self.problems]
         self.ids, self.mask = left_pad(prompts, lens.pad_token_id, lens.device)
 
-    def generate(self, steps: int) -> float:
-        """Transformers' ``generate``, fewer steps of it."""
+    def generate(self, steps: int, experts: str) -> float:
+        """Transformers' ``generate``, fewer steps of it, with an implementation of experts."""
         clock = Clock(WARM, steps - 1)
+        own = self.lens.config._experts_implementation
+        self.lens.model.set_experts_implementation(experts)
         handle = self.lens.model.register_forward_pre_hook(clock.tick)
         config = GenerationConfig(
             max_new_tokens=steps,
@@ -91,6 +93,7 @@ class Decode:
                 )
         finally:
             handle.remove()
+            self.lens.model.set_experts_implementation(own)
         return clock.ms
 
     def plain(self, make: MakeRunner) -> float:
@@ -168,6 +171,7 @@ def main() -> None:
     card = machine() if options.cpu else torch.cuda.get_device_name()
     print(f"{card}, torch {torch.__version__}; {size_line(lens)}", flush=True)
     peak = PEAK.get(card)
+    own = lens.config._experts_implementation
     make, decode = (AsItStands, "eager") if options.cpu else (AsGraph, "graph")
     for batch in options.batch:
         work = Decode(lens, batch, options.new, options.temperature, options.folder)
@@ -176,7 +180,8 @@ def main() -> None:
         print(f"batch {batch}, temperature {options.temperature}: a step must read "
               f"{read / 1e9:.2f} GB" + (f", {bound:.3f} ms" if bound else ""))  # fmt: skip
         variants: dict[str, Callable[[], float]] = {
-            "generate": lambda w=work: w.generate(options.eager),
+            "generate": lambda w=work: w.generate(options.eager, "grouped_mm"),
+            "generate, weights in place": lambda w=work: w.generate(options.eager, own),
             "graph": lambda w=work: w.plain(make),
         }
         for name in options.records:

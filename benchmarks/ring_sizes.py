@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from ringlens.data import path as bundled
 from ringlens.lens import Lens
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
+from ringlens.model.kernels.experts import IN_PLACE, read_experts_in_place
 from ringlens.model.ring.attention import BailingMoeV2RotaryEmbedding
 
 FAMILY = {
@@ -64,7 +65,7 @@ SIZES = {
 
 
 def random_lens(
-    size: str, device: str, dtype: torch.dtype = torch.bfloat16, experts: str = "grouped_mm"
+    size: str, device: str, dtype: torch.dtype = torch.bfloat16, experts: str = IN_PLACE
 ) -> Lens:
     """A model of SIZES with random weights, and ring-nano's tokenizer.
 
@@ -72,7 +73,7 @@ def random_lens(
         size: A key of SIZES.
         device: Where the weights are made.
         dtype: Their dtype.
-        experts: transformers' implementation of fused experts.
+        experts: Implementation of fused experts; ringlens' own is the grouped one on the CPU.
     """
     tokenizer = AutoTokenizer.from_pretrained(str(bundled("ring-nano")))
     config = BailingMoeV2Config(
@@ -90,7 +91,9 @@ def random_lens(
     model.model.rotary_emb = BailingMoeV2RotaryEmbedding(config).to(device)
     generator = torch.Generator(device).manual_seed(0)
     draw(model, generator)
-    model.set_experts_implementation(experts)
+    model.set_experts_implementation("grouped_mm" if experts == IN_PLACE else experts)
+    if experts == IN_PLACE:
+        read_experts_in_place(model)
     # No text may end early: an id that hardly any step draws ends it.
     model.generation_config.eos_token_id = [config.vocab_size - 1]
     model.generation_config.pad_token_id = tokenizer.pad_token_id

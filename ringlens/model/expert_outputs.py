@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ringlens.model.kernels.experts import IN_PLACE, are_few
+from ringlens.model.kernels.rows import norms_and_peaks
 from ringlens.model.parallel import parallel_of
 
 if TYPE_CHECKING:
@@ -92,9 +94,7 @@ class OutputWatch:
     def _show(self, output_SD: Tensor, choice_S: Tensor) -> None:
         if self._parts:
             output_SD = _summed(output_SD)
-        norm_S = torch.linalg.vector_norm(output_SD, dim=-1, dtype=torch.float32)
-        peak_S = torch.linalg.vector_norm(output_SD, ord=torch.inf, dim=-1, dtype=torch.float32)
-        self._numbers[:, choice_S] = torch.stack((norm_S, peak_S))
+        self._numbers[:, choice_S] = norms_and_peaks(output_SD)
 
     def _end(self, ids_Nk: Tensor, weights_Nk: Tensor) -> None:
         if self._shares:  # the outputs of experts elsewhere are zeros here
@@ -141,8 +141,9 @@ def shown_by_kernel(
 ) -> Tensor:
     """Run transformers' kernel of a fused module, and show the outputs to who watches it.
 
-    The grouped and the batched kernel have a place where outputs are whole and not weighed yet:
-    that of a norm of the outputs, which some families have. Others mix inside one launch.
+    The grouped and the batched kernel, and ours in place of both, have a place where outputs are
+    whole and not weighed yet: that of a norm of the outputs, which some families have. Others mix
+    inside one launch.
 
     Args:
         module: A module that ``use_experts_implementation`` decorates.
@@ -157,12 +158,12 @@ def shown_by_kernel(
         return forward(hidden_ND, ids_Nk, weights_Nk)
     # Before transformers 5.24 modules had no such place, and would show nothing.
     has_place = hasattr(module, "has_post_expert_norm")
-    if kernel not in ("grouped_mm", "batched_mm") or not has_place:
+    if kernel not in ("grouped_mm", "batched_mm", IN_PLACE) or not has_place:
         return one_choice_a_row(forward, show, hidden_ND, ids_Nk, weights_Nk, experts)
     flat_S = ids_Nk.reshape(-1)
     # In the order in which the grouped kernel sorts the same ids.
-    in_turn_S = torch.arange(len(flat_S), device=flat_S.device)
-    choice_S = flat_S.sort()[1] if kernel == "grouped_mm" else in_turn_S
+    in_turn = kernel == "batched_mm" or (kernel == IN_PLACE and are_few(ids_Nk))
+    choice_S = torch.arange(len(flat_S), device=flat_S.device) if in_turn else flat_S.sort()[1]
 
     def seen(output_SD: Tensor) -> Tensor:
         elsewhere_S = flat_S[choice_S] >= experts

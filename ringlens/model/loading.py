@@ -16,6 +16,7 @@ from ringlens.model.family import family_of
 from ringlens.model.gate.checkpoint import CONFIG, check_folder, read_values
 from ringlens.model.gate.hub import described, fetch_config, fetch_weights
 from ringlens.model.gate.tokenizer_files import open_tokenizer
+from ringlens.model.kernels.experts import read_experts_in_place
 from ringlens.model.layout import choose_layout
 from ringlens.model.parallel import distributed_config
 from ringlens.model.quantization import (
@@ -146,6 +147,8 @@ def load_model(
     if not local:
         fetch_weights(place, revision, folder)
     model = family.load(folder, config, held, **given)
+    if layout is None and held == "fused" and str(target) != "cpu":
+        read_experts_in_place(model)
     return model.eval(), tokenizer
 
 

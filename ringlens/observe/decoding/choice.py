@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ringlens.config import Recorded, Sampling
 from ringlens.errors import ConfigError
+from ringlens.model.kernels.experts import IN_PLACE
 from ringlens.model.parallel import parallel_of
 from ringlens.observe.batch import Observer, generate
 from ringlens.observe.decoding.generating import generate_repeating
@@ -34,7 +35,7 @@ Generate = Callable[[Observer, Sequence[Task], Sampling], None]
 ATTENTION = ("sdpa", "ringlens", "eager")
 """Attention kernels that take a mask over a cache of fixed size."""
 
-EXPERTS = ("grouped_mm", "batched_mm")
+EXPERTS = ("grouped_mm", "batched_mm", IN_PLACE)
 """Implementations of experts that do not ask the device what was chosen."""
 
 ASKING_ROPE = ("dynamic", "longrope")

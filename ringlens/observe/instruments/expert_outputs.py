@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ringlens.model.expert_outputs import OutputWatch
+from ringlens.model.kernels.rows import products
 from ringlens.model.parallel import owned_layers
 from ringlens.observe.hooks import attach
 from ringlens.observe.instruments.base import Asked, Instrument, Kind, Watched
@@ -70,7 +71,7 @@ class ExpertOutputsInstrument(SentLayers):
 
     def _see_mixture(self, layer: int, routed_BTD: Tensor) -> None:
         before_BTD, attended_BTD = self._stream.pop(layer)
-        turned_BT = contribution(before_BTD + attended_BTD, routed_BTD)
+        turned_BT = contribution(before_BTD, attended_BTD, routed_BTD)
         self._see(layer, *self._numbers.pop(layer), turned_BT.flatten())
 
     def _send(self, layer: int) -> None:
@@ -78,14 +79,13 @@ class ExpertOutputsInstrument(SentLayers):
         self._sent[layer] = self.transfer.send(compute, *self._seen.pop(layer))
 
 
-def contribution(stream_BTD: Tensor, routed_BTD: Tensor) -> Tensor:
-    """How far routed experts turn the residual stream, 1 - cos(h, h + r), float32 [B, T].
+def contribution(before_BTD: Tensor, attended_BTD: Tensor, routed_BTD: Tensor) -> Tensor:
+    """How far routed experts r turn the residual stream h, 1 - cos(h, h + r), float32 [B, T].
 
     A token's part in EASY-EP (arXiv 2504.06792). Computed as sin² / (1 + cos), which keeps its
     digits where the angle is small.
     """
-    h, r = stream_BTD.float(), routed_BTD.float()
-    hh, hr, rr = ((a * b).sum(dim=-1) for a, b in ((h, h), (h, r), (r, r)))
+    hh, hr, rr = products(before_BTD, attended_BTD, routed_BTD)
     sizes = (hh * (hh + 2 * hr + rr)).clamp(min=torch.finfo(torch.float32).tiny)
     cosine = ((hh + hr) / sizes.sqrt()).clamp(-1, 1)
     sine_squared = ((hh * rr - hr * hr) / sizes).clamp(0, 1)

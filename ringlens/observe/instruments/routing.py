@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ringlens.model.kernels.triton_available import triton_installed
 from ringlens.model.router_rule import RouterRule
 from ringlens.observe.instruments.base import Asked, Instrument, Kind, TraceRows, Watched
 from ringlens.observe.instruments.sent_layers import SentLayers
@@ -31,7 +32,6 @@ from ringlens.observe.kernels.router import (
     torch_record,
     unrounded_logits,
 )
-from ringlens.observe.kernels.triton_available import triton_installed
 from ringlens.observe.points import gate, live_selection_bias, router_items
 from ringlens.store.schema.instruments import layers_asked
 from ringlens.store.schema.records import ActedArrays, RoutingArrays

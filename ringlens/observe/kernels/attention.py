@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from ringlens.errors import ObservationError
+from ringlens.model.kernels.triton_available import triton_installed
 from ringlens.observe.kernels.attention_flash import flash_statistics, has_flash
-from ringlens.observe.kernels.triton_available import triton_installed
 
 # Scores held at a time where no fused kernel knows the mask: 2**25 float32 are 128 MiB.
 MAX_SCORES = 2**25

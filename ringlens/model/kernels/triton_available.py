@@ -17,7 +17,8 @@ def triton_installed() -> bool:
         log.warning(
             "no Triton (%s): head statistics take a second pass of flash attention, two to three "
             "times the work, and their entropy is less exact in 16 bits; a router record takes "
-            "many small kernels. Install triton.",
+            "many small kernels; a decoding step copies the weights of chosen experts. Install "
+            "triton.",
             error,
         )
         return False

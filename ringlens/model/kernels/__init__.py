@@ -1,0 +1,1 @@
+"""What the model computes by kernels of our own."""
