@@ -14,6 +14,7 @@ head statistics, "ringlens" has them in its own pass.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -47,6 +48,9 @@ RECORDS = {
 }
 
 
+STORES: list[Path] = []
+
+
 @dataclass
 class Timed:
     """Seconds from the first forward to the last, of the whole call, and bytes written."""
@@ -77,8 +81,9 @@ class Span:
 
 
 def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    """Wait for all GPUs."""
+    for device in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(device)
 
 
 def timed(model: nn.Module, forwards: int, run: Callable[[], int]) -> Timed:
@@ -131,11 +136,21 @@ def ratios(times: list[Timed], base: list[Timed]) -> str:
     return f"{middle:6.3f}x ({low:5.3f}-{high:5.3f})"
 
 
-def in_store(run: Callable[[Path], rl.Store], folder: Path) -> int:
+def in_store(run: Callable[[Path], rl.Store], folder: Path | None) -> int:
     """Run with a fresh store; returns its bytes."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        run(Path(place) / "store").close()
-        return sum(p.stat().st_size for p in Path(place).rglob("*") if p.is_file())
+        path = store_path(Path(place))
+        run(path).close()
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def store_path(folder: Path) -> Path:
+    """Where a fresh store goes; processes of a launcher name it alike, and leave it there."""
+    port = os.environ.get("MASTER_PORT")
+    if port is None:
+        return folder / "store"
+    STORES.append(Path(tempfile.gettempdir()) / f"ring-stores-{port}" / str(len(STORES)))
+    return STORES[-1]
 
 
 class Prefill:
