@@ -89,9 +89,10 @@ def decode(work: Decode, variant: Variant) -> Timed:
     return timed(work.lens.model, work.new + 1, lambda: in_store(run, work.folder))
 
 
-def compared(title: str, lens: Lens, run: Callable[[Variant], Timed], rounds: int) -> None:
-    """Time all variants in turn."""
-    found = variants_of(lens)
+def compared(
+    title: str, found: dict[str, Variant], run: Callable[[Variant], Timed], rounds: int
+) -> None:
+    """Time variants in turn."""
     variants = {name: lambda v=each: run(v) for name, each in found.items()}
     table(title, variants, dict.fromkeys(variants, next(iter(found))), rounds)
 
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", help="beside the observed run; else all")
     parser.add_argument("--folder", type=Path, help="where temporary stores go")
     parser.add_argument("--cpu", action="store_true", help="a tiny model, float32, short texts")
     options = parser.parse_args()
@@ -115,6 +117,9 @@ def main() -> None:
         options.tokens, options.new, options.batch = [256], 16, [2]
     else:
         lens = random_lens(options.model, "cuda")
+    found = variants_of(lens)
+    if options.only:
+        found = {name: found[name] for name in ("observed", *options.only)}
     # No trace ends early: all variants run as many forwards.
     lens.model.generation_config.eos_token_id = 1_000_000
     synchronize()
@@ -125,13 +130,13 @@ def main() -> None:
         work = Prefill(lens, tokens, options.texts, options.folder)
         compared(
             f"prefill of {options.texts} x {tokens} tokens",
-            lens, lambda variant, w=work: prefill(w, variant), options.rounds,
+            found, lambda variant, w=work: prefill(w, variant), options.rounds,
         )  # fmt: skip
     for batch in options.batch if "decode" in options.parts else ():
         steps = Decode(lens, batch, options.new, options.folder)
         compared(
             f"decoding {options.new} tokens, batch {batch}",
-            lens, lambda variant, s=steps: decode(s, variant), options.rounds,
+            found, lambda variant, s=steps: decode(s, variant), options.rounds,
         )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def capture(lens: Lens, path: Path, new: int, die: bool) -> None:
     )  # fmt: skip
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     tokens = store.sql("select count(*) from tokens").fetchall()[0][0]
-    resumed = store.sql("select count(*) from traces where resumed_at > 0").fetchall()[0][0]
+    resumed = store.sql("select count(*) from traces where len(resumed_at) > 0").fetchall()[0][0]
     say(
         f"captured {tokens} tokens, {size / 1e6:.1f} MB, in {time.perf_counter() - start:.1f} s; "
         f"{resumed} traces were resumed; check: {check(store).findings or 'nothing is wrong'}"

@@ -15,13 +15,13 @@ from ringlens.model.ring.moe import BailingMoeV2Experts
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 # D, F, experts, experts a token: Ring-mini's, and widths that no block divides.
-SHAPES = [(2048, 512, 256, 8), (96, 40, 16, 4), (72, 24, 5, 5), (64, 16, 1, 1)]
+SHAPES = [(2048, 512, 256, 8), (96, 40, 16, 4), (72, 24, 5, 5), (64, 16, 2, 1)]
 
 
 def experts_of(D, F, E, k, dtype):
     config = BailingMoeV2Config(
         hidden_size=D, moe_intermediate_size=F, num_experts=E, num_experts_per_tok=k,
-        n_group=1, topk_group=1, num_attention_heads=8, num_key_value_heads=2,
+        n_group=1, topk_group=1, num_attention_heads=8, num_key_value_heads=2, head_dim=8,
     )  # fmt: skip
     experts = BailingMoeV2Experts(config).to("cuda", dtype).requires_grad_(False)
     torch.manual_seed(0)
