@@ -12,6 +12,7 @@ each once, could be read.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import statistics
 import sys
@@ -61,8 +62,13 @@ def graph_of(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
     """A graph of a call, which ran twice before."""
     call(), call()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    gc.collect()
+    gc.disable()  # an older graph that ends while one is laid down would spoil it
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    finally:
+        gc.enable()
     return graph
 
 

@@ -49,14 +49,14 @@ class Work:
 
     Attributes:
         prefill: Tokens of a text that is replayed.
-        new: Tokens that decoding adds.
-        batches: Traces side by side.
+        batches: Traces side by side, and the tokens that decoding then adds to each.
+        new: Tokens that the capture adds.
         rounds: Rounds of each table.
     """
 
     prefill: int
+    batches: dict[int, int]
     new: int
-    batches: tuple[int, ...]
     rounds: int
 
     @property
@@ -113,14 +113,14 @@ def prefill(lens: Lens, work: Work, folder: Path) -> None:
     )
 
 
-def decode(lens: Lens, work: Work, batch: int, folder: Path) -> None:
+def decode(lens: Lens, batch: int, new: int, rounds: int, folder: Path) -> None:
     """Plain ``generate`` against observed."""
-    run = Decode(lens, batch, work.new, folder)
+    run = Decode(lens, batch, new, folder)
     variants = {"generate": lambda: run.plain("sdpa")}
     for name in ("routing", "everything"):
         variants[name] = lambda n=name: run.observed("sdpa", RECORDS[n])
-    title = f"decoding {work.new} tokens, batch {batch}"
-    table(title, variants, dict.fromkeys(variants, "generate"), work.rounds)
+    title = f"decoding {new} tokens, batch {batch}"
+    table(title, variants, dict.fromkeys(variants, "generate"), rounds)
 
 
 class Death:
@@ -161,19 +161,21 @@ def main() -> None:
     parser.add_argument("--layout", choices=LAYOUTS, default="device_map")
     parser.add_argument("--parts", nargs="+", default=["prefill", "decode", "capture"])
     parser.add_argument("--tokens", type=int, default=8192)
-    parser.add_argument("--new", type=int, default=32)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--steps", type=int, nargs="+", default=[32, 32], help="of each batch")
+    parser.add_argument("--new", type=int, default=128, help="tokens that the capture adds")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--store", type=Path, help="where the capture goes; it is resumed if there")
     parser.add_argument("--die", action="store_true", help="kill this process in the capture")
     parser.add_argument("--cpu", action="store_true", help="a tiny model")
     options = parser.parse_args()
     register_attention()
-    work = Work(options.tokens, options.new, tuple(options.batch), options.rounds)
+    batches = dict(zip(options.batch, options.steps, strict=True))
+    work = Work(options.tokens, batches, options.new, options.rounds)
     changes: dict[str, Any] = {"num_hidden_layers": options.layers}
     if options.cpu:
         changes = SIZES["tiny"] | {"rotary_dim": 8, "first_k_dense_replace": 1}
-        work = Work(256, 16, (1, 2), 1)
+        work = Work(256, {1: 16, 2: 16}, 64, 1)
     rank = os.environ.get("RANK", "0")
     with tempfile.TemporaryDirectory() as place:
         # A run that is resumed is of the same model: one name, though the files are made anew.
@@ -206,10 +208,10 @@ def run(lens: Lens, work: Work, options: argparse.Namespace, folder: Path) -> No
     """The parts asked for."""
     if "prefill" in options.parts:
         prefill(lens, work, folder)
-    for batch in work.batches if "decode" in options.parts else ():
-        decode(lens, work, batch, folder)
+    for batch, steps in work.batches.items() if "decode" in options.parts else ():
+        decode(lens, batch, steps, work.rounds, folder)
     if "capture" in options.parts:
-        capture(lens, options.store or store_path(folder), 4 * work.new, options.die)
+        capture(lens, options.store or store_path(folder), work.new, options.die)
 
 
 if __name__ == "__main__":

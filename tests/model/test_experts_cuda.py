@@ -52,7 +52,8 @@ def test_in_place_is_as_near_the_exact_mixture_as_copies_are(D, F, E, k, N, dtyp
     wanted = exact(experts, hidden, ids, weights)
     ours = (in_place(experts, hidden, ids, weights).double() - wanted).abs().max()
     theirs = (moe.batched_mm_experts_forward(experts, hidden, ids, weights) - wanted).abs().max()
-    assert ours <= 1.5 * theirs + 1e-6 * wanted.abs().max()
+    # Float32 is summed in the order of the blocks: 2,048 products, each rounded to 6e-8.
+    assert ours <= 1.5 * theirs + 2e-6 * wanted.abs().max()
 
 
 def test_rows_that_all_choose_one_expert_and_repeated_choices():
