@@ -90,16 +90,22 @@ def options_for(layout: str, processes: int, strategy: Strategy | None) -> dict[
     return dict.fromkeys(sizes, processes)
 
 
-def show_memory(strategy: Strategy | None) -> None:
-    """Memory of each GPU beside the plan."""
-    for i in range(torch.cuda.device_count()):
+def show_memory(when: str, strategy: Strategy | None) -> None:
+    """Peak memory of each GPU of this process until now, beside the plan; peaks begin anew."""
+    rank = os.environ.get("LOCAL_RANK")
+    own = range(torch.cuda.device_count()) if rank is None else [int(rank)]
+    for i in own:
         free, total = torch.cuda.mem_get_info(i)
-        line = f"  gpu {i}: peak {torch.cuda.max_memory_reserved(i) / 1e9:.1f} GB by PyTorch, "
-        line += f"{(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use"
+        line = f"  {when}, gpu {i}: peak {torch.cuda.max_memory_reserved(i) / 1e9:.1f} GB by "
+        line += f"PyTorch, {(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use"
         if strategy:
-            line += f"; planned {strategy.loads[i].used / 1e9:.1f}, weights "
-            line += f"{strategy.loads[i].weights / 1e9:.1f}, {len(strategy.loads[i].units)} units"
-        say(line)
+            load = strategy.loads[i]
+            line += f"; planned {load.used / 1e9:.1f}, weights {load.weights / 1e9:.1f}"
+        print(line, flush=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    for i in own:
+        torch.cuda.reset_peak_memory_stats(i)
 
 
 def prefill(lens: Lens, work: Work, folder: Path) -> None:
@@ -199,9 +205,9 @@ def main() -> None:
             f"{size_line(lens)}, {options.weights}, {options.layout}: loaded in "
             f"{time.perf_counter() - start:.0f} s"
         )
-        show_memory(strategy)
+        show_memory("loading", strategy)
         run(lens, work, options, Path(place))
-        show_memory(strategy)
+        show_memory("running", strategy)
 
 
 def run(lens: Lens, work: Work, options: argparse.Namespace, folder: Path) -> None:
