@@ -62,12 +62,14 @@ class Family(Protocol):
         kinds: Marks in names of tensors and the kind of weights that each stands for (one of
             ``ringlens.model.fit.size.KINDS``); the first mark that is found counts.
         layouts: Layouts in memory that its experts can have, "fused" and "modules".
+        in_place: Whether its fused experts are those that ringlens.model.kernels computes.
     """
 
     locations: Mapping[str, Location]
     units: Units
     kinds: tuple[tuple[str, str], ...]
     layouts: tuple[str, ...]
+    in_place: bool
 
     def check_values(self, values: Mapping[str, Any]) -> None:
         """Refuse a value of a config.json that its field cannot have.

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ringlens.errors import ConfigError
-from ringlens.model.family import sizes_of
+from ringlens.model.family import family_of, sizes_of
 from ringlens.model.fit.memory import (
     Recording,
     Workload,
@@ -55,7 +55,8 @@ class Scenario:
         layout: Layout of its experts.
         work: What it is to do.
         reserve: Bytes kept back on each GPU.
-        splits: Processes that split each expert's width; 0 where decoding copies no experts.
+        splits: Processes that split each expert's width where decoding copies experts; 0 where it
+            reads them in place.
     """
 
     config: PreTrainedConfig
@@ -190,7 +191,13 @@ def scenario(
     method = quantization or published
     held = precision(method, dtype, fp8_block(config))
     return Scenario(
-        config, census(config), held, layout_for(method, layout), work or Workload(), reserve
+        config,
+        census(config),
+        held,
+        layout_for(method, layout),
+        work or Workload(),
+        reserve,
+        splits=0 if family_of(config).in_place else 1,
     )
 
 

@@ -30,6 +30,7 @@ class RingFamily:
     units = UNITS
     kinds = KINDS
     layouts = LAYOUTS
+    in_place = True
 
     def check_values(self, values: Mapping[str, Any]) -> None:
         """See `ringlens.model.ring.fields`."""

@@ -17,6 +17,7 @@ class SoftmaxFamily:
     """Qwen3-MoE."""
 
     locations, units, kinds, layouts = LOCATIONS, UNITS, KINDS, ("fused",)
+    in_place = False
     check_values = staticmethod(check_fields)
     config = staticmethod(Qwen3MoeConfig.from_dict)
     sizes = staticmethod(sizes)
