@@ -96,7 +96,7 @@ def expert_outputs(
     up: Tile = UP,
     down: Tile = DOWN,
 ) -> Tensor:
-    """What each chosen expert gives, [S, D], of gated experts with SiLU; rounded as by linear layers.
+    """What each chosen expert gives, [S, D]; gated, with SiLU, rounded as linear layers round.
 
     Args:
         hidden_ND: Hidden states, of the weights' dtype.
