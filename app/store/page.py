@@ -261,7 +261,7 @@ def _grid_section(catalogue: Catalogue, totals: Row, asked: Wanted) -> Component
         className="section-bar",
     )
     return html.Section(
-        [bar, _grid(queries.grid_tops(catalogue), asked)],
+        [bar, _grid(queries.grid_facts(catalogue), asked)],
         id="grid",
         className="section grow",
         hidden=not totals["all_traces"],
@@ -274,8 +274,8 @@ def _column(field: str, name: str, kind: str, **more: Any) -> Row:
     return {"field": field, "headerName": name, "filter": filters[kind], **plain, **more}
 
 
-def _columns(tops: Row) -> list[Row]:
-    """Define the columns of the grid; meters are full at ``tops``, the largest values."""
+def _columns(facts: Row) -> list[Row]:
+    """Define the columns of the grid, without those that are empty in the whole store."""
     return [
         _column("trace_id", "#", "number", width=64, cellRenderer="TraceLink"),
         _column(
@@ -286,12 +286,20 @@ def _columns(tops: Row) -> list[Row]:
             "Replays",
             "number",
             width=88,
+            hide=not facts["replays"],
             cellRenderer="SourceLink",
             headerTooltip=define("replay"),
         ),
-        _column("prompt", "Prompt", "text", flex=5, minWidth=170, cellClass="strong"),
-        _column("answer", "Answer", "text", flex=3, minWidth=110, cellClass="mono"),
-        _column("labels", "Labels", "text", width=110, tooltipField="labels"),
+        _column("prompt", "Prompt", "text", flex=5, minWidth=150, cellClass="strong"),
+        _column("answer", "Answer", "text", flex=3, minWidth=90, cellClass="mono"),
+        _column(
+            "labels",
+            "Labels",
+            "text",
+            width=84,
+            hide=not facts["labels"],
+            tooltipField="labels",
+        ),
         _column("task", "Task", "text", width=96, cellClass="dim"),
         _column(
             "tokens",
@@ -307,7 +315,7 @@ def _columns(tops: Row) -> list[Row]:
             "number",
             width=112,
             cellRenderer="Meter",
-            cellRendererParams={"top": tops["n_think"], "digits": 0},
+            cellRendererParams={"top": facts["n_think"], "digits": 0},
             headerTooltip=define("thinking"),
         ),
         _column(
@@ -316,7 +324,7 @@ def _columns(tops: Row) -> list[Row]:
             "number",
             width=112,
             cellRenderer="Meter",
-            cellRendererParams={"top": tops["entropy"], "digits": 3},
+            cellRendererParams={"top": facts["entropy"], "digits": 3},
             headerTooltip=f"Mean over what the model wrote. {define('entropy')}",
         ),
         _column(
@@ -339,10 +347,10 @@ def _columns(tops: Row) -> list[Row]:
     ]
 
 
-def _grid(tops: Row, asked: Wanted) -> Component:
+def _grid(facts: Row, asked: Wanted) -> Component:
     return dag.AgGrid(
         id="traces",
-        columnDefs=_columns(tops),
+        columnDefs=_columns(facts),
         defaultColDef={"sortable": True, "resizable": True, "suppressHeaderMenuButton": False},
         rowModelType="infinite",
         getRowId="params.data.trace_id.toString()",

@@ -35,9 +35,16 @@ def totals(catalogue: Catalogue) -> Row:
     return rows(catalogue, query)[0]
 
 
-def grid_tops(catalogue: Catalogue) -> Row:
-    """Return the largest values of the columns drawn as bars; None without traces."""
+def grid_facts(catalogue: Catalogue) -> Row:
+    """Return what the grid is laid out by.
+
+    Returns:
+        The largest ``n_think`` and ``entropy``, None without traces; whether there are
+        ``replays``, and ``labels`` that people gave.
+    """
     query = """
         select (select max(n_think) from traces) as n_think,
-               (select max(entropy) from tokens) as entropy"""
+               (select max(entropy) from tokens) as entropy,
+               exists (from traces where source_trace_id is not null) as replays,
+               exists (from annotations where labels is not null) as labels"""
     return rows(catalogue, query)[0]

@@ -328,6 +328,7 @@ ADDRESSES = {
     "probes": ("/probes", ".state"),
     "runs": ("/", "#runs-app tbody tr"),
     "sql": ("/sql?q=from trace_summary", "#sql-grid .ag-row"),
+    "live": ("/live", ".state"),
 }
 """An address of each page, and what it shows when it is whole."""
 

@@ -8,7 +8,7 @@
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const parent = node.parentElement;
     if (!node.textContent.trim() || !parent.checkVisibility({ visibilityProperty: true })) continue;
-    if (parent.closest("script, style, .sql-card pre, .sql-ink, .sql-grid, svg, .ag-cell, [class*=ag-aria]")) continue;
+    if (parent.closest("script, style, .unseen, .sql-card pre, .sql-ink, .sql-grid, svg, .ag-cell, [class*=ag-aria]")) continue;
     const range = document.createRange();
     range.selectNodeContents(node);
     const { left, right, width } = range.getBoundingClientRect();
