@@ -84,9 +84,9 @@ def test_a_typed_problem_grows_and_an_intervention_stands_beside(tab, dashboard,
 
 def test_a_thought_can_be_stopped_and_what_was_thought_stays(tab, dashboard, place):
     opened(tab, dashboard)
-    ask(tab, "Say much.", tokens=1500, temperature=40)  # which finds no end
-    thought = tab.locator(".live-pair").first.locator(".live-thought")
-    expect(thought.locator(".lt[data-phase='1']").nth(3)).to_be_visible()
+    ask(tab, "Say much.", tokens=4000, temperature=40)  # which finds no end
+    thought = tab.locator(".live-pair", has_text="Say much.").locator(".live-thought")
+    expect(thought.locator(".lt[data-phase='1']").nth(3)).to_be_attached()
     thought.get_by_role("button", name="Stop").click()
     expect(thought).to_have_attribute("data-state", "done")
     expect(thought.locator(".live-state")).to_have_text("stopped")
@@ -105,6 +105,13 @@ def test_what_cannot_be_asked_is_said_beside_the_form(tab, dashboard):
     tab.get_by_label("Intervention", exact=True).fill("ablate")
 
 
+def committed(place, prompt):
+    """How many tokens of the trace of a prompt are in the store."""
+    query = "select count(*) from tokens join traces using (trace_id) where prompt = $prompt"
+    with Store(place) as store:
+        return store.sql(query, params={"prompt": prompt}).fetchall()[0][0]
+
+
 def worker(place):
     """Process id of the model's process, and that of the dashboard that started it."""
     for folder in Path("/proc").glob("[0-9]*"):
@@ -120,18 +127,24 @@ def worker(place):
 
 def test_a_killed_model_is_said_started_again_and_its_thought_taken_up(tab, dashboard, place):
     opened(tab, dashboard)
-    ask(tab, "Say more.", tokens=36, temperature=40)
-    thought = tab.locator(".live-pair").first.locator(".live-thought")
-    expect(thought.get_by_role("link")).to_be_visible()  # a part is committed
+    ask(tab, "Say more.", tokens=4000, temperature=40)
+    pairs = tab.locator(".live-pair", has_text="Say more.")
+    thought = pairs.last.locator(".live-thought")
+    expect(thought.get_by_role("link")).to_be_visible()
+    wait_for(lambda: committed(place, "Say more."))
     pid, parent = worker(place)
     os.kill(pid, signal.SIGKILL)
+    kept = committed(place, "Say more.")
     said = tab.locator(".live-said")
-    expect(said).to_contain_text("has ended (SIGKILL)")
+    expect(said).to_contain_text("has ended (SIGKILL")
     expect(thought.locator(".live-error")).to_contain_text("the same question takes it up")
     said.get_by_role("button", name="Start it again").click()
     expect(tab.locator("#live-model")).to_have_text("ring-nano")
     tab.get_by_role("button", name="Think").click()
-    again = tab.locator(".live-pair").first.locator(".live-thought")
+    expect(pairs).to_have_count(2)
+    again = pairs.first.locator(".live-thought")
+    expect(again.locator(".lt").nth(kept + 9)).to_be_attached()  # behind what was stored
+    again.get_by_role("button", name="Stop").click()
     expect(again).to_have_attribute("data-state", "done")
     with Store(place) as store:
         last = store.trace(max(trace.trace_id for trace in store))

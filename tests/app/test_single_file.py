@@ -338,7 +338,7 @@ def test_usage_of_experts(tab, file):
     tab.mouse.dblclick(x, y)
     expect(tab).not_to_have_url(re.compile("zoom="))
     tab.mouse.click(*on_map(tab, 0.5, 0.1))
-    assert asked(tab, "L") == "1"
+    expect(tab).to_have_url(re.compile(r"[?&]L=1\b"))
     tab.get_by_role("button", name="Behind").click()
     with tab.expect_download() as download:
         tab.locator("#behind").get_by_role("button", name="SVG", exact=True).click()

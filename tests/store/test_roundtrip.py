@@ -226,7 +226,7 @@ def test_ids_of_experts_have_one_type_in_all_tables_and_views(tmp_path, experts)
         ).fetchall()
         ids = {(t, c): kind for t, c, kind in columns if not t.startswith(("usage", "expert_us"))}
         ids |= {(t, c): kind for t, c, kind in columns if c == "expert"}
-        assert len(ids) == 8
+        assert len(ids) == 10
         assert {kind.removesuffix("[]") for kind in ids.values()} == {"USMALLINT"}
         if experts:
             assert store.trace(1).routing(1)["expert_ids"].dtype == "uint16"

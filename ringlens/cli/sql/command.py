@@ -29,9 +29,9 @@ def sql(
     input. Queries run with your own rights: they can read and write whatever you can.
 
     Tables: runs, experts, traces, tokens, routing, router_logits, expert_outputs, heads,
-    head_blocks, steps, head_steps, activations, attention, probes, usage_traces, usage_blocks,
-    usage_roles, annotations; views: router_choices, expert_usage, trace_summary, token_context,
-    current_annotations.
+    head_blocks, steps, head_steps, activations, attention, probes, monitor_scores, usage_traces,
+    usage_blocks, usage_roles, annotations; views: router_choices, expert_usage, trace_summary,
+    token_context, current_annotations.
 
     \b
     Examples:
