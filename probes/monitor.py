@@ -293,7 +293,7 @@ def _vectors(
     return pos_T.astype(np.int64), values.reshape(len(pos_T), -1)
 
 
-def _spread(n: int, share: float) -> tuple[float, float]:
+def _spread(n: int, share: float) -> list[float]:
     """Where the chance of a false alarm lies in 95% of thresholds that n traces give.
 
     The chance that is asked for is that of all such thresholds together; that of one follows a beta
@@ -303,7 +303,7 @@ def _spread(n: int, share: float) -> tuple[float, float]:
 
     place = ceil((n + 1) * (1 - share))
     low, high = beta.ppf([0.025, 0.975], n + 1 - place, place)
-    return float(low), float(high)
+    return [float(low), float(high)]
 
 
 def _threshold(traces: Sequence[Judged], share: float) -> float:

@@ -178,13 +178,10 @@ function markSteps(rows) {
 
 pageKeys(here, { a: annotate });
 
-// What others say meanwhile.
-/** @type {unknown} */
-let known = null;
+// What others say meanwhile; also between the first reading and the first beat.
 window.addEventListener("ringlens:said", (event) => {
-  const now = /** @type {CustomEvent} */ (event).detail;
-  if (known !== null && now !== known) again();
-  known = now;
+  const s = here();
+  if (s && s.answer.said !== /** @type {CustomEvent} */ (event).detail) again();
 });
 
 clientside("annotations", {

@@ -40,7 +40,8 @@ def _of_trace(sources: Sources, trace_id: str) -> Row:
     if number is None or queries.trace_head(sources.catalogue, number) is None:
         raise NotInStoreError(f"no trace {untrusted.shown(trace_id)} in the store")
     store = sources.store
-    found = {"rows": said.of_trace(store, number), "steps": said.steps_of(store, number)}
+    found = _version(sources)  # before the rows: what comes between is then read again
+    found |= {"rows": said.of_trace(store, number), "steps": said.steps_of(store, number)}
     return found | _writer(sources)
 
 
@@ -50,11 +51,17 @@ def _of_expert(sources: Sources, layer: str, expert: str) -> Row:
         raise NotInStoreError(
             f"there is no expert {untrusted.shown(expert)} on layer {untrusted.shown(layer)}"
         )
-    return {"rows": said.of_expert(sources.store, _run(), number, place)} | _writer(sources)
+    found = _version(sources)
+    found |= {"rows": said.of_expert(sources.store, _run(), number, place)}
+    return found | _writer(sources)
 
 
 def _of_experts(sources: Sources) -> Row:
     return {"rows": said.of_experts(sources.store, _run())}
+
+
+def _version(sources: Sources) -> Row:
+    return {"said": str(queries.version_of_said(sources.store))}
 
 
 def _run() -> str:

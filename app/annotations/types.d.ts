@@ -22,6 +22,8 @@ export interface Said {
 export type About = { trace_id: number } | { run_id: string; layer: number; expert: number };
 
 export interface Answer {
+  /** Changes with whatever anybody says. */
+  said: string;
   rows: Said[];
   /** Number, first token and token after the last of each step; none of an expert. */
   steps?: [number, number, number][];

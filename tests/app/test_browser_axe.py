@@ -53,6 +53,8 @@ def in_both_schemes(tab):
     found = []
     for scheme in ("dark", "light"):
         tab.evaluate("(scheme) => window.ringlens.setTheme(scheme)", scheme)
+        # Colours on their way from one scheme to the other are those of none.
+        tab.evaluate("() => Promise.allSettled(document.getAnimations().map((a) => a.finished))")
         found += [(scheme, *each) for each in grave(tab)]
     return found
 
