@@ -25,7 +25,16 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def marked(page, extra):
+    """A page, which only the extra run runs if it is among these: others run what it does."""
+    return pytest.param(page, marks=pytest.mark.extra) if page.name in extra else page
+
+
+@pytest.mark.parametrize(
+    "page",
+    [marked(p, ("gallery.md",)) for p in PAGES if blocks(p, "python")],
+    ids=lambda p: p.name,
+)
 def test_python_blocks_run(page, tmp_path):
     code = "\n".join(blocks(page, "python"))
     result = warm.run(["-c", code], cwd=tmp_path)
@@ -33,7 +42,11 @@ def test_python_blocks_run(page, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page",
+    [marked(p, ("acting.md", "mattered.md", "share.md")) for p in PAGES],
+    ids=lambda p: p.name,
+)
 def test_ringlens_commands_run(page, tmp_path):
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
     for line in lines:

@@ -134,6 +134,7 @@ for code in sys.argv[1:]:
 """
 
 
+@pytest.mark.extra
 def test_auto_classes_know_ring_in_any_import_order():
     folder = str(ROOT / "tests" / "golden" / "ring-tiny")
     code = f"from transformers import AutoModelForCausalLM as A; m = A.from_pretrained({folder!r})"

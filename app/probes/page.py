@@ -95,7 +95,7 @@ def register(app: Dash, sources: Sources) -> None:
             shown = results.drawn(sources.store, probe, run["run_id"], found)
         except RinglensError:
             return no_update, no_update  # the page says it
-        if shown is None:
+        if shown is None or shown.frame.empty:
             return no_update, no_update
         figure = results.figure(probe, shown, theme)
         # The width is the page's; the height is that of the rows.

@@ -66,6 +66,7 @@ def proxy(port, strips):
             server.shutdown()
 
 
+@pytest.mark.extra
 def test_every_page_works_behind_a_proxy(store, chrome):
     with served(store.path, token=None, url_prefix=PREFIX) as link, page(chrome) as (tab, said):
         token = urlsplit(link).query

@@ -91,6 +91,7 @@ def test_a_click_or_a_key_moves_both(tab, address):
     assert asked(tab) == {}
 
 
+@pytest.mark.extra
 def test_experts_that_differ_are_listed_and_lead_to_their_cards(tab, address, store):
     if confine.missing():
         pytest.skip(f"no sandbox: {confine.missing()}")

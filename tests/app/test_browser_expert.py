@@ -79,6 +79,7 @@ def test_keys_and_company_lead_to_other_experts(tab, address):
     expect(tab.get_by_role("region", name="Without it")).to_contain_text("ringlens ablate")
 
 
+@pytest.mark.extra
 def test_tokens_are_chosen_and_refused(chrome, address):
     if confine.missing():
         pytest.skip(f"no sandbox: {confine.missing()}")

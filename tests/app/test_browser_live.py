@@ -125,6 +125,7 @@ def worker(place):
     return None
 
 
+@pytest.mark.extra
 def test_a_killed_model_is_said_started_again_and_its_thought_taken_up(tab, dashboard, place):
     opened(tab, dashboard)
     ask(tab, "Say more.", tokens=4000, temperature=40)

@@ -104,6 +104,7 @@ def test_rows_are_those_of_the_store_and_can_be_taken_along(tab, address, store)
     expect(tab.locator(".t.focused")).to_have_count(1)
 
 
+@pytest.mark.extra
 def test_errors_are_sentences_and_escape_cancels(tab, address):
     tab.goto(f"{address}/sql")
     write(tab, "select nope from traces")
@@ -125,6 +126,7 @@ def test_errors_are_sentences_and_escape_cancels(tab, address):
     expect(rows(tab)).to_have_count(1)
 
 
+@pytest.mark.extra
 def test_tables_are_found_and_queries_saved(tab, address, store):
     tab.goto(f"{address}/sql")
     tab.locator("#sql-find").fill("bias_flip")
@@ -158,6 +160,7 @@ def test_hostile_values_and_names_are_text(tab, address):
     assert tab.locator("img[src=x]").count() == 0
 
 
+@pytest.mark.extra
 def test_words_are_completed(tab, address):
     tab.goto(f"{address}/sql")
     options = tab.get_by_role("option")

@@ -79,6 +79,7 @@ def test_an_empty_question_is_refused(tmp_path, words, stdin):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.extra
 def test_a_terminal_shows_it_live_and_ctrl_c_keeps_it(tmp_path):
     folder = tmp_path / "store"
     words = ("ask", "ring-nano", QUESTION, "--store", folder, "--max-new-tokens", 2000)

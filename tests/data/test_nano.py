@@ -209,6 +209,7 @@ def test_shipped_model_is_small_and_published_form():
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_shipped_model_solves_heldout_problems():
     found = score.scores(NANO, n=5, batch=5, longest=640, device="cpu")
     for kind, told in found.items():

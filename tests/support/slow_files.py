@@ -62,6 +62,8 @@ EXTRA = [
     "prune/test_evaluation.py",
     "prune/test_merging.py",
     "probes/test_ablation.py",
+    "probes/test_steps_changed.py",
+    "probes/test_planted.py",
     "probes/test_ablated_answers.py",
     "prune/test_evaluation_shared.py",
     "data/test_checkpoints.py",
