@@ -1,7 +1,7 @@
 """Photograph the pages of the dashboard for the README, with the store of `ringlens demo`.
 
 ``python docs/make_images.py [STORE]`` writes a picture of each page to docs/images
-(all, or those named after the store); without a store it makes one, and probes trace 2 for its
+(all, or those named after the store); without a store it makes one, and probes trace 3 for its
 beliefs and receiver heads.
 """
 
@@ -31,7 +31,7 @@ def store_page(tab, address):
 
 def trace_page(tab, address):
     """A thought, with the focus on a token and the attention of a head on the text."""
-    tab.goto(f"{address}/trace/2?tok=62")
+    tab.goto(f"{address}/trace/3?tok=62")
     tab.locator("#trace-app[data-ready=true]").wait_for()
     tab.locator(".layer-facts").wait_for()
     tab.locator("canvas.belief-track").wait_for()
@@ -52,7 +52,7 @@ def expert_page(tab, address):
 
 def heads_page(tab, address):
     """Receiver heads of a thought, and a pair of its steps."""
-    tab.goto(f"{address}/heads/2")
+    tab.goto(f"{address}/heads/3")
     tab.locator("#heads-app[data-ready=true]").wait_for()
     for _ in range(4):
         tab.keyboard.press("j")
@@ -100,7 +100,7 @@ PAGES = {
 
 
 SHARED = {
-    "share": ([], "?trace=2&tok=62", "light"),
+    "share": ([], "?trace=3&tok=62", "light"),
     "share-usage": (["--aggregate-only"], "?L=4&E=26", "dark"),
 }
 
@@ -127,8 +127,9 @@ def main():
         if len(sys.argv) == 1:
             demo = ["-m", "ringlens.cli", "demo", "--store", store, "--no-serve"]
             subprocess.run([sys.executable, *demo], check=True)
+            subprocess.run([sys.executable, "-m", "ringlens.cli", "steps", store], check=True)
             for probe in ("belief", "receivers"):
-                asked = ["-m", "ringlens.cli", "probe", probe, "ring-nano", store, "--trace", "2"]
+                asked = ["-m", "ringlens.cli", "probe", probe, "ring-nano", store, "--trace", "3"]
                 subprocess.run([sys.executable, *asked], check=True)
         with served(store) as address, browser() as chrome:
             for name, visit in PAGES.items():
