@@ -57,7 +57,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 
 def boot(sources: Sources, first: Row, second: Row) -> Row:
     """Return what the script must know before it fetches."""
-    names = ("trace_id", "run_id", "sample", "correct", "answer", "mode", "length")
+    names = ("trace_id", "run_id", "sample", "correct", "answer", "mode", "tokens")
     alike = traces_alike(sources.catalogue, first["trace_id"])
     return {
         "first": first["trace_id"],

@@ -11,7 +11,7 @@ export interface Listed {
   correct: boolean | null;
   answer: string | null;
   mode: string;
-  length: number;
+  tokens: number;
   interventions: string;
 }
 

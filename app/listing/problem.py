@@ -16,15 +16,14 @@ def traces_alike(catalogue: Catalogue, trace_id: int) -> list[Row]:
 
     Returns:
         ``trace_id``, ``run_id``, ``sample``, ``correct``, ``answer``, ``mode``, ``interventions``
-        and ``length`` of each, in tokens, in order of trace. (A column named after a table of the
-        catalogue would have it read that table.)
+        and ``tokens`` of each, in order of trace.
     """
     query = f"""
         with own as (
             select problem_id, task, prompt, model, revision
             from traces join runs using (run_id) where trace_id = $trace_id)
         select traces.trace_id, traces.run_id, sample, correct, answer, mode, interventions,
-               n_prompt + n_think + n_answer as length
+               n_prompt + n_think + n_answer as tokens
         from traces join runs using (run_id), own
         where traces.problem_id is not distinct from own.problem_id
               and traces.task is not distinct from own.task

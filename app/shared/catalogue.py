@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from ringlens.sandbox.statement import nodes
 from ringlens.store import Store
 from ringlens.store.manifest.manifest import File
 
@@ -46,13 +49,21 @@ class Catalogue:
         self._lock = threading.Lock()
         self._seen: dict[str, dict[str, File]] = {name: {} for name in _COPIES}
         self._connection = duckdb.connect(config={"python_enable_replacements": "false"})
+        self._read_by = lru_cache(256)(self._tables_of)  # most queries are asked again
         for name in _COPIES:
             self._fill(name, self._copy(name, (), ()), "create table {name} as from incoming")
 
     def sql(self, query: str, params: dict[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
-        """Query the tables as they are at this moment; tables that it does not name may be old."""
-        self._refresh([name for name in _COPIES if name in query])
+        """Query the tables as they are at this moment; those that it does not read may be old."""
+        self._refresh(self._read_by(query))
         return self._connection.cursor().sql(query, params=params or {})
+
+    def _tables_of(self, query: str) -> tuple[str, ...]:
+        """The tables that a query reads; a column or a text of such a name is none."""
+        asked = self._connection.cursor().execute("select json_serialize_sql(?)", [query])
+        (tree,) = asked.fetchall()[0]
+        found = {str(node.get("table_name")).lower() for node in nodes(json.loads(tree))}
+        return tuple(name for name in _COPIES if name in found)
 
     def _refresh(self, names: Sequence[str]) -> None:
         with self._lock:

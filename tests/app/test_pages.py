@@ -250,6 +250,22 @@ def test_a_damaged_file_stops_only_the_pages_that_need_it(tmp_path):
             page_at(sources, "/", "")
 
 
+def test_a_word_that_is_no_table_has_none_read(tmp_path):
+    """Columns, texts and remarks of a query may be called as tables are."""
+    run = random_run()
+    with StoreWriter(tmp_path / "s") as writer:
+        writer.commit(writer.start_run(run), [random_trace(run, 30, seed=1)])
+    with Store(tmp_path / "s") as store:
+        catalogue = Sources(store).catalogue
+        (store.path / store.files("tokens")[0].path).write_bytes(b"not parquet")
+        for column in ("n_prompt as tokens", "'tokens' as annotations", "1 /* from tokens */"):
+            query = f"select {column} from Traces where trace_id = $id"
+            assert len(catalogue.sql(query, {"id": 1}).fetchall()) == 1
+        for source in ("tokens", "main.TOKENS", "traces join tokens using (trace_id)"):
+            with pytest.raises(StoreError, match="tokens"):
+                catalogue.sql(f"select count(*) from {source}").fetchall()
+
+
 def test_starts_fast_and_without_torch(path):
     code = f"""
 import sys, time
