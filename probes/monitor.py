@@ -128,7 +128,8 @@ def train_monitor(
         "steps": int((part_S == 0).sum()),
         "warranted": int(wanted_S[part_S == 0].sum()),
     }
-    told_S2 = np.stack([-_logits(draft, x_SD), _logits(draft, x_SD)], axis=1)[part_S == 2]
+    logit_S = draft.scores(x_SD[part_S == 2]).astype(np.float64)
+    told_S2 = np.stack([-logit_S, logit_S], axis=1)
     auc = probe_score(told_S2, wanted_S[part_S == 2].astype(np.int64))
     told = [measured(each, threshold) for each in parts]
     return replace(
@@ -232,10 +233,6 @@ def _fitted(
         "weights": tuple(model.coef_[0].tolist()),
         "bias": float(model.intercept_[0]),
     }
-
-
-def _logits(monitor: Monitor, x_SD: NDArray[np.float32]) -> NDArray[np.float64]:
-    return monitor.scores(x_SD).astype(np.float64)
 
 
 def _scored_traces(

@@ -109,7 +109,7 @@ def _body(sources: Sources, known: tuple[str, ...]) -> Mapping[str, Any]:
         raise RequestError(f"nothing was written: {refused}")
     if not request.is_json:
         raise RequestError("an annotation is sent as JSON, with this Content-Type")
-    body = untrusted.mapping(untrusted.parsed(request.get_data()), "the request")
+    body = untrusted.mapping(request.get_json(), "the request")
     if unknown := sorted(set(body) - set(known)):
         raise RequestError(f"the request holds {untrusted.shown(unknown[0])}, which means nothing")
     return body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ringlens.app.shared.queries import Row, rows
+from ringlens.app.steps.listed import steps
 from ringlens.store import Store
 
 _ROWS = """
@@ -53,8 +54,6 @@ group by layer, expert order by layer, expert"""
 
 def steps_of(store: Store, trace_id: int) -> list[list[int]]:
     """The steps of a trace that have tokens: number, first token, token after the last."""
-    query = """
-select step, token_start, token_end from steps
-where trace_id = $trace_id and token_end > token_start order by step"""
-    found = rows(store, query, {"trace_id": trace_id})
-    return [[row["step"], row["token_start"], row["token_end"]] for row in found]
+    found = steps(store, trace_id).to_pylist()
+    spans = ([row["step"], row["token_start"], row["token_end"]] for row in found)
+    return [span for span in spans if span[2] > span[1]]

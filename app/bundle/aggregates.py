@@ -47,8 +47,8 @@ def aggregates(store: Store, trace_ids: Sequence[int], on_progress: Progress) ->
     runs: list[Payload] = []
     done = 0
     for run, ids in of_runs(store, trace_ids):
-        routed = [each for each in ids if store.trace(each).has("routing")]
-        found = _of_many(summed(cache, run, routed)) if routed else None
+        usage = summed(store, cache, run, ids)
+        found = None if usage is None else _of_many(usage)
         if found is not None and found.sums.rows:
             yield f"data/usage/run/{len(runs)}", usage_payload(found)
             runs.append(run_summary(run, len(ids), True))

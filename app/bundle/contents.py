@@ -67,11 +67,10 @@ def traces(store: Store, trace_ids: Sequence[int], on_progress: Progress) -> Ite
         on_progress(i + 1, len(trace_ids))
     runs = []
     for number, (run, ids) in enumerate(of_runs(store, trace_ids)):
-        routed = [each for each in ids if store.trace(each).has("routing")]
-        if routed:
-            found = summed(cache, run, routed)
+        found = summed(store, cache, run, ids)
+        if found is not None:
             yield f"data/usage/run/{number}", unplaced(usage_payload(found), store)
-        runs.append(run_summary(run, len(ids), bool(routed)))
+        runs.append(run_summary(run, len(ids), found is not None))
     yield "data/index", {**heading(store), "about": "traces", "runs": runs, "traces": summaries}
 
 
@@ -164,8 +163,11 @@ def of_runs(store: Store, trace_ids: Sequence[int]) -> list[tuple[Payload, list[
     return list(found.values())
 
 
-def summed(cache: UsageCache, run: Payload, trace_ids: Sequence[int]) -> Usage:
-    """Sum the usage of experts over some traces of a run."""
-    each = [cache.get(Scope(run["run_id"], trace_id)) for trace_id in trace_ids]
+def summed(store: Store, cache: UsageCache, run: Payload, trace_ids: Sequence[int]) -> Usage | None:
+    """Sum the usage of experts over some traces of a run; None where none has its routing."""
+    routed = [trace_id for trace_id in trace_ids if store.trace(trace_id).has("routing")]
+    if not routed:
+        return None
+    each = [cache.get(Scope(run["run_id"], trace_id)) for trace_id in routed]
     sums = reduce(add, [usage.sums for usage in each])
     return Usage(each[0].layers, each[0].experts_per_token, each[0].groups, sums, False)

@@ -2,14 +2,13 @@
 // scripts as in the dashboard. The widget (widget.js) gives it a host and hears what is chosen.
 
 import { usageMap } from "../routing/map.js";
+import { decodedUsage } from "../routing/usage.js";
 import { add, el } from "../shared/dom.js";
 import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
-import { decode } from "../shared/typed_arrays.js";
 import { mount } from "../trace/view.js";
 
 /** @import { Host } from "../shared/host.js" */
-/** @import { Sent, Usage } from "../routing/types.js" */
 /** @import { Focus } from "../routing/types.js" */
 /** @import { Given, GivenRouting, GivenTrace } from "./types.js" */
 
@@ -95,15 +94,6 @@ async function showTrace(root, { boot, fetchJson, choose, selected, onSelected }
   if (selected.length) take(selected);
   onSelected(take);
 }
-
-/** @type {(sent: Sent) => Usage} */
-const decodedUsage = (sent) => ({
-  ...sent,
-  values: decode(sent.values, "f4"),
-  load: decode(sent.load, "f4"),
-  violation: decode(sent.violation, "f4"),
-  gini: decode(sent.gini, "f4"),
-});
 
 /**
  * The map of experts: a click selects one.

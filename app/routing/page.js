@@ -7,9 +7,9 @@ import { readLabels } from "../shared/expert_labels.js";
 import { go, server } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
-import { decode } from "../shared/typed_arrays.js";
 import { target } from "./goto.js";
 import { usageMap } from "./map.js";
+import { decodedUsage } from "./usage.js";
 import { panned, revealing, whole, zoomed } from "./zoom.js";
 
 /** @import { Focus, Sent, Shape, Usage, UsageMap } from "./types.js" */
@@ -168,15 +168,6 @@ const said = (text) => {
 
 // --- the map --------------------------------------------------------------------------------------
 
-/** @type {(sent: Sent) => Usage} */
-const decoded = (sent) => ({
-  ...sent,
-  values: decode(sent.values, "f4"),
-  load: decode(sent.load, "f4"),
-  violation: decode(sent.violation, "f4"),
-  gini: decode(sent.gini, "f4"),
-});
-
 /** @type {Usage | null} */
 let drawn = null;
 
@@ -195,7 +186,7 @@ function draw(sent) {
     );
     frame.replaceChildren(shown.node);
   }
-  drawn = decoded(sent);
+  drawn = decodedUsage(sent);
   shown?.draw(drawn);
 }
 

@@ -3,7 +3,16 @@
 import { decode } from "../shared/typed_arrays.js";
 import { said } from "./drawing.js";
 
-/** @import { Counts, Usage } from "./types.js" */
+/** @import { Counts, Sent, Usage } from "./types.js" */
+
+/** @type {(sent: Sent) => Usage} */
+export const decodedUsage = (sent) => ({
+  ...sent,
+  values: decode(sent.values, "f4"),
+  load: decode(sent.load, "f4"),
+  violation: decode(sent.violation, "f4"),
+  gini: decode(sent.gini, "f4"),
+});
 
 /**
  * @param {any} body
@@ -19,11 +28,8 @@ export function decodeCounts({ shape, phases, views }) {
     if (!sent) return null;
     const { load, violation, gini } = phases[phase];
     const found = kept.get(name) || {
-      ...sent,
-      values: decode(sent.values, "f4"),
-      load: decode(load, "f4"),
-      violation: decode(violation, "f4"),
-      gini: decode(gini, "f4"),
+      ...decodedUsage({ ...sent, load, violation, gini }),
+      ends: sent.ends,
     };
     kept.set(name, found);
     return found;

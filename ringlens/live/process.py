@@ -14,10 +14,10 @@ from typing import Any
 
 from ringlens.errors import RinglensError
 from ringlens.sandbox.channel import (
-    Channel,
     ChannelClosedError,
     ChannelTimeoutError,
     FrameError,
+    of_process,
 )
 
 # sys.path is passed on: the process finds what this one finds, wherever it was started.
@@ -66,13 +66,7 @@ class ModelProcess:
             )
         except OSError as error:
             raise RinglensError(f"the process of the model did not start: {error}") from error
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._channel = Channel(
-            os.dup(self._process.stdout.fileno()), os.dup(self._process.stdin.fileno())
-        )
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._channel = of_process(self._process)
 
     @property
     def pid(self) -> int:

@@ -22,6 +22,7 @@ from ringlens.observe.decoding.choice import Decode, Wanted, check_decode, gener
 from ringlens.observe.given import TextOrIds
 from ringlens.observe.inputs import check_rows, say_beyond_context
 from ringlens.observe.instruments.layers import on_layers
+from ringlens.observe.instruments.monitor import NAME
 from ringlens.observe.instruments.vectors import resolve
 from ringlens.observe.interventions.attached import Attached, attached_to
 from ringlens.observe.interventions.effect import of_shards, of_shares
@@ -29,7 +30,7 @@ from ringlens.observe.interventions.resolve import Given
 from ringlens.observe.interventions.resolve import resolve as resolve_interventions
 from ringlens.observe.interventions.together import settle
 from ringlens.observe.monitoring.judge import Judge
-from ringlens.observe.monitoring.monitor import NAME, PROBE, Monitor, read_monitor
+from ringlens.observe.monitoring.monitor import Monitor, read_monitor
 from ringlens.observe.pipeline.commit_thread import EVERY, OnStored, Recording
 from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
@@ -42,6 +43,7 @@ from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
 from ringlens.store import Store, StoreWriter
 from ringlens.store.maintain.compact import tidy
+from ringlens.store.schema.captured import MONITOR
 from ringlens.store.schema.instruments import REQUESTS, default_names, layers_asked, recordable
 from ringlens.store.schema.records import RunRecord
 
@@ -429,7 +431,7 @@ def _listed(record: Iterable[Recorded] | Recorded) -> tuple[Recorded, ...]:
 
 def _said_of(monitor: Monitor) -> dict[str, object]:
     """The row of ``probes`` that says which monitor a run has."""
-    return {"probe": PROBE, "key": SETTINGS, "json": json.dumps(monitor.facts, sort_keys=True)}
+    return {"probe": MONITOR, "key": SETTINGS, "json": json.dumps(monitor.facts, sort_keys=True)}
 
 
 def _attached(acting: Attached | None) -> AbstractContextManager[object]:

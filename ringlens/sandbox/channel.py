@@ -11,6 +11,10 @@ import os
 import select
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 _PREFIX = 8
 
@@ -94,6 +98,16 @@ class Channel:
                 raise ChannelClosedError("the pipe is closed")
             found += piece
         return bytes(found)
+
+
+def of_process(process: subprocess.Popen[bytes]) -> Channel:
+    """The pipes to a process that was started with both; its own ends of them are closed."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    channel = Channel(os.dup(process.stdout.fileno()), os.dup(process.stdin.fileno()))
+    process.stdin.close()
+    process.stdout.close()
+    return channel
 
 
 def of_standard_pipes() -> Channel:

@@ -19,10 +19,10 @@ import pyarrow as pa
 from ringlens.errors import SandboxError
 from ringlens.sandbox.arrow_ipc import decode, shown
 from ringlens.sandbox.channel import (
-    Channel,
     ChannelClosedError,
     ChannelTimeoutError,
     FrameError,
+    of_process,
 )
 from ringlens.store.read.extent import Extent
 from ringlens.store.read.store import Definitions, Parameters
@@ -120,13 +120,7 @@ class WorkerProcess:
             )
         except OSError as error:
             raise SandboxError(f"the sandbox's process did not start: {error}") from error
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._channel = Channel(
-            os.dup(self.process.stdout.fileno()), os.dup(self.process.stdin.fileno())
-        )
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self._channel = of_process(self.process)
         self._started()
 
     def _started(self) -> None:

@@ -20,15 +20,11 @@ from ringlens.analysis.statistics.share import wilson
 from ringlens.analysis.trajectory.chosen_steps import of_thoughts, steps_of
 from ringlens.config import refuse_unknown
 from ringlens.errors import ConfigError, StoreError
+from ringlens.store.schema.captured import MONITOR, MONITORED
 from ringlens.store.schema.views import literal
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
-
-PROBE = "monitor"
-
-_STOPPED = "monitor"
-"""``finish_reason`` of a trace that a monitor stopped."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +166,7 @@ def alarms(store: Source, run_id: str | None = None) -> pd.DataFrame:
     for row in about.to_dict("records"):
         own = by_step.get(row["trace_id"], steps.iloc[:0])
         each = _judged_trace(monitor, by_token[row["trace_id"]], own)
-        told = row["finish_reason"] != _STOPPED and own["value"].notna().any()
+        told = row["finish_reason"] != MONITORED and own["value"].notna().any()
         if told:
             known.append(each)
         at = by_token[row["trace_id"]]
@@ -186,7 +182,7 @@ def _monitor(store: Source, run_id: str | None) -> tuple[dict[str, Any], list[st
     """The monitor of some runs, and these."""
     which = "" if run_id is None else " and run_id = ?"
     rows = store.sql(
-        f"select run_id, json from probes where probe = '{PROBE}' and key = '{SETTINGS}'{which}",
+        f"select run_id, json from probes where probe = '{MONITOR}' and key = '{SETTINGS}'{which}",
         [] if run_id is None else [run_id],
     ).fetchall()
     told = {run: json.loads(text) for run, text in rows}
@@ -232,7 +228,7 @@ def _alarms_of(
 
 def _about(monitor: dict[str, Any], frame: pd.DataFrame, known: Sequence[Judged]) -> dict[str, Any]:
     """Rates over the traces that are known, beside what was promised."""
-    stopped = int((frame["finish_reason"] == _STOPPED).sum())
+    stopped = int((frame["finish_reason"] == MONITORED).sum())
     found: dict[str, Any] = {
         "monitor": monitor,
         "asked": monitor["calibrated"].get("asked"),

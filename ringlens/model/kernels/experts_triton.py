@@ -22,9 +22,7 @@ from torch import Tensor
 
 # Rows of the smallest product that tensor cores compute.
 ROWS = 16
-# Choices that are laid out by one program.
-MOST_CHOICES = 1024
-# Choices that it compares with all others at a time.
+# Choices that the program which lays them out compares with all others at a time.
 COMPARED = 16
 
 
@@ -65,7 +63,7 @@ def lay_out(ids_Nk: Tensor, experts: int) -> Blocks:
     """Put the choices of each expert into blocks of their own.
 
     Args:
-        ids_Nk: Chosen experts, at most MOST_CHOICES in all.
+        ids_Nk: Chosen experts, few enough for `ringlens.model.kernels.experts.are_few`.
         experts: Experts of the layer.
     """
     S = ids_Nk.numel()
@@ -100,7 +98,7 @@ def expert_outputs(
 
     Args:
         hidden_ND: Hidden states, of the weights' dtype.
-        ids_Nk: Chosen experts, at most MOST_CHOICES in all.
+        ids_Nk: Chosen experts, few enough for `ringlens.model.kernels.experts.are_few`.
         gate_up_E2FD: Gate and up projections of each, one above the other.
         down_EDF: Down projections.
         up: How the first product is divided.

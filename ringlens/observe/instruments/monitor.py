@@ -17,6 +17,7 @@ from ringlens.observe.instruments.transfer import PendingTensors, Tensors
 from ringlens.observe.instruments.vectors import Held
 
 NAME = "monitor_scores"
+"""What a monitored run records, and the table that has it."""
 
 
 class MonitorInstrument:

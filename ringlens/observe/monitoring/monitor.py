@@ -28,15 +28,6 @@ from ringlens.files import regular
 from ringlens.store.schema.records import RunRecord
 from ringlens.strict_json import parsed_object
 
-NAME = "monitor_scores"
-"""What a monitored run records, and the table that has it."""
-
-PROBE = "monitor"
-"""Under this name ``probes`` says which monitor a run had."""
-
-MONITORED = "monitor"
-"""``finish_reason`` of a trace that a monitor stopped."""
-
 FORMAT = "ringlens monitor 1"
 """First entry of a monitor's file."""
 

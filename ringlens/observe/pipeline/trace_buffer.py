@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from ringlens.config import OnLayers, Recorded
 from ringlens.observe.instruments.base import kind_of
-from ringlens.observe.monitoring.monitor import MONITORED, NAME, Monitor
+from ringlens.observe.instruments.monitor import NAME
+from ringlens.observe.monitoring.monitor import Monitor
 from ringlens.observe.pipeline.block import Block, Field
 from ringlens.observe.pipeline.finite import PEAK, Fault, faults, merged
 from ringlens.observe.text import TextStream, TokenText
 from ringlens.observe.turns import Reading, markup
 from ringlens.problem import Grade, Problem, grade
-from ringlens.store.schema.captured import NONFINITE, WARNED
+from ringlens.store.schema.captured import MONITORED, NONFINITE, WARNED
 from ringlens.store.schema.instruments import by_kind
 from ringlens.store.schema.records import LayerArrays, TokenArrays, TraceRecord
 

@@ -27,6 +27,12 @@ PHASES = ("prompt", "think", "answer")
 RUNNING = "running"
 """``finish_reason`` of a running trace, whose rows are still added to."""
 
+MONITORED = "monitor"
+"""``finish_reason`` of a trace that a monitor stopped."""
+
+MONITOR = "monitor"
+"""``probe`` of the rows that say which monitor a run had."""
+
 
 RUNS = runs.RUNS
 
