@@ -136,7 +136,7 @@ def evaluation(frame: pd.DataFrame, *, theme: str | None = None) -> Figure:
     below = f"share of {int(frame['problems'].max()):,} problems · bars: 95% intervals"
     canvas = Canvas(theme, "Problems solved", below, [max(90, 2 * ROW * len(frame))], left=150)
     panel = canvas.panel(0)
-    ranked_axes(canvas, panel, labels, "problems solved", ".0%", range=[0, 1])
+    ranked_axes(canvas, panel, labels, "problems solved", ".0%", range=[-0.02, 1.02])
     values = [frame[name].to_numpy(np.float64) for name in ("accuracy", "low", "high")]
     filled = (frame["criterion"] == FULL).to_numpy()
     template = "{0:.1%} solved (95%: {1:.1%} to {2:.1%})"
