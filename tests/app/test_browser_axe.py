@@ -77,6 +77,7 @@ def test_what_opens_over_a_page_has_none(one, address, store):
     expect(one.locator("#palette[data-asked=true]")).to_be_visible()
     assert in_both_schemes(one) == []
     one.keyboard.press("Escape")
+    expect(one.locator("#palette")).to_be_hidden()
     one.keyboard.press("?")
     expect(one.locator("#help")).to_be_visible()
     assert in_both_schemes(one) == []

@@ -94,6 +94,8 @@ def first(step):
 
 
 def press(tab, *keys):
+    """Press keys on a page that hears them."""
+    expect(tab.locator("[data-ready=true]").first).to_be_visible()
     for key in keys:
         tab.keyboard.press(key)
 
