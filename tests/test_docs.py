@@ -32,7 +32,7 @@ def marked(page, extra):
 
 @pytest.mark.parametrize(
     "page",
-    [marked(p, ("gallery.md",)) for p in PAGES if blocks(p, "python")],
+    [marked(p, ("acting.md", "gallery.md", "mattered.md")) for p in PAGES if blocks(p, "python")],
     ids=lambda p: p.name,
 )
 def test_python_blocks_run(page, tmp_path):

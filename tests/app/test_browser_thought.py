@@ -10,6 +10,7 @@ import pytest
 from hostile import HOSTILE
 from playwright.sync_api import expect
 from ran import by_python, by_sql
+from slow_files import few
 from thoughts import Thought, write_thoughts
 
 from ringlens.store import Store, StoreWriter
@@ -159,7 +160,7 @@ def saved(tab, dialog, name, folder):
     return path
 
 
-@pytest.mark.parametrize("name", ["Steps", "Entropy", "Belief", "Routing change"])
+@pytest.mark.parametrize("name", few(["Steps", "Entropy", "Belief", "Routing change"], 1))
 def test_behind_a_chart_are_its_numbers(tab, address, store, tmp_path, name):
     opened(tab, f"{address}/trace/1")
     dialog = behind(tab, name)

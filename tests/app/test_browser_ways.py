@@ -10,6 +10,7 @@ from browser import on_map, page, served
 from paths import TESTS
 from playwright.sync_api import expect
 from records import random_run, random_tokens, random_trace
+from slow_files import few
 from small_store import write_run
 
 from ringlens.app.pages import PAGES
@@ -358,7 +359,7 @@ def test_what_the_policy_forbids_is_a_complaint(chrome, wordy):
     assert any("img-src forbids" in said for said in complaints)
 
 
-@pytest.mark.parametrize("name", [page.name for page in PAGES])
+@pytest.mark.parametrize("name", few(page.name for page in PAGES))
 def test_nothing_is_cut_at_1280_by_720(tab, wordy, name):
     if name in ("sql", "compare") and confine.missing():
         pytest.skip(f"no sandbox: {confine.missing()}")

@@ -85,6 +85,7 @@ def served(path, pages):
         app.server.extensions["ringlens.sources"].close()
 
 
+@pytest.mark.extra
 @pytest.mark.browser
 def test_a_toy_page_needs_a_folder_and_a_row(toy, path, chrome):
     there = Page(

@@ -29,7 +29,7 @@ def lens():
     return tiny_lens.lens()
 
 
-COMPILED = pytest.param("fused-flex_attention", marks=pytest.mark.slow)
+COMPILED = pytest.param("fused-flex_attention", marks=pytest.mark.extra)
 
 
 @pytest.fixture(scope="module", params=["fused-sdpa", "modules-eager", COMPILED])

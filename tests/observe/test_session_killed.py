@@ -15,6 +15,7 @@ import session_worker
 import tiny_lens
 from killed_worker import Killer
 from records import random_run
+from slow_files import EVERYTHING
 
 import ringlens as rl
 from ringlens.errors import ObservationError, RinglensError
@@ -90,7 +91,7 @@ def whole(killer, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES if EVERYTHING else ("sampled", "replay"))
 def test_a_run_killed_behind_each_commit_equals_one_that_was_not(case, killer, whole, tmp_path):
     (call, options), path = CASES[case], tmp_path / "s"
     kills = 0

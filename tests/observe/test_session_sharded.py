@@ -10,6 +10,7 @@ import tiny_lens
 import warm
 from paths import SUPPORT
 from sessions import PROMPTS, assert_same
+from slow_files import few
 from torchrun_environment import environment
 
 import ringlens as rl
@@ -30,7 +31,7 @@ def model(tmp_path_factory):
     return folder
 
 
-LAYOUTS = ("tp_size=2", "ep_size=2", "tp_size=2,ep_size=2", "pp_size=2")
+LAYOUTS = few(("tp_size=2", "ep_size=2", "tp_size=2,ep_size=2", "pp_size=2"), 2)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def stores(model, tmp_path_factory):
     warm.run_ranks([WORKER, model, folder, *LAYOUTS], 2, environment())
     alone = warm.run([WORKER, model, folder, "tp_size=1"], env=environment())
     assert alone.returncode == 0, alone.stderr[-3000:]
-    names = [f"{layout}{few}" for layout in (*LAYOUTS, "tp_size=1") for few in ("", "-few")]
+    names = [f"{layout}{part}" for layout in (*LAYOUTS, "tp_size=1") for part in ("", "-few")]
     return {name: Store(folder / name) for name in names}
 
 

@@ -34,7 +34,7 @@ from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter
 from ringlens.store.check.check import check
 
-KILLS = int(os.environ.get("RINGLENS_KILLS", "24"))
+KILLS = int(os.environ.get("RINGLENS_KILLS", "12"))
 
 
 def test_a_reader_never_fails_while_another_process_writes(tmp_path_factory, tmp_path):
