@@ -5,6 +5,7 @@ from axe import grave, installed
 from browser import page
 from playwright.sync_api import expect
 from probed_store import write_probed_store
+from slow_files import few
 
 from ringlens.app.pages import PAGES
 from ringlens.sandbox import confine
@@ -59,7 +60,7 @@ def in_both_schemes(tab):
     return found
 
 
-@pytest.mark.parametrize("name", [page.name for page in PAGES])
+@pytest.mark.parametrize("name", few((page.name for page in PAGES), 5))
 def test_no_page_has_a_grave_fault(one, address, store, name):
     if name in ("sql", "compare") and confine.missing():
         pytest.skip(f"no sandbox: {confine.missing()}")

@@ -201,6 +201,7 @@ def test_damaged_parquet_is_named(captured, tmp_path):
     assert ringlens("sql", tmp_path / "s", "select count(*) from traces").returncode == 0
 
 
+@pytest.mark.extra
 def test_ctrl_c_keeps_committed_traces(tmp_path):
     args = command("capture", "ring-nano", "--store", tmp_path / "s", "--batch-size", 2)
     process = warm.Process(args)

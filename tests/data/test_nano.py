@@ -216,6 +216,7 @@ def test_shipped_model_solves_heldout_problems():
         assert told["accuracy"] >= (0.6 if kind == "four numbers" else 0.8), kind
 
 
+@pytest.mark.extra
 def test_scoring_is_one_command():
     done = warm.run(["-m", "ringlens.data.score", "--n", "1", "--batch", "1", "--longest", "110"])
     assert done.returncode == 0, done.stderr

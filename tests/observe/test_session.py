@@ -6,6 +6,7 @@ import pytest
 import tiny_lens
 import torch
 from sessions import PROMPTS, STATISTICS, assert_same
+from slow_files import few
 
 import ringlens as rl
 from ringlens.errors import ConfigError, NotInStoreError
@@ -76,7 +77,7 @@ def test_every_token_has_one_row_on_every_layer(lens, tmp_path):
     assert counts[3] == counts[4]
 
 
-@pytest.mark.parametrize("attention", ["eager", "flex_attention", "ringlens"])
+@pytest.mark.parametrize("attention", few(["eager", "flex_attention", "ringlens"], 1))
 def test_kernels_record_the_same(attention, lens, tmp_path):
     register_attention()
     other = tiny_lens.lens(attention=attention)

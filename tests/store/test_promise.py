@@ -100,7 +100,7 @@ def test_a_table_that_no_manifest_knows_is_found_after_a_rescue(path, table):
         assert not any(found.path in ROLLUPS for found in findings(path))
 
 
-@pytest.mark.parametrize("table", few(OPTIONAL))
+@pytest.mark.parametrize("table", few(OPTIONAL, 1))
 def test_a_repair_notes_what_is_lost_and_keeps_the_rest(path, table):
     take(path, table, manifest_too=True)
     said = []
@@ -117,7 +117,7 @@ def test_a_repair_notes_what_is_lost_and_keeps_the_rest(path, table):
     assert f"lost or left out: {table}" in CliRunner().invoke(main, ["info", str(path)]).output
 
 
-@pytest.mark.parametrize("table", few(OPTIONAL))
+@pytest.mark.parametrize("table", few(OPTIONAL, 1))
 def test_files_that_may_come_back_are_given_up_only_when_asked(path, table):
     shutil.move(path / table, path.parent / "kept")
     assert any(found.path.split("/")[0] == table for found in repair(path, False, print).findings)
@@ -150,7 +150,7 @@ def without(column, value):
     return change
 
 
-@pytest.mark.parametrize("table", few(["tokens", *OPTIONAL]))
+@pytest.mark.parametrize("table", few(["tokens", *OPTIONAL], 1))
 def test_one_trace_without_its_rows_of_one_table_is_found(path, table):
     rewrite(path, table, without("trace_id", 2), 0)
     about = [found for found in findings(path) if found.path == table]
