@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ringlens.model.kernels.experts import IN_PLACE, are_few
+from ringlens.model.kernels.experts import IN_PLACE, computed
 from ringlens.model.kernels.rows import norms_and_peaks
 from ringlens.model.parallel import parallel_of
 
@@ -160,13 +160,15 @@ def shown_by_kernel(
     has_place = hasattr(module, "has_post_expert_norm")
     if kernel not in ("grouped_mm", "batched_mm", IN_PLACE) or not has_place:
         return one_choice_a_row(forward, show, hidden_ND, ids_Nk, weights_Nk, experts)
-    flat_S = ids_Nk.reshape(-1)
-    # In the order in which the grouped kernel sorts the same ids.
-    in_turn = kernel == "batched_mm" or (kernel == IN_PLACE and are_few(ids_Nk))
-    choice_S = torch.arange(len(flat_S), device=flat_S.device) if in_turn else flat_S.sort()[1]
+    flat = ids_Nk.reshape(-1)
+    if kernel == IN_PLACE:
+        choice_S = computed(module, ids_Nk)
+    else:  # in the order in which the grouped kernel sorts the same ids
+        in_turn = torch.arange(len(flat), device=flat.device)
+        choice_S = in_turn if kernel == "batched_mm" else flat.sort()[1]
 
     def seen(output_SD: Tensor) -> Tensor:
-        elsewhere_S = flat_S[choice_S] >= experts
+        elsewhere_S = flat[choice_S] >= experts
         show(output_SD.masked_fill(elsewhere_S[:, None], 0.0) if sharded else output_SD, choice_S)
         return output_SD
 

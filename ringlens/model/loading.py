@@ -147,7 +147,7 @@ def load_model(
     if not local:
         fetch_weights(place, revision, folder)
     model = family.load(folder, config, held, **given)
-    if layout is None and held == "fused" and str(target) != "cpu":
+    if held == "fused" and str(target) != "cpu" and (tp_size == 1 or ep_size > 1):
         read_experts_in_place(model)
     return model.eval(), tokenizer
 

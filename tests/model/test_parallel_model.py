@@ -120,6 +120,20 @@ def test_greedy_tokens_of_a_padded_batch(ranks, alone):
         assert torch.equal(seen["tokens"], alone["tokens"])
 
 
+@pytest.mark.parametrize("layout", ["2,1,1", "1,2,1", "2,2,1"])
+def test_each_rank_routes_and_computes_its_own_rows(layout, two, alone):
+    """605 tokens, 4 of 16 experts each: what two processes do, one does not do again."""
+    wanted, found = alone["many"], [seen["many"] for seen in two[layout]]
+    assert wanted["routed"] == dict.fromkeys((1, 2, 3), 605)
+    for rank, seen in enumerate(found):
+        assert seen["routed"] == dict.fromkeys((1, 2, 3), 303)  # the last one is padding
+        assert (seen["logits"] - wanted["logits"]).abs().max() < 1e-5
+        for layer, ids in wanted["choices"].items():
+            assert torch.equal(seen["choices"][layer], ids)
+            own = int((ids // 8 == rank).sum()) if sizes(layout)[1] > 1 else ids.numel()
+            assert seen["computed"][layer] == own
+
+
 @pytest.mark.parametrize("layout", TWO.values())
 def test_parallel_says_how_it_is_laid_out(layout, two):
     tp, ep, pp = sizes(layout)

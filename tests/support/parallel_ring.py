@@ -68,6 +68,33 @@ def spy(module, query, key, value, attention_mask, **kwargs):
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
+def many(model):
+    """A forward over 605 tokens: its logits, choices, and the rows that this process computes."""
+    ids = torch.randint(4, 384, (5, 121), generator=torch.Generator().manual_seed(8))
+    routed, computed, choices, handles = {}, {}, {}, []
+    for layer in set(owned_layers(model)) & set(model.config.sparse_layers):
+        mlp = model.model.layers[layer].mlp
+        route = mlp.gate.route
+
+        def count(logits, layer=layer, route=route):
+            routed[layer] = len(logits)
+            return route(logits)
+
+        mlp.gate.route = count
+        hooks = {
+            mlp.gate: lambda _, __, out, layer=layer: choices.__setitem__(layer, out[2]),
+            mlp.experts.act_fn: lambda _, __, out, layer=layer: computed.__setitem__(
+                layer, len(out)
+            ),
+        }
+        handles += [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    with torch.inference_mode():
+        logits = model(ids).logits
+    for handle in handles:
+        handle.remove()
+    return {"logits": logits, "routed": routed, "computed": computed, "choices": choices}
+
+
 def observe(folder, **options):
     """Load, run and generate: whatever a hook and a kernel see in this process."""
     AttentionInterface.register("spy", spy)
@@ -90,6 +117,7 @@ def observe(folder, **options):
     )
     return {
         "logits": logits,
+        "many": many(model) if model.config.experts_layout == "fused" else None,
         "gates": gates,
         "heads": heads,
         "tokens": tokens,

@@ -148,11 +148,10 @@ class Recording:
 def decoding_bytes(config: PreTrainedConfig, work: Workload, item: int, shares: int = 1) -> int:
     """Bound the working memory of a decoding step of fused experts on a GPU, with copied weights.
 
-    Under torchrun, and of families whose experts our kernels do not compute, ``generate`` switches
-    to transformers' ``batched_mm`` after the prompt wherever the model is on no CPU. It copies the
-    chosen experts of each row, both parameters at once: B · k · 3 · D · F · b. Expert parallelism
-    changes nothing: each rank copies k experts a row, whichever it holds. Experts in FP8 or in
-    modules are not copied.
+    Under tensor parallelism alone, and of families whose experts our kernels do not compute,
+    ``generate`` switches to transformers' ``batched_mm`` after the prompt wherever the model is on
+    no CPU. It copies the chosen experts of each row, both parameters at once: B · k · 3 · D · F · b
+    bytes. Experts in FP8 or in modules are not copied.
 
     Args:
         config: The model's configuration.

@@ -186,7 +186,7 @@ def by_torchrun(s: Scenario, devices: Sequence[Device]) -> Strategy:
 
 def sharded(s: Scenario, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> Strategy:
     """Plan one layout under torchrun, a process for each GPU."""
-    splits = tp if ep == 1 else 1  # expert parallelism shares out whole experts
+    splits = tp if ep == 1 < tp else s.splits  # only a part of each expert is copied
     s = replace(s, splits=splits, reserve=s.reserve + RESERVE_PROCESS)
     loads = _ranks(s, gpus, tp, pp, experts=max(tp, ep), everywhere=s.units.everywhere)
     return Strategy("torchrun", True, "", loads, tp_size=tp, ep_size=ep, pp_size=pp)

@@ -52,7 +52,7 @@ from ringlens.model.ring.moe import (
     BailingMoeV2MLP,
     BailingMoeV2SparseMoeBlock,
 )
-from ringlens.model.ring.sharding import HEAD_TP_PLAN, number_cache
+from ringlens.model.ring.sharding import HEAD_TP_PLAN, number_cache, share_rows
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +110,10 @@ class BailingMoeV2PreTrainedModel(PreTrainedModel):
 
     @classmethod
     def maybe_distribute_model(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Distribute over processes as transformers does, and keep caches right in a pipeline."""
+        """Distribute over processes as transformers does; caches are right, rows shared."""
         model = super().maybe_distribute_model(model, *args, **kwargs)
         number_cache(model)
+        share_rows(model)
         return model
 
     @classmethod

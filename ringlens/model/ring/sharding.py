@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ringlens.model.parallel import owned_layers
+from ringlens.model.parallel import owned_layers, parallel_of
+from ringlens.model.shared_routing import route_own_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +28,7 @@ TP_PLAN = {
     "layers.*.mlp.up_proj": "colwise",
     "layers.*.mlp.down_proj": "rowwise",
 }
-# The router is in no plan: each rank routes every token itself, so its choices are whole.
+# The router is in no plan: every rank gets the whole outputs of it, see share_rows.
 EP_PLAN = {
     "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
     "layers.*.mlp.experts.down_proj": "grouped_gemm",
@@ -49,6 +50,14 @@ def number_cache(model: PreTrainedModel) -> None:
     """
     for slot, layer in enumerate(owned_layers(model)):
         model.get_decoder().layers[layer].attention.cache_slot = slot
+
+
+def share_rows(model: PreTrainedModel) -> None:
+    """Let the processes that share a model's layers route a part of the tokens each."""
+    layout = parallel_of(model)
+    if max(layout.tp_size, layout.ep_size) > 1:
+        for layer in model.config.sparse_layers:
+            route_own_rows(model.get_decoder().layers[layer].mlp.gate)
 
 
 def split_widths(config: BailingMoeV2Config) -> dict[str, int]:
