@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringlens.cli.asking import asking_options, read_asked, take_asked
-from ringlens.cli.console import print_summary, progress_bar
+from ringlens.cli.console import forecasts_shown, print_summary, progress_bar
 from ringlens.cli.options import (
     SAMPLING,
     decode_option,
     loading_options,
-    names_in,
     recording_options,
     sampling_options,
     steps_option,
     store_option,
     take_loading,
+    take_record,
     take_steps,
 )
 
@@ -67,10 +67,11 @@ def capture(model: str, store: str, **options: Any) -> None:
 
     loading, asked = take_loading(options), take_asked(options)
     take_steps(options)
-    options["record"] = names_in(options["record"])
+    take_record(options)
     # Before the model: a wrong setting or problem set should not cost a load.
     samples_of(options["samples"], Sampling(**{name: options[name] for name in SAMPLING}))
-    recordable(options["record"])
+    if options["record"] is not None:
+        recordable(options["record"])
     read_interventions(options["interventions"])
     if options["monitor"] is not None:
         options["monitor"] = read_monitor(options["monitor"])
@@ -97,6 +98,6 @@ def capture_problems(
     import ringlens as rl
 
     thinks = f"{model} thinks about {len(work)} problem{'s' if len(work) > 1 else ''}"
-    with progress_bar(thinks, stays=True) as bar:
+    with progress_bar(thinks, stays=True) as bar, forecasts_shown():
         lens = rl.load(model, **loading)
         rl.capture(lens, work, store, on_progress=bar.traces, **options).close()

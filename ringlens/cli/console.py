@@ -137,6 +137,29 @@ class _Warnings(logging.Handler):
             click.secho(f"warning: {record.getMessage()}", fg="yellow", err=True)
 
 
+class _Sentences(logging.Handler):
+    """Shows on the terminal what a part of ringlens says that is no warning."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        if speaks() and record.levelno < logging.WARNING:
+            click.echo(record.getMessage(), err=True)
+
+
+@contextmanager
+def forecasts_shown() -> Iterator[None]:
+    """Show what runs will write, and how fast they can, as ``observe.pipeline.forecast`` says."""
+    logger, handler = logging.getLogger("ringlens.observe.pipeline.forecast"), _Sentences()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
 @contextmanager
 def warnings_shown() -> Iterator[None]:
     """Show what ringlens warns of meanwhile."""

@@ -22,9 +22,9 @@ BATCH_SIZE = click.option(
 RECORDING: tuple[Callable[[Command], Command], ...] = (
     click.option(
         "--record",
-        default="logprobs,routing,router_logits,heads",
-        show_default=True,
-        help="What to record, comma-separated; tokens always are. routing@3-5 records these layers "
+        help="What to record, comma-separated; tokens always are. By default "
+        "logprobs,routing,router_logits,heads; head_blocks in place of heads where the model has "
+        "more than 512 heads in all. routing@3-5 records these layers "
         "alone. head_blocks in place of heads keeps means and maxima over 64 positions. Vectors "
         "and attention are asked for with their layers, heads and positions: resid_post@3+5, "
         "head_out@2/0-3[0:128], attention:4@2/1 (4 positions a token).",
@@ -180,6 +180,12 @@ def take_steps(options: dict[str, Any]) -> None:
     from ringlens.analysis.roles.labelling import label_stored
 
     options["on_stored"] = label_stored if options.pop("label_steps") else None
+
+
+def take_record(options: dict[str, Any]) -> None:
+    """Replace the text of ``--record`` by its names; None stays, for the default of the model."""
+    if options["record"] is not None:
+        options["record"] = names_in(options["record"])
 
 
 def names_in(text: str) -> tuple[str, ...]:

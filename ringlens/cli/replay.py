@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringlens.cli.console import print_summary, progress_bar
+from ringlens.cli.console import forecasts_shown, print_summary, progress_bar
 from ringlens.cli.options import (
     loading_options,
-    names_in,
     recording_options,
     steps_option,
     store_option,
     take_loading,
+    take_record,
     take_steps,
 )
 from ringlens.errors import RinglensError
@@ -51,9 +51,9 @@ def replay(model: str, source: str, store: str, **options: Any) -> None:
 
     loading = take_loading(options)
     take_steps(options)
-    options["record"] = names_in(options["record"])
+    take_record(options)
     finished = _finished(source)
-    with progress_bar(f"replaying {source}", stays=True) as bar:
+    with progress_bar(f"replaying {source}", stays=True) as bar, forecasts_shown():
         lens = rl.load(model, **loading)
         rl.replay(lens, finished, store, on_progress=bar.traces, **options).close()
     print_summary(store)

@@ -33,6 +33,7 @@ from ringlens.observe.monitoring.judge import Judge
 from ringlens.observe.monitoring.monitor import Monitor, read_monitor
 from ringlens.observe.pipeline.commit_thread import EVERY, OnStored, Recording
 from ringlens.observe.pipeline.following import Following
+from ringlens.observe.pipeline.forecast import forecast, left_out, say
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
 from ringlens.observe.pipeline.run_record import WITH, run_record
 from ringlens.observe.pipeline.step import OnTokens
@@ -56,9 +57,6 @@ TINY = 50_000_000
 
 SETTINGS = "settings"
 """Key of the row of ``probes`` that says what a monitor is."""
-
-EVERYTHING = default_names()
-"""What is recorded where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def capture(
     top_p: float = 1.0,
     seed: int = 0,
     batch_size: int = 16,
-    record: Iterable[Recorded] = EVERYTHING,
+    record: Iterable[Recorded] | None = None,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
     on_tokens: OnTokens | None = None,
@@ -141,7 +139,9 @@ def capture(
             :class:`ringlens.config.Vectors` and :class:`ringlens.config.TopAttention` (or their
             text form, such as "resid_post@3+5"), and whatever else is a row of
             `ringlens.store.schema.instruments`; tokens are always recorded. A name with layers,
-            as "routing@3-5" or :class:`ringlens.config.OnLayers`, is recorded on these alone.
+            as "routing@3-5" or :class:`ringlens.config.OnLayers`, is recorded on these alone. None
+            records log-probabilities, routing, router logits and heads; of a model with more than
+            512 heads in all, head blocks in place of heads.
         commit_every: Seconds after which a running batch is committed as far as it is.
         on_progress: Called after each step.
         on_tokens: Called with the tokens of each step (a list of
@@ -187,7 +187,8 @@ def capture(
     tasks = problem_tasks(lens, problems, settings, samples=samples, system=system)
 
     watching = None if monitor is None else read_monitor(monitor)
-    recorded = resolved(lens, record if watching is None else (*_listed(record), NAME))
+    asked = default_record(lens) if record is None else record
+    recorded = resolved(lens, asked if watching is None else (*_listed(asked), NAME))
     followed = on_tokens is not None or stop is not None
     generate = generating(decode, Wanted(lens, recorded))
 
@@ -206,6 +207,7 @@ def capture(
         interventions=resolve_interventions(lens, interventions),
         on_stored=on_stored,
         monitor=watching,
+        chosen=left_out(lens.sizes) if record is None else "",
     )
     return session.run(store, tasks, run, on_progress)
 
@@ -217,7 +219,7 @@ def replay(
     store: str | Path | Store,
     *,
     batch_size: int = 8,
-    record: Iterable[Recorded] = EVERYTHING,
+    record: Iterable[Recorded] | None = None,
     prefill: int = PREFILL,
     commit_every: float = EVERY,
     on_progress: OnProgress | None = None,
@@ -263,7 +265,7 @@ def replay(
     session = _Session(
         lens,
         "replay",
-        resolved(lens, record),
+        resolved(lens, default_record(lens) if record is None else record),
         settings,
         batch_size,
         commit_every,
@@ -271,8 +273,14 @@ def replay(
         allow_nonfinite,
         interventions=resolve_interventions(lens, interventions),
         on_stored=on_stored,
+        chosen=left_out(lens.sizes) if record is None else "",
     )
     return session.run(store, tasks, teacher_force, on_progress)
+
+
+def default_record(lens: LoadedModel) -> tuple[str, ...]:
+    """What is recorded of a model where nothing else is asked for."""
+    return default_names(lens.sizes.layers * lens.sizes.heads)
 
 
 def resolved(lens: LoadedModel, record: Iterable[Recorded]) -> tuple[Recorded, ...]:
@@ -302,6 +310,7 @@ class _Session:
     interventions: tuple[Intervention, ...] = ()
     on_stored: OnStored | None = None
     monitor: Monitor | None = None
+    chosen: str = ""
 
     def __post_init__(self) -> None:
         fixed = {
@@ -356,6 +365,9 @@ class _Session:
             left = unfinished_batches(folder, run_id, mine, self.batch_size)
             done = len(mine) - sum(not task.finished for batch in left for task in batch)
             device = self.lens.device.type
+            # Of problems that are shared out, what others have left is not known here.
+            ahead = tasks if here.share[1] > 1 else [task for batch in left for task in batch]
+            self._foretell(writer, ahead, here)
             with Recording(
                 writer,
                 run_id,
@@ -393,6 +405,14 @@ class _Session:
                 writer.finish_run(run_id)
                 tidy(writer.rewriter(), run_id)
         return Store(folder)
+
+    def _foretell(self, writer: StoreWriter, tasks: Sequence[Task], here: RankRole) -> None:
+        """Say what the traces that are left will take; once, whatever number of processes."""
+        if here.everyone.rank == 0:
+            folder = writer.folder.path if writer.folder.is_local else None
+            lengths = [task.limit for task in tasks]
+            plan = forecast(self.record, self.lens.sizes, lengths)
+            say(plan, self.record, folder, chosen=self.chosen)
 
     def _judge(self) -> Judge | None:
         """The monitor at work, if there is one.

@@ -14,9 +14,9 @@ from slow_files import few
 from torchrun_environment import environment
 
 import ringlens as rl
-from ringlens.observe.session import EVERYTHING
 from ringlens.store import Store
 from ringlens.store.check.check import check
+from ringlens.store.schema.instruments import default_names
 
 WORKER = SUPPORT / "sharded_worker.py"
 
@@ -133,7 +133,7 @@ PLACES = {
 def test_an_offloaded_model_records_the_same(model, tmp_path):
     def capture(name, **options):
         lens = rl.load(str(model), dtype="float32", **options)
-        record = (*EVERYTHING, "expert_outputs")
+        record = (*default_names(), "expert_outputs")
         return rl.capture(lens, PROMPTS, tmp_path / name, max_new_tokens=8, record=record)
 
     plain = capture("plain")

@@ -14,9 +14,9 @@ from ringlens.cli.ask.thinking import ENDS, PHASES, processes, think, view_of
 from ringlens.cli.options import (
     decode_option,
     loading_options,
-    names_in,
     sampling_options,
     take_loading,
+    take_record,
     trace_recording_options,
 )
 from ringlens.errors import ConfigError, RinglensError
@@ -64,7 +64,7 @@ def chat(model: str, system: str, store: str, **options: Any) -> None:
             f"chat runs in one process, not in {processes()}: use ringlens ask under torchrun."
         )
     loading = take_loading(options)
-    options["record"] = names_in(options["record"])
+    take_record(options)
     lens = rl.load(model, **loading)
     click.echo(f"{lens.name} listens: /help for help, /quit or Ctrl-D to leave", err=True)
     talk = Talk(lens, store, Conversation(system), options)

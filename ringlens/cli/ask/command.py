@@ -14,9 +14,9 @@ from ringlens.cli.console import speaks
 from ringlens.cli.options import (
     decode_option,
     loading_options,
-    names_in,
     sampling_options,
     take_loading,
+    take_record,
     trace_recording_options,
 )
 from ringlens.errors import ConfigError
@@ -65,7 +65,7 @@ def ask(
     import ringlens as rl
 
     loading = take_loading(options)
-    options["record"] = names_in(options["record"])
+    take_record(options)
     question = question_in(prompt)
     lens = rl.load(model, **loading)
     view = view_of(lens)

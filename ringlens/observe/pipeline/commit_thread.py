@@ -17,6 +17,7 @@ from typing import Self
 from ringlens.observe.pipeline.block import PendingBlock
 from ringlens.observe.pipeline.finite import Fault, merged, refuse, suspects
 from ringlens.observe.pipeline.following import Following
+from ringlens.observe.pipeline.forecast import Pace
 from ringlens.observe.pipeline.trace_buffer import TraceBuffer
 from ringlens.store import StoreWriter
 from ringlens.store.write.peers import Peers
@@ -83,7 +84,7 @@ class Recording:
         self._work: deque[tuple[int, Callable[[], None]]] = deque()
         self._queued = 0
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing, self._pace = False, Pace()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ringlens-recording", daemon=True)
 
@@ -159,7 +160,8 @@ class Recording:
                     if not self._work:
                         return
                     size, work = self._work.popleft()
-                work()
+                with self._pace.working():
+                    work()
                 del work  # a block is large: it must not live on while the next one is awaited
                 with self._changed:
                     self._queued -= size
@@ -228,6 +230,8 @@ class Recording:
             self.on_stored(self.writer, self.run_id, stored)
         self.bytes_written = self.writer.bytes_written
         self._last_commit = time.monotonic()
+        if self.peers.rank == 0:
+            self._pace.committed(self.tokens)
 
 
 def _of_all(everyone: list[list[dict[int, Fault]]]) -> list[dict[int, Fault]]:

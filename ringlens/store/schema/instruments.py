@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ringlens.config import OnLayers, Recorded, TopAttention, Vectors, read_request
 from ringlens.errors import ConfigError
@@ -49,6 +49,10 @@ class Declaration:
         waiting: Bytes per token and layer that wait to be stored, by letter of a column's shape,
             if that is not 4 per column.
         request: Type of object that requests chosen layers, heads and positions.
+        most_heads: Most heads of a model, those of all layers together, for which it is recorded by
+            default; None: any number.
+        stored: Bytes in files of a token and layer, by letter of a column's shape; of a request, of
+            a number that it asks for. As measured (docs/recording.md), to say what a run will take.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Declaration:
     always: bool = False
     waiting: Mapping[str, int] | None = None
     request: type | None = None
+    most_heads: int | None = None
+    stored: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def observed_as(self) -> str:
@@ -94,6 +100,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         words="the router's {}",
         default=True,
         waiting={"k": 12},  # an int64 id and a float32 weight; the rest is computed from these
+        stored={"": 38, "k": 2.1},  # with the rows of usage
     ),
     Declaration(
         "router_logits",
@@ -103,6 +110,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         instrument="routing",
         words="the router's {}",
         default=True,
+        stored={"E": 2.07},
     ),
     Declaration(
         "expert_outputs",
@@ -111,6 +119,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         attaches_to="experts",
         words="the experts' {}",
         waiting={"k": 9, "": 4},
+        stored={"k": 8.3, "": 4},
     ),
     Declaration(
         "heads",
@@ -120,6 +129,8 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         words="the heads' {}",
         brings="head_blocks",
         default=True,
+        most_heads=512,  # 3.6 kB a token; Ring-mini has 320 heads, Ring-1T 5,120
+        stored={"H": 7},
     ),
     Declaration(
         "head_blocks",
@@ -130,6 +141,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         words="the heads' {}",
         default=True,
         waiting={"H": 16},  # the statistics of each token, from which head blocks are computed
+        stored={"H": 0.3},
     ),
     Declaration(
         "monitor_scores",
@@ -137,6 +149,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         kind="monitor",
         attaches_to="point",
         words="a monitor's {}",
+        stored={"": 8},
     ),
     Declaration(
         "activations",
@@ -144,6 +157,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         kind="vectors",
         attaches_to="point",
         request=Vectors,
+        stored={"C": 1.8},
     ),
     Declaration(
         "attention",
@@ -152,6 +166,7 @@ INSTRUMENTS: tuple[Declaration, ...] = (
         attaches_to="attention",
         words="an attention weight",
         request=TopAttention,
+        stored={"P": 2.8},
     ),
 )
 
@@ -167,9 +182,15 @@ def named() -> dict[str, Declaration]:
     return {d.name: d for d in INSTRUMENTS if d.request is None}
 
 
-def default_names() -> tuple[str, ...]:
-    """Names of what is recorded by default."""
-    return tuple(d.name for d in INSTRUMENTS if d.default)
+def default_names(heads: int = 0) -> tuple[str, ...]:
+    """Names of what is recorded by default.
+
+    Args:
+        heads: Heads of the model, those of all layers together.
+    """
+    return tuple(
+        d.name for d in INSTRUMENTS if d.default and (d.most_heads is None or heads <= d.most_heads)
+    )
 
 
 def declaration_of(item: Recorded) -> Declaration:
