@@ -74,8 +74,12 @@ def test_its_logits_are_those_of_the_masked_model(folders, tmp_path, name, per_g
     made = export(plan, tmp_path / "small")
     full, small = mask(opened(folders[name]), plan), opened(tmp_path / "small")
     assert small.config.num_experts == plan.left < full.config.num_experts
-    for tokens in (1, 7, 40):
-        torch.testing.assert_close(logits(small, tokens), logits(full, tokens))
+    for tokens in (
+        1,
+        7,
+        40,
+    ):  # how a CPU sums float32 is its own: some parts in a million of a logit
+        torch.testing.assert_close(logits(small, tokens), logits(full, tokens), atol=1e-4, rtol=0)
     exact(small), exact(full)
     for tokens in (1, 7, 40):
         assert torch.equal(logits(small, tokens), logits(full, tokens))
