@@ -149,7 +149,7 @@ COMMANDS: tuple[Row, ...] = (
     ),
     Row(
         "plan",
-        "Say whether MODEL fits on some GPUs, and how to start it.",
+        "Say whether MODEL fits on some GPUs, how fast it should be there, and how to start it.",
         "ringlens.cli.plan.command:plan",
         "plan.md",
     ),

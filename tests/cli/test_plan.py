@@ -109,3 +109,39 @@ def test_wrong_input_is_refused(args, code, message, tmp_path, monkeypatch):
     Path("broken.json").write_text("{")
     assert message in said_by(*args, code=code)
     assert not Path("m").exists()
+
+
+def test_plan_says_how_fast_each_layout_should_be():
+    flash = RING_1T.with_name("ring-flash-2.0.json")
+    said = said_by(flash, "--gpus", "4x141GB", "--batch", 1)
+    assert "Speed expected on H200: tokens a second" in said
+    for layout in ("one device", "device map", "pp 4", "tp 4", "ep 4", "tp 4 + ep 4"):
+        assert f"  {layout} " in said
+    assert "device map should be fastest; ranges overlap with" in said
+    assert "no figures of such GPUs; --kind h200 or" in said_by(flash, "--gpus", "1x24GB")
+    assert "expected on A100" in said_by(flash, "--gpus", "4x80GB", "--kind", "a100")
+    assert "kind = 'b300'; it must be" in said_by(
+        flash, "--gpus", "1x80GB", "--kind", "b300", code=1
+    )
+
+
+def test_measuring_shows_what_this_machine_does_beside_what_is_expected():
+    sizes = ("--context", 64, "--prefill", 32, "--batch", 2)
+    args = ("ring-nano", "--gpus", "cpu:8GB", *sizes, "--measure")
+    speed = json.loads(said_by(*args, "--json"))["speed"]
+    assert speed["kind"] == "CPU, as measured here"
+    (layout,) = speed["layouts"]
+    assert layout["layout"] == speed["fastest"] == "one device"
+    measured = speed["measured"]
+    assert set(measured["parameters"]) == {"products", "attention", "bandwidth", "launch"}
+    run = measured["run"]
+    for each in (*measured["parameters"].values(), run["prefill"], run["decoding"]):
+        assert each["measured"] > 0 and each["worst"] > 0 and each["best"] > 0
+    assert (run["batch"], run["tokens"]) == (2, 32)
+
+
+def test_measuring_without_weights_measures_the_machine_alone():
+    said = said_by(RING_1T, "--gpus", "8x141GB", "--measure")
+    assert "Measured here: CPU" in said and "matrix products, TFLOP/s" in said
+    assert "Speed expected on H200:" in said  # planned for others than this machine
+    assert "The model was not run: " in said

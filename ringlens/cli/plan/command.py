@@ -1,4 +1,4 @@
-"""``ringlens plan``: whether a model fits on some devices, from its configuration alone."""
+"""``ringlens plan``: whether a model fits on some devices, how fast, and the commands for it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,26 @@ if TYPE_CHECKING:
 @click.option(
     "--save-device-map", type=click.Path(path_type=Path), help="Write the device map to a file."
 )
+@click.option(
+    "--kind", help="Kind of the GPUs: h200, h100 or a100; told by their memory if left out."
+)
+@click.option(
+    "--measure",
+    "measures",
+    is_flag=True,
+    help="Measure what this machine can do, and a short run of MODEL where its weights are here.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **given: Any) -> None:
-    r"""Say whether MODEL fits on some GPUs, and how to start it.
+def plan(
+    model: str,
+    gpus: str,
+    as_json: bool,
+    save_device_map: Path | None,
+    kind: str | None,
+    measures: bool,
+    **given: Any,
+) -> None:
+    r"""Say whether MODEL fits on some GPUs, how fast it should be there, and how to start it.
 
     If it does not fit, say what to change.
 
@@ -57,13 +74,16 @@ def plan(model: str, gpus: str, as_json: bool, save_device_map: Path | None, **g
       ringlens plan inclusionAI/Ring-1T --gpus 8x141GB --quantization nf4
       ringlens plan inclusionAI/Ring-mini-2.0 --gpus 1x80GB --context 8192 --batch 16
       ringlens plan ring-nano --gpus cpu:8GB --json
+      ringlens plan ring-nano --gpus cpu:8GB --context 512 --prefill 256 --measure
     """
     made, launch = _planned(model, gpus, given)
     if save_device_map is not None:
         _save_map(made, save_device_map)
     from ringlens.cli.plan.report import print_json, print_plan
+    from ringlens.cli.plan.speed import expect
 
-    (print_json if as_json else print_plan)(made, launch)
+    expected = expect(made, launch, kind, measures=measures)
+    (print_json if as_json else print_plan)(made, launch, expected)
 
 
 def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch]:
@@ -74,6 +94,7 @@ def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch
     reserve = _bytes(given["reserve"])
     if given["gpus_per_node"] < 1:
         raise ConfigError(f"gpus-per-node = {given['gpus_per_node']}; it must be 1 or more.")
+    from ringlens.model.family import sizes_of
     from ringlens.model.fit.launch import MODEL, Launch
     from ringlens.model.fit.memory import Observed, Workload
     from ringlens.model.fit.plan import plan as plan_over
@@ -85,7 +106,9 @@ def _planned(model: str, gpus: str, given: dict[str, Any]) -> tuple[Plan, Launch
     if file.suffix == ".json" and not file.is_file():
         raise ModelNotFoundError(f"no configuration {model!r}. Give the path of a config.json.")
     config = read_config(str(file) if file.is_file() else locate(model), given["revision"])
-    observed = Observed(*waiting_bytes(default_names()))
+    model_sizes = sizes_of(config)
+    recorded = default_names(model_sizes.layers * model_sizes.heads)
+    observed = Observed(*waiting_bytes(recorded))
     what = scenario(
         config,
         quantization=given["quantization"],

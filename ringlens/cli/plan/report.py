@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ringlens.cli.console import harmless
+from ringlens.cli.plan.speed import Expected, print_speed, speed_facts
 from ringlens.model.fit.launch import FP8_MODEL, MODEL, Launch, commands
 from ringlens.model.fit.scenario import DECODING
 from ringlens.model.fit.size import KEPT, QUANTIZED
@@ -35,8 +36,8 @@ TITLES = {
 LOADED = ("reserve", "weights", "cache", "recording", "working", "fusing", "used", "free")
 
 
-def print_plan(plan: Plan, launch: Launch) -> None:
-    """Print a plan; without colours if the output is no terminal."""
+def print_plan(plan: Plan, launch: Launch, expected: Expected) -> None:
+    """Print a plan and its speed; without colours if the output is no terminal."""
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(_parameters(plan))
     if pruned := _pruning(launch):
@@ -44,6 +45,7 @@ def print_plan(plan: Plan, launch: Launch) -> None:
     console.print(_memory(plan))
     for strategy in plan.strategies:
         _print_strategy(console, plan, strategy, launch)
+    print_speed(console, expected)
     if plan.changes:
         console.print("\n[bold]What to change[/bold]")
         for change in plan.changes:
@@ -194,9 +196,9 @@ def _alike(loads: Sequence[Load], units: Units) -> list[tuple[str, Load]]:
     return rows
 
 
-def print_json(plan: Plan, launch: Launch) -> None:
-    """Print a plan as JSON."""
-    click.echo(json.dumps(report(plan, launch), indent=2))
+def print_json(plan: Plan, launch: Launch, expected: Expected) -> None:
+    """Print a plan and its speed as JSON."""
+    click.echo(json.dumps({**report(plan, launch), "speed": speed_facts(expected)}, indent=2))
 
 
 def report(plan: Plan, launch: Launch) -> dict[str, Any]:

@@ -163,9 +163,9 @@ def by_torchrun(s: Scenario, devices: Sequence[Device]) -> Strategy:
         return Strategy("torchrun", False, "takes two GPUs or more.")
     refused, strategies = [], []
     for tp, ep, pp in ((n, n, 1), (1, n, 1), (n, 1, 1), (1, 1, n)):
-        refusal = _refusal(s, tp, ep, pp)
-        if refusal:
-            refused.append(refusal)
+        why_not = refusal(s, tp, ep, pp)
+        if why_not:
+            refused.append(why_not)
             continue
         strategies.append(sharded(s, gpus, tp, ep, pp))
     if not strategies:
@@ -192,7 +192,7 @@ def sharded(s: Scenario, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> S
     return Strategy("torchrun", True, "", loads, tp_size=tp, ep_size=ep, pp_size=pp)
 
 
-def _refusal(s: Scenario, tp: int, ep: int, pp: int) -> str:
+def refusal(s: Scenario, tp: int, ep: int, pp: int) -> str:
     """Say why loading refuses a layout, in its own words; empty where it does not."""
     method = s.held.quantization
     try:
