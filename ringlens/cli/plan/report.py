@@ -45,7 +45,7 @@ def print_plan(plan: Plan, launch: Launch, expected: Expected) -> None:
     console.print(_memory(plan))
     for strategy in plan.strategies:
         _print_strategy(console, plan, strategy, launch)
-    print_speed(console, expected)
+    print_speed(console, plan, launch, expected)
     if plan.changes:
         console.print("\n[bold]What to change[/bold]")
         for change in plan.changes:

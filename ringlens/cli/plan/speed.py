@@ -13,8 +13,8 @@ from rich.table import Table
 from ringlens.cli.console import harmless
 from ringlens.errors import ConfigError
 from ringlens.model.fit.device_kind import KINDS, DeviceKind, Span, kind_of
-from ringlens.model.fit.launch import MODEL
-from ringlens.model.fit.speed import Speed, fastest, sentence, speeds
+from ringlens.model.fit.launch import MODEL, commands
+from ringlens.model.fit.speed import ONE, Speed, fastest, sentence, speeds
 
 if TYPE_CHECKING:
     from ringlens.model.fit.launch import Launch
@@ -107,8 +107,8 @@ def _measure(plan: Plan, launch: Launch) -> Measured:
     return Measured(here.name, expected, values, made)
 
 
-def print_speed(console: Console, expected: Expected) -> None:
-    """Print what to expect, and what was measured."""
+def print_speed(console: Console, plan: Plan, launch: Launch, expected: Expected) -> None:
+    """Print what to expect, how to start the fastest layout, and what was measured."""
     if expected.measured is not None:
         _print_measured(console, expected.measured)
     if expected.kind is None:
@@ -129,6 +129,21 @@ def print_speed(console: Console, expected: Expected) -> None:
     console.print(table)
     if said := sentence(expected.layouts):
         console.print(said, soft_wrap=True)
+        for command in _start(plan, launch, expected.layouts):
+            console.print(command, soft_wrap=True, markup=False)
+
+
+def _start(plan: Plan, launch: Launch, found: list[Speed]) -> list[str]:
+    """List the commands of the fastest layout where they are not those of a strategy above."""
+    best = fastest(found)
+    if best is None or best.strategy in plan.strategies:
+        return []
+    lines = commands(plan, best.strategy, launch)
+    if best.layout != ONE:
+        return lines
+    graph = " --decode graph" if best.graph else ""
+    # Of several GPUs a device map would take all.
+    return [f"CUDA_VISIBLE_DEVICES=0 {line}{graph}" for line in lines]
 
 
 def _print_measured(console: Console, found: Measured) -> None:

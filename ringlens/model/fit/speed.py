@@ -26,7 +26,7 @@ class Speed:
 
     Attributes:
         layout: "one device", "device map", "pp 4", "tp 4", "ep 4", "tp 4 + ep 4".
-        fits: Whether every device has room.
+        strategy: What each device holds.
         prefill: Tokens a second of prompts, or of texts that are replayed.
         decoding: Tokens a second of all traces together, token by token.
         graph: The same by a CUDA graph; None where there is none.
@@ -34,11 +34,16 @@ class Speed:
     """
 
     layout: str
-    fits: bool
+    strategy: Strategy
     prefill: Span
     decoding: Span
     graph: Span | None
     seconds: Span
+
+    @property
+    def fits(self) -> bool:
+        """Whether every device has room."""
+        return self.strategy.fits
 
     @property
     def middle(self) -> float:
@@ -92,7 +97,7 @@ def _speed(name: str, strategy: Strategy, split: Split, s: Scenario, kind: Devic
     step = graph or eager
     return Speed(
         name,
-        strategy.fits,
+        strategy,
         _rate(work.batch * prompt, prefill),
         _rate(work.batch, eager),
         None if graph is None else _rate(work.batch, graph),
@@ -139,9 +144,15 @@ def sentence(found: Sequence[Speed]) -> str:
     best = fastest(found)
     if best is None:
         return ""
+    name = f"{best.layout} with --decode graph" if best.graph else best.layout
     others = [each for each in found if each.fits and each is not best]
     if not others:
-        return f"{best.layout} is the layout that fits."
+        return f"{name} is the layout that fits."
     close = [x.layout for x in others if x.seconds.best <= best.seconds.worst]
     unsure = f"; ranges overlap with {', '.join(close)}: --measure narrows them" if close else ""
-    return f"{best.layout} should be fastest{unsure}."
+    copies = (
+        ""
+        if best.layout != ONE
+        else (" A copy on each device shares the problems out: torchrun, and --device cuda.")
+    )
+    return f"{name} should be fastest{unsure}.{copies}"
