@@ -27,7 +27,7 @@ import tempfile
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +42,12 @@ from numpy.typing import NDArray
 from side_by_side import machine
 
 from ringlens.store import RunRecord, Store, StoreWriter, TraceRecord
-from ringlens.store.commit.files import CommitFiles, Write
 from ringlens.store.encode import half_file
 from ringlens.store.encode.columns import fixed_lists, matrix
+from ringlens.store.encode.encoders import Write
+from ringlens.store.parallel import job
+from ringlens.store.parallel.encoding import InThreads
+from ringlens.store.parallel.job import Written
 from ringlens.store.schema.recorded_tables import ROUTER_LOGITS
 from ringlens.store.schema.table import Column, Table
 from ringlens.store.storage import parquet
@@ -104,9 +107,8 @@ def measure(
     core: dict[tuple[str, int], list[float]] = defaultdict(list)
     with ExitStack() as held:
         writers = {
-            variant: held.enter_context(StoreWriter(root / "-".join(map(str, variant)), workers=n))
-            for variant in variants
-            for n in [variant[1]]
+            (way, n): held.enter_context(StoreWriter(root / f"{way}-{n}", encoding=InThreads(n)))
+            for way, n in variants
         }
         runs = {variant: writer.start_run(run) for variant, writer in writers.items()}
         for turn in range(rounds + 1):
@@ -212,33 +214,27 @@ def stored_as(way: str) -> ExitStack:
     if way in OTHER:
         other, made, settings = OTHER[way]
         usual = parquet._settings
-        stack.enter_context(
-            patch("ringlens.store.write.transaction.CommitFiles", files_of(other, made))
-        )
+        stack.enter_context(patch.object(job, "written", written_as(other, made)))
         stack.enter_context(
             patch.object(parquet, "_settings", lambda t: settings() if t is other else usual(t))
         )
     return stack
 
 
-def files_of(other: Table, made: Callable[[pa.RecordBatch], pa.RecordBatch]) -> type[CommitFiles]:
-    """Files of a commit with another table in place of logits."""
+def written_as(
+    other: Table, made: Callable[[pa.RecordBatch], pa.RecordBatch]
+) -> Callable[..., Written]:
+    """What writes another table in place of logits."""
+    usual = job.written
 
-    class OtherFiles(CommitFiles):
-        def stage(
-            self,
-            table: Table,
-            groups: Iterable[pa.RecordBatch],
-            trace_ids: Sequence[int] = (),
-            part: str = "",
-            write: Write = parquet.write,
-        ) -> None:
-            """Stage a file, that of logits as the other table."""
-            if table.name == other.name:
-                table, groups, write = other, map(made, groups), parquet.write
-            super().stage(table, groups, trace_ids, part, write)
+    def written(
+        path: Path, table: Table, groups: Iterable[pa.RecordBatch], write: Write = parquet.write
+    ) -> Written:
+        if table.name == other.name:
+            table, groups, write = other, map(made, groups), parquet.write
+        return usual(path, table, groups, write)
 
-    return OtherFiles
+    return written
 
 
 def half_settings() -> dict[str, object]:

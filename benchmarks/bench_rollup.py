@@ -25,10 +25,10 @@ from bench_writer import ring_1t
 from side_by_side import machine, medians
 
 from ringlens.store import Store, StoreWriter, TraceRecord
-from ringlens.store.commit.files import CommitFiles
 from ringlens.store.encode.columns import matrix
 from ringlens.store.maintain import rollup
 from ringlens.store.maintain.cube import read_cube
+from ringlens.store.parallel.job import UsageJob
 from ringlens.store.schema.records import RunRecord
 
 ROUNDS = 7
@@ -84,12 +84,12 @@ def write(run: RunRecord, records: dict[str, TraceRecord], tokens: int) -> None:
 @contextmanager
 def without_rollups():
     """Commits write no rollups, which nothing but this benchmark can ask for."""
-    stage = CommitFiles._stage_usage
-    CommitFiles._stage_usage = lambda *_: None
+    run = UsageJob.run
+    UsageJob.run = lambda _: []
     try:
         yield
     finally:
-        CommitFiles._stage_usage = stage
+        UsageJob.run = run
 
 
 def cpu(work: Callable[[], object]) -> float:

@@ -2,11 +2,17 @@
 
 python benchmarks/bench_slice.py --model ring-1t-slice --parts prefill decode
 python benchmarks/bench_slice.py --model ring-mini --parts decode nnsight
+python benchmarks/bench_slice.py --model ring-mini --parts sustained --rounds 5
 python benchmarks/bench_slice.py --cpu        # a tiny model on the CPU, to try the script
 
 Observed runs write real records to a store in a temporary folder (--folder). Of each, two spans:
 "model", from the start of the first forward until the last is done on the device, and "call", the
 whole call until everything is committed on disk, which pays once for making the store and the run.
+The part "sustained" replays eight texts and looks at the whole call, with everything on the disk
+when it ends, against the plain forwards; --workers says in how many processes records are encoded
+(0: in threads, -1: as many as pay for themselves). "per text" is what each further text takes, from
+calls of eight and of four, without what a call pays once: opening the store, starting and ending
+the run.
 The plain run is the same forwards without ringlens. Attention "sdpa" pays a second pass for the
 head statistics, "ringlens" has them in its own pass.
 """
@@ -43,9 +49,11 @@ RECORDS = {
     "routing": ("routing",),
     "routing + logits": ("routing", "router_logits"),
     "routing + head blocks": ("routing", "head_blocks"),
+    "routing + logits + head blocks": ("routing", "router_logits", "head_blocks"),
     "routing + heads": ("routing", "heads"),
     "everything": ("logprobs", "routing", "router_logits", "heads"),
 }
+SUSTAINED = ("routing", "routing + logits + head blocks", "everything")
 
 
 STORES: list[Path] = []
@@ -131,7 +139,12 @@ def table(
 
 def ratios(times: list[Timed], base: list[Timed]) -> str:
     """Median and quartiles of the ratios of runs in the same round."""
-    each = sorted(t.model / b.model for t, b in zip(times, base, strict=True))
+    return spread([(t.model, b.model) for t, b in zip(times, base, strict=True)])
+
+
+def spread(pairs: list[tuple[float, float]]) -> str:
+    """Median and quartiles of the ratios of pairs."""
+    each = sorted(a / b for a, b in pairs)
     low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
     return f"{middle:6.3f}x ({low:5.3f}-{high:5.3f})"
 
@@ -192,12 +205,15 @@ class Prefill:
             parts.append(logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1))
         return torch.cat(parts).cpu()
 
-    def observed(self, attention: str, record: tuple[str, ...]) -> Timed:
+    def observed(
+        self, attention: str, record: tuple[str, ...], workers: int | None = None
+    ) -> Timed:
         """Replay into a fresh store."""
         self.lens.config._attn_implementation = attention
 
         def run(path: Path) -> rl.Store:
-            return rl.replay(self.lens, self.texts, path, batch_size=1, record=record)
+            settings = {"batch_size": 1, "record": record, "workers": workers}
+            return rl.replay(self.lens, self.texts, path, **settings)
 
         return timed(self.lens.model, self.n, lambda: in_store(run, self.folder))
 
@@ -271,6 +287,38 @@ def variants_of(
     return variants, own
 
 
+def sustained_table(
+    many: Prefill, few: Prefill, attention: str, workers: list[int], rounds: int
+) -> None:
+    """Whole calls until everything is on the disk, against plain forwards, in turn."""
+    variants = {"plain": lambda work: work.plain(attention)}
+    for label in SUSTAINED:
+        for number in workers:
+            where = {-1: "default", 0: "threads"}.get(number, f"{number} processes")
+            variants[f"{label}, {where}"] = lambda work, r=RECORDS[label], n=number: work.observed(
+                attention, r, None if n < 0 else n
+            )
+    found: dict[str, list[tuple[Timed, Timed]]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, run in variants.items():
+            once = run(many), run(few)
+            if turn:
+                found[name].append(once)
+    print(f"sustained: {many.n} texts of {many.ids.shape[1]} tokens, {attention}")
+    heads = ("/ plain", "per text / plain", "model / plain")
+    print(f"  {'':44s} {'call s':>8s} " + " ".join(f"{head:>21s}" for head in heads))
+    for name, times in found.items():
+        pairs = list(zip(times, found["plain"], strict=True))
+        whole = [(a.call, b.call) for (a, _), (b, _) in pairs]
+        further = [(a.call - c.call, b.call - d.call) for (a, c), (b, d) in pairs]
+        model = [(a.model, b.model) for (a, _), (b, _) in pairs]
+        call = statistics.median(a.call for a, _ in times)
+        print(
+            f"  {name:44s} {call:8.3f} {spread(whole)} {spread(further)} {spread(model)}",
+            flush=True,
+        )
+
+
 def nnsight_table(work: Prefill, rounds: int) -> None:
     """The routers' outputs in a cache of nnsight, beside the same recorded by ringlens."""
     try:
@@ -319,6 +367,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--attention", nargs="+", default=["sdpa", "ringlens"])
     parser.add_argument("--records", nargs="+", default=list(RECORDS), choices=RECORDS)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, -1], help="of sustained")
     parser.add_argument("--folder", type=Path, help="where temporary stores go")
     parser.add_argument("--cpu", action="store_true", help="a tiny model, float32, short texts")
     options = parser.parse_args()
@@ -343,6 +392,11 @@ def main() -> None:
             *variants_of(work, options.attention, records),
             options.rounds,
         )
+    if "sustained" in options.parts:
+        many, few = (Prefill(lens, options.tokens[0], n, options.folder) for n in (8, 4))
+        print(f"{len(os.sched_getaffinity(0))} cores usable; {many.ids.shape[1]} tokens a text")
+        for attention in options.attention:
+            sustained_table(many, few, attention, options.workers, options.rounds)
     for batch in options.batch if "decode" in options.parts else ():
         work = Decode(lens, batch, options.new, options.folder)
         table(

@@ -6,18 +6,25 @@ raw `.npy` files, floats in half precision, which is the limit: no key, no choic
 every reader must know the shapes.
 
 python benchmarks/bench_writer.py [TOKENS]
+python benchmarks/bench_writer.py [TOKENS] --workers 0 1 2    # everything, in so many processes
+
+With --workers (0: in threads), commits go one after the other as fast as they can, while another
+thread counts, as the model's thread would run: how much slower it counts is how long it waits for
+Python's lock and for a core. CPU time is that of this process, and of the others.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import statistics
-import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -36,15 +43,25 @@ from ringlens.store import (
     TokenArrays,
     TraceRecord,
 )
+from ringlens.store.parallel.encoding import InThreads, default_threads
+from ringlens.store.parallel.processes import InProcesses
 
 ROUNDS = 5
 
 
 def main() -> None:
     """Print tokens a second of CPU time, and bytes a token, for what may be recorded."""
-    tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tokens", type=int, nargs="?", default=1024)
+    parser.add_argument("--workers", type=int, nargs="+", help="numbers of processes; 0: threads")
+    options = parser.parse_args()
+    tokens = options.tokens
     pa.set_cpu_count(1)
     run, trace = ring_1t(tokens)
+    if options.workers:
+        print(f"{machine()}, {len(os.sched_getaffinity(0))} usable; blocks of {tokens} tokens")
+        in_workers(options.workers, run, trace)
+        return
     variants = {
         "tokens": replace(trace, routing=None, router_logits=None, heads=None),
         "routing": replace(trace, router_logits=None, heads=None),
@@ -72,6 +89,97 @@ def main() -> None:
         print(f"  {table:16s} {size / tokens:10,.1f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:,.0f} MiB, of which the trace {trace_bytes(trace) / 2**20:,.0f} MiB")
+
+
+def in_workers(numbers: list[int], run: RunRecord, trace: TraceRecord) -> None:
+    """Print what encoding everything costs in this process and in others, in turn."""
+    tokens = len(trace.tokens.token_id)
+    found: dict[int, list[Beside]] = {number: [] for number in numbers}
+    for _ in range(ROUNDS):
+        alone = Counting.alone()
+        for number in numbers:
+            found[number].append(beside(number, run, trace, alone))
+    for number, rounds in found.items():
+        where = f"{number} processes" if number else f"{default_threads()} threads"
+        done = tokens * COMMITS / 1000
+        print(
+            f"{where:12s} {spread([1000 * done / r.seconds for r in rounds])} tokens/s by the"
+            f" clock; CPU ms a 1000 tokens: here {spread([1000 * r.here / done for r in rounds])},"
+            f" in the others {spread([1000 * r.others / done for r in rounds])};"
+            f" another thread runs at {spread([100 * r.pace for r in rounds])} %"
+        )
+
+
+COMMITS = 4
+
+
+class Beside(NamedTuple):
+    """COMMITS in a row: seconds, CPU here and in other processes, pace of a counting thread."""
+
+    seconds: float
+    here: float
+    others: float
+    pace: float
+
+
+class Counting(threading.Thread):
+    """Counts as fast as it can, as a model's thread would run."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.count, self.stops, self.cpu = 0, False, 0.0
+
+    def run(self) -> None:
+        """Count until told to stop."""
+        while not self.stops:
+            for _ in range(1000):
+                pass
+            self.count += 1
+        self.cpu = time.thread_time()
+
+    @classmethod
+    def alone(cls) -> float:
+        """Counts a second with nothing beside it."""
+        thread = cls()
+        start = time.perf_counter()
+        thread.start()
+        time.sleep(1)
+        thread.stops = True
+        thread.join()
+        return thread.count / (time.perf_counter() - start)
+
+
+def beside(number: int, run: RunRecord, trace: TraceRecord, alone: float) -> Beside:
+    """Commit a trace several times beside a counting thread."""
+    processes = InProcesses(number)
+    encoding = processes if number else InThreads(default_threads())
+    pids = [worker.process.pid for worker in processes._all]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        closing(processes),
+        StoreWriter(Path(name) / "s", encoding=encoding) as writer,
+    ):
+        run_id = writer.start_run(run)
+        writer.commit(run_id, [trace])  # starts all that is started
+        thread = Counting()
+        start, cpu, others = time.perf_counter(), time.process_time(), cpu_of(pids)
+        thread.start()
+        for _ in range(COMMITS):
+            writer.commit(run_id, [trace])
+        seconds, count = time.perf_counter() - start, thread.count
+        thread.stops = True
+        thread.join()
+        here = time.process_time() - cpu - thread.cpu
+        return Beside(seconds, here, cpu_of(pids) - others, count / seconds / alone)
+
+
+def cpu_of(pids: list[int]) -> float:
+    """CPU seconds that processes have taken."""
+    ticks = 0
+    for pid in pids:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(after_name[11]) + int(after_name[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Found(NamedTuple):

@@ -40,6 +40,8 @@ REFERENCE = {
     "Writing a store": (
         "ringlens.store.write.writer",
         "ringlens.store.write.peers",
+        "ringlens.store.parallel.encoding",
+        "ringlens.store.parallel.processes",
         "ringlens.store.schema.records",
     ),
     "Analyses": (

@@ -43,7 +43,7 @@ ALLOWED = {
 }
 # Sub-packages in the order in which they stand: each may import those before it.
 ORDER = {
-    "store": "schema manifest storage encode commit annotations read write maintain check",
+    "store": "schema manifest storage encode parallel commit annotations read write maintain check",
     "observe": "kernels instruments interventions monitoring pipeline decoding",
     "model": "gate fit",
     "app": "web shared",

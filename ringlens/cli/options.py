@@ -19,6 +19,13 @@ BATCH_SIZE = click.option(
     "--batch-size", default=16, show_default=True, help="Traces side by side."
 )
 
+WORKERS = click.option(
+    "--workers",
+    type=int,
+    help="Processes that encode the records; 0: threads beside the model. As many as pay for "
+    "themselves if left out.",
+)
+
 RECORDING: tuple[Callable[[Command], Command], ...] = (
     click.option(
         "--record",
@@ -109,7 +116,7 @@ def with_options(options: Iterable[Callable[[Command], Command]], command: Comma
 
 def recording_options(command: Command) -> Command:
     """Give a command the options of recording."""
-    return with_options((BATCH_SIZE, *RECORDING), command)
+    return with_options((BATCH_SIZE, *RECORDING, WORKERS), command)
 
 
 def trace_recording_options(command: Command) -> Command:

@@ -8,7 +8,7 @@ stored tokens would be faster, but its kernels round differently from those of d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,16 +26,20 @@ def finished_items(folder: str | Path, run_id: str) -> set[int]:
         return {item for (item,) in store.sql(query, [run_id]).fetchall()}
 
 
+def batches(tasks: Sequence[Task], size: int) -> list[list[Task]]:
+    """All that a process does, ``size`` tasks at a time."""
+    return [[*tasks[first : first + size]] for first in range(0, len(tasks), size)]
+
+
 def unfinished_batches(
-    folder: str | Path, run_id: str, tasks: Sequence[Task], size: int
+    folder: str | Path, run_id: str, whole: Sequence[Sequence[Task]]
 ) -> list[list[Task]]:
     """The batches of a run in which something is left to do.
 
     Args:
         folder: The store.
         run_id: The run.
-        tasks: All that this process does in it.
-        size: Tasks a batch.
+        whole: All batches that this process does in it.
 
     Returns:
         Whole batches; those tasks that were begun know what the store has of them.
@@ -48,14 +52,9 @@ def unfinished_batches(
         begun = {item: row for item, *row in store.sql(query, [run_id]).fetchall()}
         return [
             [_begun(store, t, *begun[t.item]) if t.item in begun else t for t in batch]
-            for batch in _batches(tasks, size)
+            for batch in whole
             if any(begun.get(task.item, (0, RUNNING))[1] == RUNNING for task in batch)
         ]
-
-
-def _batches(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
-    for first in range(0, len(tasks), size):
-        yield tasks[first : first + size]
 
 
 def _begun(store: Store, task: Task, trace_id: int, reason: str) -> Task:

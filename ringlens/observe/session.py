@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -32,13 +32,14 @@ from ringlens.observe.interventions.together import settle
 from ringlens.observe.monitoring.judge import Judge
 from ringlens.observe.monitoring.monitor import Monitor, read_monitor
 from ringlens.observe.pipeline.commit_thread import EVERY, OnStored, Recording
+from ringlens.observe.pipeline.encoding import encoding_of
 from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.forecast import forecast, left_out, say
 from ringlens.observe.pipeline.ranks import RankRole, gone_peers, rank_role
 from ringlens.observe.pipeline.run_record import WITH, run_record
 from ringlens.observe.pipeline.step import OnTokens
 from ringlens.observe.pipeline.trace_buffer import Task
-from ringlens.observe.resume import unfinished_batches
+from ringlens.observe.resume import batches, unfinished_batches
 from ringlens.observe.same_rule import check_same_rule
 from ringlens.observe.same_tokenizer import check_same_tokenizer
 from ringlens.observe.tasks import problem_tasks, stored_texts, text_tasks
@@ -110,6 +111,7 @@ def capture(
     interventions: Given = (),
     decode: Decode = "eager",
     monitor: Monitor | str | PathLike[str] | None = None,
+    workers: int | None = None,
 ) -> Store:
     """Let the model think about problems, and record it while it does.
 
@@ -169,6 +171,9 @@ def capture(
             `ringlens.probes.monitor.train_monitor`. It flags the traces that it warns of
             (``traces.flags``), or stops them, as ``finish_reason`` "monitor". Its scores are in the
             table ``monitor_scores``, and what it is in ``probes``. A run with one decodes eagerly.
+        workers: Processes that encode the records; 0 encodes in threads of this process, which
+            then share Python's lock with the model. None: as many as pay for themselves on these
+            cores, which is none for a small model. The records are the same.
 
     Returns:
         The store, open for reading.
@@ -208,6 +213,7 @@ def capture(
         on_stored=on_stored,
         monitor=watching,
         chosen=left_out(lens.sizes) if record is None else "",
+        workers=workers,
     )
     return session.run(store, tasks, run, on_progress)
 
@@ -226,6 +232,7 @@ def replay(
     on_stored: OnStored | None = None,
     allow_nonfinite: bool = False,
     interventions: Given = (),
+    workers: int | None = None,
 ) -> Store:
     """Observe finished text in one teacher-forced forward a batch.
 
@@ -244,6 +251,7 @@ def replay(
         on_stored: As for :func:`capture`.
         allow_nonfinite: As for :func:`capture`.
         interventions: As for :func:`capture`.
+        workers: As for :func:`capture`.
 
     Returns:
         The store, open for reading.
@@ -274,6 +282,7 @@ def replay(
         interventions=resolve_interventions(lens, interventions),
         on_stored=on_stored,
         chosen=left_out(lens.sizes) if record is None else "",
+        workers=workers,
     )
     return session.run(store, tasks, teacher_force, on_progress)
 
@@ -311,6 +320,7 @@ class _Session:
     on_stored: OnStored | None = None
     monitor: Monitor | None = None
     chosen: str = ""
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         fixed = {
@@ -318,6 +328,8 @@ class _Session:
             "commit_every": number("commit_every", self.commit_every, 0),
             "prefill": whole("prefill", self.prefill, 1),
         }
+        if self.workers is not None:
+            fixed["workers"] = whole("workers", self.workers, 0)
         for name, value in fixed.items():
             object.__setattr__(self, name, value)
 
@@ -356,13 +368,19 @@ class _Session:
         )
         if self.monitor is not None:
             self.monitor.check(run)
-        with one_thread_if_tiny(self.lens), StoreWriter(folder, here.writers) as writer:
-            run_id = here.everyone.broadcast(_open_run(writer, run, here))
+        mine = [task for task in tasks if task.item % here.share[1] == here.share[0]]
+        with (
+            one_thread_if_tiny(self.lens),
+            closing(encoding_of(self.workers, self.record, here.layers, run, mine)) as encoding,
+            StoreWriter(folder, here.writers, encoding) as writer,
+        ):
+            run_id, is_new = here.everyone.broadcast(_open_run(writer, run, here))
             if self.monitor is not None and here.everyone.rank == 0:
                 writer.replace_rows(run_id, "probes", [_said_of(self.monitor)])
             acting = Attached(self.lens, [self.interventions]) if self.interventions else None
-            mine = [task for task in tasks if task.item % here.share[1] == here.share[0]]
-            left = unfinished_batches(folder, run_id, mine, self.batch_size)
+            left = batches(mine, self.batch_size)
+            if not is_new:
+                left = unfinished_batches(folder, run_id, left)
             done = len(mine) - sum(not task.finished for batch in left for task in batch)
             device = self.lens.device.type
             # Of problems that are shared out, what others have left is not known here.
@@ -459,17 +477,17 @@ def _attached(acting: Attached | None) -> AbstractContextManager[object]:
     return nullcontext() if acting is None else acting.attached()
 
 
-def _open_run(writer: StoreWriter, run: RunRecord, here: RankRole) -> str:
-    """The id of the run: one that the same call left unfinished, or a new one."""
+def _open_run(writer: StoreWriter, run: RunRecord, here: RankRole) -> tuple[str, bool]:
+    """The id of the run, one that the same call left unfinished or a new one; whether it is new."""
     if here.writers.size < here.everyone.size and here.everyone.rank > 0:
-        return ""  # processes with models of their own: rank 0 opens the run for all
+        return "", True  # processes with models of their own: rank 0 opens the run for all
     left = writer.unfinished(run.fingerprint)
     if left is None:
         _refuse_other_interventions(writer, run)
-        return writer.start_run(run)
+        return writer.start_run(run), True
     log.info("taking up run %s, which was interrupted", left)
     writer.resume(left)
-    return left
+    return left, False
 
 
 def _refuse_other_interventions(writer: StoreWriter, run: RunRecord) -> None:

@@ -14,10 +14,11 @@ import tiny_lens
 from sessions import PROMPTS, assert_same
 
 import ringlens as rl
-from ringlens.errors import StoreError
+from ringlens.errors import ConfigError, StoreError
 from ringlens.observe.pipeline import commit_thread
 from ringlens.observe.tasks import Text
 from ringlens.store import StoreWriter
+from ringlens.store.parallel.processes import InProcesses
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,34 @@ def test_an_error_of_the_writer_stops_the_run_at_once(lens, tmp_path, monkeypatc
     assert len(forwards) <= 200  # of 1,000
     assert lens.model.config._attn_implementation == "sdpa"
     assert not any(module._forward_hooks for module in lens.model.modules())
+
+
+def test_processes_record_what_threads_do(lens, tmp_path, caplog):
+    settings = {"max_new_tokens": 80, "commit_every": 0}
+    wanted = rl.capture(lens, PROMPTS[:2], tmp_path / "wanted", **settings, workers=0)
+    with caplog.at_level(logging.INFO):
+        store = rl.capture(lens, PROMPTS[:2], tmp_path / "s", **settings, workers=2)
+    assert "encoding in 2 processes beside this one" in caplog.messages
+    for trace_id in (1, 2):
+        assert_same(store.trace(trace_id), wanted.trace(trace_id))
+    assert len(store.files("routing")) == len(wanted.files("routing"))
+
+
+def test_a_process_that_is_killed_stops_the_run(lens, tmp_path, monkeypatch):
+    made, init = [], InProcesses.__init__
+    monkeypatch.setattr(
+        InProcesses, "__init__", lambda self, n: (init(self, n), made.append(self))[0]
+    )
+
+    def kill(progress):
+        made[0]._all[0].process.kill()
+
+    with pytest.raises(StoreError, match=r"encoding process \d+ has ended \(SIGKILL\)"):
+        rl.capture(lens, PROMPTS[:1], tmp_path / "s", on_progress=kill, workers=1)
+    store = rl.capture(lens, PROMPTS[:1], tmp_path / "s", workers=1)  # the same call goes on
+    assert store.sql("select count(*), count(finished) from runs").fetchall() == [(1, 1)]
+    with pytest.raises(ConfigError, match="workers = -1"):
+        rl.capture(lens, PROMPTS[:1], tmp_path / "t", workers=-1)
 
 
 def test_blocks_of_a_prefill_hold_no_more_than_their_bound(lens, tmp_path):

@@ -35,7 +35,9 @@ CASES = {
     # A long prompt that goes through in many forwards, each of them committed.
     "chunked": ("capture", {"lengths": [120, 31], "batch_size": 2, "max_new_tokens": 8,
                             "prefill": 32}),
-    "replay": ("replay", {"lengths": [120, 50, 90], "batch_size": 2, "prefill": 32}),
+    # In processes, which are not killed themselves: they end when the one that is has ended.
+    "replay": ("replay", {"lengths": [120, 50, 90], "batch_size": 2, "prefill": 32,
+                          "workers": 2}),
 }  # fmt: skip
 STEPS: dict[str, int] = {}
 

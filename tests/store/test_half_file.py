@@ -16,6 +16,7 @@ from ringlens.store import Store, StoreWriter
 from ringlens.store.check.verify import verify_choices
 from ringlens.store.encode import half_file
 from ringlens.store.encode.columns import fixed_lists, matrix
+from ringlens.store.parallel.encoding import InThreads
 from ringlens.store.read.damage import damage
 from ringlens.store.schema.recorded_tables import ROUTER_LOGITS
 
@@ -131,7 +132,7 @@ def many(request, tmp_path, monkeypatch):
     exact = traces[1].router_logits.copy()
     exact[:, 5] += np.float32(1e-6)
     traces[1] = replace(traces[1], router_logits=exact)
-    with StoreWriter(tmp_path, workers=request.param) as writer:
+    with StoreWriter(tmp_path, encoding=InThreads(request.param)) as writer:
         run_id = writer.start_run(run)
         ids = writer.commit(run_id, [part(trace, 0, 50, None) for trace in traces])
         rest = [part(trace, 50, 90, i) for trace, i in zip(traces, ids, strict=True)]

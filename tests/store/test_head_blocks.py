@@ -11,6 +11,7 @@ from records import part, random_run, random_trace
 
 from ringlens.errors import NotInStoreError, ObservationError
 from ringlens.store import Store, StoreWriter
+from ringlens.store.parallel.encoding import InThreads
 from ringlens.store.schema import captured
 from ringlens.store.schema.recorded_tables import HEAD_BLOCKS, HEAD_STATISTICS
 
@@ -54,7 +55,7 @@ def test_blocks_cut_by_commits_become_whole(tmp_path_factory, tokens, cuts, whol
     edges = [0, *sorted(cut for cut in cuts if cut < tokens), tokens]
     trace_id = None
     path = tmp_path_factory.mktemp("store")
-    with StoreWriter(path, workers=workers) as writer, Store(path) as store:
+    with StoreWriter(path, encoding=InThreads(workers)) as writer, Store(path) as store:
         run_id = writer.start_run(RUN)
         for start, stop in pairwise(edges):
             record = part(trace, start, stop, trace_id)

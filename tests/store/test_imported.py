@@ -10,6 +10,7 @@ from ringlens.errors import NotInStoreError, ObservationError
 from ringlens.store import ChoiceArrays, Store, StoreWriter
 from ringlens.store.check.check import check
 from ringlens.store.check.verify import verify_choices
+from ringlens.store.parallel.encoding import InThreads
 
 RUN = random_run(mode="imported", record=("routing",), expert_bias=np.full((3, 16), np.nan))
 
@@ -43,7 +44,7 @@ def test_rows_are_there_where_the_server_gave_them_and_nowhere_else(tmp_path, fi
 def test_many_choices_are_shared_between_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("ringlens.store.encode.encoders.SHARE_NS", 1)
     record = served(first=3)
-    with StoreWriter(tmp_path, workers=2) as writer:
+    with StoreWriter(tmp_path, encoding=InThreads(2)) as writer:
         writer.commit(writer.start_run(RUN), [record])
     with Store(tmp_path) as store:
         assert len(store.files("routing")) == 2

@@ -16,6 +16,7 @@ from same_rows import HEADS, assert_same
 
 from ringlens.store import HeadArrays, Store, StoreWriter
 from ringlens.store.encode import encoders
+from ringlens.store.parallel.encoding import InThreads
 from ringlens.store.schema.captured import tables
 from ringlens.store.schema.table import HEADS_GROUP, LOGITS_GROUP, ROUTING_GROUP
 
@@ -103,7 +104,7 @@ def test_large_tables_come_back_from_several_files(tmp_path, monkeypatch, worker
     run = random_run(layers=4, dense=1, experts=16)
     traces = [random_trace(run, tokens, seed=tokens) for tokens in (1, 60, 30)]
     traces[2] = replace(traces[2], heads=cut_layers(traces[2].heads, 2))
-    with StoreWriter(tmp_path, workers=workers) as writer, Store(tmp_path) as store:
+    with StoreWriter(tmp_path, encoding=InThreads(workers)) as writer, Store(tmp_path) as store:
         run_id = writer.start_run(run)
         writer.commit(run_id, traces)
         logits, heads = (len(store.files(name)) for name in ("router_logits", "heads"))

@@ -25,6 +25,7 @@ from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter, Trace, TraceRecord
 from ringlens.store.commit import sweep
 from ringlens.store.encode import encoders
+from ringlens.store.parallel.encoding import InThreads
 
 CODE = str(Path(ringlens.store.__file__).parent)
 Site = tuple[str, int]
@@ -111,7 +112,7 @@ def write_story(
     sweep.RETIRED_STAY = timedelta(seconds=stay)
     rng = random.Random(os.getpid())
     fuse.light()
-    with suppress(KeyboardInterrupt), StoreWriter(path, workers=2) as writer:
+    with suppress(KeyboardInterrupt), StoreWriter(path, encoding=InThreads(2)) as writer:
         run_id = writer.unfinished(PARTS.fingerprint)
         running, item = {}, 0
         if run_id is None:

@@ -82,6 +82,7 @@ def watch_all(lens, steps):
     steps.watch(TraceBuffer, "add")
     for owner, name in (
         (CommitFiles, "stage"),
+        (CommitFiles, "_stage_job"),
         (transaction, "publish"),
         (Manifest, "reserve"),
         (Manifest, "complete"),

@@ -1,6 +1,7 @@
-"""Recording beside the model: blocks wait in a bounded queue, one thread turns them into commits.
+"""Recording beside the model: blocks wait in a bounded queue, one thread turns them into records.
 
-Nothing is dropped: when the queue is full, the model waits, and the run says so once.
+Another commits these, one commit at a time, so that the next block is worked up meanwhile. Nothing
+is dropped: when the queue is full, the model waits, and the run says so once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +22,7 @@ from ringlens.observe.pipeline.finite import Fault, merged, refuse, suspects
 from ringlens.observe.pipeline.following import Following
 from ringlens.observe.pipeline.forecast import Pace
 from ringlens.observe.pipeline.trace_buffer import TraceBuffer
-from ringlens.store import StoreWriter
+from ringlens.store import StoreWriter, TraceRecord
 from ringlens.store.write.peers import Peers
 
 log = logging.getLogger(__name__)
@@ -27,7 +30,7 @@ log = logging.getLogger(__name__)
 # Bytes in the queue at most, and a block in any case. A GPU's prefill makes gigabytes in seconds;
 # on the CPU the blocks also hold the keys that they are worked up from.
 QUEUED = {"cpu": 2**27, "cuda": 2**31}
-# Bytes worked up and not committed at most.
+# Bytes worked up at most before they are given to a commit.
 HELD = 2**26
 # Seconds that the recording thread may keep Python's lock from the model's.
 SWITCH = 2e-4
@@ -39,6 +42,23 @@ OnStored = Callable[[StoreWriter, str, Sequence[int]], None]
 """Called with the writer, the run, and the ids of traces that are stored to their ends."""
 
 
+@dataclass(frozen=True)
+class _Commit:
+    """A commit under way.
+
+    Attributes:
+        parts: The buffers whose parts it stores.
+        done: The buffers whose traces end with it.
+        tokens: Tokens taken into traces before it.
+        ids: The ids of the traces of ``parts``, once it is made.
+    """
+
+    parts: list[TraceBuffer]
+    done: list[TraceBuffer]
+    tokens: int
+    ids: Future[list[int]]
+
+
 class Recording:
     """A thread that commits what a recorder hands over.
 
@@ -46,7 +66,7 @@ class Recording:
     ``HELD`` bytes are waiting: so a long trace can be watched, and memory does not grow with it.
 
     Args:
-        writer: The store. Used by the thread alone while the recording runs.
+        writer: The store. Used by the recording alone while it runs.
         run_id: The run that the traces belong to.
         peers: The processes that record the same traces.
         every: Seconds between commits within a batch.
@@ -86,6 +106,8 @@ class Recording:
         self._changed = threading.Condition()
         self._closing, self._pace = False, Pace()
         self._error: BaseException | None = None
+        self._committer = ThreadPoolExecutor(1, "ringlens-commit")
+        self._commit_under_way: _Commit | None = None
         self._thread = threading.Thread(target=self._run, name="ringlens-recording", daemon=True)
 
     def __enter__(self) -> Self:
@@ -109,6 +131,7 @@ class Recording:
                 self._work.clear()
             self._changed.notify_all()
         self._thread.join()
+        self._committer.shutdown()
         sys.setswitchinterval(self._interval)
         if error is None:
             self.check()
@@ -158,7 +181,7 @@ class Recording:
                 with self._changed:
                     self._changed.wait_for(lambda: self._work or self._closing)
                     if not self._work:
-                        return
+                        break
                     size, work = self._work.popleft()
                 with self._pace.working():
                     work()
@@ -166,11 +189,16 @@ class Recording:
                 with self._changed:
                     self._queued -= size
                     self._changed.notify_all()
+            self._settle()
         except BaseException as error:  # noqa: BLE001 (raised again in the model's thread)
-            with self._changed:
-                self._error = error
-                self._work.clear()
-                self._changed.notify_all()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Drop what waits, and tell the model's thread why."""
+        with self._changed:
+            self._error = self._error or error
+            self._work.clear()
+            self._changed.notify_all()
 
     def _begin(self, buffers: Sequence[TraceBuffer]) -> None:
         self._buffers = list(buffers)
@@ -214,24 +242,47 @@ class Recording:
         self._commit()
 
     def _commit(self) -> None:
+        self._settle()
         cut = [(buffer, buffer.cut()) for buffer in self._buffers]
         parts = [(buffer, record) for buffer, record in cut if record is not None]
-        ids = self.writer.commit(self.run_id, [record for _, record in parts])
-        for (buffer, _), trace_id in zip(parts, ids, strict=True):
-            buffer.trace_id = trace_id
         done = [buffer for buffer in self._buffers if buffer.done]
-        self.traces += len(done)
-        if self.following is not None:
-            for buffer in done:
-                self.following.stored(buffer)
         self._buffers = [buffer for buffer in self._buffers if not buffer.done]
-        stored = [buffer.trace_id for buffer in done if buffer.trace_id is not None]
+        records = [record for _, record in parts]
+        ids = self._committer.submit(self._store, records)
+        ids.add_done_callback(self._committed)
+        stored = [buffer for buffer, _ in parts]
+        self._commit_under_way = _Commit(stored, done, self.tokens, ids)
+        self._last_commit = time.monotonic()
+        # Ranks send their messages in one order, and who follows a trace is told of its end.
+        if self.peers.size > 1 or self.following is not None:
+            self._settle()
+
+    def _store(self, records: list[TraceRecord]) -> list[int]:
+        with self._pace.working():
+            return self.writer.commit(self.run_id, records)
+
+    def _committed(self, ids: Future[list[int]]) -> None:
+        """Tell the model's thread at once of a commit that failed."""
+        if (error := ids.exception()) is not None:
+            self._fail(error)
+
+    def _settle(self) -> None:
+        """Wait for the commit under way, and note what it has stored."""
+        commit, self._commit_under_way = self._commit_under_way, None
+        if commit is None:
+            return
+        for buffer, trace_id in zip(commit.parts, commit.ids.result(), strict=True):
+            buffer.trace_id = trace_id
+        self.traces += len(commit.done)
+        if self.following is not None:
+            for buffer in commit.done:
+                self.following.stored(buffer)
+        stored = [buffer.trace_id for buffer in commit.done if buffer.trace_id is not None]
         if self.on_stored is not None and stored:
             self.on_stored(self.writer, self.run_id, stored)
         self.bytes_written = self.writer.bytes_written
-        self._last_commit = time.monotonic()
         if self.peers.rank == 0:
-            self._pace.committed(self.tokens)
+            self._pace.committed(commit.tokens)
 
 
 def _of_all(everyone: list[list[dict[int, Fault]]]) -> list[dict[int, Fault]]:

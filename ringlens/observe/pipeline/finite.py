@@ -45,13 +45,20 @@ class Fault:
 
 def suspects(block: Block) -> frozenset[Field]:
     """The fields of a block in which something may not be finite, padding included."""
+    return frozenset(
+        field
+        for field, array in block.fields.items()
+        if array.dtype.kind == "f" and not _are_finite(array)
+    )
+
+
+def _are_finite(array: NDArray[np.floating]) -> bool:
+    """Whether all numbers are finite; may be False where squares of numbers are not."""
+    if array.dtype == np.float16:  # whose squares soon are not: the bits, without the sign
+        return not array.size or int((array.view(np.uint16) << 1).max()) < 0xF800
     with np.errstate(over="ignore", invalid="ignore"):  # that is what is asked here
-        return frozenset(
-            field
-            for field, array in block.fields.items()
-            # Half the time of a sum, a third of that of looking at each: 0.24 ns a number.
-            if array.dtype.kind == "f" and not np.isfinite(np.dot(array.ravel(), array.ravel()))
-        )
+        # Half the time of a sum, a third of that of looking at each: 0.24 ns a number.
+        return bool(np.isfinite(np.dot(array.ravel(), array.ravel())))
 
 
 def faults(

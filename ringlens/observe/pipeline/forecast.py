@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -126,17 +127,34 @@ def left_out(model: Sizes) -> str:
 
 
 class Pace:
-    """Tells once what this machine records a second: from the first second of work on it."""
+    """Tells once what this machine records a second: from the first second of work on it.
+
+    Work that several threads do at a time counts once.
+    """
 
     def __init__(self) -> None:
-        self.seconds, self._told = 0.0, False
+        self._seconds, self._told = 0.0, False
+        self._busy, self._begin = 0, 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far."""
+        with self._lock:
+            return self._seconds + (time.perf_counter() - self._begin if self._busy else 0)
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Count the time of a piece of work."""
-        begin = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - begin
+        with self._lock:
+            self._begin = self._begin if self._busy else time.perf_counter()
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+                self._seconds += 0 if self._busy else time.perf_counter() - self._begin
 
     def committed(self, tokens: int) -> None:
         """Tell the rate where there was enough work by now.
@@ -144,13 +162,14 @@ class Pace:
         Args:
             tokens: Tokens that were committed so far, all of them.
         """
-        if not self._told and self.seconds >= FIRST and tokens:
+        seconds = self.seconds
+        if not self._told and seconds >= FIRST and tokens:
             self._told = True
             log.info(
                 "this machine records about %s tokens a second (first %.1f s of work on it); a "
                 "model that makes more waits",
-                f"{tokens / self.seconds:,.0f}",
-                self.seconds,
+                f"{tokens / seconds:,.0f}",
+                seconds,
             )
 
 

@@ -91,18 +91,24 @@ class Rows:
         return sum(part.nbytes for part in self._parts)
 
     def append(self, part: NDArray, first: int) -> None:
-        """Add positions from ``first`` on. Copied: a small part must keep no large array alive."""
+        """Add positions from ``first`` on, by reference where the array is kept for little else."""
         if not self._parts:
             self.first = first
-        self._parts.append(part.copy())
+        self._parts.append(part if _is_most_of_its_memory(part) else part.copy())
 
     def take(self, stop: int) -> NDArray:
         """Remove the positions before ``stop`` and return them; `first` moves up to it."""
-        joined = np.concatenate(self._parts, axis=1)
+        parts = [part for part in self._parts if part.shape[1]] or self._parts[:1]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         length = min(max(stop - self.first, 0), joined.shape[1])
         taken, rest = np.split(joined, [length], axis=1)
         self._parts, self.first = [rest.copy()], self.first + length
         return taken
+
+
+def _is_most_of_its_memory(part: NDArray) -> bool:
+    """Whether an array may be kept: a small one must keep no large one alive."""
+    return part.base is not None and 2 * part.nbytes >= part.base.nbytes
 
 
 class TraceBuffer:

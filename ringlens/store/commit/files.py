@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 import pyarrow as pa
 
-from ringlens.store.encode import encoders, expert_usage
-from ringlens.store.encode.encoders import Write
+from ringlens.store.encode import encoders
 from ringlens.store.manifest.manifest import Commit, File, Manifest
+from ringlens.store.parallel.encoding import Encoding, InThreads
+from ringlens.store.parallel.job import Job, TableJob, UsageJob, Written, written
 from ringlens.store.schema import usage_tables
 from ringlens.store.schema.records import TraceRecord
 from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
-from ringlens.store.storage import layout, parquet
+from ringlens.store.storage import layout
 from ringlens.store.storage.folder import Folder
 
-MAX_WORKERS = 8
-"""Largest default of encoding threads; more compete for the disk and need memory for pages."""
 
+@dataclass(frozen=True)
+class _Place:
+    """A file: its table, its path in the store, and where it is until it is published."""
 
-def default_workers() -> int:
-    """Default number of encoding threads: the cores that this process may use, from 2 to 8."""
-    known = hasattr(os, "sched_getaffinity")  # on Linux
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return max(2, min(MAX_WORKERS, cores))
+    table: str
+    path: str
+    staged: Path
 
 
 class CommitFiles:
@@ -38,18 +38,24 @@ class CommitFiles:
         folder: The store's folder.
         commit: The reservation.
         rank: Rank of this process among those that write the commit.
-        workers: Number of encoding threads.
+        encoding: Encodes the rows of traces.
 
     Attributes:
         commit: The reservation.
         files: Staged files by path; staging a path again replaces the first file.
     """
 
-    def __init__(self, folder: Folder, commit: Commit, rank: int = 0, workers: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        commit: Commit,
+        rank: int = 0,
+        encoding: Encoding = InThreads(2),  # noqa: B008 (a constant)
+    ) -> None:
         self.folder = folder
         self.commit = commit
         self.files: dict[str, File] = {}
-        self._rank, self._workers = rank, workers
+        self._rank, self._encoding = rank, encoding
 
     def stage(
         self,
@@ -57,7 +63,6 @@ class CommitFiles:
         groups: Iterable[pa.RecordBatch],
         trace_ids: Sequence[int] = (),
         part: str = "",
-        write: Write = parquet.write,
     ) -> None:
         """Write one file of a table to the staging folder, and flush it.
 
@@ -66,20 +71,10 @@ class CommitFiles:
             groups: Row groups of the file, in order.
             trace_ids: Traces with rows in the file; empty for a table without traces.
             part: Suffix that distinguishes several files of one table.
-            write: Writes the file.
         """
-        commit = self.commit
-        part = layout.part_of(self._rank) + part
-        path = layout.file_path(table.name, commit.run_id, commit.commit_id, part)
-        staged = self.folder.staging / layout.staged_name(path, commit.writer)
-        rows = write(staged, table, groups)
-        # After writing: a caller may fill `trace_ids` while its row groups are consumed.
-        span = (min(trace_ids), max(trace_ids)) if trace_ids else (0, 0)
-        # Read back from the page cache, which holds the file still; so the checksum is of what
-        # the file has, not of what was meant to be in it.
-        size, checksum = staged.stat().st_size, parquet.checksum(staged)
-        self.folder.hand_over(staged, path)
-        self.files[path] = File(path, table.name, commit.run_id, *span, rows, size, checksum)
+        place = self._place(table, part)
+        # The ids are read after writing: a caller may fill them while its groups are consumed.
+        self._add(place, written(place.staged, table, groups), trace_ids)
 
     def stage_traces(
         self,
@@ -90,56 +85,74 @@ class CommitFiles:
     ) -> None:
         """Stage the rows of some traces in all tables, sorted by trace.
 
-        Encoding takes nearly all the time of a commit and releases the GIL, so tables, and shares
-        of large tables, are encoded in parallel.
+        Encoding takes nearly all the time of a commit, so tables, and shares of large tables, are
+        encoded in parallel.
         """
-        pool = ThreadPoolExecutor(self._workers)
+        pool = ThreadPoolExecutor(self._encoding.workers)
         try:
-            waiting = [pool.submit(work) for work in self._work(tables, trace_ids, traces, run)]
+            jobs = self._jobs(tables, trace_ids, traces, run)
+            waiting = [pool.submit(self._stage_job, *job, trace_ids) for job in jobs]
             for each in waiting:
                 each.result()
         except BaseException:
-            # An interrupt ends the wait, not the threads. They have to finish first, or they would
+            # An interrupt ends the wait, not the jobs. They have to finish first, or they would
             # create files after the commit was discarded.
             pool.shutdown(cancel_futures=True)
             raise
         pool.shutdown()
 
-    def _work(
+    def _stage_job(self, job: Job, places: Sequence[_Place], trace_ids: Sequence[int]) -> None:
+        by_path = {place.staged: place for place in places}
+        for file in self._encoding.encode(job):
+            self._add(by_path[file.path], file, trace_ids)
+
+    def _jobs(
         self,
         tables: Sequence[Table],
         trace_ids: Sequence[int],
         traces: Sequence[TraceRecord],
         run: RunShape,
-    ) -> list[Callable[[], None]]:
-        """List the encoding tasks, longest first, so that all workers finish at about one time."""
+    ) -> list[tuple[Job, list[_Place]]]:
+        """List jobs and their files, longest first, so that all workers end at about one time."""
         pairs = sorted(zip(trace_ids, traces, strict=True), key=lambda pair: pair[0])
-        usage_work = partial(self._stage_usage, pairs, trace_ids, run)
-        work = [(encoders.usage_cost(traces), usage_work)]
+        usage = [self._place(table) for table in usage_tables.TABLES]
+        paths = tuple(place.staged for place in usage)
+        count = UsageJob(pairs, self.commit.run_id, run.experts, paths)
+        work: list[tuple[float, Job, list[_Place]]] = [(encoders.usage_cost(traces), count, usage)]
         for table in tables:
-            shares = encoders.shares(table, traces, self._workers)
+            values = encoders.values(table, traces)
+            shares = encoders.shares(table, traces, self._encoding.workers)
             for share in shares:
                 # Row groups are generators: nothing is encoded before a worker asks for it.
-                if (groups := encoders.row_groups(table, pairs, run, share)) is None:
+                if encoders.row_groups(table, pairs, run, share) is None:
                     continue
-                part = layout.part_of_share(share.index)
-                write = encoders.writer_of(table, traces, parquet.write)
-                stage = partial(self.stage, table, groups, trace_ids, part, write)
-                work.append((encoders.cost(table, traces) / len(shares), stage))
-        return [each for _, each in sorted(work, key=lambda pair: pair[0], reverse=True)]
+                place = self._place(table, layout.part_of_share(share.index))
+                job = TableJob(table, pairs, run, place.staged, share, values)
+                work.append((encoders.cost(table, traces) / len(shares), job, [place]))
+        work.sort(key=lambda each: each[0], reverse=True)
+        return [(job, places) for _, job, places in work]
 
-    def _stage_usage(
-        self, pairs: Sequence[tuple[int, TraceRecord]], trace_ids: Sequence[int], run: RunShape
-    ) -> None:
-        """Stage the rows of both rollup tables for the routing of some traces."""
-        run_id = self.commit.run_id
-        rows = [
-            [expert_usage.batch(table, run_id, cells) for table in usage_tables.TABLES]
-            for cells in expert_usage.of_records(pairs, run.experts)
-        ]
-        for table, *batches in zip(usage_tables.TABLES, *rows, strict=True):
-            if batches:
-                self.stage(table, batches, trace_ids)
+    def _place(self, table: Table, part: str = "") -> _Place:
+        """Where a file of a table goes."""
+        commit = self.commit
+        part = layout.part_of(self._rank) + part
+        path = layout.file_path(table.name, commit.run_id, commit.commit_id, part)
+        staged = self.folder.staging / layout.staged_name(path, commit.writer)
+        return _Place(table.name, path, staged)
+
+    def _add(self, place: _Place, file: Written, trace_ids: Sequence[int]) -> None:
+        """Add a complete file to those of the commit."""
+        span = (min(trace_ids), max(trace_ids)) if trace_ids else (0, 0)
+        self.folder.hand_over(place.staged, place.path)
+        self.files[place.path] = File(
+            place.path,
+            place.table,
+            self.commit.run_id,
+            *span,
+            file.rows,
+            file.size,
+            file.checksum,
+        )
 
     def take_back(self) -> None:
         """Remove the files that this process has staged."""

@@ -15,13 +15,22 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ringlens.store.encode import choices, half_file, head_blocks, layer_arrays, tokens, vectors
+from ringlens.store.encode import (
+    choices,
+    half_file,
+    head_blocks,
+    layer_arrays,
+    portions,
+    tokens,
+    vectors,
+)
 from ringlens.store.encode.grid import WHOLE, LayerShare
 from ringlens.store.encode.layer_arrays import Batches
 from ringlens.store.encode.vectors import Traces
 from ringlens.store.schema.records import TraceRecord
 from ringlens.store.schema.run_shape import RunShape
 from ringlens.store.schema.table import Table
+from ringlens.store.storage import parquet
 
 Write = Callable[[Path, Table, Iterable[pa.RecordBatch]], int]
 """Writes a file and returns its number of rows."""
@@ -32,6 +41,10 @@ def unsized(table: Table, record: TraceRecord) -> tuple[int, int]:
     return 0, 0
 
 
+Portion = Callable[[Table, TraceRecord, RunShape, LayerShare], TraceRecord]
+"""Cuts from a record what one file needs, given the table and the share of its layers."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Encodes the rows of a table.
@@ -39,6 +52,8 @@ class Encoder:
     Attributes:
         groups: Makes the row groups of some traces, given their ids and records, the run's shape
             and the share of the layers to encode; returns None if there are no rows.
+        portion: Cuts from a record what ``groups`` reads of it for a share, so that encoding all
+            of it gives the same rows.
         size: Number of layers and of values in a record, by which the work is divided.
         cost_ns: Nanoseconds of one core per value, measured at Ring-1T's size.
         faster_writer: Given a number of values, a function that writes such a file faster than
@@ -46,6 +61,7 @@ class Encoder:
     """
 
     groups: Callable[[Table, Traces, RunShape, LayerShare], Batches | None]
+    portion: Portion
     size: Callable[[Table, TraceRecord], tuple[int, int]] = unsized
     cost_ns: float = 0
     faster_writer: Callable[[int], Write | None] = lambda values: None
@@ -67,19 +83,33 @@ def by_trace(of_trace: OfTrace) -> Callable[[Table, Traces, RunShape, LayerShare
 
 # The costs are nanoseconds per chosen expert, logit, and (head, token).
 ENCODERS: dict[str, Encoder] = {
-    "tokens": Encoder(by_trace(tokens.row_groups)),
-    "routing": Encoder(by_trace(choices.row_groups), choices.size, 70),
+    "tokens": Encoder(by_trace(tokens.row_groups), portions.of_tokens),
+    "routing": Encoder(by_trace(choices.row_groups), portions.of_routing, choices.size, 70),
     "router_logits": Encoder(
         by_trace(layer_arrays.of_logits),
+        portions.of_logits,
         layer_arrays.size_of_logits,
         4,
         faster_writer=half_file.writer_of,
     ),
-    "heads": Encoder(by_trace(layer_arrays.of_heads), layer_arrays.size_of_heads, 40),
-    "head_blocks": Encoder(by_trace(head_blocks.of_record), head_blocks.size, 11),
-    "activations": Encoder(lambda table, traces, run, share: vectors.activations(traces)),
-    "attention": Encoder(lambda table, traces, run, share: vectors.attention(traces)),
-    "": Encoder(by_trace(layer_arrays.of_statistics), layer_arrays.size_of_statistics, 40),
+    "heads": Encoder(
+        by_trace(layer_arrays.of_heads), portions.of_heads, layer_arrays.size_of_heads, 40
+    ),
+    "head_blocks": Encoder(
+        by_trace(head_blocks.of_record), portions.of_head_blocks, head_blocks.size, 11
+    ),
+    "activations": Encoder(
+        lambda table, traces, run, share: vectors.activations(traces), portions.of_vectors
+    ),
+    "attention": Encoder(
+        lambda table, traces, run, share: vectors.attention(traces), portions.of_attention
+    ),
+    "": Encoder(
+        by_trace(layer_arrays.of_statistics),
+        portions.of_statistics,
+        layer_arrays.size_of_statistics,
+        40,
+    ),
 }
 
 USAGE_NS = 24
@@ -134,6 +164,6 @@ def values(table: Table, records: Sequence[TraceRecord]) -> int:
     return sum(ENCODERS[table.encoder].size(table, record)[1] for record in records)
 
 
-def writer_of(table: Table, records: Sequence[TraceRecord], usual: Write) -> Write:
-    """Function that writes a table's files: ``usual``, or a faster one for many values."""
-    return ENCODERS[table.encoder].faster_writer(values(table, records)) or usual
+def writer_of(table: Table, values: int) -> Write:
+    """Function that writes a table's files, given the number of values of all of them."""
+    return ENCODERS[table.encoder].faster_writer(values) or parquet.write

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from ringlens.errors import StoreError
-from ringlens.store.commit.files import CommitFiles, default_workers, discard, publish
+from ringlens.store.commit.files import CommitFiles, discard, publish
 from ringlens.store.commit.opening import opened
 from ringlens.store.commit.sweep import delete_retired
 from ringlens.store.manifest.manifest import Commit, Completion, File, Manifest, Start
+from ringlens.store.parallel.encoding import Encoding, InThreads, default_threads
 from ringlens.store.storage import layout
 from ringlens.store.storage.failure import store_errors
 from ringlens.store.storage.folder import Folder, Lock, folder_at
@@ -34,10 +35,10 @@ class Transactions:
     _manifest: Manifest  # only on rank 0
     _lock: Lock  # only on rank 0
 
-    def __init__(self, path: str | Path, peers: Peers, workers: int | None) -> None:
+    def __init__(self, path: str | Path, peers: Peers, encoding: Encoding | None) -> None:
         self.folder: Folder = folder_at(path)
         self.peers = peers
-        self.workers = default_workers() if workers is None else workers
+        self.encoding = InThreads(default_threads()) if encoding is None else encoding
         self.bytes_written = 0
         self._held = ExitStack()
         try:
@@ -125,7 +126,7 @@ class Transactions:
             commit = self._agreed(failed, check, reserve_it)
             if commit is None:
                 return None
-            files = CommitFiles(self.folder, commit, self.peers.rank, self.workers)
+            files = CommitFiles(self.folder, commit, self.peers.rank, self.encoding)
 
             def stage_it() -> Staged:
                 primary = stage(files)

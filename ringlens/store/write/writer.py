@@ -13,6 +13,7 @@ from ringlens.store.commit.files import CommitFiles, new_ids
 from ringlens.store.commit.rewriter import Rewriter
 from ringlens.store.encode import trace_rows
 from ringlens.store.manifest.manifest import Commit, Start
+from ringlens.store.parallel.encoding import Encoding
 from ringlens.store.schema import captured
 from ringlens.store.schema.records import RunRecord, TraceRecord
 from ringlens.store.schema.run_shape import RunShape
@@ -40,8 +41,8 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
     Args:
         path: Folder or address of the store; created if it is missing.
         peers: The ranks that write together, including this one.
-        workers: Number of encoding threads; None for the number of cores that the process may
-            use, from 2 to 8.
+        encoding: Encodes the rows of traces, and is closed by who made it; None for threads, as
+            many as the cores that the process may use, from 2 to 8.
 
     Attributes:
         folder: The store's folder.
@@ -51,8 +52,10 @@ class StoreWriter(Transactions, AbstractContextManager["StoreWriter"]):
         StoreError: The folder cannot be written, or holds files that are not a store's.
     """
 
-    def __init__(self, path: str | Path, peers: Peers = ALONE, workers: int | None = None) -> None:
-        super().__init__(path, peers, workers)
+    def __init__(
+        self, path: str | Path, peers: Peers = ALONE, encoding: Encoding | None = None
+    ) -> None:
+        super().__init__(path, peers, encoding)
         self._shapes: dict[str, RunShape] = {}
 
     def __exit__(self, *error: object) -> None:
