@@ -179,7 +179,7 @@ class Recording:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._work or self._closing)
+                    self._changed.wait_for(lambda: self._work or self._closing or self._error)
                     if not self._work:
                         break
                     size, work = self._work.popleft()
@@ -230,6 +230,7 @@ class Recording:
         for index, faults in enumerate(self.peers.broadcast(_of_all(everyone))):
             buffer = self._buffers[index]
             if faults and not self.allow_nonfinite:
+                self._settle()  # gives the trace its id, by which it is named
                 refuse(min(faults.values()), buffer.trace_id, buffer.task.item, buffer.task.problem)
             buffer.flag(faults)
 
