@@ -21,6 +21,9 @@ from ringlens.store.schema.table import Table
 from ringlens.store.storage import layout
 from ringlens.store.storage.folder import Folder
 
+IN_THREADS = InThreads(2)
+"""Encodes the rows of traces where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -50,7 +53,7 @@ class CommitFiles:
         folder: Folder,
         commit: Commit,
         rank: int = 0,
-        encoding: Encoding = InThreads(2),  # noqa: B008 (a constant)
+        encoding: Encoding = IN_THREADS,
     ) -> None:
         self.folder = folder
         self.commit = commit
@@ -115,10 +118,11 @@ class CommitFiles:
     ) -> list[tuple[Job, list[_Place]]]:
         """List jobs and their files, longest first, so that all workers end at about one time."""
         pairs = sorted(zip(trace_ids, traces, strict=True), key=lambda pair: pair[0])
-        usage = [self._place(table) for table in usage_tables.TABLES]
-        paths = tuple(place.staged for place in usage)
-        count = UsageJob(pairs, self.commit.run_id, run.experts, paths)
-        work: list[tuple[float, Job, list[_Place]]] = [(encoders.usage_cost(traces), count, usage)]
+        work: list[tuple[float, Job, list[_Place]]] = []
+        if cost := encoders.usage_cost(traces):
+            usage = [self._place(table) for table in usage_tables.TABLES]
+            paths = tuple(place.staged for place in usage)
+            work.append((cost, UsageJob(pairs, self.commit.run_id, run.experts, paths), usage))
         for table in tables:
             values = encoders.values(table, traces)
             shares = encoders.shares(table, traces, self._encoding.workers)

@@ -13,11 +13,7 @@ MAX_WORKERS = 8
 
 
 class Encoding(Protocol):
-    """Does jobs; any thread may call it.
-
-    Attributes:
-        workers: Jobs that it does at a time.
-    """
+    """Does jobs; any thread may call it. ``str(encoding)`` says where, in a message."""
 
     @property
     def workers(self) -> int:

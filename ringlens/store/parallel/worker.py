@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import pyarrow as pa
@@ -26,12 +27,9 @@ def main(connection: str, block: str) -> None:
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     jobs, memory = Connection(int(connection)), SharedBlock(int(block))
-    while True:
-        try:
-            asked = jobs.recv_bytes()
-        except EOFError:
-            return
-        jobs.send_bytes(_answer(memory, asked))
+    with suppress(EOFError, ConnectionError):  # the parent has closed its end, or is gone
+        while True:
+            jobs.send_bytes(_answer(memory, jobs.recv_bytes()))
 
 
 def _answer(memory: SharedBlock, asked: bytes) -> bytes:
