@@ -430,7 +430,8 @@ class _Session:
             folder = writer.folder.path if writer.folder.is_local else None
             lengths = [task.limit for task in tasks]
             plan = forecast(self.record, self.lens.sizes, lengths)
-            say(plan, self.record, folder, chosen=self.chosen)
+            encoded = str(writer.encoding)
+            say(plan, self.record, folder, chosen=self.chosen, encoded=encoded)
 
     def _judge(self) -> Judge | None:
         """The monitor at work, if there is one.

@@ -68,7 +68,7 @@ def test_one_line_says_what_is_recorded_and_what_it_takes(large, tmp_path, caplo
     )
     assert asked.startswith("recording heads, head_blocks: about ")
     assert "per 1,000 tokens, " in asked and "for 12 tokens at most; " in asked
-    assert asked.endswith(" are free")
+    assert " are free; encoded in " in asked and asked.endswith(" threads of this process")
 
 
 def test_a_full_disk_is_told_before_the_run_begins(tmp_path, caplog, monkeypatch):

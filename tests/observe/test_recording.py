@@ -97,7 +97,7 @@ def test_processes_record_what_threads_do(lens, tmp_path, caplog):
     wanted = rl.capture(lens, PROMPTS[:2], tmp_path / "wanted", **settings, workers=0)
     with caplog.at_level(logging.INFO):
         store = rl.capture(lens, PROMPTS[:2], tmp_path / "s", **settings, workers=2)
-    assert "encoding in 2 processes beside this one" in caplog.messages
+    assert "; encoded in 2 processes beside this one" in caplog.text
     for trace_id in (1, 2):
         assert_same(store.trace(trace_id), wanted.trace(trace_id))
     assert len(store.files("routing")) == len(wanted.files("routing"))

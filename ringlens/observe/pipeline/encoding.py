@@ -7,7 +7,6 @@ takes longer than starting them.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,8 +19,6 @@ from ringlens.store.schema.records import RunRecord
 
 if TYPE_CHECKING:
     from ringlens.observe.pipeline.trace_buffer import Task
-
-log = logging.getLogger(__name__)
 
 START_NS = 4e8
 """Work that is worth a process: the nanoseconds of a core that one takes to start."""
@@ -59,9 +56,7 @@ def encoding_of(
     if workers is None:
         tokens = sum(task.limit for task in tasks if not task.finished)
         workers = chosen_workers(token_ns(record, layers, run), tokens, _cores())
-    encoding = InProcesses(workers) if workers else InThreads(default_threads())
-    log.info("encoding %s", str(encoding))  # once closed, it says something else
-    return encoding
+    return InProcesses(workers) if workers else InThreads(default_threads())
 
 
 def chosen_workers(token: float, tokens: int, cores: int) -> int:

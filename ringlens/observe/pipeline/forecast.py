@@ -86,7 +86,9 @@ def _of_chosen(item: Chosen, model: Sizes) -> float:
     return layers * (len(item.heads) * model.head_dim if item.heads else model.hidden_size) * size
 
 
-def say(plan: Forecast, record: Sequence[Recorded], folder: Path | None, *, chosen: str) -> None:
+def say(
+    plan: Forecast, record: Sequence[Recorded], folder: Path | None, *, chosen: str, encoded: str
+) -> None:
     """Say what a run will write, and warn where the disk has no room for it.
 
     Args:
@@ -94,17 +96,19 @@ def say(plan: Forecast, record: Sequence[Recorded], folder: Path | None, *, chos
         record: What is recorded.
         folder: Where it writes; None where that is no disk of this machine.
         chosen: What the default left out; "" if it left nothing, or was not asked for.
+        encoded: Where it is encoded.
     """
     free = None if folder is None else shutil.disk_usage(folder).free
     room = "" if free is None else f"; {_size(free)} are free"
     log.info(
-        "recording %s%s: %s, %s for %s tokens at most%s",
+        "recording %s%s: %s, %s for %s tokens at most%s; encoded %s",
         ", ".join(map(str, record)) or "tokens alone",
         f" ({chosen})" if chosen else "",
         plan.rate,
         _size(plan.bytes),
         f"{plan.tokens:,}",
         room,
+        encoded,
     )
     if free is not None and plan.bytes > free:
         log.warning(
