@@ -101,8 +101,8 @@ def test_a_run_that_is_taken_up_counts_what_is_left(tmp_path, caplog):
 def test_what_is_foretold_is_about_what_is_written(tmp_path):
     lens = rl.load("ring-nano")
     record = resolved(lens, [*EVERY_HEAD, "expert_outputs", "resid_post@2[0:40]", "attention:4@3"])
-    problems = rl.problems("countdown", n=6)
-    with rl.capture(lens, problems, tmp_path / "s", record=record, max_new_tokens=150) as store:
+    problems = rl.problems("countdown", n=4)
+    with rl.capture(lens, problems, tmp_path / "s", record=record, max_new_tokens=90) as store:
         lengths = [
             n for (n,) in store.sql("select count(*) from tokens group by trace_id").fetchall()
         ]

@@ -49,7 +49,7 @@ probes/test_linear.py probes/test_steering.py probes/test_monitor.py observe/tes
 store/test_promise.py store/test_rows.py store/test_rescue.py model/test_plan_memory.py
 store/test_annotations.py
 model/test_plan_load.py store/test_head_blocks.py observe/test_interventions_stored.py
-graders/test_program.py graders/test_latex.py
+graders/test_program.py graders/test_latex.py observe/test_forecast.py
 """
 
 SLOW = f"{_SERVED} {_PROGRAMS} {_MANY_SIZES}".split()
