@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from annotators import annotate_for_ever, assert_all_said
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import random_run, random_trace
@@ -17,16 +18,20 @@ from workers import annotate_without_rights
 from writers import assert_no_orphans, drain, start
 
 from ringlens.analysis.roles.annotating import annotate_roles
+from ringlens.cli.main import main
 from ringlens.cli.sql.format import write_jsonl
 from ringlens.errors import ConfigError, NotInStoreError
 from ringlens.store import Store, StoreWriter
 from ringlens.store.annotations import adding
 from ringlens.store.annotations.annotation import Annotation, Target
 from ringlens.store.annotations.exchange import import_annotations
+from ringlens.store.annotations.heirs import Inheritance
 from ringlens.store.check.check import check
 from ringlens.store.check.rescue import rebuild_manifest
 from ringlens.store.maintain import compact
+from ringlens.store.maintain.delete import delete_run, delete_traces
 from ringlens.store.maintain.merge import merge
+from ringlens.store.manifest.manifest import Manifest
 
 RUN = random_run()
 TOKENS = 20
@@ -266,6 +271,94 @@ def test_imported_roles_are_annotations_of_their_source(path, store):
         ("self_checking", "labels.jsonl", step) for step in range(5)
     ]
     assert len(store.annotations(history=True)) == 10
+
+
+def add_run(path, traces=1):
+    """Another run of the same model."""
+    with StoreWriter(path) as writer:
+        run_id = writer.start_run(RUN)
+        writer.commit(run_id, [random_trace(RUN, TOKENS, seed=9 + i) for i in range(traces)])
+        writer.finish_run(run_id)
+    return run_id
+
+
+def test_what_was_said_of_an_expert_outlives_the_run_that_it_was_said_at(path, store, monkeypatch):
+    """It is about the model: the latest other run has it, history and all, and none doubled."""
+    first = store.trace(1).run["run_id"]
+    store.annotate(2, label="goes", author="Ada")
+    wrong = store.annotate(expert=(LAYER, 5), label="wrong", author="Ada")
+    store.annotate(supersedes=wrong, label="commas", author="Bob")
+    heir = add_run(path)
+    store.annotate(expert=(LAYER, 6), label="digits", author="Bob")  # at the latest run
+    asked = CliRunner().invoke(main, ["delete", str(path), "--run", first], input="n\n")
+    assert "deleted with them: 1 annotation of traces" in asked.output
+    assert f"kept, at run {heir}: 1 annotation of experts" in asked.output
+    with StoreWriter(path) as writer:
+        complete = Manifest.complete
+
+        def killed(self, commit, files, retire, started, finished, dropped):
+            if dropped:
+                raise KeyboardInterrupt
+            return complete(self, commit, files, retire, started, finished, dropped)
+
+        monkeypatch.setattr(Manifest, "complete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete_run(writer.rewriter(), first)
+        monkeypatch.undo()
+        assert {row["label"] for row in current(store).values()} == {"goes", "commas", "digits"}
+        assert len(store.annotations()) == 3
+        found = delete_run(writer.rewriter(), first)
+    assert found == Inheritance(1, heir)
+    assert {(row["label"], row["run_id"]) for row in current(store).values()} == {
+        ("commas", heir),
+        ("digits", heir),
+    }
+    assert len(store.annotations(history=True)) == 3
+    assert check(store).findings == []
+    asked = CliRunner().invoke(main, ["delete", str(path), "--run", heir], input="n\n")
+    assert "as no other run of its model is left: 2 annotations of experts" in asked.output
+
+
+def test_a_merge_brings_what_was_said_of_runs_that_are_there(path, store, tmp_path):
+    """Union by annotation: nothing lost, nothing doubled, under the ids of the target."""
+    first = store.trace(1).run["run_id"]
+    said = store.annotate(1, step=2, label="aha", author="Ada")
+    second = add_run(path, 2)
+    shared = store.annotate(expert=(LAYER, 1), label="commas", author="Ada")
+    target_path = tmp_path / "target"
+    add_run(target_path, 2)
+    with StoreWriter(target_path) as writer, Store(target_path) as target:
+        assert f"{first}: 3 traces, 1 annotation" in merge(store, writer.rewriter())
+        store.annotate(supersedes=said, label="oho", author="Bob")
+        store.annotate(5, label="guess", author="Bob")
+        mine = target.annotate(3, label="here", author="Cleo")
+        for added in ((", 1 annotation", ", 1 annotation"), ("", "")):
+            names = zip((first, second), added, strict=True)
+            expected = [f"{name}: already there, skipped{more}" for name, more in names]
+            assert merge(store, writer.rewriter()) == expected
+        rows = current(target)
+        assert {(row["trace_id"], row["step"], row["label"]) for row in rows.values()} == {
+            (3, 2, "oho"),
+            (7, None, "guess"),
+            (3, None, "here"),
+            (None, None, "commas"),
+        }
+        # Traces that were deleted there take nothing; those beside them are found by their facts.
+        store.annotate(1, label="gone")
+        store.annotate(2, label="kept")
+        delete_traces(writer.rewriter(), first, [3], target.tables())
+        # The expert's annotation stays where the merge put it, though its run is merged anew.
+        delete_run(writer.rewriter(), second)
+        one, two = merge(store, writer.rewriter())
+        assert one.endswith(
+            "skipped, 1 annotation; 3 annotations of traces that are not there left out"
+        )
+        assert two == f"{second}: 2 traces, 1 annotation"
+        labels = sorted(row["label"] for row in current(target).values())
+        assert labels == ["commas", "guess", "kept"]
+        assert mine not in current(target) and shared in current(target)
+        assert len(target.sql("from annotations where annotation_id = $id", {"id": shared})) == 1
+        assert check(target).findings == []
 
 
 def test_many_files_are_gathered(store, monkeypatch):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,16 +31,25 @@ def add(folder: Folder, annotations: Sequence[Annotation]) -> None:
     Raises:
         StoreError: The store cannot be written, or is read-only.
     """
-    by_run: dict[str, list[Annotation]] = {}
-    for each in annotations:
-        by_run.setdefault(each.target.run_id, []).append(each)
+    add_rows(folder, [each.row() for each in annotations])
+
+
+def add_rows(folder: Folder, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows of ``annotations``, as `Annotation.row` gives them or a store holds them.
+
+    Raises:
+        StoreError: The store cannot be written, or is read-only.
+    """
+    by_run: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_run.setdefault(row["run_id"], []).append(row)
     with store_errors(folder, FAILED), opened(folder) as (manifest, lock):
         rewriter = Rewriter(folder, manifest, lock.name)
         for run_id, own in by_run.items():
-            rows = pa.Table.from_pylist([each.row() for each in own], ANNOTATIONS.arrow)
+            new = pa.Table.from_pylist(own, ANNOTATIONS.arrow)
 
-            def work(files: CommitFiles, rows: pa.Table = rows) -> list[str]:
-                return _stage(manifest, files, rows)
+            def work(files: CommitFiles, new: pa.Table = new) -> list[str]:
+                return _stage(manifest, files, new)
 
             rewriter.replace(run_id, work)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pyarrow as pa
 
 from ringlens.errors import NotInStoreError, StoreError
+from ringlens.store.annotations.heirs import Inheritance, hand_over
 from ringlens.store.commit.files import CommitFiles
 from ringlens.store.commit.rewriter import Rewriter, RunChange
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import foreign, intact
 from ringlens.store.read.store import Store
+from ringlens.store.schema.annotation.table import ANNOTATIONS
 from ringlens.store.schema.table import Table
 from ringlens.store.write import stream
 from ringlens.store.write.supersede import holds
@@ -30,19 +32,35 @@ def runs_of(store: Store, trace_ids: Iterable[int]) -> dict[str, list[int]]:
     return by_run
 
 
-def delete_run(rewriter: Rewriter, run_id: str) -> None:
+def delete_run(rewriter: Rewriter, run_id: str, doomed: Collection[str] = ()) -> Inheritance:
     """Delete a run and all its traces in one commit.
+
+    What was said of its experts goes before to another run of its model, if there is one.
+
+    Args:
+        rewriter: Rewriter of the store.
+        run_id: The run.
+        doomed: Further runs that are to be deleted: none of them takes anything over.
+
+    Returns:
+        What was said of its experts, and the run that has it now.
 
     Raises:
         NotInStoreError: The run does not exist.
-        StoreError: The run is being captured.
+        StoreError: The run is being captured, or its annotations are damaged.
     """
+    found: list[Inheritance] = []
 
     def work(_: CommitFiles) -> list[str]:
         _check(rewriter, run_id)
-        return [file.path for file in rewriter.manifest.snapshot()[2] if file.run_id == run_id]
+        mine = [file for file in rewriter.manifest.snapshot()[2] if file.run_id == run_id]
+        if any(file.table == ANNOTATIONS.name for file in mine):
+            with Store(rewriter.folder.address) as store:
+                found[:] = [hand_over(store, run_id, doomed)]
+        return [file.path for file in mine]
 
     rewriter.replace(run_id, work, RunChange(dropped=True))
+    return found[0] if found else Inheritance(0, None)
 
 
 def delete_traces(

@@ -7,15 +7,17 @@ from typing import Any
 
 from ringlens.errors import StoreError
 from ringlens.store.commit.rewriter import Rewriter
-from ringlens.store.maintain import copying
+from ringlens.store.maintain import copying, twins
 from ringlens.store.read.store import Store
+from ringlens.store.schema.annotation.table import ANNOTATIONS
 
 
 def merge(source: Store, target: Rewriter) -> list[str]:
     """Copy the runs of a store that another does not have yet, one commit per run.
 
     Traces get new ids, and ``source_trace_id`` follows them. A run keeps its id unless another run
-    of the target has it. A merge that was stopped continues with the missing runs.
+    of the target has it. A merge that was stopped continues with the missing runs. Of a run that
+    is there, what people said is added, each annotation once.
 
     Args:
         source: Store to copy from.
@@ -37,17 +39,23 @@ def merge(source: Store, target: Rewriter) -> list[str]:
             name, old = run["run_id"], copying.trace_ids_of(source, run["run_id"])
             twin = _twin(run, known)
             if twin is not None:
-                new = copying.trace_ids_of(there, twin)
-                ids |= dict(zip(old, new, strict=False)) if len(old) == len(new) else {}
-                messages.append(f"{name}: already there, skipped")
+                own = twins.same_traces(source, name, there, twin)
+                ids |= own
+                said = twins.add_annotations(source, name, there, twin, own)
+                messages.append(f"{name}: already there, skipped{said}")
             elif run["finished"] is None:
                 messages.append(f"{name}: not finished, skipped: let its capture end, then merge")
             else:
                 run_id = _free(name, known)
-                ids |= copying.copy_run(source, target, copying.Copy(run, run_id, old), ids)
+                tables = source.snapshot().keys() - {ANNOTATIONS.name}
+                copy = copying.Copy(run, run_id, old, tables)
+                new = copying.copy_run(source, target, copy, ids)
+                # After the run: what was said of its experts may be there, at another run.
+                said = twins.add_annotations(source, name, there, run_id, new)
+                ids |= new
                 known[run_id] = run
                 renamed = f", as {run_id}" if run_id != name else ""
-                messages.append(f"{name}: {len(old)} traces{renamed}")
+                messages.append(f"{name}: {len(old)} traces{renamed}{said}")
     return messages
 
 

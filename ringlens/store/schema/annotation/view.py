@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-# Two who correct the same annotation at once both stand: neither replaces the other.
+# Two who correct the same annotation at once both stand: neither replaces the other. An annotation
+# of an expert is there twice between its move to another run and the deletion of its own.
 CURRENT_ANNOTATIONS = """
 create or replace view current_annotations as
 with said as (
-    from annotations where not is_retraction and annotation_id not in
+    select distinct on (annotation_id) * from annotations
+    where not is_retraction and annotation_id not in
         (select supersedes from annotations where supersedes is not null))
 select annotation_id,
        case when said.layer is not null then 'expert' when said.token_start is not null then 'step'
