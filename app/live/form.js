@@ -4,11 +4,12 @@ import { param, setParams } from "../shared/address.js";
 import { add, el } from "../shared/dom.js";
 import { messageOf, plural } from "../shared/text.js";
 import { KINDS } from "./constants.js";
+import { problemChoice } from "./problems.js";
 
 /** @import { Boot, Form, Shape } from "./types.js" */
 
 /**
- * @typedef {{prompt: string, interventions: string[], beside: boolean, max_new_tokens: number,
+ * @typedef {{prompt?: string, problem?: {set: string, id: string}, interventions: string[], beside: boolean, max_new_tokens: number,
  *   temperature: number, seed: number}} Request
  */
 
@@ -53,6 +54,12 @@ export function formOf(boot, ask) {
     "aria-label": "Question",
   });
   prompt.value = param("q") || "";
+  const problem = problemChoice(
+    boot.sets,
+    (text) => (prompt.value = text),
+    (error) => complain(messageOf(error)),
+  );
+  prompt.addEventListener("input", () => problem.typed(prompt.value));
   const acts = actsOf(boot);
   const tokens = input(param("n") || String(boot.usual), {
     type: "number",
@@ -82,9 +89,10 @@ export function formOf(boot, ask) {
   async function submit() {
     if (button.disabled) return;
     complain("");
+    const named = problem.named();
     /** @type {Request} */
     const asked = {
-      prompt: prompt.value,
+      ...(named ? { problem: named } : { prompt: prompt.value }),
       interventions: acts.texts(),
       beside: beside.checked,
       max_new_tokens: Number(tokens.value),
@@ -93,6 +101,8 @@ export function formOf(boot, ask) {
     };
     setParams({
       q: asked.prompt || null,
+      set: named?.set,
+      problem: named?.id,
       act: asked.interventions.length ? JSON.stringify(asked.interventions) : null,
       n: asked.max_new_tokens === boot.usual ? null : asked.max_new_tokens,
       temp: asked.temperature || null,
@@ -126,7 +136,7 @@ export function formOf(boot, ask) {
     field("Seed", seed),
   );
   const both = add(el("label", "live-beside"), beside, el("span", "", "beside the plain run"));
-  add(node, field("Question", prompt), acts.node, both, row, wrong, button);
+  add(node, problem.node, field("Question", prompt), acts.node, both, row, wrong, button);
   return {
     node,
     know: acts.know,

@@ -80,7 +80,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
 
 
 def boot(thinker: Thinker) -> dict[str, Any]:
-    """Return what the script must know: limits, and what stands in the form at first."""
+    """Return what the script must know: limits, sets of problems, the form at first."""
     live = thinker.live
     return {
         "model": live.model,
@@ -88,6 +88,7 @@ def boot(thinker: Thinker) -> dict[str, Any]:
         "tokens": live.limits.tokens,
         "usual": min(Asked.max_new_tokens, live.limits.tokens),
         "phases": list(PHASES),
+        "sets": list(thinker.sets.names),
     }
 
 

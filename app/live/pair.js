@@ -35,13 +35,17 @@ const ENDS = { stop: "came to its end", length: "cut at its length", interrupted
  * @returns {Pair}
  */
 export function pairOf(first, { stop }) {
-  const { prompt, max_new_tokens: most, temperature, seed } = first.asked;
+  const { prompt, problem, max_new_tokens: most, temperature, seed } = first.asked;
   const settings = [`at most ${plural(most, "token")}`];
   if (temperature) settings.push(`temperature ${temperature}`, `seed ${seed}`);
+  const beside = el("span", "live-place");
   const head = add(
     el("header", "live-head"),
     el("h2", "", prompt, { title: prompt }),
+    problem ? el("span", "tag", problem.id) : null,
+    problem?.answer ? el("span", "dim", `expected ${problem.answer}`) : null,
     el("span", "dim", settings.join(" · ")),
+    beside,
   );
   const columns = el("div", "live-columns");
   const node = add(
@@ -51,6 +55,8 @@ export function pairOf(first, { stop }) {
   );
   /** @type {Map<number, Column>} */
   const shown = new Map();
+  /** @type {Map<number, Thought>} */
+  const thoughts = new Map();
 
   /** @param {Thought} thought */
   function take(thought) {
@@ -61,7 +67,17 @@ export function pairOf(first, { stop }) {
       columns.appendChild(column.node);
     }
     column.take(thought);
+    thoughts.set(thought.number, thought);
     compare();
+    lead();
+  }
+
+  /** Lead to both traces side by side, once they are whole. */
+  function lead() {
+    const both = [...thoughts.values()].filter(({ state }) => state === "done");
+    const [a, b] = both.map(({ trace }) => trace);
+    if (both.length < 2 || a === null || b === null || beside.hasChildNodes()) return;
+    beside.appendChild(link(`/beside/${a}/${b}`, "button", "Side by side, step by step"));
   }
 
   /** Mark where the two part. */
@@ -103,6 +119,16 @@ function colour(span, [, phase, entropy], palette) {
 }
 
 /**
+ * What a thought answered, and whether that is right.
+ * @param {NonNullable<Thought["grade"]>} grade
+ */
+function verdict({ answer, correct }) {
+  const said = correct ? "correct" : "wrong";
+  const pill = correct === null ? null : el("span", `pill ${correct ? "good" : "bad"}`, said);
+  return [pill, el("code", "answer", answer ?? "no answer", { title: answer ?? "" })];
+}
+
+/**
  * @param {Thought} first
  * @param {(number: number) => void} stop
  * @returns {Column}
@@ -131,7 +157,8 @@ function columnOf(first, stop) {
     "aria-label": "Its tokens",
   });
   const head = add(el("div", "live-thought-head"), name, el("span", "spacer"), place, end);
-  const under = add(el("div", "live-under"), state, pace, parts);
+  const grade = el("span", "live-grade");
+  const under = add(el("div", "live-under"), state, grade, pace, parts);
   const node = add(el("article", "live-thought"), head, under, progress, wrong, text);
   /** @type {Token[]} */
   const tokens = [];
@@ -180,6 +207,7 @@ function columnOf(first, stop) {
     end.hidden = !going && thought.state !== "waiting";
     wrong.hidden = !thought.error;
     wrong.textContent = thought.error || "";
+    if (thought.grade && !grade.hasChildNodes()) add(grade, ...verdict(thought.grade));
     if (thought.trace !== null && !place.hasChildNodes()) {
       place.appendChild(link(`/trace/${thought.trace}`, "button", `Trace ${thought.trace}`));
     }

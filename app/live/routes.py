@@ -23,6 +23,7 @@ def register(server: Flask, sources: Sources) -> None:
     """Add the addresses under ``/data/live``."""
     routes = Blueprint("live", __name__, url_prefix="/data/live")
     routes.get("")(answered(partial(_news, sources)))
+    routes.add_url_rule("/problems", "problems", answered(partial(_problems, sources)))
     for name, view in (("ask", _ask), ("stop", _stop), ("restart", _restart)):
         routes.add_url_rule(f"/{name}", name, answered(partial(view, sources)), methods=["POST"])
     server.register_blueprint(routes)
@@ -36,6 +37,13 @@ def _thinker(sources: Sources) -> Thinker:
 
 def _news(sources: Sources) -> Row:
     return _thinker(sources).news(seen_in(request.args.get("seen", "")))
+
+
+def _problems(sources: Sources) -> Row:
+    """The problems of a set: ids and prompts."""
+    name = untrusted.text(request.args.get("set"), "set")
+    found = _thinker(sources).sets.of(name)
+    return {"problems": [{"id": each.id, "prompt": each.prompt} for each in found.values()]}
 
 
 def seen_in(text: str) -> dict[int, Seen]:

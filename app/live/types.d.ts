@@ -10,6 +10,8 @@ export interface Boot {
   /** New tokens that the form begins with. */
   usual: number;
   phases: string[];
+  /** Names of sets of problems. */
+  sets: string[];
 }
 
 export interface Shape {
@@ -24,6 +26,8 @@ export type Token = [string, number, number | null];
 
 export interface Asked {
   prompt: string;
+  /** What the prompt is of, if it was not typed. */
+  problem: { id: string; answer: string | null } | null;
   interventions: string[];
   max_new_tokens: number;
   temperature: number;
@@ -37,6 +41,8 @@ export interface Thought {
   state: "waiting" | "running" | "stopping" | "done" | "failed";
   trace: number | null;
   reason: string | null;
+  /** What it answered a problem, once it is whole. */
+  grade: { answer: string | null; correct: boolean | null } | null;
   error: string | null;
   written: number;
   pace: number | null;

@@ -52,6 +52,13 @@ def live_options(command: Any) -> Any:
     type=click.IntRange(1),
     help="Most tokens of a thought of the live model; 4096 if left out.",
 )
+@click.option(
+    "--problems",
+    metavar="SOURCE",
+    multiple=True,
+    help="A set of problems to choose from on the page /live, beside the bundled ones: a file or "
+    "hub:ID, as `ringlens capture` takes it.",
+)
 @click.option("--author", help="Name under which annotations are written; you if left out.")
 @click.option("--read-only", is_flag=True, help="Let nobody annotate in the dashboard.")
 @live_options
@@ -67,6 +74,7 @@ def app(
     wait: bool,
     model: str | None,
     max_new_tokens: int | None,
+    problems: tuple[str, ...],
     author: str | None,
     read_only: bool,
     **loading: Any,
@@ -86,7 +94,7 @@ def app(
     """
     from ringlens.app import serve
 
-    live = _live(model, max_new_tokens, loading)
+    live = _live(model, max_new_tokens, problems, loading)
     if no_token and token is not None:
         raise click.UsageError("--token and --no-token contradict each other: give one of them")
     serve(
@@ -105,22 +113,31 @@ def app(
 
 
 def _live(
-    model: str | None, max_new_tokens: int | None, loading: dict[str, Any]
+    model: str | None,
+    max_new_tokens: int | None,
+    problems: tuple[str, ...],
+    loading: dict[str, Any],
 ) -> LiveModel | None:
     """Read which model is to think live; None for none.
 
     Raises:
         UsageError: Options of one, and none is named.
+        ProblemError: A set of problems cannot be read.
     """
     from ringlens.live.asked import Limits
     from ringlens.live.thinker import LiveModel
+    from ringlens.prompts.problems import TASKS
+    from ringlens.prompts.problems import problems as first_problems
 
     taken = take_loading(loading)
     if model is None:
-        given = [*taken, *(["max_new_tokens"] if max_new_tokens else [])]
+        own = {"max_new_tokens": max_new_tokens, "problems": problems}
+        given = [*taken, *(name for name, value in own.items() if value)]
         if given:
             name = given[0].replace("_", "-")
             raise click.UsageError(f"--{name} is about a live model: name one with --live MODEL")
         return None
     limits = Limits() if max_new_tokens is None else Limits(tokens=max_new_tokens)
-    return LiveModel(model, taken, limits)
+    for source in problems:
+        first_problems(source, 1)  # what cannot be read is said now
+    return LiveModel(model, taken, limits, (*TASKS, *problems))

@@ -8,9 +8,11 @@ from typing import Any
 
 from ringlens.errors import ConfigError, RequestError
 from ringlens.interventions.text import read_interventions
+from ringlens.live.sets import ProblemSets
 from ringlens.plain import half_pair
+from ringlens.problem import Problem
 
-FIELDS = ("prompt", "interventions", "beside", "max_new_tokens", "temperature", "seed")
+FIELDS = ("prompt", "problem", "interventions", "beside", "max_new_tokens", "temperature", "seed")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Asked:
         max_new_tokens: Most tokens that it may add to the prompt.
         temperature: 0 takes the most likely token.
         seed: Seed of the run.
+        problem: The problem that the prompt is of, by which the answer is graded; None for a prompt
+            that was typed.
     """
 
     prompt: str
@@ -49,6 +53,7 @@ class Asked:
     max_new_tokens: int = 512
     temperature: float = 0.0
     seed: int = 0
+    problem: Problem | None = None
 
     @property
     def plain(self) -> Asked:
@@ -60,29 +65,44 @@ class Asked:
         return {**asdict(self), "interventions": list(self.interventions)}
 
 
-def asked_in(body: Mapping[str, Any], limits: Limits) -> tuple[Asked, ...]:
+def asked_in(body: Mapping[str, Any], limits: Limits, sets: ProblemSets) -> tuple[Asked, ...]:
     """Read the thoughts that a request asks for: the plain one first, where one is asked for.
 
     Args:
-        body: The request: a value for each of `FIELDS`; all but the prompt may be left out.
+        body: The request: a value for each of `FIELDS`; all but the prompt may be left out, and the
+            prompt where there is a problem: the name of its ``set`` and its ``id`` there.
         limits: What it may hold.
+        sets: Sets that problems may be of.
 
     Raises:
         RequestError: A value of the wrong kind, or beyond a limit.
+        NotInStoreError: There is no such problem.
+        ProblemError: Its set cannot be read.
     """
     if unknown := sorted(set(body) - set(FIELDS)):
         raise RequestError(f"a thought has no {unknown[0]!r:.40}; it has {', '.join(FIELDS)}")
+    problem = None if body.get("problem") is None else _problem(body, sets)
     asked = Asked(
-        _prompt(body.get("prompt"), limits.characters),
+        _prompt(body.get("prompt") if problem is None else problem.prompt, limits.characters),
         _interventions(body.get("interventions", []), limits.interventions),
         _whole(body, "max_new_tokens", Asked.max_new_tokens, 1, limits.tokens),
         _temperature(body.get("temperature", Asked.temperature)),
         _whole(body, "seed", Asked.seed, 0, 2**31 - 1),
+        problem,
     )
     beside = body.get("beside", True)
     if not isinstance(beside, bool):
         raise RequestError("'beside' says whether a plain run stands beside: give true or false")
     return (asked.plain, asked) if asked.interventions and beside else (asked,)
+
+
+def _problem(body: Mapping[str, Any], sets: ProblemSets) -> Problem:
+    named = body["problem"]
+    if not isinstance(named, dict) or {*map(type, named.values())} - {str}:
+        raise RequestError("'problem' must be an object with the name of a set and an id in it")
+    if set(named) != {"set", "id"} or body.get("prompt") is not None:
+        raise RequestError("a problem is named by its set and its id alone, without a prompt")
+    return sets.find(named["set"], named["id"])
 
 
 def _prompt(value: Any, most: int) -> str:

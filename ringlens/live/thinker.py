@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ringlens.errors import NotInStoreError, RequestError
 from ringlens.live.asked import Asked, Limits, asked_in
 from ringlens.live.process import BOOT, ModelProcess
+from ringlens.live.sets import ProblemSets
 from ringlens.live.thought import Seen, Thought
+from ringlens.prompts.problems import TASKS
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class LiveModel:
         model: Its name, as `ringlens.load` takes it.
         loading: Options of `ringlens.load`, as JSON holds them.
         limits: What may be asked of it.
+        problems: Sets of problems that may be chosen from, as `ringlens.problems` takes them.
     """
 
     model: str
     loading: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    problems: Sequence[str] = TASKS
 
 
 class Thinker:
@@ -38,6 +42,7 @@ class Thinker:
 
     Attributes:
         live: The model.
+        sets: Sets of problems that it may be asked.
 
     Raises:
         RinglensError: Its process could not be started.
@@ -45,6 +50,7 @@ class Thinker:
 
     def __init__(self, store: str, live: LiveModel, boot: str = BOOT) -> None:
         self.live = live
+        self.sets = ProblemSets(live.problems)
         self._settings = {"store": store, "model": live.model, "loading": dict(live.loading)}
         self._boot = boot
         self._lock = threading.RLock()
@@ -62,8 +68,10 @@ class Thinker:
 
         Raises:
             RequestError: It asks for what cannot be, the queue is full, or there is no process.
+            NotInStoreError: It asks for a problem that is in no set.
+            ProblemError: The set cannot be read.
         """
-        wanted = asked_in(body, self.live.limits)
+        wanted = asked_in(body, self.live.limits, self.sets)
         with self._lock:
             if self._state == "ended":
                 raise RequestError(f"{self._said}: start it again first")
@@ -204,7 +212,8 @@ class Thinker:
         thought.grow(message["tokens"], message["reread"])
 
     def _ended(self, message: Mapping[str, Any]) -> None:
-        self._thoughts[message["number"]].end(message["reason"], message["trace"])
+        thought = self._thoughts[message["number"]]
+        thought.end(message["reason"], message["trace"], message.get("grade"))
 
     def _failed(self, message: Mapping[str, Any]) -> None:
         self._thoughts[message["number"]].fail(message["error"])

@@ -13,6 +13,8 @@ Token = list[Any]
 """Its text, the place of its phase in `ringlens.store.schema.captured.PHASES`, its entropy in nats
 or None."""
 
+Grade = dict[str, Any]
+
 Seen = tuple[int, int]
 """The edition of a thought that somebody has seen, and how many of its tokens."""
 
@@ -31,6 +33,8 @@ class Thought:
         edition: Grows when tokens that were told before are read otherwise.
         trace_id: Its trace in the store, once a part of it is committed.
         reason: Why it ended: "stop", "length" or "interrupted".
+        grade: ``answer`` that it gave and whether that is ``correct``, where a problem was asked
+            and its thought is whole.
         error: Why it failed.
     """
 
@@ -43,6 +47,7 @@ class Thought:
     edition: int = 0
     trace_id: int | None = None
     reason: str | None = None
+    grade: Grade | None = None
     error: str | None = None
     written: int = 0
     began: float | None = None
@@ -60,9 +65,10 @@ class Thought:
         self.tokens += tokens
         self.written += sum(phase > 0 for _, phase, _ in tokens)
 
-    def end(self, reason: str, trace_id: int | None) -> None:
+    def end(self, reason: str, trace_id: int | None, grade: Grade | None = None) -> None:
         """It is done, and all of it is stored."""
         self.state, self.reason, self.trace_id = "done", reason, trace_id
+        self.grade = grade
         self.ended = time.monotonic()
 
     def take_over(self, other: Thought) -> None:
@@ -70,6 +76,7 @@ class Thought:
         self.tokens, self.written = other.tokens, other.written
         self.began, self.ended = other.began, other.ended
         self.state, self.reason, self.trace_id = "done", other.reason, other.trace_id
+        self.grade = other.grade
 
     def fail(self, error: str) -> None:
         """It ended with an error; what was committed of it stays in the store."""
@@ -98,6 +105,7 @@ class Thought:
             "state": self.state,
             "trace": self.trace_id,
             "reason": self.reason,
+            "grade": self.grade,
             "error": self.error,
             "written": self.written,
             "pace": self.pace,

@@ -24,6 +24,7 @@ from ringlens.store.schema.captured import PHASES
 if TYPE_CHECKING:
     from ringlens.lens import Lens
     from ringlens.observe.pipeline.step import LiveToken, TraceEnd, TraceStep
+    from ringlens.store import Store
 
 COMMIT_EVERY = 2.0
 """Seconds between commits: the trace page follows them."""
@@ -116,8 +117,10 @@ def _think(
     """Capture one thought, and tell its tokens and its end."""
     from ringlens.analysis.roles.labelling import label_stored
     from ringlens.observe.session import capture
+    from ringlens.problem import Problem
 
     number, asked = message["number"], message["asked"]
+    prompt, problem = asked.pop("prompt"), asked.pop("problem")
     end: TraceEnd | None = None
 
     def follow(steps: Sequence[TraceStep]) -> None:
@@ -136,21 +139,28 @@ def _think(
         mailbox.tell(what="ended", number=number, trace=None, reason="interrupted")
         return
     try:
-        capture(
+        with capture(
             lens,
-            [asked.pop("prompt")],
+            [prompt if problem is None else Problem(**problem)],
             store,
             **asked,
             commit_every=COMMIT_EVERY,
             on_tokens=follow,
             on_stored=label_stored,
             stop=stop,
-        ).close()
+        ) as stored:
+            grade = None if problem is None or end is None else _grade(stored, end.trace_id)
     except RinglensError as error:
         mailbox.tell(what="failed", number=number, error=str(error))
         return
     trace, reason = (end.trace_id, end.finish_reason) if end else (None, "interrupted")
-    mailbox.tell(what="ended", number=number, trace=trace, reason=reason)
+    mailbox.tell(what="ended", number=number, trace=trace, reason=reason, grade=grade)
+
+
+def _grade(store: Store, trace_id: int) -> dict[str, Any]:
+    """The answer of a trace, and whether it is right; None for what is not known."""
+    found = store.trace(trace_id).summary
+    return {"answer": found["answer"], "correct": found["correct"]}
 
 
 def _token(token: LiveToken) -> list[Any]:

@@ -9,6 +9,7 @@ from browser import served
 from playwright.sync_api import expect
 from waiting import wait_for
 
+from ringlens import problems
 from ringlens.store import Store
 from ringlens.store.check.check import check
 
@@ -80,6 +81,35 @@ def test_a_typed_problem_grows_and_an_intervention_stands_beside(tab, dashboard,
         assert check(store).findings == []
     acted.get_by_role("link", name="Trace 2").click()
     expect(tab.locator("#trace-app[data-ready=true]")).to_be_visible()
+
+
+def test_a_problem_of_a_set_is_graded_and_the_pair_stands_side_by_side(tab, dashboard, place):
+    opened(tab, dashboard)
+    tab.get_by_label("Set of problems").select_option("countdown")
+    problem = problems("countdown", 3)[2]
+    tab.get_by_label("Problem", exact=True).select_option(problem.id)
+    question = tab.get_by_label("Question")
+    expect(question).to_have_value(problem.prompt)
+    tab.get_by_label("New tokens").fill("40")
+    tab.get_by_role("button", name="type one").click()
+    tab.get_by_label("Intervention", exact=True).fill(ACT)
+    tab.get_by_role("button", name="Think").click()
+    pair = tab.locator(".live-pair", has_text=problem.id)
+    for thought in (pair.locator(".live-thought").nth(i) for i in range(2)):
+        expect(thought).to_have_attribute("data-state", "done")
+        expect(thought.locator(".live-grade")).to_have_text("wrongno answer")  # it was cut off
+    with Store(place) as store:
+        graded = store.sql(
+            "select problem_id, expected, correct from traces where problem_id is not null"
+        ).fetchall()
+        assert graded == [(problem.id, problem.answer, False)] * 2
+    assert f"set=countdown&problem={problem.id}" in tab.url
+    question.fill("Another question")  # which is of no set
+    expect(tab.get_by_label("Set of problems")).to_have_value("")
+    tab.reload()
+    expect(question).to_have_value(problem.prompt)
+    pair.get_by_role("link", name="Side by side").click()
+    expect(tab.locator("#beside-app[data-ready=true]")).to_be_visible()
 
 
 def test_a_thought_can_be_stopped_and_what_was_thought_stays(tab, dashboard, place):

@@ -10,6 +10,7 @@ from paths import TESTS
 from small_store import small_store
 from waiting import wait_for
 
+from ringlens import problems
 from ringlens.app import server
 from ringlens.app.live.page import SAYS
 from ringlens.app.live.routes import seen_in
@@ -36,6 +37,7 @@ asked = client.post("/data/live/ask", json={"prompt": "count 2"}, headers=host)
 assert asked.json == {"numbers": [1]}, asked.text
 while client.get("/data/live", headers=host).json["thoughts"][0]["state"] != "done":
     pass
+assert client.get("/data/live/problems?set=countdown", headers=host).json["problems"]
 for page in ("/live", "/trace/1", "/routing"):
     body = {
         "output": "page.children", "outputs": {"id": "page", "property": "children"},
@@ -91,6 +93,30 @@ def test_what_is_asked_is_thought(live):
     assert (stopped.status_code, "no thought 999" in stopped.json["error"]) == (404, True)
     running = live.post("/data/live/restart", json={}, headers=HOST)
     assert (running.status_code, "nothing to start" in running.json["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "message"),
+    [
+        ({"problem": {"set": "/etc/passwd", "id": "x"}}, 404, "no set of problems '/etc/passwd'"),
+        ({"problem": {"set": "countdown", "id": "x"}}, 404, "no problem 'x' in the set countdown"),
+        ({"problem": {"set": "countdown"}}, 400, "by its set and its id alone"),
+        ({"problem": {"set": "countdown", "id": 3}}, 400, "name of a set and an id"),
+        ({"problem": "countdown"}, 400, "name of a set and an id"),
+        ({"problem": {"set": "countdown", "id": "x"}, "prompt": "a"}, 400, "without a prompt"),
+    ],
+)
+def test_problems_are_of_the_sets_that_were_given(live, asked, status, message):
+    answer = live.post("/data/live/ask", json=asked, headers=HOST)
+    assert (answer.status_code, message in answer.json["error"]) == (status, True), answer.json
+
+
+def test_a_set_is_listed(live):
+    found = live.get("/data/live/problems?set=graphs", headers=HOST).json["problems"]
+    assert [(each["id"], each["prompt"]) for each in found[:2]] == [
+        (each.id, each.prompt) for each in problems("graphs", 2)
+    ]
+    assert live.get("/data/live/problems?set=/etc/passwd", headers=HOST).status_code == 404
 
 
 @pytest.mark.parametrize("name", ["ask", "stop", "restart"])
