@@ -19,7 +19,6 @@ from ringlens.app.web.following import PATIENCE, FollowingApp, is_awaited
 from ringlens.app.web.writing import NO_TOKEN, READ_ONLY, Writing
 from ringlens.errors import ConfigError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.annotations.annotation import system_user
 from ringlens.store.storage.folder import folder_at
 
 if TYPE_CHECKING:
@@ -131,12 +130,7 @@ def _writing(author: str | None, is_open: bool, read_only: bool) -> Writing:
     """Decide whether pages may write annotations: not for whoever can reach the port."""
     if read_only:
         return READ_ONLY
-    if is_open:
-        return Writing(refused=NO_TOKEN)
-    try:
-        return Writing(author=system_user() if author is None else author, refused="")
-    except ConfigError:  # the dialog asks for a name
-        return Writing(refused="")
+    return Writing(refused=NO_TOKEN) if is_open else Writing.of(author)
 
 
 def _secret(token: str | bool | None) -> str | None:

@@ -1,6 +1,5 @@
 // What stands on every page: colour scheme, help, navigation, copy buttons.
 
-import "./annotations/page.js";
 import { PAGES } from "./pages.js";
 import { commandPalette } from "./palette/palette.js";
 import { pathname } from "./shared/address.js";

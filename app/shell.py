@@ -12,7 +12,7 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ringlens.app import version
-from ringlens.app.annotations import frame as said
+from ringlens.app.annotations import routes as said
 from ringlens.app.pages import PAGES, Page
 from ringlens.app.palette import find
 from ringlens.app.shared.constants import CONSTANTS
@@ -95,7 +95,7 @@ def build(
     for each in pages:
         each.register(app, sources)
     find.register(app.server, sources)
-    said.register(app, sources)
+    said.register(app.server, sources)
     version.register(app.server, sources)
     files.register(app.server)
     callback_checks.register(app)

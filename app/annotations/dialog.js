@@ -1,9 +1,9 @@
 // The dialog in which a person says something, corrects it, or retracts it.
 
 import { add, el } from "../shared/dom.js";
-import { fetchJson } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
 
+/** @import { Host } from "../shared/host.js" */
 /** @import { Answer, Said, Subject } from "./types.js" */
 
 /** What one can choose to say something of: its name, and how a request names it. */
@@ -13,17 +13,6 @@ const LABEL = 200; // characters; the store takes no more
 const NOTE = 10_000;
 
 let author = ""; // who wrote last in this tab
-
-/**
- * @param {string} path
- * @param {Record<string, unknown>} body
- */
-const send = (path, body) =>
-  fetchJson(`/data/annotations${path}`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-  });
 
 /**
  * A field with its name, which a click on the name enters.
@@ -49,12 +38,13 @@ function chooser(choices) {
 
 /**
  * Open it.
+ * @param {Host} host Takes what is written.
  * @param {Choice[]} choices What can be annotated, the likeliest first.
  * @param {Answer} answer Who writes, and whether anything can be written.
  * @param {Said | null} said What is corrected; null for something new.
  * @param {() => void} done Called when something was written.
  */
-export function openDialog(choices, answer, said, done) {
+export function openDialog(host, choices, answer, said, done) {
   document.getElementById("annotate")?.remove();
   const title = said ? `What ${said.author} said` : "Annotate";
   const dialog = el("dialog", "annotate", null, { id: "annotate", "aria-label": title });
@@ -101,7 +91,11 @@ export function openDialog(choices, answer, said, done) {
     for (const each of [save, retract]) each.disabled = true;
     author = who.value.trim();
     try {
-      await send(path, { ...body, author });
+      await host.fetchJson(`/data/annotations${path}`, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ ...body, author }),
+      });
       dialog.close();
       done();
     } catch (error) {

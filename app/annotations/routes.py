@@ -17,6 +17,9 @@ from ringlens.errors import ConfigError, NotInStoreError, RequestError
 
 Row = dict[str, Any]
 
+KEY = ("a", "annotate the focused step, or what the page is about")
+"""What a page's help says of the key, where a strip of annotations stands on it."""
+
 NUMBERS = ("trace_id", "step", "layer", "expert")
 TEXTS = ("run_id", "label", "note", "author", "supersedes")
 
@@ -27,7 +30,7 @@ def register(server: Flask, sources: Sources) -> None:
     for name, path, method, view in (
         ("of_trace", "/trace/<trace_id>", "GET", _of_trace),
         ("of_expert", "/expert/<layer>/<expert>", "GET", _of_expert),
-        ("of_experts", "/experts", "GET", _of_experts),
+        ("labels", "/experts", "GET", _labels),
         ("say", "", "POST", _say),
         ("retract", "/retract", "POST", _retract),
     ):
@@ -41,8 +44,7 @@ def _of_trace(sources: Sources, trace_id: str) -> Row:
         raise NotInStoreError(f"no trace {untrusted.shown(trace_id)} in the store")
     store = sources.store
     found = _version(sources)  # before the rows: what comes between is then read again
-    found |= {"rows": said.of_trace(store, number), "steps": said.steps_of(store, number)}
-    return found | _writer(sources)
+    return found | said.of_trace(store, number) | _writer(sources)
 
 
 def _of_expert(sources: Sources, layer: str, expert: str) -> Row:
@@ -52,12 +54,11 @@ def _of_expert(sources: Sources, layer: str, expert: str) -> Row:
             f"there is no expert {untrusted.shown(expert)} on layer {untrusted.shown(layer)}"
         )
     found = _version(sources)
-    found |= {"rows": said.of_expert(sources.store, _run(), number, place)}
-    return found | _writer(sources)
+    return found | said.of_expert(sources.store, _run(), number, place) | _writer(sources)
 
 
-def _of_experts(sources: Sources) -> Row:
-    return {"rows": said.of_experts(sources.store, _run())}
+def _labels(sources: Sources) -> Row:
+    return said.labels_of_experts(sources.store, _run())
 
 
 def _version(sources: Sources) -> Row:

@@ -18,7 +18,7 @@ export interface Said {
   created: string;
 }
 
-/** What a page's frame is about (frame.py). */
+/** What a strip is about. */
 export type About = { trace_id: number } | { run_id: string; layer: number; expert: number };
 
 export interface Answer {
@@ -30,6 +30,31 @@ export interface Answer {
   author: string;
   /** Why nothing can be written; "" if it can. */
   refused: string;
+  /** Whether this is a copy, which shows what was said and takes no more. */
+  is_copy?: boolean;
+}
+
+/** How a strip goes with the view that it stands in. */
+export interface Ties {
+  /** The key that annotates. */
+  key?: string;
+  /** The focused token of the trace. */
+  pos?(): number | null;
+  /** Bring a token of the trace into focus. */
+  show?(pos: number): void;
+  /** Called when what was said has been read, and whenever it was read again. */
+  changed?(): void;
+}
+
+export interface Strip {
+  node: HTMLElement;
+  /** Say something: of the focused step, or of what the strip is about. */
+  annotate(): void;
+  rows(): Said[];
+  /** What the server told last; null before it did. */
+  answer(): Answer | null;
+  /** What was said of the step that has these tokens: first, and after the last. */
+  chipsOf(from: number, to: number): HTMLElement[];
 }
 
 /** What an annotation is about, as the request names it. */

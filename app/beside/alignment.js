@@ -71,6 +71,18 @@ export const rowOf = (found, side, step) =>
   step === null ? -1 : found.rows.findIndex((_, row) => stepOf(found, row, side) === step);
 
 /**
+ * The row of the step that a token belongs to; -1 if it has none.
+ * @param {Alignment} found
+ * @param {0 | 1} side
+ * @param {number} pos
+ */
+export const rowAt = ({ rows, sides }, side, pos) =>
+  rows.findIndex(({ places }) => {
+    const place = places[side];
+    return place >= 0 && sides[side].first[place] <= pos && pos < sides[side].end[place];
+  });
+
+/**
  * Whether a step of a row goes back.
  * @param {Alignment} found
  * @param {Row} row

@@ -9,6 +9,7 @@ import { number, plural } from "../shared/text.js";
 import { isPair, stepOf } from "./alignment.js";
 import { colourOf } from "./overview.js";
 
+/** @import { Strip } from "../annotations/types.js" */
 /** @import { Alignment, Row, Side } from "./types.js" */
 
 /**
@@ -129,6 +130,22 @@ export function alignedRows(found, choose) {
   let marked = -1;
 
   /**
+   * Show what people said of the steps of a side.
+   * @param {0 | 1} side
+   * @param {Strip} said
+   */
+  function tell(side, said) {
+    const { first, end } = found.sides[side];
+    for (const [i, { places }] of found.rows.entries()) {
+      const place = places[side];
+      const cell = node.children[i].children[2 * side];
+      cell.querySelector(".step-said-list")?.remove();
+      const chips = place < 0 ? [] : said.chipsOf(first[place], end[place]);
+      if (chips.length) cell.firstChild?.after(add(el("div", "step-said-list"), ...chips));
+    }
+  }
+
+  /**
    * @param {number} row
    * @param {boolean} scroll
    */
@@ -141,7 +158,7 @@ export function alignedRows(found, choose) {
     node.setAttribute("aria-activedescendant", line.id);
     if (scroll) line.scrollIntoView({ block: "center" });
   }
-  return { node, mark };
+  return { node, mark, tell };
 }
 
 /**

@@ -1,5 +1,6 @@
 // The page of two traces: how their steps are aligned, the step in focus, keys and the address.
 
+import { stripOf } from "../annotations/strip.js";
 import { intParam, setParams } from "../shared/address.js";
 import { behindButton } from "../shared/behind.js";
 import { heat } from "../shared/colours.js";
@@ -7,15 +8,16 @@ import { clientside, quietly } from "../shared/dash.js";
 import { add, el, pageKeys } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
 import { legend } from "../shared/grid_map.js";
-import { fetchJson, go } from "../shared/host.js";
+import { fetchJson, go, server } from "../shared/host.js";
 import { roleKeys, roleName } from "../shared/roles.js";
 import { messageOf, number, percent } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
-import { alignmentIn, goesBack, isPair, rowOf, stepOf } from "./alignment.js";
+import { alignmentIn, goesBack, isPair, rowAt, rowOf, stepOf } from "./alignment.js";
 import { addressOf, alignedRows, expertsOf, rowsHead, waysOn } from "./list.js";
 import { overview } from "./overview.js";
 
 /** @import { Behind } from "../shared/behind.js" */
+/** @import { Strip } from "../annotations/types.js" */
 /** @import { Alignment, Boot, Chance, Listed, Row } from "./types.js" */
 
 /**
@@ -26,6 +28,7 @@ import { overview } from "./overview.js";
  * @property {ReturnType<typeof overview>} map
  * @property {ReturnType<typeof alignedRows>} list
  * @property {HTMLElement} ways
+ * @property {Strip[]} said What people said of each trace.
  * @property {number} row In focus; -1 for none.
  */
 
@@ -118,6 +121,8 @@ const KEYS = {
   n: (v) => stepTrace(v, 1),
   p: (v) => stepTrace(v, -1),
   x: (v) => openPair(v.boot.second, v.boot.first),
+  a: (v) => v.said[0].annotate(),
+  A: (v) => v.said[1].annotate(),
   Escape: (v) => setRow(v, -1, false),
 };
 pageKeys(here, KEYS);
@@ -249,13 +254,31 @@ function refuse(root, error) {
   root.replaceChildren(add(state, title, el("p", "", messageOf(error))));
 }
 
+/**
+ * What people said of the trace on a side, and of its step in focus.
+ * @param {View} v
+ * @param {0 | 1} side
+ */
+function saidOf(v, side) {
+  const { trace_id, first } = v.found.sides[side];
+  return stripOf({ trace_id }, server, {
+    key: side ? "A" : "a",
+    pos: () => first[v.found.rows[v.row]?.places[side] ?? -1] ?? null,
+    show: (pos) => setRow(v, rowAt(v.found, side, pos), true),
+    changed: () => v.list.tell(side, v.said[side]),
+  });
+}
+
 /** @param {View} v */
 function draw(v) {
   const top = v.list.node.scrollTop;
   v.list = alignedRows(v.found, (row) => setRow(v, row, false));
   const roles = v.found.sides.flatMap((side) => [...side.role]);
   const body = add(el("div", "beside-top"), summary(v), v.map.node, roleKeys(roles), v.ways);
-  v.root.replaceChildren(toolbar(v), body, rowsHead(v.found), v.list.node);
+  const said = add(el("div", "beside-notes"), ...v.said.map(({ node }) => node));
+  v.root.replaceChildren(toolbar(v), said, body, rowsHead(v.found), v.list.node);
+  v.list.tell(0, v.said[0]);
+  v.list.tell(1, v.said[1]);
   v.map.show(v.found);
   v.map.mark(v.row);
   v.list.mark(v.row, false);
@@ -284,9 +307,11 @@ async function mount(boot) {
     found,
     map: overview((row) => setRow(v, row, true)),
     list: alignedRows(found, () => {}),
+    said: [],
     ways: el("div", "beside-ways"),
     row: -1,
   };
+  v.said = [saidOf(v, 0), saidOf(v, 1)];
   view = v;
   draw(v);
   const asked = rowOf(found, 0, intParam("first"));

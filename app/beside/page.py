@@ -29,6 +29,7 @@ KEYS = (
     ("e", "which experts the two steps choose differently"),
     ("n p", "the next, previous trace of the problem on the right"),
     ("x", "change sides"),
+    ("a A", "annotate the step in focus, or the trace: the first, the second"),
     ("Esc", "let go of the step"),
 )
 

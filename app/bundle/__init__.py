@@ -8,12 +8,14 @@ under the same paths. `traces` holds all of some traces, `aggregates` sums that 
 from ringlens.app.bundle.aggregates import aggregates
 from ringlens.app.bundle.contents import Entry, traces
 from ringlens.app.bundle.folder import to_folder
+from ringlens.app.bundle.said import authors
 from ringlens.app.bundle.single_file import to_file
 from ringlens.app.bundle.sizes import check_fits, estimate, megabytes, size_of
 
 __all__ = [
     "Entry",
     "aggregates",
+    "authors",
     "check_fits",
     "estimate",
     "megabytes",

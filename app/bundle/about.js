@@ -9,7 +9,7 @@ import { plural } from "../shared/text.js";
  * @param {Index} index
  * @returns {string[]}
  */
-function said({ title, version, about, least, runs, traces }) {
+function said({ title, version, about, least, said, runs, traces }) {
   const count = runs.reduce((sum, run) => sum + run.traces, 0);
   const from = `From the store ${title}: ${plural(count, "trace")}, by ringlens ${version}.`;
   const quiet = "It asks the network for nothing, and nobody learns that you opened it.";
@@ -27,8 +27,9 @@ function said({ title, version, about, least, runs, traces }) {
   const routes =
     "Routes are as sensitive as texts: a model that was trained on them told 91% of the tokens " +
     "from the chosen experts alone (arXiv 2602.04105).";
+  const notes = `It holds ${plural(said || 0, "annotation")}, with the names of those who wrote them.`;
   const more = "Queries in SQL and selections need the store itself: ringlens app STORE.";
-  return [from, texts, ...(traces.length ? [routes] : []), quiet, more];
+  return [from, texts, ...(traces.length ? [routes] : []), ...(said ? [notes] : []), quiet, more];
 }
 
 /** @param {Index} index */

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ringlens.analysis.load.usage import Usage
+from ringlens.app.bundle import said
 from ringlens.app.bundle.unplaced import model_name, unplaced
 from ringlens.app.routing.usage_payload import made_of_scope, usage_payload
 from ringlens.app.shared.scope import Scope
@@ -69,9 +70,19 @@ def traces(store: Store, trace_ids: Sequence[int], on_progress: Progress) -> Ite
     for number, (run, ids) in enumerate(of_runs(store, trace_ids)):
         found = summed(store, cache, run, ids)
         if found is not None:
-            yield f"data/usage/run/{number}", unplaced(usage_payload(found), store)
+            yield f"data/usage/run/{number}", unplaced(usage_payload(found, run["run_id"]), store)
+        yield f"data/annotations/experts/{number}", said.of_experts(store, run["run_id"])
         runs.append(run_summary(run, len(ids), found is not None))
-    yield "data/index", {**heading(store), "about": "traces", "runs": runs, "traces": summaries}
+    yield (
+        "data/index",
+        {
+            **heading(store),
+            "about": "traces",
+            "said": sum(said.authors(store, trace_ids).values()),
+            "runs": runs,
+            "traces": summaries,
+        },
+    )
 
 
 def trace_entries(store: Store, trace: Trace, beside: Payload) -> Iterator[Entry]:
@@ -87,6 +98,7 @@ def trace_entries(store: Store, trace: Trace, beside: Payload) -> Iterator[Entry
     boot = page_trace.boot(store, {**trace.summary, **beside}, run)
     boot["heads_block"] = payload.heads_block(run["layers"], run["heads"])
     yield f"{place}/boot", boot
+    yield f"data/annotations/trace/{trace_id}", said.of_trace(store, trace_id)
     yield f"{place}/tokens", payload.tokens(store, trace_id)
     yield f"{place}/steps", thought.steps(store, trace_id)
     yield f"{place}/belief", belief.belief(store, run, trace_id)
@@ -124,7 +136,8 @@ def usage_entries(store: Store, trace: Trace, cache: UsageCache | None = None) -
     if trace.has("routing"):
         scope = Scope(trace.run["run_id"], trace.trace_id)
         usage = (cache or UsageCache(store)).get(scope)
-        found = usage_payload(usage, made_of_scope(store, scope, usage, trace.run))
+        made_of = made_of_scope(store, scope, usage, trace.run)
+        found = usage_payload(usage, trace.run["run_id"], made_of)
         yield f"data/usage/trace/{trace.trace_id}", unplaced(found, store)
 
 
@@ -136,12 +149,14 @@ def heading(store: Store) -> Payload:
 def summary(trace: Trace) -> Payload:
     """Return the line of a trace in the list."""
     known = trace.tokens()
+    labels = {row["label"] for row in said.of_trace(trace.store, trace.trace_id)["rows"]}
     entropy = known["entropy"][[phase != "prompt" for phase in known["phase"]]]
     return {
         "trace_id": trace.trace_id,
         **{name: trace.summary.get(name) for name in SUMMARY},
         "tokens": len(trace),
         "entropy": float(np.nanmean(entropy)) if np.isfinite(entropy).any() else None,
+        "labels": ", ".join(sorted(filter(None, labels))),
         "run_id": trace.run["run_id"],
         "model": model_name(trace.run["model"]),
         "mode": trace.run["mode"],

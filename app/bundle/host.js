@@ -5,10 +5,12 @@ import { param, setParams } from "../shared/address.js";
 import { el } from "../shared/dom.js";
 import { ATTENTION_BLOCK, ROUTING_BLOCK } from "../trace/constants.js";
 
+/** @import { Said } from "../annotations/types.js" */
 /** @import { Host } from "../shared/host.js" */
 
 /** @typedef {(name: string) => Promise<any>} Read Reads what lies under a name: data/index. */
 
+const OF_EXPERTS = /^\/data\/annotations\/expert/;
 const OF_A_BLOCK = /\/(routing|statistics|attention)(?:\/[\w.]+)?\/(\d+)$/;
 
 /**
@@ -26,6 +28,23 @@ function nameOf(path, headsBlock) {
 }
 
 /**
+ * What people said of experts: all of it lies under the number of the run.
+ * @param {Read} read
+ * @param {string} path
+ * @param {string[]} runs Their ids.
+ */
+async function saidOf(read, path, runs) {
+  const { pathname, searchParams } = new URL(path, "http://bundle");
+  const number = runs.indexOf(searchParams.get("run") || "");
+  const answer = await read(`data/annotations/experts/${number}`);
+  const [, layer, expert] = pathname.match(/\/expert\/(\d+)\/(\d+)$/) || [];
+  if (layer === undefined) return answer;
+  const isAsked = (/** @type {Said} */ each) =>
+    each.layer === Number(layer) && each.expert === Number(expert);
+  return { ...answer, rows: answer.rows.filter(isAsked) };
+}
+
+/**
  * The address of a page of the dashboard in the bundle; null where it has no such page.
  * @param {string} href
  * @param {number | null} trace The trace that is shown.
@@ -40,14 +59,16 @@ function addressOf(href, trace) {
 /**
  * @param {Read} read
  * @param {(address: string) => void} open
+ * @param {string[]} runs Ids of the runs, by their numbers.
  * @param {number | null} trace
  * @param {number} headsBlock
  * @returns {Host}
  */
-export const hostOf = (read, open, trace = null, headsBlock = 1) => ({
+export const hostOf = (read, open, runs, trace = null, headsBlock = 1) => ({
   param,
   setParams,
-  fetchJson: (path) => read(nameOf(path, headsBlock)),
+  fetchJson: (path) =>
+    OF_EXPERTS.test(path) ? saidOf(read, path, runs) : read(nameOf(path, headsBlock)),
   go(href) {
     const address = addressOf(href, trace);
     if (address) open(address);

@@ -17,8 +17,11 @@ const COLUMNS = [
 
 /** @param {Index} index */
 export function traceList(index) {
-  const heads = COLUMNS.map(([name, className]) => el("th", className, name, { scope: "col" }));
-  const body = add(el("tbody"), ...index.traces.map(row));
+  const labelled = index.traces.some(({ labels }) => labels);
+  /** @type {[string, string][]} */
+  const columns = labelled ? [...COLUMNS, ["Labels", "labels"]] : COLUMNS;
+  const heads = columns.map(([name, className]) => el("th", className, name, { scope: "col" }));
+  const body = add(el("tbody"), ...index.traces.map((trace) => row(trace, labelled)));
   const table = add(el("table"), add(el("thead"), add(el("tr"), ...heads)), body);
   return add(el("div", "bundle-list"), table);
 }
@@ -32,8 +35,11 @@ export function verdict({ correct }) {
   return el("span", `pill ${correct ? "good" : "bad"}`, correct ? "correct" : "wrong");
 }
 
-/** @param {Summary} trace */
-function row(trace) {
+/**
+ * @param {Summary} trace
+ * @param {boolean} labelled Whether there is a column of labels.
+ */
+function row(trace, labelled) {
   const link = el("a", "", trace.prompt, { href: `?trace=${trace.trace_id}` });
   return add(
     el("tr"),
@@ -43,5 +49,6 @@ function row(trace) {
     add(el("td"), verdict(trace), el("span", "", ` ${trace.answer ?? ""}`)),
     el("td", "number", trace.tokens.toLocaleString("en")),
     el("td", "number", trace.entropy === null ? "–" : number(trace.entropy, 3)),
+    labelled ? el("td", "", trace.labels) : null,
   );
 }

@@ -86,7 +86,7 @@ export async function start(read) {
     const boot = await read(`data/trace/${trace.trace_id}/boot`);
     const frame = el("div", "trace-app", null, { id: "trace-app" });
     add(page, bar(bundle.index, trace, "text", boot), frame);
-    const host = hostOf(read, open, trace.trace_id, boot.heads_block);
+    const host = hostOf(read, open, runsOf(bundle), trace.trace_id, boot.heads_block);
     await mountTrace(frame, boot, host);
   }
 
@@ -106,9 +106,12 @@ export async function start(read) {
     const boot = {
       usage: trace ? `/data/usage/trace/${trace.trace_id}` : `/data/usage/run/${number}`,
     };
-    await mountUsage(frame, boot, hostOf(read, open, trace?.trace_id));
+    await mountUsage(frame, boot, hostOf(read, open, runsOf(bundle), trace?.trace_id));
   }
 }
+
+/** @param {Bundle} bundle */
+const runsOf = ({ index }) => index.runs.map((run) => run.run_id);
 
 /** @param {unknown} error */
 function refuse(error) {

@@ -14,6 +14,8 @@ export interface Summary {
   n_answer: number;
   finish_reason: string;
   entropy: number | null;
+  /** Labels that people gave it and its steps. */
+  labels: string;
   run_id: string;
   model: string;
   mode: string;
@@ -35,6 +37,8 @@ export interface Index {
   about: "traces" | "aggregates";
   /** Tokens of a phase below which sums are left out. */
   least?: number;
+  /** How many annotations it holds. */
+  said?: number;
   runs: Run[];
   traces: Summary[];
 }

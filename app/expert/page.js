@@ -1,15 +1,17 @@
 // The page of one expert: its card, for the tokens and the phase that the address asks for.
 
+import { stripOf } from "../annotations/strip.js";
 import { param, setParams } from "../shared/address.js";
 import { PHASES } from "../shared/constants.js";
 import { clientside, quietly } from "../shared/dash.js";
 import { add, el, pageKeys } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
-import { fetchJson, go } from "../shared/host.js";
+import { fetchJson, go, server } from "../shared/host.js";
 import { messageOf, plural } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
 import { SLOTS, waiting } from "./parts.js";
 
+/** @import { Strip } from "../annotations/types.js" */
 /** @import { Boot, Parts } from "./types.js" */
 
 const ALL = "all";
@@ -19,6 +21,7 @@ const ALL = "all";
  * @property {Boot} boot
  * @property {HTMLElement} root
  * @property {HTMLElement} body
+ * @property {Strip} strip What people said of it.
  * @property {HTMLInputElement} where
  * @property {HTMLElement} said
  * @property {Partial<Parts>} data
@@ -57,12 +60,6 @@ function draw(v) {
     button.setAttribute("aria-pressed", String(chosen));
   }
 }
-
-// What people say that it is for may have changed.
-window.addEventListener("ringlens:annotated", () => {
-  const v = here();
-  if (v?.data.label) readPart(v, "label", turn);
-});
 
 let turn = 0; // of the questions: an answer to an older one comes too late
 
@@ -188,11 +185,15 @@ function mount(boot) {
   where.value = param("where") || "";
   const status = el("span", "dim", null, { role: "status" });
   const body = el("div", "expert-body");
+  const { run_id, layer, expert } = boot;
+  // What people say that it is for may have changed.
+  const changed = () => v.data.label && readPart(v, "label", turn);
+  const strip = stripOf({ run_id, layer, expert }, server, { key: "a", changed });
   /** @type {View} */
-  const v = { boot, root, body, where, said: status, data: {}, errors: {}, phase: ALL };
+  const v = { boot, root, body, strip, where, said: status, data: {}, errors: {}, phase: ALL };
   view = v;
   delete root.dataset.ready;
-  root.replaceChildren(toolbar(v), body);
+  root.replaceChildren(strip.node, toolbar(v), body);
   read(v);
 }
 
@@ -215,6 +216,7 @@ const KEYS = {
   "[": (v) => stepLayer(v, -1),
   "]": (v) => stepLayer(v, 1),
   "/": (v) => v.where.select(),
+  a: (v) => v.strip.annotate(),
 };
 [ALL, ...PHASES].forEach((phase, i) => {
   KEYS[String(i + 1)] = (v) => setPhase(v, phase);

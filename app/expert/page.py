@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from dash import Dash, dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app.annotations import frame as said
+from ringlens.app.annotations import routes as said
 from ringlens.app.expert import routes
 from ringlens.app.shared import queries
 from ringlens.app.shared.parts import OFF, copy_button, is_it_real, run_script, state_page, term
@@ -46,7 +46,6 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             _header(sources, run, layer, expert, facts),
-            said.of_expert(run["run_id"], layer, expert),
             html.Div(
                 id="expert-app", className="expert-app", key=f"{run['run_id']}-{layer}-{expert}"
             ),

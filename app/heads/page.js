@@ -1,20 +1,23 @@
 // The page of a trace's heads: what is asked, keys and the address.
 
+import { stripOf } from "../annotations/strip.js";
 import { param, setParams } from "../shared/address.js";
 import { clientside, quietly } from "../shared/dash.js";
 import { pageKeys } from "../shared/dom.js";
-import { fetchJson, go } from "../shared/host.js";
+import { fetchJson, go, server } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
 import { decode } from "../shared/typed_arrays.js";
 import { panels } from "./panels.js";
 
+/** @import { Strip } from "../annotations/types.js" */
 /** @import { Boot, Head, HeadMap, Matrix, Pair } from "./types.js" */
 
 /**
  * @typedef {object} View
  * @property {Boot} boot
  * @property {HTMLElement} root
+ * @property {Strip} said What people said of the trace.
  * @property {string} measure
  * @property {Head | null} head
  * @property {Pair | null} pair
@@ -120,12 +123,29 @@ function setPair(v, pair) {
 }
 
 /**
+ * @param {View} v
+ * @param {number} number
+ */
+const stepOf = (v, number) => v.boot.steps.find((each) => each.step === number);
+
+/**
+ * What people said: of the trace, and of the step that looks back.
+ * @param {View} v
+ */
+const saidOf = (v) =>
+  stripOf({ trace_id: v.boot.trace_id }, server, {
+    key: "a",
+    pos: () => (v.pair && stepOf(v, v.pair.from)?.token_start) ?? null,
+    changed: () => v.shown.draw(),
+  });
+
+/**
  * Where a step stands on the trace, with the head that looks.
  * @param {View} v
  * @param {number} number
  */
 function placeOf(v, number) {
-  const step = v.boot.steps.find((each) => each.step === number);
+  const step = stepOf(v, number);
   const query = new URLSearchParams({ tok: String(step ? step.token_start : 0) });
   if (v.head) query.set("h", `${v.head.layer}.${v.head.head}`);
   return `/trace/${v.boot.trace_id}?${query}`;
@@ -150,6 +170,7 @@ function mount(boot) {
   const v = {
     boot,
     root,
+    said: /** @type {any} */ (null),
     measure: asked && names.includes(asked) ? asked : names[0] || "",
     head: head && head[1] < boot.heads ? { layer: head[0], head: head[1] } : null,
     pair:
@@ -163,9 +184,10 @@ function mount(boot) {
     shown: /** @type {any} */ (null),
   };
   v.shown = panels(v, acts);
+  v.said = saidOf(v);
   view = v;
   delete root.dataset.ready;
-  root.replaceChildren(v.shown.node);
+  root.replaceChildren(v.said.node, v.shown.node);
   v.shown.draw();
   readAll(v);
 }
@@ -214,6 +236,7 @@ const KEYS = {
   ArrowRight: (v) => stepHead(v, 0, 1),
   Escape: (v) => setHead(v, null),
   m: nextMeasure,
+  a: (v) => v.said.annotate(),
   j: (v) => stepPair(v, 1, 0),
   k: (v) => stepPair(v, -1, 0),
   J: (v) => stepPair(v, 0, 1),

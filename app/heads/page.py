@@ -13,6 +13,7 @@ from typing import Any
 from dash import Dash, dcc, html
 from dash.development.base_component import Component
 
+from ringlens.app.annotations import routes as said
 from ringlens.app.heads import routes, steps
 from ringlens.app.heads.measures import PROBE, measures
 from ringlens.app.shared.parts import copy_button, run_script, state_page
@@ -30,6 +31,7 @@ KEYS = (
     ("j k", "next, previous step that looks back"),
     ("J K", "next, previous step that is looked at"),
     ("Enter", "that step on the trace"),
+    said.KEY,
 )
 
 

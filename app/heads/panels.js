@@ -253,7 +253,9 @@ export function panels(v, acts) {
     const role = step.role ? `, ${step.role.replaceAll("_", " ")}` : "";
     const place = link(acts.placeOf(n), "step-link", `Step ${n} on the trace`);
     const line = add(el("div", "step-said"), place, el("span", "dim", `${what}${role}`));
-    return add(el("div", "step-box"), line, el("p", "step-text", step.text));
+    const chips = v.said.chipsOf(step.token_start, step.token_end);
+    const list = chips.length ? add(el("div", "step-said-list"), ...chips) : null;
+    return add(el("div", "step-box"), line, list, el("p", "step-text", step.text));
   }
 
   // --- pointer --------------------------------------------------------------------------------

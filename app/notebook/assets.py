@@ -15,8 +15,14 @@ from ringlens.app.trace import page as page_trace
 from ringlens.app.web.files import module
 
 APP = Path(__file__).parent.parent
-FOLDERS = ("shared", "trace", "routing", "notebook")
-STYLES = ("shared/base.css", "trace/page.css", "routing/page.css", "notebook/frame.css")
+FOLDERS = ("shared", "annotations", "trace", "routing", "notebook")
+STYLES = (
+    "shared/base.css",
+    "annotations/annotations.css",
+    "trace/page.css",
+    "routing/page.css",
+    "notebook/frame.css",
+)
 FIRST = "shared/first_paint.js"
 ENTRY = "notebook/frame.js"
 

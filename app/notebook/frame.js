@@ -1,15 +1,12 @@
-// What a widget shows, in a frame of its own: the page of a trace, or the map of experts, by the same
+// What a widget shows, in a frame of its own: a trace, or the usage of experts, by the same
 // scripts as in the dashboard. The widget (widget.js) gives it a host and hears what is chosen.
 
-import { usageMap } from "../routing/map.js";
-import { decodedUsage } from "../routing/usage.js";
+import { mount as mountUsage } from "../routing/view.js";
 import { add, el } from "../shared/dom.js";
 import { messageOf } from "../shared/text.js";
-import { onTheme } from "../shared/theme.js";
 import { mount } from "../trace/view.js";
 
 /** @import { Host } from "../shared/host.js" */
-/** @import { Focus } from "../routing/types.js" */
 /** @import { Given, GivenRouting, GivenTrace } from "./types.js" */
 
 /** @type {{ringlensGiven?: Given}} */
@@ -96,63 +93,42 @@ async function showTrace(root, { boot, fetchJson, choose, selected, onSelected }
 }
 
 /**
- * The map of experts: a click selects one.
+ * How often experts were chosen: a click selects one.
  * @param {HTMLElement} root
  * @param {GivenRouting} given
  */
-function showRouting(root, { boot, fetchJson, choose, selected, onSelected }) {
-  const { shape, usages } = boot;
-  /** @type {Focus} */
-  let focus = { L: selected[0] ?? shape.layers[0], E: selected[1] ?? null };
-  const map = usageMap(
-    shape,
-    () => focus,
-    (found) => {
-      focus = { ...focus, ...found };
-      show();
-      choose(focus.E === null ? [] : [focus.L, focus.E]);
+async function showRouting(root, { boot, fetchJson, choose, selected, onSelected }) {
+  const [L, E] = selected;
+  const plain = hostOf(fetchJson, { L, E });
+  let quiet = false; // what the widget was told is not told back
+  const view = await mountUsage(root, boot, {
+    ...plain,
+    setParams(changes) {
+      plain.setParams(changes);
+      if ("E" in changes && !quiet) choose(chosenIn(changes));
     },
-    hostOf(fetchJson, {}),
-  );
-  const show = () => {
-    root.dataset.focus = `${focus.L}/${focus.E ?? ""}`;
-    map.mark();
-  };
-  const group = el("div", "segments", null, { role: "group", "aria-label": "Phase" });
-  let phase = Object.keys(usages)[0];
-  const draw = () => {
-    for (const button of group.children) {
-      button.setAttribute("aria-pressed", String(button.textContent === phase));
-    }
-    map.draw(decodedUsage(usages[phase]));
-  };
-  for (const name of Object.keys(usages)) {
-    const button = el("button", "", name, { type: "button" });
-    button.addEventListener("click", () => {
-      phase = name;
-      draw();
-    });
-    group.appendChild(button);
-  }
-  const bar = add(el("div", "toolbar"), el("span", "label", "Phase"), group);
-  root.append(bar, add(el("div", "usage-map widget-map"), map.node));
-  draw();
-  onTheme(draw);
-  onSelected(([L, E]) => {
-    focus = { L: L ?? focus.L, E: E ?? null };
-    show();
   });
-  root.dataset.ready = "true";
+  onSelected(([layer, expert]) => {
+    quiet = true;
+    if (view) view.setFocus({ L: layer ?? view.focus.L, E: expert ?? null }, false);
+    quiet = false;
+  });
 }
+
+/**
+ * What is selected where the focus changes: a layer and an expert, or nothing.
+ * @param {Record<string, string | number | null | undefined>} changes
+ */
+const chosenIn = ({ L, E }) => (typeof E === "number" ? [Number(L), E] : []);
 
 async function start() {
   const given = world.ringlensGiven;
   if (!given) return;
-  const root = el("div", given.kind === "trace" ? "trace-app" : "widget-routing");
+  const root = el("div", given.kind === "trace" ? "trace-app" : "usage-app");
   document.body.appendChild(root);
   try {
     if (given.kind === "trace") await showTrace(root, given);
-    else showRouting(root, given);
+    else await showRouting(root, given);
   } catch (error) {
     root.replaceChildren(add(el("div", "state"), el("p", "", messageOf(error))));
   }

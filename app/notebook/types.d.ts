@@ -1,14 +1,8 @@
 // What a widget gives its frame.
 
-import type { Sent, Shape } from "../routing/types.js";
+import type { Boot as Usage } from "../routing/types.js";
 import type { Host } from "../shared/host.js";
 import type { Boot } from "../trace/types.js";
-
-/** How often experts were chosen, by phase. */
-export interface Routed {
-  shape: Shape;
-  usages: Record<string, Sent>;
-}
 
 /** What is selected, whom to tell of it, and whom to ask. */
 export interface Ties {
@@ -27,7 +21,7 @@ export interface GivenTrace extends Ties {
 
 export interface GivenRouting extends Ties {
   kind: "routing";
-  boot: Routed;
+  boot: Usage;
 }
 
 export type Given = GivenTrace | GivenRouting;

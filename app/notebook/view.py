@@ -14,18 +14,18 @@ import traitlets
 from ringlens.analysis.load.usage_count import usage as count
 from ringlens.app.notebook.answers import Answers
 from ringlens.app.notebook.assets import assets
-from ringlens.app.routing import usage_map
+from ringlens.app.routing.usage_payload import usage_payload
 from ringlens.app.shared.made import made
 from ringlens.app.trace import page as page_trace
 from ringlens.errors import ConfigError
-from ringlens.plot import heatmap
 from ringlens.store import Trace
-from ringlens.store.schema.captured import PHASES
 
 if TYPE_CHECKING:
     from ringlens.store.read.whole_run import Routing
 
 HERE = Path(__file__).parent
+USAGE = "/data/usage"
+"""Path of the usage that a widget shows."""
 
 
 class View(anywidget.AnyWidget):
@@ -42,22 +42,23 @@ class View(anywidget.AnyWidget):
     selected = traitlets.List(traitlets.Int()).tag(sync=True)
     height = traitlets.Int(620, min=120, max=4000).tag(sync=True)
 
-    def __init__(self, answers: Answers | None = None, **state: Any) -> None:
+    def __init__(self, answers: Answers, **state: Any) -> None:
         super().__init__(**state)
         self._answers = answers
         self.on_msg(self._asked)
 
     def _asked(self, widget: View, message: Any, buffers: Any) -> None:
-        """Answer a question of the cell: for its scripts, or for a path of the dashboard."""
+        """Answer the cell: its scripts, or a path of the dashboard, which may be sent something."""
         del widget, buffers
         if not isinstance(message, dict) or not isinstance(message.get("path"), str):
             return
-        if message["path"] == "assets":
+        path, sent = message["path"], message.get("sent")
+        if path == "assets":
             body: dict[str, Any] = assets()
-        elif self._answers is None:
-            body = {"error": f"nothing answers {message['path'][:100]}"}
+        elif sent is None:
+            body = self._answers.get(path)
         else:
-            body = self._answers.get(message["path"])
+            body = self._answers.post(path, sent)
         self.send({"id": message.get("id"), "body": body})
 
 
@@ -113,34 +114,32 @@ class TraceWidget(View):
 
 
 class RoutingWidget(View):
-    """How often each expert was chosen, by layer. A click selects an expert.
+    """How often each expert was chosen, by layer, in every metric and phase.
+
+    A click selects an expert.
 
     Args:
         routing: What :meth:`ringlens.Store.routing` gives for all layers.
         height: Of the cell, in pixels.
     """
 
-    def __init__(self, routing: Routing, height: int = 420) -> None:
+    def __init__(self, routing: Routing, height: int = 520) -> None:
         found, _ = count(routing.store, routing.where)
         python = f"found = analysis.expert_load(store, where={routing.where!r})"
         how = made(routing.store, None, python, "ringlens.analysis")
-        phases = ["all", *(phase for phase in PHASES if found.tokens(phase))]
-        shape = {
-            "layers": list(found.layers),
-            "experts": found.experts,
-            "groups": found.groups,
-            "k": found.experts_per_token,
-            "zooms": heatmap.zooms(found.experts),
-        }
-        usages = {phase: usage_map.payload(found, "share", phase, how) for phase in phases}
-        boot = {"shape": shape, "usages": usages}
-        super().__init__(None, kind="routing", boot=boot, height=height)
+
+        def usage() -> dict[str, Any]:
+            return usage_payload(found, "", lambda metric, phase: how)
+
+        boot = {"usage": USAGE, "layers": list(found.layers), "experts": found.experts}
+        answers = Answers(routing.store, {USAGE: usage})
+        super().__init__(answers, kind="routing", boot=boot, height=height)
         self.routing = routing
 
     @traitlets.validate("selected")
     def _on_the_map(self, proposal: Any) -> list[int]:
         wanted: list[int] = list(proposal["value"])
-        shape = self.boot["shape"]
+        shape = self.boot
         if wanted and (
             len(wanted) != 2
             or wanted[0] not in shape["layers"]

@@ -23,7 +23,8 @@ const isDark = () => {
 
 /**
  * @param {Model} model
- * @returns {(path: string) => Promise<any>} Asks the kernel for what lies at a path.
+ * @returns {(path: string, options?: RequestInit) => Promise<any>} Asks the kernel for what lies at
+ *   a path, or has it take what is sent there.
  */
 function askerOf(model) {
   let last = 0;
@@ -34,11 +35,12 @@ function askerOf(model) {
     waiting.delete(answer.id);
   });
   const from = Math.floor(Math.random() * 1e9); // several cells may show one widget
-  return (path) =>
+  return (path, options) =>
     new Promise((done, failed) => {
       const id = from + last++;
       waiting.set(id, (body) => (body.error ? failed(new Error(body.error)) : done(body)));
-      model.send({ id, path });
+      const sent = typeof options?.body === "string" ? JSON.parse(options.body) : null;
+      model.send({ id, path, sent });
     });
 }
 

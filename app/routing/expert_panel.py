@@ -8,7 +8,6 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from ringlens.analysis.load.usage import Usage
-from ringlens.app.annotations import said
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.shared.parts import is_it_real, term, visible
 from ringlens.app.shared.queries import Row, rows
@@ -40,19 +39,8 @@ def summary(
     facts = expert_facts(store, scope.run_id, layer, expert)
     return [
         _head(scope, usage, layer, expert, facts),
-        *_said(store, scope, layer, expert),
         _facts(usage, layer, expert, phase),
         _phases(usage, layer, expert),
-    ]
-
-
-def _said(store: Store, scope: Scope, layer: int, expert: int) -> list[Component]:
-    """Show the labels that people gave the expert."""
-    found = said.of_expert(store, scope.run_id, layer, expert)
-    return [
-        html.P([html.B(row["label"]), html.Span(f" says {row['author']}", className="said-by")])
-        for row in reversed(found)
-        if row["label"]
     ]
 
 

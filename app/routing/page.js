@@ -3,15 +3,16 @@
 import { intParam, setParams } from "../shared/address.js";
 import { clientside, quietly, setProps } from "../shared/dash.js";
 import { hit, inDialog, part, typing } from "../shared/dom.js";
-import { readLabels } from "../shared/expert_labels.js";
 import { go, server } from "../shared/host.js";
 import { messageOf } from "../shared/text.js";
 import { onTheme } from "../shared/theme.js";
 import { target } from "./goto.js";
 import { usageMap } from "./map.js";
+import { readExperts, saidOfExpert } from "./said.js";
 import { decodedUsage } from "./usage.js";
 import { panned, revealing, whole, zoomed } from "./zoom.js";
 
+/** @import { Strip } from "../annotations/types.js" */
 /** @import { Focus, Sent, Shape, Usage, UsageMap } from "./types.js" */
 
 const CLOSER = 0.6; // what a key zooms in by
@@ -24,6 +25,19 @@ let shown = null;
 
 /** The map, while it is on the page. */
 const mapHere = () => (shown && document.contains(shown.node) ? shown : null);
+
+/** @type {Strip | null} */
+let strip = null;
+
+/** Show what people said of the expert in focus. */
+function tell() {
+  const shape = shapeHere();
+  const box = document.getElementById("expert-said");
+  if (!shape || !box) return;
+  const { L, E } = current(shape);
+  strip = saidOfExpert(shape, { L, E }, server);
+  box.replaceChildren(...(strip ? [strip.node] : []));
+}
 
 /** @param {Focus} focus */
 const setFocus = (focus) => {
@@ -99,6 +113,7 @@ const pan = (right, down) => {
 /** @type {Record<string, () => void>} */
 const KEYS = {
   "/": () => gotoBox()?.select(),
+  a: () => strip?.annotate(),
   "+": () => zoom(CLOSER),
   "=": () => zoom(CLOSER),
   "-": () => zoom(1 / CLOSER),
@@ -177,7 +192,7 @@ function draw(sent) {
   const shape = shapeHere();
   if (!sent || !frame || !shape) return;
   if (!mapHere()) {
-    readLabels(shape.run).catch(() => {}); // the map is whole without them
+    readExperts(shape, server);
     shown = usageMap(
       shape,
       () => current(shape),
@@ -194,7 +209,10 @@ onTheme(() => drawn && mapHere()?.draw(drawn));
 
 clientside("routing", {
   draw: quietly(draw),
-  focused: quietly(() => mapHere()?.mark()),
+  focused: quietly(() => {
+    mapHere()?.mark();
+    tell();
+  }),
   row: quietly((cell) => cell && setCell(cell.rowId)),
   url: quietly((metric, phase) => setParams({ metric, phase })),
   scope: quietly((run) => go(run ? `/routing?run=${encodeURIComponent(run)}` : "/routing")),

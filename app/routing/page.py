@@ -12,6 +12,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 
 from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES
+from ringlens.app.annotations import routes as said
 from ringlens.app.routing import expert_panel, usage_map, usage_sql, usage_views
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.routing.usage_payload import CONSTANTS as CONSTANTS
@@ -37,6 +38,7 @@ KEYS = (
     ("+ -", "zoom in, out; so does the wheel"),
     ("Shift ← ↑ → ↓", "move the part that is shown; so does dragging"),
     ("0", "the whole map; so does a double click"),
+    said.KEY,
 )
 
 _MODEL = 14
@@ -125,6 +127,7 @@ def _body() -> Component:
             html.Aside(
                 [
                     html.Div(id="expert-summary"),
+                    html.Div(id="expert-said"),
                     html.Div(_token_order(), id="token-bar", className="section-bar"),
                     html.Div(id="expert-evidence"),
                 ],

@@ -95,4 +95,6 @@ export interface Acts {
   showWhole(): void;
   /** Let go of the expert. */
   release(): void;
+  /** Say something of it. */
+  annotate(): void;
 }

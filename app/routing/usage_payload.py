@@ -40,11 +40,15 @@ CONSTANTS = {
 """Exports of ``routing/constants.js``."""
 
 
-def usage_payload(usage: Usage, made_of: Callable[[str, str], Made] | None = None) -> Payload:
+def usage_payload(
+    usage: Usage, run_id: str | None = None, made_of: Callable[[str, str], Made] | None = None
+) -> Payload:
     """Encode how experts were used: by phase, how often; by metric and phase, what the map draws.
 
     Args:
         usage: Counts of the scope.
+        run_id: A run of the model, of whose experts people may have said something; "" where all
+            runs are of one model; None where what they said is not there.
         made_of: Says how the values of a metric in a phase are had; None where nothing gives them.
 
     Returns:
@@ -65,6 +69,7 @@ def usage_payload(usage: Usage, made_of: Callable[[str, str], Made] | None = Non
             "groups": usage.groups,
             "k": usage.experts_per_token,
             "zooms": heatmap.zooms(usage.experts),
+            "run": run_id,
         },
         "phases": {
             phase: {

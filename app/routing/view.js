@@ -10,12 +10,14 @@ import { METRICS, UNKNOWN } from "./constants.js";
 import { CLOSER, controlsOf } from "./controls.js";
 import { scaleOf } from "./drawing.js";
 import { usageMap } from "./map.js";
+import { readExperts, saidOfExpert } from "./said.js";
 import { summary } from "./summary.js";
 import { decodeCounts } from "./usage.js";
 import { panned, revealing, whole, zoomed } from "./zoom.js";
 
+/** @import { Strip } from "../annotations/types.js" */
 /** @import { Host } from "../shared/host.js" */
-/** @import { Acts, Boot, Counts, View } from "./types.js" */
+/** @import { Acts, Boot, Counts, Focus, View } from "./types.js" */
 
 /**
  * Show usage in a frame.
@@ -42,6 +44,7 @@ export async function mount(root, boot, host, keys = document) {
   root.replaceChildren(shown.controls.node, shown.body);
   shown.acts.draw();
   listen(shown, keys);
+  readExperts(counts.shape, host);
   root.dataset.ready = "true";
   return view;
 }
@@ -103,11 +106,23 @@ function parts(view) {
     if (usage) note.appendChild(legend(...usage.ends, scaleOf(usage)));
   }
 
+  /** @type {{of: Focus, strip: Strip | null}} */
+  let said = { of: { L: -1, E: null }, strip: null };
+
+  /** Beside the map: numbers, and what people said of the expert in focus. */
+  function tell() {
+    const { L, E } = view.focus;
+    if (said.of.L !== L || said.of.E !== E) {
+      said = { of: view.focus, strip: saidOfExpert(shape, view.focus, host) };
+    }
+    aside.replaceChildren(summary(view), ...(said.strip ? [said.strip.node] : []));
+  }
+
   function draw() {
     const usage = counts.view(view.metric, view.phase);
     describe();
     if (usage) map.draw(usage);
-    aside.replaceChildren(summary(view));
+    tell();
     controls.mark();
   }
 
@@ -118,7 +133,7 @@ function parts(view) {
     if (focus.E !== null) map.look(revealing(map.window(), focus.L, focus.E, closer));
     if (closer) map.scrollTo(focus.L);
     map.mark();
-    aside.replaceChildren(summary(view));
+    tell();
   };
 
   /** @type {Acts["step"]} */
@@ -139,6 +154,7 @@ function parts(view) {
     zoom: (factor) => map.look(zoomed(map.window(), factor, view.focus)),
     showWhole: () => map.look(whole(shape)),
     release: () => view.setFocus({ ...view.focus, E: null }, false),
+    annotate: () => said.strip?.annotate(),
   };
   const controls = controlsOf(view, acts);
   return { controls, body, acts };
@@ -158,6 +174,7 @@ const KEYS = {
   "-": ({ acts }) => acts.zoom(1 / CLOSER),
   0: ({ acts }) => acts.showWhole(),
   Escape: ({ acts }) => acts.release(),
+  a: ({ acts }) => acts.annotate(),
 };
 /** @type {Record<string, [number, number]>} */
 const PANS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

@@ -2,8 +2,8 @@
 
 /**
  * Layers that have experts, how many experts each has, in how many groups, how many a token
- * chooses, and whether the map zooms.
- * @typedef {{layers: number[], experts: number, groups: number, k: number, zooms: boolean, run: string}} Shape
+ * chooses, whether the map zooms, and a run of the model; null where nothing can be said of it.
+ * @typedef {{layers: number[], experts: number, groups: number, k: number, zooms: boolean, run: string | null}} Shape
  */
 /** @typedef {[number, number, number, number]} Window First and last expert, first and last layer. */
 /** @typedef {{L: number, E: number | null}} Focus */

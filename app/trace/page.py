@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
-from ringlens.app.annotations import frame as said
+from ringlens.app.annotations import routes as said
 from ringlens.app.listing.problem import partner, traces_alike
 from ringlens.app.listing.rows import Place, place
 from ringlens.app.listing.wanted import Wanted, wanted
@@ -84,7 +84,6 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             html.Header(header, id="trace-header", className="page-header"),
-            said.of_trace(data["trace_id"]),
             html.Div(id="trace-app", className="trace-app", key=f"trace-{trace_id}"),
             dcc.Store(id="trace-boot", data=data),
             dcc.Store(id="trace-growth"),

@@ -47,7 +47,7 @@ export function tracePanel(view) {
     const map = mapInFocus();
     token.replaceChildren(facts(view, pos));
     const step = stepCard(view, pos);
-    if (step) token.appendChild(step);
+    if (step) add(token, step, saidOfStep(view, pos));
     if (boot.has_routing) section(routing, pos, drawRouting);
     else token.appendChild(missing("routing"));
     for (const blocks of view.statistics.values()) section(blocks, pos, drawHeads);
@@ -166,6 +166,17 @@ function stepCard(view, pos) {
     card.appendChild(el("span", "dim step-sure", `confidence ${number(sure, 2)}`));
   }
   return card;
+}
+
+/**
+ * What people said of the step that a token belongs to.
+ * @param {View} view
+ * @param {number} pos
+ */
+function saidOfStep({ steps, said }, pos) {
+  const i = stepAt(steps, pos);
+  const chips = steps && i >= 0 ? said.chipsOf(steps.first[i], steps.end[i]) : [];
+  return chips.length ? add(el("div", "step-said-list"), ...chips) : null;
 }
 
 /**

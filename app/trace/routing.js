@@ -3,6 +3,7 @@
 import { behindButton } from "../shared/behind.js";
 import * as colours from "../shared/colours.js";
 import { add, el } from "../shared/dom.js";
+import { labelOf } from "../shared/expert_labels.js";
 import { termed } from "../shared/glossary.js";
 import { number, percent } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
@@ -213,7 +214,8 @@ function chip(choice, record, largest, { boot, host }) {
   const item = host.link(cardOf(record.layer, expert, boot), "chip", String(expert));
   item.tabIndex = -1;
   item.style.backgroundColor = colours.expertFill(expert, boot);
-  item.title = `expert ${expert}`;
+  const said = labelOf(boot.run_id, record.layer, expert);
+  item.title = `expert ${expert}${said && ` ${said}`}`;
   if (!boot.has_weights) return item;
   const bar = el("i");
   bar.style.width = `${100 * Math.min(1, share / largest)}%`;
@@ -320,7 +322,8 @@ function expertCell(expert, record, { boot, host }) {
   const dot = el("i", "swatch");
   dot.style.background = colours.expertLine(expert, boot);
   found.prepend(dot);
-  return add(el("td"), found);
+  const said = labelOf(boot.run_id, record.layer, expert);
+  return add(el("td"), found, said ? el("span", "expert-said", said, { title: said }) : null);
 }
 
 /**

@@ -268,6 +268,25 @@ export function traceText(view) {
     }
   }
 
+  /** @type {TokenSpan[]} */
+  let annotated = [];
+
+  function markSaid() {
+    for (const item of annotated) {
+      item.classList.remove("annotated");
+      delete item.dataset.said;
+    }
+    annotated = [];
+    for (const { kind, pos, label, note, author, source } of view.said.rows()) {
+      const item = spans[pos ?? -1];
+      if (kind !== "step" || source !== "person" || !item) continue;
+      item.classList.add("annotated");
+      const words = `${label || note} (${author})`;
+      item.dataset.said = item.dataset.said ? `${item.dataset.said} · ${words}` : words;
+      annotated.push(item);
+    }
+  }
+
   /**
    * The first token of the line after or before; stays where there is none.
    * @param {number} by
@@ -326,6 +345,7 @@ export function traceText(view) {
     if (data.margin) tip.appendChild(row("margin", numberOr(data.margin[i], 3)));
     if (attends(view) && view.head) tip.appendChild(row(named(view.head), weightOf(view, i)));
     else if (view.metric === "expert" && view.layer !== null) tipOfLayer(i, view.layer);
+    if (item.dataset.said) tip.appendChild(row("annotated", item.dataset.said));
     place(item);
   }
 
@@ -373,5 +393,5 @@ export function traceText(view) {
     { passive: true },
   );
 
-  return { node, build, recolor, focus, point, markFound: freshen, lineStep, visible };
+  return { node, build, recolor, focus, point, markFound: freshen, markSaid, lineStep, visible };
 }

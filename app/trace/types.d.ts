@@ -1,6 +1,7 @@
 // What the scripts of the trace page pass to one another. T tokens, S sparse layers, k experts a
 // token, N layers, H heads.
 
+import type { Strip } from "../annotations/types.js";
 import type { Behind, Made } from "../shared/behind.js";
 import type { Host } from "../shared/host.js";
 import type { Sequence } from "../shared/steps.js";
@@ -168,6 +169,8 @@ export interface Text {
   point(pos: number | null, scroll: boolean): void;
   /** Mark what was found. */
   markFound(): void;
+  /** Mark the first tokens of steps that people annotated. */
+  markSaid(): void;
   /** First token of the line so many lines after that of the focus. */
   lineStep(by: number): number;
   /** First and last token on screen. */
@@ -228,6 +231,8 @@ export interface View {
   ribbon: Ribbon;
   panel: Panel;
   ways: Ways;
+  /** What people said of it. */
+  said: Strip;
   legend: HTMLElement;
   layerBox: HTMLElement;
   layerSelect: HTMLSelectElement;

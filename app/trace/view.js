@@ -1,8 +1,10 @@
 // One trace: state, data, keyboard. Drawing is in text, ribbon, panel and legend; each gets the view
 // and reads from it, only this file changes it. A page may show several.
 
+import { stripOf } from "../annotations/strip.js";
 import { whole } from "../shared/address.js";
 import { add, el, hit, inDialog, typing } from "../shared/dom.js";
+import { readLabels } from "../shared/expert_labels.js";
 import { termed } from "../shared/glossary.js";
 import { messageOf } from "../shared/text.js";
 import { decode } from "../shared/typed_arrays.js";
@@ -19,6 +21,7 @@ import { traceText } from "./text.js";
 import { traceWays } from "./ways.js";
 
 /** @import { Host } from "../shared/host.js" */
+/** @import { Answer } from "../annotations/types.js" */
 /** @import { Boot, Head, Tokens, View } from "./types.js" */
 
 /**
@@ -258,6 +261,7 @@ const KEYS = {
   p: (view) => openTrace(view, view.boot.previous),
   h: (view) => view.panel.enterMap(),
   m: (view) => view.panel.turn(),
+  a: (view) => view.said.annotate(),
   Escape: (view) => (view.head ? setHead(view, null) : setPos(view, null, false)),
   "/": (view) => view.ways.focus(),
   ".": (view) => view.ways.toPeak(1),
@@ -442,7 +446,7 @@ export async function mount(root, boot, host, keys = document) {
   }
   if (!root.isConnected || shownIn.get(root) !== v) return; // another trace took its place
   const place = grown && placeIn(grown);
-  build(v);
+  build(v, grown?.said.answer());
   restore(v, !place);
   if (place) goBack(v, place);
   v.ready = true;
@@ -451,8 +455,11 @@ export async function mount(root, boot, host, keys = document) {
   return v;
 }
 
-/** @param {View} v */
-function build(v) {
+/**
+ * @param {View} v
+ * @param {Answer | null} [said] What was said of it, as far as that is known.
+ */
+function build(v, said) {
   const { ends, text } = v.data;
   v.count = ends.length;
   v.token = (i) => text.slice(i ? ends[i - 1] : 0, ends[i]);
@@ -470,9 +477,32 @@ function build(v) {
   v.panel = tracePanel(v);
   v.ways = traceWays(v);
   const main = el("section", "trace-main", null, { "aria-label": "Chain of thought" });
-  add(main, toolbar(v), v.ribbon.node, v.ways.node, v.text.node);
+  v.said = saidOf(v, said);
+  add(main, v.said.node, toolbar(v), v.ribbon.node, v.ways.node, v.text.node);
   v.root.replaceChildren(main, v.panel.node);
   v.text.build();
+  v.text.markSaid();
+}
+
+/**
+ * What people said of the trace and its steps; of the experts, it is read once.
+ * @param {View} v
+ * @param {Answer | null} [known]
+ */
+function saidOf(v, known) {
+  const drawn = () => v.ready && v.panel.show();
+  readLabels(v.boot.run_id, v.host).then((labels) => labels.size && drawn(), drawn);
+  const ties = {
+    key: "a",
+    pos: () => v.pos,
+    show: (/** @type {number} */ pos) => setPos(v, pos, true),
+    changed: () => {
+      if (!v.ready) return;
+      v.text.markSaid();
+      drawn();
+    },
+  };
+  return stripOf({ trace_id: v.boot.trace_id }, v.host, ties, known);
 }
 
 /**

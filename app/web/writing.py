@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from ringlens.errors import ConfigError
+from ringlens.store.annotations.annotation import system_user
 from ringlens.store.storage.folder import Folder
 
 
@@ -19,6 +21,14 @@ class Writing:
 
     author: str = ""
     refused: str = "this dashboard is read-only"
+
+    @classmethod
+    def of(cls, author: str | None = None) -> Writing:
+        """May write, in the name of an author; of the system's user if None."""
+        try:
+            return cls(author=system_user() if author is None else author, refused="")
+        except ConfigError:  # the dialog asks for a name
+            return cls(refused="")
 
     def refusal(self, folder: Folder) -> str:
         """Why nothing can be written to a store; "" if annotations can."""

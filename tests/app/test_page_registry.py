@@ -177,7 +177,7 @@ def test_only_the_registry_knows_pages_and_none_knows_another():
     for page in PAGES:
         for script in page.folder.glob("*.js"):
             others = re.findall(r'from "\.\./(\w+)/', script.read_text())
-            assert set(others) <= {"shared"}, script
+            assert set(others) <= {"shared", "annotations"}, script
 
 
 def test_files_are_kept_for_good_under_an_address_of_their_content(path, tmp_path):

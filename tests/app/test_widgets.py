@@ -71,14 +71,29 @@ def test_a_notebook_shows_widgets_whose_selection_goes_both_ways(tab, path, stor
         notebook.until(lambda: frame.locator(".routing-grid tbody tr").count() == 3)
         assert notebook.run("trace.selected") == "[5, 6, 9]"
 
+        app.press("a")
+        expect(frame.get_by_role("dialog", name="Annotate")).to_be_visible()
+        frame.get_by_role("textbox", name="Label").fill("seen in a cell")
+        frame.get_by_role("textbox", name="Author").fill("Ada")
+        frame.get_by_role("button", name="Save").click()
+        chip = frame.locator(".annotation", has_text="seen in a cell")
+        notebook.until(lambda: chip.count())
+        asked = "store.annotations().select('trace_id, label, author').fetchall()"
+        assert eval(notebook.run(asked)) == [(2, "seen in a cell", "Ada")]
+        notebook.run("store.annotate(expert=(2, 5), label='commas', author='Bob')")
+
         frame = notebook.show(outputs[7])
-        notebook.until(lambda: frame.locator(".widget-routing[data-ready=true]").count())
+        notebook.until(lambda: frame.locator(".usage-app[data-ready=true]").count())
         canvas = frame.locator(".usage-map canvas")
         expect(canvas).to_be_visible()
         left, top, right, bottom = map(float, canvas.get_attribute("data-box").split())
         at = {"x": left + (right - left) * 5.5 / 16, "y": top + (bottom - top) * 1.5 / 3}
         canvas.click(position=at)
-        expect(frame.locator(".widget-routing")).to_have_attribute("data-focus", "2/5")
+        panel = frame.get_by_role("complementary", name="Expert")
+        expect(panel.get_by_role("heading", name="Expert 5")).to_be_visible()
+        notebook.until(lambda: panel.locator(".annotation", has_text="commas").count())
+        canvas.hover(position=at)
+        expect(frame.locator(".usage-map .tip")).to_contain_text("“commas”, says Bob")
         notebook.until(lambda: "[2, 5]" in notebook.run("routing.selected"))
         rows = store.routing(2, "phase <> 'prompt'")
         chose = (rows["expert_ids"] == 5).any(axis=1)
@@ -87,9 +102,12 @@ def test_a_notebook_shows_widgets_whose_selection_goes_both_ways(tab, path, stor
             trace_id: n for trace_id in (1, 2, 3) if (n := chose[rows.trace_id == trace_id].sum())
         }
         notebook.run("routing.select(3, 7)")
-        notebook.until(lambda: frame.locator("[data-focus='3/7']").count())
-        frame.get_by_role("button", name="think").click()
-        expect(frame.get_by_role("button", name="think")).to_have_attribute("aria-pressed", "true")
+        notebook.until(lambda: panel.get_by_role("heading", name="Expert 7").count())
+        for name in ("think", "lift"):  # the bar is that of a bundle
+            button = frame.locator(f"[data-choice={name}]")
+            button.click()
+            expect(button).to_have_attribute("aria-pressed", "true")
+        expect(frame.locator(".routing-note")).to_contain_text("lift")
 
 
 def test_what_is_not_there_cannot_be_selected(store):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from ringlens.display import plural
 
 if TYPE_CHECKING:
     from ringlens.store import Store
@@ -59,7 +61,15 @@ def write_bundle(
     else:
         size = bundle.estimate(store, trace_ids, wanted.single_file)
         entries = bundle.traces(store, trace_ids, on_progress)
+        _tell_authors(bundle.authors(store, trace_ids))
     click.echo(f"{out} will be about {bundle.megabytes(size)}", err=True)
     bundle.check_fits(size, len(trace_ids), wanted.limit)
     write = bundle.to_file if wanted.single_file else bundle.to_folder
     return bundle.megabytes(write(store, entries, out, wanted.limit))
+
+
+def _tell_authors(authors: Mapping[str, int]) -> None:
+    """Say whose annotations go with it."""
+    if authors:
+        many = plural(sum(authors.values()), "annotation")
+        click.echo(f"it holds {many} by {', '.join(authors)}", err=True)
