@@ -2,9 +2,11 @@
 
 ``python docs/make_images.py [STORE]`` writes a picture of each page to docs/images
 (all, or those named after the store); without a store it makes one, and probes trace 3 for its
-beliefs and receiver heads.
+beliefs and receiver heads. A store that was given is not changed: what is said and thought for the
+pictures goes to a copy.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,11 @@ IMAGES = Path(__file__).parent / "images"
 sys.path.insert(0, str(IMAGES.parent.parent / "tests" / "support"))
 
 from browser import browser, page, served
+from notebook_page import executed
+
+from ringlens.store import Store
+
+TOKEN = "a-token-of-pictures"
 
 LOOK = {
     "viewport": {"width": 1280, "height": 800},
@@ -78,6 +85,15 @@ def compare_page(tab, address):
     tab.locator("#compare-app[data-ready=true]").wait_for()
 
 
+def beside_page(tab, address):
+    """Two thoughts about one problem."""
+    tab.goto(f"{address}/trace/3")
+    tab.get_by_role("link", name="Beside…").click()
+    tab.locator("#beside-app[data-ready=true]").wait_for()
+    for _ in range(3):
+        tab.keyboard.press("j")
+
+
 def sql_page(tab, address):
     """A query, and the chart of its result."""
     tab.goto(f"{address}/sql")
@@ -99,8 +115,11 @@ PAGES = {
 }
 
 
+TRACES = 3
+"""Traces of the file that is photographed: as many as it takes to show one, and the list."""
+
 SHARED = {
-    "share": ([], "?trace=3&tok=62", "light"),
+    "share": (["--traces", TRACES], f"?trace={TRACES}&tok=62", "light"),
     "share-usage": (["--aggregate-only"], "?L=4&E=26", "dark"),
 }
 
@@ -110,9 +129,8 @@ def photograph_shared(chrome, store, folder, names):
     for name, (options, query, scheme) in SHARED.items():
         if names and name not in names:
             continue
-        export = ["-m", "ringlens.cli", "export", store, "--out", f"{folder}/{name}.html"]
-        form = ["--format", "bundle", "--single-file", *options]
-        subprocess.run([sys.executable, *export, *form], check=True)
+        form = ["--format", "bundle", "--single-file", *map(str, options)]
+        run("export", store, "--out", f"{folder}/{name}.html", *form)
         with page(chrome, **{**LOOK, "color_scheme": scheme}) as (tab, complaints):
             tab.goto(f"file://{folder}/{name}.html{query}")
             tab.locator("[data-ready=true]").wait_for()
@@ -120,27 +138,101 @@ def photograph_shared(chrome, store, folder, names):
             assert complaints == [], complaints
 
 
+def photograph_live(chrome, folder):
+    """Photograph a problem that is thought about plainly, and without two experts."""
+    options = {"token": TOKEN, "live": "ring-nano"}
+    with (
+        served(f"{folder}/live", **options) as address,
+        page(chrome, **LOOK) as (tab, complaints),
+    ):
+        tab.goto(f"{address.partition('?')[0]}live?token={TOKEN}")
+        tab.get_by_label("Set of problems").select_option("countdown")
+        tab.get_by_label("Kind of intervention").select_option("ablate")
+        tab.get_by_label("Layers").fill("5")
+        tab.get_by_label("Experts").fill("3+7")
+        tab.get_by_label("Where").select_option("think")
+        tab.get_by_role("button", name="Add", exact=True).click()
+        tab.get_by_role("button", name="Think").click()
+        tab.get_by_role("link", name="Side by side").wait_for()
+        tab.screenshot(path=IMAGES / "live.png", animations="disabled")
+        assert complaints == [], complaints
+
+
+def photograph_widgets(chrome, store, names):
+    """Photograph cells of a notebook: a thought with tokens selected, and the map of experts."""
+    cells = [
+        f"import ringlens as rl; store = rl.Store({str(store)!r})",
+        f"thought = rl.widget(store[{TRACES}]); thought",
+        "experts = rl.widget(store.routing(where=\"phase = 'think'\")); experts",
+    ]
+    shown = {
+        "widget-trace": (
+            1,
+            ".trace-app[data-ready=true]",
+            "thought.select(range(60, 65))",
+            ".t.chosen",
+        ),
+        "widget-routing": (2, ".usage-app[data-ready=true]", "experts.select(4, 26)", ".facts"),
+    }
+    with (
+        page(chrome, **{**LOOK, "viewport": {"width": 1000, "height": 640}}) as (tab, complaints),
+        executed(cells, tab) as (notebook, outputs),
+    ):
+        for name, (cell, ready, code, found) in shown.items():
+            if names and name not in names:
+                continue
+            frame = notebook.show(outputs[cell])
+            notebook.until(lambda here=frame, what=ready: here.locator(what).count())
+            notebook.run(code)
+            notebook.until(lambda here=frame, what=found: here.locator(what).count())
+            tab.locator("iframe").screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+        assert complaints == [], complaints
+
+
+def run(*words):
+    """Run a command of ringlens."""
+    subprocess.run([sys.executable, "-m", "ringlens.cli", *map(str, words)], check=True)
+
+
+def made(folder):
+    """Make the store of the demo; its steps, and what two probes find of one trace."""
+    store = f"{folder}/demo"
+    run("demo", "--store", store, "--no-serve")
+    run("steps", store)
+    for probe in ("belief", "receivers"):
+        run("probe", probe, "ring-nano", store, "--trace", TRACES)
+    return store
+
+
+def annotated(given, folder):
+    """A copy of a store of which people have said something."""
+    with Store(shutil.copytree(given, f"{folder}/runs")) as store:
+        store.annotate(TRACES, step=2, label="sets out a plan", author="Ada")
+        store.annotate(TRACES, label="worth a look", note="checks what it found", author="Bob")
+        store.annotate(expert=(4, 26), label="numbers in a row", author="Ada")
+    return f"{folder}/runs"
+
+
 def main():
     """Serve a store, and photograph each page."""
+    given, names = sys.argv[1:2], sys.argv[2:]
     with tempfile.TemporaryDirectory() as folder:
-        store = sys.argv[1] if len(sys.argv) > 1 else f"{folder}/demo"
-        if len(sys.argv) == 1:
-            demo = ["-m", "ringlens.cli", "demo", "--store", store, "--no-serve"]
-            subprocess.run([sys.executable, *demo], check=True)
-            subprocess.run([sys.executable, "-m", "ringlens.cli", "steps", store], check=True)
-            for probe in ("belief", "receivers"):
-                asked = ["-m", "ringlens.cli", "probe", probe, "ring-nano", store, "--trace", "3"]
-                subprocess.run([sys.executable, *asked], check=True)
-        with served(store) as address, browser() as chrome:
-            for name, visit in PAGES.items():
-                if sys.argv[2:] and name not in sys.argv[2:]:
-                    continue
-                with page(chrome, **LOOK) as (tab, complaints):
-                    visit(tab, address)
-                    tab.wait_for_load_state("networkidle")
-                    tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
-                    assert complaints == [], complaints
-            photograph_shared(chrome, store, folder, sys.argv[2:])
+        store = annotated(given[0] if given else made(folder), folder)
+        with browser() as chrome:
+            with served(store) as address:
+                for name, visit in PAGES.items():
+                    if names and name not in names:
+                        continue
+                    with page(chrome, **LOOK) as (tab, complaints):
+                        visit(tab, address)
+                        tab.wait_for_load_state("networkidle")
+                        tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+                        assert complaints == [], complaints
+            if not names or "live" in names:
+                photograph_live(chrome, folder)
+            if not names or {"widget-trace", "widget-routing"} & set(names):
+                photograph_widgets(chrome, store, names)
+            photograph_shared(chrome, store, folder, names)
 
 
 if __name__ == "__main__":
