@@ -12,6 +12,7 @@ python benchmarks/bench_queries.py STORE [STORE …] [--cold]
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -23,14 +24,14 @@ from typing import Any
 
 import numpy as np
 from flask.testing import FlaskClient
-from plotly.io.json import to_json_plotly
 from side_by_side import machine
 
 from ringlens.analysis.load.usage import Usage
 from ringlens.app import make_app
-from ringlens.app.routing import expert_panel, usage_views
 from ringlens.app.routing import page as page_routing
 from ringlens.app.routing.evidence import EvidenceCache
+from ringlens.app.routing.routes import CONTEXTS, ORDERS, TOKENS
+from ringlens.app.routing.usage_payload import usage_payload
 from ringlens.app.server import settle
 from ringlens.app.shared import queries
 from ringlens.app.shared.scope import Scope
@@ -40,7 +41,6 @@ from ringlens.app.store import grid
 from ringlens.app.store import page as page_store
 from ringlens.app.store import queries as store_queries
 from ringlens.app.trace import page as page_trace
-from ringlens.plot import heatmap as figures
 from ringlens.store import Store
 from ringlens.store.maintain.cube import CubeCache
 
@@ -121,29 +121,22 @@ def grid_page(sources: Sources, ask: Ask) -> object:
 
 
 def heatmap(sources: Sources, ask: Ask) -> object:
-    """The heatmap of the run with its caption, by any metric and phase."""
-    return _drawn(sources.usage.get(ask.scope(trace=False)), ask)
+    """What the page draws of the run, in every metric and phase."""
+    return _drawn(sources.usage.get(ask.scope(trace=False)))
 
 
 def heatmap_of_trace(sources: Sources, ask: Ask) -> object:
-    """The heatmap of a trace that was not asked for before."""
-    return _drawn(UsageCache(sources.store).get(ask.scope(trace=True)), ask)
+    """The same of a trace that was not asked for before."""
+    return _drawn(UsageCache(sources.store).get(ask.scope(trace=True)))
 
 
 def heatmap_from_files(sources: Sources, ask: Ask) -> object:
-    """The heatmap of the run, its usage summed up from the files."""
-    return _drawn(UsageCache(sources.store).get(ask.scope(trace=False)), ask)
+    """The same of the run, its usage summed up from the files."""
+    return _drawn(UsageCache(sources.store).get(ask.scope(trace=False)))
 
 
-def _drawn(usage: Usage, ask: Ask) -> object:
-    metric, phase = ask.one_of(("share", "weight", "lift", "flips")), ask.phase
-    figure = figures.figure(usage, metric, phase, ask.layer, ask.expert, "dark")
-    return to_json_plotly(figure), usage_views.note(usage, metric, phase, "dark")
-
-
-def table(sources: Sources, ask: Ask) -> object:
-    """The heatmap of the run as a table."""
-    return usage_views.table(sources.usage.get(ask.scope(trace=False)), ask.phase)
+def _drawn(usage: Usage) -> str:
+    return json.dumps(usage_payload(usage, ""))
 
 
 def expert_of_run(sources: Sources, ask: Ask) -> object:
@@ -163,8 +156,9 @@ def expert_of_trace(sources: Sources, ask: Ask) -> object:
 
 
 def _evidence(cache: EvidenceCache, ask: Ask, layer: int, trace: bool) -> object:
-    order = ask.one_of(("count", "share"))
-    return expert_panel.evidence(cache, ask.scope(trace), layer, ask.expert, ask.phase, order)
+    phase = "all" if ask.phase == "difference" else ask.phase
+    chosen = cache.chosen(ask.scope(trace), layer, ask.expert, phase)
+    return chosen.top(ask.one_of(ORDERS), TOKENS), chosen.contexts(CONTEXTS)
 
 
 def brush(sources: Sources, ask: Ask) -> object:
@@ -207,12 +201,11 @@ QUERIES: dict[str, Query] = {
     "routing: heatmap of the run": heatmap,
     "routing: the same, from the files": heatmap_from_files,
     "routing: heatmap of a trace": heatmap_of_trace,
-    "routing: table of the run": table,
     "a brush of 512 tokens, cube and edges": brush,
     "routing: expert, layer seen before": expert_of_run,
     "routing: expert, another layer": expert_of_new_layer,
     "routing: expert in a trace": expert_of_trace,
-    "routing: facts of an expert": lambda s, ask: expert_panel.expert_facts(
+    "routing: facts of an expert": lambda s, ask: queries.expert_facts(
         s.store, ask.run["run_id"], ask.layer, ask.expert
     ),
 }

@@ -121,6 +121,13 @@ def _choices(name: str, control: str, *values: str) -> Interaction:
     return alternating(name, *(f"#{control} input[value='{value}'] + label" for value in values))
 
 
+def _pressed(name: str, *choices: str) -> Interaction:
+    return alternating(name, *(f"[data-choice='{choice}']" for choice in choices))
+
+
+_ORDERS = tuple(f".expert-evidence .segments button:nth-child({n})" for n in (2, 1))
+
+
 def _visible_token(tab: Page, rng: np.random.Generator) -> Act:
     """A token on screen."""
     box = _box(tab.locator(".trace-text").first)
@@ -152,17 +159,16 @@ WALKS = (
     Walk(
         "routing",
         "/routing",
-        "#heatmap canvas[data-window]",
+        "#usage-app[data-ready=true]",
         (
-            _choices("phase", "phase", "prompt", "think", "answer", "difference", "all"),
-            _choices("metric", "metric", "weight", "lift", "flips", "share"),
-            anywhere("cell", "#heatmap canvas", (0.06, 0.7), (0.25, 0.9)),
+            _pressed("phase", "prompt", "think", "answer", "difference", "all"),
+            _pressed("metric", "weight", "lift", "flips", "share"),
+            anywhere("cell", ".usage-map canvas", (0.06, 0.7), (0.25, 0.9)),
             key("next expert", "ArrowRight"),
             key("next layer", "]"),
-            _choices("top tokens: order", "token-order", "share", "count"),
+            alternating("top tokens: order", *_ORDERS),
             key("zoom in", "+"),
             key("whole map", "0"),
-            _choices("table and chart", "view", "table", "chart"),
         ),
     ),
     Walk(

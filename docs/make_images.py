@@ -48,7 +48,8 @@ def trace_page(tab, address):
 def routing_page(tab, address):
     """The usage of experts."""
     tab.goto(f"{address}/routing?L=4&E=26")
-    tab.locator("#heatmap canvas[data-window]").wait_for()
+    tab.locator("#usage-app[data-ready=true]").wait_for()
+    tab.locator(".token-table").wait_for()
 
 
 def expert_page(tab, address):

@@ -21,7 +21,6 @@ from ringlens.app.shared.sources import Sources
 from ringlens.errors import NotInStoreError
 from ringlens.plot.figure import signed
 from ringlens.plot.palette import expert_colour
-from ringlens.store import Store
 from ringlens.store.schema.promise import recorded_layers
 from ringlens.store.schema.views import literal
 
@@ -42,7 +41,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
         run, layer, expert = routes.find(sources, query.get("run"), query["layer"], query["expert"])
     except NotInStoreError as error:
         return state_page("There is no such expert", f"{error}.")
-    facts = _facts_of(sources.store, run["run_id"], layer, expert)
+    facts = queries.expert_facts(sources.store, run["run_id"], layer, expert)
     return html.Div(
         [
             _header(sources, run, layer, expert, facts),
@@ -72,14 +71,6 @@ def register(app: Dash, sources: Sources) -> None:
     """Add what the page's script fetches, and have it fill each new frame."""
     routes.register(app.server, sources)
     run_script(app, "expert")
-
-
-def _facts_of(store: Store, run_id: str, layer: int, expert: int) -> Row | None:
-    query = """
-        select "group", bias from experts
-        where run_id = $run_id and layer = $layer and expert = $expert"""
-    found = queries.rows(store, query, {"run_id": run_id, "layer": layer, "expert": expert})
-    return found[0] if found else None
 
 
 def _header(sources: Sources, run: Row, layer: int, expert: int, facts: Row | None) -> Component:

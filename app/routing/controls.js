@@ -3,7 +3,7 @@
 import { add, el } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
 import { messageOf } from "../shared/text.js";
-import { METRICS, PHASE_LABELS } from "./constants.js";
+import { METRICS, PHASE_LABELS, UNKNOWN } from "./constants.js";
 import { target } from "./goto.js";
 
 /** @import { Acts, View } from "./types.js" */
@@ -11,7 +11,7 @@ import { target } from "./goto.js";
 /** What a key or button zooms in by. */
 export const CLOSER = 0.6;
 
-/** @typedef {{name: string, label: string, term: string | null}} Choice */
+/** @typedef {{name: string, label: string, term: string | null, lacks: string}} Choice */
 
 /**
  * @param {View} view
@@ -19,10 +19,13 @@ export const CLOSER = 0.6;
  */
 export function controlsOf(view, acts) {
   const { counts, host } = view;
-  const metrics = METRICS.filter((each) => counts.view(each.name, "all"));
+  const metrics = METRICS.map((each) => ({
+    ...each,
+    lacks: counts.view(each.name, "all") ? "" : UNKNOWN,
+  }));
   const phases = Object.keys(PHASE_LABELS)
     .filter((phase) => counts.phases[phase])
-    .map((name) => ({ name, label: PHASE_LABELS[name], term: null }));
+    .map((name) => ({ name, label: PHASE_LABELS[name], term: null, lacks: "" }));
   const metric = segments("Metric", metrics, (name) => {
     view.metric = name;
     host.setParams({ metric: name });
@@ -61,7 +64,9 @@ function segments(name, choices, choose) {
   const node = el("div", "segments", null, { role: "group", "aria-label": name });
   const buttons = choices.map((choice) => {
     const button = el("button", "", choice.label, { type: "button", "data-choice": choice.name });
-    if (choice.term) termed(button, choice.term);
+    button.disabled = choice.lacks !== "";
+    if (choice.lacks) button.title = choice.lacks;
+    else if (choice.term) termed(button, choice.term);
     button.addEventListener("click", () => choose(choice.name));
     return node.appendChild(button);
   });

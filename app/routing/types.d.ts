@@ -57,10 +57,28 @@ export interface UsageMap {
   scrollTo(layer: number): void;
 }
 
-/** What is shown where there is no server. */
+/** What is shown. */
 export interface Boot {
   /** Path of the numbers, which the host answers. */
   usage: string;
+  /** What they are of, where a server tells more of it. */
+  of?: { run: string; trace?: string };
+}
+
+/** What an expert was chosen for (routes.py). */
+export interface Evidence {
+  tokens: { text: string; n: number; share: number; weight: number | null }[];
+  contexts: {
+    trace_id: number;
+    pos: number;
+    weight: number | null;
+    before: string;
+    token: string;
+    after: string;
+  }[];
+  bias: number | null;
+  /** Address of what tells its phases apart from chance; null where one of them is not there. */
+  proof: string | null;
 }
 
 /** Usage in every metric and phase (usage_payload.py). */
@@ -70,6 +88,8 @@ export interface Counts {
   phases: Record<string, { tokens: number[]; n: Uint32Array }>;
   /** The numbers of a metric in a phase; null where nothing is known. */
   view(metric: string, phase: string): (Usage & { ends: [string, string] }) | null;
+  /** The command that sums them up for good, where they were counted; "" where they are sums. */
+  command: string;
 }
 
 /** State of what is shown; only view.js changes it. */

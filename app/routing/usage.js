@@ -6,7 +6,7 @@ import { said } from "./drawing.js";
 /** @import { Counts, Sent, Usage } from "./types.js" */
 
 /** @type {(sent: Sent) => Usage} */
-export const decodedUsage = (sent) => ({
+const decodedUsage = (sent) => ({
   ...sent,
   values: decode(sent.values, "f4"),
   load: decode(sent.load, "f4"),
@@ -18,7 +18,7 @@ export const decodedUsage = (sent) => ({
  * @param {any} body
  * @returns {Counts}
  */
-export function decodeCounts({ shape, phases, views }) {
+export function decodeCounts({ shape, phases, views, command = "" }) {
   /** @type {Map<string, ReturnType<Counts["view"]>>} */
   const kept = new Map();
   /** @type {Counts["view"]} */
@@ -38,7 +38,7 @@ export function decodeCounts({ shape, phases, views }) {
     name,
     { tokens, n: decode(n, "u4") },
   ]);
-  return { shape, phases: Object.fromEntries(counted), view };
+  return { shape, phases: Object.fromEntries(counted), view, command };
 }
 
 /**

@@ -1,4 +1,4 @@
-"""Encodes usage for the script that draws it where there is no server: every metric and phase."""
+"""Encodes usage for the script that draws it: every metric and phase at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from ringlens.analysis.load.usage import METRICS, PHASE_CHOICES, Usage
 from ringlens.app.routing import usage_map, usage_sql
-from ringlens.app.routing.usage_views import HEADINGS, PHASE_LABELS, UNKNOWN
 from ringlens.app.shared.made import Made, made
 from ringlens.app.shared.scope import Scope
 from ringlens.plot import heatmap
@@ -16,6 +15,19 @@ from ringlens.store import Store
 from ringlens.store.schema.glossary import OF_METRICS
 
 Payload = dict[str, Any]
+
+PHASE_LABELS = {
+    "all": "All",
+    "prompt": "Prompt",
+    "think": "Think",
+    "answer": "Answer",
+    "difference": "Think − answer",
+}
+
+HEADINGS = {"share": "Tokens", "weight": "Weight share", "lift": "Lift", "flips": "By bias"}
+"""Names of the numbers of an expert."""
+
+UNKNOWN = "not recorded: imported runs tell which experts were chosen, not why"
 
 OF_REASONS = ("weight", "flips")
 """Metrics that imported runs do not tell."""

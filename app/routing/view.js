@@ -1,5 +1,5 @@
-// Usage of experts where there is no server: the map, from numbers that are here in every metric and
-// phase.
+// Usage of experts, from numbers that are here in every metric and phase: the map, its bar, and the
+// panel of an expert; on the page of the dashboard, in a bundle and in a notebook.
 
 import { whole as wholeNumber } from "../shared/address.js";
 import { add, el, hit, inDialog, typing } from "../shared/dom.js";
@@ -9,6 +9,7 @@ import { messageOf, plural } from "../shared/text.js";
 import { METRICS, UNKNOWN } from "./constants.js";
 import { CLOSER, controlsOf } from "./controls.js";
 import { scaleOf } from "./drawing.js";
+import { evidencePanel } from "./evidence.js";
 import { usageMap } from "./map.js";
 import { readExperts, saidOfExpert } from "./said.js";
 import { summary } from "./summary.js";
@@ -17,7 +18,7 @@ import { panned, revealing, whole, zoomed } from "./zoom.js";
 
 /** @import { Strip } from "../annotations/types.js" */
 /** @import { Host } from "../shared/host.js" */
-/** @import { Acts, Boot, Counts, Focus, View } from "./types.js" */
+/** @import { Acts, Boot, Counts, Focus, Shape, View } from "./types.js" */
 
 /**
  * Show usage in a frame.
@@ -39,8 +40,14 @@ export async function mount(root, boot, host, keys = document) {
     return;
   }
   if (!waits.isConnected) return; // something else took its place
+  if (!counts.phases.all) {
+    const title = el("h2", "", "There is nothing to count yet");
+    const said = "No token of it was routed.";
+    root.replaceChildren(add(el("div", "state"), title, el("p", "", said)));
+    return;
+  }
   const view = restored(host, counts);
-  const shown = parts(view);
+  const shown = parts(view, boot);
   root.replaceChildren(shown.controls.node, shown.body);
   shown.acts.draw();
   listen(shown, keys);
@@ -74,8 +81,19 @@ function restored(host, counts) {
 
 /** @typedef {ReturnType<typeof parts>} Parts */
 
-/** @param {View} view */
-function parts(view) {
+const SLOW = " · counted in the routing itself, which takes longer; for good sums it up ";
+
+/**
+ * Whether layers between those that were recorded were not.
+ * @param {Shape} shape
+ */
+const hasGaps = ({ layers }) => layers[layers.length - 1] - layers[0] + 1 > layers.length;
+
+/**
+ * @param {View} view
+ * @param {Boot} boot
+ */
+function parts(view, { of }) {
   const { counts, host } = view;
   const { shape } = counts;
   const note = el("div", "routing-note");
@@ -90,6 +108,7 @@ function parts(view) {
   const labelled = { "aria-label": "Usage of experts" };
   const main = add(el("section", "routing-main", null, labelled), note, frame);
   const body = add(el("div", "routing-body"), main, aside);
+  const evidence = of ? evidencePanel(view, of) : null;
 
   function describe() {
     const metric = METRICS.find((each) => each.name === view.metric) || METRICS[0];
@@ -102,8 +121,19 @@ function parts(view) {
       tokens.length > 1
         ? `${numbers[0]} think and ${numbers[1]} answer tokens`
         : plural(tokens[0], "token");
-    note.replaceChildren(add(el("span"), what, el("span", "", ` · ${usage ? counted : UNKNOWN}`)));
-    if (usage) note.appendChild(legend(...usage.ends, scaleOf(usage)));
+    const said = add(el("span"), what, el("span", "", ` · ${usage ? counted : UNKNOWN}`));
+    if (counts.command) add(said, el("span", "dim", SLOW), el("code", "", counts.command));
+    note.replaceChildren(said);
+    if (!usage) return;
+    add(
+      said,
+      el("span", "", " · beside: "),
+      termed(el("span", "", "MaxVio"), "MaxVio"),
+      el("span", "", ", "),
+      termed(el("span", "", "Gini"), "Gini"),
+      hasGaps(shape) ? el("span", "", " · blank: not recorded") : null,
+    );
+    note.appendChild(legend(...usage.ends, scaleOf(usage)));
   }
 
   /** @type {{of: Focus, strip: Strip | null}} */
@@ -116,6 +146,9 @@ function parts(view) {
       said = { of: view.focus, strip: saidOfExpert(shape, view.focus, host) };
     }
     aside.replaceChildren(summary(view), ...(said.strip ? [said.strip.node] : []));
+    if (!evidence) return;
+    aside.appendChild(evidence.node);
+    evidence.show();
   }
 
   function draw() {

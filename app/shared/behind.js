@@ -41,22 +41,53 @@ const shown = (value) => {
   return Number.isInteger(value) ? value.toLocaleString("en") : number(value, 4);
 };
 
-/** @param {Behind} behind */
+/**
+ * The order of two cells: numbers by size, texts by letters.
+ * @param {Cell} a
+ * @param {Cell} b
+ */
+function order(a, b) {
+  return typeof a === "number" && typeof b === "number"
+    ? a - b
+    : String(a).localeCompare(String(b));
+}
+
+/**
+ * A table that a click on a heading sorts: largest first, then smallest first.
+ * @param {Behind} behind
+ */
 function tableOf({ columns, rows }) {
   const all = rows();
-  const head = add(el("tr"), ...columns.map((name) => el("th", "", name, { scope: "col" })));
-  const body = all
-    .slice(0, SHOWN)
-    .map((row) =>
-      add(
-        el("tr"),
-        ...row.map((value) => el("td", typeof value === "number" ? "num" : "", shown(value))),
-      ),
-    );
-  const table = add(el("table", "plain-table"), add(el("thead"), head), add(el("tbody"), ...body));
+  const body = el("tbody");
+  /** @param {Cell[][]} some */
+  const fill = (some) => {
+    const shownRows = some.slice(0, SHOWN).map((row) => {
+      const cells = row.map((value) =>
+        el("td", typeof value === "number" ? "num" : "", shown(value)),
+      );
+      return add(el("tr"), ...cells);
+    });
+    body.replaceChildren(...shownRows);
+  };
+  const head = el("tr");
+  columns.forEach((name, column) => {
+    const cell = el("th", "", null, { scope: "col" });
+    const button = el("button", "", name, { type: "button", title: "sort" });
+    button.addEventListener("click", () => {
+      const down = cell.getAttribute("aria-sort") !== "descending";
+      for (const other of head.children) other.removeAttribute("aria-sort");
+      cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const known = all.filter((row) => row[column] !== null);
+      const sorted = known.toSorted((x, y) => order(x[column], y[column]) * (down ? -1 : 1));
+      fill([...sorted, ...all.filter((row) => row[column] === null)]);
+    });
+    head.appendChild(add(cell, button));
+  });
+  fill(all);
+  const table = add(el("table", "plain-table"), add(el("thead"), head), body);
   const box = el("div", "behind-table", null, { tabindex: "0", role: "region" });
   box.setAttribute("aria-label", "Table");
-  const more = all.length - body.length;
+  const more = all.length - SHOWN;
   const note =
     more > 0
       ? `The first ${SHOWN} of ${plural(all.length, "row")}; the CSV has all.`

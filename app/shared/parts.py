@@ -87,8 +87,8 @@ def term(label: str, name: str, className: str = "", focusable: bool = True) -> 
     return html.Span(label, className=f"term {className}".strip(), **attributes)
 
 
-def is_it_real(of: str, layer: int, expert: int) -> Component:
-    """Make a link to the comparison of thoughts with answers, at an expert.
+def address_of_proof(of: str, layer: int, expert: int) -> str:
+    """Address of the comparison of thoughts with answers, at an expert.
 
     There the difference stands beside chance, the false discovery rate and equal tokens.
 
@@ -97,16 +97,20 @@ def is_it_real(of: str, layer: int, expert: int) -> Component:
         layer: Layer of the expert.
         expert: Its number.
     """
-    query = urlencode(
-        {
-            "a": f"{of} and phase = 'think'",
-            "b": f"{of} and phase = 'answer'",
-            "L": layer,
-            "E": expert,
-        }
-    )
+    query = {
+        "a": f"{of} and phase = 'think'",
+        "b": f"{of} and phase = 'answer'",
+        "L": layer,
+        "E": expert,
+    }
+    return f"/compare?{urlencode(query)}"
+
+
+def is_it_real(of: str, layer: int, expert: int) -> Component:
+    """Make a link to `address_of_proof`."""
     said = "thought against answer in the whole run, beside chance: intervals, false discovery rate"
-    return dcc.Link("Is it real?", href=f"/compare?{query}", className="button", title=said)
+    href = address_of_proof(of, layer, expert)
+    return dcc.Link("Is it real?", href=href, className="button", title=said)
 
 
 def stat(label: Any, value: str, note: Any = None) -> Component:

@@ -114,3 +114,12 @@ def recorded(store: Store, table: str, trace_id: int, column: str | None = None)
     known = "true" if column is None else f'"{column}" is not null'
     query = f"select 1 from {of_trace(store, table, trace_id)} where {known} limit 1"
     return bool(rows(store, query, {"trace_id": trace_id}))
+
+
+def expert_facts(store: Store, run_id: str, layer: int, expert: int) -> Row | None:
+    """Read the group and selection bias of one expert; None if the run does not have it."""
+    query = """
+        select "group", bias from experts
+        where run_id = $run_id and layer = $layer and expert = $expert"""
+    found = rows(store, query, {"run_id": run_id, "layer": layer, "expert": expert})
+    return found[0] if found else None

@@ -132,15 +132,15 @@ def test_colours_follow_the_metric_and_the_url(tab, address, store):
 
 def test_heatmap_click_shows_the_experts_tokens(tab, address, store):
     tab.goto(f"{address}/routing")
-    expect(tab.locator("#heatmap canvas[data-window]")).to_be_visible()
+    expect(tab.locator(".usage-map canvas[data-window]")).to_be_visible()
     expect(tab.locator(".strongest button").first).to_be_visible()
     layer, expert = 2, 6
     x, y = on_map(tab, (expert + 0.5) / 16, 1.5 / 3)  # layers 1, 2, 3: the second row
     tab.mouse.move(x, y)
-    hover = tab.locator("#heatmap .tip")
+    hover = tab.locator(".usage-map .tip")
     expect(hover).to_contain_text(re.compile(rf"^L{layer} · E{expert} "))
     tab.mouse.click(x, y)
-    expect(tab.locator("#expert-summary h2")).to_have_text(f"Expert {expert}")
+    expect(tab.locator(".routing-panel h2")).to_have_text(f"Expert {expert}")
     expect(tab).to_have_url(re.compile(f"L={layer}&E={expert}"))
     query = """
         select token_id, count(*) as n from routing join tokens using (trace_id, pos)

@@ -227,12 +227,12 @@ def wide(tmp_path_factory):
 
 def ranges(tab):
     """First and last expert, first and last layer on screen."""
-    said = tab.locator("#heatmap canvas").get_attribute("data-window")
+    said = tab.locator(".usage-map canvas").get_attribute("data-window")
     return [float(each) for each in said.split()]
 
 
 def drawn(tab):
-    expect(tab.locator("#heatmap canvas[data-window]")).to_be_visible()
+    expect(tab.locator(".usage-map canvas[data-window]")).to_be_visible()
     expect(tab.locator(".panel-title, .strongest").first).to_be_visible()
 
 
@@ -254,7 +254,7 @@ def test_the_map_goes_to_an_expert_zooms_and_pans(tab, wide):
         tab.keyboard.press("/")
         tab.keyboard.type(text)
         tab.keyboard.press("Enter")
-        expect(tab.locator("#expert-summary h2")).to_have_text(f"Expert {expert}")
+        expect(tab.locator(".routing-panel h2")).to_have_text(f"Expert {expert}")
     assert asked(tab) == {"L": "12", "E": "100", "zoom": "84-115,4-19"}
     assert ranges(tab) == [84, 115, 4, 19]
     tab.reload()  # the address alone gives the same
@@ -272,7 +272,7 @@ def test_the_map_goes_to_an_expert_zooms_and_pans(tab, wide):
     assert moved[0] > left
     assert moved[2:] == [top, bottom]
     tab.keyboard.press("ArrowLeft")  # the expert before comes back on screen
-    expect(tab.locator("#expert-summary h2")).to_have_text("Expert 99")
+    expect(tab.locator(".routing-panel h2")).to_have_text("Expert 99")
     assert ranges(tab)[0] <= 99 <= ranges(tab)[1]
     tab.get_by_role("button", name="the whole map").click()
     tab.wait_for_function("() => !location.search.includes('zoom')")
@@ -289,7 +289,7 @@ def test_the_map_goes_to_an_expert_zooms_and_pans(tab, wide):
     tab.mouse.up()
     tab.wait_for_function(f"() => !location.search.includes('zoom={before[0]:.1f}-')")
     assert ranges(tab)[0] > before[0]
-    expect(tab.locator("#expert-summary h2")).to_have_text("Expert 99")  # a drag is no click
+    expect(tab.locator(".routing-panel h2")).to_have_text("Expert 99")  # a drag is no click
 
 
 def test_behind_the_map_are_its_numbers_and_files(tab, wide):

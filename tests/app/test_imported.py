@@ -1,6 +1,7 @@
 """The dashboard on imported runs: choices are shown, what is not known is said to be so."""
 
 import base64
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -107,17 +108,19 @@ def test_usage_counts_what_is_known(address, chrome, store):
     with page(chrome) as (tab, complaints):
         tab.goto(f"{address}/routing?run={run_id}&L=2&E=5")
         expect(tab.locator(".routing-note")).to_contain_text("tokens")
-        expect(tab.locator("#expert-summary")).to_contain_text("Expert 5")
-        expect(tab.locator("#expert-evidence .token-table")).to_be_visible()
-        expect(tab.locator("#expert-evidence")).to_contain_text("Where it is chosen")
-        for metric in ("Weight share", "Bias flips"):
-            tab.locator("#metric").get_by_text(metric, exact=True).click()
-            expect(tab.locator(".routing-note")).to_contain_text("not recorded: imported runs")
-        tab.get_by_text("Log lift", exact=True).click()
-        expect(tab.locator(".routing-note")).to_contain_text("tokens")
-        tab.get_by_text("Exclusive", exact=True).click()
-        tab.get_by_text("Table", exact=True).click()
-        expect(tab.locator("#usage-rows .ag-row").first).to_be_visible()
+        panel = tab.locator(".routing-panel")
+        expect(panel).to_contain_text("Expert 5")
+        expect(panel.locator(".token-table")).to_be_visible()
+        expect(panel).to_contain_text("Where it is chosen")
+        for metric in ("weight", "flips"):
+            button = tab.locator(f"[data-choice={metric}]")
+            expect(button).to_be_disabled()
+            expect(button).to_have_attribute("title", re.compile("not recorded: imported runs"))
+        tab.locator("[data-choice=lift]").click()
+        expect(tab.locator(".routing-note")).to_contain_text("lift")
+        tab.get_by_role("button", name="Exclusive").click()
+        expect(panel.locator(".token-table, p.dim").first).to_be_visible()
         tab.goto(f"{address}/routing?trace=2&metric=flips")
-        expect(tab.locator("#expert-summary")).to_contain_text("Choose an expert")
+        expect(tab.locator("[data-choice=share]")).to_have_attribute("aria-pressed", "true")
+        expect(panel).to_contain_text("Choose an expert")
         assert complaints == []

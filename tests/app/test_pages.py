@@ -105,11 +105,11 @@ def test_data_addresses(client):
         ("/trace/x", "", "No trace x"),
         ("/trace/99999999999999999999999", "", "No trace 9999"),
         ("/nowhere", "", "No such page"),
-        ("/routing", "", "heatmap"),
+        ("/routing", "", "usage-app"),
         ("/routing", "?trace=2&L=3&E=7&metric=lift&phase=think", "trace 2"),
         ("/routing", "?trace=77", "No trace 77"),
         ("/routing", "?run=nope", "No run nope"),
-        ("/routing", "?L=99&E=-1&metric=x&phase=y", "heatmap"),
+        ("/routing", "?L=99&E=-1&metric=x&phase=y", "usage-app"),
     ],
 )
 def test_pages(store, address, search, says):
@@ -121,38 +121,19 @@ def test_pages(store, address, search, says):
     assert says in text_of(page(store, address, search))
 
 
-def heatmap(app, run_id, trace_id=None, metric="share", phase="all"):
+def usage(app, run_id, trace_id=None):
     """What the routing page draws and says, as the browser asks for it."""
-    figure = {"id": "drawn", "property": "data"}
-    note = {"id": "routing-note", "property": "children"}
-    query = {"id": "routing-sql", "property": "children"}
-    values = {"metric.value": metric, "phase.value": phase, "theme.data": "dark"}
-    given = [
-        {"id": name.split(".")[0], "property": name.split(".")[1], "value": values[name]}
-        for name in ("metric.value", "phase.value", "theme.data")
-    ]
-    scope = {"id": "scope", "property": "data"}
-    scope["value"] = {"run_id": run_id, "trace_id": trace_id}
-    asked = {
-        "output": "..drawn.data...routing-note.children...routing-sql.children..",
-        "outputs": [figure, note, query],
-        "inputs": given,
-        "state": [scope],
-        "changedPropIds": ["metric.value"],
-    }
-    response = app.server.test_client().post("/_dash-update-component", json=asked, headers=HOST)
+    trace = "" if trace_id is None else f"&trace={trace_id}"
+    asked = f"/data/usage?run={run_id}{trace}"
+    response = app.server.test_client().get(asked, headers=HOST)
     assert response.status_code == 200
-    return response.json["response"]
+    return response.json
 
 
-def heatmap_note(app, run_id):
-    return json.dumps(heatmap(app, run_id)["routing-note"])
-
-
-def drawn(map_of):
+def drawn(view):
     """The numbers of a map [layers, experts]; nan where it has gaps."""
-    flat = np.frombuffer(base64.b64decode(map_of["values"]), "<f4")
-    return flat.reshape(len(map_of["layers"]), -1)
+    flat = np.frombuffer(base64.b64decode(view["values"]), "<f4")
+    return flat.reshape(len(view["layers"]), -1)
 
 
 @pytest.fixture(scope="module")
@@ -177,33 +158,29 @@ def test_the_copied_sql_gives_what_the_heatmap_shows(path, imported, tmp_path, k
     with Store(place) as store:
         run_id = store.trace(1).summary["run_id"]
         for trace_id in (None, 1):
-            queries = {}
-            for metric, phase in itertools.product(METRICS, PHASE_CHOICES):
-                found = heatmap(app, run_id, trace_id, metric, phase)
-                map_of = found["drawn"]["data"]
-                z = drawn(map_of)
-                query = found["routing-sql"]["children"]["props"]["data-copy"]
+            queries = set()
+            for view in usage(app, run_id, trace_id)["views"].values():
+                z, query, layers = drawn(view), view["made"]["sql"], view["layers"]
                 rows = store.sql(query).fetchall()
-                layers = map_of["layers"]
-                assert map_of["made"]["sql"] == query
                 assert [row[:2] for row in rows] == list(itertools.product(layers, range(16)))
                 values = [np.nan if row[2] is None else row[2] for row in rows]
                 np.testing.assert_allclose(np.reshape(values, z.shape), z, rtol=2e-6, atol=1e-7)
-                queries[query] = metric, phase
-            assert len(queries) == len(METRICS) * len(PHASE_CHOICES)
+                queries.add(query)
+            known = 2 if "imported" in kind else len(METRICS)
+            assert len(queries) == known * len(PHASE_CHOICES)
     app.server.extensions["ringlens.sources"].close()
 
 
 def test_without_usage_tables_the_page_counts_and_says_how_to_add_them(app, store, path, tmp_path):
     run_id = store.trace(1).summary["run_id"]
-    assert "ringlens rollup" not in heatmap_note(app, run_id)
+    assert "command" not in usage(app, run_id)
     old = shutil.copytree(path, tmp_path / "old")
     with sqlite3.connect(old / "manifest.sqlite") as manifest:
         manifest.execute("delete from files where table_name like 'usage%'")
     app = make_app(old)
-    said = heatmap_note(app, run_id)
-    assert f"ringlens rollup {old}" in said
-    assert "240 tokens" in said
+    found = usage(app, run_id)
+    assert found["command"] == f"ringlens rollup {old}"
+    assert found["phases"]["all"]["tokens"] == [240]
     app.server.extensions["ringlens.sources"].close()
 
 

@@ -16,7 +16,6 @@ from small_store import write_run
 from ringlens.app.listing import conditions as grid
 from ringlens.app.listing.rows import traces_page
 from ringlens.app.routing.evidence import EvidenceCache
-from ringlens.app.routing.expert_panel import expert_facts
 from ringlens.app.shared import queries
 from ringlens.app.shared.catalogue import Catalogue
 from ringlens.app.shared.scope import Scope
@@ -495,6 +494,6 @@ def test_expert_contexts(evidence, scope):
 
 
 def test_expert_facts(store, scope):
-    facts = expert_facts(store, scope.run_id, 4, 9)
+    facts = queries.expert_facts(store, scope.run_id, 4, 9)
     assert facts == {"group": 2, "bias": pytest.approx(RUN.expert_bias[2, 9])}
-    assert expert_facts(store, scope.run_id, 0, 0) is None
+    assert queries.expert_facts(store, scope.run_id, 0, 0) is None
