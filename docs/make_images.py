@@ -1,9 +1,9 @@
 """Photograph the pages of the dashboard for the README, with the store of `ringlens demo`.
 
 ``python docs/make_images.py [STORE]`` writes a picture of each page to docs/images
-(all, or those named after the store); without a store it makes one, and probes trace 3 for its
-beliefs and receiver heads. A store that was given is not changed: what is said and thought for the
-pictures goes to a copy.
+(all, or those named after the store); without a store it makes one, and probes the trace that is
+shown for its beliefs and receiver heads. A store that was given is not changed: what is said and
+thought for the pictures goes to a copy.
 """
 
 import shutil
@@ -30,72 +30,74 @@ LOOK = {
 }
 
 
-def store_page(tab, address):
+def shown(store):
+    """The trace that is shown: a right thought of many steps, which still fit on a page."""
+    query = """
+select trace_id from steps join traces using (trace_id) where correct
+group by trace_id having count(*) <= 25 order by count(*) desc, trace_id limit 1"""
+    with Store(store) as opened:
+        return opened.sql(query).fetchall()[0][0]
+
+
+def store_page(tab, address, trace):
     """The list of traces."""
     tab.goto(address)
     tab.locator("#traces .ag-row [col-id=prompt] a").first.wait_for()
 
 
-def trace_page(tab, address):
-    """A thought, with the focus on a token and the attention of a head on the text."""
-    tab.goto(f"{address}/trace/3?tok=62")
+def trace_page(tab, address, trace):
+    """A thought, with the focus on a token."""
+    tab.goto(f"{address}/trace/{trace}?tok=118")
     tab.locator("#trace-app[data-ready=true]").wait_for()
     tab.locator(".layer-facts").wait_for()
     tab.locator("canvas.belief-track").wait_for()
     tab.locator("canvas.change-track").wait_for()
 
 
-def routing_page(tab, address):
+def routing_page(tab, address, trace):
     """The usage of experts."""
     tab.goto(f"{address}/routing?L=4&E=26")
     tab.locator("#usage-app[data-ready=true]").wait_for()
     tab.locator(".token-table").wait_for()
 
 
-def expert_page(tab, address):
+def expert_page(tab, address, trace):
     """The card of an expert."""
     tab.goto(f"{address}/expert/4/26")
     tab.locator("#expert-app[data-ready=true]").wait_for()
 
 
-def heads_page(tab, address):
+def heads_page(tab, address, trace):
     """Receiver heads of a thought, and a pair of its steps."""
-    tab.goto(f"{address}/heads/3")
+    tab.goto(f"{address}/heads/{trace}")
     tab.locator("#heads-app[data-ready=true]").wait_for()
-    for _ in range(4):
+    for _ in range(9):
         tab.keyboard.press("j")
+    for _ in range(4):
+        tab.keyboard.press("J")
 
 
-def probes_page(tab, address):
+def probes_page(tab, address, trace):
     """What the probe of belief has stored."""
     tab.goto(f"{address}/probes?probe=belief")
     tab.locator("#probes-figure .main-svg").first.wait_for()
     tab.locator("#probes-app tbody tr").first.wait_for()
 
 
-def run_page(tab, address):
+def run_page(tab, address, trace):
     """What a run is, and its traces."""
     tab.goto(address)
     tab.locator(".runs-table a").first.click()
     tab.locator("#runs-app tbody tr").first.wait_for()
 
 
-def compare_page(tab, address):
+def compare_page(tab, address, trace):
     """Thought against answer."""
     tab.goto(f"{address}/compare?L=4&E=26")
     tab.locator("#compare-app[data-ready=true]").wait_for()
 
 
-def beside_page(tab, address):
-    """Two thoughts about one problem."""
-    tab.goto(f"{address}/trace/3")
-    tab.get_by_role("link", name="Beside…").click()
-    tab.locator("#beside-app[data-ready=true]").wait_for()
-    for _ in range(3):
-        tab.keyboard.press("j")
-
-
-def sql_page(tab, address):
+def sql_page(tab, address, trace):
     """A query, and the chart of its result."""
     tab.goto(f"{address}/sql")
     tab.locator(".sql-card", has_text="How unsure").click()
@@ -116,24 +118,26 @@ PAGES = {
 }
 
 
-TRACES = 3
-"""Traces of the file that is photographed: as many as it takes to show one, and the list."""
-
 SHARED = {
-    "share": (["--traces", TRACES], f"?trace={TRACES}&tok=62", "light"),
-    "share-usage": (["--aggregate-only"], "?L=4&E=26", "dark"),
+    "share": ("?trace={trace}&tok=118", "light"),
+    "share-usage": ("?L=4&E=26", "dark"),
 }
 
 
 def photograph_shared(chrome, store, folder, names):
-    """Photograph one file of each kind, opened from disk."""
-    for name, (options, query, scheme) in SHARED.items():
+    """Photograph one file of each kind, opened from disk; as few traces as it takes to show one."""
+    trace = shown(store)
+    options = {
+        "share": [f"--trace={each}" for each in sorted({1, 3, trace})],
+        "share-usage": ["--aggregate-only"],
+    }
+    for name, (query, scheme) in SHARED.items():
         if names and name not in names:
             continue
-        form = ["--format", "bundle", "--single-file", *map(str, options)]
+        form = ["--format", "bundle", "--single-file", *options[name]]
         run("export", store, "--out", f"{folder}/{name}.html", *form)
         with page(chrome, **{**LOOK, "color_scheme": scheme}) as (tab, complaints):
-            tab.goto(f"file://{folder}/{name}.html{query}")
+            tab.goto(f"file://{folder}/{name}.html{query.format(trace=trace)}")
             tab.locator("[data-ready=true]").wait_for()
             tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
             assert complaints == [], complaints
@@ -153,8 +157,9 @@ def photograph_live(chrome, folder):
         tab.get_by_label("Experts").fill("3+7")
         tab.get_by_label("Where").select_option("think")
         tab.get_by_role("button", name="Add", exact=True).click()
+        tab.get_by_label("New tokens").fill("200")
         tab.get_by_role("button", name="Think").click()
-        tab.get_by_role("link", name="Side by side").wait_for()
+        tab.get_by_role("link", name="Side by side").wait_for(timeout=600_000)
         tab.screenshot(path=IMAGES / "live.png", animations="disabled")
         assert complaints == [], complaints
 
@@ -163,14 +168,14 @@ def photograph_widgets(chrome, store, names):
     """Photograph cells of a notebook: a thought with tokens selected, and the map of experts."""
     cells = [
         f"import ringlens as rl; store = rl.Store({str(store)!r})",
-        f"thought = rl.widget(store[{TRACES}]); thought",
+        f"thought = rl.widget(store[{shown(store)}]); thought",
         "experts = rl.widget(store.routing(where=\"phase = 'think'\")); experts",
     ]
-    shown = {
+    looks = {
         "widget-trace": (
             1,
             ".trace-app[data-ready=true]",
-            "thought.select(range(60, 65))",
+            "thought.select(range(118, 123))",
             ".t.chosen",
         ),
         "widget-routing": (2, ".usage-app[data-ready=true]", "experts.select(4, 26)", ".facts"),
@@ -179,7 +184,7 @@ def photograph_widgets(chrome, store, names):
         page(chrome, **{**LOOK, "viewport": {"width": 1000, "height": 640}}) as (tab, complaints),
         executed(cells, tab) as (notebook, outputs),
     ):
-        for name, (cell, ready, code, found) in shown.items():
+        for name, (cell, ready, code, found) in looks.items():
             if names and name not in names:
                 continue
             frame = notebook.show(outputs[cell])
@@ -201,16 +206,17 @@ def made(folder):
     run("demo", "--store", store, "--no-serve")
     run("steps", store)
     for probe in ("belief", "receivers"):
-        run("probe", probe, "ring-nano", store, "--trace", TRACES)
+        run("probe", probe, "ring-nano", store, "--trace", shown(store))
     return store
 
 
 def annotated(given, folder):
     """A copy of a store of which people have said something."""
+    trace = shown(given)
     with Store(shutil.copytree(given, f"{folder}/runs")) as store:
-        store.annotate(TRACES, step=2, label="sets out a plan", author="Ada")
-        store.annotate(TRACES, label="worth a look", note="checks what it found", author="Bob")
-        store.annotate(expert=(4, 26), label="numbers in a row", author="Ada")
+        store.annotate(trace, step=7, label="turns back", author="Ada")
+        store.annotate(trace, label="worth a look", note="checks what it found", author="Bob")
+        store.annotate(expert=(4, 26), label="opens a try", author="Ada")
     return f"{folder}/runs"
 
 
@@ -219,13 +225,14 @@ def main():
     given, names = sys.argv[1:2], sys.argv[2:]
     with tempfile.TemporaryDirectory() as folder:
         store = annotated(given[0] if given else made(folder), folder)
+        trace = shown(store)
         with browser() as chrome:
             with served(store) as address:
                 for name, visit in PAGES.items():
                     if names and name not in names:
                         continue
                     with page(chrome, **LOOK) as (tab, complaints):
-                        visit(tab, address)
+                        visit(tab, address, trace)
                         tab.wait_for_load_state("networkidle")
                         tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
                         assert complaints == [], complaints

@@ -61,7 +61,10 @@ def measures(store: Store, trace_id: int) -> list[Measure]:
 
 
 def _probed(store: Store, trace_id: int) -> list[Measure]:
-    query = f"select distinct key from probes where probe = '{PROBE}' and trace_id = $trace_id"
+    # Of few steps none are as far apart as a gap: then its score is of no head.
+    query = f"""
+select distinct key from probes
+where probe = '{PROBE}' and trace_id = $trace_id and isfinite(value)"""
     keys = {row["key"] for row in queries.rows(store, query, {"trace_id": trace_id})}
     gaps = sorted(int(key.partition(":")[2]) for key in keys if key.startswith(f"{KURTOSIS}:"))
     found = []

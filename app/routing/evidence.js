@@ -17,20 +17,21 @@ export function evidencePanel(view, of) {
   const { host } = view;
   const node = el("div", "expert-evidence");
   let order = "count";
-  let turn = 0; // of the questions: an answer to an older one comes too late
+  let asked = ""; // an answer to an older question comes too late
 
   async function show() {
     const { L, E } = view.focus;
-    turn += 1;
-    const mine = turn;
-    if (E === null) return node.replaceChildren();
     const phase = view.phase === "difference" ? "all" : view.phase;
     const query = new URLSearchParams({ ...of, phase, order });
+    const path = E === null ? "" : `/data/usage/expert/${L}/${E}?${query}`;
+    if (path === asked) return; // it is here, or comes
+    asked = path;
+    if (E === null) return node.replaceChildren();
     try {
-      const found = await host.fetchJson(`/data/usage/expert/${L}/${E}?${query}`);
-      if (turn === mine) draw(found, L, E);
+      const found = await host.fetchJson(path);
+      if (asked === path) draw(found, L, E);
     } catch (error) {
-      if (turn === mine) node.replaceChildren(el("p", "error", messageOf(error)));
+      if (asked === path) node.replaceChildren(el("p", "error", messageOf(error)));
     }
   }
 

@@ -260,7 +260,10 @@ function layerParts(record, view) {
   add(title, add(keys, el("kbd", "", "["), el("kbd", "", "]")));
   const body = add(
     el("tbody"),
-    ...record.chosen.map((choice) => chosenRow(choice, record, view)),
+    ...record.chosen.flatMap((choice) => [
+      chosenRow(choice, record, view),
+      ...saidRow(choice, record, view),
+    ]),
     ...record.shutOut.map((expert) => shutOutRow(expert, record, view)),
   );
   const table = add(el("table", "layer-detail"), add(el("thead"), detailHead(record, boot)), body);
@@ -300,6 +303,17 @@ function chosenRow(choice, record, view) {
 }
 
 /**
+ * The label that a person gave an expert, in a row of its own; nothing without one.
+ * @param {Choice} choice
+ * @param {Choices} record
+ * @param {View} view
+ */
+function saidRow({ expert }, { layer }, { boot }) {
+  const said = labelOf(boot.run_id, layer, expert);
+  return said ? [add(el("tr"), el("td", "expert-said", said, { colspan: 5, title: said }))] : [];
+}
+
+/**
  * @param {number} expert
  * @param {Choices} record
  * @param {View} view
@@ -322,8 +336,7 @@ function expertCell(expert, record, { boot, host }) {
   const dot = el("i", "swatch");
   dot.style.background = colours.expertLine(expert, boot);
   found.prepend(dot);
-  const said = labelOf(boot.run_id, record.layer, expert);
-  return add(el("td"), found, said ? el("span", "expert-said", said, { title: said }) : null);
+  return add(el("td"), found);
 }
 
 /**
