@@ -33,7 +33,10 @@ ALLOWED = {
     "sandbox": {"store"},
     "analysis": {"store", "problem"},
     "plot": {"store", "analysis"},
-    "live": {"model", "lens", "observe", "interventions", "store", "sandbox", "analysis"},
+    "live": {
+        *("model", "lens", "observe", "interventions", "store", "sandbox", "analysis"),
+        *("problem", "prompts"),
+    },
     "app": {"store", "sandbox", "analysis", "plot", "live", "interventions"},
     "problem": {"data", "graders", "transcript"},
     "graders": {"sandbox"},

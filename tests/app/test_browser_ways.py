@@ -307,13 +307,13 @@ def test_behind_the_map_are_its_numbers_and_files(tab, wide):
 def test_keys_are_the_maps_while_a_choice_has_the_keyboard(tab, wide):
     tab.goto(f"{wide}/routing?L=4&E=70")
     drawn(tab)
-    tab.locator("#phase").get_by_text("Think", exact=True).click()
+    tab.locator("[data-choice=think]").click()
     tab.wait_for_url(re.compile("phase=think"))
     tab.keyboard.press("]")
     tab.wait_for_url(re.compile("L=5&"))
-    tab.keyboard.press("ArrowRight")  # this is the choice's own
-    tab.wait_for_url(re.compile("phase=answer"))
-    assert asked(tab)["E"] == "70"
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_url(re.compile("E=71"))
+    assert asked(tab)["phase"] == "think"
 
 
 # --- nothing overflows ---------------------------------------------------------------------------
