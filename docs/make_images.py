@@ -21,6 +21,8 @@ from notebook_page import executed
 from ringlens.store import Store
 
 TOKEN = "a-token-of-pictures"
+STEP = 5
+"""The step in focus, which is annotated: in ring-nano's thoughts the first that goes back."""
 
 LOOK = {
     "viewport": {"width": 1280, "height": 800},
@@ -39,35 +41,42 @@ group by trace_id having count(*) <= 25 order by count(*) desc, trace_id limit 1
         return opened.sql(query).fetchall()[0][0]
 
 
-def store_page(tab, address, trace):
+def token_of(store, trace):
+    """The first token of the step that people have said something of."""
+    with Store(store) as opened:
+        query = "select token_start from steps where trace_id = ? and step = ?"
+        return opened.sql(query, [trace, STEP]).fetchall()[0][0]
+
+
+def store_page(tab, address, trace, tok):
     """The list of traces."""
     tab.goto(address)
     tab.locator("#traces .ag-row [col-id=prompt] a").first.wait_for()
 
 
-def trace_page(tab, address, trace):
+def trace_page(tab, address, trace, tok):
     """A thought, with the focus on a token."""
-    tab.goto(f"{address}/trace/{trace}?tok=118")
+    tab.goto(f"{address}/trace/{trace}?tok={tok}")
     tab.locator("#trace-app[data-ready=true]").wait_for()
     tab.locator(".layer-facts").wait_for()
     tab.locator("canvas.belief-track").wait_for()
     tab.locator("canvas.change-track").wait_for()
 
 
-def routing_page(tab, address, trace):
+def routing_page(tab, address, trace, tok):
     """The usage of experts."""
     tab.goto(f"{address}/routing?L=4&E=26")
     tab.locator("#usage-app[data-ready=true]").wait_for()
     tab.locator(".token-table").wait_for()
 
 
-def expert_page(tab, address, trace):
+def expert_page(tab, address, trace, tok):
     """The card of an expert."""
     tab.goto(f"{address}/expert/4/26")
     tab.locator("#expert-app[data-ready=true]").wait_for()
 
 
-def heads_page(tab, address, trace):
+def heads_page(tab, address, trace, tok):
     """Receiver heads of a thought, and a pair of its steps."""
     tab.goto(f"{address}/heads/{trace}")
     tab.locator("#heads-app[data-ready=true]").wait_for()
@@ -77,27 +86,27 @@ def heads_page(tab, address, trace):
         tab.keyboard.press("J")
 
 
-def probes_page(tab, address, trace):
+def probes_page(tab, address, trace, tok):
     """What the probe of belief has stored."""
     tab.goto(f"{address}/probes?probe=belief")
     tab.locator("#probes-figure .main-svg").first.wait_for()
     tab.locator("#probes-app tbody tr").first.wait_for()
 
 
-def run_page(tab, address, trace):
+def run_page(tab, address, trace, tok):
     """What a run is, and its traces."""
     tab.goto(address)
     tab.locator(".runs-table a").first.click()
     tab.locator("#runs-app tbody tr").first.wait_for()
 
 
-def compare_page(tab, address, trace):
+def compare_page(tab, address, trace, tok):
     """Thought against answer."""
     tab.goto(f"{address}/compare?L=4&E=26")
     tab.locator("#compare-app[data-ready=true]").wait_for()
 
 
-def sql_page(tab, address, trace):
+def sql_page(tab, address, trace, tok):
     """A query, and the chart of its result."""
     tab.goto(f"{address}/sql")
     tab.locator(".sql-card", has_text="How unsure").click()
@@ -119,7 +128,7 @@ PAGES = {
 
 
 SHARED = {
-    "share": ("?trace={trace}&tok=118", "light"),
+    "share": ("?trace={trace}&tok={tok}", "light"),
     "share-usage": ("?L=4&E=26", "dark"),
 }
 
@@ -127,6 +136,7 @@ SHARED = {
 def photograph_shared(chrome, store, folder, names):
     """Photograph one file of each kind, opened from disk; as few traces as it takes to show one."""
     trace = shown(store)
+    tok = token_of(store, trace)
     options = {
         "share": [f"--trace={each}" for each in sorted({1, 3, trace})],
         "share-usage": ["--aggregate-only"],
@@ -137,14 +147,14 @@ def photograph_shared(chrome, store, folder, names):
         form = ["--format", "bundle", "--single-file", *options[name]]
         run("export", store, "--out", f"{folder}/{name}.html", *form)
         with page(chrome, **{**LOOK, "color_scheme": scheme}) as (tab, complaints):
-            tab.goto(f"file://{folder}/{name}.html{query.format(trace=trace)}")
+            tab.goto(f"file://{folder}/{name}.html{query.format(trace=trace, tok=tok)}")
             tab.locator("[data-ready=true]").wait_for()
             tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
             assert complaints == [], complaints
 
 
 def photograph_live(chrome, folder):
-    """Photograph a problem that is thought about plainly, and without two experts."""
+    """Photograph a problem that is thought about plainly, and without some experts."""
     options = {"token": TOKEN, "live": "ring-nano"}
     with (
         served(f"{folder}/live", **options) as address,
@@ -153,8 +163,8 @@ def photograph_live(chrome, folder):
         tab.goto(f"{address.partition('?')[0]}live?token={TOKEN}")
         tab.get_by_label("Set of problems").select_option("countdown")
         tab.get_by_label("Kind of intervention").select_option("ablate")
-        tab.get_by_label("Layers").fill("5")
-        tab.get_by_label("Experts").fill("3+7")
+        tab.get_by_label("Layers").fill("2-5")
+        tab.get_by_label("Experts").fill("0+1+2+3+26")
         tab.get_by_label("Where").select_option("think")
         tab.get_by_role("button", name="Add", exact=True).click()
         tab.get_by_label("New tokens").fill("200")
@@ -166,16 +176,18 @@ def photograph_live(chrome, folder):
 
 def photograph_widgets(chrome, store, names):
     """Photograph cells of a notebook: a thought with tokens selected, and the map of experts."""
+    trace = shown(store)
+    tok = token_of(store, trace)
     cells = [
         f"import ringlens as rl; store = rl.Store({str(store)!r})",
-        f"thought = rl.widget(store[{shown(store)}]); thought",
+        f"thought = rl.widget(store[{trace}]); thought",
         "experts = rl.widget(store.routing(where=\"phase = 'think'\")); experts",
     ]
     looks = {
         "widget-trace": (
             1,
             ".trace-app[data-ready=true]",
-            "thought.select(range(118, 123))",
+            f"thought.select(range({tok}, {tok} + 5))",
             ".t.chosen",
         ),
         "widget-routing": (2, ".usage-app[data-ready=true]", "experts.select(4, 26)", ".facts"),
@@ -214,7 +226,7 @@ def annotated(given, folder):
     """A copy of a store of which people have said something."""
     trace = shown(given)
     with Store(shutil.copytree(given, f"{folder}/runs")) as store:
-        store.annotate(trace, step=7, label="turns back", author="Ada")
+        store.annotate(trace, step=STEP, label="turns back", author="Ada")
         store.annotate(trace, label="worth a look", note="checks what it found", author="Bob")
         store.annotate(expert=(4, 26), label="opens a try", author="Ada")
     return f"{folder}/runs"
@@ -226,13 +238,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         store = annotated(given[0] if given else made(folder), folder)
         trace = shown(store)
+        tok = token_of(store, trace)
         with browser() as chrome:
             with served(store) as address:
                 for name, visit in PAGES.items():
                     if names and name not in names:
                         continue
                     with page(chrome, **LOOK) as (tab, complaints):
-                        visit(tab, address, trace)
+                        visit(tab, address, trace, tok)
                         tab.wait_for_load_state("networkidle")
                         tab.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
                         assert complaints == [], complaints

@@ -39,14 +39,14 @@ export function pairOf(first, { stop }) {
   const settings = [`at most ${plural(most, "token")}`];
   if (temperature) settings.push(`temperature ${temperature}`, `seed ${seed}`);
   const beside = el("span", "live-place");
-  const head = add(
-    el("header", "live-head"),
-    el("h2", "", prompt, { title: prompt }),
+  const facts = add(
+    el("div", "live-facts"),
     problem ? el("span", "tag", problem.id) : null,
-    problem?.answer ? el("span", "dim", `expected ${problem.answer}`) : null,
-    el("span", "dim", settings.join(" · ")),
-    beside,
+    problem?.answer ? el("span", "", `expected ${problem.answer}`) : null,
+    el("span", "", settings.join(" · ")),
   );
+  const title = add(el("div", "live-title"), el("h2", "", prompt, { title: prompt }), beside);
+  const head = add(el("header", "live-head"), title, facts);
   const columns = el("div", "live-columns");
   const node = add(
     el("section", "live-pair", null, { "aria-label": prompt.slice(0, 80) }),
