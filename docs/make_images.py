@@ -188,9 +188,14 @@ def photograph_widgets(chrome, store, names):
             1,
             ".trace-app[data-ready=true]",
             f"thought.select(range({tok}, {tok} + 5))",
-            ".t.chosen",
+            ".layer-facts",
         ),
-        "widget-routing": (2, ".usage-app[data-ready=true]", "experts.select(4, 26)", ".facts"),
+        "widget-routing": (
+            2,
+            ".usage-app[data-ready=true]",
+            "experts.select(4, 26)",
+            ".annotation",
+        ),
     }
     with (
         page(chrome, **{**LOOK, "viewport": {"width": 1000, "height": 640}}) as (tab, complaints),

@@ -104,9 +104,9 @@ async function render({ model, el }) {
     },
   };
   Object.assign(/** @type {any} */ (frame.contentWindow), { ringlensGiven: given });
-  load(page, assets);
   const dark = isDark();
   if (dark !== null) page.documentElement.dataset.mantineColorScheme = dark ? "dark" : "light";
+  load(page, assets);
   model.on("change:height", () => {
     frame.style.height = `${model.get("height")}px`;
   });

@@ -2,8 +2,9 @@
 // The key is Mantine's own, so that its provider and this page always agree.
 (() => {
   const KEY = "mantine-color-scheme-value";
-  /** @type {string | null} */
-  let chosen = null; // while the page is open, where it may keep nothing: in a frame, in a mail
+  // While the page is open: what a frame is told by the notebook around it, or what was chosen where
+  // nothing may be kept, as in a mail.
+  let chosen = document.documentElement.getAttribute("data-mantine-color-scheme");
   // Asked for of each mark that is drawn: the query is made once.
   const light = window.matchMedia("(prefers-color-scheme: light)");
   const preferred = () => (light.matches ? "light" : "dark");
@@ -25,7 +26,8 @@
   /** @param {Theme} wanted */
   const setTheme = (wanted) => {
     try {
-      window.localStorage.setItem(KEY, wanted);
+      if (chosen === null) window.localStorage.setItem(KEY, wanted);
+      else chosen = wanted;
     } catch {
       chosen = wanted;
     }

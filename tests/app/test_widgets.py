@@ -40,6 +40,7 @@ def store(path):
 @pytest.mark.browser
 def test_a_notebook_shows_widgets_whose_selection_goes_both_ways(tab, path, store):
     cells = [cell.format(path=str(path)) if "{path" in cell else cell for cell in CELLS]
+    tab.emulate_media(color_scheme="dark")  # the notebook itself is light
     with executed(cells, tab) as (notebook, outputs):
         assert VIEW not in outputs[1]["data"]  # only a notebook that asks for widgets gets them
         for output, words in ((outputs[3], "Trace 1"), (outputs[4], "Routing of all layers")):
@@ -52,6 +53,7 @@ def test_a_notebook_shows_widgets_whose_selection_goes_both_ways(tab, path, stor
         app = frame.locator(".trace-app[data-ready=true]")
         notebook.until(lambda: app.count())
         tokens = frame.locator(".t")
+        assert app.evaluate("() => window.ringlens.theme()") == "light"  # as the notebook is
         assert tokens.count() == len(store[2])
         notebook.until(lambda: frame.locator(".track canvas").count())
         tokens.nth(20).click()
