@@ -28,6 +28,8 @@ from side_by_side import machine
 
 from ringlens.analysis.load.usage import Usage
 from ringlens.app import make_app
+from ringlens.app.listing import conditions as grid
+from ringlens.app.listing.rows import traces_page
 from ringlens.app.routing import page as page_routing
 from ringlens.app.routing.evidence import EvidenceCache
 from ringlens.app.routing.routes import CONTEXTS, ORDERS, TOKENS
@@ -37,7 +39,6 @@ from ringlens.app.shared import queries
 from ringlens.app.shared.scope import Scope
 from ringlens.app.shared.sources import Sources
 from ringlens.app.shared.usage_cache import UsageCache
-from ringlens.app.store import grid
 from ringlens.app.store import page as page_store
 from ringlens.app.store import queries as store_queries
 from ringlens.app.trace import page as page_trace
@@ -115,9 +116,7 @@ def grid_page(sources: Sources, ask: Ask) -> object:
     wanted = grid.condition(ask.one_of((None, model)), verdict, search)
     order = grid.order_sql(sort)
     start = PAGE * int(ask.one_of(range(max(1, len(ask.traces) // PAGE))))
-    return store_queries.traces_page(
-        sources.catalogue, wanted.sql, order, wanted.params, start, start + PAGE
-    )
+    return traces_page(sources.catalogue, wanted.sql, order, wanted.params, start, start + PAGE)
 
 
 def heatmap(sources: Sources, ask: Ask) -> object:
