@@ -154,7 +154,7 @@ def photograph_shared(chrome, store, folder, names):
 
 
 def photograph_live(chrome, folder):
-    """Photograph a problem that is thought about plainly, and without some experts."""
+    """Photograph a problem that is thought about plainly, and without a group of experts."""
     options = {"token": TOKEN, "live": "ring-nano"}
     with (
         served(f"{folder}/live", **options) as address,
@@ -163,8 +163,8 @@ def photograph_live(chrome, folder):
         tab.goto(f"{address.partition('?')[0]}live?token={TOKEN}")
         tab.get_by_label("Set of problems").select_option("countdown")
         tab.get_by_label("Kind of intervention").select_option("ablate")
-        tab.get_by_label("Layers").fill("2-5")
-        tab.get_by_label("Experts").fill("0+1+2+3+26")
+        tab.get_by_label("Layers").fill("*")
+        tab.get_by_label("Experts").fill("8-15")
         tab.get_by_label("Where").select_option("think")
         tab.get_by_role("button", name="Add", exact=True).click()
         tab.get_by_label("New tokens").fill("200")
