@@ -8,9 +8,10 @@ import torch
 from transformers.integrations import moe
 
 from ringlens.model.kernels.experts import IN_PLACE, MOST_CHOICES, in_place, read_experts_in_place
+from ringlens.model.kernels.nf4 import KEPT, mixed_in_4_bits, packed_of
 from ringlens.model.kernels.rows import norms_and_peaks, products
 from ringlens.model.ring.configuration import BailingMoeV2Config
-from ringlens.model.ring.moe import BailingMoeV2Experts
+from ringlens.model.ring.moe import BailingMoeV2ExpertModules, BailingMoeV2Experts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -18,12 +19,15 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 SHAPES = [(2048, 512, 256, 8), (96, 40, 16, 4), (72, 24, 5, 5), (64, 16, 2, 1)]
 
 
-def experts_of(D, F, E, k, dtype):
-    config = BailingMoeV2Config(
+def config_of(D, F, E, k):
+    return BailingMoeV2Config(
         hidden_size=D, moe_intermediate_size=F, num_experts=E, num_experts_per_tok=k,
         n_group=1, topk_group=1, num_attention_heads=8, num_key_value_heads=2, head_dim=8,
     )  # fmt: skip
-    experts = BailingMoeV2Experts(config).to("cuda", dtype).requires_grad_(False)
+
+
+def experts_of(D, F, E, k, dtype):
+    experts = BailingMoeV2Experts(config_of(D, F, E, k)).to("cuda", dtype).requires_grad_(False)
     torch.manual_seed(0)
     for weight in (experts.gate_up_proj, experts.down_proj):
         weight.normal_(0, weight.shape[-1] ** -0.5)
@@ -123,3 +127,87 @@ def test_numbers_of_rows_are_torchs():
     wanted = products(a.cpu(), b.cpu(), r.cpu())
     assert found.shape == (3, 2, 37)
     torch.testing.assert_close(found.cpu(), wanted, atol=1e-2, rtol=1e-4)
+
+
+def experts_in_4_bits(D, F, E, k, dtype, nested):
+    bnb = pytest.importorskip("bitsandbytes").nn
+    experts = BailingMoeV2ExpertModules(config_of(D, F, E, k)).to(dtype)
+    torch.manual_seed(0)
+    for expert in experts:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            plain = getattr(expert, name)
+            made = bnb.Linear4bit(plain.in_features, plain.out_features, bias=False,
+                                  compute_dtype=dtype, compress_statistics=nested,
+                                  quant_type="nf4")  # fmt: skip
+            weight = torch.randn_like(plain.weight) * plain.in_features**-0.5
+            made.weight = bnb.Params4bit(weight, requires_grad=False, quant_type="nf4",
+                                         compress_statistics=nested)  # fmt: skip
+            setattr(expert, name, made)
+    return experts.to("cuda")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("dtype", "nested"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+)
+@pytest.mark.parametrize(("D", "F", "E", "k"), SHAPES)
+@pytest.mark.parametrize("N", [1, 3, 17, 100])
+def test_4_bits_in_one_launch_are_as_near_the_exact_mixture_as_modules_are(
+    D, F, E, k, N, dtype, nested
+):
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    experts = experts_in_4_bits(D, F, E, k, dtype, nested)
+    hidden = torch.randn(N, D, device="cuda").to(dtype)
+    ids = torch.rand(N, E, device="cuda").topk(k).indices
+    weights = torch.rand(N, k, device="cuda")
+    plain = experts_of(D, F, E, k, dtype)
+    for e, expert in enumerate(experts):
+        gate, up, down = (dequantize_bnb_weight(getattr(expert, name).weight).to(dtype)
+                          for name in ("gate_proj", "up_proj", "down_proj"))  # fmt: skip
+        plain.gate_up_proj[e], plain.down_proj[e] = torch.cat((gate, up)), down
+    wanted = exact(plain, hidden, ids, weights)
+    packed = packed_of(experts)
+    ours = (mixed_in_4_bits(packed, hidden, ids, weights).double() - wanted).abs().max()
+    theirs = (
+        (moe.batched_mm_experts_forward(plain, hidden, ids, weights).double() - wanted).abs().max()
+    )
+    assert ours <= 1.5 * theirs + 2e-6 * wanted.abs().max()
+
+
+@torch.inference_mode()
+def test_experts_in_4_bits_that_are_hooked_moved_copied_or_replaced_are_called():
+    experts = experts_in_4_bits(64, 32, 8, 2, torch.bfloat16, nested=False)
+    hidden = torch.randn(5, 64, device="cuda").bfloat16()
+    ids = torch.rand(5, 8, device="cuda").topk(2).indices
+    weights = torch.rand(5, 2, device="cuda")
+    before = experts(hidden, ids, weights)
+    seen = []
+    chosen = experts[int(ids[0, 0])].down_proj
+    hook = chosen.register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(experts(hidden, ids, weights), before, atol=0.05, rtol=0.05)
+    assert seen
+    hook.remove()
+    assert packed_of(experts) is not None
+    copied = copy.deepcopy(experts)
+    assert packed_of(copied).addresses_E3A.ne(packed_of(experts).addresses_E3A).any()
+    experts.to("cuda")
+    assert KEPT not in vars(experts)
+    for expert in experts:
+        expert.down_proj = copied[0].down_proj
+    torch.testing.assert_close(
+        mixed_in_4_bits(packed_of(experts), hidden, ids, weights),
+        experts_called(experts, hidden, ids, weights),
+        atol=0.05,
+        rtol=0.05,
+    )
+    experts[int(ids[0, 0])].forward = torch.zeros_like
+    assert packed_of(experts) is None
+
+
+def experts_called(experts, hidden, ids, weights):
+    mixed = torch.zeros_like(hidden, dtype=torch.float32)
+    for n, row in enumerate(ids.tolist()):
+        for i, e in enumerate(row):
+            mixed[n] += weights[n, i] * experts[e](hidden[n : n + 1])[0]
+    return mixed.to(hidden.dtype)

@@ -6,6 +6,7 @@ Shape letters: B batch, T tokens, N = B·T, D hidden size, E experts, k experts 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 
 from ringlens.model.expert_outputs import Show, shown_by_kernel, watcher_of
+from ringlens.model.kernels.experts import are_few
+from ringlens.model.kernels.nf4 import forget, mixed_in_4_bits, packed_of
 from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
@@ -123,8 +126,16 @@ class BailingMoeV2ExpertModules(nn.ModuleList):
 
     def forward(self, hidden_ND: Tensor, ids_Nk: Tensor, weights_Nk: Tensor) -> Tensor:
         """Sum of w·expert(h) over the chosen experts, [N, D]."""
+        packed = packed_of(self) if are_few(ids_Nk) else None
+        if packed is not None and packed.dtype == hidden_ND.dtype:
+            return mixed_in_4_bits(packed, hidden_ND, ids_Nk, weights_Nk, watcher_of(self))
         run = lambda expert, x: self[expert](x)  # noqa: E731
         return mix_experts(run, len(self), hidden_ND, ids_Nk, weights_Nk, watcher_of(self))
+
+    def _apply(self, *given: Any, **more: Any) -> nn.Module:
+        """Move or convert the experts; nn.Module calls it for every way to do so."""
+        forget(self)
+        return super()._apply(*given, **more)
 
 
 def mix_experts(
