@@ -100,7 +100,7 @@ def test_a_problem_of_a_set_is_graded_and_the_pair_stands_side_by_side(tab, dash
         expect(thought.locator(".live-grade")).to_have_text("wrongno answer")  # it was cut off
     with Store(place) as store:
         graded = store.sql(
-            "select problem_id, expected, correct from traces where problem_id is not null"
+            "select problem_id, expected, correct from traces where expected is not null"
         ).fetchall()
         assert graded == [(problem.id, problem.answer, False)] * 2
     assert f"set=countdown&problem={problem.id}" in tab.url
