@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from planted import LAYERS, RUN, planted
 from records import WORDS, random_run, random_trace
@@ -17,6 +18,8 @@ from ringlens.analysis import (
     routing_path,
     routing_shift,
 )
+from ringlens.analysis.selections.expert_counts import count, count_apart
+from ringlens.analysis.selections.paired_counts import exclusive
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store import Store, StoreWriter
 
@@ -239,3 +242,24 @@ def test_both_kinds_of_analyses_give_nulls_a_row(ungraded):
     alone = routing_path(ungraded, f"{THINK} and correct is null", draws=20)
     assert null["path"].tolist() == alone["path"].tolist()
     assert null["low"].notna().all() and null["n"].tolist() == alone["n"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (THINK, ANSWER),
+        ("correct", "correct is null -- of all phases"),
+        ("token_context.trace_id < 2", "trace_id > 2 or problem_id is null"),
+        ("phase = 'think' and entropy > 0.5", "phase = 'think' and entropy <= 0.5"),
+    ],
+)
+def test_sums_of_two_selections_are_those_of_each(ungraded, a, b):
+    first, second = exclusive(ungraded, a, b, "correct")
+    for together, alone in zip(
+        count_apart(ungraded, first, second),
+        (count(ungraded, each) for each in (first, second)),
+        strict=True,
+    ):
+        pd.testing.assert_frame_equal(together.rows, alone.rows)
+        assert (together.n_RE == alone.n_RE).all()
+        assert len(together.rows)

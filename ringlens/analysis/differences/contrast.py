@@ -146,14 +146,22 @@ def _difference(
     U, L, E = terms.residual_ULE.shape
     residual_UX = terms.residual_ULE.reshape(U, L * E)[:, part]
     layer_X = np.repeat(np.arange(L), E)[part]
+
+    def mean_XB(own: slice, tokens_UL: NDArray[np.float64]) -> NDArray[np.float64]:
+        # The resamples of a quantity side by side, as their percentiles are sought.
+        times_UB = times_BU[:, own].T
+        sums_XB = residual_UX[own].T @ times_UB
+        sums_XB /= (tokens_UL[own].T @ times_UB)[layer_X]
+        return sums_XB
+
     with np.errstate(invalid="ignore", divide="ignore"):
         if group.paired:
-            return (times_BU @ residual_UX) / (times_BU @ terms.weight_UL)[:, layer_X]
+            return mean_XB(slice(None), terms.weight_UL).T
         # In the data itself this is the sum over a divided by Σ w: the residuals of b are its
         # negative. Resampled, each set is divided by its own tokens.
-        a, b = slice(0, group.first), slice(group.first, U)
-        mean_a = (times_BU[:, a] @ residual_UX[a]) / (times_BU[:, a] @ group.a_UL[a])[:, layer_X]
-        mean_b = (times_BU[:, b] @ residual_UX[b]) / (times_BU[:, b] @ group.b_UL[b])[:, layer_X]
+        apart_XB = mean_XB(slice(0, group.first), group.a_UL)
+        apart_XB -= mean_XB(slice(group.first, U), group.b_UL)
         tokens_a_L, tokens_b_L = group.a_UL.sum(axis=0), group.b_UL.sum(axis=0)
         whole_L = tokens_a_L * tokens_b_L / (tokens_a_L + tokens_b_L)
-        return (mean_a - mean_b) * (whole_L / terms.weight_UL.sum(axis=0))[layer_X]
+        apart_XB *= (whole_L / terms.weight_UL.sum(axis=0))[layer_X, None]
+        return apart_XB.T

@@ -6,7 +6,7 @@ Shape letters: R rows (one per trace, layer and group), U traces of a layer and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ringlens.analysis.selections.router import router_shape
 from ringlens.analysis.selections.selection import Selection, traces_of
 from ringlens.errors import StoreError
 from ringlens.store.maintain.engine import LOCAL, Engine
+from ringlens.store.schema.views import quote
 
 if TYPE_CHECKING:
     from ringlens.store.read.selection import Source
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 OWN_CHOICE = "(own_ids is null or list_sort(own_ids) = list_sort(expert_ids))"
 """SQL, over `routing`: interventions left the experts that the router had chosen. Only then do its
 margins and group flips belong to the experts that ran."""
+
+_FIRST = "of the first selection"
+"""Column of the sums; no column of `token_context` is called so."""
 
 Counted = tuple[pa.Table, NDArray[np.int64]]
 """Rows with their keys and tokens, and the counts of their experts [R, E]."""
@@ -57,6 +61,11 @@ class ExpertCounts:
     def traces(self) -> int:
         """Number of traces."""
         return int(self.rows["trace_id"].nunique())
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens with a choice, on the layer that has the most."""
+        return int(self.rows.groupby("layer")["tokens"].sum().max())
 
     def groups(self, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], NDArray[np.int64]]]:
         """Each group and layer, in order, with its rows."""
@@ -94,12 +103,45 @@ def count(store: Source, selection: Selection, engine: Engine = LOCAL) -> Expert
             shapes.
     """
     experts, k = router_shape(store, selection)
-    keys = selection.keys("layer", "trace_id")
     if selection.sums:
         tables = [_from_sums(store, selection, experts)]
     else:
         scan = partial(_from_choices, selection=selection, experts=experts)
         tables = each(store, scan, by_traces(store, engine), engine)
+    return _counts(store, selection, tables, k)
+
+
+def count_apart(
+    store: Source, first: Selection, second: Selection, engine: Engine = LOCAL
+) -> tuple[ExpertCounts, ExpertCounts]:
+    """Count the choices of two selections that share no token, as `count` does each.
+
+    Sums that answer both are read once.
+
+    Raises:
+        StoreError: As those of `count`.
+    """
+    shapes = [router_shape(store, each) for each in (first, second)]
+    if not first.sums or (first.sums, shapes[0]) != (second.sums, shapes[1]):
+        return count(store, first, engine), count(store, second, engine)
+    experts, k = shapes[0]
+    either = replace(first, where=f"({first.where}\n) or ({second.where}\n)")
+    query = f"""
+        select coalesce(({first.where}\n), false) as {quote(_FIRST)},
+               {first.listed("layer", "trace_id")}, tokens, n
+        from {_sums(either)} as token_context"""
+    table = store.sql(query).to_arrow_table()
+    first_R = table[_FIRST].to_numpy()
+    rows, n_RE = table.drop_columns([_FIRST, "n"]), _lists(table["n"], experts)
+
+    def counts(selection: Selection, own_R: NDArray[np.bool_]) -> ExpertCounts:
+        return _counts(store, selection, [(rows.filter(pa.array(own_R)), n_RE[own_R])], k)
+
+    return counts(first, first_R), counts(second, ~first_R)
+
+
+def _counts(store: Source, selection: Selection, tables: Sequence[Counted], k: int) -> ExpertCounts:
+    """Join the counts of parts of a selection; refuse one without any."""
     rows = pa.concat_tables([table for table, _ in tables]).to_pandas()
     n_RE = np.concatenate([counts for _, counts in tables])
     if not len(rows):
@@ -108,7 +150,7 @@ def count(store: Source, selection: Selection, engine: Engine = LOCAL) -> Expert
             f"no token with routing is selected by {selection.where!r:.200}; see "
             "`store.sql('select phase, count(*) from tokens group by phase')` for what there is."
         )
-    return ExpertCounts(*_merged(rows, n_RE, keys), k)
+    return ExpertCounts(*_merged(rows, n_RE, selection.keys("layer", "trace_id")), k)
 
 
 def weights_of(

@@ -122,7 +122,7 @@ def shared_groups(
         ConfigError: The selections are about routers of different sizes.
         StoreError: A selection is empty, no group has both, or a group has too few traces.
     """
-    a, b = (expert_counts.count(store, each, engine) for each in (first, second))
+    a, b = expert_counts.count_apart(store, first, second, engine)
     if (a.experts, a.experts_per_token) != (b.experts, b.experts_per_token):
         raise ConfigError(
             f"a is about routers that choose {a.experts_per_token} of {a.experts} experts and b "

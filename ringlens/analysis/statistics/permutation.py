@@ -2,7 +2,7 @@
 
 The tokens of a trace depend on each other, so they are never permuted singly.
 
-Shape letters: U traces, X quantities that are tested, B draws.
+Shape letters: U traces, X quantities that are tested, B draws, W bytes of eight traces each.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MOST = 20_000
 EXCEEDANCES = 20
 """Draws at least as extreme as the observation after which a quantity is decided."""
 
-_CELLS = 2_000_000
+_CELLS = 1_000_000
 """Statistics per chunk: what stays in a core's cache is compared several times faster."""
 
 _FEW = 1_000
 """Draws after which the quantities that are left have small p-values."""
 
-_LARGE = 6
-"""Fewest terms that must flip together for a quantity whose draws are picked: one in 32."""
+_LARGE = 5
+"""Fewest terms that must flip together for a quantity whose draws are picked: one in 16."""
 
 _ALIKE = 10
 """Fewest quantities with the same such terms: picking draws for each takes longer than testing."""
@@ -239,24 +239,34 @@ class _Test:
 
         Most terms of a quantity with a small p have one sign. One that is larger than all terms of
         the other sign together must not flip alone: a draw is extreme only if all of these flip, or
-        none does. So of most draws, two comparisons of bits tell that they are not.
+        none does. So of most draws, two comparisons of a byte tell that they are not: that of the
+        eight traces among which a quantity has most such terms.
         """
-        bit_U = np.uint64(1) << np.arange(factors_BU.shape[1], dtype=np.uint64)
-        bits_B = (factors_BU < 0) @ bit_U
         terms_UX = self._terms_UX[:, which].astype(np.float64)
         terms_UX *= np.sign(terms_UX.sum(axis=0))
         other_X = np.maximum(-terms_UX, 0).sum(axis=0)
         large_UX = terms_UX > other_X + 2 * _TIE * np.abs(terms_UX).sum(axis=0)
-        at_B = np.arange(drawn, drawn + len(bits_B))
-        keys, key_X, alike = np.unique(bit_U @ large_UX, return_inverse=True, return_counts=True)
-        picked = np.flatnonzero((np.bitwise_count(keys) >= _LARGE) & (alike >= _ALIKE))
-        for key in picked:
-            both_B = bits_B & keys[key]
-            candidates = np.flatnonzero((both_B == 0) | (both_B == keys[key]))
+        at_B = np.arange(drawn, drawn + len(factors_BU))
+        flips_BW = np.packbits(factors_BU < 0, axis=1)
+        key_X, word_X = _fullest(np.packbits(large_UX, axis=0))
+        groups, group_X, alike = np.unique(
+            word_X * 256 + key_X, return_inverse=True, return_counts=True
+        )
+        picked = np.flatnonzero((np.bitwise_count(groups % 256) >= _LARGE) & (alike >= _ALIKE))
+        for group in picked:
+            word, key = divmod(int(groups[group]), 256)
+            both_B = flips_BW[:, word] & np.uint8(key)
+            candidates = np.flatnonzero((both_B == 0) | (both_B == key))
             if candidates.size:
-                self.draws(which[key_X == key], at_B[candidates], factors_BU[candidates])
-        few_X = np.isin(key_X, picked)
+                self.draws(which[group_X == group], at_B[candidates], factors_BU[candidates])
+        few_X = np.isin(group_X, picked)
         left, start = which[~few_X], 0
         while left.size and start < len(at_B):
             part = slice(start, start + max(1, _CELLS // left.size))
             left, start = self.draws(left, at_B[part], factors_BU[part]), part.stop
+
+
+def _fullest(bits_WX: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """The byte of each column with the most bits, and its place, [X]."""
+    word_X = np.bitwise_count(bits_WX).argmax(axis=0)
+    return bits_WX[word_X, np.arange(len(word_X))].astype(np.int64), word_X

@@ -65,7 +65,11 @@ def fitted(
         factor_E = factor_E * np.sqrt(ratio_E)
         if np.abs(ratio_E - 1)[sum_E > 0].max(initial=0) < _CLOSE:
             break
-    return chance_EE * factor_GG[np.ix_(group_E, group_E)] * factor_E[:, None] * factor_E
+    blocks = (groups, len(sum_E) // groups) * 2
+    found_EE = (chance_EE.reshape(blocks) * factor_GG[:, None, :, None]).reshape(chance_EE.shape)
+    found_EE *= factor_E[:, None]
+    found_EE *= factor_E
+    return found_EE
 
 
 def _ratio(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:

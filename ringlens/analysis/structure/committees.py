@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,14 +27,20 @@ from ringlens.analysis.scans.choices import Shape
 from ringlens.analysis.selections import expert_counts
 from ringlens.analysis.selections.expert_counts import ExpertCounts, chosen_tokens, values_of
 from ringlens.analysis.selections.frame import described
-from ringlens.analysis.selections.grouped_choices import by_layers, grouped_tokens, on_layers
+from ringlens.analysis.selections.grouped_choices import (
+    GroupedTokens,
+    OnLayer,
+    by_layers,
+    grouped_tokens,
+    on_layers,
+)
 from ringlens.analysis.selections.router import router_groups
-from ringlens.analysis.selections.selection import Selection, extent_of, read
+from ringlens.analysis.selections.selection import Selection, read
 from ringlens.analysis.selections.shuffled import refuse_shuffled
 from ringlens.analysis.statistics.bootstrap import enough_traces
 from ringlens.analysis.structure.chance import fitted, met_by_chance
 from ringlens.analysis.structure.communities import communities
-from ringlens.analysis.structure.pair_counts import refuse_many, together
+from ringlens.analysis.structure.pair_counts import MOST, refuse_many, together
 from ringlens.config import refuse_unknown, whole
 from ringlens.errors import ConfigError, StoreError
 from ringlens.store.maintain.engine import LOCAL, Engine
@@ -52,7 +58,7 @@ BEYOND = 3.0
 """Standard deviations by which a pair is beyond chance in each half of the traces."""
 
 _AT_ONCE = 4
-"""Layers that are searched at a time."""
+"""Most layers that are counted and searched at a time."""
 
 _MEDIAN = 0.4549
 """Median of the square of a standard normal variable."""
@@ -120,8 +126,9 @@ def committees(
     search = _Search(of_router if within else 1, least, seed)
     shape = Shape(counts.experts, counts.experts_per_token)
     count = partial(_of_layers, selection=selection, halved=halved, shape=shape, search=search)
-    tokens = extent_of(store, selection).tokens
-    found = dict(by_layers(store, selection.scanned(), shape, count, tokens, engine))
+    layers = tuple(int(layer) for layer in np.unique(counts.rows["layer"]))
+    scanned = replace(selection.scanned(), layers=layers)
+    found = dict(by_layers(store, scanned, shape, count, counts.tokens, engine))
     rows = [halved.cells[c] | row for c in sorted(found) for row in found[c]]
     frame = pd.DataFrame(rows, columns=[*selection.keys("layer"), *COLUMNS])
     frame["groups"] = _spanned(frame["members"], counts.experts, of_router)
@@ -219,33 +226,60 @@ def _of_layers(
     search: _Search,
 ) -> list[tuple[int, list[dict[str, Any]]]]:
     """Committees of some layers, by the number of their cell."""
-    cells = _cells(store, layers, selection, halved, shape)
+    grouped = grouped_tokens(store, selection)
+    pairs = 2 * len(grouped.groups) * shape.experts**2
+    refuse_many(pairs, selection)
+    counter = _Counter.of(grouped, selection, halved, shape)
+
+    def searched(layer: OnLayer) -> list[tuple[int, list[dict[str, Any]]]]:
+        return [(c, _committees(c, n_HEE, halved, search)) for c, n_HEE in counter.cells(layer)]
+
+    choices = on_layers(store, grouped, layers, shape)
+    at_once = min(_AT_ONCE, max(1, MOST // pairs))
     found: list[tuple[int, list[dict[str, Any]]]] = []
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # the search and numpy leave Python's lock
-        while some := list(islice(cells, _AT_ONCE)):
-            search_cell = partial(_committees, halved=halved, search=search)
-            found += zip((c for c, _ in some), pool.map(search_cell, some), strict=True)
+    with ThreadPoolExecutor(at_once) as pool:  # the search and numpy leave Python's lock
+        while some := list(islice(choices, at_once)):
+            found += chain.from_iterable(pool.map(searched, some))
     return found
 
 
-def _cells(
-    store: Source, layers: tuple[int, ...], selection: Selection, halved: _Halved, shape: Shape
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Count the pairs of some layers by half of the traces, [H, E, E], with the cell's number."""
-    grouped = grouped_tokens(store, selection)
-    G, E = len(grouped.groups), shape.experts
-    refuse_many(2 * G * E**2, selection)
-    places, keys = halved.places(selection.by), grouped.keys()
-    # Traces without routing are in no cell, and none of their tokens has a choice.
-    place_U = np.searchsorted(halved.traces, grouped.tokens.traces)
-    u_N = np.minimum(place_U, len(halved.traces) - 1)[grouped.tokens.trace_N]
-    for each in on_layers(store, grouped, layers, shape):
-        c_G = np.array([places.get((*key, each.layer), -1) for key in keys])
-        half_R = halved.half_CU[c_G[each.group_R], u_N[each.at_R]]
-        n_XEE = together(each.ids_kR, 2 * each.group_R + half_R, 2 * G, E)
+@dataclass(frozen=True)
+class _Counter:
+    """Counts the pairs of a layer, by group and half of the traces.
+
+    Attributes:
+        halved: The traces in two halves.
+        shape: Experts of a layer, and experts per token.
+        keys: Values of each group.
+        places: Number of the cell of each group and layer.
+        u_N: Place of each token's trace.
+    """
+
+    halved: _Halved
+    shape: Shape
+    keys: list[tuple[Any, ...]]
+    places: dict[tuple[Any, ...], int]
+    u_N: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, grouped: GroupedTokens, selection: Selection, halved: _Halved, shape: Shape
+    ) -> _Counter:
+        """Find the half of every token."""
+        # Traces without routing are in no cell, and none of their tokens has a choice.
+        place_U = np.searchsorted(halved.traces, grouped.tokens.traces)
+        u_N = np.minimum(place_U, len(halved.traces) - 1)[grouped.tokens.trace_N]
+        return cls(halved, shape, grouped.keys(), halved.places(selection.by), u_N)
+
+    def cells(self, on: OnLayer) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Pairs of each half in the cells of a layer, [H, E, E], with the cell's number."""
+        G, E = len(self.keys), self.shape.experts
+        c_G = np.array([self.places.get((*key, on.layer), -1) for key in self.keys])
+        half_R = self.halved.half_CU[c_G[on.group_R], self.u_N[on.at_R]]
+        n_XEE = together(on.ids_kR, 2 * on.group_R + half_R, 2 * G, E)
         for c, n_HEE in zip(c_G, n_XEE.reshape(G, 2, E, E), strict=True):
             if c >= 0:
-                _refuse_different(n_HEE, halved.tokens_C[c], shape.k)
+                _refuse_different(n_HEE, self.halved.tokens_C[c], self.shape.k)
                 yield int(c), n_HEE.astype(np.float64)
 
 
@@ -270,10 +304,9 @@ def _by_chance(
 
 
 def _committees(
-    counted: tuple[int, NDArray[np.float64]], halved: _Halved, search: _Search
+    c: int, n_HEE: NDArray[np.float64], halved: _Halved, search: _Search
 ) -> list[dict[str, Any]]:
     """Committees of one layer in one group."""
-    c, n_HEE = counted
     chance_HEE = np.stack([_by_chance(*halved.half(c, h), n_HEE[h], search.groups) for h in (0, 1)])
     cell = _Cell(n_HEE, chance_HEE, halved.n_C[c].sum(axis=0))
     E = len(cell.n_E)
@@ -287,10 +320,12 @@ def _committees(
     def found(
         n_X: NDArray[np.float64], chance_X: NDArray[np.float64], edge_X: NDArray[np.bool_]
     ) -> list[NDArray[np.int64]]:
-        edges = edge_X & (chance_X > 0)
+        edges = np.flatnonzero(edge_X & (chance_X > 0))
+        weight_X = np.log(n_X[edges] / chance_X[edges])
+        i_X, j_X = np.divmod(pair_X[edges], E)
         weight_EE = np.zeros((E, E))
-        weight_EE.ravel()[pair_X[edges]] = np.log(n_X[edges] / chance_X[edges])
-        return communities(weight_EE + weight_EE.T, search.seed, search.least)
+        weight_EE[i_X, j_X] = weight_EE[j_X, i_X] = weight_X
+        return communities(weight_EE, search.seed, search.least)
 
     all_traces = found(n_HX.sum(axis=0), chance_HX.sum(axis=0), edge_HX[0] & edge_HX[1])
     if not all_traces:
@@ -348,19 +383,19 @@ def _rows(
             lift_K = _lift(cell.n_HEE[other], cell.chance_HEE[other], half_KE)
             lift_HK[half] = lift_K[nearest_K]
     near_HK = jaccard_HK > 0
-    return [
-        {
-            "members": members.tolist(),
-            "size": len(members),
-            "n": int(n_K[k]),
-            "expected": expected_K[k],
-            "lift": n_K[k] / expected_K[k],
-            "held_out": float(lift_HK[near_HK[:, k], k].mean()) if near_HK[:, k].any() else np.nan,
-            "share": cell.n_E[members].sum() / cell.n_E.sum(),
-            "stability": float(jaccard_HK[:, k].mean()),
-        }
-        for k, members in enumerate(found)
-    ]
+    with np.errstate(invalid="ignore"):
+        held_K = np.where(near_HK, lift_HK, 0).sum(axis=0) / near_HK.sum(axis=0)
+    columns = {
+        "members": [members.tolist() for members in found],
+        "size": [len(members) for members in found],
+        "n": n_K.astype(np.int64).tolist(),
+        "expected": expected_K.tolist(),
+        "lift": (n_K / expected_K).tolist(),
+        "held_out": held_K.tolist(),
+        "share": (members_KE @ cell.n_E / cell.n_E.sum()).tolist(),
+        "stability": jaccard_HK.mean(axis=0).tolist(),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _members(committees: list[NDArray[np.int64]], experts: int) -> NDArray[np.float64]:

@@ -1,4 +1,7 @@
-"""Communities of a graph with weights: nodes that hang together."""
+"""Communities of a graph with weights: nodes that hang together.
+
+Shape letters: N nodes, X edges, each in both directions.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,15 @@ def communities(weight_NN: NDArray[np.float64], seed: int, least: int) -> list[N
     """
     from graspologic_native import leiden_csr  # only those who look for communities need it
 
-    linked = np.flatnonzero((weight_NN > 0).any(axis=1))
+    from_X, to_X = np.divmod(np.flatnonzero(weight_NN > 0), len(weight_NN))
+    edges_N = np.bincount(from_X, minlength=len(weight_NN))
+    linked = np.flatnonzero(edges_N)
     if not len(linked):
         return []
-    weight_MM = weight_NN[np.ix_(linked, linked)]
-    edge_MM = weight_MM > 0
-    starts = np.concatenate([[0], edge_MM.sum(axis=1).cumsum()]).astype(np.int64)
-    ends = np.nonzero(edge_MM)[1].astype(np.int32)
-    _, labels = leiden_csr(starts, ends, weight_MM[edge_MM], len(linked), seed=seed)
+    place_N = np.cumsum(edges_N > 0) - 1
+    starts = np.concatenate([[0], edges_N[linked].cumsum()]).astype(np.int64)
+    ends = place_N[to_X].astype(np.int32)
+    _, labels = leiden_csr(starts, ends, weight_NN[from_X, to_X], len(linked), seed=seed)
     label_N = np.array([labels[node] for node in range(len(linked))])
     found = [linked[label_N == label] for label in np.unique(label_N)]
     large = [nodes for nodes in found if len(nodes) >= least]
