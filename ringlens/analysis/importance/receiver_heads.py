@@ -62,23 +62,24 @@ def receiver_heads(
     """
     found = results(store, PROBE, run_id)
     found = found[found["layer"] > 0]
-    by_key = dict(list(found.groupby("key")))
+    by_key = dict(list(found[found["unit"].notna()].groupby("key")))
     _check_gap(by_key, whole("gap", gap, 1))
     rng = np.random.default_rng(seed)
     beyond, recency, prompt = (
-        dict(list(by_key[key].groupby(["layer", "unit"])["value"]))
-        for key in (f"beyond_recency:{gap}", "recency", "prompt")
+        _by_head(by_key[key]) for key in (f"beyond_recency:{gap}", "recency", "prompt")
     )
+    scores = by_key[f"kurtosis:{gap}"]
+    nulls = _by_head(scores, "json")
     rows = [
         {
-            "layer": int(layer),
-            "head": int(head),
-            **_scored(own.dropna(subset=["value"])),
-            "beyond_recency": float(beyond[layer, head].mean()),
-            **_recency(recency[layer, head].to_numpy(), rng),
-            "prompt": float(prompt[layer, head].mean()),
+            "layer": layer,
+            "head": head,
+            **_scored(score_U, nulls[layer, head]),
+            "beyond_recency": _mean(beyond[layer, head]),
+            **_recency(recency[layer, head], rng),
+            "prompt": _mean(prompt[layer, head]),
         }
-        for (layer, head), own in by_key[f"kurtosis:{gap}"].groupby(["layer", "unit"])
+        for (layer, head), score_U in _by_head(scores).items()
     ]
     frame = pd.DataFrame(rows).sort_values("score", ascending=False, ignore_index=True)
     frame.insert(frame.columns.get_loc("p") + 1, "q", q_values(frame["p"].to_numpy()))
@@ -86,16 +87,39 @@ def receiver_heads(
     return frame
 
 
-def _scored(own: pd.DataFrame) -> dict[str, Any]:
+def _by_head(rows: pd.DataFrame, column: str = "value") -> dict[tuple[int, int], NDArray]:
+    """Values of each layer and head, in order: a frame for each would take ten times as long."""
+    layer_R, unit_R = (rows[name].to_numpy(np.int64) for name in ("layer", "unit"))
+    order = np.lexsort((unit_R, layer_R))
+    heads = np.stack([layer_R, unit_R], axis=1)[order]
+    starts = np.flatnonzero((heads[1:] != heads[:-1]).any(axis=1)) + 1
+    parts = np.split(rows[column].to_numpy()[order], starts)
+    keys = heads[np.append(0, starts)].tolist()
+    return {(layer, head): own for (layer, head), own in zip(keys, parts, strict=True)}
+
+
+def _mean(value_U: NDArray[np.float64]) -> float:
+    """Mean of what is known."""
+    known = value_U[~np.isnan(value_U)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _scored(score_U: NDArray[np.float64], null_U: NDArray[np.object_]) -> dict[str, Any]:
     """Score of one head over traces, and what chance gives; NaN where no thought has one."""
-    if own.empty:
+    known_U = ~np.isnan(score_U)
+    if not known_U.any():
         return {"traces": 0, "score": np.nan, "by_chance": np.nan, "p": np.nan}
-    null_UP = [json.loads(each) for each in own["json"]]
+    null_UP = [json.loads(each) for each in null_U[known_U]]
     draws = min(map(len, null_UP))
     null_P = np.mean([null[:draws] for null in null_UP], axis=0)
-    score = float(own["value"].mean())
+    score = float(score_U[known_U].mean())
     p = (1 + int((null_P >= score).sum())) / (1 + draws)
-    return {"traces": len(own), "score": score, "by_chance": float(null_P.mean()), "p": p}
+    return {
+        "traces": int(known_U.sum()),
+        "score": score,
+        "by_chance": float(null_P.mean()),
+        "p": p,
+    }
 
 
 def _recency(share_U: NDArray[np.float64], rng: np.random.Generator) -> dict[str, float]:

@@ -6,7 +6,7 @@ R rows, F flips.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -55,11 +55,22 @@ def counted(
     sums = Sums.zeros(len(layers), experts)
     width = experts if count is of_rollups else run["experts_per_token"]
     batch_rows = max(1_024, BATCH_VALUES // max(1, width))
-    for batch in store.sql(query, params).to_arrow_reader(batch_rows):
-        rows = pa.Table.from_batches([batch])
+    for rows in _tables(store.sql(query, params).to_arrow_reader(batch_rows), batch_rows):
         cell_R = rows["phase"].to_numpy() * len(layers) + place[rows["layer"].to_numpy()]
         sums += count(rows, cell_R.astype(np.int64), (len(layers), experts))
     return sums
+
+
+def _tables(batches: Iterable[pa.RecordBatch], least: int) -> Iterator[pa.Table]:
+    """Join batches to tables of so many rows at least: each trace of a store comes as its own."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(map(len, held)) >= least:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def of_rollups(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]) -> Sums:
@@ -82,12 +93,12 @@ def of_rollups(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]
 
 
 def _add_rows(total_CE: Array, cell_R: NDArray[np.int64], rows_RE: NDArray) -> None:
-    """Add each row to its cell, in place: in each turn one row of every cell that is left."""
-    left = np.arange(len(cell_R))
-    while len(left):
-        cells, first = np.unique(cell_R[left], return_index=True)
-        total_CE[cells] += rows_RE[left[first]]
-        left = np.delete(left, first)
+    """Add each row to its cell, in place."""
+    order = np.argsort(cell_R, kind="stable")
+    cells, starts = np.unique(cell_R[order], return_index=True)
+    # `np.add.reduceat` takes four times as long: it sums column by column.
+    for cell, own in zip(cells, np.split(order, starts[1:]), strict=True):
+        total_CE[cell] += rows_RE[own].sum(axis=0, dtype=np.float64)
 
 
 def of_routing(rows: pa.Table, cell_R: NDArray[np.int64], shape: tuple[int, int]) -> Sums:

@@ -73,9 +73,16 @@ def intervals(
     ).astype(np.float64)
     step = max(1, _CELLS // draws)
     parts = [slice(start, start + step) for start in range(0, quantities, step)]
-    with ThreadPoolExecutor(_THREADS) as pool:  # numpy leaves Python's lock while it computes
-        ends = list(pool.map(lambda part: _ends(statistic(times_BU, part)), parts))
-    low_X, high_X = np.concatenate(ends, axis=1)
+
+    def ends(part: slice) -> NDArray[np.float64]:
+        return _ends(statistic(times_BU, part))
+
+    if len(parts) < 2:  # a pool for each of many small tables would take longer than they do
+        found = [ends(part) for part in parts]
+    else:
+        with ThreadPoolExecutor(_THREADS) as pool:  # numpy leaves Python's lock meanwhile
+            found = list(pool.map(ends, parts))
+    low_X, high_X = np.concatenate(found, axis=1)
     return low_X, high_X
 
 
