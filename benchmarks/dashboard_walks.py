@@ -110,6 +110,19 @@ def typed(name: str, selector: str, *texts: str, enter: bool = False) -> Interac
     return Interaction(name, prepare)
 
 
+def ran(name: str, query: str) -> Interaction:
+    """A query that is run, another each time, so that no answer is one that was kept."""
+    turn = {"at": 0}
+
+    def prepare(tab: Page, rng: np.random.Generator) -> Act:
+        turn["at"] += 1
+        field = tab.locator("#sql-text")
+        field.fill(f"{query} -- {turn['at']}")
+        return lambda: field.press("Control+Enter")
+
+    return Interaction(name, prepare)
+
+
 def _box(found: Locator) -> dict[str, float]:
     box = found.bounding_box()
     if box is None:
@@ -223,7 +236,19 @@ WALKS = (
     ),
     Walk("probes", "/probes", ".probe-link", (one_of("other results", ".probe-link"),)),
     Walk("run", "/runs/{run}", "#runs-app table"),
-    Walk("sql", "/sql", "#sql-text"),
+    Walk(
+        "sql",
+        "/sql",
+        "#sql-text",
+        (
+            ran(
+                "query of sums", "select layer, sum(tokens) as tokens from usage_traces group by 1"
+            ),
+            ran("query of tokens", "select phase, avg(entropy) as entropy from tokens group by 1"),
+            _choices("table and chart", "sql-view", "chart", "table"),
+            typed("find a column", "#sql-find", "entropy", "expert", ""),
+        ),
+    ),
 )
 
 PAGES = ("store", "routing", "compare", "probes", "sql")

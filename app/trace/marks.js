@@ -18,10 +18,10 @@ const pointIn = (span, offset) => {
 
 /**
  * @param {View} view
- * @param {ArrayLike<Node>} spans
+ * @param {(i: number) => Node} spanOf
  * @param {number} index Of the match.
  */
-function rangeOf(view, spans, index) {
+function rangeOf(view, spanOf, index) {
   const { ends } = view.data;
   const { found } = view;
   /** @type {(i: number) => number} */
@@ -29,19 +29,19 @@ function rangeOf(view, spans, index) {
   const first = above(ends, found.starts[index]);
   const last = above(ends, found.ends[index] - 1);
   const range = new Range();
-  range.setStart(...pointIn(spans[first], found.starts[index] - start(first)));
-  range.setEnd(...pointIn(spans[last], found.ends[index] - start(last)));
+  range.setStart(...pointIn(spanOf(first), found.starts[index] - start(first)));
+  range.setEnd(...pointIn(spanOf(last), found.ends[index] - start(last)));
   return range;
 }
 
 /**
  * Highlight the matches that begin in some tokens, and the one that is in focus.
  * @param {View} view
- * @param {ArrayLike<Node>} spans
+ * @param {(i: number) => Node} spanOf
  * @param {number} from
  * @param {number} to
  */
-export function markFound(view, spans, from, to) {
+export function markFound(view, spanOf, from, to) {
   if (!("highlights" in CSS)) return; // found and counted all the same
   const { starts } = view.found;
   const { ends } = view.data;
@@ -50,7 +50,7 @@ export function markFound(view, spans, from, to) {
   const all = new Highlight();
   const now = new Highlight();
   for (let i = first; i < last; i++) {
-    (i === view.foundAt ? now : all).add(rangeOf(view, spans, i));
+    (i === view.foundAt ? now : all).add(rangeOf(view, spanOf, i));
   }
   CSS.highlights.set("found", all);
   CSS.highlights.set("found-now", now);

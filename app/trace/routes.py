@@ -67,7 +67,8 @@ def _layer(sources: Sources, trace_id: str, layer: str) -> payload.Payload:
 
 def _experts(sources: Sources, trace_id: str) -> payload.Payload:
     head = _head(sources, trace_id)
-    return payload.expert_map(sources.store, head["trace_id"], queries.n_tokens(head))
+    trace, count = head["trace_id"], queries.n_tokens(head)
+    return _once(sources, "experts", trace, lambda: payload.expert_map(sources.store, trace, count))
 
 
 def _routing(sources: Sources, trace_id: str, pos: str) -> payload.Payload:

@@ -1,4 +1,5 @@
-// The chain of thought as text: one span a token, lines in blocks the browser skips off screen.
+// The chain of thought as text: one span a token, lines in blocks the browser skips off screen, and
+// whose spans are made when they come near it.
 
 import * as colours from "../shared/colours.js";
 import { add, el, hit } from "../shared/dom.js";
@@ -21,12 +22,15 @@ import { attends } from "./metrics.js";
  * @property {HTMLElement} node
  * @property {number} from First token.
  * @property {number} to Token after the last.
+ * @property {number} line First line.
  * @property {number} lines How many.
+ * @property {boolean} made Whether its spans are there.
  * @property {number} version Of the colours that it has.
  */
 
 const BLOCK = 256; // tokens a block; it ends at the next line end
 const LONGEST = 2048; // a line longer than this is cut into several
+const AT_ONCE = 4096; // tokens whose spans are made at the beginning
 
 /**
  * @param {View} view
@@ -46,6 +50,7 @@ export function traceText(view) {
   const starts = []; // first token of each line
   /** @type {HTMLElement[]} */
   const means = []; // bar beside each line
+  const numbers = new Uint32Array(view.count); // of each line in its phase
   /** @type {Lines[]} */
   const blocks = [];
   let lineMeans = new Float32Array(); // per line, from 0 to 1
@@ -98,12 +103,21 @@ export function traceText(view) {
   }
 
   /**
-   * A block that begins with a token.
-   * @param {number} from
+   * A block that begins with a line.
+   * @param {number} line
    * @returns {Lines}
    */
-  function blockFrom(from) {
-    const block = { node: el("div", "block"), from, to: from, lines: 0, version: 0 };
+  function blockFrom(line) {
+    const from = starts[line];
+    const block = {
+      node: el("div", "block"),
+      from,
+      to: from,
+      line,
+      lines: 0,
+      made: false,
+      version: 0,
+    };
     block.node.dataset.phase = String(view.data.phase[from]);
     blocks.push(block);
     return block;
@@ -120,8 +134,35 @@ export function traceText(view) {
       spans[i] = span(i);
       row.appendChild(spans[i]);
     }
+    row.dataset.n = String(numbers[line]);
     means[line] = el("i", "line-mean");
     return add(row, means[line]);
+  }
+
+  /** @param {Lines} block */
+  function make(block) {
+    if (block.made) return;
+    block.made = true;
+    for (let line = block.line; line < block.line + block.lines; line++) {
+      block.node.appendChild(lineRow(line, starts[line], endOf(line)));
+    }
+    block.node.style.minHeight = "";
+    if (view.ready) markSaid();
+  }
+
+  /** @param {number} line */
+  const endOf = (line) => (line + 1 < starts.length ? starts[line + 1] : view.count);
+
+  /** @param {number} i */
+  function spanOf(i) {
+    if (!spans[i]) make(blocks[blocks.findLastIndex(({ from }) => from <= i)]);
+    return spans[i];
+  }
+
+  // The browser itself searches, selects and prints what is there.
+  function makeAll() {
+    for (const block of blocks) make(block);
+    freshen();
   }
 
   function build() {
@@ -132,7 +173,6 @@ export function traceText(view) {
     let number = 0; // of the line in its phase
     for (let line = 0; line < starts.length; line++) {
       const from = starts[line];
-      const to = line + 1 < starts.length ? starts[line + 1] : view.count;
       const phase = view.data.phase[from];
       const fresh = line === 0 || phase !== view.data.phase[from - 1];
       if (fresh) {
@@ -140,18 +180,18 @@ export function traceText(view) {
         number = 0;
       }
       if (fresh || !block || from - block.from >= BLOCK) {
-        block = blockFrom(from);
+        block = blockFrom(line);
         all.appendChild(block.node);
       }
-      const row = lineRow(line, from, to);
-      row.dataset.n = String(++number);
-      block.node.appendChild(row);
-      block.to = to;
+      numbers[line] = ++number;
+      block.to = endOf(line);
       block.lines++;
     }
     for (const each of blocks) {
-      const height = Math.max(each.lines * 25, (each.to - each.from) * 1.2);
-      each.node.style.containIntrinsicSize = `auto ${Math.round(height)}px`;
+      const height = Math.round(Math.max(each.lines * 25, (each.to - each.from) * 1.2));
+      each.node.style.containIntrinsicSize = `auto ${height}px`;
+      each.node.style.minHeight = `${height}px`;
+      if (each.from < AT_ONCE) make(each);
     }
     node.appendChild(all);
     view.root.appendChild(tip);
@@ -181,10 +221,11 @@ export function traceText(view) {
   function freshen() {
     const { paint } = view;
     const seen = near();
+    for (const block of seen) make(block);
     if (paint) {
       for (const block of seen) if (block.version !== version) colorBlock(block, paint);
     }
-    if (seen.length) markFound(view, spans, seen[0].from, seen[seen.length - 1].to);
+    if (seen.length) markFound(view, spanOf, seen[0].from, seen[seen.length - 1].to);
   }
 
   /**
@@ -234,7 +275,7 @@ export function traceText(view) {
       focused.classList.remove("focused");
       focused.parentElement?.classList.remove("current");
     }
-    focused = view.pos === null ? null : spans[view.pos];
+    focused = view.pos === null ? null : spanOf(view.pos);
     if (!focused) return;
     focused.classList.add("focused");
     focused.parentElement?.classList.add("current");
@@ -247,7 +288,7 @@ export function traceText(view) {
    */
   function point(pos, scroll) {
     pointed?.classList.remove("pointed");
-    pointed = pos === null ? null : spans[pos];
+    pointed = pos === null ? null : spanOf(pos);
     pointed?.classList.add("pointed");
     if (pointed && scroll) reveal(pointed, 3);
   }
@@ -393,5 +434,16 @@ export function traceText(view) {
     { passive: true },
   );
 
-  return { node, build, recolor, focus, point, markFound: freshen, markSaid, lineStep, visible };
+  return {
+    node,
+    build,
+    makeAll,
+    recolor,
+    focus,
+    point,
+    markFound: freshen,
+    markSaid,
+    lineStep,
+    visible,
+  };
 }

@@ -163,6 +163,8 @@ export interface Ways {
 export interface Text {
   node: HTMLElement;
   build(): void;
+  /** Make the spans of all tokens, and not only of those on and near the screen. */
+  makeAll(): void;
   recolor(): void;
   focus(scroll: boolean): void;
   /** Mark a token that the panel speaks of, and scroll to it if need be. */

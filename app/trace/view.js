@@ -275,6 +275,9 @@ METRICS.forEach((metric, i) => {
   };
 });
 
+/** With Ctrl or Cmd the browser selects all, searches, or prints. */
+const BROWSERS = new Set(["a", "f", "p"]);
+
 /**
  * Have keys and the colour scheme act on a trace, until it leaves the page.
  * @param {View} view
@@ -293,11 +296,15 @@ function listen(view, keys) {
     event.preventDefault();
     KEYS[event.key](view);
   });
+  const handedOver = whileShown((event) => {
+    if ((event.ctrlKey || event.metaKey) && BROWSERS.has(event.key)) view.text.makeAll();
+  });
   const recoloured = whileShown(() => {
     paint(view);
     view.panel.show();
   });
   keys.addEventListener("keydown", pressed, { signal: ends.signal });
+  keys.addEventListener("keydown", handedOver, { signal: ends.signal });
   window.addEventListener("ringlens:theme", recoloured, { signal: ends.signal });
 }
 
