@@ -22,6 +22,17 @@ ARGUMENTS = (
 )
 VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.effectiveDirective} forbids ${event.blockedURI}`))"""
+SERVE = """
+import ast, dataclasses, functools, sys
+from ringlens.app import serve
+from ringlens.app.shared import confined
+from ringlens.app.sql import console
+from ringlens.sandbox import confined_store
+console.Limits = functools.partial(console.Limits, seconds=300)
+confined.LIMITS = dataclasses.replace(confined.LIMITS, seconds=300)
+confined_store.SECONDS = 300
+serve(sys.argv[1], port=0, **ast.literal_eval(sys.argv[2]))
+"""
 WAIT = 120_000  # milliseconds before an expectation fails; the machine may be busy
 
 
@@ -38,14 +49,11 @@ def chromium():
 def served(store_path, **options):
     """Serve a store from a process of its own on a free port; yields its address.
 
-    Without a token unless ``options`` of `ringlens.app.serve` ask for one.
+    Without a token unless ``options`` of `ringlens.app.serve` ask for one. Queries may take as long
+    as a busy machine needs.
     """
-    code = (
-        "import ast, sys; from ringlens.app import serve; "
-        "serve(sys.argv[1], port=0, **ast.literal_eval(sys.argv[2]))"
-    )
     options = {"token": False, **options}
-    with warm.Process(["-c", code, store_path, repr(options)], stderr=warm.DEVNULL) as process:
+    with warm.Process(["-c", SERVE, store_path, repr(options)], stderr=warm.DEVNULL) as process:
         try:
             said = iter(process.stdout.readline, "")
             yield next(filter(None, (re.search(r"http://\S+", line) for line in said))).group()
