@@ -18,6 +18,11 @@ from ringlens.interact.run import HookPoint
 from ringlens.interact.tracing import Points
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LONG = (
+    "acting.md",
+    "mattered.md",
+    "thought.md",
+)  # prune/ and probes/ do it in small
 SERVES = ("ringlens app", "ringlens demo")  # tests/cli/test_commands.py serves
 
 
@@ -32,7 +37,7 @@ def marked(page, extra):
 
 @pytest.mark.parametrize(
     "page",
-    [marked(p, ("acting.md", "gallery.md", "mattered.md")) for p in PAGES if blocks(p, "python")],
+    [marked(p, (*LONG, "gallery.md")) for p in PAGES if blocks(p, "python")],
     ids=lambda p: p.name,
 )
 def test_python_blocks_run(page, tmp_path):
@@ -44,7 +49,7 @@ def test_python_blocks_run(page, tmp_path):
 
 @pytest.mark.parametrize(
     "page",
-    [marked(p, ("acting.md", "mattered.md", "share.md")) for p in PAGES],
+    [marked(p, (*LONG, "share.md")) for p in PAGES],
     ids=lambda p: p.name,
 )
 def test_ringlens_commands_run(page, tmp_path):

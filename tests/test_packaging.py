@@ -9,7 +9,6 @@ import zipfile
 import pytest
 import warm
 from paths import ROOT
-from slow_files import few
 
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 MAPPED = ("app", "data", "probes")
@@ -51,8 +50,8 @@ print(ringlens.app.__file__)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", few(["editable", "wheel"], 1))
+@pytest.mark.extra
+@pytest.mark.parametrize("kind", ["editable", "wheel"])
 def test_installs(kind, tmp_path):
     """Install into a fresh environment that sees this one's libraries, away from the sources."""
     venv.create(tmp_path / "env")

@@ -144,6 +144,7 @@ def test_measuring_shows_what_this_machine_does_beside_what_is_expected():
     assert (run["batch"], run["tokens"]) == (2, 32)
 
 
+@pytest.mark.extra
 def test_measuring_without_weights_measures_the_machine_alone():
     said = said_by(RING_1T, "--gpus", "8x141GB", "--measure")
     assert "Measured here: CPU" in said and "matrix products, TFLOP/s" in said
