@@ -334,15 +334,15 @@ def _merged(
     rows: pd.DataFrame, n_RE: NDArray[np.int64], keys: Sequence[str]
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Rows in the order of their keys; those of one key, which parts of a trace make, are added."""
-    grouped = rows.groupby(keys, dropna=False, sort=True)
-    group_R = grouped.ngroup().to_numpy()
+    # A grouping that sorts leaves nulls among booleans where they come, which differs by the run.
+    order_R = rows[keys].reset_index(drop=True).sort_values(list(keys), kind="stable").index
+    rows, n_RE = rows.iloc[order_R], n_RE[order_R]
+    grouped = rows.groupby(keys, dropna=False, sort=False)
     merged = grouped["tokens"].sum().reset_index()
     # A column of nulls only loses its type in a grouping, and would join no other then.
     merged = merged.astype({name: rows[name].dtype for name in keys})
     if len(merged) == len(rows):
-        summed_RE = np.empty_like(n_RE)
-        summed_RE[group_R] = n_RE
-    else:
-        summed_RE = np.zeros((len(merged), n_RE.shape[1]), np.int64)
-        np.add.at(summed_RE, group_R, n_RE)
+        return merged, n_RE
+    summed_RE = np.zeros((len(merged), n_RE.shape[1]), np.int64)
+    np.add.at(summed_RE, grouped.ngroup().to_numpy(), n_RE)
     return merged, summed_RE
