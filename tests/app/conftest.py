@@ -1,27 +1,16 @@
 """The store at the module's ``path``, and the app that shows it."""
 
-from dataclasses import replace
-from functools import partial
-
 import pytest
 from browser import page
+from patient import be_patient
 
 from ringlens.app import make_app
-from ringlens.app.shared import confined
-from ringlens.app.sql import console
-from ringlens.sandbox import confined_store
-from ringlens.sandbox.sandbox import Limits
 from ringlens.store import Store
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _time_for_queries():
-    """A query may take as long as a busy machine needs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(console, "Limits", partial(Limits, seconds=300))
-        patch.setattr(confined, "LIMITS", replace(confined.LIMITS, seconds=300))
-        patch.setattr(confined_store, "SECONDS", 300)
-        yield
+    be_patient()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 import warm
+from paths import SUPPORT
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -23,14 +24,11 @@ ARGUMENTS = (
 VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.effectiveDirective} forbids ${event.blockedURI}`))"""
 SERVE = """
-import ast, dataclasses, functools, sys
+import ast, sys
 from ringlens.app import serve
-from ringlens.app.shared import confined
-from ringlens.app.sql import console
-from ringlens.sandbox import confined_store
-console.Limits = functools.partial(console.Limits, seconds=300)
-confined.LIMITS = dataclasses.replace(confined.LIMITS, seconds=300)
-confined_store.SECONDS = 300
+sys.path.append(sys.argv[3])
+from patient import be_patient
+be_patient()
 serve(sys.argv[1], port=0, **ast.literal_eval(sys.argv[2]))
 """
 WAIT = 120_000  # milliseconds before an expectation fails; the machine may be busy
@@ -53,7 +51,9 @@ def served(store_path, **options):
     as a busy machine needs.
     """
     options = {"token": False, **options}
-    with warm.Process(["-c", SERVE, store_path, repr(options)], stderr=warm.DEVNULL) as process:
+    with warm.Process(
+        ["-c", SERVE, store_path, repr(options), SUPPORT], stderr=warm.DEVNULL
+    ) as process:
         try:
             said = iter(process.stdout.readline, "")
             yield next(filter(None, (re.search(r"http://\S+", line) for line in said))).group()

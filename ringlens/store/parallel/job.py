@@ -50,7 +50,7 @@ class TableJob:
     Attributes:
         table: The table.
         traces: Ids in the store and records, ascending by id.
-        run: Sizes of the run.
+        run_shape: Sizes of the run.
         path: The file.
         share: Layers to encode.
         values: Values of all shares together, by which the way of writing is chosen.
