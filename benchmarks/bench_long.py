@@ -5,6 +5,7 @@ everything is recorded. Printed is the process's resident memory as the trace gr
 cache that the model itself keeps beside it; --plain runs the same without recording.
 
 python benchmarks/bench_long.py [--tokens 65536] [--generate] [--plain] [--store FOLDER]
+python benchmarks/bench_long.py --model ring-mini --tokens 32768 --generate   # on a GPU
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from ring_sizes import SIZES, random_lens, size_line
 from side_by_side import machine
 from transformers import PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicCache
@@ -69,7 +71,7 @@ def plain(lens: Lens, arguments: argparse.Namespace, watch: Callable[[Progress],
         done = replace(done, tokens=done.tokens + kwargs["input_ids"].shape[1])
         watch(done)
 
-    ids = torch.randint(0, 20, (1, arguments.tokens))
+    ids = torch.randint(0, 20, (1, arguments.tokens), device=lens.model.device)
     handle = lens.model.register_forward_pre_hook(count, with_kwargs=True)
     with torch.inference_mode():
         if arguments.generate:
@@ -85,14 +87,20 @@ def plain(lens: Lens, arguments: argparse.Namespace, watch: Callable[[Progress],
 def main() -> None:
     """Record one long trace and print how memory went."""
     parser = argparse.ArgumentParser(description=__doc__)
+    sizes = ("tiny", *(name for name in SIZES if name != "tiny"))
+    parser.add_argument("--model", choices=sizes, default="tiny", help="others are put on a GPU")
     parser.add_argument("--tokens", type=int, default=65_536)
     parser.add_argument("--generate", action="store_true", help="write the trace, token by token")
     parser.add_argument("--plain", action="store_true", help="do not record")
     parser.add_argument("--prefill", type=int, default=1024, help="positions a forward")
     parser.add_argument("--store", help="folder of the store; a temporary one if left out")
     arguments = parser.parse_args()
-    lens, start = tiny(arguments.tokens), time.perf_counter()
-    cache = 2 * 2 * 16 * 4 / MB  # layers, keys and values, head_dim, bytes
+    small = arguments.model == "tiny"
+    lens = tiny(arguments.tokens) if small else random_lens(arguments.model, "cuda")
+    start = time.perf_counter()
+    config = lens.config
+    cache = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim
+    cache *= lens.model.dtype.itemsize / MB
     seen, mark = [], arguments.tokens // 8
 
     lens.model.generation_config.eos_token_id = 10**6  # never
@@ -108,14 +116,16 @@ def main() -> None:
                 flush=True,
             )
 
-    print(f"{machine()}, torch {torch.__version__}")
+    print(f"{machine()}, torch {torch.__version__}; {size_line(lens)}")
     with tempfile.TemporaryDirectory() as temporary:
         store = arguments.store or Path(temporary) / "s"
         if arguments.plain:
             plain(lens, arguments, watch)
         elif arguments.generate:
             tokens = arguments.tokens - 8
-            rl.capture(lens, ["1 2 3"], store, max_new_tokens=tokens, on_progress=watch).close()
+            rl.capture(
+                lens, ["1 2 3"], store, max_new_tokens=tokens, on_progress=watch, decode="auto"
+            ).close()
         else:
             ids = torch.randint(0, 20, (arguments.tokens,)).tolist()
             text = Text(ids, 16)
@@ -124,6 +134,8 @@ def main() -> None:
             with rl.Store(store) as opened:
                 counts = opened.sql("select count(*), (select count(*) from tokens) from routing")
                 print("routed rows and tokens in the store:", counts.fetchall()[0])
+    if not small:
+        print(f"most device memory: {torch.cuda.max_memory_reserved() / 1e9:.1f} GB")
     growth = seen[-1][1] - seen[1][1] - (seen[-1][0] - seen[1][0]) * cache
     print(f"growth from {seen[1][0]:,} tokens to the end, beside the cache: {growth:.1f} MB")
 

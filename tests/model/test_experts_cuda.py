@@ -146,6 +146,15 @@ def experts_in_4_bits(D, F, E, k, dtype, nested):
     return experts.to("cuda")
 
 
+def expanded(weight):
+    """The numbers that 4 bits stand for, in float32."""
+    import bitsandbytes.functional as bnb
+
+    state = copy.copy(weight.quant_state)
+    state.dtype = torch.float32
+    return bnb.dequantize_4bit(weight, state)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("dtype", "nested"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
@@ -155,24 +164,22 @@ def experts_in_4_bits(D, F, E, k, dtype, nested):
 def test_4_bits_in_one_launch_are_as_near_the_exact_mixture_as_modules_are(
     D, F, E, k, N, dtype, nested
 ):
-    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
-
     experts = experts_in_4_bits(D, F, E, k, dtype, nested)
     hidden = torch.randn(N, D, device="cuda").to(dtype)
     ids = torch.rand(N, E, device="cuda").topk(k).indices
     weights = torch.rand(N, k, device="cuda")
-    plain = experts_of(D, F, E, k, dtype)
+    numbers, rounded = (experts_of(D, F, E, k, kind) for kind in (torch.float32, dtype))
     for e, expert in enumerate(experts):
-        gate, up, down = (dequantize_bnb_weight(getattr(expert, name).weight).to(dtype)
+        gate, up, down = (expanded(getattr(expert, name).weight)
                           for name in ("gate_proj", "up_proj", "down_proj"))  # fmt: skip
-        plain.gate_up_proj[e], plain.down_proj[e] = torch.cat((gate, up)), down
-    wanted = exact(plain, hidden, ids, weights)
+        for fused in (numbers, rounded):
+            fused.gate_up_proj[e], fused.down_proj[e] = torch.cat((gate, up)), down
+    wanted = exact(numbers, hidden, ids, weights)
     packed = packed_of(experts)
-    ours = (mixed_in_4_bits(packed, hidden, ids, weights).double() - wanted).abs().max()
-    theirs = (
-        (moe.batched_mm_experts_forward(plain, hidden, ids, weights).double() - wanted).abs().max()
-    )
-    assert ours <= 1.5 * theirs + 2e-6 * wanted.abs().max()
+    ours = mixed_in_4_bits(packed, hidden, ids, weights).double() - wanted
+    theirs = moe.batched_mm_experts_forward(rounded, hidden, ids, weights).double() - wanted
+    # All together: at the smallest size the worst of few numbers is whose rounding had bad luck.
+    assert ours.norm() <= 1.1 * theirs.norm() + 2e-6 * wanted.norm()
 
 
 @torch.inference_mode()

@@ -26,6 +26,8 @@ KEPT = "ringlens_packed"
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 # Addresses of bytes that a kernel loads this many at a time.
 ALIGNED = 16
+# Numbers of a word: rows are whole words.
+EIGHT = 8
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _pack(experts: nn.ModuleList, linears: Sequence[Any]) -> Packed | None:
     width, hidden = first.shape
     shapes = [tuple(linear.weight.quant_state.shape) for linear in linears]
     fits = shapes == [(width, hidden), (width, hidden), (hidden, width)] * len(experts)
-    if not silu or not fits or width % 2 or hidden % 2:
+    if not silu or not fits or width % EIGHT or hidden % EIGHT:
         return None
     from ringlens.model.kernels.nf4_triton import Packed
 
