@@ -24,8 +24,8 @@ from ringlens.store.commit.files import CommitFiles
 from ringlens.store.maintain import rollup
 from ringlens.store.maintain.delete import delete_run
 from ringlens.store.manifest.manifest import File, Manifest
-from ringlens.store.read import foreign
 from ringlens.store.read.store import Store
+from ringlens.store.read.tables import foreign
 from ringlens.store.schema import captured
 from ringlens.store.schema.promise import lost_rows
 from ringlens.store.schema.table import Column, Table

@@ -14,8 +14,9 @@ from ringlens.store.commit.files import CommitFiles
 from ringlens.store.commit.rewriter import Rewriter, RunChange
 from ringlens.store.manifest.clock import now
 from ringlens.store.manifest.manifest import File, Start
-from ringlens.store.read import foreign, intact
+from ringlens.store.read import intact
 from ringlens.store.read.store import Store
+from ringlens.store.read.tables import foreign
 from ringlens.store.schema import captured
 from ringlens.store.schema.promise import Promise, lost_rows, table_of
 from ringlens.store.schema.run_shape import RunShape

@@ -11,8 +11,9 @@ from ringlens.store.annotations.heirs import Inheritance, hand_over
 from ringlens.store.commit.files import CommitFiles
 from ringlens.store.commit.rewriter import Rewriter, RunChange
 from ringlens.store.manifest.manifest import File
-from ringlens.store.read import foreign, intact
+from ringlens.store.read import intact
 from ringlens.store.read.store import Store
+from ringlens.store.read.tables import foreign
 from ringlens.store.schema.annotation.table import ANNOTATIONS
 from ringlens.store.schema.table import Table
 from ringlens.store.write import stream

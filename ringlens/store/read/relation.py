@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from ringlens.errors import StoreError
 from ringlens.store.read import shown, values
+
+T = TypeVar("T")
 
 
 class Relation:
@@ -25,17 +27,19 @@ class Relation:
         relation: The wrapped DuckDB relation.
     """
 
-    __slots__ = ("_connection", "_explain", "relation")
+    __slots__ = ("_complete", "_connection", "_explain", "relation")
 
     def __init__(
         self,
         relation: duckdb.DuckDBPyRelation,
         explain: Callable[[duckdb.Error], StoreError],
         connection: duckdb.DuckDBPyConnection,
+        complete: Callable[[], bool],
     ) -> None:
         self.relation = relation
         self._explain = explain
         self._connection = connection
+        self._complete = complete
 
     def exact(self) -> Relation:
         """Convert types that Arrow, JSON or Python cannot hold exactly to DuckDB's own text.
@@ -109,19 +113,20 @@ class Relation:
 
     def _guarded(self, value: Any) -> Any:
         if isinstance(value, duckdb.DuckDBPyRelation):
-            return Relation(value, self._explain, self._connection)
+            return Relation(value, self._explain, self._connection, self._complete)
         if not callable(value):
             return value
 
         def call(*args: Any, **options: Any) -> Any:
             with self._errors():
-                return self._guarded_result(value(*args, **options))
+                given = with_views(lambda: value(*args, **options), self._complete)
+                return self._guarded_result(given)
 
         return call
 
     def _guarded_result(self, value: Any) -> Any:
         if isinstance(value, duckdb.DuckDBPyRelation):
-            return Relation(value, self._explain, self._connection)
+            return Relation(value, self._explain, self._connection, self._complete)
         return value
 
     @contextmanager
@@ -130,3 +135,18 @@ class Relation:
             yield
         except duckdb.Error as error:
             raise self._explain(error) from error
+
+
+def with_views(ask: Callable[[], T], complete: Callable[[], bool]) -> T:
+    """Ask DuckDB, once more if it misses a view: one may be named where nobody looked.
+
+    Args:
+        ask: Binds a query, or a part of one.
+        complete: Makes the views that are not there yet, and says whether there were any.
+    """
+    try:
+        return ask()
+    except duckdb.CatalogException:
+        if not complete():
+            raise
+        return ask()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -19,9 +20,10 @@ from ringlens.store.annotations.saying import find_target, retract, say
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import browse, intact, shown, whole_run
 from ringlens.store.read.damage import explain, tables_named
-from ringlens.store.read.foreign import ForeignTables
 from ringlens.store.read.memory import settings, spill_folder
-from ringlens.store.read.relation import Relation
+from ringlens.store.read.relation import Relation, with_views
+from ringlens.store.read.tables.foreign import ForeignTables
+from ringlens.store.read.tables.view_set import ViewSet
 from ringlens.store.read.token_rows import RoutingRows, TokenRows
 from ringlens.store.read.trace import Trace
 from ringlens.store.schema import captured, views, views_usage
@@ -105,7 +107,6 @@ class Store(AbstractContextManager["Store"]):
         self._foreign = ForeignTables(self.folder)
         self._tables: dict[str, Table] = {}
         self._shown: dict[str, Table] = {}
-        self._lost: set[str] = set()
         self._faults: dict[str, str] = {}
         self._definitions: Definitions | None = None
         self._kept: dict[Callable[[Store], Any], tuple[int, Any]] = {}
@@ -126,6 +127,7 @@ class Store(AbstractContextManager["Store"]):
             ["VARCHAR[]"],
             "VARCHAR[]",
         )
+        self._views = ViewSet(self._connection, self.folder, self._guard)
         if not self.folder.is_local:
             self._connection.execute(f"set threads = {max(REMOTE_THREADS, os.cpu_count() or 1)}")
         self._open = True
@@ -235,7 +237,7 @@ class Store(AbstractContextManager["Store"]):
             StoreError: The query is wrong or a file is damaged. The relation's methods raise it
                 too, as DuckDB runs a query only when its rows are read.
         """
-        files = self._refresh()
+        files = self._refresh(query)
 
         def explained(error: duckdb.Error) -> StoreError:
             current = set(self._refresh())
@@ -246,12 +248,12 @@ class Store(AbstractContextManager["Store"]):
 
         try:
             cursor = self._connection.cursor()
-            relation = cursor.sql(query, params=params)
+            relation = with_views(partial(cursor.sql, query, params=params), self._complete)
         except duckdb.Error as error:
             raise explained(error) from error
         if relation is None:
             raise StoreError("the query is empty: try `select * from traces`")
-        return Relation(relation, explained, cursor)
+        return Relation(relation, explained, cursor, self._complete)
 
     def runs(self) -> Relation:
         """All runs, oldest first."""
@@ -558,9 +560,10 @@ class Store(AbstractContextManager["Store"]):
         self._refresh()
         with self._lock:
             if self._definitions is None:
+                self._views.make_all()  # which finds what is lost
                 self._definitions = Definitions(
                     self._sequence,
-                    tuple(self._statements(str, self._files, self._lost)),
+                    tuple(self._views.statements(str, self._views.lost)),
                     tuple(file.path for file in self._files),
                     tuple(sorted({file.path.split("/")[0] for file in self._files})),
                     self._columns(),
@@ -589,20 +592,31 @@ class Store(AbstractContextManager["Store"]):
         usage = {name: tuple(columns) for name, _, columns, _ in views_usage.VIEWS}
         return tables | usage | {"router_choices": tuple(views.ROUTER_CHOICES_COLUMNS)}
 
-    def _refresh(self) -> list[File]:
-        """Update the views to the newest commit; return the committed files."""
+    def _refresh(self, query: str | None = None) -> list[File]:
+        """Look for a newer commit; return the committed files.
+
+        Args:
+            query: Views that it may read are there then, as of the newest commit.
+        """
         with self._lock, store_errors(self.folder, "the manifest could not be read"):
             if self._manifest.sequence() != self._sequence:
                 sequence, experts, files = self._manifest.snapshot()
                 self.folder.note_sizes(files)
                 self._check_sizes(files)
-                self._make_views(experts, files)
+                self._show(experts, files)
                 by_table: dict[str, list[File]] = {}
                 for file in files:
                     by_table.setdefault(file.table, []).append(file)
                 # Only now: if a step above fails, the next query starts over.
                 self._sequence, self._files, self._by_table = sequence, files, by_table
+            if query is not None:
+                self._views.make_named(query)
             return self._files
+
+    def _complete(self) -> bool:
+        """Make the views that are not there yet; whether there were any."""
+        with self._lock:
+            return self._views.make_all()
 
     def _check_sizes(self, files: list[File]) -> None:
         """Check the sizes of files that are new or were faulty before."""
@@ -615,50 +629,11 @@ class Store(AbstractContextManager["Store"]):
             file.path: intact.message(self.folder, file, found) for file, found in checked if found
         }
 
-    def _make_views(self, experts: int, files: list[File]) -> None:
-        """Recreate all views; a table with a missing file gets none, and fails when queried."""
+    def _show(self, experts: int, files: list[File]) -> None:
+        """Let queries see a commit."""
         self._tables = {table.name: table for table in captured.tables(experts)}
         shown = {table.name: table for table in captured.tables(MOST_EXPERTS)}
         reserved = {"router_choices", *(name for name, *_ in views_usage.VIEWS)}
         self._shown = shown | self._foreign.of(files, {*shown, *reserved})
-        try:
-            self._replace_views(files, lost=set())
-        except duckdb.IOException:
-            lost = {file.table for file in files if not self.folder.exists(file.path)}
-            self._replace_views(files, lost)
-
-    def _replace_views(self, files: list[File], lost: set[str]) -> None:
-        """Replace all views in one transaction, so that no query sees a mix of two commits."""
-        cursor = self._connection.cursor()
-        cursor.execute("begin")
-        try:
-            with self._guard.paused():  # creating a view binds its query, but reads no rows
-                for statement in self._statements(
-                    self.folder.sql_path, files, lost, self._guard.NAME
-                ):
-                    cursor.execute(statement)
-        except duckdb.Error:
-            cursor.execute("rollback")
-            raise
-        cursor.execute("commit")
-        self._lost, self._definitions = lost, None
-
-    def _statements(
-        self, sql_path: Callable[[str], str], files: list[File], lost: set[str], guard: str = ""
-    ) -> list[str]:
-        """SQL that creates all views; ``sql_path`` gives the path by which DuckDB opens a file."""
-        statements = [
-            f"drop view if exists {views.quote(name)}"
-            if name in lost
-            else views.table_view(
-                table, [sql_path(f.path) for f in files if f.table == name], guard
-            )
-            for name, table in self._shown.items()
-        ]
-        left = sorted(self._foreign.names - self._shown.keys())  # their last file is gone
-        statements += [f"drop view if exists {views.quote(name)}" for name in left]
-        if "routing" not in lost:
-            statements.append(views.ROUTER_CHOICES)
-        for name, statement, _, sources in views_usage.VIEWS:
-            statements.append(f"drop view if exists {name}" if lost & set(sources) else statement)
-        return statements
+        self._views.renew(self._shown, files)
+        self._definitions = None
