@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= runs/demo
 PORT ?= 8050
 
-.PHONY: demo test test-fast lint docs bench clean
+.PHONY: demo test test-fast test-browser lint docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/ringlens demo --store $(STORE) --port $(PORT)
@@ -18,6 +18,10 @@ test: $(VENV)/installed-dev $(if $(shell command -v npm),app/node_modules/instal
 # What the next edit may break, in under a minute; tests/support/slow_files.py lists what is left out.
 test-fast: $(VENV)/installed-dev
 	RINGLENS_FAST=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
+
+# The further ways through the dashboard's pages, of which `make test` goes the first.
+test-browser: $(VENV)/installed-dev app/node_modules/installed
+	RINGLENS_EXTRA=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "browser and extra" tests/app
 
 lint: $(VENV)/installed-dev app/node_modules/installed
 	$(BIN)/ruff check .

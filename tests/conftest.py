@@ -8,7 +8,7 @@ import pytest
 from browser import browser, served
 from hypothesis import settings
 from paths import TESTS
-from slow_files import EVERYTHING, EXTRA, SLOW
+from slow_files import EVERYTHING, EXTRA, SLOW, extra_tests
 
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,12 +43,16 @@ def pytest_ignore_collect(collection_path):
     return (FAST and collection_path.name.startswith("test_fuzz_")) or None
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
     """Leave out extra tests; the files that take long come first, so that no worker is left alone.
 
     A file is one worker's (`--dist loadfile`), which makes what its tests share once.
     """
+    extra = {TESTS / file: names for file, names in extra_tests().items()}
     for item in items:
+        if item.name in extra.get(item.path, ()):
+            item.add_marker(pytest.mark.extra)
         if item.get_closest_marker("extra") and not EVERYTHING:
             item.add_marker(pytest.mark.skip(reason="RINGLENS_EXTRA=1 runs it"))
     place = {TESTS / name: place for place, name in enumerate(SLOW)}

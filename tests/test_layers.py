@@ -5,7 +5,7 @@ import re
 
 import pytest
 from paths import ROOT, TESTS
-from slow_files import EXTRA, SLOW
+from slow_files import EXTRA, SLOW, extra_tests
 from structure import (
     PLACES,
     arrows,
@@ -159,3 +159,9 @@ def test_the_walk_sees_every_folder():
 
 def test_files_that_a_fast_run_leaves_out_are_there():
     assert [name for name in (*SLOW, *EXTRA) if not (TESTS / name).exists()] == []
+
+
+@pytest.mark.parametrize(("file", "names"), extra_tests().items())
+def test_tests_that_only_an_extra_run_runs_are_there(file, names):
+    defined = re.findall(r"^def (test_\w+)", (TESTS / file).read_text(), re.MULTILINE)
+    assert {name.partition("[")[0] for name in names} <= set(defined)

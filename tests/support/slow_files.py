@@ -1,7 +1,8 @@
-"""Files that fast runs leave out, and those that only RINGLENS_EXTRA=1 runs, relative to tests/."""
+"""What fast runs leave out, and what only RINGLENS_EXTRA=1 runs; paths are relative to tests/."""
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 # RINGLENS_FAST=1 (`make test-fast`) leaves these out. The longest first: that is the order in which
@@ -86,6 +87,21 @@ EXTRA = [
     "analysis/test_shuffled.py",
     "sandbox/test_fuzz_sql_values.py",
 ]
+
+
+def extra_tests() -> dict[str, set[str]]:
+    """Tests by file of which each takes more than two seconds of a core.
+
+    Another test shows the same on a shorter way, or it is a further way through a page.
+    """
+    found: dict[str, set[str]] = {}
+    names: set[str] = set()
+    for line in Path(__file__).with_name("extra_tests.txt").read_text().splitlines():
+        if line.startswith(" "):
+            names.add(line.strip())
+        else:
+            names = found.setdefault(line, set())
+    return found
 
 
 EVERYTHING = bool(os.environ.get("RINGLENS_EXTRA"))
