@@ -9,7 +9,10 @@ Shape letters: N tokens, R routed tokens, k experts a token, C times chosen.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 
 from ringlens.app.shared.file_cache import FileCache
 from ringlens.app.shared.scope import Scope
+from ringlens.errors import RinglensError
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix
 from ringlens.store.manifest.manifest import File
@@ -32,6 +36,9 @@ LAYERS_LIMIT = 256 * 2**20
 
 TOKENS_LIMIT = 128 * 2**20
 """Bytes of tokens that are kept, some 25 each."""
+
+PAUSE = 0.2
+"""Seconds before a layer is read ahead: what was asked for is painted first."""
 
 LEAST = 10
 """Occurrences below which a share says little (the limit of OLMoE, arXiv 2409.02060)."""
@@ -207,6 +214,33 @@ class EvidenceCache:
         self._store = store
         self._tokens = FileCache(self._read_tokens, _bytes, TOKENS_LIMIT, join=Tokens.__add__)
         self._layers = FileCache(self._read_layer, _bytes, LAYERS_LIMIT, join=Layer.__add__)
+        self._reader = ThreadPoolExecutor(1, "ringlens-ahead")
+        self._reading: Future[None] | None = None
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Read nothing ahead any more."""
+        self._closed.set()
+        self._reader.shutdown(cancel_futures=True)
+
+    def look_ahead(self, scope: Scope, layers: Sequence[int]) -> None:
+        """Read layers that may be asked for next, unless others are being read ahead."""
+        if self._reading is None or self._reading.done():
+            with suppress(RuntimeError):  # it is closed
+                self._reading = self._reader.submit(self._look, scope, layers)
+
+    def _look(self, scope: Scope, layers: Sequence[int]) -> None:
+        for layer in layers:
+            if self._closed.wait(PAUSE):
+                return
+            with suppress(RinglensError):  # who asks for it is told
+                found = self._layer(scope, layer)
+                if len(layers) * found.bytes > LAYERS_LIMIT // 2:
+                    return
+
+    def _layer(self, scope: Scope, layer: int) -> Layer:
+        files = scope.files(self._store.snapshot(), "routing")
+        return self._layers.get((scope, layer), files)
 
     def chosen(self, scope: Scope, layer: int, expert: int, phase: str) -> Chosen:
         """Find where an expert was chosen, in one phase or in 'all'."""

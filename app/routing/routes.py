@@ -67,11 +67,15 @@ def _usage(sources: Sources) -> Row:
 def _expert(sources: Sources, layer: str, expert: str) -> Row:
     """What an expert was chosen for: tokens, the places where it weighs most, its bias."""
     scope, run = _scope(sources)
-    number = untrusted.number_in(untrusted.whole(layer), recorded_layers(run, "routing"), "layer")
+    layers = recorded_layers(run, "routing")
+    number = untrusted.number_in(untrusted.whole(layer), layers, "layer")
     place = untrusted.number_in(untrusted.whole(expert), range(run["experts"]), "expert")
     phase = untrusted.one_of(request.args.get("phase", "all"), ("all", *PHASES), "phase")
     order = untrusted.one_of(request.args.get("order", "count"), ORDERS, "order")
-    chosen = sources.one(EvidenceCache).chosen(scope, number, place, phase)
+    evidence = sources.one(EvidenceCache)
+    chosen = evidence.chosen(scope, number, place, phase)
+    at = layers.index(number)
+    evidence.look_ahead(scope, (*layers[at + 1 : at + 2], *layers[max(0, at - 1) : at]))
     facts = queries.expert_facts(sources.store, run["run_id"], number, place)
     usage = sources.usage.get(scope)
     # One trace cannot tell chance from a difference: its whole run is compared.

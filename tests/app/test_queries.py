@@ -449,6 +449,24 @@ def test_usage_of_an_imported_run_knows_the_choice_alone(imported):
 # --- one expert -----------------------------------------------------------------------------
 
 
+def test_layers_beside_are_read_ahead(store, scope):
+    evidence, read = EvidenceCache(store), []
+    reading = evidence._layers._read
+    evidence._layers._read = lambda key, files: (read.append(key[1]), reading(key, files))[1]
+    known = evidence.chosen(scope, 3, 5, "all").top("count", 9)
+    evidence.look_ahead(scope, (4, 2))
+    evidence._reading.result()
+    assert read == [3, 4, 2]
+    for layer in (2, 3, 4):
+        evidence.chosen(scope, layer, 1, "all")
+    assert read == [3, 4, 2]
+    assert evidence.chosen(scope, 3, 5, "all").top("count", 9) == known
+    evidence.look_ahead(scope, (2,) * 1000)
+    evidence.close()
+    evidence.look_ahead(scope, (2,))
+    assert read == [3, 4, 2]
+
+
 @pytest.mark.parametrize("phase", ["all", "think"])
 @pytest.mark.parametrize("order", ["count", "share"])
 def test_expert_tokens(evidence, scope, phase, order):
