@@ -53,7 +53,7 @@ export function tracePanel(view) {
     for (const blocks of view.statistics.values()) section(blocks, pos, drawHeads);
     if (!view.statistics.size) token.appendChild(missing("heads"));
     if (boot.heads) attention(pos);
-    node.scrollTop = old;
+    if (old) node.scrollTop = old; // at the top it stays there, and need not be laid out for it
     if (map) node.querySelector(map)?.focus({ preventScroll: true });
   }
 

@@ -41,6 +41,11 @@ export function pathMap(view) {
     made: body.made,
   }));
   let asked = false;
+  // Below the panel's edge it is not drawn: with thousands of steps that takes as long as the rest.
+  let onScreen = false;
+  let stale = false;
+  /** Place among the steps, by number of the step. */
+  const placeOf = new Map(steps ? Array.from(steps.step, (step, s) => [step, s]) : []);
 
   /**
    * Places of the points, in pixels.
@@ -65,16 +70,16 @@ export function pathMap(view) {
   }
 
   /** Place among the steps of each point. */
-  const stepOf = (/** @type {number} */ i) =>
-    steps && state.data ? steps.step.indexOf(state.data.step[i]) : -1;
+  const stepOf = (/** @type {number} */ i) => (state.data && placeOf.get(state.data.step[i])) ?? -1;
 
   /** @type {(c: Surface, w: number, h: number) => void} */
   function draw(c, w, h) {
     const points = places(w, h);
     const here = stepAt(steps, view.pos);
+    const [pale, medium, surface] = ["--text-3", "--text-2", "--surface"].map(ink);
     c.lineWidth = 1.2;
     for (let i = 1; i < points.length; i++) {
-      c.strokeStyle = ink("--text-3");
+      c.strokeStyle = pale;
       // The older, the paler: the path has a direction.
       c.globalAlpha = 0.25 + 0.55 * (i / points.length);
       c.beginPath();
@@ -88,16 +93,16 @@ export function pathMap(view) {
       const large = i === 0 ? 6.5 : 4.5;
       c.beginPath();
       c.arc(x, y, large, 0, 2 * Math.PI);
-      c.fillStyle = steps && s >= 0 ? roleColour(steps.role[s]) : ink("--text-3");
+      c.fillStyle = steps && s >= 0 ? roleColour(steps.role[s]) : pale;
       c.fill();
       c.lineWidth = 1;
-      c.strokeStyle = ink("--surface");
+      c.strokeStyle = surface;
       c.stroke();
       if (steps?.backtrack[s]) {
         c.beginPath();
         c.arc(x, y, large + 2.5, 0, 2 * Math.PI);
         c.lineWidth = 1.5;
-        c.strokeStyle = ink("--text-2");
+        c.strokeStyle = medium;
         c.stroke();
       }
       if (s >= 0 && s === here) {
@@ -111,7 +116,8 @@ export function pathMap(view) {
   }
 
   function paint() {
-    if (!state.data) return;
+    stale = !onScreen;
+    if (!state.data || stale) return;
     const c = contextOf(canvas, canvas.clientWidth || 360, high);
     c.clearRect(0, 0, canvas.clientWidth, high);
     draw(c, canvas.clientWidth || 360, high);
@@ -207,6 +213,11 @@ export function pathMap(view) {
   new ResizeObserver((_, observer) => {
     if (!document.contains(view.root)) return observer.disconnect();
     paint();
+  }).observe(canvas);
+  new IntersectionObserver((entries, observer) => {
+    if (!document.contains(view.root)) return observer.disconnect();
+    onScreen = entries[entries.length - 1].isIntersecting;
+    if (onScreen && stale) paint();
   }).observe(canvas);
 
   return { node, show };

@@ -29,6 +29,9 @@ import { NO_EXPERT } from "./constants.js";
 
 const CLOSE = 0.01; // margin below which the choice hung by a thread
 const MANY = 14; // layers that no longer fit without scrolling
+const ROW = 24; // height of a layer's row in pixels; the style sheet says the same
+const HEAD = 22; // height of the row above them
+const NEAR = 6; // rows beyond the edge of the screen that are filled
 
 /**
  * @param {any} body
@@ -100,13 +103,8 @@ export function drawRouting(box, block, pos, view) {
     box.appendChild(el("p", "dim", said));
     return;
   }
-  const scroller = el("div", "routing-scroll");
-  box.appendChild(add(scroller, layersTable(records, view)));
+  box.appendChild(layersBox(records, view));
   if (boot.has_weights) box.appendChild(marks());
-  const current = scroller.querySelector(".current");
-  if (current instanceof HTMLElement && records.length > MANY) {
-    scroller.scrollTop = current.offsetTop - scroller.clientHeight / 2;
-  }
   const record = records.find((each) => each.layer === view.layer);
   if (record) add(box, ...layerParts(record, view));
 }
@@ -159,8 +157,40 @@ const marks = () =>
 // --- all layers -----------------------------------------------------------------------------------
 
 /**
+ * The table of layers, scrolled to the one in focus.
  * @param {Choices[]} records
  * @param {View} view
+ */
+function layersBox(records, view) {
+  const scroller = el("div", "routing-scroll");
+  const { table, rows, fill } = layersTable(records, view);
+  scroller.appendChild(table);
+  if (records.length <= MANY) {
+    for (const i of rows.keys()) fill(i);
+    return scroller;
+  }
+  // A large model has hundreds of chips; those out of sight are made when they come near. Heights
+  // are known, so that nothing waits for the browser to lay the table out.
+  const fits = MANY * ROW;
+  const show = (/** @type {number} */ top) => {
+    const first = Math.max(0, Math.floor(top / ROW) - NEAR);
+    for (let i = first; i < Math.min(rows.length, first + MANY + 2 * NEAR); i++) fill(i);
+  };
+  const at = records.findIndex((each) => each.layer === view.layer);
+  const most = records.length * ROW + HEAD - fits;
+  const top = Math.min(Math.max(0, at * ROW + HEAD - fits / 2), most);
+  show(top);
+  requestAnimationFrame(() => {
+    scroller.scrollTop = top;
+  });
+  scroller.addEventListener("scroll", () => show(scroller.scrollTop), { passive: true });
+  return scroller;
+}
+
+/**
+ * @param {Choices[]} records
+ * @param {View} view
+ * @returns {{table: HTMLElement, rows: HTMLElement[], fill: (i: number) => void}}
  */
 function layersTable(records, view) {
   const { boot } = view;
@@ -168,14 +198,35 @@ function layersTable(records, view) {
   const wide = records.some((each) => each.shutOut.length > 0);
   const header = add(
     el("tr"),
-    el("th", "", "Layer"),
+    el("th", "layer-name", "Layer"),
     el("th", "", "Chosen", { colspan: boot.k }),
-    wide ? add(el("th"), termed(el("span", "", "Shut out"), "group flip")) : null,
+    wide ? add(el("th", "shut-out"), termed(el("span", "", "Shut out"), "group flip")) : null,
     boot.has_weights ? add(el("th", "num"), termed(el("span", "", "Margin"), "margin")) : null,
   );
-  const rows = records.map((each) => layerRow(each, largest, wide, view));
-  const table = el("table", `routing-grid${boot.k > 5 ? " dense" : ""}`);
-  return add(table, add(el("thead"), header), add(el("tbody"), ...rows));
+  const rows = records.map((each) => layerRow(each, view));
+  const filled = new Set();
+  const fill = (/** @type {number} */ i) => {
+    if (filled.has(i)) return;
+    filled.add(i);
+    rows[i].append(...layerCells(records[i], largest, wide, view));
+  };
+  const many = records.length > MANY ? " many" : "";
+  const table = el("table", `routing-grid${boot.k > 5 ? " dense" : ""}${many}`);
+  return { table: add(table, add(el("thead"), header), add(el("tbody"), ...rows)), rows, fill };
+}
+
+/**
+ * The row of a layer, without its cells.
+ * @param {Choices} record
+ * @param {View} view
+ */
+function layerRow(record, view) {
+  const row = el("tr", record.layer === view.layer ? "current" : "", null, {
+    "data-layer": record.layer,
+  });
+  row.addEventListener("click", () => view.setLayer(record.layer));
+  const name = el("button", "", `L${record.layer}`, { type: "button" });
+  return add(row, add(el("th", "", null, { scope: "row" }), name));
 }
 
 /**
@@ -184,22 +235,14 @@ function layersTable(records, view) {
  * @param {boolean} wide
  * @param {View} view
  */
-function layerRow(record, largest, wide, view) {
-  const { boot } = view;
-  const row = el("tr", record.layer === view.layer ? "current" : "", null, {
-    "data-layer": record.layer,
-  });
-  row.addEventListener("click", () => view.setLayer(record.layer));
-  const name = el("button", "", `L${record.layer}`, { type: "button" });
-  row.appendChild(add(el("th", "", null, { scope: "row" }), name));
-  for (const choice of record.chosen)
-    row.appendChild(add(el("td"), chip(choice, record, largest, view)));
-  if (wide) row.appendChild(shutOutCell(record, view));
-  if (boot.has_weights) {
+function layerCells(record, largest, wide, view) {
+  const cells = record.chosen.map((each) => add(el("td"), chip(each, record, largest, view)));
+  if (wide) cells.push(shutOutCell(record, view));
+  if (view.boot.has_weights) {
     const close = record.margin < CLOSE ? " close" : "";
-    row.appendChild(el("td", `num${close}`, number(record.margin, 3)));
+    cells.push(el("td", `num${close}`, number(record.margin, 3)));
   }
-  return row;
+  return cells;
 }
 
 /**
