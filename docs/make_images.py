@@ -174,6 +174,28 @@ def photograph_live(chrome, folder):
         assert complaints == [], complaints
 
 
+def photograph_beside(chrome, folder):
+    """Photograph two thoughts about one problem, a right and a wrong one where there are both."""
+    store = f"{folder}/samples"
+    sampled = ("--n", 6, "--samples", 4, "--temperature", 1)
+    run("capture", "ring-nano", "--store", store, *sampled)
+    run("steps", store)
+    query = """
+select a.trace_id, b.trace_id
+from traces a join traces b on a.problem_id = b.problem_id and a.trace_id <> b.trace_id
+join (select trace_id, count(*) as steps from steps group by all) s on s.trace_id = a.trace_id
+where a.correct and steps <= 25
+order by b.correct, steps desc, a.trace_id, b.trace_id limit 1"""
+    with Store(store) as opened:
+        first, second = opened.sql(query).fetchall()[0]
+    with served(store) as address, page(chrome, **LOOK) as (tab, complaints):
+        tab.goto(f"{address}/beside/{first}/{second}")
+        tab.locator("#beside-app[data-ready=true]").wait_for()
+        tab.wait_for_load_state("networkidle")
+        tab.screenshot(path=IMAGES / "beside.png", animations="disabled")
+        assert complaints == [], complaints
+
+
 def photograph_widgets(chrome, store, names):
     """Photograph cells of a notebook: a thought with tokens selected, and the map of experts."""
     trace = shown(store)
@@ -256,6 +278,8 @@ def main():
                         assert complaints == [], complaints
             if not names or "live" in names:
                 photograph_live(chrome, folder)
+            if not names or "beside" in names:
+                photograph_beside(chrome, folder)
             if not names or {"widget-trace", "widget-routing"} & set(names):
                 photograph_widgets(chrome, store, names)
             photograph_shared(chrome, store, folder, names)
