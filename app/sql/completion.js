@@ -1,6 +1,9 @@
 // What may stand at the caret of a query: tables, columns of those it names, keywords, functions.
 
-/** @typedef {{name: string, kind: string, columns: [string, string][]}} Table */
+/**
+ * A table or view, and of each column its name, type and meaning.
+ * @typedef {{name: string, kind: string, meaning: string, columns: [string, string, string][]}} Table
+ */
 /** @typedef {{tables: Table[], functions: string[], keywords: string[]}} Names */
 /** @typedef {{name: string, kind: string}} Completion */
 

@@ -8,6 +8,7 @@ import { messageOf, plural } from "../shared/text.js";
 import { colourSql, sqlEditor, WORDS } from "./editor.js";
 import { columnsOf, isSimple, rowsOf } from "./grid.js";
 import { forget, save, saved } from "./saved.js";
+import { filterTables, listTables } from "./tables.js";
 
 /** @import { Table } from "./completion.js" */
 /** @import { Editor } from "./editor.js" */
@@ -295,22 +296,6 @@ document.addEventListener("click", (event) => {
   else if (hit(event, "#sql-save")) keep();
 });
 
-/** @param {string} wanted */
-function filterTables(wanted) {
-  for (const table of document.querySelectorAll("details.sql-table")) {
-    if (!(table instanceof HTMLDetailsElement)) continue;
-    const names = table.dataset.names || "";
-    const found = names.includes(wanted);
-    table.hidden = !found;
-    table.open = Boolean(wanted) && found;
-    const whole = names.split(" ")[0].includes(wanted);
-    for (const column of table.querySelectorAll("button.sql-column")) {
-      if (!(column instanceof HTMLElement)) continue;
-      column.hidden = !whole && !column.dataset.insert?.includes(wanted);
-    }
-  }
-}
-
 document.addEventListener("input", (event) => {
   const field = event.target;
   if (!(field instanceof HTMLInputElement) || field.id !== "sql-find") return;
@@ -348,6 +333,7 @@ function mount(data) {
   const names = { tables: data.tables, functions: data.functions, keywords: [...WORDS] };
   editor = sqlEditor(box, query, names, copy);
   copy();
+  listTables(data.tables);
   listQueries();
   setProps("sql-view", { value: param("view") === "chart" ? "chart" : "table" });
   if (query.trim()) run();

@@ -23,7 +23,7 @@ from ringlens.app.sql.console import Console
 from ringlens.app.sql.examples import EXAMPLES
 from ringlens.app.web import untrusted
 from ringlens.errors import RinglensError
-from ringlens.store.read.catalog import Entry, catalog, functions
+from ringlens.store.read.catalog import catalog, functions
 
 KEYS = (
     ("Ctrl ↵", "run"),
@@ -42,7 +42,7 @@ def layout(sources: Sources, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             html.H1("SQL", className="unseen"),
-            html.Aside(_sidebar(console), className="sql-side", **{"aria-label": "Tables"}),
+            html.Aside(_sidebar(), className="sql-side", **{"aria-label": "Tables"}),
             html.Div(
                 [_editor(query.get("q", "")), _bar(console), _results()], className="sql-main"
             ),
@@ -118,7 +118,8 @@ def _boot(console: Console) -> dict[str, Any]:
             {
                 "name": entry.name,
                 "kind": "view" if entry.view else "table",
-                "columns": [[column.name, column.type.lower()] for column in entry.columns],
+                "meaning": entry.meaning,
+                "columns": [[each.name, each.type.lower(), each.meaning] for each in entry.columns],
             }
             for entry in catalog(console.store)
         ],
@@ -146,10 +147,11 @@ def _refused(console: Console, reason: str) -> Component:
     )
 
 
-def _sidebar(console: Console) -> list[Component]:
-    entries = catalog(console.store)
-    views = [entry for entry in entries if entry.view]
-    tables = [entry for entry in entries if not entry.view]
+def _sidebar() -> list[Component]:
+    """Frame of what may be asked and of the tables; the script fills it.
+
+    As components, hundreds of columns would each be looked at whenever one of them changes.
+    """
     finder = dcc.Input(
         id="sql-find", type="search", placeholder="Find a column", className="sql-find"
     )
@@ -159,45 +161,13 @@ def _sidebar(console: Console) -> list[Component]:
                 html.Section(id="sql-saved", className="sql-list"),
                 html.H3("Tables"),
                 finder,
-                html.Div([_entry(each) for each in tables], className="sql-tables"),
+                html.Div(id="sql-tables", className="sql-tables"),
                 html.H3("Views"),
-                html.Div([_entry(each) for each in views], className="sql-tables"),
+                html.Div(id="sql-views", className="sql-tables"),
             ],
             className="sql-scroll",
         )
     ]
-
-
-def _entry(entry: Entry) -> Component:
-    """Make a table that opens to its columns; a click on a name puts it into the query."""
-    columns = [
-        html.Button(
-            [
-                html.Span(column.name, className="mono"),
-                html.Span(column.type.lower(), className="sql-type"),
-                html.Span(column.meaning, className="sql-meaning"),
-            ],
-            className="sql-column",
-            **{"data-insert": column.name, "type": "button"},
-        )
-        for column in entry.columns
-    ]
-    details = html.Details(
-        [
-            html.Summary(html.Span(entry.name, className="mono")),
-            html.P(entry.meaning, className="sql-meaning"),
-            *columns,
-        ],
-        className="sql-table",
-        **{"data-names": " ".join([entry.name, *(c.name for c in entry.columns)])},
-    )
-    insert = html.Button(
-        "insert",
-        className="sql-insert",
-        title=f"Put {entry.name} into the query",
-        **{"data-insert": entry.name, "type": "button"},
-    )
-    return html.Div([details, insert], className="sql-table-row")
 
 
 def _editor(query: str) -> Component:
