@@ -58,7 +58,7 @@ class Tile:
 
     Attributes:
         rows: Rows of a matrix that a program multiplies.
-        blocks: Blocks of each that it multiplies at a time.
+        blocks: Blocks of 64 numbers of each that it multiplies at a time.
         warps: Its warps.
     """
 
@@ -89,7 +89,8 @@ def outputs_in_4_bits(
     scale_code = packed.code if packed.scale_code is None else packed.scale_code
     divided = {
         "D": D, "F": F, "NESTED": packed.scale_code is not None, "WORDS": packed.block // 8,
-        "GROUPS": tile.blocks, "ROWS": tile.rows, "num_warps": tile.warps,
+        "GROUPS": max(1, tile.blocks * 64 // packed.block), "ROWS": tile.rows,
+        "num_warps": tile.warps,
     }  # fmt: skip
     given = (ids_Nk.contiguous(), packed.addresses_E3A, packed.code, scale_code)
     with torch.cuda.device_of(hidden_ND):
