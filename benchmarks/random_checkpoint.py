@@ -3,7 +3,8 @@
 The files say every tensor's name, shape and dtype, and are holes behind that, so that a trillion
 parameters take some megabytes of disk. Loading runs as ever (checks, conversion, quantising,
 sharding), but what transformers reads is drawn on a GPU, by a seed of the tensor's name: every
-process, and every run, reads the same numbers.
+process, and every run, reads the same numbers. In FP8 it is as Ring-1T-FP8 is published: bits, and
+beside each projection the scales of its blocks.
 """
 
 from __future__ import annotations
@@ -28,18 +29,24 @@ from ringlens.model.family import family_of
 from ringlens.model.loading import read_config
 
 Shape = tuple[int, ...]
-SIZES = {"BF16": 2, "F32": 4}
-DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
+SIZES = {"BF16": 2, "F32": 4, "F8_E4M3": 1}
+DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "F8_E4M3": torch.float8_e4m3fn}
 OWN = ("config.json", "generation_config.json")
+IN_FP8 = ("_proj.weight", "query_key_value.weight", "dense.weight")
+"""How names of weights end that are in FP8 where any are."""
+SCALE = "_scale_inv"
+LARGE = 64.0
+"""Standard deviation of bits in FP8: most of their range is used, and none is beyond it."""
 
 
-def make_checkpoint(folder: Path, config: Path, **changes: Any) -> Path:
+def make_checkpoint(folder: Path, config: Path, fp8: int | None = None, **changes: Any) -> Path:
     """Write the files of a checkpoint without its numbers.
 
     Args:
         folder: Where; what is there goes.
         config: A published config.json.
-        **changes: Values of it to change.
+        fp8: Side of the blocks that share a scale, of weights in FP8; None for bfloat16.
+        **changes: Values of the configuration to change.
 
     Returns:
         The folder.
@@ -57,10 +64,19 @@ def make_checkpoint(folder: Path, config: Path, **changes: Any) -> Path:
     values = json.loads(config.read_text()) | changes
     # No text may end early: an id that hardly any step draws ends it.
     values |= {"eos_token_id": values["vocab_size"] - 1, "pad_token_id": 0}
+    if fp8:
+        values["quantization_config"] = {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "weight_block_size": [fp8, fp8],
+        }
     (folder / "config.json").write_text(json.dumps(values))
     read = read_config(str(folder / "config.json"))
     tensors = family_of(read).tensors(read)
     shapes = dict(tensors.required) | dict(tensors.together)
+    if fp8:
+        shapes = dict(_with_scales(shapes, fp8))
     places = {}
     for part, names in groupby(shapes, key=_part):
         file = f"{part}.safetensors"
@@ -69,6 +85,13 @@ def make_checkpoint(folder: Path, config: Path, **changes: Any) -> Path:
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def _with_scales(shapes: Mapping[str, Shape], block: int) -> Iterator[tuple[str, Shape]]:
+    for name, shape in shapes.items():
+        yield name, shape
+        if name.endswith(IN_FP8):
+            yield f"{name}{SCALE}", tuple(-(-size // block) for size in shape)
 
 
 def _part(name: str) -> str:
@@ -82,8 +105,9 @@ def _write_holes(folder: Path, file: str, shapes: Mapping[str, Shape]) -> str:
         file = f"more-{file}"
     header, end = {}, 0
     for name, shape in shapes.items():
-        start, end = end, end + prod(shape) * SIZES[_dtype(name)]
-        header[name] = {"dtype": _dtype(name), "shape": shape, "data_offsets": [start, end]}
+        dtype = "F8_E4M3" if f"{name}{SCALE}" in shapes else _dtype(name)
+        start, end = end, end + prod(shape) * SIZES[dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with (folder / file).open("wb") as opened:
@@ -93,14 +117,14 @@ def _write_holes(folder: Path, file: str, shapes: Mapping[str, Shape]) -> str:
 
 
 def _dtype(name: str) -> str:
-    return "F32" if name.endswith("expert_bias") else "BF16"
+    return "F32" if name.endswith(("expert_bias", SCALE)) else "BF16"
 
 
 class RandomTensor:
     """A tensor of a file, drawn when it is sliced."""
 
-    def __init__(self, name: str, shape: Shape) -> None:
-        self.name, self.shape = name, shape
+    def __init__(self, name: str, shape: Shape, dtype: str, width: int) -> None:
+        self.name, self.shape, self._dtype, self._width = name, shape, dtype, width
 
     def get_shape(self) -> list[int]:
         """Its shape."""
@@ -108,21 +132,26 @@ class RandomTensor:
 
     def get_dtype(self) -> str:
         """Its dtype, as safetensors names it."""
-        return _dtype(self.name)
+        return self._dtype
 
     def __getitem__(self, places: Any) -> Tensor:
         device = place_to_draw()
-        made = torch.empty(self.shape, dtype=DTYPES[_dtype(self.name)], device=device)
+        in_fp8 = self._dtype == "F8_E4M3"
+        drawn = torch.bfloat16 if in_fp8 else DTYPES[self._dtype]
+        made = torch.empty(self.shape, dtype=drawn, device=device)
+        if self.name.endswith(SCALE):
+            return made.fill_(self._std() / LARGE)[places]
         if made.ndim == 1 and not self.name.endswith("expert_bias"):
             return made.fill_(1.0)[places]
         generator = torch.Generator(device).manual_seed(zlib.crc32(self.name.encode()))
-        return made.normal_(0.0, self._std(), generator=generator)[places]
+        made.normal_(0.0, LARGE if in_fp8 else self._std(), generator=generator)
+        return made.to(DTYPES[self._dtype])[places]
 
     def _std(self) -> float:
         """So that a unit input gives a unit output."""
         if self.name.endswith("expert_bias"):
             return 0.01
-        return 1.0 if "embeddings" in self.name else self.shape[-1] ** -0.5
+        return 1.0 if "embeddings" in self.name else self._width**-0.5
 
 
 class RandomFile:
@@ -131,7 +160,12 @@ class RandomFile:
     def __init__(self, path: str | os.PathLike[str], **_: Any) -> None:
         with Path(path).open("rb") as opened:
             header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        self._tensors = {name: RandomTensor(name, tuple(x["shape"])) for name, x in header.items()}
+        self._tensors = {
+            name: RandomTensor(
+                name, tuple(x["shape"]), x["dtype"], header[name.removesuffix(SCALE)]["shape"][-1]
+            )
+            for name, x in header.items()
+        }
 
     def keys(self) -> list[str]:
         """Names of its tensors."""

@@ -2,6 +2,7 @@
 
 python benchmarks/whole_ring.py --weights nf4                          # all 80 layers, one process
 python benchmarks/whole_ring.py --weights bf16 --layers 9              # as many as fit
+python benchmarks/whole_ring.py --weights fp8 --layers 18              # as published in FP8
 torchrun --standalone --nproc-per-node 8 benchmarks/whole_ring.py --weights bf16 --layout tp
 python benchmarks/whole_ring.py --cpu                                  # a tiny model, to try it
 
@@ -40,6 +41,8 @@ from ringlens.store.check.check import check
 
 CONFIG = Path(__file__).parents[1] / "tests" / "configs" / "ring-1t.json"
 LAYOUTS = ("device_map", "tp", "tp+ep", "pp")
+QUANTIZATION = {"bf16": None, "nf4": "nf4", "nf4-double": "nf4-double", "fp8": None}
+"""What `ringlens.load` is told of the weights; a checkpoint in FP8 says it itself."""
 RECORD = ("logprobs", "routing", "router_logits", "head_blocks")
 
 
@@ -162,7 +165,7 @@ def capture(lens: Lens, path: Path, new: int, die: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", choices=("bf16", "nf4", "nf4-double"), default="nf4")
+    parser.add_argument("--weights", choices=tuple(QUANTIZATION), default="nf4")
     parser.add_argument("--layers", type=int, default=80)
     parser.add_argument("--layout", choices=LAYOUTS, default="device_map")
     parser.add_argument("--parts", nargs="+", default=["prefill", "decode", "capture"])
@@ -186,8 +189,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         # A run that is resumed is of the same model: one name, though the files are made anew.
         made = Path(tempfile.gettempdir()) / f"random-ring-{options.layers}-{rank}"
-        folder = make_checkpoint(made, CONFIG, **changes)
-        quantization = None if options.weights == "bf16" else options.weights
+        block = (16 if options.cpu else 128) if options.weights == "fp8" else None
+        folder = make_checkpoint(made, CONFIG, block, **changes)
+        quantization = QUANTIZATION[options.weights]
         strategy = None
         if options.layout == "device_map" and not options.cpu:
             strategy = planned(folder, quantization, work.workload)
