@@ -148,16 +148,19 @@ class _Sentences(logging.Handler):
 
 @contextmanager
 def forecasts_shown() -> Iterator[None]:
-    """Show what runs will write, and how fast they can, as ``observe.pipeline.forecast`` says."""
-    logger, handler = logging.getLogger("ringlens.observe.pipeline.forecast"), _Sentences()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    """Show what runs will write, how fast they can, and how they decode."""
+    parts = ("pipeline.forecast", "decoding.choice")
+    loggers = [logging.getLogger(f"ringlens.observe.{part}") for part in parts]
+    levels, handler = [logger.level for logger in loggers], _Sentences()
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+            logger.removeHandler(handler)
 
 
 @contextmanager

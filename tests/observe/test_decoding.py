@@ -14,7 +14,7 @@ from taped_ops import AsNoted
 import ringlens as rl
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.observe import session
-from ringlens.observe.decoding import generating
+from ringlens.observe.decoding import choice, generating
 from ringlens.observe.decoding.choice import Wanted, against
 from ringlens.observe.decoding.generating import AsItStands
 from ringlens.observe.decoding.rings import Rings
@@ -215,3 +215,11 @@ def test_a_ring_keeps_tensors_of_all_kinds():
             assert a.dtype == b.dtype and torch.equal(a, b)
     with pytest.raises(ObservationError, match="other tensors"):
         rings.keep(steps[0][:2], torch.tensor([0]))
+
+
+@pytest.mark.parametrize(("reasons", "said"), [((), True), (("the model runs on 'cpu'",), False)])
+def test_a_run_that_could_repeat_its_steps_says_so(monkeypatch, caplog, reasons, said):
+    monkeypatch.setattr(choice, "against", lambda wanted: iter(reasons))
+    with caplog.at_level("INFO", logger=choice.__name__):
+        choice.generating("eager", Wanted(None, ()))
+    assert ("decode='graph'" in caplog.text) == said
