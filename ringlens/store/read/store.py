@@ -560,10 +560,9 @@ class Store(AbstractContextManager["Store"]):
         self._refresh()
         with self._lock:
             if self._definitions is None:
-                self._views.make_all()  # which finds what is lost
                 self._definitions = Definitions(
                     self._sequence,
-                    tuple(self._views.statements(str, self._views.lost)),
+                    tuple(self._views.statements()),
                     tuple(file.path for file in self._files),
                     tuple(sorted({file.path.split("/")[0] for file in self._files})),
                     self._columns(),
@@ -603,10 +602,10 @@ class Store(AbstractContextManager["Store"]):
                 sequence, experts, files = self._manifest.snapshot()
                 self.folder.note_sizes(files)
                 self._check_sizes(files)
-                self._show(experts, files)
                 by_table: dict[str, list[File]] = {}
                 for file in files:
                     by_table.setdefault(file.table, []).append(file)
+                self._show(experts, files, by_table)
                 # Only now: if a step above fails, the next query starts over.
                 self._sequence, self._files, self._by_table = sequence, files, by_table
             if query is not None:
@@ -629,11 +628,13 @@ class Store(AbstractContextManager["Store"]):
             file.path: intact.message(self.folder, file, found) for file, found in checked if found
         }
 
-    def _show(self, experts: int, files: list[File]) -> None:
+    def _show(
+        self, experts: int, files: list[File], by_table: Mapping[str, Sequence[File]]
+    ) -> None:
         """Let queries see a commit."""
         self._tables = {table.name: table for table in captured.tables(experts)}
         shown = {table.name: table for table in captured.tables(MOST_EXPERTS)}
         reserved = {"router_choices", *(name for name, *_ in views_usage.VIEWS)}
         self._shown = shown | self._foreign.of(files, {*shown, *reserved})
-        self._views.renew(self._shown, files)
+        self._views.renew(self._shown, by_table)
         self._definitions = None

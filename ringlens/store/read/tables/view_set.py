@@ -7,7 +7,7 @@ rest of opening a store, and most queries name one or two.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import duckdb
 
@@ -37,23 +37,19 @@ class ViewSet:
         connection: Where they are made.
         folder: The store's.
         guard: Sees the files that a query reads.
-
-    Attributes:
-        lost: Tables with a missing file: these have no view, and fail when queried.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Folder, guard: Guard) -> None:
         self._connection, self._folder, self._guard = connection, folder, guard
         self._tables: Mapping[str, Table] = {}
-        self._files: dict[str, list[File]] = {}
+        self._files: Mapping[str, Sequence[File]] = {}
         self._made: set[str] = set()
-        self.lost: set[str] = set()
+        # Tables with a missing file: these have no view, and fail when queried.
+        self._lost: set[str] = set()
 
-    def renew(self, tables: Mapping[str, Table], files: Iterable[File]) -> None:
-        """Show another commit: replace the views that exist, at once."""
-        self._tables, self._files, self.lost = tables, {}, set()
-        for file in files:
-            self._files.setdefault(file.table, []).append(file)
+    def renew(self, tables: Mapping[str, Table], files: Mapping[str, Sequence[File]]) -> None:
+        """Show another commit, its files by table: replace the views that exist, at once."""
+        self._tables, self._files, self._lost = tables, files, set()
         if self._made:
             self._make_readable(self._made)
 
@@ -78,9 +74,10 @@ class ViewSet:
             self._make_readable(missing)
         return bool(missing)
 
-    def statements(self, sql_path: SqlPath, lost: set[str], guard: str = "") -> list[str]:
-        """SQL that creates all views."""
-        return [self._statement(name, sql_path, lost, guard) for name in self._names()]
+    def statements(self) -> list[str]:
+        """SQL that creates all views elsewhere, with paths relative to the store."""
+        self.make_all()  # which finds what is lost
+        return [self._statement(name, str) for name in self._names()]
 
     def _names(self) -> Iterator[str]:
         """Names of all views, each after those that it reads."""
@@ -96,9 +93,9 @@ class ViewSet:
         """Views that a view may read; tables read files."""
         return set() if name in self._tables else self._named(_DERIVED[name][0]) - {name}
 
-    def _statement(self, name: str, sql_path: SqlPath, lost: set[str], guard: str) -> str:
+    def _statement(self, name: str, sql_path: SqlPath, guard: str = "") -> str:
         sources = (name,) if name in self._tables else _DERIVED[name][1] if name in _DERIVED else ()
-        if lost & set(sources) or not sources:
+        if self._lost & set(sources) or not sources:
             return f"drop view if exists {views.quote(name)}"
         if name in _DERIVED:
             return _DERIVED[name][0]
@@ -111,7 +108,7 @@ class ViewSet:
             self._make(names)
         except duckdb.IOException:
             files = (file for each in self._files.values() for file in each)
-            self.lost = {file.table for file in files if not self._folder.exists(file.path)}
+            self._lost = {file.table for file in files if not self._folder.exists(file.path)}
             self._make(names | self._made)
 
     def _make(self, names: set[str]) -> None:
@@ -122,8 +119,7 @@ class ViewSet:
         try:
             with self._guard.paused():  # creating a view binds its query, but reads no rows
                 for name in (*sorted(gone), *(n for n in self._names() if n in names)):
-                    sql_path, guard = self._folder.sql_path, self._guard.NAME
-                    cursor.execute(self._statement(name, sql_path, self.lost, guard))
+                    cursor.execute(self._statement(name, self._folder.sql_path, self._guard.NAME))
         except duckdb.Error:
             cursor.execute("rollback")
             raise
