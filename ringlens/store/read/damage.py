@@ -24,8 +24,7 @@ _READ_WORDS = re.compile("parquet|failed to read|decompress|magic bytes", re.IGN
 # A message of `intact.Guard`, as DuckDB wraps it.
 _GUARDED = re.compile(r"executing the UDF: StoreError: (.*)")
 
-_SOURCES = {name: sources for name, _, _, sources in views_usage.VIEWS}
-_SOURCES |= {"router_choices": ("routing",)}
+_SOURCES = {name: sources for name, (_, sources) in views_usage.DERIVED.items()}
 
 
 def explain(

@@ -634,7 +634,6 @@ class Store(AbstractContextManager["Store"]):
         """Let queries see a commit."""
         self._tables = {table.name: table for table in captured.tables(experts)}
         shown = {table.name: table for table in captured.tables(MOST_EXPERTS)}
-        reserved = {"router_choices", *(name for name, *_ in views_usage.VIEWS)}
-        self._shown = shown | self._foreign.of(files, {*shown, *reserved})
+        self._shown = shown | self._foreign.of(files, {*shown, *views_usage.DERIVED})
         self._views.renew(self._shown, by_table)
         self._definitions = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ringlens.store.schema.annotation import view as annotation
+from ringlens.store.schema.views import ROUTER_CHOICES
 from ringlens.store.schema.views_context import SOURCES, TOKEN_CONTEXT, TOKEN_CONTEXT_COLUMNS
 
 # Lists are unnested once, side by side, and then summed, as parts of a trace have their own rows.
@@ -88,3 +89,9 @@ VIEWS = (
     ("token_context", TOKEN_CONTEXT, TOKEN_CONTEXT_COLUMNS, SOURCES),
 )
 """Name, SQL, columns and source tables of each view, after those that it reads."""
+
+DERIVED = {
+    "router_choices": (ROUTER_CHOICES, ("routing",)),
+    **{name: (statement, sources) for name, statement, _, sources in VIEWS},
+}
+"""SQL and source tables of all views over tables, each after those that it reads."""

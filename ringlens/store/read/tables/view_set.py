@@ -13,8 +13,9 @@ import duckdb
 
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read.intact import Guard
-from ringlens.store.schema import views, views_usage
+from ringlens.store.schema import views
 from ringlens.store.schema.table import Table
+from ringlens.store.schema.views_usage import DERIVED
 from ringlens.store.storage.folder import Folder
 
 SqlPath = Callable[[str], str]
@@ -82,8 +83,7 @@ class ViewSet:
     def _names(self) -> Iterator[str]:
         """Names of all views, each after those that it reads."""
         yield from self._tables
-        yield "router_choices"
-        yield from (name for name, *_ in views_usage.VIEWS)
+        yield from DERIVED
 
     def _named(self, text: str) -> set[str]:
         lower = text.lower()
@@ -91,14 +91,14 @@ class ViewSet:
 
     def _read_by(self, name: str) -> set[str]:
         """Views that a view may read; tables read files."""
-        return set() if name in self._tables else self._named(_DERIVED[name][0]) - {name}
+        return set() if name in self._tables else self._named(DERIVED[name][0]) - {name}
 
     def _statement(self, name: str, sql_path: SqlPath, guard: str = "") -> str:
-        sources = (name,) if name in self._tables else _DERIVED[name][1] if name in _DERIVED else ()
+        sources = (name,) if name in self._tables else DERIVED[name][1] if name in DERIVED else ()
         if self._lost & set(sources) or not sources:
             return f"drop view if exists {views.quote(name)}"
-        if name in _DERIVED:
-            return _DERIVED[name][0]
+        if name in DERIVED:
+            return DERIVED[name][0]
         paths = [sql_path(file.path) for file in self._files.get(name, ())]
         return views.table_view(self._tables[name], paths, guard)
 
@@ -125,9 +125,3 @@ class ViewSet:
             raise
         cursor.execute("commit")
         self._made = (self._made | names) - gone
-
-
-_DERIVED: Mapping[str, tuple[str, Sequence[str]]] = {
-    "router_choices": (views.ROUTER_CHOICES, ("routing",)),
-    **{name: (statement, sources) for name, statement, _, sources in views_usage.VIEWS},
-}
