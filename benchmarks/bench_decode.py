@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ import torch
 from transformers import GenerationConfig
 
 sys.path.append(str(Path(__file__).parent))
-from bench_slice import RECORDS, synchronize
+from bench_slice import RECORDS, in_store, synchronize
 from ring_sizes import random_lens, size_line
 from side_by_side import machine
 
@@ -67,18 +66,21 @@ class Clock:
 class Decode:
     """Generating a number of tokens after short prompts, in several ways."""
 
-    def __init__(self, lens: Lens, batch: int, new: int, temperature: float, folder: Path) -> None:
+    def __init__(
+        self, lens: Lens, batch: int, new: int, temperature: float, folder: Path | None
+    ) -> None:
         self.lens, self.new, self.folder = lens, new, folder
         self.settings = Sampling(new, temperature)
         self.problems = rl.problems("countdown", n=batch)
         prompts = [lens.encode_prompt(problem.prompt) for problem in self.problems]
         self.ids, self.mask = left_pad(prompts, lens.pad_token_id, lens.device)
 
-    def generate(self, steps: int, experts: str) -> float:
-        """Transformers' ``generate``, fewer steps of it, with an implementation of experts."""
+    def generate(self, steps: int, experts: str | None = None) -> float:
+        """Transformers' ``generate``, fewer steps of it; with an implementation of experts."""
         clock = Clock(WARM, steps - 1)
         own = self.lens.config._experts_implementation
-        self.lens.model.set_experts_implementation(experts)
+        if experts is not None:
+            self.lens.model.set_experts_implementation(experts)
         handle = self.lens.model.register_forward_pre_hook(clock.tick)
         config = GenerationConfig(
             max_new_tokens=steps,
@@ -93,7 +95,8 @@ class Decode:
                 )
         finally:
             handle.remove()
-            self.lens.model.set_experts_implementation(own)
+            if experts is not None:
+                self.lens.model.set_experts_implementation(own)
         return clock.ms
 
     def plain(self, make: MakeRunner) -> float:
@@ -105,18 +108,21 @@ class Decode:
     def observed(self, record: tuple[str, ...], decode: str, steps: int) -> float:
         """Captured into a fresh store."""
         clock = Clock(WARM, steps - 1)
-        with tempfile.TemporaryDirectory(dir=self.folder) as place:
-            rl.capture(
+
+        def run(path: Path) -> rl.Store:
+            return rl.capture(
                 self.lens,
                 self.problems,
-                Path(place) / "store",
+                path,
                 batch_size=len(self.problems),
                 record=record,
                 max_new_tokens=steps,
                 temperature=self.settings.temperature,
                 on_progress=clock.tick,
                 decode=decode,
-            ).close()
+            )
+
+        in_store(run, self.folder)
         return clock.ms
 
 

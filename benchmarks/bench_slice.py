@@ -258,6 +258,7 @@ class Decode:
                 batch_size=len(self.problems),
                 record=record,
                 max_new_tokens=self.new,
+                decode="eager",
             )
 
         # One forward more than generate needs: the last token's own records.

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from typing import Any
 import torch
 
 sys.path.append(str(Path(__file__).parent))
-from bench_slice import RECORDS, Decode, Prefill, store_path, synchronize, table
+import bench_decode
+from bench_slice import RECORDS, Prefill, store_path, synchronize, table
 from random_checkpoint import make_checkpoint, reading_random_numbers
 from ring_sizes import SIZES, size_line
 
@@ -36,6 +38,7 @@ from ringlens.model.fit.placement import Device
 from ringlens.model.fit.scenario import scenario
 from ringlens.model.fit.strategy import Strategy, by_device_map
 from ringlens.model.loading import read_config
+from ringlens.observe.decoding.choice import Wanted, against
 from ringlens.observe.kernels.attention_interface import register_attention
 from ringlens.store.check.check import check
 
@@ -123,13 +126,14 @@ def prefill(lens: Lens, work: Work, folder: Path) -> None:
 
 
 def decode(lens: Lens, batch: int, new: int, rounds: int, folder: Path) -> None:
-    """Plain ``generate`` against observed."""
-    run = Decode(lens, batch, new, folder)
-    variants = {"generate": lambda: run.plain("sdpa")}
-    for name in ("routing", "everything"):
-        variants[name] = lambda n=name: run.observed("sdpa", RECORDS[n])
-    title = f"decoding {new} tokens, batch {batch}"
-    table(title, variants, dict.fromkeys(variants, "generate"), rounds)
+    """Plain ``generate`` against observed steps, called one by one and as a graph."""
+    run, everything = bench_decode.Decode(lens, batch, new, 0.0, folder), RECORDS["everything"]
+    variants: dict[str, Callable[[], float]] = {"generate": lambda: run.generate(new)}
+    reason = next(against(Wanted(lens, everything, batch)), None)
+    for name in ("eager", *(("graph",) if reason is None else ())):
+        variants[f"{name}, everything"] = lambda n=name: run.observed(everything, n, new)
+    say(f"decoding {new} tokens, batch {batch}" + (f"; no graph: {reason}" if reason else ""))
+    bench_decode.table(variants, None, rounds)
 
 
 class Death:
@@ -171,7 +175,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["prefill", "decode", "capture"])
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--steps", type=int, nargs="+", default=[32, 32], help="of each batch")
+    parser.add_argument("--steps", type=int, nargs="+", default=[84, 84], help="of each batch")
     parser.add_argument("--new", type=int, default=128, help="tokens that the capture adds")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--store", type=Path, help="where the capture goes; it is resumed if there")
@@ -184,7 +188,7 @@ def main() -> None:
     changes: dict[str, Any] = {"num_hidden_layers": options.layers}
     if options.cpu:
         changes = SIZES["tiny"] | {"rotary_dim": 8, "first_k_dense_replace": 1}
-        work = Work(256, {1: 16, 2: 16}, 64, 1)
+        work = Work(256, {1: 24, 2: 24}, 64, 1)
     rank = os.environ.get("RANK", "0")
     with tempfile.TemporaryDirectory() as place:
         # A run that is resumed is of the same model: one name, though the files are made anew.

@@ -149,7 +149,7 @@ steps_option = click.option(
 decode_option = click.option(
     "--decode",
     type=click.Choice(["auto", "graph", "eager"]),
-    default="eager",
+    default="auto",
     show_default=True,
     help="graph: repeat a decoding step as a CUDA graph; auto: where there can be one.",
 )

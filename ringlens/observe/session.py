@@ -109,7 +109,7 @@ def capture(
     stop: threading.Event | None = None,
     allow_nonfinite: bool = False,
     interventions: Given = (),
-    decode: Decode = "eager",
+    decode: Decode = "auto",
     monitor: Monitor | str | PathLike[str] | None = None,
     workers: int | None = None,
 ) -> Store:
@@ -195,7 +195,7 @@ def capture(
     asked = default_record(lens) if record is None else record
     recorded = resolved(lens, asked if watching is None else (*_listed(asked), NAME))
     followed = on_tokens is not None or stop is not None
-    generate = generating(decode, Wanted(lens, recorded))
+    generate = generating(decode, Wanted(lens, recorded, batch_size))
 
     def run(observer: Observer, batch: Sequence[Task]) -> None:
         generate(observer, batch, settings)

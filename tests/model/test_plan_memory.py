@@ -4,22 +4,33 @@ import weakref
 from dataclasses import replace
 
 import pytest
+import tiny_lens
 import torch
+from repeating import repeated
 from slow_files import few
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from transformers.cache_utils import DynamicCache
 
+import ringlens as rl
+from ringlens.config import Sampling
+from ringlens.lens import Lens
 from ringlens.model import BailingMoeV2Config, BailingMoeV2ForCausalLM
 from ringlens.model.fit.memory import (
     CHUNK_LOGITS,
+    RING,
+    ROOM,
     Workload,
     activation_bytes,
     cache_bytes,
     decoding_bytes,
+    graph_bytes,
+    recording_bytes,
 )
 from ringlens.model.fit.placement import devices
-from ringlens.model.fit.scenario import scenario
+from ringlens.model.fit.scenario import GRAPH, scenario
+from ringlens.observe.decoding import rings, step
+from ringlens.observe.decoding.generating import AsItStands, plainly
 
 BASE = {
     "architectures": ["BailingMoeV2ForCausalLM"],
@@ -129,3 +140,58 @@ def test_no_forward_takes_more_than_planned(layout, shape, batch, prefill, seen,
     assert found <= planned
     if prefill > 1:
         assert planned <= 3 * found
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda name: name.replace(" ", "_"))
+@pytest.mark.parametrize("batch", [1, 16])
+def test_a_step_that_is_repeated_takes_no_more_than_planned(batch, shape):
+    """With the cache while it grows from the prompt's; without noise and recording."""
+    config = BailingMoeV2Config(**{**BASE, **SHAPES[shape]}, attn_implementation="sdpa")
+    torch.manual_seed(0)
+    model = BailingMoeV2ForCausalLM(config).to(torch.bfloat16).eval()
+    model.set_experts_implementation("grouped_mm")
+    words = tiny_lens.lens().tokenizer
+    ids, work = torch.randint(2, 60, (batch, 8)), Workload(ROOM, batch, 8)
+    seen = []
+    with LiveBytes() as watched:
+        lens, sampling = Lens(model, words, "m"), Sampling(40)
+        plainly(lens, ids, torch.ones_like(ids), sampling, AsItStands, lambda: seen.append(1))
+    assert len(seen) == 40
+    room = 2 * cache_bytes(config, work, 2)
+    assert room < watched.peak <= graph_bytes(config, work, 2) + room
+
+
+def test_the_ring_of_a_graph_is_planned_for(tmp_path, monkeypatch):
+    made = []
+
+    class Kept(rings.Rings):
+        def __init__(self, shown, steps):
+            super().__init__(shown, steps)
+            made.append((steps, self._ring_Rb.nbytes))
+
+    monkeypatch.setattr(step, "Rings", Kept)
+    lens = tiny_lens.lens()
+    with repeated():
+        rl.capture(lens, ["Make 3 from 1, 2."] * 4, tmp_path / "s", max_new_tokens=20).close()
+    ((steps, found),) = made
+    sizes, item = lens.sizes, lens.model.dtype.itemsize
+    planned = recording_bytes(lens.config, Workload(512, 4, 1), item, RING)
+    sparse, dense = len(sizes.sparse_layers), len(sizes.dense_layers)
+    assert steps == RING
+    bound = planned.sparse_layer * sparse + planned.dense_layer * dense
+    assert found <= 1.01 * bound <= 2 * found  # 1%: tokens and where tensors begin
+
+
+def test_a_graph_is_planned_for_where_there_can_be_one():
+    config = BailingMoeV2Config(**BASE)
+    s = scenario(config, work=Workload(1000, 4, 64))
+    one, two = s.on(devices("1x8GB")), s.on(devices("2x8GB"))
+    assert one.graph and GRAPH in one.activations
+    assert not two.graph and not s.on(devices("cpu:8GB")).graph and not s.graph
+    assert one.quantized("nf4").graph and not one.quantized("int8").graph
+    assert not replace(one, layout="modules").graph
+    wide = replace(one, work=Workload(1000, 300, 64))  # four choices a token: 1,200
+    assert wide.graph and not wide.quantized("nf4").graph
+    assert one.cache == two.cache * 1024 // 1000  # the cache of a graph grows by 256 positions
+    ring = one.recording.sparse_layer / two.recording.sparse_layer
+    assert ring == pytest.approx((RING + 64) / 64, rel=1e-3)

@@ -1,5 +1,6 @@
 """A decoding step that is repeated decodes and records what ``generate`` does; here on the CPU."""
 
+import inspect
 import threading
 from contextlib import nullcontext
 
@@ -194,7 +195,7 @@ def test_what_stands_against_a_graph_is_said(lens, tmp_path, monkeypatch):
     modules = tiny_lens.lens("modules", "flex_attention")
     handle = modules.model.lm_head.register_forward_hook(lambda *_: None)
     monkeypatch.setattr(instruments, "INSTRUMENTS", (*instruments.INSTRUMENTS, OWN))
-    found = " ".join(against(Wanted(modules, ("own",))))
+    found = " ".join(against(Wanted(modules, ("own",), 4)))
     handle.remove()
     for clause in ("'flex_attention'", "modules", "hooks", "'own'"):
         assert clause in found
@@ -217,9 +218,12 @@ def test_a_ring_keeps_tensors_of_all_kinds():
         rings.keep(steps[0][:2], torch.tensor([0]))
 
 
-@pytest.mark.parametrize(("reasons", "said"), [((), True), (("the model runs on 'cpu'",), False)])
-def test_a_run_that_could_repeat_its_steps_says_so(monkeypatch, caplog, reasons, said):
+@pytest.mark.parametrize("reasons", [(), ("the model runs on 'cpu'",)])
+def test_a_graph_is_taken_by_itself_where_there_can_be_one(monkeypatch, reasons):
     monkeypatch.setattr(choice, "against", lambda wanted: iter(reasons))
-    with caplog.at_level("INFO", logger=choice.__name__):
-        choice.generating("eager", Wanted(None, ()))
-    assert ("decode='graph'" in caplog.text) == said
+    wanted = Wanted(tiny_lens.lens(), (), 4)
+    assert choice.generating("auto", wanted) is (
+        choice.generate if reasons else choice.generate_by_graph
+    )
+    assert choice.generating("eager", wanted) is choice.generate
+    assert inspect.signature(rl.capture).parameters["decode"].default == "auto"

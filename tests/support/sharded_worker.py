@@ -3,15 +3,18 @@
 torchrun … sharded_worker.py MODEL FOLDER LAYOUT …
 
 A layout is such as tp_size=2,ep_size=2; its records go to the store FOLDER/LAYOUT, those of a few
-layers to FOLDER/LAYOUT-few.
+layers to FOLDER/LAYOUT-few. With repeated=1 beside its sizes, decoding steps are such as a CUDA
+graph repeats; where the model is on GPUs, as graphs, if its experts are not of several processes.
 """
 
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import session_worker
+from repeating import repeated
 
 import ringlens as rl
 from ringlens.analysis.roles.labelling import label_stored
@@ -34,18 +37,21 @@ def die_on_rank_1(progress):
 def record(model, folder, layout):
     store = Path(folder) / layout
     options = {name: int(value) for name, value in (x.split("=") for x in layout.split(",") if x)}
-    dies = options.pop("dies", 0)
+    dies, again = options.pop("dies", 0), options.pop("repeated", 0)
     lens = rl.load(model, dtype="float32", **options)
     lens.model.generation_config.eos_token_id = 1_000_000
     settings = {"max_new_tokens": 20, "batch_size": 3, "temperature": 1.0, "seed": 3}
     on_progress = die_on_rank_1 if dies else None
     prompts = session_worker.PROMPTS[:5]
-    live = rl.capture(
-        lens, prompts, store, record=RECORD, on_progress=on_progress, commit_every=0, **settings
-    )
-    rl.replay(lens, live, store, record=RECORD, batch_size=3).close()
-    settings |= {"commit_every": 0, "on_stored": label_stored}
-    rl.capture(lens, prompts[:2], f"{store}-few", record=FEW, **settings).close()
+    on_gpu = lens.device.type == "cuda"
+    settings["decode"] = "auto" if again and on_gpu else "eager"  # a graph where there can be one
+    with repeated() if again and not on_gpu else nullcontext():
+        live = rl.capture(
+            lens, prompts, store, record=RECORD, on_progress=on_progress, commit_every=0, **settings
+        )
+        rl.replay(lens, live, store, record=RECORD, batch_size=3).close()
+        settings |= {"commit_every": 0, "on_stored": label_stored}
+        rl.capture(lens, prompts[:2], f"{store}-few", record=FEW, **settings).close()
 
 
 if __name__ == "__main__":

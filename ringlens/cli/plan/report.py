@@ -17,7 +17,7 @@ from rich.table import Table
 from ringlens.cli.console import harmless
 from ringlens.cli.plan.speed import Expected, print_speed, speed_facts
 from ringlens.model.fit.launch import FP8_MODEL, MODEL, Launch, commands
-from ringlens.model.fit.scenario import DECODING
+from ringlens.model.fit.scenario import DECODING, GRAPH
 from ringlens.model.fit.size import KEPT, QUANTIZED
 from ringlens.model.fit.strategy import Strategy
 from ringlens.prune.checkpoint import Pruned, pruning_of
@@ -112,7 +112,7 @@ def _memory(plan: Plan) -> Table:
     weights = s.size.weight_bytes.items()
     largest = max(size for unit, size in weights if s.units.layer(unit) is not None)
     work, prefill = s.work, min(s.work.prefill, s.work.context)
-    at_once = 1 if peak == DECODING else prefill
+    at_once = 1 if peak in (DECODING, GRAPH) else prefill
     rows = [
         (f"weights, {s.held.name}", s.size.bytes),
         ("largest layer", largest),

@@ -141,9 +141,8 @@ def _start(plan: Plan, launch: Launch, found: list[Speed]) -> list[str]:
     lines = commands(plan, best.strategy, launch)
     if best.layout != ONE:
         return lines
-    graph = " --decode graph" if best.graph else ""
     # Of several GPUs a device map would take all.
-    return [f"CUDA_VISIBLE_DEVICES=0 {line}{graph}" for line in lines]
+    return [f"CUDA_VISIBLE_DEVICES=0 {line}" for line in lines]
 
 
 def _print_measured(console: Console, found: Measured) -> None:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 # a GPU, and on the CPU alone), and of records that wait to be committed (the constants of
 # observe/recorder.py and observe/recording.py).
 BLOCK_TOKENS, QUEUED, QUEUED_ALONE, HELD = 64, 2**31, 2**27, 2**26
+# Decoding as a CUDA graph: steps in the ring on the device, steps of noise drawn ahead, and what
+# the cache's positions are a multiple of (observe/decoding/generating.py).
+RING, NOISE_STEPS, ROOM = 80, 16, 256
+# Parts at most that flash attention divides a cache into, and rows times kv heads from which on it
+# divides none (0.8 of twice the multiprocessors of the largest GPU so far).
+PARTS, DIVIDED_BELOW = 128, 256
 # Bytes a query element that the pass for head statistics holds (measured on an H200: 1.3 GiB for
 # 8,192 tokens of 64 heads of 128).
 STATISTICS_WORK = 20
@@ -126,6 +132,36 @@ def activation_bytes(
     }
 
 
+def graph_bytes(config: PreTrainedConfig, work: Workload, item: int, linear_bytes: int = 0) -> int:
+    """Bound what a decoding step takes that a CUDA graph repeats.
+
+    The graph keeps the working memory of its step. In 16 bits attention reads the cache in place,
+    divided into parts; otherwise keys and values are repeated for every head. Beside it lie the
+    noise that tokens are drawn with, and the work on a block of 64 steps that is taken in.
+
+    Args:
+        config: The model's configuration.
+        work: What it is to do, its context as many positions as the cache has room for.
+        item: Bytes of the dtype.
+        linear_bytes: Largest linear layer that is dequantised for a product.
+    """
+    model = sizes_of(config)
+    B, S, D, k = work.batch, work.context, model.hidden_size, model.router.experts_per_token
+    H, G, C, V = model.heads, model.kv_heads, model.head_dim, model.vocabulary
+    in_place = item == 2 and C % 8 == 0
+    parts = PARTS * min(B * G, DIVIDED_BELOW) * (H // G) * (C + 1) * 4
+    repeated = S * B * 2 * H * C * item
+    stream = 5 * B * D * item + 2 * B * model.rotary_dim * item
+    routing = B * (model.router.experts * 6 * 4 + k * 6 * 8)
+    attention = S * B * item + (parts if in_place else repeated)
+    experts = B * k * (D * (2 * item + 8) + 3 * model.expert_width * item)
+    drawing = B * V * (8 * 4 + 8)  # scores in float32 as they are warped, their order in int64
+    block = B * BLOCK_TOKENS * H * C * (2 * item + STATISTICS_WORK)
+    noise = NOISE_STEPS * B * V * 4
+    working = max(attention, experts) + linear_bytes
+    return stream + routing + working + drawing + block + noise
+
+
 @dataclass(frozen=True)
 class Recording:
     """Buffers of an observed run.
@@ -171,12 +207,20 @@ def decoding_bytes(config: PreTrainedConfig, work: Workload, item: int, shares: 
     return stream + routing + copied + mixed
 
 
-def recording_bytes(config: PreTrainedConfig, work: Workload, item: int) -> Recording:
+def recording_bytes(
+    config: PreTrainedConfig, work: Workload, item: int, steps: int = BLOCK_TOKENS
+) -> Recording:
     """Bound the buffers of a run that records what the workload says.
 
     Decoding: a block of 64 steps waits on the device, with router logits and choices and with each
     head's query and output (statistics of 64 steps are computed together). Prefill: the router's of
     one forward, and the statistics of each head. The larger of the two counts.
+
+    Args:
+        config: The model's configuration.
+        work: What it is to do.
+        item: Bytes of the dtype.
+        steps: Decoding steps that wait on the device.
     """
     model = sizes_of(config)
     H, C, router_rule = model.heads, model.head_dim, model.router
@@ -184,9 +228,9 @@ def recording_bytes(config: PreTrainedConfig, work: Workload, item: int) -> Reco
     router = sum(sizes[letter] * size for letter, size in work.observed.sparse.items())
     seen = sum(sizes[letter] * size for letter, size in work.observed.layer.items())
     waiting = 2 * H * C * item
-    decoded, prefilled = work.batch * BLOCK_TOKENS, work.tokens
+    decoded, prefilled = work.batch * steps, work.tokens
     sparse, dense = len(model.sparse_layers), len(model.dense_layers)
-    block = max(decoded, prefilled) * (sparse * (router + seen) + dense * seen)
+    block = max(work.batch * BLOCK_TOKENS, prefilled) * (sparse * (router + seen) + dense * seen)
     return Recording(
         sparse_layer=max(decoded * (router + waiting), prefilled * (router + seen)),
         dense_layer=max(decoded * waiting, prefilled * seen),

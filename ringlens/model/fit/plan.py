@@ -87,6 +87,8 @@ def changes(s: Scenario, gpus: Sequence[Device], room: dict[str, int]) -> list[C
             name, note = other.held.name, FP8_NOTE if other.held.name == "fp8" else ""
             found.append(Change("quantization", name, f"{name} fits on these devices{note}"))
     apart = replace(s, layout="modules")
+    if s.graph and fits(fill(replace(s, alone=False).needs, empty_loads(s, gpus))):
+        found.append(Change("decode", "eager", "decoding eagerly fits (--decode eager)"))
     can_be_apart = s.layout == "fused" and s.held.quantization is None
     if can_be_apart and fits(fill(apart.needs, empty_loads(apart, gpus))):
         found.append(
@@ -128,5 +130,9 @@ def largest(s: Scenario, devices: Sequence[Device], name: str, top: int) -> int:
 def gpus_needed(s: Scenario, capacity: int) -> int | None:
     """Count the GPUs of a size that hold the model by device map; None where no number does."""
     devices = [Device(f"gpu {i}", capacity) for i in range(len(s.needs))]
+    one = s.on(devices[:1])
+    if fits(fill(one.needs, empty_loads(one, devices[:1]))):
+        return 1
+    s = s.on(devices)
     loads = fill(s.needs, empty_loads(s, devices))
     return sum(bool(load.units) for load in loads) if fits(loads) else None

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 from ringlens.errors import ConfigError
 from ringlens.model.family import family_of, sizes_of
 from ringlens.model.fit.memory import (
+    BLOCK_TOKENS,
+    RING,
+    ROOM,
     Recording,
     Workload,
     activation_bytes,
     cache_bytes,
     decoding_bytes,
+    graph_bytes,
     recording_bytes,
 )
 from ringlens.model.fit.placement import Device, Load, Need
@@ -27,6 +31,7 @@ from ringlens.model.fit.size import (
     precision,
     published_quantization,
 )
+from ringlens.model.kernels.experts import MOST_CHOICES
 from ringlens.model.layout import choose_layout
 from ringlens.model.quantization import fp8_block
 from ringlens.model.sizes import Sizes, Units
@@ -39,9 +44,10 @@ RESERVE = 2 * 10**9
 # Beside it in each of several processes: communicators and their buffers, a larger context. 4.1 GB
 # lay outside PyTorch on two GPUs under torchrun.
 RESERVE_PROCESS = 25 * 10**8
-# The stage of a forward in which decoding copies experts.
-DECODING = "decoding experts"
-BITSANDBYTES = ("int8", "nf4", "nf4-double")
+# The stage of a forward in which decoding copies experts, and that of a step in a CUDA graph.
+DECODING, GRAPH = "decoding experts", "decoding as a graph"
+FOUR_BITS = ("nf4", "nf4-double")
+BITSANDBYTES = ("int8", *FOUR_BITS)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Scenario:
         reserve: Bytes kept back on each GPU.
         splits: Processes that split each expert's width where decoding copies experts; 0 where it
             reads them in place.
+        alone: Whether one GPU holds the whole model, which then decodes as a CUDA graph if it can.
     """
 
     config: PreTrainedConfig
@@ -66,6 +73,7 @@ class Scenario:
     work: Workload
     reserve: int = RESERVE
     splits: int = 1
+    alone: bool = False
 
     @cached_property
     def model(self) -> Sizes:
@@ -85,7 +93,14 @@ class Scenario:
     @cached_property
     def cache(self) -> int:
         """Keys and values of one layer, bytes."""
-        return cache_bytes(self.config, self.work, self.held.item)
+        return cache_bytes(self.config, self._with_room, self.held.item)
+
+    @property
+    def _with_room(self) -> Workload:
+        """The work, its context as long as the cache of a graph, which grows by steps."""
+        if not self.graph:
+            return self.work
+        return replace(self.work, context=-(-self.work.context // ROOM) * ROOM)
 
     @cached_property
     def activations(self) -> dict[str, int]:
@@ -94,7 +109,19 @@ class Scenario:
         stages = activation_bytes(self.config, self.work, item, self.layout, self.size.linear_bytes)
         if self.copies and self.model.sparse_layers:
             stages[DECODING] = decoding_bytes(self.config, self.work, item, self.splits)
+        if self.graph:
+            linear = self.size.linear_bytes
+            stages[GRAPH] = graph_bytes(self.config, self._with_room, item, linear)
         return stages
+
+    @property
+    def graph(self) -> bool:
+        """Whether decoding steps are repeated as a CUDA graph."""
+        if not self.alone:
+            return False
+        if self.held.quantization in FOUR_BITS:
+            return self.work.batch * self.model.router.experts_per_token <= MOST_CHOICES
+        return self.layout == "fused" and self.held.quantization is None
 
     @property
     def copies(self) -> bool:
@@ -104,7 +131,9 @@ class Scenario:
     @cached_property
     def recording(self) -> Recording:
         """Observation buffers, bytes."""
-        return recording_bytes(self.config, self.work, self.held.item)
+        # Of a graph a whole ring waits, and the block that is taken out of it.
+        steps = RING + BLOCK_TOKENS if self.graph else BLOCK_TOKENS
+        return recording_bytes(self.config, self.work, self.held.item, steps)
 
     @cached_property
     def needs(self) -> dict[str, Need]:
@@ -117,7 +146,8 @@ class Scenario:
         if layer is None:
             head = self.units.embeddings if self.model.tied else self.units.head
             return Need(weights, working=stages["logits"] if unit == head else 0)
-        attending = max(stages["attention"], stages["head statistics"])
+        # Before a graph is laid down, PyTorch gives up the blocks of the prompt's forward.
+        attending = max(stages["attention"], stages["head statistics"], stages.get(GRAPH, 0))
         if layer in self.model.sparse_layers:
             # PyTorch keeps the blocks of the prompt's forward; without them it would cut up those
             # of the copies, and the next copies would find no room.
@@ -130,10 +160,11 @@ class Scenario:
 
     def on(self, devices: Sequence[Device]) -> Scenario:
         """Adapt to devices: without a GPU, FP8 is dequantised and nothing copied."""
-        if any(device.is_gpu for device in devices):
-            return self
+        gpus = sum(device.is_gpu for device in devices)
+        if gpus:
+            return replace(self, alone=gpus == 1)
         plain = self.plain() if self.held.quantization == "fp8" else self
-        return replace(plain, splits=0)
+        return replace(plain, splits=0, alone=False)
 
     def plain(self) -> Scenario:
         """Leave quantisation out."""

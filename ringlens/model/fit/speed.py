@@ -91,9 +91,8 @@ def _speed(name: str, strategy: Strategy, split: Split, s: Scenario, kind: Devic
     # The mean of all steps has as much in the cache as the one in their middle.
     done = forward(s, work.batch, 1, prompt + new // 2 + 1, split)
     eager = seconds(done, kind)
-    can_graph = name == ONE and strategy.loads[0].device.is_gpu and s.layout == "fused"
-    can_graph = can_graph and s.held.quantization is None
-    graph = seconds(done, kind, graph=True) if can_graph else None
+    device = strategy.loads[0].device
+    graph = seconds(done, kind, graph=True) if name == ONE and s.on([device]).graph else None
     step = graph or eager
     return Speed(
         name,
@@ -144,7 +143,7 @@ def sentence(found: Sequence[Speed]) -> str:
     best = fastest(found)
     if best is None:
         return ""
-    name = f"{best.layout} with --decode graph" if best.graph else best.layout
+    name = f"{best.layout}, decoding as a graph," if best.graph else best.layout
     others = [each for each in found if each.fits and each is not best]
     if not others:
         return f"{name} is the layout that fits."

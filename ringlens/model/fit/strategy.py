@@ -97,6 +97,7 @@ def by_device_map(s: Scenario, devices: Sequence[Device]) -> Strategy:
 
 def _offloaded(s: Scenario, gpus: Sequence[Device], cpu: Device) -> tuple[list[Load], str]:
     """Keep as few of the last layers as possible in main memory; experts are then modules."""
+    s = replace(s, alone=False)
     if s.held.quantization is None:
         s = replace(s, layout="modules")
     layers = [unit for unit in s.needs if s.units.layer(unit) is not None]

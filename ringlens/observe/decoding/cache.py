@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
+
+# Bytes that a cache leaves behind before PyTorch is told to give them back to the device: it keeps
+# them, and finds no place in them for what is larger.
+LEFT = 2**30
 
 
 class FixedCache(Cache):
@@ -22,8 +27,8 @@ class FixedCache(Cache):
         position_1: Where the next token's keys and values go, int64 [1]; read at every step.
 
     Attributes:
-        keys: By layer, [B, G, S, C].
-        values: By layer, [B, G, S, C].
+        keys: By layer, [B, G, S, C]; in memory [B, S, G, C].
+        values: By layer, the same.
     """
 
     def __init__(self, past: Cache, positions: int, capacity: int, position_1: Tensor) -> None:
@@ -33,9 +38,15 @@ class FixedCache(Cache):
         self.capacity, self._position_1 = capacity, position_1
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        left = 0
         for key, value in _taken(past):
             self.keys.append(_with_room(key, positions, capacity))
             self.values.append(_with_room(value, positions, capacity))
+            left += key.nbytes + value.nbytes
+            if key.is_cuda and left > LEFT:
+                del key, value
+                torch.cuda.empty_cache()
+                left = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -62,6 +73,7 @@ def _taken(past: Cache) -> Any:
 
 def _with_room(x_BGSC: Tensor, positions: int, capacity: int) -> Tensor:
     B, G, _, C = x_BGSC.shape
-    room = x_BGSC.new_zeros(B, G, capacity, C)  # what is not written must not be NaN
+    # What is not written must not be NaN.
+    room = x_BGSC.new_zeros(B, capacity, G, C).transpose(1, 2)
     room[:, :, :positions] = x_BGSC[:, :, :positions]
     return room

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch.distributed as dist
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ringlens.config import Recorded, Sampling
 from ringlens.errors import ConfigError
-from ringlens.model.kernels.experts import IN_PLACE
+from ringlens.model.kernels.experts import IN_PLACE, MOST_CHOICES
+from ringlens.model.kernels.nf4 import packed_of
 from ringlens.model.parallel import parallel_of
+from ringlens.model.ring.moe import BailingMoeV2ExpertModules
 from ringlens.observe.batch import Observer, generate
 from ringlens.observe.decoding.generating import generate_repeating
 from ringlens.observe.decoding.graph import AsGraph
@@ -38,6 +41,9 @@ ATTENTION = ("sdpa", "ringlens", "eager")
 EXPERTS = ("grouped_mm", "batched_mm", IN_PLACE)
 """Implementations of experts that do not ask the device what was chosen."""
 
+WITH_NCCL = ("cpu:gloo,cuda:nccl", "cuda:nccl,cpu:gloo")
+"""Backends of several kinds of devices, of which NCCL is one."""
+
 ASKING_ROPE = ("dynamic", "longrope")
 """Rotary embeddings that depend on the length of the text so far."""
 
@@ -60,10 +66,12 @@ class Wanted:
     Attributes:
         lens: The model.
         record: What is recorded, resolved for the model.
+        batch: Traces side by side.
     """
 
     lens: LoadedModel
     record: tuple[Recorded, ...]
+    batch: int
 
 
 def generating(decode: str, wanted: Wanted) -> Generate:
@@ -76,14 +84,9 @@ def generating(decode: str, wanted: Wanted) -> Generate:
     Raises:
         ConfigError: A graph is asked for, and there can be none.
     """
-    reason = next(against(wanted), None)
     if decode == "eager":
-        if reason is None:
-            log.info(
-                "decoding eagerly: with decode='graph' (--decode graph) a step is repeated without "
-                "Python, several times as fast where steps are small"
-            )
         return generate
+    reason = next(against(wanted), None)
     if reason is None:
         return generate_by_graph
     if decode == "graph":
@@ -103,6 +106,7 @@ def against(wanted: Wanted) -> Iterator[str]:
     lens = wanted.lens
     yield from _place(lens)
     yield from _kernels(lens)
+    yield from _experts(lens, wanted.batch)
     if any(m._forward_hooks or m._forward_pre_hooks for m in lens.model.modules()):
         yield "other hooks are attached to the model, which a graph would not run"
     if names := Recorder(lens, wanted.record, lambda block: None).not_on_tape:
@@ -113,13 +117,14 @@ def _place(lens: LoadedModel) -> Iterator[str]:
     """What stands against it in where the model lives."""
     if lens.device.type != "cuda":
         yield f"the model runs on {lens.device.type!r}, and graphs are CUDA's"
-    if parallel_of(lens.model).world_size > 1:
-        yield "the model is spread over processes"
+    parallel = parallel_of(lens.model)
+    if parallel.pp_size > 1:
+        yield "stages of a pipeline take turns"
+    elif parallel.world_size > 1 and (backend := dist.get_backend()) not in ("nccl", *WITH_NCCL):
+        yield f"processes send their parts by {backend!r}, which graphs do not hold"
     places = {parameter.device for parameter in lens.model.parameters()}
     if len(places) > 1:
         yield "the model is spread over devices"
-    if getattr(lens.config, "quantization_config", None) is not None:
-        yield "kernels of quantised weights ask the device what to do"
 
 
 def _kernels(lens: LoadedModel) -> Iterator[str]:
@@ -127,12 +132,31 @@ def _kernels(lens: LoadedModel) -> Iterator[str]:
     config = lens.config
     if config._attn_implementation not in ATTENTION:
         yield f"attention {config._attn_implementation!r} takes no mask over a fixed cache"
-    if lens.family.layout_of(config) != "fused":
-        yield "experts that are modules are called one by one"
-    if config._experts_implementation not in EXPERTS:
-        yield f"experts {config._experts_implementation!r} are called one by one"
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ASKING_ROPE:
         yield f"rotary embeddings {rope['rope_type']!r} depend on the length of the text"
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
         yield "the cache of this model is no plain one"
+
+
+def _experts(lens: LoadedModel, batch: int) -> Iterator[str]:
+    """What stands against it in how experts are held."""
+    config = lens.config
+    quantized = getattr(config, "quantization_config", None)
+    four_bits = quantized is not None and getattr(quantized, "load_in_4bit", False)
+    if quantized is not None and not four_bits:
+        yield "kernels of weights in 8 bits ask the device what to do"
+    if not lens.sizes.sparse_layers:
+        return
+    if parallel_of(lens.model).ep_size > 1 and lens.model.dtype.itemsize > 2:
+        yield "experts of several processes ask the device in more than 16 bits"
+    if lens.family.layout_of(config) == "fused":
+        if config._experts_implementation not in EXPERTS:
+            yield f"experts {config._experts_implementation!r} are called one by one"
+        return
+    layers = [m for m in lens.model.modules() if isinstance(m, BailingMoeV2ExpertModules)]
+    if not four_bits or not layers or any(packed_of(layer) is None for layer in layers):
+        yield "experts that are modules are called one by one"
+    choices = batch * lens.sizes.router.experts_per_token
+    if four_bits and choices > MOST_CHOICES:
+        yield f"a batch of {batch} has more choices than the kernel of 4 bits takes: {MOST_CHOICES}"

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from ringlens.config import Sampling
 from ringlens.model.caching import CACHE
 from ringlens.observe.batch import PREFILL, Observer
+from ringlens.observe.decoding.attention import fixed_attention
 from ringlens.observe.decoding.drawing import Drawing
 from ringlens.observe.decoding.noise import NoiseAhead
 from ringlens.observe.decoding.step import Step
@@ -80,6 +81,7 @@ def generate_repeating(
     P = ids_BP.shape[1]
     steps = max(task.limit - len(task.token_ids) for task in tasks)
     with ExitStack() as stack:
+        attention = stack.enter_context(fixed_attention(lens.config))
         recorder = stack.enter_context(observer.recorder(pads, tape))
         stack.enter_context(torch.inference_mode())
         past, logits_BV = _prefill(lens, ids_BP, mask_BP, observer.prefill)
@@ -100,9 +102,8 @@ def generate_repeating(
             logits_BV.device,
         )
         room = min(_room(P + ROOM), _room(P + steps))
-        followed = observer.following is not None
-        pace = _Pace(1, 0, recorder.steps) if followed else _Pace(CHECKED, 1, recorder.steps)
-        step = Step(lens.model, tape, past, mask_BP, logits_BV, drawing, pace.ring, room)
+        pace = AHEAD if observer.following is None else FOLLOWED
+        step = Step(lens.model, tape, past, mask_BP, logits_BV, drawing, pace.ring, room, attention)
         stack.enter_context(_for_decoding(lens.model))
         runner = make(step)
         stack.callback(runner.forget)
@@ -128,6 +129,10 @@ class _Pace:
     def ring(self) -> int:
         """Steps that are kept at most before they are taken in."""
         return self.block + (self.behind + 1) * self.checked
+
+
+AHEAD, FOLLOWED = _Pace(CHECKED, 1, STEPS), _Pace(1, 0, 1)
+"""How far it runs ahead where nobody follows the traces, and where somebody does."""
 
 
 def _repeat(
@@ -199,13 +204,13 @@ def plainly(
         make: Makes what runs the steps.
         on_step: Called at the start of each step.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), fixed_attention(lens.config) as attention:
         past, logits_BV = _prefill(lens, ids_BP, mask_BP, PREFILL)
         none: list[list[int]] = [[]] * len(ids_BP)
         ends = lens.eos_token_ids, lens.pad_token_id
         drawing = Drawing(settings, None, none, *ends, logits_BV.device)
         room = _room(ids_BP.shape[1] + settings.max_new_tokens)
-        step = Step(lens.model, Tape(), past, mask_BP, logits_BV, drawing, STEPS, room)
+        step = Step(lens.model, Tape(), past, mask_BP, logits_BV, drawing, STEPS, room, attention)
         runner = make(step)
         with _for_decoding(lens.model):
             for _ in range(settings.max_new_tokens):
