@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
 
 from ringlens.analysis.importance.results import SETTINGS
@@ -187,7 +188,8 @@ def _made(chosen: Entry, settings: dict[str, object]) -> Probe | FromStore:
     """The probe with its settings."""
     kind = chosen.kind()
     fields = cast(Any, kind).__dataclass_fields__
-    known_only(settings, fields)
+    own = [p.name for p in signature(probe).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known_only(settings, (*fields, *own))
     lost = [name for name, field in fields.items() if field.default is MISSING]
     if lost := [name for name in lost if name not in settings]:
         raise ConfigError(f"{chosen.name} needs {', '.join(lost)}; give each of them.")

@@ -108,7 +108,7 @@ def test_a_narrow_terminal_without_colours(asked):
     folder, _ = asked
     words = ("ask", "ring-nano", QUESTION, "--store", folder, "--max-new-tokens", 8, *RECORD)
     with terminal(words, rows=9, columns=24, NO_COLOR="1") as opened:
-        shown = opened.read("thought ─", "I need", "8 new", "--open")
+        shown = opened.read("thought ─", "The task", "8 new", "--open")
         assert opened.ended() == 0
     assert not re.search(r"\x1b\[[0-9;]*[345]8;", opened.raw)
     assert "routing " not in shown.partition("8 new")[0]  # too low for it

@@ -65,7 +65,7 @@ def written(connection, query, form):
 def related(connection, query):
     """A query as `Store.sql` gives it."""
     cursor = connection.cursor()
-    return Relation(cursor.sql(query), lambda error: StoreError(str(error)), cursor)
+    return Relation(cursor.sql(query), lambda error: StoreError(str(error)), cursor, lambda: False)
 
 
 def same(value, truth):

@@ -45,8 +45,11 @@ def stop(folder, requests, how):
 
 def end(writer):
     """What the kernel does with a process that was killed."""
+    lock = writer._lock._lock
     writer._lock._released.set()
-    os.close(writer._lock._lock._handle)
+    os.close(lock._handle)
+    # Python finds this object again when it is collected: another file may have the number by then.
+    lock.release = lambda: None
 
 
 @pytest.fixture

@@ -328,6 +328,7 @@ class Store(AbstractContextManager["Store"]):
         """
         return retract(self, annotation_id, author)
 
+    @refuse_unknown
     def annotations(self, *, history: bool = False) -> Relation:
         """What people said of traces, steps and experts, oldest first.
 
@@ -569,6 +570,7 @@ class Store(AbstractContextManager["Store"]):
                 )
             return self._definitions
 
+    @refuse_unknown
     def once(self, function: Callable[[Store], F]) -> F:
         """Apply a function to this store, or give what it gave if there was no commit since.
 
