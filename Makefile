@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= runs/demo
 PORT ?= 8050
 
-.PHONY: demo test test-fast test-browser lint docs bench clean
+.PHONY: demo test test-fast test-browser test-extra lint docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/ringlens demo --store $(STORE) --port $(PORT)
@@ -22,6 +22,11 @@ test-fast: $(VENV)/installed-dev
 # The further ways through the dashboard's pages, of which `make test` goes the first.
 test-browser: $(VENV)/installed-dev app/node_modules/installed
 	RINGLENS_EXTRA=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "browser and extra" tests/app
+
+# What only these run; PART=3/16 a sixteenth (0/16 to 15/16), as CI with each commit.
+PART ?= 0/1
+test-extra: $(VENV)/installed-dev app/node_modules/installed
+	RINGLENS_EXTRA=1 RINGLENS_PART=$(PART) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m extra
 
 lint: $(VENV)/installed-dev app/node_modules/installed
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import pytest
 from browser import browser, served
 from hypothesis import settings
 from paths import TESTS
-from slow_files import EVERYTHING, EXTRA, SLOW, extra_tests
+from slow_files import EVERYTHING, EXTRA, SLOW, extra_tests, in_part
 
 # Tiny models gain nothing from threads, and parallel tests lose much by them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -50,11 +50,15 @@ def pytest_collection_modifyitems(items):
     A file is one worker's (`--dist loadfile`), which makes what its tests share once.
     """
     extra = {TESTS / file: names for file, names in extra_tests().items()}
+    files = {TESTS / file for file in EXTRA}
     for item in items:
-        if item.name in extra.get(item.path, ()):
+        if item.path in files or item.name in extra.get(item.path, ()):
             item.add_marker(pytest.mark.extra)
         if item.get_closest_marker("extra") and not EVERYTHING:
             item.add_marker(pytest.mark.skip(reason="RINGLENS_EXTRA=1 runs it"))
+    items[:] = [
+        item for item in items if not item.get_closest_marker("extra") or in_part(item.nodeid)
+    ]
     place = {TESTS / name: place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path, len(SLOW)))
 

@@ -1,6 +1,7 @@
 """What fast runs leave out, and what only RINGLENS_EXTRA=1 runs; paths are relative to tests/."""
 
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -106,6 +107,16 @@ def extra_tests() -> dict[str, set[str]]:
 
 EVERYTHING = bool(os.environ.get("RINGLENS_EXTRA"))
 """Whether the extra tests run too."""
+
+PART = os.environ.get("RINGLENS_PART", "0/1")
+"""Which of the extra tests run, such as "3/8": numbers from 0 on."""
+
+
+def in_part(nodeid: str) -> bool:
+    """Whether an extra test is of the part that is asked for; each is of one."""
+    number, parts = map(int, PART.split("/"))
+    return zlib.crc32(nodeid.encode()) % parts == number
+
 
 T = TypeVar("T")
 
