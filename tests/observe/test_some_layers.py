@@ -1,6 +1,5 @@
 """Recording some layers only: what is recorded is that of a whole run, and all else knows it."""
 
-
 import numpy as np
 import pytest
 import tiny_lens
