@@ -44,7 +44,7 @@ def settings_of(lens: Lens, batch: int, context: int, prefill: int, decode: str)
     """What is planned for."""
     dtype = str(lens.model.dtype).removeprefix("torch.")
     s = scenario(lens.config, dtype=dtype, work=Workload(context, batch, prefill))
-    return replace(s, alone=decode != "eager")
+    return replace(s, may_graph=decode != "eager")
 
 
 def planned(s: Scenario, device: Device) -> tuple[int, int]:

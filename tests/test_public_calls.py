@@ -1,4 +1,4 @@
-"""Every public call refuses a setting that it does not know, and names the nearest one that it does."""
+"""Every public call refuses a setting that it does not know, and names the nearest that it does."""
 
 import inspect
 
@@ -41,5 +41,5 @@ def test_an_unknown_setting_is_refused(name):
 
 
 def test_a_probe_names_the_settings_of_all_probes_and_its_own():
-    with pytest.raises(ConfigError, match="Did you mean 'on_progress'.*samples.*batch_size"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'on_progress'.*samples.*batch_size"):
         rl.probe("belief", None, None, on_progres=print)

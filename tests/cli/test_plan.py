@@ -117,9 +117,10 @@ def test_plan_says_how_fast_each_layout_should_be():
     assert "Speed expected on H200: tokens a second" in said
     for layout in ("one device", "device map", "pp 4", "tp 4", "ep 4", "tp 4 + ep 4"):
         assert f"  {layout} " in said
-    assert "device map should be fastest; ranges overlap with" in said
+    assert "ep 4, decoding as a graph, should be fastest; ranges overlap with" in said
     mini = said_by(RING_1T.with_name("ring-mini-2.0.json"), "--gpus", "2x80GB", "--context", 4096)
-    assert "one device, decoding as a graph, should be fastest. A copy on each device" in mini
+    assert "one device, decoding as a graph, should be fastest; ranges overlap with tp 2" in mini
+    assert "narrows them. A copy on each device shares the problems out" in mini
     (command,) = [line for line in mini.splitlines() if line.startswith("CUDA_VISIBLE_DEVICES=0 ")]
     assert command.endswith(" --device-map auto")
     assert "no figures of such GPUs; --kind h200 or" in said_by(flash, "--gpus", "1x24GB")

@@ -192,9 +192,10 @@ def test_copies_are_divided_by_tensor_parallelism_alone(ring_1t_slice):
         }
 
     found = working(s)
-    assert found[8, 8, 1] == found[1, 8, 1] < a_row < 8 * a_row < found[8, 1, 1] < 64 * a_row
+    assert found[8, 8, 1] == found[1, 8, 1] < 4 * a_row
+    assert 8 * a_row < found[8, 1, 1] < 16 * a_row
     copied = working(replace(s, splits=1))  # without the kernels
-    assert copied[8, 8, 1] == copied[1, 8, 1] > 64 * a_row
+    assert copied[8, 8, 1] == copied[1, 8, 1] > found[8, 8, 1] + 64 * a_row
     assert copied[8, 1, 1] == found[8, 1, 1]
     assert max(load.working for load in by_vllm(s, over).loads) < a_row
     assert max(load.working for load in by_device_map(s, devices("cpu:2TB")).loads) < a_row
@@ -314,7 +315,7 @@ def test_ranks_hold_the_whole_model(layout):
     else:
         often = whole if tp > 1 else size.bytes - sum(size.expert_bytes.values())
     assert abs(sum(load.weights for load in loads) - size.bytes - 7 * often) <= 1000  # rounding up
-    one = spread(s.needs, empty([10**12]))[0]
+    one = spread(replace(s, may_graph=pp == 1).needs, empty([10**12]))[0]
     assert sum(load.recording for load in loads) == one.recording
     assert sum(load.cache for load in loads) == one.cache * (1 if pp > 1 else 8)
 

@@ -29,6 +29,7 @@ from ringlens.model.fit.memory import (
 )
 from ringlens.model.fit.placement import devices
 from ringlens.model.fit.scenario import GRAPH, scenario
+from ringlens.model.fit.strategy import sharded
 from ringlens.observe.decoding import rings, step
 from ringlens.observe.decoding.generating import AsItStands, plainly
 
@@ -187,6 +188,9 @@ def test_a_graph_is_planned_for_where_there_can_be_one():
     s = scenario(config, work=Workload(1000, 4, 64))
     one, two = s.on(devices("1x8GB")), s.on(devices("2x8GB"))
     assert one.graph and GRAPH in one.activations
+    assert sharded(two, devices("2x8GB"), 2, 2, 1).loads[0].recording > 2 * (
+        sharded(two, devices("2x8GB"), 1, 1, 2).loads[0].recording
+    )
     assert not two.graph and not s.on(devices("cpu:8GB")).graph and not s.graph
     assert one.quantized("nf4").graph and not one.quantized("int8").graph
     assert not replace(one, layout="modules").graph

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from ringlens.model.fit.scenario import Scenario
+from ringlens.model.fit.scenario import FOUR_BITS, Scenario
 from ringlens.model.shared_routing import FEWEST
 
 # Kernels of a layer as they are launched one by one, and those of one that a graph holds, whose
@@ -20,6 +20,9 @@ LAUNCHED, GRAPHED, OF_MODULE = 97, 70, 30
 # Modules of a sparse layer whose weights tensor parallelism divides: attention's two, the experts,
 # the three of the shared expert.
 DIVIDED = 6
+# Times the bound of its bytes that a product with weights in 4 bits takes for a few tokens, as long
+# as it unpacks them where they lie (bench_nf4.py: 2.35 to 2.65).
+UNPACKING = 2.5
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,12 @@ def forward(s: Scenario, rows: int, tokens: int, context: int, split: Split = Sp
     return Forward(
         products=_products(s, N, rows, split),
         attention=4 * L * H * C * N * seen,
-        read=_weights(s, hit, split) + L * rows * context * 2 * G * C * item,
+        read=_weights(s, hit, split, few=tokens == 1) + L * rows * context * 2 * G * C * item,
         # Choices of other ranks' experts are left out; parts of every expert see all choices.
         moved=L * N * of_token
         + sparse * N * k * of_choice / split.ep
-        + 2 * sparse * copied * 3 * D * F * item / shared,
+        + 2 * sparse * copied * 3 * D * F * item / shared
+        + (2 * item * _expanded(s) / split.tp if N > 1 else 0),
         launches=LAUNCHED * L + (sparse * hit * OF_MODULE if modules else 0),
         graphed=GRAPHED * L,
         divided=(DIVIDED if split.tp > 1 else 1) * L if split.ranks > 1 else 0,
@@ -127,15 +131,33 @@ def _products(s: Scenario, N: int, rows: int, split: Split) -> float:
     return total
 
 
-def _weights(s: Scenario, hit: float, split: Split) -> float:
-    """Count bytes of weights that a forward reads: of the experts those that are chosen."""
+def _expanded(s: Scenario) -> float:
+    """Count dense weights in 4 bits, which are written out for the products of several tokens."""
+    if s.held.quantization not in FOUR_BITS:
+        return 0.0
+    dense = [t for t in s.tensors if len(t.shape) == 2 and t.kind not in ("experts", "router")]
+    return sum(t.count * prod(t.shape) for t in dense if s.units.layer(t.unit) is not None)
+
+
+def _weights(s: Scenario, hit: float, split: Split, *, few: bool) -> float:
+    """Count bytes of weights that a forward reads: of the experts those that are chosen.
+
+    Args:
+        s: The model and its precision.
+        hit: Experts of a layer that some token chose.
+        split: How a layer is divided.
+        few: Whether the forward is a decoding step.
+    """
     total, size = 0.0, s.size
+    unpacking = UNPACKING if few and s.held.quantization in FOUR_BITS else 1.0
     for unit, weights in size.weight_bytes.items():
         if unit == s.units.embeddings and not s.model.tied:
             continue
         routed, whole = size.expert_bytes[unit], size.whole_bytes[unit]
         dense = (weights - routed - whole) / split.tp
-        total += dense + whole + routed * hit / s.model.router.experts / split.experts
+        chosen = routed * hit / s.model.router.experts / split.experts
+        times = 1.0 if s.units.layer(unit) is None else unpacking
+        total += times * (dense + chosen) + whole
     return total
 
 

@@ -63,7 +63,8 @@ class Scenario:
         reserve: Bytes kept back on each GPU.
         splits: Processes that split each expert's width where decoding copies experts; 0 where it
             reads them in place.
-        alone: Whether one GPU holds the whole model, which then decodes as a CUDA graph if it can.
+        may_graph: Whether decoding may be a CUDA graph as far as places go: a GPU a process, and no
+            stages.
     """
 
     config: PreTrainedConfig
@@ -73,7 +74,7 @@ class Scenario:
     work: Workload
     reserve: int = RESERVE
     splits: int = 1
-    alone: bool = False
+    may_graph: bool = False
 
     @cached_property
     def model(self) -> Sizes:
@@ -117,7 +118,7 @@ class Scenario:
     @property
     def graph(self) -> bool:
         """Whether decoding steps are repeated as a CUDA graph."""
-        if not self.alone:
+        if not self.may_graph:
             return False
         if self.held.quantization in FOUR_BITS:
             return self.work.batch * self.model.router.experts_per_token <= MOST_CHOICES
@@ -162,9 +163,9 @@ class Scenario:
         """Adapt to devices: without a GPU, FP8 is dequantised and nothing copied."""
         gpus = sum(device.is_gpu for device in devices)
         if gpus:
-            return replace(self, alone=gpus == 1)
+            return replace(self, may_graph=gpus == 1)
         plain = self.plain() if self.held.quantization == "fp8" else self
-        return replace(plain, splits=0, alone=False)
+        return replace(plain, splits=0, may_graph=False)
 
     def plain(self) -> Scenario:
         """Leave quantisation out."""

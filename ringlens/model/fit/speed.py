@@ -8,7 +8,7 @@ holds a table of them).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from ringlens.model.fit.device_kind import DeviceKind, Span
@@ -91,8 +91,9 @@ def _speed(name: str, strategy: Strategy, split: Split, s: Scenario, kind: Devic
     # The mean of all steps has as much in the cache as the one in their middle.
     done = forward(s, work.batch, 1, prompt + new // 2 + 1, split)
     eager = seconds(done, kind)
-    device = strategy.loads[0].device
-    graph = seconds(done, kind, graph=True) if name == ONE and s.on([device]).graph else None
+    places = strategy.loads[0].device.is_gpu and name != MAP and strategy.pp_size == 1
+    can = replace(s, may_graph=places).graph
+    graph = seconds(done, kind, graph=True) if can else None
     step = graph or eager
     return Speed(
         name,

@@ -97,7 +97,7 @@ def by_device_map(s: Scenario, devices: Sequence[Device]) -> Strategy:
 
 def _offloaded(s: Scenario, gpus: Sequence[Device], cpu: Device) -> tuple[list[Load], str]:
     """Keep as few of the last layers as possible in main memory; experts are then modules."""
-    s = replace(s, alone=False)
+    s = replace(s, may_graph=False)
     if s.held.quantization is None:
         s = replace(s, layout="modules")
     layers = [unit for unit in s.needs if s.units.layer(unit) is not None]
@@ -188,7 +188,8 @@ def by_torchrun(s: Scenario, devices: Sequence[Device]) -> Strategy:
 def sharded(s: Scenario, gpus: Sequence[Device], tp: int, ep: int, pp: int) -> Strategy:
     """Plan one layout under torchrun, a process for each GPU."""
     splits = tp if ep == 1 < tp else s.splits  # only a part of each expert is copied
-    s = replace(s, splits=splits, reserve=s.reserve + RESERVE_PROCESS)
+    reserve = s.reserve + RESERVE_PROCESS
+    s = replace(s, splits=splits, reserve=reserve, may_graph=pp == 1)
     loads = _ranks(s, gpus, tp, pp, experts=max(tp, ep), everywhere=s.units.everywhere)
     return Strategy("torchrun", True, "", loads, tp_size=tp, ep_size=ep, pp_size=pp)
 
@@ -253,7 +254,7 @@ def by_vllm(s: Scenario, devices: Sequence[Device]) -> Strategy:
 
 def _served(s: Scenario, gpus: Sequence[Device], t: int, p: int) -> tuple[Load, ...]:
     """Load devices as under torchrun, but with heads shared out and nothing recorded or fused."""
-    s = replace(s, splits=0)
+    s = replace(s, splits=0, may_graph=False)
     loads = _ranks(s, gpus, t, p, experts=t, everywhere=(s.units.rotary,))
     kept = [round((1 - VLLM_SHARE) * load.device.capacity) for load in loads]
     return tuple(
