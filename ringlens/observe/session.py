@@ -189,6 +189,7 @@ def capture(
     """
     settings = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
     check_decode(decode)
+    batch_size = whole("batch_size", batch_size, 1)
     tasks = problem_tasks(lens, problems, settings, samples=samples, system=system)
 
     watching = None if monitor is None else read_monitor(monitor)

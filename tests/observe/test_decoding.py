@@ -3,6 +3,7 @@
 import inspect
 import threading
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from taped_ops import AsNoted
 import ringlens as rl
 from ringlens.errors import ConfigError, ObservationError
 from ringlens.observe import session
-from ringlens.observe.decoding import choice, generating
+from ringlens.observe.decoding import attention, choice, generating
 from ringlens.observe.decoding.choice import Wanted, against
 from ringlens.observe.decoding.generating import AsItStands
 from ringlens.observe.decoding.rings import Rings
@@ -199,6 +200,57 @@ def test_what_stands_against_a_graph_is_said(lens, tmp_path, monkeypatch):
     handle.remove()
     for clause in ("'flex_attention'", "modules", "hooks", "'own'"):
         assert clause in found
+
+
+def by_lengths(self, query_BH1C, key_BGSC, value_BGSC, scaling):
+    """What flash attention computes of the numbers that it is given."""
+    S, outputs = key_BGSC.shape[2], []
+    rows = zip(self._firsts.tolist(), self._lengths_B.tolist(), strict=False)
+    for b, (first, length) in enumerate(rows):
+        seen = slice(first - b * S, first - b * S + length)
+        outputs.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                query_BH1C[b : b + 1],
+                key_BGSC[b : b + 1, :, seen],
+                value_BGSC[b : b + 1, :, seen],
+                scale=scaling,
+                enable_gqa=True,
+            ).transpose(1, 2)
+        )
+    return torch.cat(outputs)
+
+
+def test_steps_that_read_the_cache_in_place_see_what_a_mask_shows(
+    lens, eager, tmp_path, monkeypatch
+):
+    """Prompts of several lengths, and a cache that grows; the kernel itself needs a GPU."""
+    seen = []
+
+    def counted(*given):
+        seen.append(1)
+        return by_lengths(*given)
+
+    monkeypatch.setattr(generating, "ROOM", 64)
+    monkeypatch.setattr(attention, "reads_in_place", lambda query: True)
+    monkeypatch.setattr(attention.Filled, "attention", counted)
+    with repeated():
+        in_place = rl.capture(lens, PROMPTS, tmp_path / "s", **OPTIONS)
+    assert len(seen) >= lens.sizes.layers * OPTIONS["max_new_tokens"]
+    assert lens.config._attn_implementation == "sdpa"
+    same_tables(eager, in_place)
+
+
+@pytest.mark.parametrize("given", [{"softcap": 30.0}, {"s_aux": torch.zeros(2)}, {"dropout": 0.1}])
+def test_attention_of_another_kind_is_not_read_in_place(monkeypatch, given):
+    monkeypatch.setattr(attention, "reads_in_place", lambda query: True)
+    fixed, called = attention.FixedAttention("sdpa"), []
+    query = torch.zeros(1, 2, 1, 8)
+    fixed.filled = attention.Filled(torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1, 1, 4))
+    own = SimpleNamespace(attention_kernel=lambda *_: lambda *a, **k: called.append(k))
+    monkeypatch.setattr(attention, "family_of", lambda config: own)
+    mask = fixed.filled.mask_B11S
+    fixed(SimpleNamespace(config=None), query, query, query, mask, scaling=1.0, **given)
+    assert called == [{"scaling": 1.0, **given}]
 
 
 def test_a_ring_keeps_tensors_of_all_kinds():

@@ -119,11 +119,13 @@ def _compared(group: Group, terms: Terms, rng: np.random.Generator, draws: int) 
     """All layers and experts of one group, with intervals and p-values."""
     U, L, E = terms.residual_ULE.shape
     flat_UX = terms.residual_ULE.reshape(U, L * E)
-    estimate_BX = _difference(terms, group, np.ones((1, U)), slice(0, L * E))
+    estimate_BX = _difference(terms, flat_UX, group, np.ones((1, U)), slice(0, L * E))
     sets = [U] if group.paired else [group.first, U - group.first]
+    # Resamples scatter by far more than float32 rounds, and are found twice as fast in it.
+    single_UX = flat_UX.astype(np.float32)
 
-    def statistic(times_BU: NDArray[np.float64], part: slice) -> NDArray[np.float64]:
-        return _difference(terms, group, times_BU, part)
+    def statistic(times_BU: NDArray[np.float64], part: slice) -> NDArray[np.floating]:
+        return _difference(terms, single_UX, group, times_BU.astype(np.float32), part)
 
     found = {
         "layer": np.repeat(group.layer_L, E),
@@ -140,18 +142,22 @@ def _compared(group: Group, terms: Terms, rng: np.random.Generator, draws: int) 
 
 
 def _difference(
-    terms: Terms, group: Group, times_BU: NDArray[np.float64], part: slice
-) -> NDArray[np.float64]:
-    """Stratified risk differences of resamples, [B, quantities]."""
+    terms: Terms,
+    residual_UX: NDArray[np.floating],
+    group: Group,
+    times_BU: NDArray[np.floating],
+    part: slice,
+) -> NDArray[np.floating]:
+    """Stratified risk differences of resamples, [B, quantities], in the type of the residuals."""
     U, L, E = terms.residual_ULE.shape
-    residual_UX = terms.residual_ULE.reshape(U, L * E)[:, part]
+    residual_UX, kind = residual_UX[:, part], residual_UX.dtype
     layer_X = np.repeat(np.arange(L), E)[part]
 
-    def mean_XB(own: slice, tokens_UL: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean_XB(own: slice, tokens_UL: NDArray[np.float64]) -> NDArray[np.floating]:
         # The resamples of a quantity side by side, as their percentiles are sought.
         times_UB = times_BU[:, own].T
         sums_XB = residual_UX[own].T @ times_UB
-        sums_XB /= (tokens_UL[own].T @ times_UB)[layer_X]
+        sums_XB /= (tokens_UL[own].astype(kind).T @ times_UB)[layer_X]
         return sums_XB
 
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -163,5 +169,5 @@ def _difference(
         apart_XB -= mean_XB(slice(group.first, U), group.b_UL)
         tokens_a_L, tokens_b_L = group.a_UL.sum(axis=0), group.b_UL.sum(axis=0)
         whole_L = tokens_a_L * tokens_b_L / (tokens_a_L + tokens_b_L)
-        apart_XB *= (whole_L / terms.weight_UL.sum(axis=0))[layer_X, None]
+        apart_XB *= (whole_L / terms.weight_UL.sum(axis=0)).astype(kind)[layer_X, None]
         return apart_XB.T

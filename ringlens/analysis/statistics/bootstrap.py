@@ -31,7 +31,7 @@ _THREADS = 2
 LEAST = 2
 """Fewest traces that are resampled."""
 
-Statistic = Callable[[NDArray[np.float64], slice], NDArray[np.float64]]
+Statistic = Callable[[NDArray[np.float64], slice], NDArray[np.floating]]
 """From how often each trace was drawn, [B, U], and a slice of the quantities: [B, quantities]."""
 
 
@@ -74,7 +74,7 @@ def intervals(
     step = max(1, _CELLS // draws)
     parts = [slice(start, start + step) for start in range(0, quantities, step)]
 
-    def ends(part: slice) -> NDArray[np.float64]:
+    def ends(part: slice) -> NDArray[np.floating]:
         return _ends(statistic(times_BU, part))
 
     if len(parts) < 2:  # a pool for each of many small tables would take longer than they do
@@ -82,11 +82,11 @@ def intervals(
     else:
         with ThreadPoolExecutor(_THREADS) as pool:  # numpy leaves Python's lock meanwhile
             found = list(pool.map(ends, parts))
-    low_X, high_X = np.concatenate(found, axis=1)
+    low_X, high_X = np.concatenate(found, axis=1).astype(np.float64)
     return low_X, high_X
 
 
-def _ends(found_BX: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ends(found_BX: NDArray[np.floating]) -> NDArray[np.floating]:
     """Percentiles of the draws of each quantity, [2, X], as ``np.percentile`` gives them.
 
     That selects four values at once in draws that lie far apart, which takes five times as long as

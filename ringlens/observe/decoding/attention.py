@@ -24,6 +24,9 @@ NAME = "ringlens_fixed"
 SERVED = ("sdpa", "ringlens")
 """Attention kernels in whose place a step reads in place."""
 
+OTHERWISE = ("dropout", "sliding_window", "softcap", "s_aux")
+"""Arguments of kernels with which attention is another function than is computed here."""
+
 # What flash attention takes: the first generation of GPUs, and the widest heads.
 GENERATION, WIDEST = (8, 0), 256
 
@@ -105,10 +108,20 @@ class FixedAttention:
     ) -> tuple[Tensor, Tensor | None]:
         """Attention as transformers calls it."""
         filled = self.filled
-        if filled is not None and attention_mask is filled.mask_B11S and reads_in_place(query):
+        if (
+            filled is not None
+            and attention_mask is filled.mask_B11S
+            and key.shape == value.shape
+            and reads_in_place(query)
+            and not any(_given(kwargs.get(name)) for name in OTHERWISE)
+        ):
             return filled.attention(query, key, value, scaling), None
         attend = family_of(module.config).attention_kernel(self.kernel, query)
         return attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+def _given(value: object) -> bool:
+    return isinstance(value, Tensor) or bool(value)
 
 
 def reads_in_place(query: Tensor) -> bool:
@@ -117,6 +130,7 @@ def reads_in_place(query: Tensor) -> bool:
     fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= WIDEST
     return (
         query.is_cuda
+        and torch.version.hip is None
         and half
         and fits
         and torch.cuda.get_device_capability(query.device) >= GENERATION
