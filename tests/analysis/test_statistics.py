@@ -1,16 +1,19 @@
 """Intervals, p-values and q-values by themselves."""
 
+from contextlib import ExitStack
 from itertools import combinations, product
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ringlens.analysis.statistics import permutation
 from ringlens.analysis.statistics.bootstrap import intervals
 from ringlens.analysis.statistics.fdr import q_values
 from ringlens.analysis.statistics.permutation import Exchanges, SignFlips, p_values, smallest
+from ringlens.analysis.statistics.side_by_side import side_by_side
 
 
 @given(st.integers(2, 7), st.integers(0, 2**32 - 1))
@@ -115,3 +118,20 @@ def test_intervals_cover_as_often_as_they_say():
         low, high = intervals(share, [30], 1, rng, 400)
         covered += low[0] <= 0.3 <= high[0]
     assert 0.89 < covered / 300 < 0.98
+
+
+def test_products_take_one_thread_while_threads_compute_side_by_side():
+    """Whoever leaves first gives nothing back that another still holds."""
+
+    def threads():
+        return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        first, second = ExitStack(), ExitStack()
+        first.enter_context(side_by_side(2))
+        pool = second.enter_context(side_by_side(2))
+        assert threads() == {1}
+        first.close()
+        assert threads() == {1} == pool.submit(threads).result()
+        second.close()
+        assert threads() == {2}

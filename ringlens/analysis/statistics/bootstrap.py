@@ -6,12 +6,12 @@ Shape letters: U traces, X quantities, B draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ringlens.analysis.statistics.side_by_side import side_by_side
 from ringlens.errors import StoreError
 
 DRAWS = 1_000
@@ -80,7 +80,7 @@ def intervals(
     if len(parts) < 2:  # a pool for each of many small tables would take longer than they do
         found = [ends(part) for part in parts]
     else:
-        with ThreadPoolExecutor(_THREADS) as pool:  # numpy leaves Python's lock meanwhile
+        with side_by_side(_THREADS) as pool:  # numpy leaves Python's lock meanwhile
             found = list(pool.map(ends, parts))
     low_X, high_X = np.concatenate(found, axis=1).astype(np.float64)
     return low_X, high_X

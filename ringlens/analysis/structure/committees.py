@@ -13,7 +13,6 @@ experts, G groups of experts, K committees, X pairs of experts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain, islice
@@ -38,6 +37,7 @@ from ringlens.analysis.selections.router import router_groups
 from ringlens.analysis.selections.selection import Selection, read
 from ringlens.analysis.selections.shuffled import refuse_shuffled
 from ringlens.analysis.statistics.bootstrap import enough_traces
+from ringlens.analysis.statistics.side_by_side import side_by_side
 from ringlens.analysis.structure.chance import fitted, met_by_chance
 from ringlens.analysis.structure.communities import communities
 from ringlens.analysis.structure.pair_counts import MOST, refuse_many, together
@@ -237,7 +237,7 @@ def _of_layers(
     choices = on_layers(store, grouped, layers, shape)
     at_once = min(_AT_ONCE, max(1, MOST // pairs))
     found: list[tuple[int, list[dict[str, Any]]]] = []
-    with ThreadPoolExecutor(at_once) as pool:  # the search and numpy leave Python's lock
+    with side_by_side(at_once) as pool:  # the search and numpy leave Python's lock
         while some := list(islice(choices, at_once)):
             found += chain.from_iterable(pool.map(searched, some))
     return found
