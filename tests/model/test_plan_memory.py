@@ -27,8 +27,9 @@ from ringlens.model.fit.memory import (
     graph_bytes,
     recording_bytes,
 )
-from ringlens.model.fit.placement import devices
-from ringlens.model.fit.scenario import GRAPH, scenario
+from ringlens.model.fit.placement import Device, devices, fill
+from ringlens.model.fit.plan import plan
+from ringlens.model.fit.scenario import GRAPH, empty_loads, scenario
 from ringlens.model.fit.strategy import sharded
 from ringlens.observe.decoding import rings, step
 from ringlens.observe.decoding.generating import AsItStands, plainly
@@ -199,3 +200,13 @@ def test_a_graph_is_planned_for_where_there_can_be_one():
     assert one.cache == two.cache * 1024 // 1000  # the cache of a graph grows by 256 positions
     ring = one.recording.sparse_layer / two.recording.sparse_layer
     assert ring == pytest.approx((RING + 64) / 64, rel=1e-3)
+
+
+def test_decoding_eagerly_is_named_where_only_a_graph_does_not_fit():
+    s = scenario(BailingMoeV2Config(**BASE), work=Workload(1000, 4, 64))
+    eager = s.on(devices("2x8GB"))
+    (load,) = fill(eager.needs, empty_loads(eager, devices("1x8GB")))
+    found = plan(s, [Device("gpu 0", load.used)])
+    assert not found.strategies[0].fits
+    assert "decoding eagerly fits (--decode eager)" in [change.sentence for change in found.changes]
+    assert plan(s, [Device("gpu 0", 2 * load.used)]).strategies[0].fits

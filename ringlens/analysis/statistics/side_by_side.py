@@ -18,12 +18,13 @@ from threadpoolctl import ThreadpoolController
 @contextmanager
 def side_by_side(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Give a pool of threads; BLAS takes one thread for as long as any such pool is open."""
+    alone = _alone()
     with ThreadPoolExecutor(threads) as pool:
-        _alone().enter()
+        alone.enter()
         try:
             yield pool
         finally:
-            _alone().leave()
+            alone.leave()
 
 
 class _Alone:

@@ -86,9 +86,10 @@ def changes(s: Scenario, gpus: Sequence[Device], room: dict[str, int]) -> list[C
         if fits(fill(other.needs, empty_loads(other, gpus))):
             name, note = other.held.name, FP8_NOTE if other.held.name == "fp8" else ""
             found.append(Change("quantization", name, f"{name} fits on these devices{note}"))
-    apart = replace(s, layout="modules")
-    if s.graph and fits(fill(replace(s, may_graph=False).needs, empty_loads(s, gpus))):
+    eager = replace(s, may_graph=False)
+    if s.graph and fits(fill(eager.needs, empty_loads(eager, gpus))):
         found.append(Change("decode", "eager", "decoding eagerly fits (--decode eager)"))
+    apart = replace(s, layout="modules")
     can_be_apart = s.layout == "fused" and s.held.quantization is None
     if can_be_apart and fits(fill(apart.needs, empty_loads(apart, gpus))):
         found.append(

@@ -153,3 +153,4 @@ def fixed_attention(config: Any) -> Iterator[FixedAttention]:
         yield attention
     finally:
         config._attn_implementation = own
+        attention.filled = None  # transformers keeps what was registered
