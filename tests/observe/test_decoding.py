@@ -15,6 +15,7 @@ from taped_ops import AsNoted
 
 import ringlens as rl
 from ringlens.errors import ConfigError, ObservationError
+from ringlens.model.parallel import Parallel
 from ringlens.observe import session
 from ringlens.observe.decoding import attention, choice, generating
 from ringlens.observe.decoding.choice import Wanted, against
@@ -200,6 +201,50 @@ def test_what_stands_against_a_graph_is_said(lens, tmp_path, monkeypatch):
     handle.remove()
     for clause in ("'flex_attention'", "modules", "hooks", "'own'"):
         assert clause in found
+
+
+@pytest.mark.parametrize(
+    ("four_bits", "packed", "batch", "clauses"),
+    [
+        (True, True, 16, ()),
+        (True, True, 1000, ("a batch of 1000 has more choices",)),
+        (True, False, 4, ("called one by one",)),
+        (False, False, 4, ("weights in 8 bits", "called one by one")),
+    ],
+)
+def test_which_quantised_experts_a_graph_can_hold(monkeypatch, four_bits, packed, batch, clauses):
+    """The rest that stands against one on a CPU is left out."""
+    modules = tiny_lens.lens("modules")
+    held = SimpleNamespace(load_in_4bit=four_bits)
+    monkeypatch.setattr(modules.config, "quantization_config", held, raising=False)
+    monkeypatch.setattr(choice, "packed_of", lambda experts: object() if packed else None)
+    found = list(choice._experts(modules, batch))
+    assert len(found) == len(clauses)
+    assert all(clause in said for clause, said in zip(clauses, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "backend", "clauses"),
+    [
+        ({"tp_size": 2}, "nccl", ()),
+        ({"tp_size": 2, "ep_size": 2}, "cpu:gloo,cuda:nccl", ()),
+        ({"ep_size": 2}, "gloo", ("'gloo', which graphs do not hold",)),
+        ({"pp_size": 2}, "nccl", ("stages of a pipeline",)),
+    ],
+)
+def test_which_processes_a_graph_can_tell(lens, monkeypatch, sizes, backend, clauses):
+    parallel = Parallel(**sizes, world_size=2)
+    monkeypatch.setattr(choice, "parallel_of", lambda model: parallel)
+    monkeypatch.setattr(choice.dist, "get_backend", lambda: backend)
+    found = [said for said in choice._place(lens) if "runs on 'cpu'" not in said]
+    assert len(found) == len(clauses)
+    assert all(clause in said for clause, said in zip(clauses, found, strict=True))
+    float32 = list(choice._experts(lens, 4))
+    assert float32 == (
+        ["experts of several processes ask the device in more than 16 bits"]
+        if "ep_size" in sizes
+        else []
+    )
 
 
 def by_lengths(self, query_BH1C, key_BGSC, value_BGSC, scaling):
