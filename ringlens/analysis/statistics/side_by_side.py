@@ -18,13 +18,8 @@ from threadpoolctl import ThreadpoolController
 @contextmanager
 def side_by_side(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Give a pool of threads; BLAS takes one thread for as long as any such pool is open."""
-    alone = _alone()
-    with ThreadPoolExecutor(threads) as pool:
-        alone.enter()
-        try:
-            yield pool
-        finally:
-            alone.leave()
+    with _alone().held(), ThreadPoolExecutor(threads) as pool:
+        yield pool
 
 
 class _Alone:
@@ -34,17 +29,19 @@ class _Alone:
         self._lock, self._inside = threading.Lock(), 0
         self._controller, self._limit = ThreadpoolController(), ExitStack()
 
-    def enter(self) -> None:
+    @contextmanager
+    def held(self) -> Iterator[None]:
         with self._lock:
             if not self._inside:
                 self._limit.enter_context(self._controller.limit(limits=1, user_api="blas"))
             self._inside += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._limit.close()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._limit.close()
 
 
 @cache

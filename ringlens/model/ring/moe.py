@@ -119,6 +119,7 @@ class BailingMoeV2ExpertModules(nn.ModuleList):
     """All experts of a layer as modules ("modules"): for quantisers and offloading."""
 
     shows_outputs = True
+    reads_packed = True  # in 4 bits, where they are few: see kernels/nf4.py
 
     def __init__(self, config: BailingMoeV2Config) -> None:
         width = config.moe_intermediate_size

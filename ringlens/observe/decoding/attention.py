@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from ringlens.model.family import family_of
+from ringlens.observe.kernels.attention_flash import has_flash
 
 NAME = "ringlens_fixed"
 SERVED = ("sdpa", "ringlens")
@@ -27,8 +28,8 @@ SERVED = ("sdpa", "ringlens")
 OTHERWISE = ("dropout", "sliding_window", "softcap", "s_aux")
 """Arguments of kernels with which attention is another function than is computed here."""
 
-# What flash attention takes: the first generation of GPUs, and the widest heads.
-GENERATION, WIDEST = (8, 0), 256
+# The first generation of GPUs that flash attention runs on.
+GENERATION = (8, 0)
 
 
 class Filled:
@@ -126,13 +127,10 @@ def _given(value: object) -> bool:
 
 def reads_in_place(query: Tensor) -> bool:
     """Whether flash attention runs here."""
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= WIDEST
     return (
         query.is_cuda
+        and has_flash(query)
         and torch.version.hip is None
-        and half
-        and fits
         and torch.cuda.get_device_capability(query.device) >= GENERATION
         and torch.backends.cuda.is_flash_attention_available()
     )

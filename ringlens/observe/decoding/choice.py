@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch.distributed as dist
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -15,7 +15,6 @@ from ringlens.errors import ConfigError
 from ringlens.model.kernels.experts import IN_PLACE, MOST_CHOICES
 from ringlens.model.kernels.nf4 import packed_of
 from ringlens.model.parallel import parallel_of
-from ringlens.model.ring.moe import BailingMoeV2ExpertModules
 from ringlens.observe.batch import Observer, generate
 from ringlens.observe.decoding.generating import generate_repeating
 from ringlens.observe.decoding.graph import AsGraph
@@ -154,7 +153,7 @@ def _experts(lens: LoadedModel, batch: int) -> Iterator[str]:
         if config._experts_implementation not in EXPERTS:
             yield f"experts {config._experts_implementation!r} are called one by one"
         return
-    layers = [m for m in lens.model.modules() if isinstance(m, BailingMoeV2ExpertModules)]
+    layers: list[Any] = [m for m in lens.model.modules() if getattr(m, "reads_packed", False)]
     if not four_bits or not layers or any(packed_of(layer) is None for layer in layers):
         yield "experts that are modules are called one by one"
     choices = batch * lens.sizes.router.experts_per_token

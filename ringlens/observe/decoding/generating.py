@@ -102,7 +102,7 @@ def generate_repeating(
             logits_BV.device,
         )
         room = min(_room(P + ROOM), _room(P + steps))
-        pace = AHEAD if observer.following is None else FOLLOWED
+        pace = AHEAD if observer.following is None else _Pace(1, 0, recorder.steps)
         step = Step(lens.model, tape, past, mask_BP, logits_BV, drawing, pace.ring, room, attention)
         stack.enter_context(_for_decoding(lens.model))
         runner = make(step)
@@ -131,8 +131,8 @@ class _Pace:
         return self.block + (self.behind + 1) * self.checked
 
 
-AHEAD, FOLLOWED = _Pace(CHECKED, 1, STEPS), _Pace(1, 0, 1)
-"""How far it runs ahead where nobody follows the traces, and where somebody does."""
+AHEAD = _Pace(CHECKED, 1, STEPS)
+"""How far it runs ahead where nobody follows the traces."""
 
 
 def _repeat(

@@ -37,7 +37,7 @@ class Step:
         drawing: Draws the tokens.
         ring: Steps that are kept before they are taken in.
         capacity: Positions that there is room for at first.
-        attention: Reads the cache in place, if that is to be so.
+        attention: Reads the cache in place where that is possible; it is told what is filled.
 
     Attributes:
         capacity: Positions that there is room for.
@@ -54,7 +54,7 @@ class Step:
         drawing: Drawing,
         ring: int,
         capacity: int,
-        attention: FixedAttention | None = None,
+        attention: FixedAttention,
     ) -> None:
         self._model, self._tape, self._drawing, self._steps = model, tape, drawing, ring
         self._attention = attention
@@ -74,8 +74,7 @@ class Step:
     def run(self) -> None:
         """Feed the tokens, keep what is shown, draw the next ones."""
         self._mask_B11S.index_fill_(3, self._position_1, 0)
-        if self._filled is not None:
-            self._filled.upto(self._position_1)
+        self._filled.upto(self._position_1)
         with self._tape.step() as shown:
             logits_BTV = self._model(
                 input_ids=self._ids_B1,
@@ -126,6 +125,4 @@ class Step:
         mask_B11S = self._mask_B11S.new_full((*self._mask_B11S.shape[:3], capacity), -torch.inf)
         mask_B11S[..., :positions] = self._mask_B11S[..., :positions]
         self._mask_B11S = mask_B11S
-        self._filled = None
-        if self._attention is not None:
-            self._filled = self._attention.filled = Filled(self._pads_B1[:, 0], mask_B11S)
+        self._filled = self._attention.filled = Filled(self._pads_B1[:, 0], mask_B11S)
