@@ -1,6 +1,7 @@
 """Countdown: its problems, the searches that are told of them, and its verifier."""
 
 import random
+from functools import cache
 from itertools import islice, pairwise
 
 import pytest
@@ -19,11 +20,13 @@ def searches(n, seed=11):
         yield numbers, target, path, countdown.search(rng, numbers, target, path)
 
 
-SEARCHES = list(searches(400))
+@cache
+def known():
+    return list(searches(400))
 
 
 def test_paths_lead_to_the_target_and_compose_to_answers():
-    for numbers, target, path, _ in SEARCHES:
+    for numbers, target, path, _ in known():
         state = numbers
         for move in path:
             assert countdown.value(f"{move.x} {move.op} {move.y}")[0] == move.result
@@ -34,7 +37,7 @@ def test_paths_lead_to_the_target_and_compose_to_answers():
 
 
 def test_dead_ends_are_moves_of_their_state_and_miss_the_target():
-    for numbers, target, path, found in SEARCHES:
+    for numbers, target, path, found in known():
         leaves = [(found.last, leaf) for leaf in found.dead_leaves]
         for branch in found.dead_branches:
             assert (branch.move, branch.left) in countdown.options(numbers)
@@ -48,7 +51,7 @@ def test_dead_ends_are_moves_of_their_state_and_miss_the_target():
 
 def test_tries_follow_the_ring_and_the_goal_is_the_next_that_leads_on():
     waited = 0
-    for numbers, target, path, found in SEARCHES:
+    for numbers, target, path, found in known():
         four = len(numbers) == 4
         tried = [branch.move for branch in found.dead_branches] if four else [
             move for move, _ in found.dead_leaves
@@ -65,15 +68,15 @@ def test_tries_follow_the_ring_and_the_goal_is_the_next_that_leads_on():
 
 
 def test_searches_walk_into_dead_ends_and_the_same_seed_into_the_same():
-    dead = sum(bool(found.dead_branches or found.dead_leaves) for *_, found in SEARCHES)
-    assert 0.4 * len(SEARCHES) < dead < len(SEARCHES)
-    assert list(searches(50)) == SEARCHES[:50]
-    assert list(searches(50, seed=12)) != SEARCHES[:50]
+    dead = sum(bool(found.dead_branches or found.dead_leaves) for *_, found in known())
+    assert 0.4 * len(known()) < dead < len(known())
+    assert list(searches(50)) == known()[:50]
+    assert list(searches(50, seed=12)) != known()[:50]
 
 
 def test_dead_branches_that_could_lead_on_are_no_heldout_problems():
     solvable = 0
-    for _, target, _, found in SEARCHES:
+    for _, target, _, found in known():
         for branch in found.dead_branches:
             if countdown.is_solvable(branch.left, target):
                 solvable += 1

@@ -1,6 +1,7 @@
 """ring-nano: tokenizer, training data, training, and the shipped model."""
 
 import json
+from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -17,31 +18,39 @@ from ringlens.data.forward import Forward, loads
 from ringlens.data.tasks import graphs, mix
 
 NANO = path("ring-nano")
-TOKENIZER = tokenizer.build()
-TRACES = list(islice(mix.traces(seed=21), 120))
+
+
+@cache
+def built():
+    return tokenizer.build()
+
+
+@cache
+def traces():
+    return list(islice(mix.traces(seed=21), 120))
 
 
 @given(st.text(max_size=80))
 def test_any_text_round_trips(text):
-    ids = TOKENIZER.encode(text).ids
-    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+    ids = built().encode(text).ids
+    assert built().decode(ids, skip_special_tokens=False) == text
 
 
 def test_every_number_is_one_token_wherever_it_stands():
     for number in range(1000):
-        alone = TOKENIZER.encode(str(number)).ids
+        alone = built().encode(str(number)).ids
         assert len(alone) == 1
-        assert alone[0] in TOKENIZER.encode(f"Let me try {number} + 2, {number}.").ids
-        assert TOKENIZER.encode(f"({number}) - {number}").ids.count(alone[0]) == 2
-    assert TOKENIZER.encode("1000").tokens == ["100", "0"]
+        assert alone[0] in built().encode(f"Let me try {number} + 2, {number}.").ids
+        assert built().encode(f"({number}) - {number}").ids.count(alone[0]) == 2
+    assert built().encode("1000").tokens == ["100", "0"]
 
 
 def test_traces_are_whole_words_and_numbers():
-    bytes_alone = {token for token, index in TOKENIZER.get_vocab().items() if index < 256}
-    for trace in TRACES:
+    bytes_alone = {token for token, index in built().get_vocab().items() if index < 256}
+    for trace in traces():
         text = tokenizer.render(trace.prompt, trace.completion)
-        encoding = TOKENIZER.encode(text)
-        assert TOKENIZER.decode(encoding.ids, skip_special_tokens=False) == text
+        encoding = built().encode(text)
+        assert built().decode(encoding.ids, skip_special_tokens=False) == text
         split = {token for token in encoding.tokens if token in bytes_alone and token.isalpha()}
         assert split <= {*graphs.NODES, "x", "Ċ"}
         assert len(encoding.ids) < 700
@@ -49,28 +58,28 @@ def test_traces_are_whole_words_and_numbers():
 
 def test_markup_is_single_tokens():
     text = tokenizer.render("Hi", "<think>\nhm\n</think>\nyes")
-    tokens = TOKENIZER.encode(text).tokens
+    tokens = built().encode(text).tokens
     for mark in ("<role>", "</role>", "<think>", "</think>", "<|role_end|>"):
         assert mark in tokens
-    ids = TOKENIZER.encode(text).ids
+    ids = built().encode(text).ids
     assert (
-        TOKENIZER.decode(ids, skip_special_tokens=True)
+        built().decode(ids, skip_special_tokens=True)
         == "HUMANHiASSISTANT<think>\nhm\n</think>\nyes"
     )
 
 
 def test_shipped_tokenizer_is_the_built_one_and_loads_with_transformers():
     shipped = json.loads((NANO / "tokenizer.json").read_text())
-    assert shipped == json.loads(TOKENIZER.to_str())
+    assert shipped == json.loads(built().to_str())
     tok = AutoTokenizer.from_pretrained(NANO)
     assert (tok.eos_token, tok.pad_token, tok.padding_side) == (
         "<|role_end|>",
         "<|endoftext|>",
         "left",
     )
-    for trace in TRACES:
+    for trace in traces():
         text = tokenizer.render(trace.prompt, trace.completion)
-        assert tok(text)["input_ids"] == TOKENIZER.encode(text).ids
+        assert tok(text)["input_ids"] == built().encode(text).ids
         chat = [{"role": "user", "content": trace.prompt}]
         opened = tok.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         assert opened.endswith("<role>ASSISTANT</role><think>\n")
@@ -80,19 +89,17 @@ def test_shipped_tokenizer_is_the_built_one_and_loads_with_transformers():
 
 
 def test_corpus_takes_no_loss_on_prompts_and_marked_mistakes():
-    shard = corpus.encode(TOKENIZER, TRACES)
+    shard = corpus.encode(built(), traces())
     assert shard.lengths.sum() == len(shard.tokens)
     start, marked = 0, 0
-    for trace, length in zip(TRACES, shard.lengths, strict=True):
+    for trace, length in zip(traces(), shard.lengths, strict=True):
         tokens = shard.tokens[start : start + length]
         start += length
         ids, learnt = tokens & ~corpus.UNLEARNT, tokens < corpus.UNLEARNT
-        assert (
-            ids.tolist() == TOKENIZER.encode(tokenizer.render(trace.prompt, trace.completion)).ids
-        )
-        given = ids.tolist().index(TOKENIZER.token_to_id("<think>")) + 2
+        assert ids.tolist() == built().encode(tokenizer.render(trace.prompt, trace.completion)).ids
+        given = ids.tolist().index(built().token_to_id("<think>")) + 2
         assert not learnt[:given].any()
-        left_out = TOKENIZER.decode(ids[given:][~learnt[given:]].tolist())
+        left_out = built().decode(ids[given:][~learnt[given:]].tolist())
         wanted = "".join(trace.completion[begin:end] for begin, end in trace.unlearnt)
         assert left_out.replace(" ", "") == wanted.replace(" ", "")
         marked += bool(wanted)
@@ -100,7 +107,7 @@ def test_corpus_takes_no_loss_on_prompts_and_marked_mistakes():
 
 
 def test_batches_hold_every_token_once():
-    shard = corpus.encode(TOKENIZER, TRACES)
+    shard = corpus.encode(built(), traces())
     learnt = int((shard.tokens < corpus.UNLEARNT).sum())
     rows, targets = [], 0
     for batch in corpus.batches(shard, 3000, 7, np.random.default_rng(0)):
@@ -115,12 +122,12 @@ def test_batches_hold_every_token_once():
         ]
         targets += len(batch.targets_P)
     assert targets == learnt
-    wanted = [TOKENIZER.encode(tokenizer.render(t.prompt, t.completion)).ids for t in TRACES]
+    wanted = [built().encode(tokenizer.render(t.prompt, t.completion)).ids for t in traces()]
     assert sorted(rows) == sorted(wanted)
 
 
 def tiny() -> train.BailingMoeV2Config:
-    config = train.ring_nano(TOKENIZER).to_dict()
+    config = train.ring_nano(built()).to_dict()
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     experts = {"num_experts": 8, "moe_intermediate_size": 16}
@@ -155,7 +162,7 @@ def test_training_learns_and_saves_the_published_form(trained):
     assert config["architectures"] == ["BailingMoeV2ForCausalLM"]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     assert model.model.layers[1].mlp.gate.expert_bias.abs().max() > 0
-    assert model.generation_config.eos_token_id == TOKENIZER.token_to_id("<|role_end|>")
+    assert model.generation_config.eos_token_id == built().token_to_id("<|role_end|>")
 
 
 def test_load_balancer_follows_the_sign_rule():

@@ -1,5 +1,6 @@
 """4 and 8 bits: what is really quantised, how many bytes it takes, how far the logits move."""
 
+import importlib.util
 import json
 
 import fp8_ring
@@ -19,7 +20,9 @@ from ringlens.model.loading import load_model
 from ringlens.model.quantization import weight_bytes
 from ringlens.prompts.problems import problems
 
-pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes here"
+)
 NANO = str(bundled("ring-nano"))
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
 KINDS = {"int8": "Linear8bitLt", "nf4-double": "Linear4bit", "nf4": "Linear4bit"}

@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 
 import pyarrow as pa
 import pytest
@@ -412,34 +413,46 @@ def test_altered_answers_are_refused_or_well_formed(data):
 
 
 FULL = Extent(rows=1_000, columns=10, cells=100_000, bytes=1_000_000)
-NOTHING = pa.nulls(2**31 - 1)
+
+
+@cache
+def nothing():
+    return pa.nulls(2**31 - 1)
+
+
 EXPANDING = {
-    "a list of nothing": pa.ListArray.from_arrays([0, 2**31 - 1], NOTHING),
-    "a fixed list of nothing": pa.FixedSizeListArray.from_arrays(NOTHING, 2**31 - 1),
-    "a struct of nothing": pa.StructArray.from_arrays([NOTHING[:200_000]], ["a"]),
-    "a map of nothing": pa.MapArray.from_arrays(
-        [0, 60_000], pa.array(range(60_000)), NOTHING[:60_000]
+    "a list of nothing": lambda: pa.ListArray.from_arrays([0, 2**31 - 1], nothing()),
+    "a fixed list of nothing": lambda: pa.FixedSizeListArray.from_arrays(nothing(), 2**31 - 1),
+    "a struct of nothing": lambda: pa.StructArray.from_arrays([nothing()[:200_000]], ["a"]),
+    "a map of nothing": lambda: pa.MapArray.from_arrays(
+        [0, 60_000], pa.array(range(60_000)), nothing()[:60_000]
     ),
-    "bits": pa.array([[True] * 200_000]),
-    "rows of nothing": NOTHING,
-    "a dictionary": pa.DictionaryArray.from_arrays(pa.array([0] * 9), ["x" * 1000]),
-    "a list of a dictionary": pa.ListArray.from_arrays(
+    "bits": lambda: pa.array([[True] * 200_000]),
+    "rows of nothing": lambda: nothing(),
+    "a dictionary": lambda: pa.DictionaryArray.from_arrays(pa.array([0] * 9), ["x" * 1000]),
+    "a list of a dictionary": lambda: pa.ListArray.from_arrays(
         [0, 9], pa.DictionaryArray.from_arrays(pa.array([0] * 9), ["x" * 1000])
     ),
-    "runs": pa.RunEndEncodedArray.from_arrays(pa.array([900], pa.int16()), pa.array(["x" * 1000])),
-    "a view of text": pa.array(["x" * 1000] * 9, pa.string_view()),
-    "a view of a list": pa.ListViewArray.from_arrays([0] * 9, [1000] * 9, pa.array(range(1000))),
-    "large text": pa.array(["x"], pa.large_string()),
-    "an extension": pa.array([b"x" * 16], pa.uuid()),
-    "a union": pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])]),
-    "39 digits": pa.array([b"\x00" * 15 + b"\x7f"], pa.binary(16)).view(pa.decimal128(38, 0)),
-    "too many bytes": pa.array(["x" * 1_000_001]),
+    "runs": lambda: pa.RunEndEncodedArray.from_arrays(
+        pa.array([900], pa.int16()), pa.array(["x" * 1000])
+    ),
+    "a view of text": lambda: pa.array(["x" * 1000] * 9, pa.string_view()),
+    "a view of a list": lambda: pa.ListViewArray.from_arrays(
+        [0] * 9, [1000] * 9, pa.array(range(1000))
+    ),
+    "large text": lambda: pa.array(["x"], pa.large_string()),
+    "an extension": lambda: pa.array([b"x" * 16], pa.uuid()),
+    "a union": lambda: pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])]),
+    "39 digits": lambda: pa.array([b"\x00" * 15 + b"\x7f"], pa.binary(16)).view(
+        pa.decimal128(38, 0)
+    ),
+    "too many bytes": lambda: pa.array(["x" * 1_000_001]),
 }
 
 
 @pytest.mark.parametrize("kind", EXPANDING)
 def test_tables_that_are_larger_than_they_look_are_refused(kind):
-    array = EXPANDING[kind]
+    array = EXPANDING[kind]()
     with pytest.raises(FrameError, match=r"the table has|a column of|no table where|a schema and"):
         decode(encode(pa.table({"a": array})).to_pybytes(), FULL)
 
@@ -463,7 +476,7 @@ def test_tables_of_more_than_was_agreed_are_refused():
         deep = pa.ListArray.from_arrays([0, 1], deep)
     with pytest.raises((FrameError, pa.ArrowInvalid)):
         decode(encode(pa.table({"a": deep})).to_pybytes(), FULL)
-    named = pa.table({"x" * 50_000: EXPANDING["39 digits"]})
+    named = pa.table({"x" * 50_000: EXPANDING["39 digits"]()})
     with pytest.raises(FrameError) as caught:
         decode(encode(named).to_pybytes(), FULL)
     assert len(str(caught.value)) < 400
