@@ -20,8 +20,13 @@
       port2.postMessage(0);
     });
   };
+  // What a grid tells screen readers, 200 ms after it has drawn, is not to be seen.
+  const seen = ({ target }) => {
+    const node = target instanceof Element ? target : target.parentElement;
+    return !node?.closest(".ag-aria-description-container");
+  };
   const all = { subtree: true, childList: true, attributes: true, characterData: true };
-  new MutationObserver(changed).observe(document, all);
+  new MutationObserver((found) => found.some(seen) && changed()).observe(document, all);
   addEventListener("scroll", changed, true);
   const clear = CanvasRenderingContext2D.prototype.clearRect;
   CanvasRenderingContext2D.prototype.clearRect = function (...box) {

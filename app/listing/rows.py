@@ -52,10 +52,11 @@ def traces_page(
         select *, count(*) over () as found from grid
         where {where} order by {order} limit $limit offset $offset"""
     found = rows(catalogue, query, {**params, "limit": end - start, "offset": start})
-    total = found[0].pop("found") if found else 0
-    for row in found[1:]:
-        row.pop("found")
-    return found, total
+    totals = [row.pop("found") for row in found]
+    if not totals and start:  # rows of a longer list, before it was filtered
+        count = f"with grid as ({_GRID}) select count(*) as found from grid where {where}"
+        totals = [row["found"] for row in rows(catalogue, count, params)]
+    return found, totals[0] if totals else 0
 
 
 def place(catalogue: Catalogue, wanted: Wanted, trace_id: int) -> Place:

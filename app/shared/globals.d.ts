@@ -10,7 +10,9 @@ interface DashClientside {
 }
 
 interface GridApi {
+  getCacheBlockState(): object;
   getDisplayedRowCount(): number;
+  ensureIndexVisible(index: number): void;
   refreshInfiniteCache(): void;
   purgeInfiniteCache(): void;
 }

@@ -197,7 +197,9 @@ def _bar(console: Console) -> Component:
                 ],
                 className="buttons",
             ),
-            dmc.SegmentedControl(id="sql-view", data=views, value="table", size="xs"),
+            dmc.SegmentedControl(
+                id="sql-view", data=views, value="table", size="xs", transitionDuration=0
+            ),
         ],
         className="toolbar sql-bar",
     )
@@ -257,7 +259,9 @@ def _charts() -> list[Component]:
     return [
         html.Div(
             [
-                dmc.SegmentedControl(id="sql-kind", data=kinds, value="line", size="xs"),
+                dmc.SegmentedControl(
+                    id="sql-kind", data=kinds, value="line", size="xs", transitionDuration=0
+                ),
                 chooser("x", "x"),
                 chooser("y", "y"),
                 chooser("by", "colour", empty=True),

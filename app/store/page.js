@@ -122,6 +122,18 @@ const withGrid = (act) => {
   if (document.getElementById("traces")) window.dash_ag_grid?.getApiAsync("traces").then(act);
 };
 
+/**
+ * Ask for the rows again, and show the first of them. Where only those are there they stay until
+ * others come: an emptied grid would be drawn once more.
+ * @param {GridApi} api
+ */
+const fromTheTop = (api) => {
+  const first = Object.keys(api.getCacheBlockState()).length === 1 && api.getDisplayedRowCount();
+  if (api.getDisplayedRowCount()) api.ensureIndexVisible(0);
+  if (first) api.refreshInfiniteCache();
+  else api.purgeInfiniteCache();
+};
+
 clientside("store", {
   // What the grid is sorted and filtered by goes to the address.
   address: quietly((request) => {
@@ -140,6 +152,6 @@ clientside("store", {
   ),
   restart: quietly((verdict, search, kind) => {
     setParams({ verdict: unlessAll(verdict), search: search || null, kind: unlessAll(kind) });
-    withGrid((api) => api.purgeInfiniteCache());
+    withGrid(fromTheTop);
   }),
 });

@@ -30,7 +30,9 @@ Row = dict[str, Any]
 
 RUNS = 6  # shown above the grid, newest first
 PAGE = 100  # rows the grid asks for at a time
+ROWS_BEYOND = 2  # the screen: a sort draws these, too
 KINDS = {"all": "All", "originals": "Originals", "replays": "Replays"}
+BLOCKS = 4  # of so many rows that it keeps: a commit or a filter has it ask for all of them again
 MOST = 10_000  # rows that it can ask for at a time
 
 
@@ -246,13 +248,17 @@ def _grid_section(catalogue: Catalogue, totals: Row, asked: Wanted) -> Component
             html.H2("All traces"),
             html.Span(plural(totals["all_traces"], "trace"), id="found", className="dim"),
             html.Div(className="spacer"),
-            dmc.SegmentedControl(id="kind", data=kinds, value=asked.kind, size="xs"),
-            dmc.SegmentedControl(id="verdict", data=verdicts, value=asked.verdict, size="xs"),
+            dmc.SegmentedControl(
+                id="kind", data=kinds, value=asked.kind, size="xs", transitionDuration=0
+            ),
+            dmc.SegmentedControl(
+                id="verdict", data=verdicts, value=asked.verdict, size="xs", transitionDuration=0
+            ),
             dmc.TextInput(
                 id="search",
                 value=asked.search,
                 placeholder="Search prompt, answer, task, label, id",
-                debounce=200,
+                debounce=100,
                 size="xs",
                 w=240,
                 **{"aria-label": "Search traces"},
@@ -357,8 +363,10 @@ def _grid(facts: Row, asked: Wanted) -> Component:
         dashGridOptions={
             "theme": GRID_THEME,
             "cacheBlockSize": PAGE,
+            "rowBuffer": ROWS_BEYOND,
             "infiniteInitialRowCount": 20,
             "maxConcurrentDatasourceRequests": 2,
+            "maxBlocksInCache": BLOCKS,
             "suppressCellFocus": False,
             "tooltipShowDelay": 300,
             "animateRows": False,

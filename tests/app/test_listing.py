@@ -62,6 +62,7 @@ def test_a_trace_stands_between_its_neighbours_of_the_list(catalogue, query):
     rows, total = traces_page(catalogue, where.sql, asked.order, where.params, 0, 100)
     ids = [row["trace_id"] for row in rows]
     assert total == len(ids)
+    assert traces_page(catalogue, where.sql, asked.order, where.params, 100, 200) == ([], total)
     for trace_id in range(1, 10):
         at = place(catalogue, asked, trace_id)
         assert at.length == total

@@ -87,6 +87,7 @@ EXTRA = [
     "analysis/test_expert_card.py",
     "analysis/test_shuffled.py",
     "sandbox/test_fuzz_sql_values.py",
+    "app/test_browser_long_list.py",
 ]
 
 
