@@ -213,7 +213,7 @@ def test_grid_pages_and_entropy(catalogue):
     trace = TRACES[2]
     after_prompt = np.array([phase != "prompt" for phase in trace.tokens.phase])
     assert rows[0]["entropy"] == pytest.approx(np.nanmean(trace.tokens.entropy[after_prompt]), 1e-5)
-    assert page(catalogue, start=8, end=20)[0] == []
+    assert page(catalogue, start=8, end=20) == ([], 8)
 
 
 @pytest.mark.parametrize("column", grid.COLUMNS)
