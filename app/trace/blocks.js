@@ -1,7 +1,9 @@
-// Blocks of records around a token, fetched once and kept.
+// Blocks of records around a token, fetched once; the last ones are kept.
 
 /** @import { Host } from "../shared/host.js" */
 /** @import { Block } from "./types.js" */
+
+const MOST = 64; // blocks that are kept: 16 MB of Ring-1T's routing
 
 /**
  * @template {Block} B
@@ -32,6 +34,7 @@ export function blocksOf(host, address, decode) {
     if (known) return known;
     const block = decode(body);
     kept.push(block);
+    if (kept.length > MOST) kept.shift();
     return block;
   }
 

@@ -10,7 +10,7 @@ import { blocksOf } from "./blocks.js";
 import { drawHeads } from "./heads.js";
 import { pathMap } from "./path_map.js";
 import { decodeRouting, drawRouting } from "./routing.js";
-import { stepAt } from "./steps.js";
+import { stepAt, stepBeside } from "./steps.js";
 
 /** @import { Panel, View } from "./types.js" */
 
@@ -45,6 +45,9 @@ export function tracePanel(view) {
     if (pos === null) return token.replaceChildren(hint());
     const old = node.scrollTop;
     const map = mapInFocus();
+    // While routing is on its way what stands below stays there: it would be drawn for nothing.
+    const waits = boot.has_routing && !routing.find(pos);
+    token.style.minHeight = waits ? `${token.offsetHeight}px` : "";
     token.replaceChildren(facts(view, pos));
     const step = stepCard(view, pos);
     if (step) add(token, step, saidOfStep(view, pos));
@@ -55,6 +58,14 @@ export function tracePanel(view) {
     if (boot.heads) attention(pos);
     if (old) node.scrollTop = old; // at the top it stays there, and need not be laid out for it
     if (map) node.querySelector(map)?.focus({ preventScroll: true });
+  }
+
+  /** Fetch what a token's panel will show, while the text is moved to it. */
+  function ask() {
+    const { pos } = view;
+    if (pos === null) return;
+    const kept = [...(boot.has_routing ? [routing] : []), ...view.statistics.values()];
+    for (const blocks of kept) blocks.load(pos).catch(() => {}); // who draws it says what failed
   }
 
   /** Bring the map of the path on screen, or the token again. */
@@ -75,20 +86,32 @@ export function tracePanel(view) {
     const block = blocks.find(pos);
     if (block) {
       draw(box, block, pos, view);
-      for (const near of [pos - 8, pos + 8]) {
-        if (near >= 0 && near < view.count) blocks.load(near).catch(() => {});
-      }
-      return;
+      return readAhead(blocks, pos);
     }
     box.classList.add("pending");
     blocks.load(pos).then(
       (fresh) => {
         if (view.pos !== pos || !document.contains(box)) return;
         box.classList.remove("pending");
+        token.style.minHeight = "";
         draw(box, fresh, pos, view);
+        readAhead(blocks, pos);
       },
       (error) => box.appendChild(el("p", "error", error.message)),
     );
+  }
+
+  /**
+   * Fetch what keys lead to from here: tokens and steps beside.
+   * @param {{load(pos: number): Promise<unknown>}} blocks
+   * @param {number} pos
+   */
+  function readAhead(blocks, pos) {
+    const { steps } = view;
+    const beside = steps ? [stepBeside(steps, pos, 1), stepBeside(steps, pos, -1)] : [];
+    for (const near of [pos - 8, pos + 8, ...beside]) {
+      if (near !== null && near >= 0 && near < view.count) blocks.load(near).catch(() => {});
+    }
   }
 
   /** @param {number} pos */
@@ -124,7 +147,7 @@ export function tracePanel(view) {
     return add(el("div", "panel-section"), el("p", "dim", said));
   }
 
-  return { node, show, enterMap, turn };
+  return { node, ask, show, enterMap, turn };
 }
 
 /** What to do while no token has the focus. */

@@ -19,19 +19,24 @@ from numpy.typing import NDArray
 
 from ringlens.app.shared.arrow import floats
 from ringlens.app.shared.made import made
-from ringlens.app.trace import queries
+from ringlens.app.trace import neighbours, queries
 from ringlens.errors import NotInStoreError
 from ringlens.plot.typed_arrays import encode
 from ringlens.store import Store
 from ringlens.store.encode.columns import matrix, padded
 from ringlens.store.schema import instruments
 from ringlens.store.schema.captured import PHASES
+from ringlens.store.schema.recorded_tables import ROUTING
 from ringlens.store.schema.table import Column, Table
 
 Payload = dict[str, Any]
 
 NO_EXPERT = 0xFFFF  # stands for the experts of a token without a routing row
-ROUTING_BLOCK = 64  # tokens of one routing block: 30 kB for ring-nano, 0.5 MB for Ring-1T
+ROUTING_BLOCK = 32  # tokens of one routing block: 15 kB for ring-nano, 0.3 MB for Ring-1T
+ROUTING_COLUMNS = (
+    *("layer", "pos", "expert_ids", "weights", "affinities", "margin", "group_margin"),
+    *("bias_flips", "group_flips", "entropy"),
+)
 MAP_COLUMNS = 2048  # more columns than a screen has pixels would not be seen
 HEADS_BUDGET = 16_384  # (layer, head, token) cells of one block of head statistics
 
@@ -98,11 +103,13 @@ def _experts(table: pa.Table) -> str:
 def routing(store: Store, trace_id: int, pos: int) -> Payload:
     """Encode the block of routing records that holds token ``pos``: arrays [S, T], [S, T, k].
 
-    ``shut_out`` lists per (layer, token) the experts that only the group limit kept out. In an
-    imported trace some tokens have no row: their ids are ``NO_EXPERT``. What is not known is nan.
+    ``shut_out`` holds the experts that only the group limit kept out, one (layer, token) behind the
+    other; ``shut_out_counts`` [S, T] says how many of each. In an imported trace some tokens have
+    no row: their ids are ``NO_EXPERT``. What is not known is nan.
     """
     start = pos // ROUTING_BLOCK * ROUTING_BLOCK
-    table = queries.routing_block(store, trace_id, start, start + ROUTING_BLOCK)
+    end = start + ROUTING_BLOCK
+    table = neighbours.rows(store, ROUTING, trace_id, start, end, ROUTING_COLUMNS)
     layers, layer_R = np.unique(table["layer"].to_numpy(), return_inverse=True)
     pos_R = table["pos"].to_numpy()
     tokens = int(max(pos_R.max(initial=start), pos)) - start + 1
@@ -115,9 +122,8 @@ def routing(store: Store, trace_id: int, pos: int) -> Payload:
         return found
 
     ids_RK = matrix(table["expert_ids"])
-    shut_out: list[list[int]] = [[] for _ in range(len(layers) * tokens)]
-    for place, experts in zip(place_R.tolist(), table["group_flips"].to_pylist(), strict=True):
-        shut_out[place] = experts or []
+    shut_R = table["group_flips"].combine_chunks()
+    counts_R = pc.fill_null(pc.list_value_length(shut_R), 0).to_numpy()
     return {
         "start": start,
         "tokens": tokens,
@@ -129,7 +135,8 @@ def routing(store: Store, trace_id: int, pos: int) -> Payload:
         "margin": encode(whole(floats(table["margin"]), np.nan), "f4"),
         "group_margin": encode(whole(floats(table["group_margin"]), np.nan), "f4"),
         "entropy": encode(whole(floats(table["entropy"]), np.nan), "f4"),
-        "shut_out": shut_out,
+        "shut_out_counts": encode(whole(counts_R.astype(np.uint16), 0), "u2"),
+        "shut_out": encode(shut_R.flatten().to_numpy().astype(np.uint16), "u2"),
     }
 
 
@@ -158,7 +165,8 @@ def statistics(
     """Encode the block of an instrument's numbers that holds token ``pos``: arrays [N, T, H]."""
     size = heads_block(layers, heads)
     start = pos // size * size
-    rows = queries.statistics_block(store, trace_id, table, start, start + size)
+    names = ("layer", "pos", *(column.name for column in table.values))
+    rows = neighbours.rows(store, table, trace_id, start, start + size, names)
     found = np.unique(rows["layer"].to_numpy())
     return {
         "start": start,

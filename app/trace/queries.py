@@ -11,8 +11,6 @@ import pyarrow as pa
 
 from ringlens.app.shared.queries import frame, of_trace, rows
 from ringlens.store import Store
-from ringlens.store.schema.table import Table
-from ringlens.store.schema.views import quote
 
 
 def text(store: Store, trace_id: int) -> str | None:
@@ -66,26 +64,6 @@ def expert_map(store: Store, trace_id: int, stride: int) -> pa.Table:
         cross join (select pos from {of_trace(store, "tokens", trace_id)} where pos % $stride = 0)
         left join rows using (layer, pos) order by layer, pos"""
     return frame(store, query, {"trace_id": trace_id, "stride": stride})
-
-
-def routing_block(store: Store, trace_id: int, start: int, end: int) -> pa.Table:
-    """Return routing records of tokens ``start`` to ``end``, in order (layer, pos)."""
-    query = f"""
-        select layer, pos, expert_ids, weights, affinities, margin, group_margin,
-               bias_flips, group_flips, entropy
-        from {of_trace(store, "routing", trace_id)} where pos >= $start and pos < $end
-        order by layer, pos"""
-    return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
-
-
-def statistics_block(store: Store, trace_id: int, table: Table, start: int, end: int) -> pa.Table:
-    """Return an instrument's rows of tokens ``start`` to ``end``, in order (layer, pos)."""
-    columns = ", ".join(quote(column.name) for column in table.values)
-    query = f"""
-        select layer, pos, {columns}
-        from {of_trace(store, table.name, trace_id)} where pos >= $start and pos < $end
-        order by layer, pos"""
-    return frame(store, query, {"trace_id": trace_id, "start": start, "end": end})
 
 
 def attention_heads(store: Store, trace_id: int) -> dict[int, list[int]]:

@@ -48,8 +48,19 @@ export const decodeRouting = (body) => ({
   margin: decode(body.margin, "f4"),
   groupMargin: decode(body.group_margin, "f4"),
   entropy: decode(body.entropy, "f4"),
-  shutOut: body.shut_out,
+  shutOut: decode(body.shut_out, "u2"),
+  shutOutFrom: startsOf(decode(body.shut_out_counts, "u2")),
 });
+
+/**
+ * Where each of some lists that stand one behind the other begins, and the last one ends.
+ * @param {Uint16Array} counts
+ */
+function startsOf(counts) {
+  const starts = new Uint32Array(counts.length + 1);
+  for (let i = 0; i < counts.length; i++) starts[i + 1] = starts[i] + counts[i];
+  return starts;
+}
 
 /**
  * @param {RoutingBlock} block
@@ -73,7 +84,7 @@ function choicesAt(block, s, pos, k) {
     layer: block.layers[s],
     chosen,
     total,
-    shutOut: block.shutOut[row],
+    shutOut: [...block.shutOut.subarray(block.shutOutFrom[row], block.shutOutFrom[row + 1])],
     margin: block.margin[row],
     groupMargin: block.groupMargin[row],
     entropy: block.entropy[row],

@@ -29,7 +29,7 @@ import { attends } from "./metrics.js";
  */
 
 const BLOCK = 256; // tokens a block; it ends at the next line end
-const LONGEST = 2048; // a line longer than this is cut into several
+const LONGEST = 512; // a line longer than this is cut into several
 const AT_ONCE = 4096; // tokens whose spans are made at the beginning
 
 /**
@@ -201,7 +201,7 @@ export function traceText(view) {
 
   // Only blocks on and near the screen are coloured at once; the others when they come near. So
   // the time to recolour does not grow with the trace.
-  const NEAR = 800;
+  const NEAR = 240;
   let version = 0;
 
   function recolor() {

@@ -195,6 +195,7 @@ export interface Panel {
   show(): void;
   /** Give the keyboard to the first map of heads. */
   enterMap(): void;
+  ask(): void;
   /** Bring the map of the path on screen, or the token again. */
   turn(): void;
 }
@@ -264,7 +265,9 @@ export interface RoutingBlock extends Block {
   margin: Float32Array;
   groupMargin: Float32Array;
   entropy: Float32Array;
-  shutOut: number[][];
+  shutOut: Uint16Array;
+  /** First of each (layer, token) in `shutOut`, and one more [S * tokens + 1]. */
+  shutOutFrom: Uint32Array;
 }
 
 /** Statistics of heads [N, tokens, H], by column. */

@@ -84,6 +84,7 @@ async function paint(v) {
  */
 function setPos(view, pos, scroll) {
   view.pos = pos === null ? null : Math.max(0, Math.min(view.count - 1, pos));
+  view.panel.ask();
   view.host.setParams({ tok: view.pos });
   if (view.head) {
     showMetric(view, view.metric);

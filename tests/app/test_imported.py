@@ -48,7 +48,7 @@ def test_routing_stands_at_its_tokens_and_others_have_none(store, trace_id, pos)
     first = OFFSETS[trace_id - 1]
     assert body["start"] <= pos < body["start"] + body["tokens"]
     if not body["layers"]:
-        assert first >= min(149, body["start"] + 64)
+        assert first >= min(149, body["start"] + payload.ROUTING_BLOCK)
         return
     ids = decoded(body["ids"], "u2").reshape(3, body["tokens"], 3)
     at = np.arange(body["start"], body["start"] + body["tokens"])
@@ -60,7 +60,7 @@ def test_routing_stands_at_its_tokens_and_others_have_none(store, trace_id, pos)
         assert np.isnan(values).all()
         assert len(values) == 3 * body["tokens"] * size
     assert not decoded(body["bias_flips"], "u1").any()
-    assert body["shut_out"] == [[]] * (3 * body["tokens"])
+    assert decoded(body["shut_out_counts"], "u2").tolist() == [0] * (3 * body["tokens"])
 
 
 def test_every_address_answers(path, store):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -551,6 +551,14 @@ class Store(AbstractContextManager["Store"]):
         by_table = self.snapshot()
         for table in sorted(tables_named(query, self._columns())):
             self._guard.verify(by_table.get(table, ()))
+
+    def require_files(self, files: Iterable[File]) -> None:
+        """Check files as configured before they are read without SQL.
+
+        Raises:
+            StoreError: A file is not what was committed.
+        """
+        self._guard.verify(files)
 
     def unguarded(self) -> AbstractContextManager[None]:
         """Skip verification in this thread, for a caller that checks the files itself."""

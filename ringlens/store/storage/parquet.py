@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,7 +76,7 @@ def columns(folder: Folder, path: str, names: list[str] | None = None) -> pa.Tab
 
 
 @contextmanager
-def reading(folder: Folder, path: str, **options: bool) -> Iterator[pq.ParquetFile]:
+def reading(folder: Folder, path: str, **options: Any) -> Iterator[pq.ParquetFile]:
     """Open a file for reading one part at a time.
 
     Args:
