@@ -15,6 +15,9 @@ LONG_TRACE, PROBED_TRACE = PROBED + 1, 1
 SIZE = {"width": 1280, "height": 720}
 """The window."""
 
+LOOKED = 300
+"""Milliseconds for which a person looks at a place before the click."""
+
 Act = Callable[[], object]
 Prepare = Callable[[Page, np.random.Generator], Act]
 
@@ -70,14 +73,19 @@ def anywhere(
     selector: str,
     across: tuple[float, float] = (0, 1),
     down: tuple[float, float] = (0, 1),
+    looked: int = 0,
 ) -> Interaction:
-    """A click at a random place of something, between parts of its width and height."""
+    """A click at a random place of something, between parts of its width and height.
+
+    So many milliseconds after the pointer came there: what it rests on may be read ahead.
+    """
 
     def prepare(tab: Page, rng: np.random.Generator) -> Act:
         box = _box(tab.locator(selector).first)
         x = box["x"] + box["width"] * rng.uniform(*across)
         y = min(SIZE["height"] - 20, box["y"] + box["height"] * rng.uniform(*down))
         tab.mouse.move(x, y)
+        tab.wait_for_timeout(looked)
         return lambda: (tab.mouse.down(), tab.mouse.up())
 
     return Interaction(name, prepare)
@@ -194,6 +202,7 @@ WALKS = (
             key("next step", "j"),
             key("next layer", "]"),
             anywhere("ribbon", ".ribbon .lane canvas.profile"),
+            anywhere("ribbon, looked at", ".ribbon .lane canvas.profile", looked=LOOKED),
             key("colour: surprise", "2"),
             key("colour: margin", "3"),
             key("colour: expert", "4"),

@@ -84,3 +84,10 @@ export function pageKeys(here, keys) {
  */
 export const opensElsewhere = (event) =>
   event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0;
+
+/**
+ * Act when the browser has nothing to do; Safari does not say when, and acts a little later.
+ * @param {() => void} act
+ */
+export const whenIdle = (act) =>
+  window.requestIdleCallback ? requestIdleCallback(act) : setTimeout(act, 50);

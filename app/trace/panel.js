@@ -14,6 +14,8 @@ import { stepAt, stepBeside } from "./steps.js";
 
 /** @import { Panel, View } from "./types.js" */
 
+const REST = 60; // milliseconds
+
 const KEYS = [
   ["← →", "token"],
   ["j k", "step"],
@@ -60,12 +62,23 @@ export function tracePanel(view) {
     if (map) node.querySelector(map)?.focus({ preventScroll: true });
   }
 
-  /** Fetch what a token's panel will show, while the text is moved to it. */
-  function ask() {
-    const { pos } = view;
-    if (pos === null) return;
+  /**
+   * Fetch what the panel of a token will show: before the focus gets there, as far as that is known.
+   * @param {number} pos
+   */
+  function ask(pos) {
     const kept = [...(boot.has_routing ? [routing] : []), ...view.statistics.values()];
     for (const blocks of kept) blocks.load(pos).catch(() => {}); // who draws it says what failed
+  }
+
+  let resting = 0;
+  /**
+   * The same once the pointer or the text rests there: a click may follow.
+   * @param {number | null} pos None where it is gone.
+   */
+  function askSoon(pos) {
+    clearTimeout(resting);
+    if (pos !== null) resting = window.setTimeout(() => ask(pos), REST);
   }
 
   /** Bring the map of the path on screen, or the token again. */
@@ -147,7 +160,7 @@ export function tracePanel(view) {
     return add(el("div", "panel-section"), el("p", "dim", said));
   }
 
-  return { node, ask, show, enterMap, turn };
+  return { node, ask, askSoon, show, enterMap, turn };
 }
 
 /** What to do while no token has the focus. */

@@ -2,7 +2,7 @@
 
 import { behindButton } from "../shared/behind.js";
 import { contextOf } from "../shared/canvas.js";
-import { add, el } from "../shared/dom.js";
+import { add, el, whenIdle } from "../shared/dom.js";
 import { termed } from "../shared/glossary.js";
 import { theme } from "../shared/theme.js";
 import { beliefTrack } from "./belief_track.js";
@@ -75,6 +75,15 @@ export function traceRibbon(view) {
     for (const lane of lanes) {
       if (!kept.has(lane.track) && lane.track.load) lane.track.load().then(() => settle(lane));
     }
+    readAhead();
+  }
+
+  /** Fetch the other map of layers when this one is here and the browser idle. */
+  async function readAhead() {
+    await maps[mapShown()].load?.();
+    whenIdle(() => {
+      if (node.isConnected) for (const map of Object.values(maps)) map.load?.();
+    });
   }
 
   /** @param {Lane} lane */
@@ -202,6 +211,7 @@ export function traceRibbon(view) {
       tip.hidden = true;
       return view.setPos(posAt(event), true);
     }
+    view.panel.askSoon(posAt(event));
     const found = laneAt(event);
     const rows = found?.[0].track.hover(posAt(event), found[1]);
     tip.hidden = !rows;
@@ -216,6 +226,7 @@ export function traceRibbon(view) {
     tip.style.top = `${track.getBoundingClientRect().bottom + 8}px`;
   });
   track.addEventListener("pointerleave", () => {
+    view.panel.askSoon(null);
     tip.hidden = true;
   });
   chooser.addEventListener("change", () => {

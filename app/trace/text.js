@@ -430,6 +430,8 @@ export function traceText(view) {
       tip.hidden = true;
       freshen();
       view.ribbon.frame();
+      const [first, last] = visible();
+      view.panel.askSoon(Math.floor((first + last) / 2));
     },
     { passive: true },
   );

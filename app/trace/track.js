@@ -20,7 +20,10 @@ export { ink };
 export function fetched(view, path, decoded) {
   /** @type {{data: D | null, lacks: Lacks | null, error: string | null}} */
   const state = { data: null, lacks: null, error: null };
-  const load = async () => {
+  /** @type {Promise<void> | null} */
+  let asked = null;
+  const load = () => (asked ??= read());
+  async function read() {
     try {
       const body = await view.host.fetchJson(`/data/trace/${view.boot.trace_id}/${path}`);
       if (body.lacks) state.lacks = body;
@@ -28,7 +31,7 @@ export function fetched(view, path, decoded) {
     } catch (error) {
       state.error = messageOf(error);
     }
-  };
+  }
   return { state, load };
 }
 

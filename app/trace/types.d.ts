@@ -195,7 +195,10 @@ export interface Panel {
   show(): void;
   /** Give the keyboard to the first map of heads. */
   enterMap(): void;
-  ask(): void;
+  /** Fetch what the panel of a token will show. */
+  ask(pos: number): void;
+  /** The same once the pointer or the text rests there; null where it is gone. */
+  askSoon(pos: number | null): void;
   /** Bring the map of the path on screen, or the token again. */
   turn(): void;
 }
@@ -214,6 +217,8 @@ export interface View {
   /** Why there are no steps. */
   noSteps: Lacks | null;
   layers: Map<number, LayerExperts>;
+  /** Layers that were asked for. */
+  layersAsked: Map<number, Promise<void>>;
   metric: string;
   layer: number | null;
   /** Focused token. */

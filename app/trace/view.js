@@ -3,7 +3,7 @@
 
 import { stripOf } from "../annotations/strip.js";
 import { whole } from "../shared/address.js";
-import { add, el, hit, inDialog, typing } from "../shared/dom.js";
+import { add, el, hit, inDialog, typing, whenIdle } from "../shared/dom.js";
 import { readLabels } from "../shared/expert_labels.js";
 import { termed } from "../shared/glossary.js";
 import { messageOf } from "../shared/text.js";
@@ -43,18 +43,42 @@ async function need(v) {
     if (v.head === head && v.pos === pos) v.sources = found;
     return;
   }
-  const base = `/data/trace/${v.boot.trace_id}`;
   if (v.metric === "margin" && !v.data.margin) {
-    v.data.margin = decode((await v.host.fetchJson(`${base}/margin`)).margin, "f4");
+    const body = await v.host.fetchJson(`/data/trace/${v.boot.trace_id}/margin`);
+    v.data.margin = decode(body.margin, "f4");
   }
-  const { layer } = v;
-  if (v.metric === "expert" && layer !== null && !v.layers.has(layer)) {
-    const body = await v.host.fetchJson(`${base}/layer/${layer}`);
-    v.layers.set(layer, {
-      expert: decode(body.expert, "u2"),
-      share: decode(body.share, "f4"),
-      made: body.made,
-    });
+  if (v.metric === "expert" && v.layer !== null) await readLayer(v, v.layer);
+}
+
+/**
+ * Fetch the heaviest experts of a layer; what is here or on its way is not asked for again.
+ * @param {View} v
+ * @param {number} layer
+ */
+function readLayer(v, layer) {
+  const asked = v.layersAsked.get(layer);
+  if (asked) return asked;
+  const answer = v.host.fetchJson(`/data/trace/${v.boot.trace_id}/layer/${layer}`).then((body) => {
+    const [expert, share] = [decode(body.expert, "u2"), decode(body.share, "f4")];
+    v.layers.set(layer, { expert, share, made: body.made });
+  });
+  v.layersAsked.set(layer, answer);
+  answer.catch(() => v.layersAsked.delete(layer));
+  return answer;
+}
+
+/** @param {View} v */
+const readLayerShown = (v) => v.layer !== null && readLayer(v, v.layer).catch(() => {});
+
+/**
+ * Fetch the layers to which keys lead from the one that is shown.
+ * @param {View} v
+ */
+function readLayersBeside(v) {
+  const layers = v.boot.sparse_layers;
+  const at = v.layer === null ? -1 : layers.indexOf(v.layer);
+  for (const beside of at < 0 ? [] : [layers[at + 1], layers[at - 1]]) {
+    if (beside !== undefined) readLayer(v, beside).catch(() => {});
   }
 }
 
@@ -73,6 +97,7 @@ async function paint(v) {
   v.text.recolor();
   v.ribbon.draw();
   drawLegend(v);
+  if (v.metric === "expert") whenIdle(() => readLayersBeside(v));
 }
 
 // --- changing the state ---------------------------------------------------------------------------
@@ -84,7 +109,7 @@ async function paint(v) {
  */
 function setPos(view, pos, scroll) {
   view.pos = pos === null ? null : Math.max(0, Math.min(view.count - 1, pos));
-  view.panel.ask();
+  if (view.pos !== null) view.panel.ask(view.pos);
   view.host.setParams({ tok: view.pos });
   if (view.head) {
     showMetric(view, view.metric);
@@ -421,6 +446,7 @@ export async function mount(root, boot, host, keys = document) {
     foundAt: null,
     ready: false,
     layers: new Map(),
+    layersAsked: new Map(),
     steps: null,
     noSteps: null,
     only: null,
@@ -460,6 +486,7 @@ export async function mount(root, boot, host, keys = document) {
   v.ready = true;
   root.dataset.ready = "true";
   listen(v, keys);
+  if (lacks(boot, "expert") === null) whenIdle(() => isShown(v) && readLayerShown(v));
   return v;
 }
 
