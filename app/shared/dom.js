@@ -90,4 +90,4 @@ export const opensElsewhere = (event) =>
  * @param {() => void} act
  */
 export const whenIdle = (act) =>
-  window.requestIdleCallback ? requestIdleCallback(act) : setTimeout(act, 50);
+  "requestIdleCallback" in window ? requestIdleCallback(act) : setTimeout(act, 50);
