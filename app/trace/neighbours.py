@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ringlens.app.shared.kept import Kept
 from ringlens.store import Store
-from ringlens.store.read.stretch import stretch
+from ringlens.store.read.within import within
 from ringlens.store.schema.table import ROUTING_GROUP, Table
 
 KEPT = 3
@@ -25,10 +25,11 @@ def rows(
 ) -> pa.Table:
     """Return rows of tokens ``start`` to ``end`` of a trace, in order (layer, pos)."""
     length = (table.row_group or ROUTING_GROUP).positions
+    files = store.files(table.name, trace_id, trace_id)
     parts = []
     for first in range(start // length * length, end, length):
-        span = first, first + length
-        read = partial(stretch, store, table, trace_id, span, columns)
+        ranges = {"trace_id": (trace_id, trace_id), "pos": (first, first + length - 1)}
+        read = partial(within, store, table, files, ranges, columns)
         key = table.name, trace_id, first, tuple(columns)
         parts.append(_between(store.once(_kept).get(key, read), start, end))
     found = pa.concat_tables(parts)

@@ -1,4 +1,4 @@
-"""All layers' rows of neighbouring tokens are those that SQL gives."""
+"""Rows of some traces, layers and positions are those that SQL gives."""
 
 import itertools
 
@@ -14,7 +14,7 @@ from workers import rich_trace
 
 from ringlens.errors import StoreError
 from ringlens.store import Store, StoreWriter
-from ringlens.store.read.stretch import stretch
+from ringlens.store.read.within import within
 
 RUN = random_run()
 LENGTHS = (300, 40, 2300)
@@ -50,25 +50,37 @@ def table_of(store, name):
 
 
 def rows_of(found):
-    return found.sort_by([("layer", "ascending"), ("pos", "ascending")]).to_pylist()
+    return found.sort_by([(name, "ascending") for name in ("trace_id", "layer", "pos")]).to_pylist()
+
+
+def read(store, table, ranges, columns):
+    return within(store, table, store.files(table.name), ranges, columns)
 
 
 @given(
     which=st.sampled_from(["made", "packed"]),
     name=st.sampled_from(TABLES),
     trace_id=st.integers(1, 4),
+    layer=st.integers(0, 6),
     first=st.integers(0, 2400),
     length=st.integers(0, 2400),
+    by=st.sets(st.sampled_from(["trace_id", "layer", "pos"])),
 )
-def test_rows_are_those_of_sql(stores, which, name, trace_id, first, length):
+def test_rows_are_those_of_sql(stores, which, name, trace_id, layer, first, length, by):
     store = stores[which]
     table = table_of(store, name)
-    columns = table.arrow.names[1:]
-    found = stretch(store, table, trace_id, (first, first + length), columns)
+    columns = table.arrow.names
+    every = {
+        "trace_id": (trace_id, trace_id),
+        "layer": (layer, layer + 1),
+        "pos": (first, first + length),
+    }
+    ranges = {column: every[column] for column in sorted(by)}
+    found = read(store, table, ranges, columns)
     assert found.schema.equals(pa.schema([table.arrow.field(column) for column in columns]))
     names = ", ".join(f'"{column}"' for column in columns)
-    query = f"select {names} from {name} where trace_id = ? and pos >= ? and pos < ?"
-    told = store.sql(query, [trace_id, first, first + length]).to_arrow_table()
+    where = " and ".join(f"{column} between {a} and {b}" for column, (a, b) in ranges.items())
+    told = store.sql(f"select {names} from {name} where {where or 'true'}").to_arrow_table()
     assert str(rows_of(found)) == str(rows_of(told))  # not a number is equal to itself there
 
 
@@ -81,7 +93,12 @@ def test_columns_that_a_file_lacks_are_null(tmp_path, monkeypatch):
             rows = pq.read_table(path)
             pq.write_table(rows.drop_columns(["own_ids"]), path)
         table = table_of(store, "routing")
-        found = stretch(store, table, 1, (90, 110), ["layer", "pos", "own_ids", "entropy"])
+        found = read(
+            store,
+            table,
+            {"trace_id": (1, 1), "pos": (90, 109)},
+            ["layer", "pos", "own_ids", "entropy"],
+        )
     assert found["own_ids"].null_count == len(found) == 20 * len(RUN.sparse_layers)
     assert not np.isnan(found["entropy"].to_numpy()).any()
 
@@ -95,4 +112,4 @@ def test_a_damaged_file_is_refused(tmp_path):
         data[len(data) // 2] ^= 4
         file.write_bytes(data)
         with pytest.raises(StoreError, match=f"{file.name} is damaged"):
-            stretch(store, table, 1, (0, 20), ["layer", "pos", "weights"])
+            read(store, table, {"pos": (0, 20)}, ["layer", "pos", "weights"])

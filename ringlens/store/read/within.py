@@ -1,15 +1,16 @@
-"""Reads all layers of neighbouring tokens of a trace.
+"""Reads the rows of some traces, layers and positions.
 
-A table with a row per layer and token lies layer by layer. A few tokens therefore come from many
-row groups, which are decoded whole; for columns of lists Arrow takes less than half of DuckDB's
-processor time (benchmarks/LOG.md, 2026-11-28).
+A table with a row per layer and token lies layer by layer. Some tokens of all layers therefore come
+from many row groups, which are decoded whole; for columns of lists Arrow takes two thirds of
+DuckDB's processor time, and what it decodes can be kept. For one layer of many tokens DuckDB takes
+half of Arrow's, as it skips the rest of each row group (benchmarks/LOG.md, 2026-11-28).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,20 +27,23 @@ from ringlens.store.storage.folder import Folder
 if TYPE_CHECKING:
     from ringlens.store.read.store import Store
 
+Ranges = Mapping[str, tuple[int, int]]
+"""Smallest and largest value, by column."""
+
 FOOTERS = 16
 """Footers that are kept: of a file of 320 row groups one takes a megabyte, and 8 ms to read."""
 
 
-def stretch(
-    store: Store, table: Table, trace_id: int, span: tuple[int, int], columns: Sequence[str]
+def within(
+    store: Store, table: Table, files: Sequence[File], ranges: Ranges, columns: Sequence[str]
 ) -> pa.Table:
-    """Read rows of a trace from one position to before another.
+    """Read rows whose values lie between two numbers, by column.
 
     Args:
         store: The store.
-        table: A table with the columns ``trace_id`` and ``pos``.
-        trace_id: The trace.
-        span: First position, and the one after the last.
+        table: The table that the files are of.
+        files: Committed files of it.
+        ranges: Smallest and largest value of columns of whole numbers, none of which is null.
         columns: Names of columns; those that a file lacks are null.
 
     Returns:
@@ -49,26 +53,25 @@ def stretch(
         StoreError: A file is missing, damaged or not what was committed.
     """
     schema = pa.schema([table.arrow.field(name) for name in columns])
-    files = store.files(table.name, trace_id, trace_id)
     store.require_files(files)
-    parts = [_of_file(store, file, trace_id, span, schema) for file in files]
+    parts = [_of_file(store, file, ranges, schema) for file in files]
     return pa.concat_tables([schema.empty_table(), *parts])
 
 
-def _of_file(
-    store: Store, file: File, trace_id: int, span: tuple[int, int], schema: pa.Schema
-) -> pa.Table:
-    """Read a file's part of a stretch."""
+def _of_file(store: Store, file: File, ranges: Ranges, schema: pa.Schema) -> pa.Table:
+    """Read a file's rows."""
     footer = store.once(_footers)(file.path)
-    groups = footer.groups(trace_id, span)
+    groups = footer.groups(ranges)
     if not len(groups):
         return schema.empty_table()
     there = set(footer.metadata.schema.to_arrow_schema().names)
-    names = sorted({"trace_id", "pos", *schema.names} & there)
+    names = sorted({*ranges, *schema.names} & there)
     with parquet.reading(store.folder, file.path, metadata=footer.metadata) as found:
         rows = found.read_row_groups(groups.tolist(), names)
-    trace_R, pos_R = rows["trace_id"].to_numpy(), rows["pos"].to_numpy()
-    inside_R = (trace_R == trace_id) & (pos_R >= span[0]) & (pos_R < span[1])
+    inside_R = np.full(len(rows), True)
+    for name, (least, most) in ranges.items():
+        values_R = rows[name].to_numpy()
+        inside_R &= (values_R >= least) & (values_R <= most)
     if not inside_R.all():
         rows = rows.filter(pa.array(inside_R))
     if rows.schema.equals(schema):
@@ -96,17 +99,30 @@ class _Footer:
 
     Attributes:
         metadata: As Parquet holds it.
-        bounds: Smallest and largest value of each row group, [groups, 2], by column.
     """
 
     metadata: pq.FileMetaData
-    bounds: Mapping[str, NDArray[np.int64]]
 
-    def groups(self, trace_id: int, span: tuple[int, int]) -> NDArray[np.int64]:
-        """Row groups that may hold positions of a trace."""
-        trace, pos = self.bounds["trace_id"], self.bounds["pos"]
-        theirs = (trace[:, 0] <= trace_id) & (trace[:, 1] >= trace_id)
-        return np.flatnonzero(theirs & (pos[:, 0] < span[1]) & (pos[:, 1] >= span[0]))
+    @cached_property
+    def _leaves(self) -> dict[str, int]:
+        """Place of each column that is not nested."""
+        schema = self.metadata.schema
+        return {schema.column(i).path: i for i in range(self.metadata.num_columns)}
+
+    @cached_property
+    def _bounds(self) -> dict[str, NDArray[np.int64]]:
+        """Smallest and largest value of row groups [groups, 2], by column that was asked for."""
+        return {}
+
+    def groups(self, ranges: Ranges) -> NDArray[np.int64]:
+        """Find the row groups that may hold rows with values in some ranges."""
+        may_hold = np.full(self.metadata.num_row_groups, True)
+        for name, (least, most) in ranges.items():
+            bounds = self._bounds.get(name)
+            if bounds is None:
+                bounds = self._bounds[name] = _bounds(self.metadata, self._leaves[name])
+            may_hold &= (bounds[:, 0] <= most) & (bounds[:, 1] >= least)
+        return np.flatnonzero(may_hold)
 
 
 def _footers(store: Store) -> Callable[[str], _Footer]:
@@ -116,17 +132,13 @@ def _footers(store: Store) -> Callable[[str], _Footer]:
 
 def _footer(folder: Folder, path: str) -> _Footer:
     with parquet.reading(folder, path) as opened:
-        metadata = opened.metadata
-    return _Footer(metadata, {name: _bounds(metadata, name) for name in ("trace_id", "pos")})
+        return _Footer(opened.metadata)
 
 
-def _bounds(metadata: pq.FileMetaData, column: str) -> NDArray[np.int64]:
+def _bounds(metadata: pq.FileMetaData, leaf: int) -> NDArray[np.int64]:
     """Read the bounds of a column's row groups; all numbers where a writer gave none."""
-    leaf = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == column)
-    found = [
-        metadata.row_group(group).column(leaf).statistics
-        for group in range(metadata.num_row_groups)
-    ]
+    groups = range(metadata.num_row_groups)
+    found = [metadata.row_group(group).column(leaf).statistics for group in groups]
     every = np.iinfo(np.int64)
     known = [(s.min, s.max) if s and s.has_min_max else (every.min, every.max) for s in found]
     return np.array(known, np.int64).reshape(-1, 2)
