@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ringlens.model.kernels.few_rows import in_one_launch
 from ringlens.model.ring.configuration import BailingMoeV2Config
 
 
@@ -31,6 +32,10 @@ class BailingMoeV2RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of x."""
+        if x.ndim > 2 and in_one_launch(x.shape[0] * x.shape[1], x, self.weight):
+            from ringlens.model.kernels.norm_triton import rms_norm
+
+            return rms_norm(x.flatten(0, -3), self.weight, self.eps).view(x.shape)
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)
@@ -80,6 +85,18 @@ def rotate(x_BHTC: Tensor, cos_BTR: Tensor, sin_BTR: Tensor) -> Tensor:
     first, second = turned.chunk(2, dim=-1)
     turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
     return torch.cat((turned, passed), dim=-1)
+
+
+def rotate_both(
+    query_BHTC: Tensor, key_BGTC: Tensor, cos_BTR: Tensor, sin_BTR: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rotate queries and keys."""
+    B, _, T, _ = query_BHTC.shape
+    if in_one_launch(B * T, query_BHTC, key_BGTC, cos_BTR, sin_BTR):
+        from ringlens.model.kernels.rotation_triton import rotated
+
+        return rotated(query_BHTC, key_BGTC, cos_BTR, sin_BTR)
+    return rotate(query_BHTC, cos_BTR, sin_BTR), rotate(key_BGTC, cos_BTR, sin_BTR)
 
 
 def eager_attention_forward(
@@ -168,7 +185,7 @@ class BailingMoeV2Attention(nn.Module):
         if self.config.use_qk_norm:
             query, key = self.query_layernorm(query), self.key_layernorm(key)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+        query, key = rotate_both(query, key, *position_embeddings)
         if cache is not None:
             key, value = cache.update(key, value, self.cache_slot)
         attend = attention_kernel(self.config._attn_implementation, query)

@@ -16,6 +16,7 @@ from transformers.integrations import use_experts_implementation
 
 from ringlens.model.expert_outputs import Show, shown_by_kernel, watcher_of
 from ringlens.model.kernels.experts import are_few
+from ringlens.model.kernels.few_rows import MOST_READ_AGAIN, in_one_launch
 from ringlens.model.kernels.nf4 import forget, mixed_in_4_bits, packed_of
 from ringlens.model.ring.configuration import BailingMoeV2Config
 
@@ -55,10 +56,25 @@ class BailingMoeV2Gate(nn.Module):
             order of transformers' routers (the published gate returns ids, weights, logits).
         """
         hidden_ND = hidden_states.reshape(-1, hidden_states.shape[-1])
-        return self.route(F.linear(hidden_ND.float(), self.weight.float()))
+        return self.route(self.logits(hidden_ND))
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Router logits [N, E] of hidden states, float32."""
+        N = len(hidden_ND)
+        if N <= MOST_READ_AGAIN and in_one_launch(N, hidden_ND, self.weight):
+            from ringlens.model.kernels.logits_triton import router_logits
+
+            return router_logits(hidden_ND, self.weight)
+        return F.linear(hidden_ND.float(), self.weight.float())
 
     def route(self, logits_NE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`forward` returns where these [N, E] are the logits."""
+        bias_E = self.expert_bias
+        if logits_NE.dtype == torch.float32 and in_one_launch(len(logits_NE), logits_NE, bias_E):
+            from ringlens.model.kernels.choice_triton import choose
+
+            groups = self.n_group, self.topk_group
+            return logits_NE, *choose(logits_NE, bias_E, groups, self.top_k, self.scaling)
         affinity_NE = logits_NE.sigmoid()
         ids_Nk = self.select(affinity_NE + self.expert_bias.float())
         return logits_NE, self.weigh(affinity_NE, ids_Nk), ids_Nk

@@ -1,9 +1,7 @@
 """Triton kernel: the router record of a token in one reading of its logits.
 
 A program, one warp for up to 256 experts, holds one token's scores in registers and takes the best
-out of them again and again. Scores are compared as integers of the same order (`_ordered`): the
-hardware finds the largest integer of a warp in one step, NaN has a place in the order, and one
-integer, REMOVED, lies below all scores, −inf included. Of equal scores the lower index wins.
+out of them again and again, as a router's choice does (`ringlens.model.kernels.choice_triton`).
 
 Shape letters: N tokens, E experts, k experts a token, G groups, S experts of a group.
 """
@@ -18,13 +16,17 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra import libdevice
 
+from ringlens.model.kernels.choice_triton import (
+    REMOVED,
+    limit,
+    number,
+    ordered,
+    sigmoid,
+    take,
+)
 from ringlens.model.router_rule import RouterRule
 from ringlens.observe.kernels.router import RouterRecord, has_kernel
-
-REMOVED = tl.constexpr(-(2**31))
-NOWHERE = tl.constexpr(2**31 - 1)
 
 
 def record_rows(
@@ -106,17 +108,17 @@ def _record(
     # Experts by group, [BLOCK_G, BLOCK_S]; what pads a block has affinity 0 and is no candidate.
     g, s = tl.arange(0, BLOCK_G)[:, None], tl.arange(0, BLOCK_S)[None, :]
     expert, real = g * S + s, (g < G) & (s < S)
-    affinity = _sigmoid(tl.load(logits + expert, mask=real, other=-float("inf")))
+    affinity = sigmoid(tl.load(logits + expert, mask=real, other=-float("inf")))
     score = affinity + tl.load(bias + expert, mask=real, other=0.0)
-    unlimited = tl.where(real, _ordered(score), REMOVED)
-    unbiased = tl.where(real, _ordered(affinity), REMOVED)
+    unlimited = tl.where(real, ordered(score), REMOVED)
+    unbiased = tl.where(real, ordered(affinity), REMOVED)
 
     share = affinity / tl.sum(affinity)
     entropy = tl.sum(tl.where(share == 0, 0.0, -share * tl.log(share)))
     tl.store(numbers_3N + 2 * N.to(tl.int64) + row, entropy)
 
-    limited, group_margin = _limit(unlimited, G, KEPT, BLOCK_G, BLOCK_S)
-    unbiased = _limit(unbiased, G, KEPT, BLOCK_G, BLOCK_S)[0]
+    limited, group_margin = limit(unlimited, G, KEPT, BLOCK_G, BLOCK_S)
+    unbiased = limit(unbiased, G, KEPT, BLOCK_G, BLOCK_S)[0]
     tl.store(numbers_3N + N.to(tl.int64) + row, group_margin)
 
     # From here on a flat row. Every expert carries its id and whether the group limit rejects it.
@@ -135,19 +137,19 @@ def _record(
     anyway = tl.zeros([BLOCK_K], tl.int32)  # is it chosen without the bias, too?
     worst = REMOVED
     for j in range(K):
-        limited, worst, at = _take(limited, code)
+        limited, worst, at = take(limited, code)
         again |= (chosen == at // 2).to(tl.int32)
-        unbiased, _, at = _take(unbiased, code)
+        unbiased, _, at = take(unbiased, code)
         anyway |= (chosen == at // 2).to(tl.int32)
-        unlimited, _, at = _take(unlimited, code)
+        unlimited, _, at = take(unlimited, code)
         tl.store(ids_2Nk + (N + row) * K + j, (at // 2).to(tl.int64))
         tl.store(flips_2Nk + (N + row) * K + j, at % 2 == 1)
-        other, own = _ordered(tl.load(weights + row * K + j).to(tl.float32)), _ordered(weight)
+        other, own = ordered(tl.load(weights + row * K + j).to(tl.float32)), ordered(weight)
         rank += ((other > own) | ((other == own) & (j < lane))).to(tl.int32)
 
     margin = float("inf")
     if K < KEPT * S:
-        margin = _number(worst) - _number(tl.max(limited))
+        margin = number(worst) - number(tl.max(limited))
     tl.store(numbers_3N + row, margin)
     tl.store(same_N + row, tl.sum(tl.where(used, 1 - again, 0)) == 0)
     # An id that is no expert's is refused later, as not the same; here it must read nothing.
@@ -156,52 +158,5 @@ def _record(
     to = row * K + rank
     tl.store(ids_2Nk + to, chosen, mask=used)
     tl.store(numbers_2Nk + to, weight, mask=used)
-    tl.store(numbers_2Nk + N.to(tl.int64) * K + to, _sigmoid(z), mask=used)
+    tl.store(numbers_2Nk + N.to(tl.int64) * K + to, sigmoid(z), mask=used)
     tl.store(flips_2Nk + to, anyway == 0, mask=used)
-
-
-@triton.jit
-def _limit(
-    scores, G: tl.constexpr, KEPT: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr
-):
-    """Remove the experts of rejected groups; the margin between groups."""
-    if KEPT == G:
-        return scores, float("inf")
-    slot = tl.arange(0, BLOCK_S)[None, :]
-    first = tl.max(scores, 1)
-    at = tl.min(tl.where(scores == first[:, None], slot, NOWHERE), 1)
-    second = tl.max(tl.where(slot == at[:, None], REMOVED, scores), 1)
-    g = tl.arange(0, BLOCK_G)
-    groups = tl.where(g < G, _ordered(_number(first) + _number(second)), REMOVED)
-    worst = REMOVED
-    for _ in range(KEPT):
-        groups, worst, _group = _take(groups, g)
-    margin = _number(worst) - _number(tl.max(groups))
-    return tl.where((groups == REMOVED)[:, None], scores, REMOVED), margin
-
-
-@triton.jit
-def _take(scores, code):
-    """Remove the best score, of equal ones that with the lowest code; its value and code."""
-    best = tl.max(scores)
-    at = tl.min(tl.where(scores == best, code, NOWHERE))
-    return tl.where(code == at, REMOVED, scores), best, at
-
-
-@triton.jit
-def _sigmoid(z):
-    """By torch's formula and rounding; tl.sigmoid approximates exponential and division."""
-    return tl.div_rn(1.0, 1.0 + libdevice.exp(-z.to(tl.float32)))
-
-
-@triton.jit
-def _ordered(x):
-    """float32 as int32 of the same order; its own inverse on bits."""
-    bits = x.to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-@triton.jit
-def _number(ordered):
-    """The float32 that `_ordered` made an integer of."""
-    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
