@@ -62,7 +62,8 @@ class Family(Protocol):
         kinds: Marks in names of tensors and the kind of weights that each stands for (one of
             ``ringlens.model.fit.size.KINDS``); the first mark that is found counts.
         layouts: Layouts in memory that its experts can have, "fused" and "modules".
-        in_place: Whether its fused experts are those that ringlens.model.kernels computes.
+        in_place: Whether its modules run the kernels of ringlens.model.kernels: fused experts in
+            place, and few rows in one launch each.
     """
 
     locations: Mapping[str, Location]

@@ -189,7 +189,7 @@ def test_a_graph_is_planned_for_where_there_can_be_one():
     s = scenario(config, work=Workload(1000, 4, 64))
     one, two = s.on(devices("1x8GB")), s.on(devices("2x8GB"))
     assert one.graph and GRAPH in one.activations
-    assert sharded(two, devices("2x8GB"), 2, 2, 1).loads[0].recording > 2 * (
+    assert sharded(two, devices("2x8GB"), 2, 2, 1).loads[0].recording > 1.4 * (
         sharded(two, devices("2x8GB"), 1, 1, 2).loads[0].recording
     )
     assert not two.graph and not s.on(devices("cpu:8GB")).graph and not s.graph

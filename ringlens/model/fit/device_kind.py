@@ -43,6 +43,7 @@ class DeviceKind:
         dispatch: Seconds that a call of a module takes in Python whose weights are divided.
         link: Bytes a second between two of them, one way.
         message: Seconds of a collective beside its bytes.
+        spares: Whether steps of few rows take fewer kernels, made for them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DeviceKind:
     dispatch: Span
     link: Span
     message: Span
+    spares: bool = True
 
     def measured(self, values: dict[str, float]) -> DeviceKind:
         """Take measured values as the best ones, with ranges as wide as before.
@@ -71,10 +73,10 @@ class DeviceKind:
 # weights read by kernels of ours and by copies 0.75 to 1 of 4.8 TB/s.
 PRODUCTS, ATTENTION, BANDWIDTH = Span(0.8, 0.33), Span(0.67, 0.2), Span(1.0, 0.75)
 # Seconds a kernel that Python launches: steps of Ring-mini and of the slice of Ring-1T by generate
-# took 28 to 54 ms and 6.4 to 12 ms for about 97 kernels a layer; and 6,202 kernels of eight layers
-# and tokens took 135 ms of wall time.
+# took 28 to 54 ms and 6.4 to 12 ms for about 97 kernels a layer, and 25 and 6.2 ms for 55; 6,202
+# kernels of eight layers and tokens took 135 ms of wall time.
 LAUNCH = Span(14e-6, 30e-6)
-# The same steps as graphs, about 70 kernels a layer: 2.65 to 5.2 ms.
+# The same steps as graphs, about 70 kernels a layer: 2.65 to 5.2 ms; about 28: 1.97 and 2.12 ms.
 GRAPHED = Span(1.8e-6, 3.6e-6)
 # Ring-flash on four H200 took 167 ms a step by TP 4 + EP 4, and 77 by a device map: 90 ms more for
 # six divided modules a layer.
@@ -119,6 +121,7 @@ KINDS: dict[str, DeviceKind] = {
         dispatch=DISPATCH,
         link=Span(5e9, 0.3e9),
         message=Span(50e-6, 2e-3),
+        spares=False,
     ),
 }
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from ringlens.model.family import family_of
 from ringlens.model.fit.scenario import FOUR_BITS, Scenario
+from ringlens.model.kernels.few_rows import MOST_ROWS
 from ringlens.model.shared_routing import FEWEST
 
 # Kernels of a layer as they are launched one by one, and those of one that a graph holds, whose
 # experts take few; beside an expert that is a module of its own. Counted with torch's profiler on a
 # H200 (6,202 in eight layers and tokens); of modules fitted to Ring-1T's in nf4 (docs/plan.md).
 LAUNCHED, GRAPHED, OF_MODULE = 97, 70, 30
+# Kernels of a layer that a GPU spares where rows are few (ringlens/model/kernels/few_rows.py): a
+# graph of a step of Ring-mini then holds 567 in 20 layers.
+SPARED = 42
 # Modules of a sparse layer whose weights tensor parallelism divides: attention's two, the experts,
 # the three of the shared expert.
 DIVIDED = 6
@@ -54,6 +59,7 @@ class Forward:
         moved: Bytes that gathers and elementwise kernels read and write.
         launches: Kernels that are launched one by one.
         graphed: Kernels of a graph of the same.
+        spared: Kernels of either that are not needed on a GPU.
         divided: Calls of modules whose weights are divided.
         messages: Collectives.
         sent: Bytes that they bring to a rank.
@@ -65,6 +71,7 @@ class Forward:
     moved: float
     launches: float
     graphed: float
+    spared: float
     divided: float
     messages: float
     sent: float
@@ -105,6 +112,7 @@ def forward(s: Scenario, rows: int, tokens: int, context: int, split: Split = Sp
         + (2 * item * _expanded(s) / split.tp if N > 1 else 0),
         launches=LAUNCHED * L + (sparse * hit * OF_MODULE if modules else 0),
         graphed=GRAPHED * L,
+        spared=SPARED * L if N <= MOST_ROWS and family_of(s.config).in_place else 0,
         divided=(DIVIDED if split.tp > 1 else 1) * L if split.ranks > 1 else 0,
         messages=messages,
         sent=sent,

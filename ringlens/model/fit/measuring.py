@@ -19,7 +19,7 @@ from torch import Tensor
 from ringlens.errors import ConfigError
 from ringlens.model.family import sizes_of
 from ringlens.model.fit.device_kind import KINDS, DeviceKind, kind_of
-from ringlens.model.fit.forward import LAUNCHED
+from ringlens.model.fit.forward import LAUNCHED, SPARED
 from ringlens.model.fit.placement import Device
 from ringlens.model.fit.scenario import Scenario
 from ringlens.model.fit.speed import Speed, speeds
@@ -98,7 +98,8 @@ def _launch(here: Machine) -> float:
     """Seconds of a kernel of a step that is nothing but launching: of ring-nano, one trace."""
     model: Any = load_model(SMALL, device=str(here.device))[0]
     _, step = _timed(model, 1, 16, here)
-    return step / (LAUNCHED * sizes_of(model.config).layers)
+    spared = SPARED if here.device.type == "cuda" else 0
+    return step / ((LAUNCHED - spared) * sizes_of(model.config).layers)
 
 
 def _seconds(run: Callable[[], object], here: Machine) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BLOCK_TOKENS, QUEUED, QUEUED_ALONE, HELD = 64, 2**31, 2**27, 2**26
 # Decoding as a CUDA graph: steps in the ring on the device, steps of noise drawn ahead, and what
 # the cache's positions are a multiple of (observe/decoding/generating.py).
-RING, NOISE_STEPS, ROOM = 80, 16, 256
+RING, NOISE_STEPS, ROOM = 32, 16, 256
 # Parts at most that flash attention divides a cache into, and rows times kv heads from which on it
 # divides none (0.8 of twice the multiprocessors of the largest GPU so far).
 PARTS, DIVIDED_BELOW = 128, 256

@@ -124,11 +124,14 @@ def seconds(done: Forward, kind: DeviceKind, *, graph: bool = False) -> Span:
             + done.messages * rate["message"]
         )
 
+    spared = done.spared if kind.spares else 0.0
     if graph:
-        best, worst = done.graphed * kind.graphed.best, done.graphed * kind.graphed.worst
+        kernels = done.graphed - spared
+        best, worst = kernels * kind.graphed.best, kernels * kind.graphed.worst
     else:
-        best = done.launches * kind.launch.best + done.divided * kind.dispatch.best
-        worst = done.launches * kind.launch.worst + done.divided * kind.dispatch.worst
+        kernels = done.launches - spared
+        best = kernels * kind.launch.best + done.divided * kind.dispatch.best
+        worst = kernels * kind.launch.worst + done.divided * kind.dispatch.worst
     return Span(max(device("best"), best), device("worst") + worst)
 
 

@@ -131,8 +131,9 @@ class _Pace:
         return self.block + (self.behind + 1) * self.checked
 
 
-AHEAD = _Pace(CHECKED, 1, STEPS)
-"""How far it runs ahead where nobody follows the traces."""
+AHEAD = _Pace(CHECKED, 1, 2 * CHECKED)
+"""How far it runs ahead where nobody follows the traces. A few steps are taken in at a time: while
+Python takes in many, a device that needs two milliseconds a step runs out of work."""
 
 
 def _repeat(
