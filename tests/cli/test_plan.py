@@ -118,7 +118,7 @@ def test_plan_says_how_fast_each_layout_should_be():
     for layout in ("one device", "device map", "pp 4", "tp 4", "ep 4", "tp 4 + ep 4"):
         assert f"  {layout} " in said
     assert "ep 4, decoding as a graph, should be fastest; ranges overlap with" in said
-    mini = said_by(RING_1T.with_name("ring-mini-2.0.json"), "--gpus", "2x80GB", "--context", 4096)
+    mini = said_by(RING_1T.with_name("ring-mini-2.0.json"), "--gpus", "2x80GB", "--batch", 1)
     assert "one device, decoding as a graph, should be fastest; ranges overlap with tp 2" in mini
     assert "narrows them. A copy on each device shares the problems out" in mini
     (command,) = [line for line in mini.splitlines() if line.startswith("CUDA_VISIBLE_DEVICES=0 ")]
