@@ -10,7 +10,7 @@ interface DashClientside {
 }
 
 interface GridApi {
-  getCacheBlockState(): object;
+  getCacheBlockState(): object | undefined;
   getDisplayedRowCount(): number;
   ensureIndexVisible(index: number): void;
   refreshInfiniteCache(): void;

@@ -44,7 +44,10 @@ export function tracePanel(view) {
     const { pos } = view;
     if (!path.node.isConnected) node.replaceChildren(token, path.node);
     path.show();
-    if (pos === null) return token.replaceChildren(hint());
+    if (pos === null) {
+      token.style.minHeight = "";
+      return token.replaceChildren(hint());
+    }
     const old = node.scrollTop;
     const map = mapInFocus();
     // While routing is on its way what stands below stays there: it would be drawn for nothing.

@@ -22,7 +22,7 @@ WIDEST = 16_384
 
 
 def in_one_launch(rows: int, *tensors: Tensor) -> bool:
-    """Whether plain tensors of few rows lie on a GPU, and no gradient is asked for.
+    """Whether plain tensors of few rows lie on one GPU, and no gradient is asked for.
 
     Args:
         rows: Tokens.
@@ -35,7 +35,8 @@ def in_one_launch(rows: int, *tensors: Tensor) -> bool:
         and torch.version.hip is None
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
         and all(
-            type(x) in (Tensor, nn.Parameter) and x.dtype == first.dtype and x.stride(-1) == 1
+            type(x) in (Tensor, nn.Parameter)
+            and (x.device, x.dtype, x.stride(-1)) == (first.device, first.dtype, 1)
             for x in tensors
         )
         and first.shape[-1] <= WIDEST
