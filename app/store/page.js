@@ -128,7 +128,8 @@ const withGrid = (act) => {
  * @param {GridApi} api
  */
 const fromTheTop = (api) => {
-  const first = Object.keys(api.getCacheBlockState() || {}).length === 1 && api.getDisplayedRowCount();
+  const first =
+    Object.keys(api.getCacheBlockState() || {}).length === 1 && api.getDisplayedRowCount();
   if (api.getDisplayedRowCount()) api.ensureIndexVisible(0);
   if (first) api.refreshInfiniteCache();
   else api.purgeInfiniteCache();
