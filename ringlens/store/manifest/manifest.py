@@ -17,7 +17,7 @@ from ringlens.errors import StoreError
 from ringlens.store.manifest.clock import now
 from ringlens.store.manifest.entries import Commit, Completion, File, Start
 from ringlens.store.manifest.journal import Journal, SqliteJournal, transaction
-from ringlens.store.manifest.mounts import refuse_pipes, refuse_shared, write_ahead
+from ringlens.store.manifest.mounts import WAIT, refuse_pipes, refuse_shared, write_ahead
 from ringlens.store.manifest.untrusted import checked_number, checked_path, commit_of, file_of
 
 NAME = "manifest.sqlite"
@@ -425,5 +425,5 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
 def _connect(address: str) -> sqlite3.Connection:
     # Wait up to a minute for other writers. No isolation level: the journal issues "begin" itself.
     return sqlite3.connect(
-        address, uri=True, timeout=60, isolation_level=None, check_same_thread=False
+        address, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False
     )

@@ -6,10 +6,14 @@ import errno
 import os
 import sqlite3
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from ringlens.errors import StoreError
+
+WAIT = 60.0
+"""Seconds for which other writers are waited for."""
 
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -72,7 +76,7 @@ def write_ahead(connection: sqlite3.Connection, manifest: Path) -> None:
         OSError: The file system is read-only, which SQLite does not report as such.
     """
     try:
-        (mode,) = connection.execute("pragma journal_mode = wal").fetchone()
+        mode = _switched(connection)
     except sqlite3.OperationalError as error:
         connection.close()
         if os.statvfs(manifest.parent).f_flag & os.ST_RDONLY:
@@ -84,6 +88,21 @@ def write_ahead(connection: sqlite3.Connection, manifest: Path) -> None:
             f"{manifest.parent} is on a file system without the shared memory that SQLite's "
             f"write-ahead log needs: give file://{manifest.parent}, or a folder on another disk"
         )
+
+
+def _switched(connection: sqlite3.Connection) -> str:
+    """Switch, and return the mode that the manifest then has.
+
+    While another process switches, SQLite is busy at once: here alone it does not wait.
+    """
+    end = time.monotonic() + WAIT
+    while True:
+        try:
+            return str(connection.execute("pragma journal_mode = wal").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _mount(line: str) -> tuple[Path, str]:
