@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
@@ -111,6 +112,11 @@ def is_it_real(of: str, layer: int, expert: int) -> Component:
     said = "thought against answer in the whole run, beside chance: intervals, false discovery rate"
     href = address_of_proof(of, layer, expert)
     return dcc.Link("Is it real?", href=href, className="button", title=said)
+
+
+def segments(id: str, data: Any, value: str) -> Component:
+    """One choice of a few, side by side; drawn at once, as what it changes is."""
+    return dmc.SegmentedControl(id=id, data=data, value=value, size="xs", transitionDuration=0)
 
 
 def stat(label: Any, value: str, note: Any = None) -> Component:

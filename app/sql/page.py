@@ -15,7 +15,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.development.base_component import Component
 
-from ringlens.app.shared.parts import GRID_THEME, command_box, run_script
+from ringlens.app.shared.parts import GRID_THEME, command_box, run_script, segments
 from ringlens.app.shared.plots import CONFIG
 from ringlens.app.shared.sources import Sources
 from ringlens.app.sql import cells, chart, routes
@@ -197,9 +197,7 @@ def _bar(console: Console) -> Component:
                 ],
                 className="buttons",
             ),
-            dmc.SegmentedControl(
-                id="sql-view", data=views, value="table", size="xs", transitionDuration=0
-            ),
+            segments("sql-view", views, "table"),
         ],
         className="toolbar sql-bar",
     )
@@ -259,9 +257,7 @@ def _charts() -> list[Component]:
     return [
         html.Div(
             [
-                dmc.SegmentedControl(
-                    id="sql-kind", data=kinds, value="line", size="xs", transitionDuration=0
-                ),
+                segments("sql-kind", kinds, "line"),
                 chooser("x", "x"),
                 chooser("y", "y"),
                 chooser("by", "colour", empty=True),

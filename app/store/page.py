@@ -15,7 +15,7 @@ from ringlens.app.listing import conditions
 from ringlens.app.listing.rows import traces_page
 from ringlens.app.listing.wanted import Wanted, wanted
 from ringlens.app.shared.catalogue import Catalogue
-from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, stat, term
+from ringlens.app.shared.parts import GRID_THEME, ago, command_box, percent, segments, stat, term
 from ringlens.app.shared.queries import runs, version
 from ringlens.app.shared.sources import Sources
 from ringlens.app.store import queries
@@ -248,12 +248,8 @@ def _grid_section(catalogue: Catalogue, totals: Row, asked: Wanted) -> Component
             html.H2("All traces"),
             html.Span(plural(totals["all_traces"], "trace"), id="found", className="dim"),
             html.Div(className="spacer"),
-            dmc.SegmentedControl(
-                id="kind", data=kinds, value=asked.kind, size="xs", transitionDuration=0
-            ),
-            dmc.SegmentedControl(
-                id="verdict", data=verdicts, value=asked.verdict, size="xs", transitionDuration=0
-            ),
+            segments("kind", kinds, asked.kind),
+            segments("verdict", verdicts, asked.verdict),
             dmc.TextInput(
                 id="search",
                 value=asked.search,

@@ -76,12 +76,12 @@ export function tracePanel(view) {
 
   let resting = 0;
   /**
-   * The same once the pointer or the text rests there: a click may follow.
-   * @param {number | null} pos None where it is gone.
+   * The same once the pointer or the text rests somewhere: a click may follow.
+   * @param {(() => number) | null} where Tells it then; null where it is gone.
    */
-  function askSoon(pos) {
+  function askSoon(where) {
     clearTimeout(resting);
-    if (pos !== null) resting = window.setTimeout(() => ask(pos), REST);
+    if (where) resting = window.setTimeout(() => ask(where()), REST);
   }
 
   /** Bring the map of the path on screen, or the token again. */

@@ -211,9 +211,10 @@ export function traceRibbon(view) {
       tip.hidden = true;
       return view.setPos(posAt(event), true);
     }
-    view.panel.askSoon(posAt(event));
+    const pos = posAt(event);
+    view.panel.askSoon(() => pos);
     const found = laneAt(event);
-    const rows = found?.[0].track.hover(posAt(event), found[1]);
+    const rows = found?.[0].track.hover(pos, found[1]);
     tip.hidden = !rows;
     if (!rows) return;
     tip.replaceChildren(

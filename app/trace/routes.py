@@ -131,7 +131,7 @@ def _kept(store: Store) -> Kept[payload.Payload]:
 
 
 def _once(
-    sources: Sources, name: str, trace_id: int, make: Callable[[], payload.Payload]
+    sources: Sources, name: str, trace_id: int | None, make: Callable[[], payload.Payload]
 ) -> payload.Payload:
     """Return an answer that was made before, if the store is what it was."""
     key = (name, trace_id, queries.version(sources.store))
@@ -146,23 +146,15 @@ def _belief(sources: Sources, trace_id: str) -> payload.Payload:
 
 def _head(sources: Sources, trace_id: str) -> dict[str, Any]:
     number = whole(trace_id)
-    head = None if number is None else _known(sources, number)
-    if head is None:
-        name = trace_id if len(trace_id) <= 30 else f"{trace_id[:30]}…"
-        raise NotInStoreError(f"no trace {name} in the store; open / for the traces it holds")
-    return head
 
+    def read() -> dict[str, Any]:
+        head = None if number is None else queries.trace_head(sources.catalogue, number)
+        if head is None:
+            name = trace_id if len(trace_id) <= 30 else f"{trace_id[:30]}…"
+            raise NotInStoreError(f"no trace {name} in the store; open / for the traces it holds")
+        return head
 
-def _known(sources: Sources, trace_id: int) -> dict[str, Any] | None:
-    """Return a trace's row; each block that is fetched asks for it."""
-    key = (trace_id, queries.version(sources.store))
-    return sources.one(_heads).get(key, lambda: queries.trace_head(sources.catalogue, trace_id))
-
-
-def _heads(store: Store) -> Kept[dict[str, Any] | None]:
-    """What is kept of traces' rows."""
-    del store
-    return Kept(KEPT)
+    return _once(sources, "head", number, read)
 
 
 def _pos(head: dict[str, Any], pos: str) -> int:

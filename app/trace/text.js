@@ -430,8 +430,10 @@ export function traceText(view) {
       tip.hidden = true;
       freshen();
       view.ribbon.frame();
-      const [first, last] = visible();
-      view.panel.askSoon(Math.floor((first + last) / 2));
+      view.panel.askSoon(() => {
+        const [first, last] = visible();
+        return Math.floor((first + last) / 2);
+      });
     },
     { passive: true },
   );

@@ -197,8 +197,8 @@ export interface Panel {
   enterMap(): void;
   /** Fetch what the panel of a token will show. */
   ask(pos: number): void;
-  /** The same once the pointer or the text rests there; null where it is gone. */
-  askSoon(pos: number | null): void;
+  /** The same once the pointer or the text rests somewhere; null where it is gone. */
+  askSoon(where: (() => number) | null): void;
   /** Bring the map of the path on screen, or the token again. */
   turn(): void;
 }

@@ -72,6 +72,16 @@ def conformed(batch: pa.RecordBatch, arrow: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=arrow)
 
 
+def completed(batch: pa.RecordBatch, arrow: pa.Schema) -> pa.RecordBatch:
+    """Convert rows to a schema by the names of its columns; those that are not there are null."""
+    there = set(batch.schema.names)
+    columns = [
+        batch[field.name] if field.name in there else pa.nulls(len(batch), field.type)
+        for field in arrow
+    ]
+    return conformed(pa.RecordBatch.from_arrays(columns, arrow.names), arrow)
+
+
 def nullable(values_R: NDArray) -> pa.Array:
     """Convert floats to Arrow, with null for NaN."""
     return pa.array(float32(values_R), mask=np.isnan(values_R))

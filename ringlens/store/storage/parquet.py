@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ringlens.errors import StoreError
 from ringlens.store.schema.table import Table
@@ -95,6 +97,20 @@ def reading(folder: Folder, path: str, **options: Any) -> Iterator[pq.ParquetFil
             f"{folder}/{path} is missing or damaged ({str(error).splitlines()[0]}): restore a "
             f"copy of it"
         ) from error
+
+
+def bounds(metadata: pq.FileMetaData, column: str) -> NDArray[np.int64]:
+    """Read the smallest and largest value of a column of whole numbers, [row groups, 2].
+
+    All numbers lie between those of a row group whose writer gave none.
+    """
+    leaves = (metadata.schema.column(i).path for i in range(metadata.num_columns))
+    leaf = list(leaves).index(column)
+    groups = range(metadata.num_row_groups)
+    found = [metadata.row_group(group).column(leaf).statistics for group in groups]
+    every = np.iinfo(np.int64)
+    known = [(s.min, s.max) if s and s.has_min_max else (every.min, every.max) for s in found]
+    return np.array(known, np.int64).reshape(-1, 2)
 
 
 def checksum(source: Path | BinaryIO) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ringlens.store.encode.columns import matrix, ragged
@@ -106,17 +105,10 @@ def _batches(
     """Yield the rows of row groups that may hold one of some sorted traces."""
     with parquet.reading(folder, path) as file:
         # A file may hold thousands of traces; statistics skip the row groups of others.
-        groups = [g for g in range(file.num_row_groups) if _may_hold(file, g, wanted)]
+        bounds = parquet.bounds(file.metadata, "trace_id")
+        may_hold = (bounds[:, 0] <= wanted[-1].as_py()) & (bounds[:, 1] >= wanted[0].as_py())
+        groups = np.flatnonzero(may_hold).tolist()
         yield from file.iter_batches(ROWS, groups, columns)
-
-
-def _may_hold(file: pq.ParquetFile, group: int, wanted: pa.Array) -> bool:
-    """Whether a row group's statistics allow a trace between the first and the last wanted."""
-    index = file.schema_arrow.get_field_index("trace_id")
-    found = file.metadata.row_group(group).column(index).statistics
-    if found is None or not found.has_min_max:
-        return True
-    return bool(wanted[0].as_py() <= found.max and wanted[-1].as_py() >= found.min)
 
 
 def _have_phase(rows: pa.Table, phases: Phases) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ringlens.store.commit.files import CommitFiles
-from ringlens.store.encode.columns import conformed
+from ringlens.store.encode.columns import completed
 from ringlens.store.manifest.manifest import File
 from ringlens.store.read import intact
 from ringlens.store.schema.table import Table
@@ -31,7 +31,7 @@ def row_groups(folder: Folder, file: File, table: Table) -> Iterator[pa.RecordBa
         for number in range(found.num_row_groups):
             rows = found.read_row_group(number).combine_chunks()
             for batch in rows.to_batches() or ():
-                yield _with_all_columns(batch, table)
+                yield completed(batch, table.arrow)
 
 
 def only(trace_ids: pa.Array, *, kept: bool) -> Change:
@@ -69,14 +69,3 @@ def stage(
     files.stage(table, watched(), span, part)
     (path,) = set(files.files) - before
     return files.files[path]
-
-
-def _with_all_columns(batch: pa.RecordBatch, table: Table) -> pa.RecordBatch:
-    names = batch.schema.names
-    if names == table.arrow.names:
-        return conformed(batch, table.arrow)
-    columns = [
-        batch[field.name] if field.name in names else pa.nulls(len(batch), field.type)
-        for field in table.arrow
-    ]
-    return conformed(pa.RecordBatch.from_arrays(columns, table.arrow.names), table.arrow)
